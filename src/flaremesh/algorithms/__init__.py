@@ -1,0 +1,7 @@
+"""Distributed algorithms as pure steps; importing the package fills the registry."""
+
+from flaremesh.algorithms import consensus as consensus
+from flaremesh.algorithms.protocol import Algorithm, Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.registry import algorithm_class, create, names, register
+
+__all__ = ["Algorithm", "Gradient", "Mixed", "Vectors", "Weights", "algorithm_class", "create", "names", "register"]

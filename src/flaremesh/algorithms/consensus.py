@@ -1,0 +1,36 @@
+"""Average consensus: X⁺ = WX (DeGroot 1974)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.registry import register
+
+
+class ConsensusState(NamedTuple):
+    """x: the site's value, (d,)."""
+
+    x: Tensor
+
+
+@register("consensus")
+@dataclass(frozen=True)
+class Consensus:
+    """Every site converges to the mean of the initial values at rate ρ = ‖W − J‖₂ per iteration."""
+
+    weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
+
+    def init(self, x0: Tensor, gradient: Gradient) -> ConsensusState:
+        return ConsensusState(x0)
+
+    def message(self, state: ConsensusState) -> Vectors:
+        return (state.x,)
+
+    def update(self, state: ConsensusState, mixed: Mixed, gradient: Gradient) -> ConsensusState:
+        (wx,) = mixed()
+        return ConsensusState(wx)
+
+    def estimate(self, state: ConsensusState) -> Tensor:
+        return state.x

@@ -1,0 +1,65 @@
+"""How neighbours exchange buffers: what every link promises."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+Payload: TypeAlias = bytes | memoryview
+Cancelled: TypeAlias = Callable[[], bool]
+"""True once the run has been aborted; polled while waiting."""
+
+
+class Key(NamedTuple):
+    """Names one message of a run; a link belongs to one run, so the run is not part of it."""
+
+    iteration: int
+    stage: int
+    sender: str
+
+
+class LinkError(Exception):
+    """A link cannot do what was asked; the message names the peer and the cause."""
+
+
+class PeerTimeout(LinkError):
+    """In-neighbours whose message did not come before the deadline: ``peers``."""
+
+    def __init__(self, peers: Collection[str], iteration: int, seconds: float):
+        self.peers = tuple(sorted(peers))
+        super().__init__(f"no value from {', '.join(self.peers)} for iteration {iteration} within {seconds:g} s")
+
+
+class RunAborted(LinkError):
+    """The run was aborted while waiting for neighbours."""
+
+
+class Link(Protocol):
+    """Delivers each message to each peer exactly once, in spite of loss and duplicates below it."""
+
+    def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
+        """Hand over one message and return at once.
+
+        The buffers are kept, not copied, until the peer has acknowledged them: the caller must not change
+        them afterwards. Raises LinkError for a peer that is no out-neighbour.
+        """
+
+    def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
+        """Wait for all messages named by ``keys``, at most ``timeout`` seconds.
+
+        Raises PeerTimeout naming the missing peers, RunAborted, or LinkError when a peer refused.
+        """
+
+    def close(self) -> None:
+        """Deliver what is unacknowledged, within a bounded time, and free all resources."""
+
+
+class LinkObserver(Protocol):
+    """Hears of traffic; called from link threads, must be quick and must not raise."""
+
+    def sent(self, peer: str, payload_bytes: int) -> None:
+        """A message left for ``peer`` (once per attempt)."""
+
+    def received(self, peer: str, payload_bytes: int) -> None:
+        """A new message came from ``peer``."""
+
+    def refused(self, peer: str, reason: str) -> None:
+        """Something from ``peer`` was dropped; ``reason`` is one of a fixed set of words."""

@@ -1,0 +1,50 @@
+"""What a run tells about itself, and who may listen."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One finished iteration of one site.
+
+    Attributes:
+        iteration: 1 after the first iteration.
+        loss: training loss on the mini-batch, None without a gradient.
+        consensus_distance: ‖x_i − Σ_j w_ij x_j‖₂ before the update: what a site can know of ‖X − JX‖.
+        seconds: wall clock of the iteration.
+        wait_seconds: of that, waiting for neighbours.
+        gradient_seconds: of that, computing gradients.
+    """
+
+    iteration: int
+    loss: float | None
+    consensus_distance: float
+    seconds: float
+    wait_seconds: float
+    gradient_seconds: float
+
+    @property
+    def finite(self) -> bool:
+        """Neither loss nor distance is NaN or infinite."""
+        return math.isfinite(self.consensus_distance) and (self.loss is None or math.isfinite(self.loss))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a site's estimate after ``iteration`` iterations."""
+
+    iteration: int
+    metrics: Mapping[str, float]
+
+
+class MetricsSink(Protocol):
+    """Receives what happens in a run; called from the loop, so it must be quick."""
+
+    def iteration(self, record: Iteration) -> None:
+        """After every iteration."""
+
+    def evaluation(self, record: Evaluation) -> None:
+        """After every evaluation."""

@@ -1,0 +1,52 @@
+"""What a problem is: the user's model, loss and data at one site."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SiteContext:
+    """What a problem may know about the site on which it is built; its first constructor argument.
+
+    Attributes:
+        name: the site's name.
+        index: its position in the topology file, 0 <= index < sites.
+        sites: number of sites in the mesh.
+        seed: the run's seed, equal at all sites; a problem that wants the same initial point everywhere uses it.
+        data_dir: the site's own data, from the site's settings; None if it has none.
+    """
+
+    name: str
+    index: int
+    sites: int
+    seed: int
+    data_dir: Path | None = None
+
+
+class Problem(Protocol):
+    """One site's objective over a flat vector.
+
+    A class of a user is built as ``Class(site, **args)`` with ``args`` from the topology file.
+    """
+
+    def initial(self) -> Tensor:
+        """The initial point x0 (d,); the same at every site unless the problem wants otherwise."""
+
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Training loss (a 0-d tensor) and its stochastic gradient (d,) at x (d,), on the next mini-batch."""
+
+    def evaluate(self, x: Tensor) -> Mapping[str, float]:
+        """Metrics at x on held-out data; the names ``loss`` and ``accuracy`` are shown everywhere."""
+
+    def buffers(self) -> Tensor | None:
+        """A flat view of the model's floating-point buffers (BatchNorm statistics), or None.
+
+        The run writes the neighbours' mix back into this tensor.
+        """
+
+    def state(self, x: Tensor) -> Mapping[str, Tensor]:
+        """The model at x as named tensors, as it is saved at the end of the run."""

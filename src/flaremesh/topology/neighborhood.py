@@ -1,0 +1,37 @@
+"""One site's part of a mixing matrix."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """Row ``site`` of W and the sites that use its value.
+
+    Attributes:
+        site: name of the site.
+        self_weight: w_ii.
+        in_weights: w_ij of every in-neighbour j.
+        out: names of the out-neighbours, who wait for this site's value.
+    """
+
+    site: str
+    self_weight: float
+    in_weights: Mapping[str, float]
+    out: tuple[str, ...]
+
+
+def neighborhoods(sites: Sequence[str], matrix: NDArray[np.float64]) -> dict[str, Neighborhood]:
+    """Split W (n, n) into one Neighborhood per site; an entry of exactly 0 is no edge."""
+    return {
+        site: Neighborhood(
+            site=site,
+            self_weight=float(matrix[i, i]),
+            in_weights={sites[j]: float(matrix[i, j]) for j in np.flatnonzero(matrix[i]) if j != i},
+            out=tuple(sites[j] for j in np.flatnonzero(matrix[:, i]) if j != i),
+        )
+        for i, site in enumerate(sites)
+    }
