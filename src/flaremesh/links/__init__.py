@@ -1,5 +1,14 @@
 """How neighbours exchange buffers: one protocol, one module per transport."""
 
-from flaremesh.links.protocol import Cancelled, Key, Link, LinkError, LinkObserver, Payload, PeerTimeout, RunAborted
+from flaremesh.links.protocol import (
+    Cancelled,
+    Key,
+    Link,
+    LinkError,
+    LinkObserver,
+    Payload,
+    PeerTimeout,
+    RunAborted,
+)
 
 __all__ = ["Cancelled", "Key", "Link", "LinkError", "LinkObserver", "Payload", "PeerTimeout", "RunAborted"]

@@ -25,7 +25,9 @@ class PeerTimeout(LinkError):
 
     def __init__(self, peers: Collection[str], iteration: int, seconds: float):
         self.peers = tuple(sorted(peers))
-        super().__init__(f"no value from {', '.join(self.peers)} for iteration {iteration} within {seconds:g} s")
+        super().__init__(
+            f"no value from {', '.join(self.peers)} for iteration {iteration} within {seconds:g} s"
+        )
 
 
 class RunAborted(LinkError):

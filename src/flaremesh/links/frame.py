@@ -1,0 +1,97 @@
+"""The unit on the wire: a fixed header, then a piece of a message.
+
+Every link that crosses a process carries these frames; a link that relays adds nothing to them.
+"""
+
+import struct
+from enum import IntEnum
+from hashlib import blake2s
+from typing import NamedTuple
+
+from flaremesh.links.protocol import Payload
+
+VERSION = 1
+_LAYOUT = struct.Struct("<4sBB8sQQqIQQ")
+HEADER_BYTES = _LAYOUT.size
+_MAGIC = b"FMSH"
+
+
+class Kind(IntEnum):
+    """What a frame is for."""
+
+    DATA = 0
+    ACK = 1
+
+
+class FrameError(Exception):
+    """Bytes that are no frame of this run; ``reason`` is one of malformed, version, run."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Frame(NamedTuple):
+    """One frame.
+
+    Attributes:
+        kind: DATA or ACK; an ACK has no payload and uses only ``acknowledged``.
+        sequence: number of this frame on its directed edge, from 1.
+        acknowledged: all frames up to this number of the opposite edge have arrived.
+        iteration: iteration of the message; negative numbers are the link's own.
+        stage: exchange within the iteration.
+        offset: where the payload lies in the message, in bytes.
+        total: length of the message, in bytes.
+        payload: the piece.
+    """
+
+    kind: Kind
+    sequence: int
+    acknowledged: int
+    iteration: int
+    stage: int
+    offset: int
+    total: int
+    payload: Payload
+
+
+def run_digest(run_id: str) -> bytes:
+    """Eight bytes that tell the frames of one run from those of another."""
+    return blake2s(run_id.encode(), digest_size=8).digest()
+
+
+def pack(frame: Frame, run: bytes) -> bytes:
+    """The bytes of a frame; ``run`` is the run's digest."""
+    header = _LAYOUT.pack(
+        _MAGIC,
+        VERSION,
+        frame.kind,
+        run,
+        frame.sequence,
+        frame.acknowledged,
+        frame.iteration,
+        frame.stage,
+        frame.offset,
+        frame.total,
+    )
+    return b"".join((header, frame.payload))
+
+
+def unpack(data: Payload, run: bytes) -> Frame:
+    """Parse and check one frame; raises FrameError for anything that is not a whole frame of this run."""
+    view = memoryview(data)
+    if len(view) < HEADER_BYTES:
+        raise FrameError("malformed")
+    magic, version, kind, digest, sequence, acknowledged, iteration, stage, offset, total = (
+        _LAYOUT.unpack_from(view)
+    )
+    if magic != _MAGIC or kind not in (Kind.DATA, Kind.ACK):
+        raise FrameError("malformed")
+    if version != VERSION:
+        raise FrameError("version")
+    if digest != run:
+        raise FrameError("run")
+    payload = view[HEADER_BYTES:]
+    if offset + len(payload) > total or (kind == Kind.DATA and sequence == 0):
+        raise FrameError("malformed")
+    return Frame(Kind(kind), sequence, acknowledged, iteration, stage, offset, total, payload)

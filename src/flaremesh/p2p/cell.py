@@ -1,0 +1,51 @@
+"""Messages between the job processes of one run, with a sender that the server has authenticated.
+
+NVFlare's aux messages name a sender that the sender itself wrote. The ORIGIN of a cell message is checked by
+the server against the token of the client that sent it, so it is used here; bytes are passed through as they
+are, where an array would become a download.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.message import Message
+
+_CHANNEL: Final = "flaremesh"
+FRAMES: Final = "frames"
+PROGRESS: Final = "progress"
+
+
+class RunCell:
+    """This process's end.
+
+    Args:
+        fl_ctx: context of the job process.
+        sites: the sites that may be addressed or heard, besides the server.
+    """
+
+    def __init__(self, fl_ctx: FLContext, sites: Iterable[str]):
+        engine = fl_ctx.get_engine()
+        job_id = fl_ctx.get_job_id()
+        self._cell = engine.get_cell().core_cell
+        self._addresses = {FQCN.ROOT_SERVER: FQCN.join([FQCN.ROOT_SERVER, job_id])}
+        for site in sites:
+            client = engine.get_client_from_name(site)
+            # a client that is gone has no address; posting to it is then lost like any other message
+            self._addresses[site] = FQCN.join([client.get_fqcn() if client else site, job_id])
+        self._names = {address: name for name, address in self._addresses.items()}
+
+    def post(self, target: str, topic: str, data: bytes) -> None:
+        """Send towards a site, or to the server's job process; may be lost."""
+        self._cell.fire_and_forget(_CHANNEL, topic, self._addresses[target], Message(payload=data), optional=True)
+
+    def listen(self, topic: str, handler: Callable[[str, Any], None]) -> None:
+        """Call ``handler(sender, data)`` for what comes in; a sender outside ``sites`` keeps its full address."""
+
+        def deliver(message: Message) -> None:
+            origin = message.get_header(MessageHeaderKey.ORIGIN)
+            handler(self._names.get(origin, origin), message.payload)
+
+        self._cell.register_request_cb(_CHANNEL, topic, deliver)

@@ -1,0 +1,96 @@
+"""A site's part of a run as an NVFlare executor: configuration, algorithm, outcome."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+
+from flaremesh.links import RunAborted
+from flaremesh.p2p.tasks import REASON, Task
+from flaremesh.p2p.types import LocalConfig, Neighbor
+
+
+class BaseDistOptExecutor(Executor, ABC):
+    """Base of all executors.
+
+    Attributes:
+        id, client_name: name of the site.
+        config: the site's part of the network and the run's ``extra``.
+        neighbors: in-neighbours with their weights w_ij.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.id = ""
+        self.client_name = ""
+        self.config = LocalConfig(neighbors=[])
+        self.neighbors: list[Neighbor] = []
+        self._weight = 1.0
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Run one task of the controller; whatever goes wrong is replied with its reason, never swallowed."""
+        try:
+            if task_name == Task.CONFIG:
+                self._configure(LocalConfig(**from_shareable(shareable).data), fl_ctx, abort_signal)
+                return make_reply(ReturnCode.OK)
+            if task_name == Task.RUN_ALGORITHM:
+                try:
+                    self._pre_algorithm_run(fl_ctx, shareable, abort_signal)
+                    self.run_algorithm(fl_ctx, shareable, abort_signal)
+                    self._post_algorithm_run(fl_ctx, shareable, abort_signal)
+                finally:
+                    self._finish()
+                return DXO(DataKind.APP_DEFINED, data=self._result()).to_shareable()
+        except RunAborted:
+            return make_reply(ReturnCode.TASK_ABORTED)
+        except Exception as error:  # noqa: BLE001  (user code may raise anything; the controller must hear of it)
+            self.log_exception(fl_ctx, f"{task_name} failed")
+            reason = f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error)
+            return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers={REASON: reason})
+        return make_reply(ReturnCode.TASK_UNKNOWN)
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Learn the own name as soon as the run starts."""
+        if event_type == EventType.START_RUN:
+            self.id = self.client_name = fl_ctx.get_identity_name()
+
+    @abstractmethod
+    def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+        """All iterations; ``from_shareable(shareable).data`` is the run's ``extra``."""
+
+    def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> None:
+        """Take the site's part of the network; when this returns the site is ready to run."""
+        self.config = config
+        self.neighbors = config.neighbors
+        self._weight = 1.0 - sum(neighbor.weight or 0.0 for neighbor in config.neighbors)
+
+    def _finish(self) -> None:
+        """Free what ``_configure`` made, whatever the outcome."""
+
+    def _result(self) -> dict[str, Any]:
+        """What the server learns of a finished run; see flaremesh.p2p.outcome.SiteOutcome."""
+        return {}
+
+    def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+        """Hook before the algorithm."""
+
+    def _post_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+        """Hook after the algorithm."""
+
+    @abstractmethod
+    def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
+        """Send ``value`` to the out-neighbours and collect the in-neighbours' values."""
+
+    def _to_message(self, x: Any) -> Any:
+        """What is sent for ``x``: numbers, strings, arrays, tensors, and lists, tuples and dicts of them."""
+        return x
+
+    def _from_message(self, x: Any) -> Any:
+        """The value of a received message."""
+        return x

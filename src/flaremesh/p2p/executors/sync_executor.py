@@ -1,0 +1,76 @@
+"""Synchronous exchange of values with the neighbours."""
+
+from collections import defaultdict
+from typing import Any
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.signal import Signal
+
+from flaremesh.links import Key, Link
+from flaremesh.links.relay import RelayLink
+from flaremesh.metrics.sink import TrafficCounter
+from flaremesh.p2p.cell import FRAMES, RunCell
+from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
+from flaremesh.p2p.message import decode, encode
+from flaremesh.p2p.types import LocalConfig
+
+DEFAULT_PEER_TIMEOUT = 60.0
+
+
+class SyncAlgorithmExecutor(BaseDistOptExecutor):
+    """Base of executors whose sites keep step: an iteration ends when every in-neighbour's value is there.
+
+    Args:
+        sync_timeout: seconds to wait for the neighbours; None takes the run's ``peer_timeout`` (60 s unless set).
+
+    Attributes:
+        neighbors_values: received values by iteration and neighbour; delete an iteration when it is done with.
+    """
+
+    def __init__(self, sync_timeout: float | None = None) -> None:
+        super().__init__()
+        self.neighbors_values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+        self.sync_timeout = sync_timeout
+        self._traffic = TrafficCounter()
+        self._link: Link | None = None
+
+    @property
+    def peer_timeout(self) -> float:
+        """Seconds to wait for a neighbour."""
+        return float(self.sync_timeout or self.config.extra.get("peer_timeout", DEFAULT_PEER_TIMEOUT))
+
+    def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> None:
+        super()._configure(config, fl_ctx, abort_signal)
+        sources = {peer for hood in config.schedule for peer in hood.in_weights}
+        targets = {peer for hood in config.schedule for peer in hood.out}
+        cell = RunCell(fl_ctx, sources | targets)
+        link = RelayLink(
+            self.client_name,
+            fl_ctx.get_job_id(),
+            sources,
+            targets,
+            post=lambda peer, data: cell.post(peer, FRAMES, data),
+            observer=self._traffic,
+            cancelled=lambda: bool(abort_signal.triggered),
+        )
+        cell.listen(FRAMES, link.deliver)
+        link.open(float(config.extra.get("start_timeout", DEFAULT_PEER_TIMEOUT)))
+        self._link = link
+
+    def _finish(self) -> None:
+        if self._link is not None:
+            self._link.close()
+
+    def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
+        """Send ``value`` and fill ``neighbors_values[iteration]``.
+
+        Raises PeerTimeout that names the silent neighbours, or RunAborted.
+        """
+        assert self._link is not None, "the controller configures a site before it runs"
+        message = encode(self._to_message(value))
+        hood = self.config.schedule[iteration % len(self.config.schedule)]
+        for peer in hood.out:
+            self._link.send(peer, Key(iteration, 0, self.client_name), [message])
+        keys = [Key(iteration, 0, peer) for peer in hood.in_weights]
+        for key, payload in self._link.receive(keys, self.peer_timeout).items():
+            self.neighbors_values[iteration][key.sender] = self._from_message(decode(payload))

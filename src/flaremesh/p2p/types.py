@@ -1,0 +1,118 @@
+"""The network and the run as the controller gets them: plain dataclasses, JSON in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flaremesh.topology.neighborhood import Neighborhood
+
+
+@dataclass
+class Neighbor:
+    """An in-neighbour and the weight w_ij with which the node uses its value."""
+
+    id: str
+    weight: float | None = None
+
+
+@dataclass
+class Node:
+    """A site and its in-neighbours: one row of the mixing matrix."""
+
+    id: str
+    neighbors: list[Neighbor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.neighbors = [Neighbor(**n) if isinstance(n, dict) else n for n in self.neighbors]
+
+
+@dataclass
+class Network:
+    """The weighted graph.
+
+    Attributes:
+        nodes: one per site.
+        phases: for a graph that changes, the nodes of each phase; iteration k uses phase k mod len(phases).
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    phases: list[list[Node]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.nodes = [Node(**n) if isinstance(n, dict) else n for n in self.nodes]
+        self.phases = [[Node(**n) if isinstance(n, dict) else n for n in phase] for phase in self.phases]
+
+    def schedules(self) -> dict[str, list[Neighborhood]]:
+        """Every site's neighbourhood in each phase.
+
+        Raises ValueError that names the node for a missing, negative or excessive weight, an unknown or
+        repeated neighbour, a repeated node, and a phase that lacks a node.
+        """
+        phases = self.phases or [self.nodes]
+        sites = [node.id for node in self.nodes or phases[0]]
+        if len(set(sites)) < len(sites):
+            raise ValueError("a node is listed twice")
+        for phase in phases:
+            if {node.id for node in phase} != set(sites):
+                raise ValueError("every phase must list every node")
+            for node in phase:
+                _check(node, set(sites))
+        return {site: [_neighborhood(site, phase) for phase in phases] for site in sites}
+
+
+def _check(node: Node, sites: set[str]) -> None:
+    names = [neighbor.id for neighbor in node.neighbors]
+    if len(set(names)) < len(names) or node.id in names:
+        raise ValueError(f"{node.id} lists a neighbour twice or itself")
+    total = 0.0
+    for neighbor in node.neighbors:
+        if neighbor.id not in sites:
+            raise ValueError(f"{node.id} lists {neighbor.id}, which is no node of the network")
+        if neighbor.weight is None or not 0 < neighbor.weight <= 1:
+            raise ValueError(f"{node.id} gives {neighbor.id} the weight {neighbor.weight}; it must lie in (0, 1]")
+        total += neighbor.weight
+    if total > 1 + 1e-9:
+        raise ValueError(f"the weights of {node.id}'s neighbours sum to {total:g}, more than 1")
+
+
+def _neighborhood(site: str, phase: list[Node]) -> Neighborhood:
+    row = next(node for node in phase if node.id == site)
+    weights = {neighbor.id: float(neighbor.weight or 0) for neighbor in row.neighbors}
+    out = tuple(node.id for node in phase if any(neighbor.id == site for neighbor in node.neighbors))
+    return Neighborhood(site, 1.0 - sum(weights.values()), weights, out)
+
+
+@dataclass
+class Config:
+    """What a DistOptController needs: the network, and ``extra`` for the algorithm (iterations, stepsize, ...)."""
+
+    network: Network
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.network, dict):
+            self.network = Network(**self.network)
+
+
+@dataclass
+class LocalConfig:
+    """A site's part of the Config.
+
+    Attributes:
+        neighbors: in-neighbours of the first phase.
+        extra: as in Config.
+        schedule: the site's neighbourhood in each phase, as dicts.
+        index: position of the site in the network.
+        sites: number of sites.
+    """
+
+    neighbors: list[Neighbor]
+    extra: dict[str, Any] = field(default_factory=dict)
+    schedule: list[Neighborhood] = field(default_factory=list)
+    index: int = 0
+    sites: int = 1
+
+    def __post_init__(self) -> None:
+        self.neighbors = [Neighbor(**n) if isinstance(n, dict) else n for n in self.neighbors]
+        self.schedule = [Neighborhood(**{**n, "out": tuple(n["out"])}) if isinstance(n, dict) else n for n in self.schedule]

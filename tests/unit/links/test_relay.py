@@ -1,0 +1,162 @@
+"""The relay link over a transport that loses, repeats and reorders."""
+
+import queue
+import random
+import threading
+from collections import Counter
+
+import pytest
+
+from flaremesh.links import Key, LinkError, PeerTimeout
+from flaremesh.links.frame import Frame, Kind, pack, run_digest
+from flaremesh.links.relay import RelayLink
+
+
+class Counters:
+    def __init__(self):
+        self.sent_bytes, self.received_bytes, self.refusals = Counter(), Counter(), Counter()
+
+    def sent(self, peer, payload_bytes):
+        self.sent_bytes[peer] += payload_bytes
+
+    def received(self, peer, payload_bytes):
+        self.received_bytes[peer] += payload_bytes
+
+    def refused(self, peer, reason):
+        self.refusals[peer, reason] += 1
+
+
+class Network:
+    """Delivers what sites post, in a thread, with faults drawn from a seeded generator."""
+
+    def __init__(self, lose=0.0, repeat=0.0, seed=0):
+        self.links, self.counters = {}, {}
+        self._lose, self._repeat, self._random = lose, repeat, random.Random(seed)
+        self._queue = queue.Queue()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def site(self, name, sources, targets, run_id="run", **options):
+        self.counters[name] = Counters()
+        self.links[name] = RelayLink(
+            name,
+            run_id,
+            sources,
+            targets,
+            post=lambda peer, data: self._queue.put((name, peer, data)),
+            observer=self.counters[name],
+            cancelled=lambda: False,
+            **options,
+        )
+        return self.links[name]
+
+    def close(self):
+        closers = [threading.Thread(target=link.close) for link in self.links.values()]
+        for closer in closers:
+            closer.start()
+        for closer in closers:
+            closer.join()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self):
+        while (item := self._queue.get()) is not None:
+            sender, peer, data = item
+            if self._random.random() < self._lose or peer not in self.links:
+                continue
+            for _ in range(1 + (self._random.random() < self._repeat)):
+                self.links[peer].deliver(sender, data)
+
+
+@pytest.fixture
+def network(request):
+    network = Network(**getattr(request, "param", {}))
+    yield network
+    network.close()
+
+
+def in_parallel(*calls):
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("network", [{}, {"lose": 0.2, "repeat": 0.2, "seed": 3}], indirect=True)
+def test_every_message_arrives_once_whatever_the_transport_loses_or_repeats(network):
+    a, b = network.site("a", ["b"], ["b"]), network.site("b", ["a"], ["a"])
+    in_parallel(lambda: a.open(20), lambda: b.open(20))
+    for iteration in range(10):
+        for link, me, peer in ((a, "a", "b"), (b, "b", "a")):
+            link.send(peer, Key(iteration, 0, me), [f"{me}{iteration}".encode()])
+        for link, peer in ((a, "b"), (b, "a")):
+            key = Key(iteration, 0, peer)
+            assert bytes(link.receive([key], 30)[key]) == f"{peer}{iteration}".encode()
+    assert network.counters["b"].received_bytes["a"] == sum(len(f"a{k}") for k in range(10))
+
+
+def test_a_long_message_is_cut_into_pieces_and_put_together_again(network):
+    a, b = network.site("a", [], ["b"]), network.site("b", ["a"], [])
+    message = random.Random(1).randbytes((9 << 20) + 5)
+    a.send("b", Key(0, 0, "a"), [message[:100], message[100:]])
+    assert bytes(b.receive([Key(0, 0, "a")], 10)[Key(0, 0, "a")]) == message
+
+
+def test_a_directed_edge_is_acknowledged_without_data_in_the_other_direction(network):
+    a, b = network.site("a", [], ["b"]), network.site("b", ["a"], [])
+    in_parallel(lambda: a.open(5), lambda: b.open(5))
+
+
+def test_opening_names_the_neighbour_that_is_not_there(network):
+    a = network.site("a", ["b"], ["b"])
+    with pytest.raises(PeerTimeout, match="no value from b"):
+        a.open(0.5)
+
+
+def test_a_missing_message_names_the_peer_and_the_iteration(network):
+    a = network.site("a", ["b", "c"], [])
+    with pytest.raises(PeerTimeout, match=r"no value from b, c for iteration 7 within 0\.1 s"):
+        a.receive([Key(7, 0, "b"), Key(7, 0, "c")], 0.1)
+
+
+def test_sending_to_a_stranger_is_an_error(network):
+    with pytest.raises(LinkError, match="a has no edge to c"):
+        network.site("a", ["b"], ["b"]).send("c", Key(0, 0, "a"), [b"x"])
+
+
+def data(run_id="run", total=1, payload=b"x", sequence=1, offset=0):
+    return pack(Frame(Kind.DATA, sequence, 0, 0, 0, offset, total, payload), run_digest(run_id))
+
+
+@pytest.mark.parametrize(
+    ("sender", "received", "reason"),
+    [
+        ("b", b"", "malformed"),
+        ("b", b"x" * 200, "malformed"),
+        ("b", data()[:20], "malformed"),
+        ("b", data(total=1, payload=b"xx"), "malformed"),
+        ("b", data(total=3, offset=3), "malformed"),
+        ("b", data(sequence=0), "malformed"),
+        ("b", data()[:4] + b"\x07" + data()[5:], "version"),
+        ("b", data(run_id="another run"), "run"),
+        ("b", data(total=1 << 40), "oversized"),
+        ("stranger", data(), "stranger"),
+    ],
+)
+def test_what_is_no_message_of_this_edge_is_refused_and_counted(network, sender, received, reason):
+    a = network.site("a", ["b"], ["b"])
+    a.deliver(sender, received)
+    assert network.counters["a"].refusals == {(sender, reason): 1}
+    with pytest.raises(PeerTimeout):
+        a.receive([Key(0, 0, sender)], 0.05)
+
+
+def test_a_replayed_frame_is_harmless(network):
+    a = network.site("a", ["b"], [])
+    a.deliver("b", data())
+    key = Key(0, 0, "b")
+    assert bytes(a.receive([key], 1)[key]) == b"x"
+    a.deliver("b", data())
+    with pytest.raises(PeerTimeout):
+        a.receive([key], 0.05)
