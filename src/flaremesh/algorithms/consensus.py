@@ -23,14 +23,18 @@ class Consensus:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
 
     def init(self, x0: Tensor, gradient: Gradient) -> ConsensusState:
+        """x⁰ is the site's own value."""
         return ConsensusState(x0)
 
     def message(self, state: ConsensusState) -> Vectors:
+        """Send x."""
         return (state.x,)
 
     def update(self, state: ConsensusState, mixed: Mixed, gradient: Gradient) -> ConsensusState:
+        """x⁺ = Σ_j w_ij x_j."""
         (wx,) = mixed()
         return ConsensusState(wx)
 
     def estimate(self, state: ConsensusState) -> Tensor:
+        """The current value x."""
         return state.x

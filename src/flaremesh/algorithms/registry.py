@@ -1,7 +1,7 @@
 """The one list of algorithms: name in a topology file -> class."""
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from flaremesh.algorithms.protocol import Algorithm
@@ -32,13 +32,23 @@ def algorithm_class(name: str) -> type[Algorithm[Any]]:
     try:
         return _ALGORITHMS[name]
     except KeyError:
-        raise KeyError(f"unknown algorithm {name!r}; known are {', '.join(names())}") from None
+        raise KeyError(f"unknown algorithm {name!r}; known are {_list(names())}") from None
 
 
 def create(name: str, **hyperparameters: Any) -> Algorithm[Any]:
     """Build an algorithm; raises KeyError for an unknown name, TypeError or ValueError for bad parameters."""
     cls = algorithm_class(name)
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # every registered class is a dataclass
-    if unknown := set(hyperparameters) - known:
-        raise TypeError(f"{name} has no parameter {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known)) or 'none'}")
+    parameters = fields(cls)  # type: ignore[arg-type]  # every registered class is a dataclass
+    known = [parameter.name for parameter in parameters]
+    if unknown := set(hyperparameters).difference(known):
+        raise TypeError(
+            f"{name} has no parameter {_list(sorted(unknown))}; it takes {_list(known) or 'none'}"
+        )
+    required = [parameter.name for parameter in parameters if parameter.default is MISSING]
+    if missing := [parameter for parameter in required if parameter not in hyperparameters]:
+        raise TypeError(f"{name} needs a value for {_list(missing)}")
     return cls(**hyperparameters)
+
+
+def _list(words: Sequence[str]) -> str:
+    return ", ".join(words)

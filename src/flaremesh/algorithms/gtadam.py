@@ -1,0 +1,76 @@
+"""GTAdam: gradient tracking with adaptive momentum (Carnevale et al. 2022, arXiv 2009.01745)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flaremesh.algorithms.parameters import require_fraction, require_positive
+from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.registry import register
+
+
+class GtAdamState(NamedTuple):
+    """x: iterate; s: gradient tracker; m, v: its first and second moment; g: gradient at x; all (d,)."""
+
+    x: Tensor
+    s: Tensor
+    m: Tensor
+    v: Tensor
+    g: Tensor
+
+
+@register("gtadam")
+@dataclass(frozen=True)
+class GtAdam:
+    """Adam's direction from the tracked gradient, without bias correction.
+
+    M⁺ = β₁M + (1 − β₁)S,  V⁺ = min{β₂V + (1 − β₂)S², G},
+    X⁺ = WX − αM⁺/√(V⁺ + ε),  S⁺ = WS + ∇F(X⁺) − ∇F(X),  S⁰ = ∇F(X⁰)  (element by element).
+
+    ε bounds the effective step α/√ε near the solution. There V decays to zero, and with Adam's usual 1e-8 the
+    step grows beyond what is stable and drives the iterates away from the minimiser again.
+
+    Attributes:
+        stepsize: α > 0.
+        beta1: β₁ in [0, 1).
+        beta2: β₂ in [0, 1).
+        epsilon: ε > 0.
+        G: the cap on V.
+    """
+
+    weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
+    stepsize: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-2
+    G: float = 1e6
+
+    def __post_init__(self) -> None:
+        require_positive(stepsize=self.stepsize, epsilon=self.epsilon, G=self.G)
+        require_fraction(beta1=self.beta1, beta2=self.beta2)
+
+    def init(self, x0: Tensor, gradient: Gradient) -> GtAdamState:
+        """s⁰ = ∇f(x⁰), both moments zero."""
+        g = gradient(x0)
+        zero = torch.zeros_like(x0)
+        return GtAdamState(x0, g, zero, zero, g)
+
+    def message(self, state: GtAdamState) -> Vectors:
+        """Send x and s."""
+        return state.x, state.s
+
+    def update(self, state: GtAdamState, mixed: Mixed, gradient: Gradient) -> GtAdamState:
+        """The moments need no neighbour and overlap with the exchange; then x⁺ and s⁺."""
+        m = self.beta1 * state.m + (1 - self.beta1) * state.s
+        v = (self.beta2 * state.v + (1 - self.beta2) * state.s**2).clamp(max=self.G)
+        direction = m / (v + self.epsilon).sqrt()
+        wx, ws = mixed()
+        x = wx - self.stepsize * direction
+        g = gradient(x)
+        return GtAdamState(x, ws + g - state.g, m, v, g)
+
+    def estimate(self, state: GtAdamState) -> Tensor:
+        """The iterate x."""
+        return state.x

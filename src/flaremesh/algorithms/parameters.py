@@ -1,0 +1,22 @@
+"""Checks of hyper-parameters that several algorithms share."""
+
+import math
+from numbers import Real
+
+
+def require_positive(**values: float) -> None:
+    """Raise ValueError naming the first value that is not a positive finite number."""
+    for name, value in values.items():
+        if not (_is_number(value) and value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, not {value!r}")
+
+
+def require_fraction(**values: float) -> None:
+    """Raise ValueError naming the first value outside [0, 1)."""
+    for name, value in values.items():
+        if not (_is_number(value) and 0 <= value < 1):
+            raise ValueError(f"{name} must be at least 0 and below 1, not {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

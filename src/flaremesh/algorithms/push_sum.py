@@ -1,0 +1,44 @@
+"""Push-sum consensus on directed graphs (Kempe, Dobra and Gehrke 2003)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.registry import register
+
+
+class PushSumState(NamedTuple):
+    """x: the site's share of the sum, (d,); w: its push-sum weight, (1,)."""
+
+    x: Tensor
+    w: Tensor
+
+
+@register("push-sum")
+@dataclass(frozen=True)
+class PushSum:
+    """X⁺ = PX,  w⁺ = Pw,  w⁰ = 1;  z_i = x_i/w_i converges to the mean of the initial values.
+
+    P is column stochastic with a positive diagonal; Σx and Σw = n are preserved. The rate is |λ₂(P)|.
+    """
+
+    weights: ClassVar[Weights] = Weights.COLUMN_STOCHASTIC
+
+    def init(self, x0: Tensor, gradient: Gradient) -> PushSumState:
+        """x⁰ is the site's own value, w⁰ = 1."""
+        return PushSumState(x0, x0.new_ones(1))
+
+    def message(self, state: PushSumState) -> Vectors:
+        """Send x and, as one more element, w."""
+        return state.x, state.w
+
+    def update(self, state: PushSumState, mixed: Mixed, gradient: Gradient) -> PushSumState:
+        """x⁺ = Σ_j p_ij x_j, w⁺ = Σ_j p_ij w_j."""
+        px, pw = mixed()
+        return PushSumState(px, pw)
+
+    def estimate(self, state: PushSumState) -> Tensor:
+        """z = x/w."""
+        return state.x / state.w
