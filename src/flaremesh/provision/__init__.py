@@ -1,0 +1,1 @@
+"""From a topology to startup kits and jobs."""

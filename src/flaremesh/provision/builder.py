@@ -1,0 +1,139 @@
+"""What a startup kit holds: the topology as an NVFlare project, and the builder that finishes its kits."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.fl_constant import AdminCommandNames
+from nvflare.lighter.constants import PropKey
+from nvflare.lighter.ctx import ProvisionContext
+from nvflare.lighter.entity import Project
+from nvflare.lighter.spec import Builder
+from nvflare.security.security import COMMAND_CATEGORIES
+
+from flaremesh.topology.schema import Code, Topology
+
+SERVER = "server"
+"""The server's NVFlare name: the common name of its certificate and the name of its kit."""
+
+HEART_BEAT_TIMEOUT = 30
+"""Seconds of silence after which the server takes a site for lost; sites beat every 10 s."""
+
+STORAGE = "storage"
+"""The server's folder for jobs and snapshots, in its workspace."""
+
+_MAX_SITES = 10_000  # NVFlare's default of 100 would turn the 101st site away
+
+
+def project_of(topology: Topology) -> Project:
+    """The topology as an NVFlare project."""
+    result = Project(name=topology.name, description="", props={"api_version": 3})
+    server = topology.server
+    result.set_server(
+        SERVER,
+        server.org,
+        {
+            PropKey.FED_LEARN_PORT: server.port,
+            PropKey.ADMIN_PORT: server.port,
+            PropKey.DEFAULT_HOST: server.host,
+            PropKey.HOST_NAMES: list(server.names),
+        },
+    )
+    for site in topology.sites:
+        # a site's error log may quote its data: it stays at the site
+        properties = {PropKey.CAPACITY: {PropKey.NUM_GPUS: site.gpus}, PropKey.ALLOW_LOG_STREAMING: False}
+        result.add_client(site.name, site.org, properties)
+    for admin in topology.admins:
+        result.add_admin(admin.email, admin.org, {PropKey.ROLE: admin.role})
+    return result
+
+
+class KitBuilder(Builder):
+    """Turns NVFlare's default settings into the final ones of a flaremesh kit.
+
+    It stands between WorkspaceBuilder and StaticFileBuilder: builders finish in reverse order, so the default
+    files are there and the kits have not been moved to their place yet.
+
+    Args:
+        code: which code jobs may run beside flaremesh's own.
+    """
+
+    def __init__(self, code: Code):
+        self._code = code
+
+    def finalize(self, project: Project, ctx: ProvisionContext) -> None:
+        """Finish the kits of the project."""
+        for participant in project.get_all_participants():
+            local = Path(ctx.get_local_dir(participant))
+            for sample in local.glob("*.sample"):
+                sample.unlink()
+            for default in local.glob("*.default"):
+                default.rename(default.with_suffix(""))
+        server = Path(ctx.get_local_dir(project.get_server()))
+        _serve(server / "resources.json")
+        _add_agent(server, "flaremesh.p2p.agents.ServerAgent")
+        sites = [Path(ctx.get_local_dir(client)) for client in project.get_clients()]
+        for site in sites:
+            _add_agent(site, "flaremesh.p2p.agents.SiteAgent")
+        for local in [server, *sites]:
+            _allow(local / "resources.json", ["flaremesh", *self._code.packages])
+            _authorize(local / "authorization.json", files=self._code.files)
+            _log(local / "log_config.json")
+
+
+@contextmanager
+def _edited(path: Path) -> Iterator[dict[str, Any]]:
+    document = json.loads(path.read_text())
+    yield document
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _serve(path: Path) -> None:
+    with _edited(path) as resources:
+        resources["servers"][0] |= {"heart_beat_timeout": HEART_BEAT_TIMEOUT, "max_num_clients": _MAX_SITES}
+        resources["snapshot_persistor"]["args"]["storage"] = _storage(f"{STORAGE}/snapshots")
+        components = {component["id"]: component for component in resources["components"]}
+        components["job_store"] |= _storage(".")
+        components["job_manager"]["args"]["uri_root"] = f"{STORAGE}/jobs"
+
+
+def _storage(folder: str) -> dict[str, Any]:
+    return {"path": "flaremesh.p2p.storage.WorkspaceStorage", "args": {"folder": folder}}
+
+
+def _add_agent(local: Path, path: str) -> None:
+    # __p_: loaded by the parent process only, never by a job's process
+    components = [{"id": "flaremesh_agent", "path": path, "args": {}}]
+    document = {"format_version": 2, "components": components}
+    (local / "flaremesh__p_resources.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _allow(path: Path, packages: Iterable[str]) -> None:
+    with _edited(path) as resources:
+        # an explicit list replaces NVFlare's default, so it goes on from it; a trailing dot means a package
+        resources["class_allow_list"] += [f"{package}." for package in packages]
+
+
+def _authorize(path: Path, *, files: bool) -> None:
+    with _edited(path) as policy:
+        roles = policy["permissions"]
+        # "any" for a whole role overrides single rights, so the rights are spelt out
+        roles["project_admin"] = dict.fromkeys(_rights(), "any") | {"server-predeployed-flwr": "none"}
+        for rights in roles.values():
+            if "manage_job" in rights:
+                # who may abort a run may watch it
+                rights["app_command"] = rights["manage_job"]
+            rights["byoc"] = "any" if files and rights.get("submit_job", "none") != "none" else "none"
+
+
+def _rights() -> list[str]:
+    """NVFlare's rights: the categories, and the commands outside every category."""
+    commands = {value for name, value in vars(AdminCommandNames).items() if name.isupper()}
+    return sorted(set(COMMAND_CATEGORIES.values()) | (commands - COMMAND_CATEGORIES.keys()))
+
+
+def _log(path: Path) -> None:
+    with _edited(path) as config:
+        config["filters"]["FLFilter"]["logger_names"].append("flaremesh")

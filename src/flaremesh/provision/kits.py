@@ -1,0 +1,157 @@
+"""From a topology to startup kits that can be handed out."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.x509.oid import NameOID
+from nvflare.lighter.constants import CtxKey
+from nvflare.lighter.entity import Project
+from nvflare.lighter.impl.cert import CertBuilder
+from nvflare.lighter.impl.static_file import StaticFileBuilder
+from nvflare.lighter.impl.workspace import WorkspaceBuilder
+from nvflare.lighter.provisioner import Provisioner
+
+from flaremesh.provision.builder import KitBuilder, project_of
+from flaremesh.provision.certificates import Certificate, CertificateStore
+from flaremesh.provision.replacement import replace_file, replace_folder, workplace
+from flaremesh.topology.schema import Topology
+
+_log = logging.getLogger(__name__)
+
+
+class ProvisionError(Exception):
+    """The mesh cannot be provisioned; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """What a provisioning did.
+
+    Attributes:
+        kits: every participant's kit.
+        added: participants whose kit is new.
+        changed: participants whose kit differs from the one before and must be handed out again.
+        removed: participants whose kit and private key were deleted.
+        reissued: participants of before with a new certificate, and why.
+        certificates: all certificates, the root's first.
+    """
+
+    kits: Mapping[str, Path]
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    reissued: Mapping[str, str]
+    certificates: tuple[Certificate, ...]
+
+
+def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisioned:
+    """Make the startup kits of a mesh in ``out/kits``, or bring them up to date.
+
+    The private keys, the root's among them, stay in ``out/state``; a further run reuses them and does not
+    touch a kit that needs no change. New kits are made in a scratch folder and then renamed: an interrupted
+    run leaves the kits of before, and the next run completes it.
+
+    The root certificate is valid for ``topology.certificates.root_days``. NVFlare fixes 360 days for a
+    participant's certificate and ends it with the root's; in its last 30 days a run issues it anew.
+
+    Args:
+        topology: the mesh.
+        out: the mesh's folder.
+        remove: delete kit and private key of participants that left the topology. NVFlare knows no
+            revocation: their certificates stay valid until they expire.
+
+    Raises:
+        ProvisionError: the topology contradicts what was provisioned before, or NVFlare refused it.
+    """
+    kits, state = out / "kits", out / "state"
+    project = project_of(topology)
+    names = sorted(participant.name for participant in project.get_all_participants())
+    store = CertificateStore(state / "cert.json")
+    _check_root(topology, store)
+    removed = sorted(store.holders.difference(names))
+    if removed and not remove:
+        raise ProvisionError(
+            f"provisioned before, but no longer in the topology file: {', '.join(removed)}. "
+            "Run again with --remove to delete their kits and private keys, or put the entries back."
+        )
+    reissued = store.stale(project)
+    store.forget([*removed, *reissued])
+
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kits.mkdir(exist_ok=True)
+    with workplace(out, kits) as work:
+        built, certificates = _build(project, topology, store, work)
+        before = {kit.name for kit in kits.iterdir()}
+        for name in before.intersection(removed):
+            (kits / name).rename(work / name)
+        # keys before kits: what a run loses that ends between the two, the next run makes again from the keys
+        replace_file(certificates, state / "cert.json", mode=0o600)
+        replaced = [name for name in names if replace_folder(built / name, kits / name, work)]
+        snapshot = work / _TOPOLOGY
+        snapshot.write_text(topology.model_dump_json())
+        replace_file(snapshot, state / _TOPOLOGY, mode=0o600)
+    return Provisioned(
+        kits={name: kits / name for name in names},
+        added=tuple(name for name in replaced if name not in before),
+        changed=tuple(name for name in replaced if name in before),
+        removed=tuple(removed),
+        reissued=reissued,
+        certificates=CertificateStore(state / "cert.json").certificates(),
+    )
+
+
+def previous(out: Path) -> Topology | None:
+    """The topology that ``out`` was last provisioned from, None if it never was."""
+    path = out / "state" / _TOPOLOGY
+    return Topology.model_validate_json(path.read_text()) if path.exists() else None
+
+
+_TOPOLOGY = "topology.json"
+
+
+def _check_root(topology: Topology, store: CertificateStore) -> None:
+    """A root certificate lasts as long as the mesh: refuse what would need another one."""
+    root = store.root
+    if root is None:
+        return
+    name = str(root.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+    days = (root.not_valid_after_utc - root.not_valid_before_utc).days
+    asked = topology.certificates.root_days
+    if name != topology.name:
+        conflict = f"this folder holds the mesh {name}, and the topology file names it {topology.name}"
+    elif days != asked:
+        conflict = f"the root certificate was made for {days} days, and the topology file asks for {asked}"
+    elif Certificate("root", root.not_valid_after_utc).days_left < 0:
+        raise ProvisionError(
+            f"the root certificate expired on {root.not_valid_after_utc:%Y-%m-%d}. "
+            "Provision into another folder and hand out the new kits to everybody."
+        )
+    else:
+        return
+    raise ProvisionError(
+        f"{conflict}. It cannot change in a mesh that exists: undo that change, "
+        "or provision into another folder (--output) and hand out the new kits to everybody."
+    )
+
+
+def _build(project: Project, topology: Topology, store: CertificateStore, work: Path) -> tuple[Path, Path]:
+    """Let NVFlare make all kits; returns the folder of the kits and the new cert.json."""
+    state = work / topology.name / "state"
+    state.mkdir(parents=True)
+    store.write(state / "cert.json")
+    builders = [
+        WorkspaceBuilder(),
+        KitBuilder(topology.code),
+        StaticFileBuilder(config_folder="config", scheme="grpc"),
+        CertBuilder(root_valid_days=topology.certificates.root_days),
+    ]
+    # NVFlare prints a traceback of what it then returns as an error
+    with contextlib.redirect_stderr(io.StringIO()):
+        context = Provisioner(str(work), builders).provision(project, logger=_log)
+    if context.get(CtxKey.BUILD_ERROR):
+        raise ProvisionError(f"NVFlare could not make the kits: {'; '.join(context[CtxKey.ERRORS])}")
+    return Path(context.get_result_location()), state / "cert.json"

@@ -1,0 +1,58 @@
+"""Replacing files and folders in one step, so that nobody finds half of one."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PLACE = ".provision"
+_RETIRED = "retired"
+
+
+@contextmanager
+def workplace(out: Path, kits: Path) -> Iterator[Path]:
+    """A private scratch folder in ``out``, on one file system with what it will replace; gone at the end."""
+    work = out / _PLACE
+    _clear(work, kits)
+    (work / _RETIRED).mkdir(mode=0o700, parents=True)
+    work.chmod(0o700)
+    try:
+        yield work
+    finally:
+        _clear(work, kits)
+
+
+def replace_file(new: Path, old: Path, *, mode: int) -> None:
+    """Put ``new`` in the place of ``old`` unless they are alike."""
+    if not old.exists() or old.read_bytes() != new.read_bytes() or _mode(old) != mode:
+        new.chmod(mode)
+        new.replace(old)
+
+
+def replace_folder(new: Path, old: Path, work: Path) -> bool:
+    """Put ``new`` in the place of ``old`` unless they are alike; says whether it did."""
+    if old.exists() and _content(new) == _content(old):
+        return False
+    if old.exists():
+        old.rename(work / _RETIRED / old.name)
+    new.rename(old)
+    return True
+
+
+def _clear(work: Path, kits: Path) -> None:
+    # a kit is missing from its place only if a run ended between the two renames of replace_folder
+    for kit in work.glob(f"{_RETIRED}/*"):
+        if not (kits / kit.name).exists():
+            kit.rename(kits / kit.name)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _content(folder: Path) -> dict[Path, tuple[int, bytes | None]]:
+    return {
+        path.relative_to(folder): (_mode(path), path.read_bytes() if path.is_file() else None)
+        for path in folder.rglob("*")
+    }
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
