@@ -1,0 +1,1 @@
+"""What sites optimise: the protocol of a problem, and ready problems."""

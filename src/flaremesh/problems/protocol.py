@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
+import numpy as np
+from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class SiteContext:
         name: the site's name.
         index: its position in the topology file, 0 <= index < sites.
         sites: number of sites in the mesh.
-        seed: the run's seed, equal at all sites; a problem that wants the same initial point everywhere uses it.
+        seed: the run's seed, equal at all sites: makes the same initial point everywhere.
         data_dir: the site's own data, from the site's settings; None if it has none.
     """
 
@@ -25,6 +26,15 @@ class SiteContext:
     sites: int
     seed: int
     data_dir: Path | None = None
+
+    def generator(self) -> Generator:
+        """Random numbers of this site's own, reproducible from the run's seed."""
+        (seed,) = np.random.SeedSequence((self.seed, self.index)).generate_state(1)
+        return Generator().manual_seed(int(seed))
+
+
+class ProblemError(Exception):
+    """A problem cannot be built or failed; the message names the site or class and the cause."""
 
 
 class Problem(Protocol):
