@@ -2,7 +2,7 @@
 
 from flaremesh.algorithms import consensus, dgd, gradient_tracking, gtadam, push_sum, sgp  # noqa: F401  # each registers itself
 from flaremesh.algorithms.protocol import Algorithm, Gradient, Mixed, Vectors, Weights
-from flaremesh.algorithms.registry import algorithm_class, create, names, register
+from flaremesh.algorithms.registry import algorithm_class, configured, create, names, register
 
 __all__ = [
     "Algorithm",
@@ -11,6 +11,7 @@ __all__ = [
     "Vectors",
     "Weights",
     "algorithm_class",
+    "configured",
     "create",
     "names",
     "register",

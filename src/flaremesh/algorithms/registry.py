@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from flaremesh.algorithms.protocol import Algorithm
+from flaremesh.topology.schema import Run
 
 _ALGORITHMS: dict[str, type[Algorithm[Any]]] = {}
 A = TypeVar("A", bound=type[Any])
@@ -48,6 +49,12 @@ def create(name: str, **hyperparameters: Any) -> Algorithm[Any]:
     if missing := [parameter for parameter in required if parameter not in hyperparameters]:
         raise TypeError(f"{name} needs a value for {_list(missing)}")
     return cls(**hyperparameters)
+
+
+def configured(run: Run) -> Algorithm[Any]:
+    """The algorithm of a run as its topology file configures it; raises what ``create`` raises."""
+    stepsize = {} if run.stepsize is None else {"stepsize": run.stepsize}
+    return create(run.algorithm, **stepsize, **run.options)
 
 
 def _list(words: Sequence[str]) -> str:

@@ -27,11 +27,13 @@ class Inbox:
         """Wait for all ``keys``; see Link.receive for what is raised."""
         deadline = time.monotonic() + timeout
         with self._arrived:
-            while missing := [key for key in keys if key not in self._messages]:
+            while True:
                 if self._cancelled():
                     raise RunAborted("the run was aborted")
+                missing = [key for key in keys if key not in self._messages]
+                if not missing:
+                    return {key: self._messages.pop(key) for key in keys}
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise PeerTimeout({key.sender for key in missing}, missing[0].iteration, timeout)
                 self._arrived.wait(min(remaining, _POLL_SECONDS))
-            return {key: self._messages.pop(key) for key in keys}

@@ -34,7 +34,19 @@ class SiteContext:
 
 
 class ProblemError(Exception):
-    """A problem cannot be built or failed; the message names the site or class and the cause."""
+    """A problem cannot be built, or it failed.
+
+    Args:
+        what: what failed, naming the class or the site.
+        cause: the exception; its type is left out where the text is a sentence of its own.
+    """
+
+    def __init__(self, what: str, cause: Exception | None = None):
+        if isinstance(cause, ValueError | ModuleNotFoundError):
+            what = f"{what}: {cause}"
+        elif cause is not None:
+            what = f"{what}: {type(cause).__name__}: {cause}"
+        super().__init__(what)
 
 
 class Problem(Protocol):

@@ -1,0 +1,1 @@
+"""The loop of a site, its history, and whole meshes in one process."""
