@@ -29,7 +29,9 @@ _MAX_SITES = 10_000  # NVFlare's default of 100 would turn the 101st site away
 
 def project_of(topology: Topology) -> Project:
     """The topology as an NVFlare project."""
-    result = Project(name=topology.name, description="", props={"api_version": 3})
+    # a site's error log may quote its data: it stays at the site
+    properties = {"api_version": 3, PropKey.ALLOW_LOG_STREAMING: False}
+    result = Project(name=topology.name, description="", props=properties)
     server = topology.server
     result.set_server(
         SERVER,
@@ -42,9 +44,7 @@ def project_of(topology: Topology) -> Project:
         },
     )
     for site in topology.sites:
-        # a site's error log may quote its data: it stays at the site
-        properties = {PropKey.CAPACITY: {PropKey.NUM_GPUS: site.gpus}, PropKey.ALLOW_LOG_STREAMING: False}
-        result.add_client(site.name, site.org, properties)
+        result.add_client(site.name, site.org, {PropKey.CAPACITY: {PropKey.NUM_GPUS: site.gpus}})
     for admin in topology.admins:
         result.add_admin(admin.email, admin.org, {PropKey.ROLE: admin.role})
     return result

@@ -15,6 +15,7 @@ from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
+from flaremesh.errors import FlaremeshError
 from flaremesh.provision.builder import KitBuilder, project_of
 from flaremesh.provision.certificates import Certificate, CertificateStore
 from flaremesh.provision.replacement import replace_file, replace_folder, workplace
@@ -23,7 +24,7 @@ from flaremesh.topology.schema import Topology
 _log = logging.getLogger(__name__)
 
 
-class ProvisionError(Exception):
+class ProvisionError(FlaremeshError):
     """The mesh cannot be provisioned; the message says why and what to do."""
 
 
