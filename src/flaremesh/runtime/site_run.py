@@ -5,11 +5,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Vectors
@@ -82,8 +84,12 @@ class SiteRun:
         sink: hears of every iteration.
         options: see RunOptions.
 
+    Attributes:
+        problem: the site's objective.
+        state: the algorithm's state.
+
     Raises:
-        ProblemError: the problem failed, also later.
+        ProblemError: the problem failed.
     """
 
     def __init__(
@@ -96,7 +102,7 @@ class SiteRun:
         options: RunOptions,
     ):
         self._algorithm = algorithm
-        self._problem = problem
+        self.problem = problem
         self._schedule = schedule
         self._link = link
         self._sink = sink
@@ -123,6 +129,12 @@ class SiteRun:
         for iteration in range(self._options.iterations):
             self.send(iteration)
             self.advance(iteration)
+
+    def save(self, path: Path) -> None:
+        """Write the problem's model at the estimate as safetensors."""
+        with self._blaming_the_problem():
+            state = self.problem.state(self.estimate)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
 
     def send(self, iteration: int) -> None:
         """Hand this iteration's message to every out-neighbour."""
@@ -191,13 +203,13 @@ class SiteRun:
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()
         with self._blaming_the_problem():
-            self._observed.loss, gradient = self._problem.loss_and_gradient(x)
+            self._observed.loss, gradient = self.problem.loss_and_gradient(x)
         self._observed.gradient_seconds += time.perf_counter() - started
         return gradient
 
     def _evaluate(self, iteration: int) -> None:
         with self._blaming_the_problem():
-            metrics = dict(self._problem.evaluate(self.estimate))
+            metrics = dict(self.problem.evaluate(self.estimate))
         self._sink.evaluation(Evaluation(iteration, metrics))
 
     @contextmanager

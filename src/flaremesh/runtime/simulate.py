@@ -1,0 +1,124 @@
+"""A whole mesh in one process: every site runs the code of a real run, taking turns in one thread."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flaremesh.algorithms import Algorithm
+from flaremesh.links.inprocess import InProcessLink, inboxes
+from flaremesh.problems.protocol import Problem, SiteContext
+from flaremesh.runtime.history import History, finite_or_none
+from flaremesh.runtime.site_run import RunOptions, SiteRun
+from flaremesh.topology.neighborhood import Neighborhood
+
+_COORDINATES = 10  # of the mean, in the JSON document
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The mesh after ``iteration`` iterations, seen from outside.
+
+    Attributes:
+        iteration: 0 is the initial point.
+        consensus_distance: ‖X − JX‖_F of the sites' estimates X (n, d).
+        mean: their mean, (d,).
+        loss: mean training loss of the sites; None without a gradient.
+    """
+
+    iteration: int
+    consensus_distance: float
+    mean: Tensor
+    loss: float | None
+
+
+class Simulation:
+    """All sites of a mesh, built and ready to run.
+
+    Args:
+        schedules: each site's neighbourhood of each phase, as in Mesh.schedules.
+        algorithm: what every site runs.
+        problem: builds the problem of a site.
+        options: how the sites run.
+        seed: the run's seed.
+
+    Attributes:
+        sites: the loop of each site.
+        histories: what each site saw of its run.
+        snapshots: the mesh at the start and after every iteration.
+        seconds: wall clock of the iterations.
+    """
+
+    def __init__(
+        self,
+        schedules: Mapping[str, Sequence[Neighborhood]],
+        algorithm: Algorithm[Any],
+        problem: Callable[[SiteContext], Problem],
+        options: RunOptions,
+        seed: int = 0,
+    ):
+        boxes = inboxes(schedules)
+        self.histories = {site: History() for site in schedules}
+        self.sites = {
+            site: SiteRun(
+                algorithm,
+                problem(SiteContext(site, index, len(schedules), seed)),
+                schedule,
+                InProcessLink(site, boxes),
+                self.histories[site],
+                options,
+            )
+            for index, (site, schedule) in enumerate(schedules.items())
+        }
+        self._options = options
+        self.seconds = 0.0
+        self.snapshots = [self._snapshot(0)]
+
+    def run(self) -> None:
+        """All iterations; raises what SiteRun.advance raises."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[Snapshot]:
+        """Run one iteration of all sites for each snapshot asked for."""
+        for iteration in range(self._options.iterations):
+            started = time.perf_counter()
+            for site in self.sites.values():
+                site.send(iteration)
+            for site in self.sites.values():
+                site.advance(iteration)
+            self.seconds += time.perf_counter() - started
+            self.snapshots.append(self._snapshot(iteration + 1))
+            yield self.snapshots[-1]
+
+    def document(self) -> dict[str, Any]:
+        """The history as one JSON document; of the mean, the first coordinates."""
+        return {
+            "sites": list(self.sites),
+            "seconds": self.seconds,
+            "history": [
+                {
+                    "iteration": snapshot.iteration,
+                    "consensus_distance": finite_or_none(snapshot.consensus_distance),
+                    "mean": [finite_or_none(value) for value in snapshot.mean[:_COORDINATES].tolist()],
+                    "loss": finite_or_none(snapshot.loss),
+                }
+                for snapshot in self.snapshots
+            ],
+            "metrics": {site: history.last_metrics for site, history in self.histories.items()},
+        }
+
+    def _snapshot(self, iteration: int) -> Snapshot:
+        x = torch.stack([site.estimate for site in self.sites.values()])
+        mean = x.mean(dim=0)
+        records = [history.iterations[-1] for history in self.histories.values() if history.iterations]
+        losses = [record.loss for record in records if record.loss is not None]
+        return Snapshot(
+            iteration=iteration,
+            consensus_distance=float(torch.linalg.matrix_norm(x - mean)),
+            mean=mean,
+            loss=sum(losses) / len(losses) if losses else None,
+        )
