@@ -75,30 +75,3 @@ class NullSink:
 
     def evaluation(self, record: Evaluation) -> None:
         """See MetricsSink.evaluation."""
-
-
-class NullSink:
-    """A MetricsSink that forgets everything."""
-
-    def iteration(self, record: Iteration) -> None:
-        """See MetricsSink.iteration."""
-
-    def evaluation(self, record: Evaluation) -> None:
-        """See MetricsSink.evaluation."""
-
-
-class Fanout:
-    """A MetricsSink that tells several others, in their order."""
-
-    def __init__(self, *sinks: MetricsSink):
-        self._sinks = sinks
-
-    def iteration(self, record: Iteration) -> None:
-        """See MetricsSink.iteration."""
-        for sink in self._sinks:
-            sink.iteration(record)
-
-    def evaluation(self, record: Evaluation) -> None:
-        """See MetricsSink.evaluation."""
-        for sink in self._sinks:
-            sink.evaluation(record)
