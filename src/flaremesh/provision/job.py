@@ -1,0 +1,131 @@
+"""The NVFlare job of a run: the folder that an admin submits."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flaremesh.errors import FlaremeshError
+from flaremesh.p2p.tasks import Task
+from flaremesh.provision.builder import SERVER
+from flaremesh.topology.mesh import Mesh, build
+from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.schema import ProblemReference, Run, Topology
+
+_SERVER_APP = "app_server"
+_SITE_APP = "app_sites"
+
+_TASK_REQUEST_INTERVAL = 0.1  # NVFlare lets a site ask for its next task only every 2 s
+_DEAD_CLIENT_GRACE_PERIOD = 5.0  # seconds that NVFlare waits, after the missing heartbeats, for a lost site
+
+
+class JobError(FlaremeshError):
+    """The job cannot be written; the message says why and what to do."""
+
+    exit_code = 2
+
+
+def write_job(topology: Topology, folder: Path, *, name: str) -> None:
+    """Write the job that runs ``topology.run`` on all sites of the topology, and on no other.
+
+    Args:
+        topology: the mesh and its run.
+        folder: where; made anew.
+        name: of the run, for people.
+
+    Raises:
+        JobError: the problem is a file that is missing or that the mesh does not accept.
+        GraphError, MissingExtra: see topology.mesh.build.
+    """
+    run, sites = topology.run, [site.name for site in topology.sites]
+    source = _source(topology)
+    mesh = build(topology)
+    shutil.rmtree(folder, ignore_errors=True)
+    _write(
+        folder / "meta.json",
+        {
+            "name": name,
+            "resource_spec": {site.name: {"num_of_gpus": site.gpus} for site in topology.sites if site.gpus},
+            # "@ALL" would start the job at every site that is online, in the topology or not
+            "deploy_map": {_SERVER_APP: [SERVER], _SITE_APP: sites},
+            "min_clients": len(sites),
+            "mandatory_clients": sites,
+        },
+    )
+    _write(folder / _SERVER_APP / "config/config_fed_server.json", _server_config(topology, mesh, name))
+    _write(folder / _SITE_APP / "config/config_fed_client.json", _site_config(run))
+    if source:
+        custom = folder / _SITE_APP / "custom"
+        custom.mkdir()
+        shutil.copyfile(source, custom / source.name)
+
+
+def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
+    return {
+        "format_version": 2,
+        "server": {"task_request_interval": _TASK_REQUEST_INTERVAL},
+        "dead_client_grace_period": _DEAD_CLIENT_GRACE_PERIOD,
+        "workflows": [
+            {
+                "id": "controller",
+                "path": "flaremesh.p2p.controllers.DistOptController",
+                "args": {
+                    "config": {"network": _network(mesh), "extra": _extra(topology.run)},
+                    "labels": {
+                        "name": name,
+                        "topology": topology.name,
+                        "algorithm": topology.run.algorithm,
+                        "predicted_contraction": mesh.properties.contraction,
+                    },
+                },
+            }
+        ],
+    }
+
+
+def _site_config(run: Run) -> dict[str, Any]:
+    args = {"algorithm": run.algorithm, "problem": _problem(run.problem)}
+    executor = {"path": "flaremesh.p2p.executors.AlgorithmExecutor", "args": args}
+    return {"format_version": 2, "executors": [{"tasks": list(Task), "executor": executor}]}
+
+
+def _problem(problem: ProblemReference) -> dict[str, Any]:
+    path = f"{problem.file.stem}.{problem.name}" if problem.file else problem.path
+    # without its type NVFlare would take the dict for a component and build it before the site is known
+    return {"config_type": "dict", "path": path, "args": problem.args}
+
+
+def _source(topology: Topology) -> Path | None:
+    file = topology.run.problem.file
+    if file is None:
+        return None
+    if not topology.code.files:
+        raise JobError(
+            f"the problem is the file {file}, and this mesh takes no code from jobs. Either set "
+            "`code: {files: true}` in the topology file and provision again, or install the file as a package at "
+            "the sites, list the package under `code: {packages: [...]}` and name the problem by its path."
+        )
+    if not file.is_file():
+        raise JobError(f"the problem's file {file} does not exist")
+    return file
+
+
+def _extra(run: Run) -> dict[str, Any]:
+    """What controller and executors know of the run."""
+    return run.model_dump(exclude={"algorithm", "problem", "options"}, exclude_none=True) | run.options
+
+
+def _network(mesh: Mesh) -> dict[str, Any]:
+    phases = [[_node(phase) for phase in row] for row in zip(*mesh.schedules.values(), strict=True)]
+    return {"nodes": phases[0]} | ({"phases": phases} if len(phases) > 1 else {})
+
+
+def _node(hood: Neighborhood) -> dict[str, Any]:
+    neighbors = [{"id": peer, "weight": weight} for peer, weight in hood.in_weights.items()]
+    return {"id": hood.site, "weight": hood.self_weight, "neighbors": neighbors}
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")

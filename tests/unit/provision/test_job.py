@@ -1,0 +1,117 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nvflare.apis.job_def import JobMetaKey
+from nvflare.fuel.utils.zip_utils import zip_directory_to_file
+from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
+
+from flaremesh.p2p.types import Config
+from flaremesh.provision.job import JobError, write_job
+from flaremesh.topology.mesh import build
+
+
+def controller(job: Path) -> dict[str, Any]:
+    config = json.loads((job / "app_server/config/config_fed_server.json").read_text())
+    return config["workflows"][0]["args"]
+
+
+def executor(job: Path) -> dict[str, Any]:
+    config = json.loads((job / "app_sites/config/config_fed_client.json").read_text())
+    return config["executors"][0]["executor"]["args"]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    return tmp_path / "job"
+
+
+def test_nvflare_accepts_the_job(job: Path, make_topology, tmp_path: Path) -> None:
+    write_job(make_topology(), job, name="first")
+    archive = tmp_path / "job.zip"
+    zip_directory_to_file(str(tmp_path), "job", str(archive))
+    valid, error, meta = JobMetaValidator().validate("job", str(archive))
+    assert valid, error
+    assert meta[JobMetaKey.JOB_NAME.value] == "first"
+
+
+def test_the_job_runs_on_all_sites_of_the_topology_and_needs_every_one(job: Path, make_topology) -> None:
+    write_job(make_topology("bonn", "ulm", "worms"), job, name="first")
+    meta = json.loads((job / "meta.json").read_text())
+    assert meta["deploy_map"] == {"app_server": ["server"], "app_sites": ["bonn", "ulm", "worms"]}
+    assert meta["min_clients"] == 3
+    assert meta["mandatory_clients"] == ["bonn", "ulm", "worms"]
+
+
+def test_a_site_with_gpus_asks_for_them(job: Path, make_topology) -> None:
+    sites = [{"name": "bonn", "org": "ukb", "gpus": 2}, {"name": "ulm", "org": "uku"}]
+    write_job(make_topology(sites=sites), job, name="first")
+    assert json.loads((job / "meta.json").read_text())["resource_spec"] == {"bonn": {"num_of_gpus": 2}}
+
+
+@pytest.mark.parametrize(
+    ("graph", "weights"),
+    [
+        ({"kind": "ring"}, "metropolis"),
+        ({"kind": "ring", "directed": True}, "push-sum"),
+        ({"kind": "star"}, "lazy"),
+        ({"kind": "one-peer-exponential"}, "uniform"),
+    ],
+)
+def test_the_controller_gets_the_mixing_matrices_of_the_topology(
+    job: Path, make_topology, graph, weights
+) -> None:
+    topology = make_topology("bonn", "heidelberg", "ulm", "worms", graph=graph, weights=weights)
+    write_job(topology, job, name="first")
+    given = Config(**controller(job)["config"]).network.matrices()
+    np.testing.assert_array_equal(given, build(topology).matrices)
+
+
+def test_the_sites_get_the_run_of_the_topology(job: Path, make_topology) -> None:
+    run = {
+        "algorithm": "gtadam",
+        "iterations": 7,
+        "stepsize": 0.25,
+        "options": {"beta1": 0.8},
+        "seed": 3,
+        "peer_timeout": 9.0,
+        "problem": {"path": "our_models.Segmentation", "args": {"width": 8}},
+    }
+    write_job(make_topology(run=run), job, name="first")
+    assert executor(job) == {
+        "algorithm": "gtadam",
+        "problem": {"config_type": "dict", "path": "our_models.Segmentation", "args": {"width": 8}},
+    }
+    extra = controller(job)["config"]["extra"]
+    expected = {"iterations": 7, "stepsize": 0.25, "beta1": 0.8, "seed": 3, "peer_timeout": 9.0}
+    assert extra.items() >= expected.items()
+
+
+def test_a_problem_in_a_file_travels_with_the_job_where_the_mesh_takes_code(
+    job: Path, make_topology, tmp_path: Path
+) -> None:
+    file = tmp_path / "segmentation.py"
+    file.write_text("class Segmentation: ...\n")
+    run = {
+        "algorithm": "dgd",
+        "iterations": 1,
+        "stepsize": 1,
+        "problem": {"file": file, "name": "Segmentation"},
+    }
+    with pytest.raises(JobError, match=r"segmentation\.py.*code: \{files: true\}.*packages"):
+        write_job(make_topology(run=run), job, name="first")
+    assert not job.exists()
+
+    write_job(make_topology(run=run, code={"files": True}), job, name="first")
+    assert executor(job)["problem"]["path"] == "segmentation.Segmentation"
+    assert (job / "app_sites/custom/segmentation.py").read_text() == file.read_text()
+    assert not (job / "app_server/custom").exists()
+
+
+def test_a_missing_file_is_named(job: Path, make_topology, tmp_path: Path) -> None:
+    problem = {"file": tmp_path / "nowhere.py", "name": "Segmentation"}
+    run = {"algorithm": "dgd", "iterations": 1, "stepsize": 1, "problem": problem}
+    with pytest.raises(JobError, match=r"nowhere\.py does not exist"):
+        write_job(make_topology(run=run, code={"files": True}), job, name="first")
