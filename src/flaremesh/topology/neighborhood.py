@@ -30,8 +30,8 @@ def neighborhoods(sites: Sequence[str], matrix: NDArray[np.float64]) -> dict[str
         site: Neighborhood(
             site=site,
             self_weight=float(matrix[i, i]),
-            in_weights={sites[j]: float(matrix[i, j]) for j in np.flatnonzero(matrix[i]) if j != i},
-            out=tuple(sites[j] for j in np.flatnonzero(matrix[:, i]) if j != i),
+            in_weights={sites[j]: float(matrix[i, j]) for j in np.flatnonzero(matrix[i]).tolist() if j != i},
+            out=tuple(sites[j] for j in np.flatnonzero(matrix[:, i]).tolist() if j != i),
         )
         for i, site in enumerate(sites)
     }

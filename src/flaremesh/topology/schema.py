@@ -1,11 +1,36 @@
-"""The topology file as closed models: the one source of truth of a mesh."""
+"""The topology file as closed models: the one source of truth of a mesh.
+
+A model checks its own fields; what holds between fields is checked where a file is loaded (checks.py).
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+SERVER = "server"
+"""The server's name in the mesh: of its kit and in its certificate. No site may have it."""
+
+
+def refusal(problem: str, remedy: str) -> PydanticCustomError:
+    """A validation error that says what to write instead; to be raised by validators."""
+    return PydanticCustomError("refused", "{problem}", {"problem": problem, "remedy": remedy})
+
 
 DnsLabel: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Org: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
@@ -14,90 +39,278 @@ Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 Email: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")]
 
 
+def _ports(text: str) -> str:
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    if match is None:
+        raise refusal(f"{text!r} is neither a port nor a range", "write a port or a range such as 8102-8105")
+    low, high = int(match[1]), int(match[2] or match[1])
+    if not 1 <= low <= high <= 65535:
+        raise refusal(
+            f"the range {text} is empty or leaves 1-65535", "write the lower port first, e.g. 8102-8105"
+        )
+    return text
+
+
+Ports: TypeAlias = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),  # YAML reads 8102 as a number
+    AfterValidator(_ports),
+    WithJsonSchema(
+        {"type": ["string", "integer"], "pattern": r"^\d+(-\d+)?$", "minimum": 1, "maximum": 65535}
+    ),
+]
+
+
 class Closed(BaseModel):
     """Unknown fields are errors: a misspelt key never passes silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
 
 class Server(Closed):
     """The NVFlare server: job control and relay, never an aggregator."""
 
-    host: Host = Field(description="name that sites and admins dial")
-    port: Port = 8002
-    org: Org
+    host: Host = Field(description="name or address that sites and admins dial")
+    port: Port = Field(8002, description="the server's one port")
+    org: Org = Field(description="organisation that runs the server: letters, digits and underscores")
     names: tuple[Host, ...] = Field((), description="further names and addresses in the server's certificate")
 
 
 class Admin(Closed):
     """A person who may submit runs."""
 
-    email: Email
-    org: Org
-    role: Literal["project_admin", "org_admin", "lead", "member"] = "lead"
+    email: Email = Field(description="e-mail address, which is the admin's identity")
+    org: Org = Field(description="organisation of the admin: letters, digits and underscores")
+    role: Literal["project_admin", "org_admin", "lead", "member"] = Field("lead", description="NVFlare role")
 
 
 class LinkAddress(Closed):
     """Where neighbours reach a site for direct links."""
 
-    host: Host
-    ports: str = Field(pattern=r"^\d+(-\d+)?$", description="a port or a range such as 8102-8105")
+    host: Host = Field(description="name or address that neighbours dial")
+    ports: Ports = Field(description="a port or a range such as 8102-8105; the site listens on one of them")
 
 
 class Site(Closed):
     """One participant: one NVFlare client, one pod."""
 
-    name: DnsLabel
-    org: Org
-    link: LinkAddress | None = Field(None, description="address for direct links; without it the site's edges are relayed")
-    gpus: Annotated[int, Field(ge=0)] = 0
+    name: DnsLabel = Field(
+        description="name of the site: lower-case letters, digits and hyphens, first a letter"
+    )
+    org: Org = Field(description="organisation that runs the site: letters, digits and underscores")
+    link: LinkAddress | None = Field(
+        None, description="address for direct links; without it all edges are relayed"
+    )
+    gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs that a run may use at the site")
 
 
-# GRAPHS AND WEIGHTS: see graphs.py and weights.py for what they mean.
+class _Graph(Closed):
+    pass
+
+
+class _MaybeDirected(_Graph):
+    directed: bool = Field(False, description="edges count one way only")
+
+
+class FixedGraph(_Graph):
+    """A graph that the number of sites determines."""
+
+    kind: Literal["path", "star", "complete", "hypercube", "one-peer-exponential"] = Field(
+        description="star: the first site is the centre; "
+        "one-peer-exponential: directed, in iteration k a site uses the value of the one 2^k places before it"
+    )
+
+
+class CirculantGraph(_MaybeDirected):
+    """Sites on a circle in the file's order."""
+
+    kind: Literal["ring", "exponential"] = Field(
+        description="ring: the next site; exponential: the sites 1, 2, 4, 8, … places ahead"
+    )
+
+
+class GridGraph(_Graph):
+    """Rows and columns, filled row by row; a torus closes them to rings."""
+
+    kind: Literal["grid", "torus"] = Field(description="grid: with borders; torus: without")
+    rows: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="number of rows; default: the squarest grid"
+    )
+
+
+class ErdosRenyi(_MaybeDirected):
+    """Every edge exists with probability p."""
+
+    kind: Literal["erdos-renyi"] = Field(description="random edges")
+    p: Annotated[float, Field(gt=0, le=1)] = Field(description="probability of an edge")
+    seed: int = Field(0, description="fixes the graph")
+
+
+class RandomRegular(_Graph):
+    """A random graph in which every site has the same number of neighbours."""
+
+    kind: Literal["random-regular"] = Field(description="random, all degrees equal")
+    degree: Annotated[int, Field(gt=0)] = Field(description="neighbours of a site")
+    seed: int = Field(0, description="fixes the graph")
+
+
+class WattsStrogatz(_Graph):
+    """A ring of k neighbours whose edges are rewired with probability p: a small world."""
+
+    kind: Literal["watts-strogatz"] = Field(description="a small world")
+    k: Annotated[int, Field(ge=2)] = Field(description="neighbours of a site before rewiring, an even number")
+    p: Annotated[float, Field(ge=0, le=1)] = Field(description="probability of rewiring an edge")
+    seed: int = Field(0, description="fixes the graph")
+
+
+class Edge(Closed):
+    """The value of `from` is used by `to`; in an undirected graph also the other way round."""
+
+    source: str = Field(alias="from", description="site whose value is used")
+    target: str = Field(alias="to", description="site that uses it")
+    weight: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="entry (to, from) of the mixing matrix; only with explicit weights"
+    )
+
+
+class ExplicitGraph(_MaybeDirected):
+    """The edges, one by one."""
+
+    edges: Annotated[tuple[Edge, ...], Field(min_length=1)] = Field(
+        description="list of {from: site, to: site}, with a weight where weights are explicit"
+    )
+
+
+class EdgeListFile(_MaybeDirected):
+    """The edges in a text file, one `from to [weight]` a line; loading replaces it by an ExplicitGraph."""
+
+    file: Path = Field(description="edge list, relative to the topology file")
+
+
+_KINDS: dict[str, type[_Graph]] = {
+    kind: model
+    for model in (FixedGraph, CirculantGraph, GridGraph, ErdosRenyi, RandomRegular, WattsStrogatz)
+    for kind in model.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]  # it is a Literal
+}
+GRAPH_KINDS = tuple(_KINDS)
+
+
+def _graph_model(graph: Any) -> str | None:
+    if isinstance(graph, BaseModel):
+        return type(graph).__name__
+    if not isinstance(graph, dict):
+        return None
+    if "edges" in graph:
+        return ExplicitGraph.__name__
+    if "file" in graph:
+        return EdgeListFile.__name__
+    kind = graph.get("kind")
+    return _KINDS[kind].__name__ if isinstance(kind, str) and kind in _KINDS else None
+
+
+Graph: TypeAlias = Annotated[
+    Annotated[FixedGraph, Tag("FixedGraph")]
+    | Annotated[CirculantGraph, Tag("CirculantGraph")]
+    | Annotated[GridGraph, Tag("GridGraph")]
+    | Annotated[ErdosRenyi, Tag("ErdosRenyi")]
+    | Annotated[RandomRegular, Tag("RandomRegular")]
+    | Annotated[WattsStrogatz, Tag("WattsStrogatz")]
+    | Annotated[ExplicitGraph, Tag("ExplicitGraph")]
+    | Annotated[EdgeListFile, Tag("EdgeListFile")],
+    Discriminator(_graph_model),
+]
+
+WeightRule: TypeAlias = Literal[
+    "metropolis", "uniform", "max-degree", "lazy", "optimal", "push-sum", "explicit"
+]
+
+
 class ProblemReference(Closed):
     """The problem of a run: a class in an installed package, or in a file beside the topology file."""
 
-    path: str | None = Field(None, description="dotted path of an installed class, e.g. flaremesh.problems.digits.Digits")
-    file: Path | None = Field(None, description="Python file, relative to the topology file, that holds the class")
+    path: Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)+$")] | None = Field(
+        None, description="dotted path of an installed class, e.g. flaremesh.problems.digits.Digits"
+    )
+    file: Path | None = Field(
+        None, description="Python file, relative to the topology file, that holds the class"
+    )
     name: str | None = Field(None, description="class name in `file`")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = {field for field in ("path", "file", "name") if getattr(self, field) is not None}
+        if given not in ({"path"}, {"file", "name"}):
+            raise refusal(
+                f"{' and '.join(sorted(given)) or 'nothing'} given: a class has a path, or a file and a name",
+                "write {path: package.module.Class} or {file: problem.py, name: Class}",
+            )
+        return self
 
 
 class Run(Closed):
     """Defaults of a run; `flaremesh run` may override them."""
 
-    algorithm: str
-    iterations: Annotated[int, Field(gt=0)]
-    stepsize: Annotated[float, Field(gt=0)] | None = None
+    algorithm: str = Field(description="name of a registered algorithm, e.g. gradient-tracking")
+    iterations: Annotated[int, Field(gt=0)] = Field(description="number of iterations")
+    stepsize: Annotated[float, Field(gt=0)] | None = Field(None, description="step size α of the algorithm")
     options: dict[str, float | int | str | bool] = Field(
         default_factory=dict, description="further hyper-parameters of the algorithm, e.g. beta1"
     )
-    problem: ProblemReference
-    seed: int = 0
-    links: Literal["auto", "relay", "direct"] = "auto"
-    evaluate_every: Annotated[int, Field(gt=0)] | None = Field(None, description="iterations between evaluations; default: 20 times a run")
-    peer_timeout: Annotated[float, Field(gt=0)] = Field(60.0, description="seconds to wait for a neighbour before the run fails")
-    start_timeout: Annotated[float, Field(gt=0)] = Field(60.0, description="seconds for all sites to come up and find their neighbours")
-    stop_on_non_finite: bool = True
+    problem: ProblemReference = Field(description="model, loss and data")
+    seed: int = Field(0, description="seed of the problem, equal at all sites")
+    links: Literal["auto", "relay", "direct"] = Field(
+        "auto", description="auto: direct where both ends can, else relay"
+    )
+    evaluate_every: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="iterations between evaluations; default: 20 times a run"
+    )
+    peer_timeout: Annotated[float, Field(gt=0)] = Field(60.0, description="seconds to wait for a neighbour")
+    start_timeout: Annotated[float, Field(gt=0)] = Field(60.0, description="seconds for all sites to come up")
+    stop_on_non_finite: bool = Field(True, description="fail the run at the first NaN or infinite value")
     mix_buffers: bool = Field(True, description="mix BatchNorm statistics too")
 
 
 class Certificates(Closed):
     """Lifetimes that NVFlare lets us choose."""
 
-    root_days: Annotated[int, Field(gt=0)] = 3650
+    root_days: Annotated[int, Field(gt=0)] = Field(
+        3650, description="days of validity of the root certificate"
+    )
 
 
 class Code(Closed):
     """Code that the kits let jobs run beside flaremesh's own."""
 
-    packages: tuple[str, ...] = Field((), description="installed packages whose problems and algorithms are allowed")
+    packages: tuple[str, ...] = Field(
+        (), description="installed packages whose problems and algorithms are allowed"
+    )
     files: bool = Field(False, description="accept problems that a job brings along as a file")
 
 
 class Deploy(Closed):
     """Settings of the container targets; the local target needs none."""
 
-    image: str | None = None
-    namespace: DnsLabel | None = None
-    storage: str | None = None
+    image: str | None = Field(None, description="container image of server and sites")
+    namespace: DnsLabel | None = Field(None, description="Kubernetes namespace")
+    storage: str | None = Field(None, description="Kubernetes storage class of the workspaces")
+
+
+class Topology(Closed):
+    """One mesh: who takes part, who uses whose values with which weight, and what runs on it."""
+
+    model_config = ConfigDict(title="flaremesh topology")
+
+    api_version: Literal["flaremesh/v1"] = Field(alias="apiVersion", description="version of this format")
+    name: DnsLabel = Field(
+        description="name of the mesh: lower-case letters, digits and hyphens, first a letter"
+    )
+    server: Server = Field(description="the NVFlare server")
+    admins: Annotated[tuple[Admin, ...], Field(min_length=1)] = Field(description="who may submit runs")
+    sites: Annotated[tuple[Site, ...], Field(min_length=2)] = Field(description="the participants")
+    graph: Graph = Field(description="who uses whose values, e.g. {kind: ring} or {edges: [...]}")
+    weights: WeightRule = Field("metropolis", description="rule that turns the graph into a mixing matrix")
+    run: Run = Field(description="defaults of a run")
+    certificates: Certificates = Field(Certificates(), description="lifetimes of certificates")
+    code: Code = Field(Code(), description="code that jobs may run")
+    deploy: Deploy = Field(Deploy(), description="settings of the container targets")

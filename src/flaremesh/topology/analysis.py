@@ -1,0 +1,110 @@
+"""What a schedule of mixing matrices does to the disagreement of the sites."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+_TOLERANCE = 1e-9  # of sums of float64 weights and of explicit weights typed with few digits
+_EXACT = 1e-12  # a contraction below is zero up to rounding
+
+
+@dataclass(frozen=True)
+class Properties:
+    """Facts about the matrices W_1, …, W_τ of one period.
+
+    Attributes:
+        connected: information from every site reaches every other.
+        row_stochastic, column_stochastic, symmetric: of every W_t, entries nonnegative.
+        primitive: powers of the period's product get entirely positive; with stochasticity, mixing converges.
+        contraction: factor per iteration by which the disagreement shrinks: ρ = ‖W − J‖₂ where doubly
+            stochastic, |λ₂| where only rows or only columns sum to one; for τ > 1 the geometric mean over the
+            period. 0: exact after one period.
+    """
+
+    connected: bool
+    row_stochastic: bool
+    column_stochastic: bool
+    symmetric: bool
+    primitive: bool
+    contraction: float
+
+    @property
+    def doubly_stochastic(self) -> bool:
+        """Rows and columns sum to one, so that mixing preserves the mean."""
+        return self.row_stochastic and self.column_stochastic
+
+    @property
+    def spectral_gap(self) -> float:
+        """1 − contraction."""
+        return 1 - self.contraction
+
+
+def analyse(matrices: Sequence[Matrix]) -> Properties:
+    """The properties of a period of mixing matrices, each (n, n)."""
+    product = period(matrices)
+    row = all(_stochastic(w, axis=1) for w in matrices)
+    column = all(_stochastic(w, axis=0) for w in matrices)
+    support = _support(product)
+    return Properties(
+        connected=nx.is_strongly_connected(_support(np.sum(matrices, axis=0))),
+        row_stochastic=row,
+        column_stochastic=column,
+        symmetric=all(np.allclose(w, w.T, rtol=0, atol=_TOLERANCE) for w in matrices),
+        primitive=nx.is_strongly_connected(support) and nx.is_aperiodic(support),
+        contraction=contraction(product, len(matrices), doubly_stochastic=row and column),
+    )
+
+
+def period(matrices: Sequence[Matrix]) -> Matrix:
+    """W_τ … W_1."""
+    return reduce(lambda product, w: w @ product, matrices)
+
+
+def contraction(product: Matrix, iterations: int, *, doubly_stochastic: bool) -> float:
+    """Contraction per iteration of a period's product (n, n): see Properties."""
+    n = len(product)
+    if doubly_stochastic:
+        difference = product - 1 / n
+        if np.allclose(product, product.T, rtol=0, atol=_TOLERANCE):
+            factor = np.abs(np.linalg.eigvalsh(difference)).max()
+        else:
+            factor = np.linalg.norm(difference, 2)
+    else:
+        factor = np.sort(np.abs(np.linalg.eigvals(product)))[-2]
+    return 0.0 if factor < _EXACT else float(min(factor, 1.0) ** (1 / iterations))
+
+
+def stationary(product: Matrix) -> Matrix:
+    """The weights π (n,), Σπ = 1, with which the sites' initial values enter the limit of mixing.
+
+    For row-stochastic P the left eigenvector πP = π: all sites reach πᵀx⁰. For column-stochastic P the right
+    one, Pπ = π: site i ends up with the share π_i of the sum. P must be irreducible.
+    """
+    n = len(product)
+    fixed = product.T if _stochastic(product, axis=1) else product
+    system = fixed - np.eye(n)
+    system[-1] = 1  # one equation is redundant; Σπ = 1 takes its place
+    solution: Matrix = np.linalg.solve(system, np.eye(n)[-1])
+    return solution
+
+
+def iterations_to(fraction: float, rate: float) -> int | None:
+    """Iterations until the disagreement is down to ``fraction``; None if it never is (rate 1)."""
+    if rate >= 1:
+        return None
+    return 1 if rate == 0 else math.ceil(math.log(fraction) / math.log(rate))
+
+
+def _support(w: Matrix) -> "nx.DiGraph[int]":
+    return nx.from_numpy_array(w > 0, create_using=nx.DiGraph)
+
+
+def _stochastic(w: Matrix, axis: int) -> bool:
+    return bool((w >= 0).all() and np.allclose(w.sum(axis=axis), 1, rtol=0, atol=_TOLERANCE))

@@ -1,0 +1,165 @@
+"""What must hold between the fields of a topology file.
+
+The checks read the plain data of the file, so that a mistake in one field hides none in another.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import networkx as nx
+from pydantic import TypeAdapter, ValidationError
+
+from flaremesh.topology.findings import Location, instead
+from flaremesh.topology.graphs import Digraph, GraphError, phases
+from flaremesh.topology.schema import SERVER, EdgeListFile, Graph
+from flaremesh.topology.weights import UNDIRECTED_ONLY
+
+
+class Mistake(NamedTuple):
+    """A finding that knows its place in the data, not yet its line."""
+
+    location: Location
+    problem: str
+    remedy: str
+
+
+def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """All mistakes between the fields of a topology file's data."""
+    sites = [site.get("name") for site in _mappings(data.get("sites"))]
+    yield from _unique(sites, "sites", "name")
+    yield from _unique([admin.get("email") for admin in _mappings(data.get("admins"))], "admins", "email")
+    for index, name in enumerate(sites):
+        if name == SERVER:
+            yield Mistake(
+                ("sites", index, "name"), f"{SERVER} is the server's own name", "choose another name"
+            )
+    graph, rule = data.get("graph"), data.get("weights", "metropolis")
+    names = [name for name in sites if isinstance(name, str)]
+    in_edges = list(_edge_mistakes(graph, names, rule)) if isinstance(graph, Mapping) else []
+    yield from in_edges
+    if not in_edges and len(set(names)) == len(sites) >= 2:
+        yield from _graph_mistakes(graph, names, rule)
+    yield from _code_mistakes(data)
+
+
+def _mappings(entries: Any) -> list[Mapping[str, Any]]:
+    """The entries of a list, anything but a mapping replaced by an empty one."""
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        return []
+    return [entry if isinstance(entry, Mapping) else {} for entry in entries]
+
+
+def _unique(values: Sequence[Any], section: str, field: str) -> Iterator[Mistake]:
+    first: dict[Any, int] = {}
+    for index, value in enumerate(values):
+        if isinstance(value, str) and first.setdefault(value, index) != index:
+            yield Mistake(
+                (section, index, field),
+                f"{value} is already {section}[{first[value]}]",
+                f"give every entry of {section} its own {field}",
+            )
+
+
+def _edge_mistakes(graph: Mapping[str, Any], sites: Sequence[str], rule: Any) -> Iterator[Mistake]:
+    edges = _mappings(graph.get("edges"))
+    if not edges:
+        if rule == "explicit" and "kind" in graph:
+            yield Mistake(
+                ("weights",), "explicit weights need edges that carry them", "write weights: metropolis"
+            )
+        return
+    seen: set[tuple[Any, Any]] = set()
+    sums: defaultdict[Any, float] = defaultdict(float)
+    for index, edge in enumerate(edges):
+        at = ("graph", "edges", index)
+        ends = edge.get("from"), edge.get("to")
+        both_ways = [ends] if graph.get("directed") is True else [ends, ends[::-1]]
+        for end, site in zip(("from", "to"), ends, strict=True):
+            if isinstance(site, str) and site not in sites:
+                yield Mistake((*at, end), f"there is no site {site}", instead(site, sites))
+        if ends[0] is not None and ends[0] == ends[1]:
+            yield Mistake(
+                at,
+                f"{ends[0]} is its own neighbour",
+                "remove the edge: a site's own weight is what its neighbours' weights leave of 1",
+            )
+        if None not in ends and ends in seen:
+            yield Mistake(at, f"the edge between {ends[0]} and {ends[1]} stands twice", "remove one of them")
+        seen.update(both_ways)
+        weight = edge.get("weight")
+        if rule == "explicit" and weight is None:
+            yield Mistake(
+                at, "the edge has no weight, but weights are explicit", "add a weight between 0 and 1"
+            )
+        if isinstance(weight, int | float):
+            for _, target in both_ways:
+                sums[target] += weight
+                if sums[target] - weight <= 1 + 1e-9 < sums[target]:
+                    yield Mistake(
+                        (*at, "weight"),
+                        f"the weights of {target}'s neighbours sum to more than 1 ({sums[target]:g})",
+                        "lower them: what they leave of 1 is the site's own weight",
+                    )
+    if rule != "explicit" and sums:
+        yield Mistake(
+            ("weights",) if isinstance(rule, str) else ("graph",),
+            f"edges carry weights, but the rule is {rule}",
+            "write weights: explicit, or remove the edges' weights",
+        )
+
+
+def _graph_mistakes(data: Any, sites: Sequence[str], rule: Any) -> Iterator[Mistake]:
+    try:
+        graph = TypeAdapter[Any](Graph).validate_python(data)
+        if isinstance(graph, EdgeListFile):
+            return
+        parts = phases(graph, sites)
+    except ValidationError:
+        return  # reported with the other fields
+    except GraphError as error:
+        yield Mistake(("graph", error.field), error.problem, error.remedy)
+        return
+    whole = nx.compose_all(parts)
+    if not nx.is_strongly_connected(whole):
+        yield Mistake(("graph",), *_disconnection(whole))
+    if rule in UNDIRECTED_ONLY and any(not part.has_edge(i, j) for part in parts for j, i in part.edges):
+        yield Mistake(
+            ("weights",),
+            f"{rule} weights need an undirected graph and this one is directed",
+            "write weights: push-sum and run push-sum or sgp on it, or weights: uniform if every site has as "
+            "many in- as out-neighbours",
+        )
+
+
+def _disconnection(graph: Digraph) -> tuple[str, str]:
+    condensed = nx.condensation(graph)
+    last = next(part for part in condensed if condensed.out_degree(part) == 0)
+    inside = min(condensed.nodes[last]["members"])
+    outside = min(set(graph) - condensed.nodes[last]["members"])
+    return (
+        f"the graph is not connected: {len(condensed)} parts, and no way from {inside} to {outside}",
+        f"add an edge such as {{from: {inside}, to: {outside}}}; a random graph needs more edges or another seed",
+    )
+
+
+def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    run, code = data.get("run"), data.get("code", {})
+    problem = run.get("problem") if isinstance(run, Mapping) else None
+    if not isinstance(problem, Mapping) or not isinstance(code, Mapping):
+        return
+    path, packages = problem.get("path"), code.get("packages", [])
+    allowed = ("flaremesh", *packages) if isinstance(packages, list) else ()
+    if isinstance(path, str) and not any(path.startswith(f"{package}.") for package in allowed):
+        package = path.partition(".")[0]
+        yield Mistake(
+            ("run", "problem", "path"),
+            f"the kits allow no code of {package}",
+            f"write code: {{packages: [{package}]}}",
+        )
+    if "file" in problem and code.get("files") is not True:
+        yield Mistake(
+            ("run", "problem", "file"),
+            "the kits allow no code that a job brings along",
+            "write code: {files: true}",
+        )

@@ -1,0 +1,57 @@
+"""A topology's graph and weights, ready for use: what every other layer builds on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from flaremesh.topology.analysis import Properties, analyse
+from flaremesh.topology.graphs import Digraph, phases
+from flaremesh.topology.neighborhood import Neighborhood, neighborhoods
+from flaremesh.topology.schema import Topology
+from flaremesh.topology.weights import mixing_matrix
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The weighted graph of a topology.
+
+    Attributes:
+        sites: names in the file's order, the order of rows and columns.
+        graph: the edges of all phases; an edge (j, i) means that i uses the value of j.
+        matrices: W (n, n) float64 of each phase; iteration k uses phase k mod len(matrices).
+    """
+
+    sites: tuple[str, ...]
+    graph: Digraph
+    matrices: tuple[NDArray[np.float64], ...]
+
+    @cached_property
+    def schedules(self) -> Mapping[str, tuple[Neighborhood, ...]]:
+        """Each site's neighbourhood of each phase."""
+        per_phase = [neighborhoods(self.sites, matrix) for matrix in self.matrices]
+        return {site: tuple(hoods[site] for hoods in per_phase) for site in self.sites}
+
+    @cached_property
+    def properties(self) -> Properties:
+        """See analysis.Properties."""
+        return analyse(self.matrices)
+
+
+def build(topology: Topology) -> Mesh:
+    """Graph and mixing matrices of a loaded topology; the same topology always gives the same mesh.
+
+    Raises:
+        GraphError: the graph does not exist over this number of sites.
+        MissingExtra: optimal weights need the extra ``optimal-weights``.
+    """
+    sites = tuple(site.name for site in topology.sites)
+    graphs = phases(topology.graph, sites)
+    return Mesh(
+        sites=sites,
+        graph=nx.compose_all(graphs),
+        matrices=tuple(mixing_matrix(graph, topology.weights) for graph in graphs),
+    )
