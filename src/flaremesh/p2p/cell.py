@@ -14,6 +14,7 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
 
 _CHANNEL: Final = "flaremesh"
+SERVER: Final = FQCN.ROOT_SERVER
 FRAMES: Final = "frames"
 PROGRESS: Final = "progress"
 
@@ -30,7 +31,7 @@ class RunCell:
         engine = fl_ctx.get_engine()
         job_id = fl_ctx.get_job_id()
         self._cell = engine.get_cell().core_cell
-        self._addresses = {FQCN.ROOT_SERVER: FQCN.join([FQCN.ROOT_SERVER, job_id])}
+        self._addresses = {SERVER: FQCN.join([SERVER, job_id])}
         for site in sites:
             client = engine.get_client_from_name(site)
             # a client that is gone has no address; posting to it is then lost like any other message
@@ -39,10 +40,12 @@ class RunCell:
 
     def post(self, target: str, topic: str, data: bytes) -> None:
         """Send towards a site, or to the server's job process; may be lost."""
-        self._cell.fire_and_forget(_CHANNEL, topic, self._addresses[target], Message(payload=data), optional=True)
+        self._cell.fire_and_forget(
+            _CHANNEL, topic, self._addresses[target], Message(payload=data), optional=True
+        )
 
     def listen(self, topic: str, handler: Callable[[str, Any], None]) -> None:
-        """Call ``handler(sender, data)`` for what comes in; a sender outside ``sites`` keeps its full address."""
+        """Call ``handler(sender, data)`` for what comes in; others keep their full address."""
 
         def deliver(message: Message) -> None:
             origin = message.get_header(MessageHeaderKey.ORIGIN)

@@ -1,6 +1,6 @@
 """Values of `_exchange_values` as bytes: numbers, strings, arrays and tensors, in lists, tuples and dicts.
 
-Nothing that arrives is executed: msgpack carries the structure, arrays are raw bytes with a dtype and a shape.
+Nothing that arrives is executed: msgpack carries the structure, arrays are raw bytes, a dtype and a shape.
 """
 
 from typing import Any
@@ -37,7 +37,9 @@ def _extension(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         raw = value.detach().cpu().contiguous()
         name = str(raw.dtype).removeprefix("torch.")
-        return msgpack.ExtType(_TENSOR, _array(name, raw.shape, raw.reshape(-1).view(torch.uint8).numpy().tobytes()))
+        return msgpack.ExtType(
+            _TENSOR, _array(name, raw.shape, raw.reshape(-1).view(torch.uint8).numpy().tobytes())
+        )
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return msgpack.ExtType(_NDARRAY, _array(value.dtype.str, value.shape, value.tobytes()))
     if isinstance(value, np.generic):
@@ -63,5 +65,9 @@ def _value(code: int, data: bytes) -> Any:
         torch_dtype = getattr(torch, dtype)
         if not isinstance(torch_dtype, torch.dtype):
             raise ValueError(f"no dtype {dtype}")
-        return torch.frombuffer(writable, dtype=torch_dtype).reshape(shape) if raw else torch.empty(shape, dtype=torch_dtype)
+        return (
+            torch.frombuffer(writable, dtype=torch_dtype).reshape(shape)
+            if raw
+            else torch.empty(shape, dtype=torch_dtype)
+        )
     raise ValueError(f"unknown extension {code}")

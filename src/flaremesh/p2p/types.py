@@ -18,10 +18,17 @@ class Neighbor:
 
 @dataclass
 class Node:
-    """A site and its in-neighbours: one row of the mixing matrix."""
+    """A site and its in-neighbours: one row of the mixing matrix.
+
+    Attributes:
+        id: the site.
+        neighbors: its in-neighbours.
+        weight: w_ii; None for rows that sum to one, where the site keeps what its neighbours leave.
+    """
 
     id: str
     neighbors: list[Neighbor] = field(default_factory=list)
+    weight: float | None = None
 
     def __post_init__(self) -> None:
         self.neighbors = [Neighbor(**n) if isinstance(n, dict) else n for n in self.neighbors]
@@ -42,6 +49,21 @@ class Network:
     def __post_init__(self) -> None:
         self.nodes = [Node(**n) if isinstance(n, dict) else n for n in self.nodes]
         self.phases = [[Node(**n) if isinstance(n, dict) else n for n in phase] for phase in self.phases]
+
+    def node(self, site: str) -> Node:
+        """The node of a site in the first phase."""
+        return next(node for node in (self.nodes or self.phases[0]) if node.id == site)
+
+    def matrices(self) -> list[list[list[float]]]:
+        """The mixing matrix of each phase, rows and columns in the order of the nodes."""
+        schedules = self.schedules()
+        return [
+            [
+                [hood.self_weight if peer == site else hood.in_weights.get(peer, 0.0) for peer in schedules]
+                for site, hood in zip(schedules, phase, strict=True)
+            ]
+            for phase in zip(*schedules.values(), strict=True)
+        ]
 
     def schedules(self) -> dict[str, list[Neighborhood]]:
         """Every site's neighbourhood in each phase.
@@ -70,9 +92,11 @@ def _check(node: Node, sites: set[str]) -> None:
         if neighbor.id not in sites:
             raise ValueError(f"{node.id} lists {neighbor.id}, which is no node of the network")
         if neighbor.weight is None or not 0 < neighbor.weight <= 1:
-            raise ValueError(f"{node.id} gives {neighbor.id} the weight {neighbor.weight}; it must lie in (0, 1]")
+            raise ValueError(
+                f"{node.id} gives {neighbor.id} the weight {neighbor.weight}; it must lie in (0, 1]"
+            )
         total += neighbor.weight
-    if total > 1 + 1e-9:
+    if node.weight is None and total > 1 + 1e-9:
         raise ValueError(f"the weights of {node.id}'s neighbours sum to {total:g}, more than 1")
 
 
@@ -80,12 +104,13 @@ def _neighborhood(site: str, phase: list[Node]) -> Neighborhood:
     row = next(node for node in phase if node.id == site)
     weights = {neighbor.id: float(neighbor.weight or 0) for neighbor in row.neighbors}
     out = tuple(node.id for node in phase if any(neighbor.id == site for neighbor in node.neighbors))
-    return Neighborhood(site, 1.0 - sum(weights.values()), weights, out)
+    self_weight = 1.0 - sum(weights.values()) if row.weight is None else row.weight
+    return Neighborhood(site, self_weight, weights, out)
 
 
 @dataclass
 class Config:
-    """What a DistOptController needs: the network, and ``extra`` for the algorithm (iterations, stepsize, ...)."""
+    """What a DistOptController needs: the network, and ``extra`` (iterations, stepsize, ...)."""
 
     network: Network
     extra: dict[str, Any] = field(default_factory=dict)
@@ -115,4 +140,6 @@ class LocalConfig:
 
     def __post_init__(self) -> None:
         self.neighbors = [Neighbor(**n) if isinstance(n, dict) else n for n in self.neighbors]
-        self.schedule = [Neighborhood(**{**n, "out": tuple(n["out"])}) if isinstance(n, dict) else n for n in self.schedule]
+        self.schedule = [
+            Neighborhood(**{**n, "out": tuple(n["out"])}) if isinstance(n, dict) else n for n in self.schedule
+        ]

@@ -12,6 +12,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from flaremesh.links import RunAborted
+from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.tasks import REASON, Task
 from flaremesh.p2p.types import LocalConfig, Neighbor
 
@@ -33,7 +34,9 @@ class BaseDistOptExecutor(Executor, ABC):
         self.neighbors: list[Neighbor] = []
         self._weight = 1.0
 
-    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+    def execute(
+        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
         """Run one task of the controller; whatever goes wrong is replied with its reason, never swallowed."""
         try:
             if task_name == Task.CONFIG:
@@ -51,9 +54,16 @@ class BaseDistOptExecutor(Executor, ABC):
             return make_reply(ReturnCode.TASK_ABORTED)
         except Exception as error:  # noqa: BLE001  (user code may raise anything; the controller must hear of it)
             self.log_exception(fl_ctx, f"{task_name} failed")
-            reason = f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error)
+            reason = (
+                f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error)
+            )
             return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers={REASON: reason})
         return make_reply(ReturnCode.TASK_UNKNOWN)
+
+    def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
+        """Called by FedJob."""
+        prepare(job)
+        super().add_to_fed_job(job, ctx, **kwargs)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Learn the own name as soon as the run starts."""

@@ -8,7 +8,7 @@ from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, Link
 from flaremesh.links.relay import RelayLink
-from flaremesh.metrics.sink import TrafficCounter
+from flaremesh.links.traffic import TrafficCounter
 from flaremesh.p2p.cell import FRAMES, RunCell
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.message import decode, encode
@@ -21,10 +21,10 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
     """Base of executors whose sites keep step: an iteration ends when every in-neighbour's value is there.
 
     Args:
-        sync_timeout: seconds to wait for the neighbours; None takes the run's ``peer_timeout`` (60 s unless set).
+        sync_timeout: seconds to wait for the neighbours; None takes the run's ``peer_timeout``.
 
     Attributes:
-        neighbors_values: received values by iteration and neighbour; delete an iteration when it is done with.
+        neighbors_values: received values by iteration and neighbour; delete an iteration after use.
     """
 
     def __init__(self, sync_timeout: float | None = None) -> None:
@@ -53,6 +53,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             observer=self._traffic,
             cancelled=lambda: bool(abort_signal.triggered),
         )
+        self._cell = cell
         cell.listen(FRAMES, link.deliver)
         link.open(float(config.extra.get("start_timeout", DEFAULT_PEER_TIMEOUT)))
         self._link = link

@@ -1,0 +1,39 @@
+"""Bytes exchanged with each peer, for a run's result."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from flaremesh.links.protocol import LinkObserver
+
+
+class TrafficCounter:
+    """A LinkObserver that counts, and passes on to ``others``.
+
+    Attributes:
+        sent_bytes, received_bytes: payload bytes by peer.
+        refused_messages: by reason.
+    """
+
+    def __init__(self, others: Sequence[LinkObserver] = ()):
+        self.sent_bytes: Counter[str] = Counter()
+        self.received_bytes: Counter[str] = Counter()
+        self.refused_messages: Counter[str] = Counter()
+        self._others = others
+
+    def sent(self, peer: str, payload_bytes: int) -> None:
+        """See LinkObserver.sent."""
+        self.sent_bytes[peer] += payload_bytes
+        for other in self._others:
+            other.sent(peer, payload_bytes)
+
+    def received(self, peer: str, payload_bytes: int) -> None:
+        """See LinkObserver.received."""
+        self.received_bytes[peer] += payload_bytes
+        for other in self._others:
+            other.received(peer, payload_bytes)
+
+    def refused(self, peer: str, reason: str) -> None:
+        """See LinkObserver.refused."""
+        self.refused_messages[reason] += 1
+        for other in self._others:
+            other.refused(peer, reason)

@@ -1,0 +1,229 @@
+"""The server's part of a run: configure, start, watch, and tell the outcome."""
+
+import json
+import threading
+import time
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.controller_spec import Task as ControllerTask
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from flaremesh.p2p.cell import PROGRESS, RunCell
+from flaremesh.p2p.fed_job import prepare
+from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, RunState, SiteOutcome
+from flaremesh.p2p.tasks import PROGRESS_COMMAND, REASON, Task
+from flaremesh.p2p.types import Config, LocalConfig
+
+_POLL_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 3.0  # an aborted site says so within this time; one that was killed does not
+
+
+class SiteFailure(Exception):
+    """A site ended the run; the message names the site and the cause."""
+
+
+class DistOptController(Controller):
+    """Sends each site its part of the network, starts all of them, and ends the run at the first failure.
+
+    Args:
+        config: network and ``extra``, or the same as a dict.
+        start_timeout: seconds for all sites to come up and greet their neighbours; ``extra`` may override it.
+        labels: what the result says about itself: name, topology, predicted_contraction.
+    """
+
+    def __init__(
+        self,
+        config: Config | dict[str, Any],
+        start_timeout: float = 60.0,
+        labels: dict[str, Any] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        # FedJob writes constructor arguments as JSON and finds them under their names, or with an underscore
+        self._config = asdict(config) if isinstance(config, Config) else config
+        self.start_timeout = start_timeout
+        self.labels = labels or {}
+        self._state = RunState.WAITING
+        self._failure: str | None = None
+        self._changed = threading.Event()
+        self._progress: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, dict[str, Any]] = {}
+        self._configured: set[str] = set()
+
+    @cached_property
+    def config(self) -> Config:
+        """The network and ``extra``."""
+        return Config(**self._config)
+
+    def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
+        """Called by FedJob."""
+        prepare(job)
+        super().add_to_fed_job(job, ctx, **kwargs)
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Listen for the sites' progress and for the admin's question about it."""
+        cell = RunCell(fl_ctx, [node.id for node in self.config.network.nodes])
+        cell.listen(PROGRESS, self._hear)
+        fl_ctx.get_engine().register_app_command(PROGRESS_COMMAND, self._report)
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing is left to stop."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """The whole run; a failure becomes a failed job with the reason in result.json and in the log."""
+        started = time.monotonic()
+        try:
+            self._configure(abort_signal, fl_ctx)
+            self._run(abort_signal, fl_ctx)
+        except (SiteFailure, ValueError) as error:
+            self._failure = str(error)
+        if abort_signal.triggered and self._failure is None:
+            self._failure = self._silent_sites()
+        self._state = (
+            RunState.FAILED
+            if self._failure
+            else RunState.ABORTED
+            if abort_signal.triggered
+            else RunState.FINISHED
+        )
+        self._write(fl_ctx, time.monotonic() - started)
+        if self._state is RunState.FAILED and not abort_signal.triggered:
+            self.system_panic(self._failure, fl_ctx)
+
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """A reply that came after its task ended changes nothing."""
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """A site whose heartbeat stopped fails the run."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.CLIENT_DISCONNECTED:
+            self._fail(
+                f"{fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME)}: lost its connection to the server"
+            )
+
+    def _configure(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        self._state = RunState.CONFIGURING
+        schedules = self.config.network.schedules()
+        for index, (site, schedule) in enumerate(schedules.items()):
+            part = LocalConfig(
+                neighbors=self.config.network.node(site).neighbors,
+                extra=self.config.extra,
+                schedule=schedule,
+                index=index,
+                sites=len(schedules),
+            )
+            self.send(self._task(Task.CONFIG, asdict(part)), fl_ctx, targets=[site])
+        timeout = float(self.config.extra.get("start_timeout", self.start_timeout))
+        deadline = time.monotonic() + timeout
+        while missing := schedules.keys() - self._configured:
+            if time.monotonic() > deadline:
+                raise SiteFailure(
+                    f"{', '.join(sorted(missing))}: not ready within {timeout:g} s of the start"
+                )
+            if self._wait(abort_signal):
+                return
+
+    def _run(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        if abort_signal.triggered:
+            return
+        self._state = RunState.RUNNING
+        sites = [node.id for node in self.config.network.nodes]
+        self.broadcast(self._task(Task.RUN_ALGORITHM, self.config.extra), fl_ctx, targets=sites)
+        while set(sites) - self._results.keys():
+            if self._wait(abort_signal):
+                return
+
+    def _task(self, name: Task, data: dict[str, Any]) -> ControllerTask:
+        shareable = DXO(data_kind=DataKind.APP_DEFINED, data=data).to_shareable()
+        return ControllerTask(name=name.value, data=shareable, result_received_cb=self._take_result)
+
+    def _take_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        site, result = client_task.client.name, client_task.result
+        code = result.get_return_code()
+        if code != ReturnCode.OK:
+            if code != ReturnCode.TASK_ABORTED:
+                self._fail(f"{site}: {result.get_header(REASON) or code}")
+        elif client_task.task.name == Task.CONFIG:
+            self._configured.add(site)
+        else:
+            self._results[site] = from_shareable(result).data
+        client_task.result = None
+        self._changed.set()
+
+    def _fail(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        self._changed.set()
+
+    def _wait(self, abort_signal: Signal) -> bool:
+        """Wait a moment for news; True when the run was aborted, SiteFailure when a site failed."""
+        self._changed.wait(_POLL_SECONDS)
+        self._changed.clear()
+        if self._failure is not None:
+            raise SiteFailure(self._failure)
+        return bool(abort_signal.triggered)
+
+    def _silent_sites(self) -> str | None:
+        """NVFlare aborts a run whose job process died without saying which: it is the one that is silent."""
+        sites = {node.id for node in self.config.network.nodes}
+        deadline = time.monotonic() + _LAST_WORDS_SECONDS
+        while silent := {
+            s for s in sites - self._results.keys() if not self._progress.get(s, {}).get("stopped")
+        }:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+        if not silent or silent == sites:
+            return None
+        return f"{', '.join(sorted(silent))}: the job process ended without a word; killed, or out of memory"
+
+    def _hear(self, site: str, data: Any) -> None:
+        if any(node.id == site for node in self.config.network.nodes):
+            self._progress[site] = json.loads(bytes(data))
+
+    def _report(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
+        return {"state": self._state.value, "reason": self._failure, "sites": self._progress}
+
+    def _write(self, fl_ctx: FLContext, seconds: float) -> None:
+        network = self.config.network
+        sites = [node.id for node in network.nodes]
+        results = {site: dict(self._results.get(site, {})) for site in sites}
+        algorithms = {result.pop("algorithm", None) for result in results.values()} - {None}
+        document = RunOutcome(
+            run_id=fl_ctx.get_job_id(),
+            name=self.labels.get("name", ""),
+            outcome=self._state,
+            reason=self._failure,
+            algorithm=self.labels.get("algorithm") or next(iter(algorithms), None),
+            topology=self.labels.get("topology"),
+            iterations=int(self.config.extra.get("iterations", 0)),
+            seconds=seconds,
+            predicted_contraction=self.labels.get("predicted_contraction"),
+            sites={
+                site: SiteOutcome(**result) if result else SiteOutcome(**self._last_seen(site))
+                for site, result in results.items()
+            },
+            graph={"sites": sites, "matrices": network.matrices()},
+        ).to_dict()
+        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text(json.dumps(document, indent=1))
+
+    def _last_seen(self, site: str) -> dict[str, Any]:
+        """What is known of a site that did not finish."""
+        seen = self._progress.get(site, {})
+        metrics = {name: seen[name] for name in ("loss", "accuracy") if name in seen}
+        return {"iterations": seen.get("iteration", 0), "metrics": metrics}

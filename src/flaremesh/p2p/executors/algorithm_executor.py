@@ -1,0 +1,107 @@
+"""Any registered algorithm on any problem: the executor of `flaremesh run` and base of the named ones."""
+
+import time
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from flaremesh import algorithms
+from flaremesh.metrics.sink import Evaluation, Fanout, Iteration
+from flaremesh.p2p.cell import PROGRESS, SERVER
+from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
+from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome
+from flaremesh.p2p.progress import ProgressReporter
+from flaremesh.problems.protocol import Problem, SiteContext
+from flaremesh.problems.reference import load_problem
+from flaremesh.runtime.history import History
+from flaremesh.runtime.site_run import RunOptions, SiteRun
+
+_HISTORY_POINTS = 500  # of a site's history that leave the site
+
+
+class AlgorithmExecutor(SyncAlgorithmExecutor):
+    """Runs ``algorithm`` on ``problem``; hyper-parameters and run options come from the run's ``extra``.
+
+    Args:
+        algorithm: name in the registry.
+        problem: {"path": dotted class path, "args": keyword arguments}; None where a subclass overrides
+            ``_make_problem``.
+        sync_timeout: see SyncAlgorithmExecutor.
+    """
+
+    def __init__(
+        self, algorithm: str, problem: dict[str, Any] | None = None, sync_timeout: float | None = None
+    ) -> None:
+        super().__init__(sync_timeout)
+        self.algorithm = algorithm
+        self.problem = problem
+        self._outcome = SiteOutcome()
+
+    def iteration(self, record: Iteration) -> None:
+        """Hook after every iteration; see MetricsSink."""
+
+    def evaluation(self, record: Evaluation) -> None:
+        """Hook after every evaluation; see MetricsSink."""
+
+    def _observe(self, run: SiteRun) -> None:
+        """Hook after every iteration, for executors that look at the iterate itself."""
+
+    def _run_dir(self, fl_ctx: FLContext) -> Path:
+        return Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id()))
+
+    def _make_problem(self, site: SiteContext) -> Problem:
+        if self.problem is None:
+            raise ValueError("the job names no problem")
+        return load_problem(self.problem["path"], site, self.problem.get("args", {}))
+
+    def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+        """See BaseDistOptExecutor; leaves history and model in the run folder, whatever the outcome."""
+        assert self._link is not None, "the controller configures a site before it runs"
+        extra = from_shareable(shareable).data
+        folder = self._run_dir(fl_ctx) / RUN_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        site = SiteContext(self.client_name, self.config.index, self.config.sites, int(extra.get("seed", 0)))
+        options = RunOptions(**{name: extra[name] for name in _names(RunOptions) & extra.keys()})
+        progress = ProgressReporter(lambda data: self._cell.post(SERVER, PROGRESS, data))
+        started = time.perf_counter()
+        with History(folder / "history.jsonl") as history:
+            try:
+                run = SiteRun(
+                    self._make_algorithm(extra),
+                    self._make_problem(site),
+                    self.config.schedule,
+                    self._link,
+                    Fanout(history, progress, self),
+                    replace(options, peer_timeout=self.peer_timeout),
+                )
+                for iteration in range(options.iterations):
+                    run.send(iteration)
+                    run.advance(iteration)
+                    self._observe(run)
+                run.save(folder / "model.safetensors")
+            finally:
+                progress.stop()
+                self._outcome = SiteOutcome(
+                    iterations=history.last_iteration,
+                    metrics=history.last_metrics,
+                    seconds=time.perf_counter() - started,
+                    sent_bytes=dict(self._traffic.sent_bytes),
+                    received_bytes=dict(self._traffic.received_bytes),
+                    history=history.thinned(_HISTORY_POINTS),
+                )
+
+    def _make_algorithm(self, extra: dict[str, Any]) -> algorithms.Algorithm[Any]:
+        hyperparameters = _names(algorithms.algorithm_class(self.algorithm)) & extra.keys()
+        return algorithms.create(self.algorithm, **{name: extra[name] for name in hyperparameters})
+
+    def _result(self) -> dict[str, Any]:
+        return {"algorithm": self.algorithm, **asdict(self._outcome)}
+
+
+def _names(dataclass: type[Any]) -> set[str]:
+    return {field.name for field in fields(dataclass)}

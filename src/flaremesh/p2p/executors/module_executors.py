@@ -1,0 +1,91 @@
+"""Training a torch module: subclass one of these and build model and data in the constructor."""
+
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+import torch
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from torch import Tensor
+from torch.nn import Module
+
+from flaremesh.metrics.sink import Evaluation, Iteration
+from flaremesh.p2p.executors.algorithm_executor import AlgorithmExecutor
+from flaremesh.problems.module import Batch, ModuleProblem
+from flaremesh.problems.protocol import Problem, SiteContext
+
+
+class ModuleExecutor(AlgorithmExecutor):
+    """Base of the executors below.
+
+    Args:
+        model: the module; all sites start from the parameters of the first one.
+        loss: (outputs, targets) -> mean loss over the batch.
+        train_dataloader: batches of (inputs, targets).
+        test_dataloader: the same for evaluation.
+        val_dataloader: used for evaluation where there is no test_dataloader.
+        sync_timeout: see SyncAlgorithmExecutor.
+
+    Attributes:
+        train_loss_sequence: (seconds, loss on the mini-batch) of every iteration; saved as a .pt file.
+        test_loss_sequence: (seconds, loss) of every evaluation; saved as a .pt file.
+    """
+
+    algorithm_name: ClassVar[str]
+
+    def __init__(
+        self,
+        model: Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        train_dataloader: Iterable[Batch],
+        test_dataloader: Iterable[Batch] | None = None,
+        val_dataloader: Iterable[Batch] | None = None,
+        sync_timeout: float | None = None,
+    ) -> None:
+        super().__init__(self.algorithm_name, sync_timeout=sync_timeout)
+        self.model = model
+        self.loss = loss
+        self.train_dataloader = train_dataloader
+        self.test_dataloader = test_dataloader
+        self.val_dataloader = val_dataloader
+        self.train_loss_sequence: list[tuple[float, float]] = []
+        self.test_loss_sequence: list[tuple[float, float]] = []
+        self._seconds = 0.0
+
+    def iteration(self, record: Iteration) -> None:
+        """See MetricsSink.iteration."""
+        self._seconds += record.seconds
+        if record.loss is not None:
+            self.train_loss_sequence.append((self._seconds, record.loss))
+
+    def evaluation(self, record: Evaluation) -> None:
+        """See MetricsSink.evaluation."""
+        if "loss" in record.metrics:
+            self.test_loss_sequence.append((self._seconds, record.metrics["loss"]))
+
+    def _make_problem(self, site: SiteContext) -> Problem:
+        test = self.test_dataloader or self.val_dataloader or ()
+        return ModuleProblem(site, self.model, self.loss, self.train_dataloader, test)
+
+    def _post_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+        for name in ("train_loss_sequence", "test_loss_sequence"):
+            torch.save(torch.tensor(getattr(self, name)), self._run_dir(fl_ctx) / f"{name}.pt")
+
+
+class DGDExecutor(ModuleExecutor):
+    """Distributed gradient descent, combine then adapt: the gradient is taken at the mixed point."""
+
+    algorithm_name = "dgd-cta"
+
+
+class GTExecutor(ModuleExecutor):
+    """Gradient tracking."""
+
+    algorithm_name = "gradient-tracking"
+
+
+class GTADAMExecutor(ModuleExecutor):
+    """GTAdam: gradient tracking with adaptive moments; ``extra`` holds beta1, beta2 and epsilon."""
+
+    algorithm_name = "gtadam"

@@ -1,0 +1,60 @@
+"""How far a site is, told to the server twice a second while it runs."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flaremesh.metrics.sink import Evaluation, Iteration
+
+_PERIOD_SECONDS = 0.5
+
+
+class ProgressReporter:
+    """A MetricsSink that keeps the latest figures and posts them from its own thread.
+
+    Args:
+        post: sends bytes to the server; may lose them.
+    """
+
+    def __init__(self, post: Callable[[bytes], None]):
+        self._post = post
+        self._latest: dict[str, Any] = {"iteration": 0}
+        self._news = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._report, name="progress", daemon=True)
+        self._thread.start()
+
+    def iteration(self, record: Iteration) -> None:
+        """See MetricsSink.iteration."""
+        figures = {
+            "iteration": record.iteration,
+            "consensus_distance": record.consensus_distance,
+            "seconds_per_iteration": record.seconds,
+        }
+        if record.loss is not None:
+            figures["train_loss"] = record.loss
+        self._update(figures)
+
+    def evaluation(self, record: Evaluation) -> None:
+        """See MetricsSink.evaluation."""
+        self._update(record.metrics)
+
+    def stop(self) -> None:
+        """Tell the last figures and end; ``stopped`` lets the server tell an aborted site from a dead one."""
+        self._update({"stopped": True})
+        self._stopped.set()
+        self._thread.join()
+
+    def _update(self, figures: Mapping[str, Any]) -> None:
+        self._latest = {**self._latest, **figures}  # replaced whole: the thread reads it without a lock
+        self._news.set()
+
+    def _report(self) -> None:
+        while True:
+            self._news.wait()
+            self._news.clear()
+            self._post(json.dumps(self._latest).encode())
+            if self._stopped.wait(_PERIOD_SECONDS):
+                self._post(json.dumps(self._latest).encode())
+                return
