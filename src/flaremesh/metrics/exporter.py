@@ -1,0 +1,93 @@
+"""The HTTP side of a participant: metrics for a scraper, health and readiness for its supervisor."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
+from http.server import ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry, MetricsHandler
+from prometheus_client.registry import Collector
+
+_log = logging.getLogger(__name__)
+
+_CLIENT_SECONDS = 10.0  # a client that says nothing for longer loses its connection
+
+Missing = Callable[[], Sequence[str]]
+"""What keeps a participant from taking part in a run, as phrases; empty when it is ready."""
+
+
+class Exporter:
+    """Serves ``/metrics``, ``/healthz`` and ``/readyz`` from threads that end with the process.
+
+    ``/healthz`` says that the process answers. ``/readyz`` is 200 when nothing is missing and 503 otherwise;
+    its body is JSON: ``{"ready": bool, "missing": [phrases]}``.
+
+    Args:
+        host: address to bind.
+        port: port to bind; 0 takes a free one.
+        collectors: the metrics.
+        missing: see Missing; called for every request.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int, collectors: Iterable[Collector], missing: Missing):
+        registry = CollectorRegistry(support_collectors_without_names=True)
+        for collector in collectors:
+            registry.register(collector)
+
+        class Handler(_Handler):
+            pass
+
+        Handler.registry = registry
+        Handler.missing = staticmethod(missing)
+        self._server = _Server((host, port), Handler)
+        threading.Thread(target=self._server.serve_forever, name="exporter", daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """The port that was bound."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop serving and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        _log.warning("a request from %s to the metrics port failed", client_address, exc_info=True)
+
+
+class _Handler(MetricsHandler):
+    missing: Missing
+    timeout = _CLIENT_SECONDS
+
+    def do_GET(self) -> None:  # noqa: N802  (the name is BaseHTTPRequestHandler's)
+        """Answer one request."""
+        match urlsplit(self.path).path:
+            case "/metrics":
+                super().do_GET()
+            case "/healthz":
+                self._reply(HTTPStatus.OK, {"alive": True})
+            case "/readyz":
+                missing = list(self.missing())
+                status = HTTPStatus.SERVICE_UNAVAILABLE if missing else HTTPStatus.OK
+                self._reply(status, {"ready": not missing, "missing": missing})
+            case _:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _reply(self, status: HTTPStatus, document: object) -> None:
+        body = json.dumps(document).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

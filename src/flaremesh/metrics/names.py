@@ -1,0 +1,123 @@
+"""The metrics that flaremesh exports: the one place that names them.
+
+A series of a run carries the label ``slot``: the number of the place that the run's process holds at its
+site. Slots are few and used again, so the number of series stays bounded over any number of runs;
+``run_info`` tells which run holds a slot. The site itself is no label: the scraper knows whom it scrapes.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Literal
+
+PREFIX = "flaremesh_"
+
+# an iteration takes from under a millisecond (scalar consensus) to minutes (a large model)
+_DURATIONS = tuple(scale * step for scale in (1e-3, 1e-2, 1e-1, 1.0) for step in (1.0, 2.5, 5.0))
+DURATION_BUCKETS = (0.0005, *(round(bound, 4) for bound in _DURATIONS), 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Upper bounds, seconds."""
+
+
+class RunState(StrEnum):
+    """Where a run is."""
+
+    WAITING = "waiting"
+    CONFIGURING = "configuring"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+    @property
+    def ended(self) -> bool:
+        """Nothing follows this state."""
+        return self in (RunState.FINISHED, RunState.FAILED, RunState.ABORTED)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: with unit and suffix, without PREFIX.
+        kind: histograms have DURATION_BUCKETS.
+        help: what it says, one sentence.
+        labels: its label names, for a run's metric besides ``slot``.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """As Prometheus sees it."""
+        return PREFIX + self.name
+
+
+class RunMetric(Enum):
+    """Metrics that the process of a run writes."""
+
+    INFO = Metric(
+        "run_info", "gauge", "1 for the run that holds the slot.", ("run_id", "algorithm", "topology")
+    )
+    STATE = Metric("run_state", "gauge", "1 for the state the run is in, 0 for the others.", ("state",))
+    ITERATIONS = Metric("iterations_total", "counter", "Iterations finished.")
+    CURRENT_ITERATION = Metric("current_iteration", "gauge", "Iterations that the run has finished.")
+    MAX_ITERATIONS = Metric("max_iterations", "gauge", "Iterations that the run shall do.")
+    LAST_ITERATION = Metric(
+        "last_iteration_timestamp_seconds", "gauge", "When the last iteration ended, Unix time."
+    )
+    ITERATION_SECONDS = Metric("iteration_duration_seconds", "histogram", "Wall clock of an iteration.")
+    PHASE_SECONDS = Metric(
+        "phase_duration_seconds",
+        "histogram",
+        "Wall clock of a phase of an iteration: compute or wait.",
+        ("phase",),
+    )
+    TRAIN_LOSS = Metric("train_loss", "gauge", "Loss on the last mini-batch.")
+    VALIDATION_LOSS = Metric("validation_loss", "gauge", "Loss of the last evaluation.")
+    VALIDATION_ACCURACY = Metric(
+        "validation_accuracy_ratio", "gauge", "Accuracy of the last evaluation, 0 to 1."
+    )
+    CONSENSUS_DISTANCE = Metric(
+        "consensus_distance", "gauge", "Norm of the site's value minus its neighbourhood's weighted mean."
+    )
+    NON_FINITE = Metric(
+        "non_finite_values_total", "counter", "Iterations with a NaN or infinite loss or distance."
+    )
+    NEIGHBORS = Metric("neighbors", "gauge", "Sites whose values this site mixes.")
+    MIXING_WEIGHT = Metric(
+        "mixing_weight",
+        "gauge",
+        "Weight of a neighbour in this site's mix, the mean over the phases.",
+        ("peer",),
+    )
+    SENT_BYTES = Metric(
+        "sent_bytes_total", "counter", "Payload sent to a neighbour, resends included.", ("peer",)
+    )
+    RECEIVED_BYTES = Metric(
+        "received_bytes_total", "counter", "Payload received from a neighbour.", ("peer",)
+    )
+    EXCHANGE_ATTEMPTS = Metric(
+        "exchange_attempts_total", "counter", "Messages sent to a neighbour, resends included.", ("peer",)
+    )
+    EXCHANGE_FAILURES = Metric(
+        "exchange_failures_total",
+        "counter",
+        "Arrivals that were refused; the peer is empty for one that is no neighbour.",
+        ("peer", "reason"),
+    )
+
+
+class AgentMetric(Enum):
+    """Metrics of a site's or the server's long-lived process."""
+
+    BUILD_INFO = Metric("build_info", "gauge", "1; what is installed.", ("version", "nvflare", "torch"))
+    CERTIFICATE_EXPIRY = Metric(
+        "certificate_expiry_timestamp_seconds", "gauge", "When the participant's certificate ends, Unix time."
+    )
+    READY = Metric("ready", "gauge", "1 while the participant could take part in a run.")
+    RUNNING_JOBS = Metric("running_jobs", "gauge", "Jobs whose process runs here.")
+    REGISTERED = Metric("registered", "gauge", "1 while the server knows the site.")
+    REGISTERED_SITES = Metric("registered_sites", "gauge", "Sites that the server knows.")

@@ -1,0 +1,152 @@
+"""What the agents of sites and of the server have in common."""
+
+import json
+import os
+import threading
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.x509 import load_pem_x509_certificate
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+from flaremesh.metrics.exporter import Exporter
+from flaremesh.metrics.names import AgentMetric
+from flaremesh.p2p.agents.janitor import Retention, sweep
+from flaremesh.p2p.agents.termination import on_termination
+
+PORT_VARIABLE: Final = "FLAREMESH_METRICS_PORT"
+"""Environment variable that overrides an agent's port; 0 takes a free one."""
+
+AGENT_FILE: Final = "agent.json"
+"""File in the workspace that says where the agent serves: ``{"url": ..., "pid": ...}``."""
+
+_SWEEP_SECONDS = 3600.0
+
+
+class Agent(FLComponent):
+    """Serves metrics and readiness, stops its process in an orderly way, and removes old run folders.
+
+    Args:
+        host: address to serve on.
+        port: port to serve on.
+        keep_runs: how many of the last runs' folders to keep.
+        keep_days: for how many days to keep a run's folder.
+    """
+
+    stop_seconds: float
+    """Bound of the orderly stop."""
+
+    certificate: str
+    """File name of the participant's certificate in its startup kit."""
+
+    def __init__(self, host: str = "0.0.0.0", port: int = 9464, keep_runs: int = 50, keep_days: float = 30.0):
+        super().__init__()
+        self._host = host
+        self._port = port
+        self._retention = Retention(keep_runs, keep_days)
+        self._stopping = False
+        self.engine: Any = None
+        self.workspace = Path()
+
+    @abstractmethod
+    def missing(self) -> Sequence[str]:
+        """What keeps the participant from taking part in a run."""
+
+    @abstractmethod
+    def running_jobs(self) -> Collection[str]:
+        """Ids of the jobs whose process runs here."""
+
+    @abstractmethod
+    def collect(self) -> Iterable[Family]:
+        """Metrics of this kind of agent."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Leave the mesh and bring the process to its end."""
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Start when the process does."""
+        if event_type == EventType.SYSTEM_BOOTSTRAP:
+            self.engine = fl_ctx.get_engine()
+            self.workspace = Path(fl_ctx.get_workspace().get_root_dir())
+            self.start(fl_ctx)
+
+    def start(self, fl_ctx: FLContext) -> None:
+        """Begin to serve, to listen to signals and to sweep."""
+        self._serve(fl_ctx)
+        on_termination(self._stop, self.stop_seconds)
+        threading.Thread(target=self._sweep_for_ever, name="janitor", daemon=True).start()
+
+    def collectors(self) -> list[Collector]:
+        """What is exported."""
+        return [_AgentMetrics(self)]
+
+    def sweep(self) -> None:
+        """Remove the run folders that are no longer kept."""
+        sweep(self.workspace, self.running_jobs(), self._retention)
+
+    def why_not_ready(self) -> Sequence[str]:
+        """See Exporter: what is missing, or that the process is on its way out."""
+        return ["stopping"] if self._stopping else self.missing()
+
+    def certificate_expiry(self) -> float:
+        """When the participant's certificate ends, Unix time."""
+        pem = (self.workspace / "startup" / self.certificate).read_bytes()
+        return load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+
+    def _serve(self, fl_ctx: FLContext) -> None:
+        port = int(os.environ.get(PORT_VARIABLE, self._port))
+        file = self.workspace / AGENT_FILE
+        file.unlink(missing_ok=True)
+        try:
+            exporter = Exporter(self._host, port, self.collectors(), self.why_not_ready)
+        except OSError as error:
+            self.log_error(
+                fl_ctx,
+                f"no metrics and no readiness: cannot serve on {self._host}:{port} ({error.strerror}). "
+                f"Free the port, or choose another one with {PORT_VARIABLE}, and start again.",
+            )
+            return
+        host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({"url": f"http://{host}:{exporter.port}", "pid": os.getpid()}) + "\n")
+        partial.replace(file)
+        self.log_info(fl_ctx, f"serving metrics and readiness on {self._host}:{exporter.port}")
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self.stop()
+
+    def _sweep_for_ever(self) -> None:
+        while True:
+            self.sweep()
+            threading.Event().wait(_SWEEP_SECONDS)
+
+
+class _AgentMetrics(Collector):
+    def __init__(self, agent: Agent):
+        self._agent = agent
+
+    def collect(self) -> Iterable[Family]:
+        info = gauge(AgentMetric.BUILD_INFO)
+        info.add_metric([version("flaremesh"), version("nvflare"), version("torch")], 1)
+        yield info
+        yield gauge(AgentMetric.CERTIFICATE_EXPIRY, self._agent.certificate_expiry())
+        yield gauge(AgentMetric.READY, not self._agent.why_not_ready())
+        yield gauge(AgentMetric.RUNNING_JOBS, len(self._agent.running_jobs()))
+        yield from self._agent.collect()
+
+
+def gauge(metric: AgentMetric, value: float | None = None) -> GaugeMetricFamily:
+    """A gauge without labels and its value, or one that waits for its labelled values."""
+    return GaugeMetricFamily(
+        metric.value.full_name, metric.value.help, value=value, labels=metric.value.labels or None
+    )

@@ -1,0 +1,59 @@
+"""The agent of the server."""
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import SystemComponents
+from nvflare.apis.fl_context import FLContext
+from prometheus_client.metrics_core import Metric as Family
+
+from flaremesh.metrics.names import AgentMetric
+from flaremesh.p2p.agents.agent import Agent, gauge
+
+_JOB_SECONDS = 15.0  # for the jobs to end: NVFlare kills their processes after 10 s
+_POLL_SECONDS = 0.1
+
+
+class ServerAgent(Agent):
+    """Also gives jobs that an earlier server process left unfinished their final status."""
+
+    # the jobs, then NVFlare waits for connected clients (shutdown_period, 30 s by default), then its own end
+    stop_seconds = 60.0
+    certificate = "server.crt"
+
+    def start(self, fl_ctx: FLContext) -> None:
+        """See Agent.start."""
+        self._started = False
+        # before the job runner starts: whatever is RUNNING now is not
+        self._runner = self.engine.get_component(SystemComponents.JOB_RUNNER)
+        self._runner.update_unfinished_jobs(fl_ctx)
+        super().start(fl_ctx)
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """See Agent.handle_event."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.SYSTEM_START:
+            self._started = True
+
+    def missing(self) -> Sequence[str]:
+        """See Agent.missing."""
+        return [] if self._started else ["starting"]
+
+    def running_jobs(self) -> Collection[str]:
+        """See Agent.running_jobs."""
+        return list(self._runner.running_jobs)
+
+    def collect(self) -> Iterable[Family]:
+        """See Agent.collect."""
+        yield gauge(AgentMetric.REGISTERED_SITES, len(self.engine.get_clients()))
+
+    def stop(self) -> None:
+        """Abort the jobs and wait until their status is stored, then shut down."""
+        with self.engine.new_context() as fl_ctx:
+            for job in self.running_jobs():
+                self._runner.stop_run(job, fl_ctx)
+        deadline = time.monotonic() + _JOB_SECONDS
+        while self.running_jobs() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        self.engine.shutdown_server()
