@@ -12,6 +12,7 @@ from typing import Any, Final
 from cryptography.x509 import load_pem_x509_certificate
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
@@ -76,7 +77,7 @@ class Agent(FLComponent):
         """Start when the process does."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
             self.engine = fl_ctx.get_engine()
-            self.workspace = Path(fl_ctx.get_workspace().get_root_dir())
+            self.workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
             self.start(fl_ctx)
 
     def start(self, fl_ctx: FLContext) -> None:
