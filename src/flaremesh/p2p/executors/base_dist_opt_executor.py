@@ -78,7 +78,7 @@ class BaseDistOptExecutor(Executor, ABC):
         """Take the site's part of the network; when this returns the site is ready to run."""
         self.config = config
         self.neighbors = config.neighbors
-        self._weight = 1.0 - sum(neighbor.weight or 0.0 for neighbor in config.neighbors)
+        self._weight = config.schedule[0].self_weight
 
     def _finish(self) -> None:
         """Free what ``_configure`` made, whatever the outcome."""
