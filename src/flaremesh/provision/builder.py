@@ -13,10 +13,7 @@ from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder
 from nvflare.security.security import COMMAND_CATEGORIES
 
-from flaremesh.topology.schema import Code, Topology
-
-SERVER = "server"
-"""The server's NVFlare name: the common name of its certificate and the name of its kit."""
+from flaremesh.topology.schema import SERVER, Code, Topology
 
 HEART_BEAT_TIMEOUT = 30
 """Seconds of silence after which the server takes a site for lost; sites beat every 10 s."""

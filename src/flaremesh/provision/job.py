@@ -8,10 +8,9 @@ from typing import Any
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.tasks import Task
-from flaremesh.provision.builder import SERVER
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.neighborhood import Neighborhood
-from flaremesh.topology.schema import ProblemReference, Run, Topology
+from flaremesh.topology.schema import SERVER, ProblemReference, Run, Topology
 
 _SERVER_APP = "app_server"
 _SITE_APP = "app_sites"
@@ -102,9 +101,9 @@ def _source(topology: Topology) -> Path | None:
         return None
     if not topology.code.files:
         raise JobError(
-            f"the problem is the file {file}, and this mesh takes no code from jobs. Either set "
-            "`code: {files: true}` in the topology file and provision again, or install the file as a package at "
-            "the sites, list the package under `code: {packages: [...]}` and name the problem by its path."
+            f"the problem is the file {file}, and this mesh takes no code from jobs. "
+            "Set `code: {files: true}` in the topology file and provision again; or install the file as a "
+            "package at the sites, list that under `code: {packages: [...]}` and name the problem by its path."
         )
     if not file.is_file():
         raise JobError(f"the problem's file {file} does not exist")

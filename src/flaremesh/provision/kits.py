@@ -16,9 +16,11 @@ from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.provision import firewall
 from flaremesh.provision.builder import KitBuilder, project_of
 from flaremesh.provision.certificates import Certificate, CertificateStore
-from flaremesh.provision.replacement import replace_file, replace_folder, workplace
+from flaremesh.provision.replacement import replace_file, replace_folder, replace_text, workplace
+from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 
 _log = logging.getLogger(__name__)
@@ -67,7 +69,9 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
 
     Raises:
         ProvisionError: the topology contradicts what was provisioned before, or NVFlare refused it.
+        GraphError, MissingExtra: see topology.mesh.build.
     """
+    mesh = build(topology)
     kits, state = out / "kits", out / "state"
     project = project_of(topology)
     names = sorted(participant.name for participant in project.get_all_participants())
@@ -92,9 +96,9 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         # keys before kits: what a run loses that ends between the two, the next run makes again from the keys
         replace_file(certificates, state / "cert.json", mode=0o600)
         replaced = [name for name in names if replace_folder(built / name, kits / name, work)]
-        snapshot = work / _TOPOLOGY
-        snapshot.write_text(topology.model_dump_json())
-        replace_file(snapshot, state / _TOPOLOGY, mode=0o600)
+        replace_text(firewall.sheet(topology, mesh), out / "firewall.md", work, mode=0o644)
+        # last, for it says that all of the above is done
+        replace_text(topology.model_dump_json(), state / _TOPOLOGY, work, mode=0o600)
     return Provisioned(
         kits={name: kits / name for name in names},
         added=tuple(name for name in replaced if name not in before),

@@ -29,6 +29,13 @@ def replace_file(new: Path, old: Path, *, mode: int) -> None:
         new.replace(old)
 
 
+def replace_text(text: str, old: Path, work: Path, *, mode: int) -> None:
+    """Put a text in the place of the file ``old`` unless that is what it holds."""
+    new = work / old.name
+    new.write_text(text)
+    replace_file(new, old, mode=mode)
+
+
 def replace_folder(new: Path, old: Path, work: Path) -> bool:
     """Put ``new`` in the place of ``old`` unless they are alike; says whether it did."""
     if old.exists() and _content(new) == _content(old):

@@ -142,3 +142,15 @@ def test_private_keys_and_the_state_are_for_their_owner_only(mesh: Path) -> None
     for path in [*keys, mesh / "state/cert.json", mesh / "state/topology.json"]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE((mesh / "state").stat().st_mode) == 0o700
+
+
+def test_the_firewall_sheet_has_a_line_for_every_connection(tmp_path: Path, make_topology) -> None:
+    link = {"host": "ukb.example.org", "ports": "8102-8105"}
+    sites = [{"name": "bonn", "org": "ukb", "link": link}, {"name": "ulm", "org": "uku"}]
+    provision(make_topology(sites=sites, graph={"kind": "complete"}), tmp_path)
+    lines = (tmp_path / "firewall.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("|")][2:] == [
+        "| bonn | server | mesh.example.org | 8002 |",
+        "| ulm | server | mesh.example.org | 8002 |",
+        "| ulm | bonn | ukb.example.org | 8102-8105 |",
+    ]

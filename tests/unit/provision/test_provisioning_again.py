@@ -190,7 +190,7 @@ def test_an_interrupted_run_leaves_usable_kits_and_is_completed_by_the_next(
 
     result = provision(moved, tmp_path)
     assert "worms" in result.added
-    assert {path.name for path in tmp_path.iterdir()} == {"kits", "state"}
+    assert {path.name for path in tmp_path.iterdir()} == {"firewall.md", "kits", "state"}
     fresh = provision(moved, tmp_path)
     assert (fresh.added, fresh.changed, fresh.reissued) == ((), (), {})
 
