@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+from flaremesh.errors import FlaremeshError
+
 Payload: TypeAlias = bytes | memoryview
 Cancelled: TypeAlias = Callable[[], bool]
 """True once the run has been aborted; polled while waiting."""
@@ -16,7 +18,7 @@ class Key(NamedTuple):
     sender: str
 
 
-class LinkError(Exception):
+class LinkError(FlaremeshError):
     """A link cannot do what was asked; the message names the peer and the cause."""
 
 

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from torch import Generator, Tensor
 
+from flaremesh.errors import FlaremeshError
+
 
 @dataclass(frozen=True)
 class SiteContext:
@@ -33,7 +35,7 @@ class SiteContext:
         return Generator().manual_seed(int(seed))
 
 
-class ProblemError(Exception):
+class ProblemError(FlaremeshError):
     """A problem cannot be built, or it failed.
 
     Args:

@@ -1,7 +1,9 @@
 """Build the problem that a topology file names."""
 
 import importlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
@@ -11,6 +13,20 @@ from flaremesh.topology.schema import ProblemReference
 def class_path(reference: ProblemReference) -> str:
     """The dotted path of the problem's class; a ``file``'s folder has to be on the import path."""
     return reference.path or f"{reference.file.stem if reference.file else ''}.{reference.name}"
+
+
+@contextmanager
+def importable(reference: ProblemReference) -> Iterator[None]:
+    """Put the folder of a problem's ``file``, if it is one, on the import path for the while."""
+    if reference.file is None:
+        yield
+        return
+    folder = str(reference.file.parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def load_problem(path: str, site: SiteContext, args: Mapping[str, Any]) -> Problem:

@@ -1,5 +1,6 @@
-"""A whole mesh in one process: every site runs the code of a real run, taking turns in one thread."""
+"""Whole meshes in one process: every site runs the code of a real run, taking turns in one thread."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flaremesh.algorithms import Algorithm
+from flaremesh.algorithms import Algorithm, configured
 from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.problems.protocol import Problem, SiteContext
+from flaremesh.problems.reference import class_path, load_problem
 from flaremesh.runtime.history import History, finite_or_none
 from flaremesh.runtime.site_run import RunOptions, SiteRun
+from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.schema import Run
 
 _COORDINATES = 10  # of the mean, in the JSON document
 
@@ -94,6 +98,15 @@ class Simulation:
             self.snapshots.append(self._snapshot(iteration + 1))
             yield self.snapshots[-1]
 
+    def metric_ranges(self) -> dict[str, tuple[float, float]]:
+        """Least and greatest value over the sites of each metric's last evaluation."""
+        metrics = [history.last_metrics for history in self.histories.values()]
+        return {
+            name: (min(values), max(values))
+            for name in metrics[0]
+            if (values := [site[name] for site in metrics if name in site])
+        }
+
     def document(self) -> dict[str, Any]:
         """The history as one JSON document; of the mean, the first coordinates."""
         return {
@@ -108,7 +121,10 @@ class Simulation:
                 }
                 for snapshot in self.snapshots
             ],
-            "metrics": {site: history.last_metrics for site, history in self.histories.items()},
+            "metrics": {
+                site: {name: finite_or_none(value) for name, value in history.last_metrics.items()}
+                for site, history in self.histories.items()
+            },
         }
 
     def _snapshot(self, iteration: int) -> Snapshot:
@@ -122,3 +138,20 @@ class Simulation:
             mean=mean,
             loss=sum(losses) / len(losses) if losses else None,
         )
+
+
+def simulation_of(run: Run, mesh: Mesh) -> Simulation:
+    """The simulation of a topology file's run.
+
+    Raises:
+        ProblemError: the problem cannot be built, or it failed.
+    """
+    if run.problem.file:
+        sys.path.insert(0, str(run.problem.file.parent))
+    return Simulation(
+        mesh.schedules,
+        configured(run),
+        lambda site: load_problem(class_path(run.problem), site, run.problem.args),
+        RunOptions.of(run),
+        run.seed,
+    )

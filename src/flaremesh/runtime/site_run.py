@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Vectors
+from flaremesh.errors import FlaremeshError
 from flaremesh.links import Key, Link, LinkError, Payload
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink
 from flaremesh.problems.protocol import Problem, ProblemError
@@ -22,7 +23,7 @@ from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run
 
 
-class NonFiniteValue(Exception):
+class NonFiniteValue(FlaremeshError):
     """A site's loss or iterate is NaN or infinite; the message names the site."""
 
 

@@ -1,0 +1,40 @@
+"""``flaremesh simulate``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def simulate(
+    topology: Annotated[Path, typer.Argument(help="Topology file.")],
+    iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the history to this file, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the history as JSON.")] = False,
+) -> None:
+    """Run all sites of a topology in this process, with the code of a real run."""
+    from flaremesh.provision.plan import check
+    from flaremesh.runtime.simulate import simulation_of
+    from flaremesh.topology.load import load
+
+    loaded = load(topology)
+    mesh = check(loaded)
+    run = loaded.run if iterations is None else loaded.run.model_copy(update={"iterations": iterations})
+    simulation = simulation_of(run, mesh)
+    simulation.run()
+
+    document = {"name": loaded.name, "algorithm": run.algorithm, **simulation.document()}
+    if output:
+        output.write_text(json.dumps(document))
+    if as_json:
+        typer.echo(json.dumps(document))
+        return
+    first, last = simulation.snapshots[0], simulation.snapshots[-1]
+    typer.echo(
+        f"{loaded.name}: {run.algorithm}, {len(simulation.sites)} sites, {last.iteration} iterations "
+        f"in {simulation.seconds:.1f} s"
+    )
+    typer.echo(f"consensus distance {first.consensus_distance:.3g} -> {last.consensus_distance:.3g}")
+    for name, (least, greatest) in simulation.metric_ranges().items():
+        typer.echo(f"{name} from {least:.4g} to {greatest:.4g}")
