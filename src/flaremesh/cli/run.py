@@ -1,0 +1,52 @@
+"""``flaremesh run``."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.deploy.targets import TargetKind, target_of
+from flaremesh.topology.load import load
+from flaremesh.topology.schema import Run, Topology
+
+_EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 130}
+
+
+def run(
+    topology: TopologyFile,
+    where: Where = TargetKind.LOCAL,
+    output: Output = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Instead of run.iterations.")] = None,
+    stepsize: Annotated[float | None, typer.Option(help="Instead of run.stepsize.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: the algorithm.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the topology's algorithm on a mesh that is up, watch it, and fetch what it leaves behind.
+
+    Exit code: 0 finished, 1 failed, 130 aborted with Ctrl-C.
+    """
+    from flaremesh.cli.progress import ProgressView
+    from flaremesh.deploy import run as runs
+
+    loaded = _override(load(topology), iterations=iterations, stepsize=stepsize)
+    mesh = mesh_folder(loaded, output)
+    started = time.monotonic()
+    with ProgressView(loaded.run.iterations) as view:
+        result = runs.run(
+            loaded, target_of(where, loaded, mesh), mesh, name or loaded.run.algorithm, view.show
+        )
+    seconds = time.monotonic() - started
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2))
+    else:
+        typer.echo(f"{result.outcome} after {seconds:.1f} s: {mesh / 'runs' / result.run_id}")
+    if result.reason:
+        typer.echo(f"Error: {result.reason}", err=True)
+    raise typer.Exit(_EXIT_CODES.get(result.outcome, 1))
+
+
+def _override(topology: Topology, **fields: Any) -> Topology:
+    given = {name: value for name, value in fields.items() if value is not None}
+    run = Run.model_validate(topology.run.model_dump() | given)
+    return topology.model_copy(update={"run": run})

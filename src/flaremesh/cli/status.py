@@ -1,0 +1,46 @@
+"""``flaremesh status``."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.deploy.targets import TargetKind, target_of
+from flaremesh.topology.load import load
+
+if TYPE_CHECKING:
+    from flaremesh.deploy.status import MeshStatus  # brings NVFlare, which --help does not need
+
+
+def status(
+    topology: TopologyFile, where: Where = TargetKind.LOCAL, output: Output = None, as_json: AsJson = False
+) -> None:
+    """Show the processes, the registered sites and the runs of a mesh."""
+    from flaremesh.deploy.status import mesh_status
+
+    loaded = load(topology)
+    mesh = mesh_folder(loaded, output)
+    show(mesh_status(loaded, target_of(where, loaded, mesh), mesh), as_json=as_json)
+
+
+def show(status: "MeshStatus", *, as_json: bool) -> None:
+    """Print a status as tables or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(asdict(status) | {"ready": status.ready}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from flaremesh.cli.progress import progress_table
+
+    console = Console()
+    table = Table("participant", "state", "registered", "where", "metrics")
+    for participant in status.participants:
+        state = "ready" if participant.ready else "starting" if participant.running else "down"
+        registered = "yes" if participant.name in (status.registered or ()) else ""
+        table.add_row(participant.name, state, registered, participant.place, participant.metrics or "")
+    console.print(table)
+    for run in status.runs or ():
+        console.print(progress_table(run.sites, f"run {run.run_id} ({run.name}): {run.state}"))

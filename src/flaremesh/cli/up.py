@@ -1,0 +1,31 @@
+"""``flaremesh up``."""
+
+from typing import Annotated
+
+import typer
+
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.deploy.targets import TargetKind, target_of
+from flaremesh.topology.load import load
+
+
+def up(
+    topology: TopologyFile,
+    where: Where = TargetKind.LOCAL,
+    output: Output = None,
+    timeout: Annotated[float, typer.Option(help="Seconds until everybody must be ready.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Start the server and all sites, from kits that are made first where they are missing or old."""
+    from flaremesh.cli.status import show
+    from flaremesh.deploy.status import mesh_status
+    from flaremesh.provision.kits import provision
+
+    loaded = load(topology)
+    mesh = mesh_folder(loaded, output)
+    provision(loaded, mesh)
+    target = target_of(where, loaded, mesh)
+    started = target.up(timeout)
+    if not as_json:
+        typer.echo(f"Started {', '.join(started)}." if started else "Already up.")
+    show(mesh_status(loaded, target, mesh), as_json=as_json)

@@ -1,0 +1,286 @@
+"""The local target: server and sites as processes on this machine."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import psutil
+
+from flaremesh.deploy.target import DeployError, Participant
+from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
+from flaremesh.p2p.agents import ServerAgent, SiteAgent
+from flaremesh.p2p.agents.agent import AGENT_FILE, PORT_VARIABLE
+from flaremesh.p2p.outcome import RUN_FOLDER
+from flaremesh.topology.schema import SERVER, Topology
+
+_POLL_SECONDS = 0.1
+
+
+class LocalTarget:
+    """Runs every participant from a copy of its kit in ``<mesh>/local/<participant>``.
+
+    Args:
+        topology: the mesh.
+        mesh: folder of the provisioned mesh.
+    """
+
+    def __init__(self, topology: Topology, mesh: Path):
+        self._topology = topology
+        self._kits = mesh / "kits"
+        # NVFlare changes directory, so every path it is given must be absolute
+        self._folder = (mesh / "local").resolve()
+        self._names = [SERVER, *(site.name for site in topology.sites)]
+
+    def up(self, timeout: float) -> list[str]:
+        """See Target."""
+        running = self._processes()
+        missing = [name for name in self._names if name not in running]
+        if SERVER in missing:
+            self._check_port()
+        try:
+            for name in missing:
+                running[name] = self._start(name)
+                self._record(running)
+            self._wait_until_ready(running, timeout)
+        except BaseException:
+            self._stop([name for name in missing if name in running])
+            raise
+        return missing
+
+    def down(self) -> list[str]:
+        """See Target."""
+        running = list(self._processes())
+        self._stop(self._names)
+        return running
+
+    def participants(self) -> list[Participant]:
+        """See Target."""
+        running = self._processes()
+        return [
+            Participant(
+                name=name,
+                running=name in running,
+                ready=name in running and self._is_ready(name),
+                place=f"pid {running[name].pid}" if name in running else "",
+                metrics=f"{agent}/metrics" if name in running and (agent := self._agent(name)) else None,
+            )
+            for name in self._names
+        ]
+
+    def run_folder(self, participant: str, run_id: str) -> Path | None:
+        """See Target."""
+        folder = self._workspace(participant) / run_id / RUN_FOLDER
+        return folder if folder.is_dir() else None
+
+    def end_run(self, run_id: str, timeout: float) -> None:
+        """See Target."""
+        processes = [p for p in self._on_workspaces(self._names) if run_id in p.info["cmdline"]]
+        _, left = psutil.wait_procs(processes, timeout=timeout)
+        _end(left, 0.0)
+
+    def console(self, participant: str) -> Path:
+        """The file with everything that the participant's processes printed."""
+        return self._workspace(participant) / "console.log"
+
+    def _workspace(self, name: str) -> Path:
+        return self._folder / name
+
+    # starting
+
+    def _start(self, name: str) -> psutil.Process:
+        workspace = self._workspace(name)
+        for part in ("startup", "local"):
+            shutil.rmtree(workspace / part, ignore_errors=True)
+            try:
+                shutil.copytree(self._kits / name / part, workspace / part)
+            except FileNotFoundError:
+                raise DeployError(
+                    f"there is no kit of {name} in {self._kits}: run `flaremesh provision` first"
+                ) from None
+        self._agent_file(name).unlink(missing_ok=True)
+        log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        pid = os.posix_spawn(
+            sys.executable,
+            self._command(name),
+            self._environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, self.console(name), log, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,  # a Ctrl-C in this terminal is not meant for the mesh
+        )
+        return psutil.Process(pid)
+
+    def _command(self, name: str) -> list[str]:
+        if name == SERVER:
+            module, config, identity = "server.server_train", "fed_server.json", []
+            org = self._topology.server.org
+        else:
+            module, config, identity = "client.client_train", "fed_client.json", [f"uid={name}"]
+            org = next(site.org for site in self._topology.sites if site.name == name)
+        return [
+            *(sys.executable, "-u", "-m", f"nvflare.private.fed.app.{module}"),
+            *("-m", str(self._workspace(name)), "-s", config),
+            *("--set", "secure_train=true", *identity, f"org={org}", "config_folder=config"),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        # the sites share this machine's cores; torch at each of them would take all
+        threads = max(1, (os.cpu_count() or 1) // len(self._topology.sites))
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {PORT_VARIABLE: "0"}
+        environment.pop(DIRECTORY_VARIABLE, None)  # one directory for all sites would mix their metrics
+        return environment
+
+    def _check_port(self) -> None:
+        port = self._topology.server.port
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise DeployError(
+                    f"the server's port {port} cannot be used: {_owner_of(port) or error.strerror}. "
+                    "Stop that process or choose another server.port in the topology file."
+                ) from None
+
+    # readiness
+
+    def _wait_until_ready(self, running: dict[str, psutil.Process], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        waiting = list(self._names)
+        while waiting:
+            for name in waiting:
+                if not _alive(running[name]):
+                    raise DeployError(
+                        f"{name} stopped while it was starting. Last lines of {self.console(name)}:\n"
+                        + "\n".join(f"  {line}" for line in _last_lines(self.console(name)))
+                    )
+            waiting = [name for name in waiting if not self._is_ready(name)]
+            if waiting and time.monotonic() > deadline:
+                raise DeployError(
+                    f"not ready after {timeout:.0f} s: {', '.join(waiting)}. "
+                    f"See {', '.join(str(self.console(name)) for name in waiting)}; "
+                    f"the sites dial {self._topology.server.host}:{self._topology.server.port}."
+                )
+            if waiting:
+                time.sleep(_POLL_SECONDS)
+
+    def _is_ready(self, name: str) -> bool:
+        agent = self._agent(name)
+        if agent is None:
+            return False
+        try:
+            with urllib.request.urlopen(f"{agent}/readyz", timeout=2.0) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    def _agent_file(self, name: str) -> Path:
+        return self._workspace(name) / AGENT_FILE
+
+    def _agent(self, name: str) -> str | None:
+        try:
+            return str(json.loads(self._agent_file(name).read_text())["url"])
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    # stopping
+
+    def _stop(self, names: Sequence[str]) -> None:
+        running = self._processes()
+        _end([running[name] for name in names if name in running and name != SERVER], SiteAgent.stop_seconds)
+        _end([running[SERVER]] if SERVER in names and SERVER in running else [], ServerAgent.stop_seconds)
+        # job processes have sessions of their own and outlive their parents by some seconds
+        _end(self._on_workspaces(names), 0.0)
+        self._record({name: process for name, process in running.items() if name not in names})
+
+    def _on_workspaces(self, names: Iterable[str]) -> list[psutil.Process]:
+        """Everything that NVFlare runs on these workspaces; each of its processes names its own as an argument."""
+        workspaces = {str(self._workspace(name)) for name in names}
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if workspaces.intersection(process.info["cmdline"] or ())
+        ]
+
+    # the record of what runs
+
+    @property
+    def _record_file(self) -> Path:
+        return self._folder / "processes.json"
+
+    def _record(self, running: dict[str, psutil.Process]) -> None:
+        entries = {
+            name: {"pid": process.pid, "created": process.create_time()} for name, process in running.items()
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self._record_file.with_suffix(".partial")
+        partial.write_text(json.dumps(entries, indent=2) + "\n")
+        partial.replace(self._record_file)
+
+    def _processes(self) -> dict[str, psutil.Process]:
+        """The participants that run; a process that merely inherited a recorded pid is not one of them."""
+        try:
+            entries = json.loads(self._record_file.read_text())
+        except FileNotFoundError:
+            return {}
+        running = {}
+        for name, entry in entries.items():
+            try:
+                process = psutil.Process(entry["pid"])
+                if process.create_time() == entry["created"] and _alive(process):
+                    running[name] = process
+            except psutil.NoSuchProcess:
+                continue
+        return running
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end(processes: Sequence[psutil.Process], grace: float) -> None:
+    """Ask the processes to end, and kill what is left after ``grace`` seconds."""
+    for process in processes:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, left = psutil.wait_procs(processes, timeout=grace)
+    for process in left:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(left, timeout=5.0)
+
+
+def _owner_of(port: int) -> str | None:
+    try:
+        listening = [
+            c
+            for c in psutil.net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN and c.laddr.port == port
+        ]
+        owner = psutil.Process(next(c.pid for c in listening if c.pid))
+        return f"{owner.name()} (pid {owner.pid}) listens on it"
+    except (StopIteration, psutil.Error):
+        return None
+
+
+def _last_lines(file: Path, count: int = 8) -> list[str]:
+    try:
+        return [line for line in file.read_text(errors="replace").splitlines() if line.strip()][-count:]
+    except FileNotFoundError:
+        return []

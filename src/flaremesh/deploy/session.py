@@ -1,0 +1,178 @@
+"""An admin's session with the server of a mesh."""
+
+import contextlib
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.fuel.flare_api.api_spec import (
+    AuthorizationError,
+    InvalidJobDefinition,
+    JobNotRunning,
+    NoReply,
+)
+from nvflare.fuel.flare_api.flare_api import Session
+from nvflare.fuel.hci.client.file_transfer import FileTransferModule
+
+from flaremesh.deploy.target import DeployError
+from flaremesh.p2p.tasks import PROGRESS_COMMAND
+from flaremesh.topology.schema import Topology
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+_SUBMITTERS = ("project_admin", "lead")
+_UNFINISHED = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED, RunStatus.RUNNING}
+
+
+class ServerLost(DeployError):
+    """The server does not answer."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """NVFlare's view of a run.
+
+    Attributes:
+        name: of the run.
+        status: e.g. RUNNING or FINISHED:COMPLETED.
+        details: what NVFlare noted when it deployed and scheduled the job.
+    """
+
+    name: str
+    status: str
+    details: tuple[str, ...]
+
+    @property
+    def ended(self) -> bool:
+        """Its status is final."""
+        return self.status not in _UNFINISHED
+
+
+class AdminSession:
+    """What flaremesh asks of a server; see ``connect``.
+
+    All methods raise ServerLost when no answer comes.
+    """
+
+    def __init__(self, session: Session):
+        self._session = session
+
+    def sites(self) -> set[str]:
+        """Names of the sites that are registered."""
+        return {client.name for client in self._ask(self._session.get_system_info).client_info}
+
+    def unfinished(self) -> dict[str, Job]:
+        """The jobs that wait or run, by run id."""
+        metas = self._ask(lambda: self._session.list_jobs(detailed=True))
+        jobs = {meta[JobMetaKey.JOB_ID.value]: _job(meta) for meta in metas}
+        return {run_id: job for run_id, job in jobs.items() if not job.ended}
+
+    def submit(self, folder: Path) -> str:
+        """Submit a job; returns the run id."""
+        return self._ask(lambda: str(self._session.submit_job(str(folder.resolve()))))
+
+    def job(self, run_id: str) -> Job:
+        """NVFlare's view of a run."""
+        return _job(self._ask(lambda: self._session.get_job_meta(run_id)))
+
+    def progress(self, run_id: str) -> dict[str, Any] | None:
+        """What the run's controller tells of it, None while no controller answers."""
+        try:
+            return self._ask(lambda: dict(self._session.do_app_command(run_id, PROGRESS_COMMAND, {})))
+        except _NoController:
+            return None
+
+    def abort(self, run_id: str, timeout: float) -> bool:
+        """Abort a run; says whether it ended within ``timeout`` seconds."""
+        self._ask(lambda: self._session.abort_job(run_id))
+        return self.wait(run_id, timeout)
+
+    def wait(self, run_id: str, timeout: float) -> bool:
+        """Wait for a run's end; says whether it came within ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while not self.job(run_id).ended:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def download(self, run_id: str, folder: Path) -> Path:
+        """Fetch into ``folder`` what the server kept of an ended run."""
+        # NVFlare would put it into the admin's kit, and a kit is never written to
+        for module in self._session.api.cmd_modules:
+            if isinstance(module, FileTransferModule):
+                module.download_dir = str(folder)
+        return self._ask(lambda: Path(self._session.download_job_result(run_id)))
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        try:
+            with _quiet():
+                return question()
+        except (JobNotRunning, NoReply) as error:
+            raise _NoController from error
+        except AuthorizationError as error:
+            raise DeployError(f"the server refuses: {error}") from error
+        except InvalidJobDefinition as error:
+            raise DeployError(f"the server does not take the job: {error}") from error
+        except Exception as error:
+            raise ServerLost(f"the server does not answer: {error}") from error
+
+
+class _NoController(Exception):
+    """The job has no process yet, or none any more."""
+
+
+@contextlib.contextmanager
+def connect(topology: Topology, mesh: Path) -> Iterator[AdminSession]:
+    """Log in with the kit of the first admin who may submit runs.
+
+    NVFlare challenges the server before the connection stands, and again 1 s later: that is most of the time.
+
+    Args:
+        topology: the mesh.
+        mesh: its folder.
+
+    Raises:
+        ServerLost: the server cannot be reached.
+        DeployError: there is no such admin, or no kit.
+    """
+    admin = next((admin.email for admin in topology.admins if admin.role in _SUBMITTERS), None)
+    if admin is None:
+        raise DeployError(f"no admin of {topology.name} may submit runs; give one the role lead")
+    kit = mesh / "kits" / admin
+    if not kit.is_dir():
+        raise DeployError(f"there is no kit of {admin} in {kit.parent}: run `flaremesh provision` first")
+    session = Session(admin, str(kit.resolve()))
+    try:
+        with _quiet():
+            session.try_connect(_CONNECT_SECONDS)
+        yield AdminSession(session)
+    except ConnectionError as error:
+        address = f"{topology.server.host}:{topology.server.port}"
+        raise ServerLost(f"no server answers at {address}; is the mesh up (`flaremesh up`)?") from error
+    finally:
+        with _quiet():
+            session.close()  # its threads would keep this process alive
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # NVFlare prints what goes wrong on the way, tracebacks included, and then raises it
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _job(meta: dict[str, Any]) -> Job:
+    details = [
+        *(meta.get(JobMetaKey.JOB_DEPLOY_DETAIL.value) or ()),
+        *(meta.get(JobMetaKey.SCHEDULE_HISTORY.value) or ()),
+    ]
+    return Job(
+        meta.get(JobMetaKey.JOB_NAME.value, ""), meta[JobMetaKey.STATUS.value], tuple(map(str, details))
+    )

@@ -1,0 +1,59 @@
+"""What a target is: a place where a mesh's server and sites run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from flaremesh.errors import FlaremeshError
+
+
+class DeployError(FlaremeshError):
+    """A mesh cannot be started, reached or stopped; the message says whom it concerns and what to do."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """The server or a site as its target sees it.
+
+    Attributes:
+        name: ``server`` or the site's name.
+        running: there is a process or pod.
+        ready: it may take part in a run.
+        place: where it runs, e.g. ``pid 4711``.
+        metrics: URL of its metrics, None while it serves none.
+    """
+
+    name: str
+    running: bool
+    ready: bool
+    place: str
+    metrics: str | None
+
+
+class Target(Protocol):
+    """Runs the participants of one mesh; each method may be called again at any time."""
+
+    def up(self, timeout: float) -> list[str]:
+        """Start what does not run and wait until all is ready.
+
+        Args:
+            timeout: seconds until everything must be ready.
+
+        Returns:
+            names of the participants that had to be started.
+
+        Raises:
+            DeployError: a participant does not come up; what this call started is stopped again.
+        """
+
+    def down(self) -> list[str]:
+        """Stop everything that runs, job processes included; return the names of what ran."""
+
+    def participants(self) -> list[Participant]:
+        """The server first, then the sites in the order of the topology file."""
+
+    def run_folder(self, participant: str, run_id: str) -> Path | None:
+        """What a participant keeps of a run, None where this machine cannot reach it."""
+
+    def end_run(self, run_id: str, timeout: float) -> None:
+        """Wait until no process works on a run that has ended, and end those that go on after ``timeout`` seconds."""

@@ -1,0 +1,28 @@
+"""The targets there are."""
+
+from enum import StrEnum
+from pathlib import Path
+
+from flaremesh.deploy.target import Target
+from flaremesh.topology.schema import Topology
+
+
+class TargetKind(StrEnum):
+    """Where a mesh may run."""
+
+    LOCAL = "local"
+
+
+def target_of(kind: TargetKind, topology: Topology, mesh: Path) -> Target:
+    """The target of a mesh.
+
+    Args:
+        kind: which one.
+        topology: the mesh.
+        mesh: its folder.
+    """
+    match kind:
+        case TargetKind.LOCAL:
+            from flaremesh.deploy.local import LocalTarget
+
+            return LocalTarget(topology, mesh)
