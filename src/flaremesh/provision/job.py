@@ -103,7 +103,7 @@ def _source(topology: Topology) -> Path | None:
         raise JobError(
             f"the problem is the file {file}, and this mesh takes no code from jobs. "
             "Set `code: {files: true}` in the topology file and provision again; or install the file as a "
-            "package at the sites, list that under `code: {packages: [...]}` and name the problem by its path."
+            "package at the sites, list it under `code: {packages: [...]}` and name the problem by its path."
         )
     if not file.is_file():
         raise JobError(f"the problem's file {file} does not exist")

@@ -1,0 +1,74 @@
+"""``flaremesh provision``."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flaremesh.cli.options import AsJson, Output, TopologyFile, mesh_folder
+
+if TYPE_CHECKING:
+    from flaremesh.provision.kits import Provisioned  # brings NVFlare, which --help does not need
+
+
+def provision(
+    topology: TopologyFile,
+    output: Output = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Delete kit and private key of everybody who left the file.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched."""
+    from flaremesh.provision import kits
+    from flaremesh.provision.plan import check
+    from flaremesh.topology.load import load
+
+    loaded = load(topology)
+    check(loaded)
+    mesh = mesh_folder(loaded, output)
+    result = kits.provision(loaded, mesh, remove=remove)
+    if as_json:
+        typer.echo(_json(result))
+        return
+    typer.echo(f"{len(result.kits)} kits in {mesh / 'kits'}; who must reach whom: {mesh / 'firewall.md'}")
+    for line in _changes(result):
+        typer.echo(f"  {line}")
+    root, *others = result.certificates
+    first = min(others, key=lambda certificate: certificate.expires)
+    typer.echo(
+        f"Days until certificates expire: root {root.days_left}, "
+        f"first of the participants {first.holder} {first.days_left}"
+    )
+    typer.echo(f"Next: flaremesh up {topology}{f' --output {output}' if output else ''}")
+
+
+def _changes(result: "Provisioned") -> Iterator[str]:
+    if result.added:
+        yield f"new      {', '.join(result.added)}"
+    for name in result.changed:
+        why = f" (new certificate: {result.reissued[name]})" if name in result.reissued else ""
+        yield f"changed  {name}{why}; deploy it again"
+    for name in result.removed:
+        yield f"removed  {name}; its certificate is valid until it expires: destroy the kit it got"
+    if not (result.added or result.changed or result.removed):
+        yield "nothing changed"
+
+
+def _json(result: "Provisioned") -> str:
+    document = {
+        "kits": {name: str(path) for name, path in result.kits.items()},
+        "added": result.added,
+        "changed": result.changed,
+        "removed": result.removed,
+        "reissued": result.reissued,
+        "certificates": {
+            certificate.holder: {
+                "expires": certificate.expires.isoformat(),
+                "days_left": certificate.days_left,
+            }
+            for certificate in result.certificates
+        },
+    }
+    return json.dumps(document, indent=2)
