@@ -1,22 +1,12 @@
 """The final state of a run, as sites report it and as the server writes it."""
 
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any, Final
+
+from flaremesh.metrics.names import RunState
 
 RUN_FOLDER: Final = "flaremesh"
 """Folder in a job's run directory, at every site and at the server, that holds what a run leaves behind."""
-
-
-class RunState(StrEnum):
-    """Where a run is."""
-
-    WAITING = "waiting"
-    CONFIGURING = "configuring"
-    RUNNING = "running"
-    FINISHED = "finished"
-    FAILED = "failed"
-    ABORTED = "aborted"
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import networkx as nx
+
 from flaremesh.topology.neighborhood import Neighborhood
 
 
@@ -64,6 +66,17 @@ class Network:
             ]
             for phase in zip(*schedules.values(), strict=True)
         ]
+
+    def spanning_tree(self) -> dict[str, str]:
+        """Child -> parent, breadth first from the first node along the edges of all phases."""
+        edges = [
+            (neighbor.id, node.id)
+            for phase in self.phases or [self.nodes]
+            for node in phase
+            for neighbor in node.neighbors
+        ]
+        root = (self.nodes or self.phases[0])[0].id
+        return {child: parent for parent, child in nx.bfs_edges(nx.DiGraph([(root, root), *edges]), root)}
 
     def schedules(self) -> dict[str, list[Neighborhood]]:
         """Every site's neighbourhood in each phase.
@@ -130,6 +143,8 @@ class LocalConfig:
         schedule: the site's neighbourhood in each phase, as dicts.
         index: position of the site in the network.
         sites: number of sites.
+        parent, children: the site's place in a tree of edges from the first site to all that it reaches.
+        labels: what the run is called; see DistOptController.
     """
 
     neighbors: list[Neighbor]
@@ -137,6 +152,9 @@ class LocalConfig:
     schedule: list[Neighborhood] = field(default_factory=list)
     index: int = 0
     sites: int = 1
+    parent: str | None = None
+    children: list[str] = field(default_factory=list)
+    labels: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.neighbors = [Neighbor(**n) if isinstance(n, dict) else n for n in self.neighbors]

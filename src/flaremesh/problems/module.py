@@ -97,6 +97,10 @@ class ModuleProblem:
         """The module's parameters as they are now, (d,)."""
         return self._x.clone()
 
+    def start_at(self, x: Tensor) -> None:
+        """Make x (d,) the initial point."""
+        self._load(x)
+
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and gradient (d,) on the next mini-batch, in train mode."""
         self._load(x)

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Vectors
 from flaremesh.errors import FlaremeshError
-from flaremesh.links import Key, Link, LinkError, Payload
+from flaremesh.links import Key, Link
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink
 from flaremesh.problems.protocol import Problem, ProblemError
+from flaremesh.runtime.vectors import payload_of, vector_of
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run
 
@@ -147,7 +146,7 @@ class SiteRun:
         self._sent = torch.cat(
             parts
         )  # the one copy out of live memory; links may hold it, so nothing mutates it
-        payload = _bytes_of(self._sent)
+        payload = payload_of(self._sent)
         for peer in self._hood(iteration).out:
             self._link.send(peer, Key(iteration, 0, self.site), [payload])
 
@@ -190,7 +189,7 @@ class SiteRun:
         self._observed.wait_seconds = time.perf_counter() - started
         mix = self._sent * hood.self_weight
         for key, payload in received.items():
-            mix.add_(_vector_of(payload, self._sent, key.sender), alpha=hood.in_weights[key.sender])
+            mix.add_(vector_of(payload, self._sent, key.sender), alpha=hood.in_weights[key.sender])
         mixed, sent = torch.split(mix, self._lengths), torch.split(self._sent, self._lengths)
         self._observed.consensus_distance = float(torch.linalg.vector_norm(mixed[0] - sent[0]))
         if self._buffers is None:
@@ -224,17 +223,3 @@ class SiteRun:
 def _finite(vector: Tensor) -> bool:
     least, greatest = torch.aminmax(vector)  # both are NaN if any element is
     return math.isfinite(least) and math.isfinite(greatest)
-
-
-def _bytes_of(vector: Tensor) -> memoryview:
-    array: NDArray[np.uint8] = vector.detach().cpu().view(torch.uint8).numpy()
-    return array.data
-
-
-def _vector_of(payload: Payload, like: Tensor, peer: str) -> Tensor:
-    expected = like.numel() * like.element_size()
-    if len(payload) != expected:
-        raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
-    if isinstance(payload, bytes):
-        payload = memoryview(bytearray(payload))  # torch wants writable memory, though it only reads here
-    return torch.frombuffer(payload, dtype=like.dtype).to(like.device)

@@ -19,9 +19,10 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from flaremesh.metrics.names import RunState
 from flaremesh.p2p.cell import PROGRESS, RunCell
 from flaremesh.p2p.fed_job import prepare
-from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, RunState, SiteOutcome
+from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
 from flaremesh.p2p.tasks import PROGRESS_COMMAND, REASON, Task
 from flaremesh.p2p.types import Config, LocalConfig
 
@@ -117,14 +118,18 @@ class DistOptController(Controller):
 
     def _configure(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self._state = RunState.CONFIGURING
-        schedules = self.config.network.schedules()
+        network = self.config.network
+        schedules, parents = network.schedules(), network.spanning_tree()
         for index, (site, schedule) in enumerate(schedules.items()):
             part = LocalConfig(
-                neighbors=self.config.network.node(site).neighbors,
+                neighbors=network.node(site).neighbors,
                 extra=self.config.extra,
                 schedule=schedule,
                 index=index,
                 sites=len(schedules),
+                parent=parents.get(site),
+                children=[child for child, parent in parents.items() if parent == site],
+                labels=self.labels,
             )
             self.send(self._task(Task.CONFIG, asdict(part)), fl_ctx, targets=[site])
         timeout = float(self.config.extra.get("start_timeout", self.start_timeout))

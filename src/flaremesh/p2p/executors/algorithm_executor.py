@@ -62,6 +62,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """See BaseDistOptExecutor; leaves history and model in the run folder, whatever the outcome."""
         assert self._link is not None, "the controller configures a site before it runs"
+        assert self._metrics is not None, "it comes with the link"
         extra = from_shareable(shareable).data
         folder = self._run_dir(fl_ctx) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                     self._make_problem(site),
                     self.config.schedule,
                     self._link,
-                    Fanout(history, progress, self),
+                    Fanout(history, progress, self, self._metrics),
                     replace(options, peer_timeout=self.peer_timeout),
                 )
                 for iteration in range(options.iterations):
@@ -94,6 +95,9 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                     received_bytes=dict(self._traffic.received_bytes),
                     history=history.thinned(_HISTORY_POINTS),
                 )
+
+    def _algorithm_name(self) -> str:
+        return self.algorithm
 
     def _make_algorithm(self, extra: dict[str, Any]) -> algorithms.Algorithm[Any]:
         hyperparameters = _names(algorithms.algorithm_class(self.algorithm)) & extra.keys()

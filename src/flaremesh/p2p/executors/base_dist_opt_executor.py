@@ -12,6 +12,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from flaremesh.links import RunAborted
+from flaremesh.metrics.names import RunState
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.tasks import REASON, Task
 from flaremesh.p2p.types import LocalConfig, Neighbor
@@ -43,16 +44,17 @@ class BaseDistOptExecutor(Executor, ABC):
                 self._configure(LocalConfig(**from_shareable(shareable).data), fl_ctx, abort_signal)
                 return make_reply(ReturnCode.OK)
             if task_name == Task.RUN_ALGORITHM:
-                try:
-                    self._pre_algorithm_run(fl_ctx, shareable, abort_signal)
-                    self.run_algorithm(fl_ctx, shareable, abort_signal)
-                    self._post_algorithm_run(fl_ctx, shareable, abort_signal)
-                finally:
-                    self._finish()
+                self._enter(RunState.RUNNING)
+                self._pre_algorithm_run(fl_ctx, shareable, abort_signal)
+                self.run_algorithm(fl_ctx, shareable, abort_signal)
+                self._post_algorithm_run(fl_ctx, shareable, abort_signal)
+                self._enter(RunState.FINISHED)
                 return DXO(DataKind.APP_DEFINED, data=self._result()).to_shareable()
         except RunAborted:
+            self._enter(RunState.ABORTED)
             return make_reply(ReturnCode.TASK_ABORTED)
         except Exception as error:  # noqa: BLE001  (user code may raise anything; the controller must hear of it)
+            self._enter(RunState.FAILED)
             self.log_exception(fl_ctx, f"{task_name} failed")
             reason = (
                 f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error)
@@ -80,8 +82,8 @@ class BaseDistOptExecutor(Executor, ABC):
         self.neighbors = config.neighbors
         self._weight = config.schedule[0].self_weight
 
-    def _finish(self) -> None:
-        """Free what ``_configure`` made, whatever the outcome."""
+    def _enter(self, state: RunState) -> None:
+        """The run has come to ``state`` at this site; after the last one nothing of it is left running."""
 
     def _result(self) -> dict[str, Any]:
         """What the server learns of a finished run; see flaremesh.p2p.outcome.SiteOutcome."""

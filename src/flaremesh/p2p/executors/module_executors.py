@@ -10,17 +10,22 @@ from nvflare.apis.signal import Signal
 from torch import Tensor
 from torch.nn import Module
 
+from flaremesh.links import Key
 from flaremesh.metrics.sink import Evaluation, Iteration
 from flaremesh.p2p.executors.algorithm_executor import AlgorithmExecutor
 from flaremesh.problems.module import Batch, ModuleProblem
 from flaremesh.problems.protocol import Problem, SiteContext
+from flaremesh.runtime.vectors import payload_of, vector_of
+
+_START = -2  # iteration number of the message that carries the initial point
 
 
 class ModuleExecutor(AlgorithmExecutor):
     """Base of the executors below.
 
     Args:
-        model: the module; all sites start from the parameters of the first one.
+        model: the module; unless ``extra`` says ``same_start: False``, all sites start from the parameters
+            that the first site's module has.
         loss: (outputs, targets) -> mean loss over the batch.
         train_dataloader: batches of (inputs, targets).
         test_dataloader: the same for evaluation.
@@ -66,7 +71,21 @@ class ModuleExecutor(AlgorithmExecutor):
 
     def _make_problem(self, site: SiteContext) -> Problem:
         test = self.test_dataloader or self.val_dataloader or ()
-        return ModuleProblem(site, self.model, self.loss, self.train_dataloader, test)
+        problem = ModuleProblem(site, self.model, self.loss, self.train_dataloader, test)
+        if self.config.extra.get("same_start", True):
+            self._share_start(problem)
+        return problem
+
+    def _share_start(self, problem: ModuleProblem) -> None:
+        """Start where the parent starts: every site built its own model, from its own random numbers."""
+        assert self._link is not None, "the controller configures a site before it runs"
+        if parent := self.config.parent:
+            key = Key(_START, 0, parent)
+            received = self._link.receive([key], self.peer_timeout)
+            problem.start_at(vector_of(received[key], problem.initial(), parent))
+        start = payload_of(problem.initial())
+        for child in self.config.children:
+            self._link.send(child, Key(_START, 0, self.client_name), [start])
 
     def _post_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         for name in ("train_loss_sequence", "test_loss_sequence"):

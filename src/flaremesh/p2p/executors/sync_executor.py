@@ -9,6 +9,8 @@ from nvflare.apis.signal import Signal
 from flaremesh.links import Key, Link
 from flaremesh.links.relay import RelayLink
 from flaremesh.links.traffic import TrafficCounter
+from flaremesh.metrics.names import RunState
+from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p.cell import FRAMES, RunCell
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.message import decode, encode
@@ -32,6 +34,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         self.neighbors_values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
         self.sync_timeout = sync_timeout
         self._traffic = TrafficCounter()
+        self._metrics: PrometheusSink | None = None
         self._link: Link | None = None
 
     @property
@@ -43,6 +46,14 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         super()._configure(config, fl_ctx, abort_signal)
         sources = {peer for hood in config.schedule for peer in hood.in_weights}
         targets = {peer for hood in config.schedule for peer in hood.out}
+        self._metrics = PrometheusSink(
+            fl_ctx.get_job_id(),
+            self._algorithm_name(),
+            config.labels.get("topology", ""),
+            int(config.extra.get("iterations", 0)),
+            config.schedule,
+        )
+        self._traffic = TrafficCounter([self._metrics])
         cell = RunCell(fl_ctx, sources | targets)
         link = RelayLink(
             self.client_name,
@@ -58,9 +69,14 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         link.open(float(config.extra.get("start_timeout", DEFAULT_PEER_TIMEOUT)))
         self._link = link
 
-    def _finish(self) -> None:
-        if self._link is not None:
+    def _enter(self, state: RunState) -> None:
+        if state.ended and self._link is not None:
             self._link.close()
+        if self._metrics is not None:
+            self._metrics.state(state)
+
+    def _algorithm_name(self) -> str:
+        return type(self).__name__
 
     def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
         """Send ``value`` and fill ``neighbors_values[iteration]``.
