@@ -95,11 +95,11 @@ def stationary(product: Matrix) -> Matrix:
     return solution
 
 
-def iterations_to(fraction: float, rate: float) -> int | None:
-    """Iterations until the disagreement is down to ``fraction``; None if it never is (rate 1)."""
-    if rate >= 1:
+def iterations_to(fraction: float, contraction: float, period: int) -> int | None:
+    """Iterations until the disagreement is down to ``fraction`` of its start; None if it never is."""
+    if contraction >= 1:
         return None
-    return 1 if rate == 0 else math.ceil(math.log(fraction) / math.log(rate))
+    return period if contraction == 0 else math.ceil(math.log(fraction) / math.log(contraction))
 
 
 def _support(w: Matrix) -> "nx.DiGraph[int]":

@@ -5,23 +5,15 @@ The checks read the plain data of the file, so that a mistake in one field hides
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
-from flaremesh.topology.findings import Location, instead
-from flaremesh.topology.graphs import Digraph, GraphError, phases
+from flaremesh.topology.findings import Mistake, instead
+from flaremesh.topology.graphs import Digraph, GraphError, directed, phases
 from flaremesh.topology.schema import SERVER, EdgeListFile, Graph
 from flaremesh.topology.weights import UNDIRECTED_ONLY
-
-
-class Mistake(NamedTuple):
-    """A finding that knows its place in the data, not yet its line."""
-
-    location: Location
-    problem: str
-    remedy: str
 
 
 def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -123,7 +115,7 @@ def _graph_mistakes(data: Any, sites: Sequence[str], rule: Any) -> Iterator[Mist
     whole = nx.compose_all(parts)
     if not nx.is_strongly_connected(whole):
         yield Mistake(("graph",), *_disconnection(whole))
-    if rule in UNDIRECTED_ONLY and any(not part.has_edge(i, j) for part in parts for j, i in part.edges):
+    if rule in UNDIRECTED_ONLY and any(directed(part) for part in parts):
         yield Mistake(
             ("weights",),
             f"{rule} weights need an undirected graph and this one is directed",
@@ -139,7 +131,7 @@ def _disconnection(graph: Digraph) -> tuple[str, str]:
     outside = min(set(graph) - condensed.nodes[last]["members"])
     return (
         f"the graph is not connected: {len(condensed)} parts, and no way from {inside} to {outside}",
-        f"add an edge such as {{from: {inside}, to: {outside}}}; a random graph needs more edges or another seed",
+        f"add an edge such as {{from: {inside}, to: {outside}}}, or change a random graph's seed",
     )
 
 

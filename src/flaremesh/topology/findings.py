@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from flaremesh.errors import FlaremeshError
 
@@ -12,9 +12,17 @@ Location: TypeAlias = tuple[str | int, ...]
 """The way to a value: keys and list indices, outermost first."""
 
 
+class Mistake(NamedTuple):
+    """Something wrong at a place in the data."""
+
+    location: Location
+    problem: str
+    remedy: str
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One mistake.
+    """A mistake at its place in the file.
 
     Attributes:
         line: line of the topology file, from 1.

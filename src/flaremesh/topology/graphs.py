@@ -6,7 +6,6 @@ An edge (j, i) of a DiGraph means that site i uses the value of site j; an undir
 import math
 import random
 from collections.abc import Iterable, Sequence
-
 from typing import TypeAlias
 
 import networkx as nx
@@ -23,7 +22,6 @@ from flaremesh.topology.schema import (
     RandomRegular,
     WattsStrogatz,
 )
-
 
 Digraph: TypeAlias = "nx.DiGraph[str]"
 
@@ -85,8 +83,13 @@ def phases(graph: Graph, sites: Sequence[str]) -> tuple[Digraph, ...]:
                 f"the edges are still in {graph.file}",
                 "load the topology with flaremesh.topology.load",
             )
-    directed = getattr(graph, "directed", False)
-    return (_directed(sites, edges) if directed else _undirected(sites, edges),)
+    one_way = getattr(graph, "directed", False)
+    return (_directed(sites, edges) if one_way else _undirected(sites, edges),)
+
+
+def directed(graph: Digraph) -> bool:
+    """Whether some edge has no edge back."""
+    return any(not graph.has_edge(i, j) for j, i in graph.edges)
 
 
 def _directed(sites: Sequence[str], edges: Iterable[tuple[int, int]]) -> Digraph:

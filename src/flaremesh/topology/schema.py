@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     StringConstraints,
     Tag,
     WithJsonSchema,
@@ -61,10 +62,25 @@ Ports: TypeAlias = Annotated[
 ]
 
 
+def _scalar(value: Any) -> Any:
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise refusal(f"{value!r} is neither number, text nor truth value", "write one value")
+
+
+Option: TypeAlias = Annotated[
+    bool | int | float | str,
+    PlainValidator(_scalar),
+    WithJsonSchema({"type": ["number", "string", "boolean"]}),
+]
+
+
 class Closed(BaseModel):
     """Unknown fields are errors: a misspelt key never passes silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
+    )
 
 
 class Server(Closed):
@@ -254,7 +270,7 @@ class Run(Closed):
     algorithm: str = Field(description="name of a registered algorithm, e.g. gradient-tracking")
     iterations: Annotated[int, Field(gt=0)] = Field(description="number of iterations")
     stepsize: Annotated[float, Field(gt=0)] | None = Field(None, description="step size α of the algorithm")
-    options: dict[str, float | int | str | bool] = Field(
+    options: dict[str, Option] = Field(
         default_factory=dict, description="further hyper-parameters of the algorithm, e.g. beta1"
     )
     problem: ProblemReference = Field(description="model, loss and data")

@@ -1,0 +1,121 @@
+"""``flaremesh plan``."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from flaremesh.cli.options import AsJson, Output, TopologyFile, mesh_folder
+
+if TYPE_CHECKING:
+    from flaremesh.provision.plan import Mixing, Plan
+    from flaremesh.topology.schema import Topology
+
+_ROWS = 40  # of a table for people; --json has all
+
+
+def plan(topology: TopologyFile, output: Output = None, as_json: AsJson = False) -> None:
+    """Show what a topology file means: mixing, sound algorithms, traffic, firewalls, changes."""
+    from flaremesh.provision.plan import plan as plan_of
+    from flaremesh.topology.load import load
+
+    loaded = load(topology)
+    result = plan_of(loaded, _provisioned(mesh_folder(loaded, output)))
+    if as_json:
+        typer.echo(json.dumps(asdict(result), indent=2))
+    else:
+        _print(result)
+    if result.refusal:
+        typer.echo(f"Error: {result.refusal}", err=True)
+        raise typer.Exit(2)
+
+
+def _provisioned(mesh: Path) -> "Topology | None":
+    if not (mesh / "state").is_dir():
+        return None
+    from flaremesh.provision.kits import previous  # brings NVFlare, which a first plan can do without
+
+    return previous(mesh)
+
+
+def _print(plan: "Plan") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold", no_wrap=True)
+    for name, fact in _facts(plan):
+        facts.add_row(name, fact)
+    firewall = Table("from", "to", "host", "TCP ports", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in _rows(plan):
+        firewall.add_row(*row)
+
+    console = Console(highlight=False)
+    console.print(facts)
+    console.print(firewall)
+
+
+def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
+    graph, mixing, message = plan.graph, plan.mixing, plan.message
+    least, most = graph.in_degrees
+    neighbours = f"{least}" if least == most else f"{least} to {most}"
+    yield "mesh", f"{plan.name}: {graph.sites} sites, running {plan.algorithm}"
+    yield (
+        "graph",
+        f"{'directed' if graph.directed else 'undirected'}, {neighbours} in-neighbours a site, "
+        f"{graph.edges} links" + (f", {graph.phases} phases in turn" if graph.phases > 1 else ""),
+    )
+    yield "weights", f"{mixing.weights}: {_stochasticity(mixing)}"
+    if mixing.influence:
+        low, high = (pick(mixing.influence, key=mixing.influence.__getitem__) for pick in (min, max))
+        yield "influence", f"{mixing.influence[low]:.3g} ({low}) to {mixing.influence[high]:.3g} ({high})"
+    yield "spectral gap", f"{mixing.spectral_gap:.6g}"
+    yield "contraction", _contraction(mixing)
+    yield (
+        "message",
+        f"unknown: {message.why_unknown}"
+        if message.payload_bytes is None
+        else f"{message.payload_bytes:,} bytes per iteration and link",
+    )
+    by_reason: dict[str | None, list[str]] = {}
+    for name, reason in plan.algorithms.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        yield "not sound" if reason else "sound", ", ".join(names) + (f": {reason}" if reason else "")
+    if plan.redeploy is None:
+        yield "redeploy", "everything: nothing is provisioned yet"
+    else:
+        shown = [f"{who} ({why})" for who, why in islice(plan.redeploy.items(), _ROWS)]
+        rest = len(plan.redeploy) - len(shown)
+        yield "redeploy", ", ".join(shown + [f"{rest} more"] * (rest > 0)) or "nobody: nothing changed"
+
+
+def _stochasticity(mixing: "Mixing") -> str:
+    if mixing.doubly_stochastic:
+        return f"{'symmetric and ' if mixing.symmetric else ''}doubly stochastic"
+    return f"{'row' if mixing.row_stochastic else 'column'} stochastic"
+
+
+def _contraction(mixing: "Mixing") -> str:
+    iterations = mixing.iterations_to_a_thousandth
+    if iterations is None:
+        return "1 per iteration: the sites never agree"
+    if mixing.predicted_contraction == 0:
+        return f"0: exact after {iterations} iteration{'s' if iterations > 1 else ''}"
+    return f"{mixing.predicted_contraction:.6g} per iteration; {iterations} iterations to 1e-3 of the disagreement"
+
+
+def _rows(plan: "Plan") -> Iterator[tuple[str, str, str, str]]:
+    """The firewall rules, one row for each target."""
+    targets = groupby(plan.firewall, key=lambda rule: (rule.target, rule.host, rule.ports))
+    for index, ((target, host, ports), rules) in enumerate(targets):
+        if index == _ROWS:
+            yield "…", "all: --json", "", ""
+            return
+        sources = [rule.source for rule in rules]
+        yield "every site" if len(sources) == plan.graph.sites else ", ".join(sources), target, host, ports

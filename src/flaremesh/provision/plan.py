@@ -1,0 +1,271 @@
+"""What a topology means before anything is made: its graph, its algorithms, its traffic, its firewalls."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flaremesh import algorithms
+from flaremesh.algorithms import Weights
+from flaremesh.errors import FlaremeshError
+from flaremesh.problems.protocol import ProblemError, SiteContext
+from flaremesh.problems.reference import class_path, importable, load_problem
+from flaremesh.topology.analysis import iterations_to, period, stationary
+from flaremesh.topology.findings import instead
+from flaremesh.topology.graphs import directed
+from flaremesh.topology.mesh import Mesh, build
+from flaremesh.topology.schema import SERVER, Run, Topology
+
+
+class UnsoundRun(FlaremeshError):
+    """The run's algorithm cannot run on the topology; the message names the reason and the fix."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class GraphSummary:
+    """The graph of all phases.
+
+    Attributes:
+        edges: directed edges; an undirected edge is two.
+        in_degrees: the smallest and the largest number of in-neighbours.
+    """
+
+    sites: int
+    edges: int
+    directed: bool
+    phases: int
+    in_degrees: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """The mixing matrix, and what it does to the disagreement of the sites.
+
+    Attributes:
+        iterations_to_a_thousandth: until the disagreement is a thousandth of what it was; None for never.
+        influence: per site its weight in the limit of mixing; None where all are equal, at 1/n.
+    """
+
+    weights: str
+    symmetric: bool
+    doubly_stochastic: bool
+    row_stochastic: bool
+    column_stochastic: bool
+    primitive: bool
+    predicted_contraction: float
+    spectral_gap: float
+    iterations_to_a_thousandth: int | None
+    influence: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Message:
+    """What goes over one edge in one iteration.
+
+    Attributes:
+        payload_bytes: without a frame's header of a few bytes; None if unknown.
+        why_unknown: why the problem could not be built here.
+    """
+
+    payload_bytes: int | None
+    why_unknown: str | None = None
+
+
+@dataclass(frozen=True)
+class FirewallRule:
+    """``source`` must be able to open a TCP connection to ``target`` at ``host``, one of ``ports``."""
+
+    source: str
+    target: str
+    host: str
+    ports: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of it, as ``flaremesh plan`` shows it.
+
+    Attributes:
+        algorithm: the run's.
+        refusal: why the run would be refused, and the fix; None if it is sound.
+        algorithms: every registered algorithm, with the reason why it is not sound on this graph, or None.
+        redeploy: participants to deploy anew since the previous topology, and what of theirs changed; None
+            without a previous one.
+    """
+
+    name: str
+    graph: GraphSummary
+    mixing: Mixing
+    algorithm: str
+    refusal: str | None
+    algorithms: dict[str, str | None]
+    message: Message
+    firewall: tuple[FirewallRule, ...]
+    redeploy: dict[str, str] | None
+
+
+def plan(topology: Topology, previous: Topology | None = None) -> Plan:
+    """Derive the plan of a topology, and what changed since the one provisioned last.
+
+    Raises:
+        GraphError, MissingExtra: see topology.mesh.build.
+    """
+    mesh = build(topology)
+    refusal = _refusal(topology.run, mesh)
+    return Plan(
+        name=topology.name,
+        graph=_graph(mesh),
+        mixing=_mixing(topology, mesh),
+        algorithm=topology.run.algorithm,
+        refusal=refusal,
+        algorithms={name: unsoundness(name, mesh) for name in algorithms.names()},
+        message=Message(None, "the run is refused") if refusal else _message(topology),
+        firewall=tuple(firewall(topology, mesh)),
+        redeploy=None if previous is None else redeploy(topology, previous),
+    )
+
+
+def check(topology: Topology) -> Mesh:
+    """Build the mesh and make sure that the topology's run is sound on it.
+
+    Raises:
+        UnsoundRun: unknown algorithm, wrong hyper-parameters, or weights that the algorithm is not made for.
+        GraphError, MissingExtra: see topology.mesh.build.
+    """
+    mesh = build(topology)
+    if refusal := _refusal(topology.run, mesh):
+        raise UnsoundRun(refusal)
+    return mesh
+
+
+def unsoundness(algorithm: str, mesh: Mesh) -> str | None:
+    """Why an algorithm would not do what it promises on this mesh, and the fix; None if it would."""
+    properties = mesh.properties
+    if not properties.primitive:
+        return "mixing is periodic and never settles; lower the edges' weights so that sites keep their own"
+    needed = algorithms.algorithm_class(algorithm).weights
+    if needed is Weights.COLUMN_STOCHASTIC and not properties.column_stochastic:
+        return "the columns of the mixing matrix do not sum to one; write weights: push-sum"
+    if needed is Weights.DOUBLY_STOCHASTIC and not properties.doubly_stochastic:
+        reason = (
+            f"the {'columns' if properties.row_stochastic else 'rows'} of the mixing matrix do not sum to one"
+        )
+        if not directed(mesh.graph):
+            return f"{reason}; write weights: metropolis"
+        return (
+            f"{reason}; on a directed graph write weights: push-sum and one of the algorithms "
+            f"{', '.join(_made_for(Weights.COLUMN_STOCHASTIC))}"
+        )
+    return None
+
+
+def firewall(topology: Topology, mesh: Mesh) -> Iterator[FirewallRule]:
+    """Who must reach whom: every site the server, and in-neighbours the sites that have a link address."""
+    server = topology.server
+    for site in topology.sites:
+        yield FirewallRule(site.name, SERVER, server.host, str(server.port))
+    if topology.run.links == "relay":
+        return
+    for site in topology.sites:
+        if site.link:
+            for peer in sorted(mesh.graph.predecessors(site.name), key=mesh.sites.index):
+                yield FirewallRule(peer, site.name, site.link.host, site.link.ports)
+
+
+def redeploy(topology: Topology, previous: Topology) -> dict[str, str]:
+    """Participants to deploy anew because something that their deployment is made of changed, and what."""
+    before, now = _deployments(previous), _deployments(topology)
+    reasons = {}
+    for participant, parts in now.items():
+        if participant not in before:
+            reasons[participant] = "new"
+        elif changed := [part for part in parts if parts[part] != before[participant][part]]:
+            reasons[participant] = f"{' and '.join(changed)} changed"
+    return reasons
+
+
+def _deployments(topology: Topology) -> dict[str, dict[str, Any]]:
+    """What the deployment of each participant is made of, in words."""
+    common = {"the name of the mesh": topology.name, "code": topology.code, "deploy": topology.deploy}
+    dialled: dict[str, set[FirewallRule]] = {site.name: set() for site in topology.sites}
+    links: dict[str, set[FirewallRule]] = {site.name: set() for site in topology.sites}
+    for rule in firewall(topology, build(topology)):
+        if rule.target == SERVER:
+            dialled[rule.source].add(rule)
+        else:
+            links[rule.source].add(rule)
+            links[rule.target].add(rule)
+    return {SERVER: {"its entry": topology.server} | common} | {
+        site.name: {
+            "its entry": site,
+            "the server's address": dialled[site.name],
+            "its direct neighbours": links[site.name],
+        }
+        | common
+        for site in topology.sites
+    }
+
+
+def _refusal(run: Run, mesh: Mesh) -> str | None:
+    if run.algorithm not in algorithms.names():
+        return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
+    try:
+        algorithms.configured(run)
+    except (TypeError, ValueError) as error:
+        return f"the run's hyper-parameters do not fit: {error}; set them by stepsize and options"
+    reason = unsoundness(run.algorithm, mesh)
+    return f"{run.algorithm} is not sound on this graph: {reason}" if reason else None
+
+
+def _made_for(weights: Weights) -> list[str]:
+    return [name for name in algorithms.names() if algorithms.algorithm_class(name).weights is weights]
+
+
+def _graph(mesh: Mesh) -> GraphSummary:
+    degrees = [degree for _, degree in mesh.graph.in_degree]
+    return GraphSummary(
+        sites=len(mesh.sites),
+        edges=mesh.graph.number_of_edges(),
+        directed=directed(mesh.graph),
+        phases=len(mesh.matrices),
+        in_degrees=(min(degrees), max(degrees)),
+    )
+
+
+def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
+    properties = mesh.properties
+    influence = None
+    if properties.connected and not properties.doubly_stochastic:
+        shares = stationary(period(mesh.matrices))
+        influence = dict(zip(mesh.sites, shares.tolist(), strict=True))
+    return Mixing(
+        weights=topology.weights,
+        symmetric=properties.symmetric,
+        doubly_stochastic=properties.doubly_stochastic,
+        row_stochastic=properties.row_stochastic,
+        column_stochastic=properties.column_stochastic,
+        primitive=properties.primitive,
+        predicted_contraction=properties.contraction,
+        spectral_gap=properties.spectral_gap,
+        iterations_to_a_thousandth=iterations_to(1e-3, properties.contraction, len(mesh.matrices)),
+        influence=influence,
+    )
+
+
+def _message(topology: Topology) -> Message:
+    """Build the first site's problem and ask the algorithm for its first message, without a gradient."""
+    run = topology.run
+    site = SiteContext(topology.sites[0].name, 0, len(topology.sites), run.seed)
+    try:
+        with importable(run.problem):
+            problem = load_problem(class_path(run.problem), site, run.problem.args)
+        algorithm = algorithms.configured(run)
+        message = algorithm.message(algorithm.init(problem.initial(), torch.zeros_like))
+        buffers = problem.buffers() if run.mix_buffers else None
+    except ProblemError as error:
+        return Message(None, str(error))
+    vectors = [*message, buffers] if buffers is not None else message
+    return Message(sum(vector.numel() * vector.element_size() for vector in vectors))

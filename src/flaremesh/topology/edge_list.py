@@ -1,0 +1,80 @@
+"""Edge-list files: one ``from to [weight]`` a line, ``#`` starts a comment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flaremesh.topology.findings import Mistake
+
+
+@dataclass
+class EdgeList:
+    """What the file that ``graph.file`` names holds; empty if there is no such field.
+
+    Attributes:
+        name: as the topology file gives it.
+        edges: data of an ExplicitGraph's edges.
+        lines: the line of each edge.
+        mistakes: lines that are no edges, or that the file cannot be read.
+    """
+
+    name: str = ""
+    edges: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def relocate(self, mistake: Mistake) -> Mistake:
+        """Point from an edge, which the topology file does not hold, to its line here."""
+        match mistake.location:
+            case ("graph", *_, "edges", int(index)) | ("graph", *_, "edges", int(index), _) if self.lines:
+                return self._mistake(self.lines[index], mistake.problem, mistake.remedy)
+        return mistake
+
+    def read(self, path: Path) -> None:
+        """Fill in what the file holds."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            self.mistakes.append(
+                Mistake(("graph", "file"), f"{self.name} cannot be read: {error}", "check the path")
+            )
+            return
+        for number, line in enumerate(lines, start=1):
+            match line.partition("#")[0].split():
+                case []:
+                    continue
+                case [source, target]:
+                    self.edges.append({"from": source, "to": target})
+                case [source, target, weight]:
+                    self.edges.append({"from": source, "to": target, "weight": _number(weight)})
+                case _:
+                    self.mistakes.append(
+                        self._mistake(number, f"{line!r} is no edge", "write: from to [weight]")
+                    )
+                    continue
+            self.lines.append(number)
+
+    def _mistake(self, line: int, problem: str, remedy: str) -> Mistake:
+        return Mistake(("graph", "file"), f"{self.name}, line {line}: {problem}", remedy)
+
+
+def inlined(data: Mapping[str, Any], folder: Path) -> tuple[Mapping[str, Any], EdgeList]:
+    """A topology file's data with the edges themselves in the place of ``graph.file``."""
+    match data:
+        case {"graph": {"file": str(name), **others}}:
+            found = EdgeList(name)
+            found.read(folder / name)
+            return (
+                (data, found)
+                if found.mistakes
+                else ({**data, "graph": others | {"edges": found.edges}}, found)
+            )
+    return data, EdgeList()
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text  # validation says so
