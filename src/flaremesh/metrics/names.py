@@ -12,8 +12,10 @@ from typing import Literal
 PREFIX = "flaremesh_"
 
 # an iteration takes from under a millisecond (scalar consensus) to minutes (a large model)
-_DURATIONS = tuple(scale * step for scale in (1e-3, 1e-2, 1e-1, 1.0) for step in (1.0, 2.5, 5.0))
-DURATION_BUCKETS = (0.0005, *(round(bound, 4) for bound in _DURATIONS), 10.0, 30.0, 60.0, 120.0, 300.0)
+DURATION_BUCKETS = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+)
 """Upper bounds, seconds."""
 
 

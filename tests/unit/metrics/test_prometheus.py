@@ -1,0 +1,163 @@
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from flaremesh.metrics import slots
+from flaremesh.metrics.names import RunMetric, RunState
+from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, PrometheusSink, RunMetrics
+from flaremesh.metrics.sink import Iteration
+from flaremesh.topology.neighborhood import Neighborhood
+
+SCRIPT = Path(__file__).with_name("run_process.py")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    slots.clear(tmp_path)
+    return tmp_path
+
+
+@contextmanager
+def run_process(directory: Path, run_id: str, iterations: int = 3) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), run_id, str(iterations)],
+        env=os.environ | {DIRECTORY_VARIABLE: str(directory)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ran\n"
+        yield process
+        process.communicate(timeout=30)
+
+
+class Scrape:
+    """What a scraper would read now."""
+
+    def __init__(self, directory: Path):
+        registry = CollectorRegistry(support_collectors_without_names=True)
+        registry.register(RunMetrics(directory))
+        text = generate_latest(registry).decode()
+        self.families = {family.name: family for family in text_string_to_metric_families(text)}
+        self._samples = [sample for family in self.families.values() for sample in family.samples]
+
+    def values(self, name: str, **labels: str) -> list[float]:
+        return [
+            sample.value
+            for sample in self._samples
+            if sample.name == f"flaremesh_{name}" and labels.items() <= sample.labels.items()
+        ]
+
+    def value(self, name: str, **labels: str) -> float:
+        (value,) = self.values(name, **labels)
+        return value
+
+    def labels(self, name: str, label: str) -> set[str]:
+        return {sample.labels[label] for sample in self._samples if sample.name == f"flaremesh_{name}"}
+
+    def state(self, slot: str) -> str:
+        (state,) = (state for state in RunState if self.value("run_state", slot=slot, state=state))
+        return state
+
+
+def test_a_scrape_in_mid_run_shows_how_far_it_is(directory):
+    with run_process(directory, "run-1", iterations=3):
+        scrape = Scrape(directory)
+    assert scrape.state("0") == RunState.RUNNING
+    assert scrape.value("run_info", run_id="run-1", algorithm="dgd", topology="ring3") == 1
+    assert scrape.value("current_iteration") == scrape.value("max_iterations") == 3
+    assert scrape.value("iteration_duration_seconds_count") == scrape.value("iterations_total") == 3
+    assert scrape.value("iteration_duration_seconds_bucket", le="0.0025") == 3
+    assert scrape.value("iteration_duration_seconds_bucket", le="0.001") == 0
+    assert scrape.value("phase_duration_seconds_sum", phase="compute") == pytest.approx(3 * 0.0007)
+    assert scrape.value("train_loss") == pytest.approx(1 / 3)
+    assert scrape.value("validation_accuracy_ratio") == 0.75
+    assert scrape.value("sent_bytes_total", peer="köln") == 300
+    assert scrape.value("received_bytes_total", peer="aachen") == 150
+
+
+def test_neighbours_that_sent_nothing_yet_stand_at_zero(directory):
+    with run_process(directory, "run-1"):
+        scrape = Scrape(directory)
+    assert scrape.value("received_bytes_total", peer="köln") == 0
+    assert scrape.value("non_finite_values_total") == 0
+    assert scrape.value("neighbors") == 2
+    assert scrape.value("mixing_weight", peer="aachen") == 0.25
+
+
+def test_values_outlive_the_run_that_wrote_them(directory):
+    with run_process(directory, "run-1", iterations=3):
+        pass
+    scrape = Scrape(directory)
+    assert scrape.state("0") == RunState.FINISHED
+    assert scrape.value("iterations_total") == 3
+    assert scrape.value("run_info", run_id="run-1") == 1
+
+
+def test_two_runs_at_once_do_not_mix(directory):
+    with run_process(directory, "run-1", iterations=3), run_process(directory, "run-2", iterations=5):
+        scrape = Scrape(directory)
+    assert scrape.value("iterations_total", slot="0") == 3
+    assert scrape.value("iterations_total", slot="1") == 5
+    assert scrape.value("run_info", slot="1", run_id="run-2") == 1
+
+
+def test_the_next_run_takes_the_slot_over_and_its_counters_go_on(directory):
+    with run_process(directory, "run-1", iterations=3):
+        pass
+    files = sorted(directory.iterdir())
+    with run_process(directory, "run-2", iterations=5):
+        scrape = Scrape(directory)
+    assert scrape.labels("run_info", "run_id") == {"run-2"}
+    assert scrape.value("iterations_total") == 3 + 5
+    assert scrape.value("iteration_duration_seconds_count") == 3 + 5
+    assert scrape.value("current_iteration") == 5
+    assert sorted(directory.iterdir()) == files
+
+
+def test_a_run_whose_process_was_killed_has_failed(directory):
+    with run_process(directory, "run-1") as process:
+        process.kill()
+    assert Scrape(directory).state("0") == RunState.FAILED
+
+
+def test_the_names_exported_are_the_names_declared(directory):
+    with run_process(directory, "run-1"):
+        scrape = Scrape(directory)
+    # the parser names a counter's family without the suffix
+    assert set(scrape.families) == {metric.value.full_name.removesuffix("_total") for metric in RunMetric}
+
+
+def test_a_site_that_starts_begins_with_an_empty_directory(directory):
+    with run_process(directory, "run-1"):
+        pass
+    (directory / "notes.txt").touch()
+    slots.clear(directory)
+    assert [file.name for file in directory.iterdir()] == ["notes.txt"]
+
+
+def test_a_stranger_does_not_become_a_series(directory):
+    with run_process(directory, "run-1"):
+        scrape = Scrape(directory)
+    assert scrape.value("exchange_failures_total", peer="aachen", reason="oversized") == 1
+    assert scrape.value("exchange_failures_total", peer="", reason="stranger") == 2
+    assert scrape.labels("exchange_failures_total", "peer") == {"aachen", ""}
+
+
+def test_without_a_directory_a_run_goes_on_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.delenv(DIRECTORY_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())])
+    sink.iteration(Iteration(1, None, math.inf, seconds=1.0, wait_seconds=0.0, gradient_seconds=0.0))
+    sink.close()
+    assert not list(tmp_path.iterdir())
