@@ -203,7 +203,7 @@ class LocalTarget:
         self._record({name: process for name, process in running.items() if name not in names})
 
     def _on_workspaces(self, names: Iterable[str]) -> list[psutil.Process]:
-        """Everything that NVFlare runs on these workspaces; each of its processes names its own as an argument."""
+        """What NVFlare runs on these workspaces: each of its processes has its own as an argument."""
         workspaces = {str(self._workspace(name)) for name in names}
         return [
             process
@@ -267,16 +267,13 @@ def _end(processes: Sequence[psutil.Process], grace: float) -> None:
 
 
 def _owner_of(port: int) -> str | None:
-    try:
-        listening = [
-            c
-            for c in psutil.net_connections("tcp")
-            if c.status == psutil.CONN_LISTEN and c.laddr.port == port
-        ]
-        owner = psutil.Process(next(c.pid for c in listening if c.pid))
-        return f"{owner.name()} (pid {owner.pid}) listens on it"
-    except (StopIteration, psutil.Error):
-        return None
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr[1] == port and connection.pid:
+            try:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid}) listens on it"
+            except psutil.NoSuchProcess:
+                continue
+    return None
 
 
 def _last_lines(file: Path, count: int = 8) -> list[str]:

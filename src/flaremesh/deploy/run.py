@@ -86,7 +86,7 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
 
 
 def _follow(session: AdminSession, run_id: str, show: Callable[[Progress], None]) -> dict[str, Any]:
-    """Watch a run until it has a result, which the controller tells some seconds before NVFlare ends the job."""
+    """Watch a run until it has a result; the controller tells it seconds before NVFlare ends the job."""
     heard = time.monotonic()
     while True:
         try:
