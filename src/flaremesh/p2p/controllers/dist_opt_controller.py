@@ -27,6 +27,7 @@ from flaremesh.p2p.tasks import PROGRESS_COMMAND, REASON, Task
 from flaremesh.p2p.types import Config, LocalConfig
 
 _POLL_SECONDS = 0.1
+_FETCH_SECONDS = 1.0  # for the admin to ask once more: NVFlare takes 7 s to end a job whose result is there
 _LAST_WORDS_SECONDS = 3.0  # an aborted site says so within this time; one that was killed does not
 
 
@@ -59,6 +60,8 @@ class DistOptController(Controller):
         self._state = RunState.WAITING
         self._failure: str | None = None
         self._changed = threading.Event()
+        self._result: dict[str, Any] | None = None
+        self._fetched = threading.Event()
         self._progress: dict[str, dict[str, Any]] = {}
         self._results: dict[str, dict[str, Any]] = {}
         self._configured: set[str] = set()
@@ -102,6 +105,7 @@ class DistOptController(Controller):
         self._write(fl_ctx, time.monotonic() - started)
         if self._state is RunState.FAILED and not abort_signal.triggered:
             self.system_panic(self._failure, fl_ctx)
+        self._fetched.wait(_FETCH_SECONDS)
 
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
@@ -147,7 +151,8 @@ class DistOptController(Controller):
             return
         self._state = RunState.RUNNING
         sites = [node.id for node in self.config.network.nodes]
-        self.broadcast(self._task(Task.RUN_ALGORITHM, self.config.extra), fl_ctx, targets=sites)
+        task = self._task(Task.RUN_ALGORITHM, self.config.extra)
+        self.broadcast(task, fl_ctx, targets=sites, min_responses=len(sites))
         while set(sites) - self._results.keys():
             if self._wait(abort_signal):
                 return
@@ -200,7 +205,11 @@ class DistOptController(Controller):
             self._progress[site] = json.loads(bytes(data))
 
     def _report(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
-        return {"state": self._state.value, "reason": self._failure, "sites": self._progress}
+        progress = {"state": self._state.value, "reason": self._failure, "sites": self._progress}
+        if self._result is not None:
+            progress["result"] = self._result
+            self._fetched.set()
+        return progress
 
     def _write(self, fl_ctx: FLContext, seconds: float) -> None:
         network = self.config.network
@@ -226,6 +235,7 @@ class DistOptController(Controller):
         folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").write_text(json.dumps(document, indent=1))
+        self._result = document
 
     def _last_seen(self, site: str) -> dict[str, Any]:
         """What is known of a site that did not finish."""
