@@ -107,7 +107,7 @@ def _contraction(mixing: "Mixing") -> str:
         return "1 per iteration: the sites never agree"
     if mixing.predicted_contraction == 0:
         return f"0: exact after {iterations} iteration{'s' if iterations > 1 else ''}"
-    return f"{mixing.predicted_contraction:.6g} per iteration; {iterations} iterations to 1e-3 of the disagreement"
+    return f"{mixing.predicted_contraction:.6g} per iteration; {iterations} iterations to 1e-3 of the start"
 
 
 def _rows(plan: "Plan") -> Iterator[tuple[str, str, str, str]]:

@@ -81,7 +81,7 @@ def phases(graph: Graph, sites: Sequence[str]) -> tuple[Digraph, ...]:
             raise GraphError(
                 "file",
                 f"the edges are still in {graph.file}",
-                "load the topology with flaremesh.topology.load",
+                "read the topology by load.load",
             )
     one_way = getattr(graph, "directed", False)
     return (_directed(sites, edges) if one_way else _undirected(sites, edges),)
