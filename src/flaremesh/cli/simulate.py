@@ -14,6 +14,8 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the history as JSON.")] = False,
 ) -> None:
     """Run all sites of a topology in this process, with the code of a real run."""
+    import torch
+
     from flaremesh.provision.plan import check
     from flaremesh.runtime.simulate import simulation_of
     from flaremesh.topology.load import load
@@ -21,6 +23,7 @@ def simulate(
     loaded = load(topology)
     mesh = check(loaded)
     run = loaded.run if iterations is None else loaded.run.model_copy(update={"iterations": iterations})
+    torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other
     simulation = simulation_of(run, mesh)
     simulation.run()
 

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from flaremesh.problems.protocol import ProblemError, SiteContext
+from flaremesh.problems.reference import class_path, load_problem
+from flaremesh.topology.schema import ProblemReference
+
+SITE = SiteContext("bonn", index=0, sites=1, seed=0)
+
+
+def test_a_problem_of_thirty_lines_is_built_with_its_arguments():
+    problem = load_problem("linear_regression.LinearRegression", SITE, {"samples": 8})
+    x = problem.initial()
+    for _ in range(300):
+        x = x - 0.1 * problem.loss_and_gradient(x)[1]
+    assert problem.evaluate(x)["loss"] < 1e-3
+    assert {name: tuple(value.shape) for name, value in problem.state(x).items()} == {
+        "weight": (1, 3),
+        "bias": (1,),
+    }
+
+
+def test_a_class_in_a_file_is_found_by_the_files_name():
+    reference = ProblemReference(file=Path("/somewhere/linear_regression.py"), name="LinearRegression")
+    assert class_path(reference) == "linear_regression.LinearRegression"
+    assert class_path(ProblemReference(path="package.Problem")) == "package.Problem"
+
+
+@pytest.mark.parametrize(
+    ("path", "args", "message"),
+    [
+        ("Digits", {}, "'Digits' names no problem class; write package.module.Class"),
+        ("no.such.Problem", {}, "cannot import the problem no.such.Problem at bonn: No module named 'no'"),
+        ("linear_regression.Missing", {}, "linear_regression has no class Missing"),
+        (
+            "linear_regression.LinearRegression",
+            {"sample": 1},
+            "at bonn: TypeError: .*unexpected keyword.*'sample'",
+        ),
+        ("linear_regression.broken", {}, "broken at bonn: RuntimeError: the disk is on fire"),
+        ("flaremesh.problems.mnist.Mnist", {}, "Mnist at bonn: give the folder of the MNIST files"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(path, args, message):
+    with pytest.raises(ProblemError, match=message):
+        load_problem(path, SITE, args)
