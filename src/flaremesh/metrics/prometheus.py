@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,14 +133,19 @@ class RunMetrics(Collector):
 
     def __init__(self, directory: Path):
         self._directory = directory
-        self._files = MultiProcessCollector(None, str(directory))
 
     def collect(self) -> Iterable[Family]:
         """Read all files; a run whose process died without a word has failed."""
-        for family in self._files.collect():
+        for family in MultiProcessCollector.merge(list(self._files())):
             if family.name == RunMetric.STATE.value.full_name:
                 self._settle(family)
             yield family
+
+    def _files(self) -> Iterator[str]:
+        for file in self._directory.glob("*.db"):
+            with suppress(FileNotFoundError):  # a run that takes a slot over removes its gauges
+                if file.stat().st_size > 0:  # it is empty for the moment in which a process makes it
+                    yield str(file)
 
     def _settle(self, family: Family) -> None:
         current = {
