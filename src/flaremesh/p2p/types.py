@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx as nx
-
 from flaremesh.topology.neighborhood import Neighborhood
 
 
@@ -69,6 +67,8 @@ class Network:
 
     def spanning_tree(self) -> dict[str, str]:
         """Child -> parent, breadth first from the first node along the edges of all phases."""
+        import networkx as nx  # a fifth of a second that only the server's process has to spend
+
         edges = [
             (neighbor.id, node.id)
             for phase in self.phases or [self.nodes]
