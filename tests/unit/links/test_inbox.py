@@ -1,0 +1,57 @@
+import threading
+import time
+
+import pytest
+
+from flaremesh.links import Key, PeerTimeout, RunAborted
+from flaremesh.links.inbox import Inbox
+
+FROM_BONN, FROM_KIEL = Key(3, 0, "bonn"), Key(3, 0, "kiel")
+
+
+@pytest.fixture
+def inbox():
+    return Inbox(cancelled=lambda: False)
+
+
+def test_messages_are_taken_once_whenever_they_arrived(inbox):
+    inbox.put(FROM_BONN, b"early")
+    later = threading.Timer(0.05, inbox.put, (FROM_KIEL, b"late"))
+    later.start()
+    assert inbox.take([FROM_BONN, FROM_KIEL], timeout=10) == {FROM_BONN: b"early", FROM_KIEL: b"late"}
+    with pytest.raises(PeerTimeout):
+        inbox.take([FROM_BONN], timeout=0)
+
+
+def test_a_message_of_the_next_iteration_waits_for_it(inbox):
+    following = Key(4, 0, "bonn")
+    inbox.put(following, b"next")
+    inbox.put(FROM_BONN, b"now")
+    assert inbox.take([FROM_BONN], timeout=0) == {FROM_BONN: b"now"}
+    assert inbox.take([following], timeout=0) == {following: b"next"}
+
+
+def test_a_timeout_names_exactly_the_missing_peers(inbox):
+    inbox.put(FROM_BONN, b"here")
+    with pytest.raises(PeerTimeout, match="no value from aachen, kiel for iteration 3 within 0 s") as caught:
+        inbox.take([FROM_KIEL, FROM_BONN, Key(3, 0, "aachen")], timeout=0)
+    assert caught.value.peers == ("aachen", "kiel")
+
+
+def test_a_timeout_is_kept(inbox):
+    started = time.monotonic()
+    with pytest.raises(PeerTimeout):
+        inbox.take([FROM_BONN], timeout=0.1)
+    assert 0.1 <= time.monotonic() - started < 5
+
+
+def test_an_abort_ends_the_wait():
+    aborted = threading.Event()
+    threading.Timer(0.05, aborted.set).start()
+    with pytest.raises(RunAborted):
+        Inbox(aborted.is_set).take([FROM_BONN], timeout=60)
+
+
+def test_an_abort_is_noticed_even_where_nothing_is_missing():
+    with pytest.raises(RunAborted):
+        Inbox(cancelled=lambda: True).take([], timeout=60)

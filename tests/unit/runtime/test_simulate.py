@@ -1,0 +1,99 @@
+import json
+import textwrap
+
+import pytest
+from typer.testing import CliRunner
+
+from flaremesh.algorithms import create
+from flaremesh.cli.main import app
+from flaremesh.problems.consensus import Consensus
+from flaremesh.runtime.simulate import Simulation
+from flaremesh.runtime.site_run import RunOptions
+from flaremesh.topology.load import load
+from flaremesh.topology.mesh import build
+
+
+@pytest.fixture
+def topology_file(tmp_path):
+    """Writes a topology file of so many sites on a ring."""
+
+    def write(sites, run, code="{}"):
+        path = tmp_path / "topology.yaml"
+        names = "".join(f"  - {{name: site{i}, org: org}}\n" for i in range(sites))
+        path.write_text(
+            "apiVersion: flaremesh/v1\n"
+            "name: mesh\n"
+            "server: {host: localhost, org: org}\n"
+            "admins: [{email: admin@example.org, org: org, role: project_admin}]\n"
+            f"sites:\n{names}"
+            "graph: {kind: ring}\n"
+            "weights: metropolis\n"
+            f"run: {run}\n"
+            f"code: {code}\n"
+        )
+        return path
+
+    return write
+
+
+CONSENSUS = "{algorithm: consensus, iterations: 20, problem: {path: flaremesh.problems.consensus.Consensus}}"
+
+
+def test_256_sites_run_in_one_process(topology_file):
+    mesh = build(load(topology_file(256, CONSENSUS)))
+    run = Simulation(mesh.schedules, create("consensus"), Consensus, RunOptions(iterations=20))
+    run.run()
+    distances = [snapshot.consensus_distance for snapshot in run.snapshots]
+    assert distances == sorted(distances, reverse=True)
+    assert all(history.last_iteration == 20 for history in run.histories.values())
+
+
+def test_the_seed_decides_the_run(topology_file):
+    mesh = build(load(topology_file(3, CONSENSUS)))
+
+    def result(seed):
+        run = Simulation(mesh.schedules, create("consensus"), Consensus, RunOptions(iterations=5), seed)
+        run.run()
+        return run.snapshots[-1].mean.tolist()
+
+    assert result(1) == result(1)
+    assert result(1) != result(2)
+
+
+def test_the_command_writes_consensus_distance_mean_and_loss_of_every_iteration(topology_file, tmp_path):
+    output = tmp_path / "history.json"
+    result = CliRunner().invoke(
+        app, ["simulate", str(topology_file(4, CONSENSUS)), "--iterations", "5", "--output", str(output)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "consensus, 4 sites, 5 iterations" in result.output
+    document = json.loads(output.read_text())
+    assert [row["iteration"] for row in document["history"]] == [0, 1, 2, 3, 4, 5]
+    assert all(row["mean"] == pytest.approx(document["history"][0]["mean"]) for row in document["history"])
+    assert document["history"][5]["consensus_distance"] < document["history"][0]["consensus_distance"]
+    assert document["history"][5]["loss"] is None
+    assert set(document["metrics"]) == {"site0", "site1", "site2", "site3"}
+
+
+def test_the_command_prints_the_history_as_json_and_takes_a_problem_beside_the_file(topology_file, tmp_path):
+    (tmp_path / "my_problem.py").write_text(
+        textwrap.dedent("""
+            from flaremesh.problems.consensus import Consensus
+
+            class Mine(Consensus):
+                pass
+        """)
+    )
+    run = "{algorithm: dgd, stepsize: 0.1, iterations: 3, problem: {file: my_problem.py, name: Mine}}"
+    result = CliRunner().invoke(app, ["simulate", str(topology_file(3, run, "{files: true}")), "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["algorithm"] == "dgd"
+    assert document["history"][-1]["loss"] > 0
+
+
+def test_the_command_says_what_is_wrong_with_the_problem(topology_file):
+    run = "{algorithm: consensus, iterations: 3, problem: {path: absent.module.Problem}}"
+    result = CliRunner().invoke(app, ["simulate", str(topology_file(3, run, "{packages: [absent]}"))])
+    assert result.exit_code == 1, result.output
+    assert "cannot import the problem absent.module.Problem at site0" in result.stderr

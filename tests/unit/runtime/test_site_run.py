@@ -1,0 +1,220 @@
+"""The loop of one site, driven with neighbours whose messages the test reads and writes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from flaremesh.algorithms import create
+from flaremesh.links import Key, LinkError, PeerTimeout
+from flaremesh.links.inprocess import InProcessLink, inboxes
+from flaremesh.problems.consensus import Consensus
+from flaremesh.problems.module import Batches, ModuleProblem
+from flaremesh.problems.protocol import ProblemError, SiteContext
+from flaremesh.runtime.history import History
+from flaremesh.runtime.site_run import NonFiniteValue, RunOptions, SiteRun
+from flaremesh.topology.neighborhood import Neighborhood
+
+BONN = SiteContext("bonn", index=0, sites=2, seed=0)
+HOOD = Neighborhood("bonn", self_weight=0.75, in_weights={"kiel": 0.25}, out=("kiel",))
+
+
+class Pair:
+    """Bonn runs; the test is Kiel."""
+
+    def __init__(self, problem, algorithm, hood=HOOD, **options):
+        boxes = inboxes(["bonn", "kiel"])
+        self._kiel = InProcessLink("kiel", boxes)
+        self.history = History()
+        options = {"iterations": 10, "peer_timeout": 0.0} | options
+        link = InProcessLink("bonn", boxes)
+        self.bonn = SiteRun(algorithm, problem, [hood], link, self.history, RunOptions(**options))
+
+    def answer(self, iteration, values, dtype=np.float64):
+        self._kiel.send("bonn", Key(iteration, 0, "kiel"), [np.asarray(values, dtype=dtype).tobytes()])
+
+    def got(self, iteration, dtype=np.float64):
+        key = Key(iteration, 0, "bonn")
+        return np.frombuffer(self._kiel.receive([key], timeout=0)[key], dtype=dtype)
+
+    def iterate(self, iteration, values, dtype=np.float64):
+        self.bonn.send(iteration)
+        self.answer(iteration, values, dtype)
+        self.bonn.advance(iteration)
+
+
+def consensus_pair(**options):
+    return Pair(Consensus(BONN, {"bonn": [4.0, 8.0]}), create("consensus"), **options)
+
+
+def normalised(site=BONN):
+    """One input feature behind a BatchNorm: buffers are its mean and variance."""
+    inputs = torch.tensor([[1.0], [3.0]])
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1, bias=False))
+    return ModuleProblem(site, model, mse_loss, Batches(inputs, inputs), device="cpu")
+
+
+def test_an_iteration_sends_the_value_and_mixes_with_the_rows_weights():
+    pair = consensus_pair()
+    pair.iterate(0, [0.0, 4.0])
+    assert pair.got(0).tolist() == [4.0, 8.0]
+    assert pair.bonn.estimate.tolist() == [3.0, 7.0]
+    (record,) = pair.history.iterations
+    assert record.iteration == 1
+    assert record.loss is None
+    assert record.consensus_distance == pytest.approx(2**0.5)
+    assert record.wait_seconds <= record.seconds
+
+
+def test_what_was_sent_does_not_change_when_the_model_does():
+    problem = normalised()
+    pair = Pair(problem, create("dgd", stepsize=0.5))
+    before = [*problem.initial().tolist(), *problem.buffers().tolist()]
+    pair.bonn.send(0)
+    problem.loss_and_gradient(torch.full_like(problem.initial(), 9.0))
+    problem.buffers().fill_(9.0)
+    pair.answer(0, [0.0] * 5, np.float32)
+    pair.bonn.advance(0)
+    assert pair.got(0, np.float32).tolist() == pytest.approx(before)
+
+
+def learnt(statistics):
+    """What BatchNorm makes of its statistics on a batch of mean 2 and variance 2, momentum 0.1."""
+    return 0.9 * statistics + 0.1 * 2.0
+
+
+@pytest.mark.parametrize("name", ["dgd", "dgd-cta", "dgd-atc", "gradient-tracking", "gtadam"])
+def test_batch_statistics_are_mixed_and_what_an_iteration_learns_is_kept(name):
+    problem = normalised()
+    pair = Pair(problem, create(name, stepsize=0.1))
+    sent = problem.buffers().clone()
+    pair.bonn.send(0)
+    pair.answer(0, [*pair.got(0, np.float32)[:-2], 100.0, 100.0], np.float32)
+    pair.bonn.advance(0)
+    mixed = 0.75 * sent + 0.25 * 100.0
+    gradient_came_first = name == "dgd"
+    expected = mixed + learnt(sent) - sent if gradient_came_first else learnt(mixed)
+    torch.testing.assert_close(problem.buffers(), expected)
+
+
+def test_buffers_are_left_alone_when_mixing_them_is_off():
+    problem = normalised()
+    pair = Pair(problem, create("dgd", stepsize=0.1), mix_buffers=False)
+    pair.bonn.send(0)
+    message = pair.got(0, np.float32)
+    assert len(message) == len(problem.initial())
+
+
+def test_buffers_are_averaged_even_where_the_rows_do_not_sum_to_one():
+    problem = normalised()
+    hood = Neighborhood("bonn", self_weight=0.5, in_weights={"kiel": 1.0}, out=("kiel",))
+    pair = Pair(problem, create("push-sum"), hood=hood)
+    problem.buffers().fill_(3.0)
+    pair.bonn.send(0)
+    pair.answer(0, [*pair.got(0, np.float32)[:-2], 6.0, 6.0], np.float32)
+    pair.bonn.advance(0)
+    assert problem.buffers().tolist() == pytest.approx([5.0, 5.0])
+
+
+def test_phases_take_turns():
+    alone = Neighborhood("bonn", self_weight=1.0, in_weights={}, out=())
+    boxes = inboxes(["bonn", "kiel"])
+    kiel = InProcessLink("kiel", boxes)
+    run = SiteRun(
+        create("consensus"),
+        Consensus(BONN, {"bonn": 4.0}),
+        [alone, HOOD],
+        InProcessLink("bonn", boxes),
+        History(),
+        RunOptions(iterations=4, peer_timeout=0.0),
+    )
+    for iteration in (1, 3):
+        kiel.send("bonn", Key(iteration, 0, "kiel"), [np.zeros(1).tobytes()])
+    run.run()
+    assert run.estimate.tolist() == [4.0 * 0.75**2]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"iterations": 7, "evaluate_every": 3}, [0, 3, 6, 7]),
+        ({"iterations": 6, "evaluate_every": 3}, [0, 3, 6]),
+        ({"iterations": 3}, [0, 1, 2, 3]),
+        ({"iterations": 60}, list(range(0, 61, 3))),
+    ],
+)
+def test_the_first_every_nth_and_the_last_iterate_are_evaluated(options, expected):
+    pair = consensus_pair(**options)
+    for iteration in range(options["iterations"]):
+        pair.iterate(iteration, [0.0, 0.0])
+    assert [evaluation.iteration for evaluation in pair.history.evaluations] == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_non_finite_value_stops_the_run_and_names_the_site(value):
+    pair = consensus_pair()
+    with pytest.raises(
+        NonFiniteValue, match=r"^bonn has a non-finite value at iteration 1 .*smaller stepsize"
+    ):
+        pair.iterate(0, [0.0, value])
+    assert not pair.history.iterations[0].finite
+
+
+def test_a_diverging_site_stops_before_it_sends_the_value_that_overflowed():
+    pair = Pair(Consensus(BONN, {"bonn": 1.0}), create("dgd", stepsize=1e308))
+    pair.iterate(0, [2.0])
+    pair.iterate(1, [2.0])
+    with pytest.raises(NonFiniteValue, match="bonn has a non-finite value at iteration 3"):
+        pair.iterate(2, [2.0])
+    assert np.isfinite([pair.got(iteration) for iteration in range(3)]).all()
+
+
+def test_a_run_may_go_on_with_non_finite_values():
+    pair = consensus_pair(stop_on_non_finite=False)
+    pair.iterate(0, [0.0, float("nan")])
+    pair.iterate(1, [0.0, 0.0])
+    assert pair.history.last_iteration == 2
+
+
+class Failing(Consensus):
+    """Raises where it is told to."""
+
+    def __init__(self, where):
+        super().__init__(BONN, {"bonn": 1.0})
+        self._where = where
+
+    def _fail(self, where):
+        if where == self._where:
+            raise KeyError("no such column")
+
+    def initial(self):
+        self._fail("initial")
+        return super().initial()
+
+    def loss_and_gradient(self, x):
+        self._fail("loss_and_gradient")
+        return super().loss_and_gradient(x)
+
+    def evaluate(self, x):
+        self._fail("evaluate")
+        return super().evaluate(x)
+
+
+@pytest.mark.parametrize("where", ["initial", "loss_and_gradient", "evaluate"])
+def test_a_failing_problem_is_reported_with_site_and_cause(where):
+    with pytest.raises(ProblemError, match="the problem of bonn failed: KeyError: 'no such column'"):
+        Pair(Failing(where), create("gradient-tracking", stepsize=0.1))
+
+
+def test_a_message_of_another_length_names_the_sender():
+    pair = consensus_pair()
+    with pytest.raises(LinkError, match="kiel sent 24 bytes, expected 16"):
+        pair.iterate(0, [1.0, 2.0, 3.0])
+
+
+def test_a_silent_neighbour_is_named():
+    pair = consensus_pair()
+    pair.bonn.send(0)
+    with pytest.raises(PeerTimeout, match="kiel"):
+        pair.bonn.advance(0)
