@@ -1,6 +1,10 @@
 """``flaremesh run``."""
 
-import time
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -31,19 +35,37 @@ def run(
 
     loaded = _override(load(topology), iterations=iterations, stepsize=stepsize)
     mesh = mesh_folder(loaded, output)
-    started = time.monotonic()
-    with ProgressView(loaded.run.iterations) as view:
-        result = runs.run(
-            loaded, target_of(where, loaded, mesh), mesh, name or loaded.run.algorithm, view.show
-        )
-    seconds = time.monotonic() - started
+    target = target_of(where, loaded, mesh)
+    with ProgressView(loaded.run.iterations) as view, _interruption() as stop:
+        result = runs.run(loaded, target, mesh, name or loaded.run.algorithm, view.show, stop)
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:
-        typer.echo(f"{result.outcome} after {seconds:.1f} s: {mesh / 'runs' / result.run_id}")
+        typer.echo(
+            f"{result.outcome}, {result.submit_to_result_seconds:.1f} s after it was submitted: "
+            f"{mesh / 'runs' / result.run_id}"
+        )
     if result.reason:
         typer.echo(f"Error: {result.reason}", err=True)
     raise typer.Exit(_EXIT_CODES.get(result.outcome, 1))
+
+
+@contextlib.contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets; a second one ends the command at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        for interruption, handler in before.items():
+            signal.signal(interruption, handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _override(topology: Topology, **fields: Any) -> Topology:

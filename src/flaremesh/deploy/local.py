@@ -268,7 +268,7 @@ def _end(processes: Sequence[psutil.Process], grace: float) -> None:
 
 def _owner_of(port: int) -> str | None:
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr[1] == port and connection.pid:
+        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
             try:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid}) listens on it"
             except psutil.NoSuchProcess:

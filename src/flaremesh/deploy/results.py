@@ -70,6 +70,7 @@ class RunResult(_Result):
         topology: name of the mesh.
         iterations: how many were asked for.
         seconds: wall clock of the run.
+        submit_to_result_seconds: from submission until the result was there.
         predicted_contraction: of the consensus distance, per iteration of mixing alone; None if unknown.
         sites: what is known of every site.
         graph: who mixed with whom.
@@ -83,6 +84,7 @@ class RunResult(_Result):
     topology: str | None = None
     iterations: int | None = None
     seconds: float | None = None
+    submit_to_result_seconds: float | None = None
     predicted_contraction: float | None = None
     sites: Mapping[str, SiteResult] = {}
     graph: Graph | None = None

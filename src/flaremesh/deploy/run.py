@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from flaremesh.deploy.results import HISTORY, RESULT, RunResult, load_result
 from flaremesh.deploy.session import AdminSession, Job, ServerLost, connect
 from flaremesh.deploy.target import DeployError, Target
+from flaremesh.metrics.names import RunState
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
@@ -25,11 +27,17 @@ _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
 
 
 def run(
-    topology: Topology, target: Target, mesh: Path, name: str, show: Callable[[str, Progress], None]
+    topology: Topology,
+    target: Target,
+    mesh: Path,
+    name: str,
+    show: Callable[[str, Progress], None],
+    stop: threading.Event,
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
 
-    A KeyboardInterrupt aborts the run; whatever the outcome, nothing of it is left running.
+    Whatever the outcome, nothing of the run goes on; after a finished one NVFlare's job processes end by
+    themselves some seconds later.
 
     Args:
         topology: the mesh and its run.
@@ -37,34 +45,34 @@ def run(
         mesh: its folder.
         name: of the run, for people.
         show: hears the run id and the progress, a few times a second.
+        stop: set it to abort the run.
 
     Raises:
         UnsoundRun, JobError: the run makes no sense.
         DeployError: somebody is not ready, or the server does not take the run.
     """
     check(topology)
-    _require([p.name for p in target.participants() if not p.ready])
+    _require([participant.name for participant in target.participants() if not participant.ready])
     with connect(topology, mesh) as session:
         registered = session.sites()
         _require([site.name for site in topology.sites if site.name not in registered])
         run_id, folder = _submit(session, topology, mesh / "runs", name)
-        started = time.monotonic()
+        submitted = time.monotonic()
         try:
-            document = _follow(session, run_id, lambda progress: show(run_id, progress))
-        except KeyboardInterrupt:
-            document = _abort(session, run_id)
+            result = _follow(session, run_id, show, stop) or _abort(session, run_id)
         except ServerLost as error:
-            document = _failed(str(error))
-        if document.get("outcome") != "finished":
+            result = _failed(str(error))
+        seconds = time.monotonic() - submitted
+        if result["outcome"] != RunState.FINISHED:
             target.end_run(run_id, _END_SECONDS)
-    defaults = {
+    known = {
         "run_id": run_id,
         "name": name,
         "topology": topology.name,
         "algorithm": topology.run.algorithm,
+        "iterations": topology.run.iterations,
     }
-    defaults |= {"iterations": topology.run.iterations, "seconds": time.monotonic() - started}
-    _gather(folder, defaults | document, target)
+    _gather(folder, known | result | {"submit_to_result_seconds": seconds}, target)
     return load_result(folder)
 
 
@@ -85,33 +93,33 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
     return run_id, folder
 
 
-def _follow(session: AdminSession, run_id: str, show: Callable[[Progress], None]) -> dict[str, Any]:
-    """Watch a run until it has a result; the controller tells it seconds before NVFlare ends the job."""
+def _follow(
+    session: AdminSession, run_id: str, show: Callable[[str, Progress], None], stop: threading.Event
+) -> dict[str, Any] | None:
+    """Watch a run until it has a result, or until ``stop``: None.
+
+    The controller tells the result seconds before NVFlare ends the job.
+    """
     heard = time.monotonic()
-    while True:
+    while not stop.wait(_POLL_SECONDS):
+        progress = session.progress(run_id)
+        if progress:
+            show(run_id, progress)
+            if progress.get("result"):
+                return dict(progress["result"])
         try:
-            progress = session.progress(run_id)
-            if progress is None and session.job(run_id).ended:
+            if not progress and session.job(run_id).ended:
                 return _ended(session, run_id)
             heard = time.monotonic()
         except ServerLost:
             if time.monotonic() - heard > _SILENCE_SECONDS:
                 raise
-            progress = None
-        if progress is not None:
-            show(progress)
-            if progress.get("result"):
-                return dict(progress["result"])
-        time.sleep(_POLL_SECONDS)
+    return None
 
 
 def _abort(session: AdminSession, run_id: str) -> dict[str, Any]:
-    try:
-        if session.abort(run_id, _END_SECONDS):
-            return _ended(session, run_id) | {"outcome": "aborted", "reason": None}
-    except ServerLost:
-        pass
-    return {"outcome": "aborted"}
+    known = _ended(session, run_id) if session.abort(run_id, _END_SECONDS) else {}
+    return known | {"outcome": RunState.ABORTED, "reason": None}
 
 
 def _ended(session: AdminSession, run_id: str) -> dict[str, Any]:
@@ -125,7 +133,7 @@ def _ended(session: AdminSession, run_id: str) -> dict[str, Any]:
 
 
 def _failed(reason: str) -> dict[str, Any]:
-    return {"outcome": "failed", "reason": reason}
+    return {"outcome": RunState.FAILED, "reason": reason}
 
 
 def _reason(job: Job) -> str:

@@ -12,8 +12,6 @@ from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.fuel.flare_api.api_spec import (
     AuthorizationError,
     InvalidJobDefinition,
-    JobNotRunning,
-    NoReply,
 )
 from nvflare.fuel.flare_api.flare_api import Session
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
@@ -85,7 +83,7 @@ class AdminSession:
         """What the run's controller tells of it, None while no controller answers."""
         try:
             return self._ask(lambda: dict(self._session.do_app_command(run_id, PROGRESS_COMMAND, {})))
-        except _NoController:
+        except DeployError:
             return None
 
     def abort(self, run_id: str, timeout: float) -> bool:
@@ -114,18 +112,12 @@ class AdminSession:
         try:
             with _quiet():
                 return question()
-        except (JobNotRunning, NoReply) as error:
-            raise _NoController from error
         except AuthorizationError as error:
             raise DeployError(f"the server refuses: {error}") from error
         except InvalidJobDefinition as error:
             raise DeployError(f"the server does not take the job: {error}") from error
         except Exception as error:
             raise ServerLost(f"the server does not answer: {error}") from error
-
-
-class _NoController(Exception):
-    """The job has no process yet, or none any more."""
 
 
 @contextlib.contextmanager

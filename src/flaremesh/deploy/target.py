@@ -56,4 +56,4 @@ class Target(Protocol):
         """What a participant keeps of a run, None where this machine cannot reach it."""
 
     def end_run(self, run_id: str, timeout: float) -> None:
-        """Wait until no process works on a run any more; after ``timeout`` seconds end those that still do."""
+        """Wait until no process works on a run; after ``timeout`` seconds end those that still do."""

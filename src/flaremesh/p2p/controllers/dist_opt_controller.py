@@ -234,8 +234,9 @@ class DistOptController(Controller):
         ).to_dict()
         folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").write_text(json.dumps(document, indent=1))
-        self._result = document
+        text = json.dumps(document, indent=1)
+        (folder / "result.json").write_text(text)
+        self._result = json.loads(text)  # NVFlare sends no enum
 
     def _last_seen(self, site: str) -> dict[str, Any]:
         """What is known of a site that did not finish."""
