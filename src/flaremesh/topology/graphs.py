@@ -81,7 +81,7 @@ def phases(graph: Graph, sites: Sequence[str]) -> tuple[Digraph, ...]:
             raise GraphError(
                 "file",
                 f"the edges are still in {graph.file}",
-                "read the topology by load.load",
+                "read the topology with load()",
             )
     one_way = getattr(graph, "directed", False)
     return (_directed(sites, edges) if one_way else _undirected(sites, edges),)

@@ -77,7 +77,7 @@ def _words(error: ErrorDetails) -> tuple[str, str]:
     ):
         return f"{value!r} {problem}", f"expected: {description}"
     limits = [f"{words} {context[bound]}" for bound, words in _BOUNDS.items() if bound in context]
-    return f"{value!r} is out of range", f"write a value {' and '.join(limits) or 'in range'}: {description}"
+    return f"{value!r} is out of range", f"write a value {' and '.join(limits) or 'that is finite'}: {description}"
 
 
 def _graph_words(graph: Any) -> tuple[str, str]:

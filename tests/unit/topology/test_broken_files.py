@@ -1,0 +1,545 @@
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from topology_file import with_sections
+
+from flaremesh.topology.findings import TopologyError
+from flaremesh.topology.load import load
+
+
+class Broken(NamedTuple):
+    """A snippet of a topology file, and the one finding that it must lead to."""
+
+    snippet: str
+    line: int
+    field: str
+    words: str
+
+
+BROKEN = {
+    # fields
+    "unknown section": Broken("colour: red", 1, "colour", "no such field"),
+    "misspelt field": Broken(
+        "server: {hots: localhost, org: consortium}",
+        1,
+        "server.hots",
+        "did you mean host?",
+    ),
+    "missing field": Broken(
+        """
+        server:
+          host: localhost
+        """,
+        1,
+        "server.org",
+        "missing; add org: organisation",
+    ),
+    "field given twice": Broken(
+        """
+        name: ring3
+        name: ring4
+        """,
+        2,
+        "name",
+        "already in line 1",
+    ),
+    "another version": Broken(
+        "apiVersion: v2",
+        1,
+        "apiVersion",
+        "'v2' is unknown; write one of flaremesh/v1",
+    ),
+    "name of the mesh with capitals": Broken(
+        "name: Ring_3",
+        1,
+        "name",
+        "'Ring_3' is not allowed; expected: name of",
+    ),
+    "text for a number": Broken(
+        "server: {host: localhost, org: c, port: http}",
+        1,
+        "server.port",
+        "'http' is no whole number",
+    ),
+    "port out of range": Broken(
+        "server: {host: localhost, org: c, port: 80020}",
+        1,
+        "server.port",
+        "at most 65535",
+    ),
+    "nobody to submit runs": Broken("admins: []", 1, "admins", "0 given, at least 1 needed"),
+    "no e-mail address": Broken(
+        """
+        admins:
+        - {email: admin, org: c}
+        """,
+        2,
+        "admins[0].email",
+        "expected: e-mail address",
+    ),
+    "unknown role": Broken(
+        """
+        admins:
+        - {email: a@b.de, org: c, role: leader}
+        """,
+        2,
+        "admins[0].role",
+        "did you mean lead?",
+    ),
+    "admin listed twice": Broken(
+        """
+        admins:
+        - {email: a@b.de, org: c}
+        - {email: a@b.de, org: d}
+        """,
+        3,
+        "admins[1].email",
+        "is already admins[0]",
+    ),
+    # sites
+    "one site": Broken("sites: [{name: bonn, org: ukb}]", 1, "sites", "1 given, at least 2 needed"),
+    "sites that are no list": Broken("sites: bonn", 1, "sites", "'bonn' is no list"),
+    "site that is a word": Broken(
+        """
+        sites:
+        - bonn
+        - {name: aachen, org: uka}
+        """,
+        2,
+        "sites[0]",
+        "no mapping of fields",
+    ),
+    "site's name with an underscore": Broken(
+        """
+        sites:
+        - {name: bonn, org: ukb}
+        - name: aachen_1
+          org: uka
+        """,
+        3,
+        "sites[1].name",
+        "letters, digits and hyphens",
+    ),
+    "site's name that YAML takes for false": Broken(
+        """
+        sites:
+        - {name: no, org: ukb}
+        - {name: aachen, org: uka}
+        - {name: bonn, org: ukb}
+        """,
+        2,
+        "sites[0].name",
+        "stands in quotes",
+    ),
+    "site listed twice": Broken(
+        """
+        sites:
+        - {name: bonn, org: ukb}
+        - {name: aachen, org: uka}
+        - {name: bonn, org: ukb}
+        """,
+        4,
+        "sites[2].name",
+        "bonn is already sites[0]",
+    ),
+    "site called like the server": Broken(
+        """
+        sites:
+        - {name: server, org: ukb}
+        - {name: aachen, org: uka}
+        """,
+        2,
+        "sites[0].name",
+        "the server's own name",
+    ),
+    "negative number of GPUs": Broken(
+        """
+        sites:
+        - {name: bonn, org: ukb, gpus: -1}
+        - {name: aachen, org: uka}
+        """,
+        2,
+        "sites[0].gpus",
+        "of at least 0",
+    ),
+    "ports in the wrong order": Broken(
+        """
+        sites:
+        - name: bonn
+          org: ukb
+          link:
+            host: h
+            ports: 8105-8102
+        - {name: aachen, org: uka}
+        """,
+        6,
+        "sites[0].link.ports",
+        "write the lower port first",
+    ),
+    "ports that are no range": Broken(
+        """
+        sites:
+        - {name: bonn, org: ukb, link: {host: h, ports: any}}
+        - {name: aachen, org: uka}
+        """,
+        2,
+        "sites[0].link.ports",
+        "neither a port nor a range",
+    ),
+    # graph
+    "graph that is a word": Broken("graph: rings", 1, "graph", "write graph: {kind: ring}"),
+    "graph that says nothing": Broken(
+        "graph: {directed: true}",
+        1,
+        "graph",
+        "neither kind nor edges nor file",
+    ),
+    "unknown kind": Broken(
+        """
+        graph:
+          kind: circle-ring
+        """,
+        1,
+        "graph",
+        "the kind 'circle-ring' is unknown",
+    ),
+    "field of another kind": Broken("graph: {kind: ring, p: 0.5}", 1, "graph.p", "no such field"),
+    "missing field of a kind": Broken("graph: {kind: random-regular}", 1, "graph.degree", "add degree"),
+    "torus of three": Broken("graph: {kind: torus}", 1, "graph.kind", "3 sites fill no torus"),
+    "rows that do not divide": Broken(
+        """
+        sites: [{name: a, org: o}, {name: b, org: o}, {name: c, org: o}, {name: d, org: o}]
+        graph: {kind: grid, rows: 3}
+        """,
+        2,
+        "graph.rows",
+        "4 sites in 3 rows make no grid; write one of 2",
+    ),
+    "hypercube of three": Broken("graph: {kind: hypercube}", 1, "graph.kind", "has 2, 4, 8, 16"),
+    "more neighbours than sites": Broken(
+        "graph: {kind: random-regular, degree: 3}",
+        1,
+        "graph.degree",
+        "write a degree of at most 2",
+    ),
+    "odd number of odd degrees": Broken(
+        "graph: {kind: random-regular, degree: 1}",
+        1,
+        "graph.degree",
+        "write an even degree",
+    ),
+    "odd small world": Broken(
+        "graph: {kind: watts-strogatz, k: 3, p: 0}",
+        1,
+        "graph.k",
+        "even number below 3",
+    ),
+    "probability above one": Broken("graph: {kind: erdos-renyi, p: 1.5}", 1, "graph.p", "of at most 1"),
+    "random graph in pieces": Broken(
+        "graph: {kind: erdos-renyi, p: 0.001}",
+        1,
+        "graph",
+        "not connected: 3 parts",
+    ),
+    # edges
+    "edge to nobody": Broken(
+        """
+        graph:
+          edges:
+          - {from: bonn, to: heidelberg}
+          - {from: aachen, to: bon}
+        """,
+        4,
+        "graph.edges[1].to",
+        "there is no site bon; did you mean bonn?",
+    ),
+    "edge without an end": Broken(
+        """
+        graph:
+          edges:
+          - from: bonn
+        """,
+        3,
+        "graph.edges[0].to",
+        "missing",
+    ),
+    "site as its own neighbour": Broken(
+        """
+        graph:
+          edges:
+          - {from: bonn, to: bonn}
+        """,
+        3,
+        "graph.edges[0]",
+        "bonn is its own neighbour",
+    ),
+    "edge given twice": Broken(
+        """
+        graph:
+          edges:
+          - {from: bonn, to: aachen}
+          - {from: aachen, to: bonn}
+        """,
+        4,
+        "graph.edges[1]",
+        "stands twice",
+    ),
+    "graph in two parts": Broken(
+        """
+        graph:
+          edges:
+          - {from: bonn, to: aachen}
+        """,
+        1,
+        "graph",
+        "2 parts, and no way from",
+    ),
+    "directed graph without a way back": Broken(
+        """
+        graph:
+          directed: true
+          edges:
+          - {from: bonn, to: aachen}
+          - {from: aachen, to: heidelberg}
+        weights: push-sum
+        """,
+        1,
+        "graph",
+        "no way from heidelberg to aachen",
+    ),
+    # weights
+    "unknown rule": Broken("weights: metropoliss", 1, "weights", "did you mean metropolis?"),
+    "weight of one": Broken(
+        """
+        weights: explicit
+        graph:
+          directed: true
+          edges:
+          - {from: bonn, to: aachen, weight: 1}
+        """,
+        5,
+        "graph.edges[0].weight",
+        "less than 1",
+    ),
+    "weights that leave less than nothing": Broken(
+        """
+        weights: explicit
+        graph:
+          edges:
+          - {from: bonn, to: aachen, weight: 0.6}
+          - {from: heidelberg, to: aachen, weight: 0.6}
+        """,
+        5,
+        "graph.edges[1].weight",
+        "the weights of aachen's neighbours sum to more than 1 (1.2)",
+    ),
+    "edge without its weight": Broken(
+        """
+        weights: explicit
+        graph:
+          edges:
+          - {from: bonn, to: aachen, weight: 0.3}
+          - {from: heidelberg, to: aachen}
+        """,
+        5,
+        "graph.edges[1]",
+        "add a weight between 0 and 1",
+    ),
+    "weights that the rule ignores": Broken(
+        """
+        graph:
+          edges:
+          - {from: bonn, to: aachen, weight: 0.3}
+          - {from: heidelberg, to: aachen}
+        weights: metropolis
+        """,
+        5,
+        "weights",
+        "write weights: explicit",
+    ),
+    "explicit weights without edges": Broken("weights: explicit", 1, "weights", "need edges that carry them"),
+    "metropolis on a directed graph": Broken(
+        """
+        graph: {kind: ring, directed: true}
+        weights: metropolis
+        """,
+        2,
+        "weights",
+        "write weights: push-sum",
+    ),
+    # run
+    "no iterations": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 0
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        3,
+        "run.iterations",
+        "greater than 0",
+    ),
+    "endless wait": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          peer_timeout: .inf
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        4,
+        "run.peer_timeout",
+        "write a value that is finite: seconds to wait",
+    ),
+    "option that is a list": Broken(
+        """
+        run:
+          algorithm: gtadam
+          iterations: 1
+          options: {beta1: [0.9]}
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        4,
+        "run.options.beta1",
+        "neither number, text nor truth value",
+    ),
+    "two sources of a problem": Broken(
+        "run: {algorithm: dgd, iterations: 1, problem: {path: flaremesh.problems.digits.Digits, name: D}}",
+        1,
+        "run.problem",
+        "a class has a path, or a file and a name",
+    ),
+    "problem's file that is not there": Broken(
+        """
+        code: {files: true}
+        run: {algorithm: dgd, iterations: 1, problem: {file: mine.py, name: Mine}}
+        """,
+        2,
+        "run.problem.file",
+        "mine.py does not exist",
+    ),
+    "problem of a package that the kits do not allow": Broken(
+        "run: {algorithm: dgd, iterations: 1, problem: {path: ourlab.problems.Tumour}}",
+        1,
+        "run.problem.path",
+        "write code: {packages: [ourlab]}",
+    ),
+    # YAML
+    "tab": Broken(
+        """
+        server:
+        \thost: localhost
+        """,
+        2,
+        "",
+        "indent with spaces",
+    ),
+    "open bracket": Broken(
+        """
+        admins: [
+        name: ring3
+        """,
+        3,
+        "",
+        "this is not YAML",
+    ),
+    "tag that runs code": Broken("name: !!python/name:os.system", 1, "", "this is not YAML"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
+def test_a_mistake_is_reported_at_its_line_and_field_with_its_remedy(broken: Broken, tmp_path: Path) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_text(with_sections(broken.snippet))
+
+    with pytest.raises(TopologyError) as raised:
+        load(path)
+
+    (finding,) = raised.value.findings
+    assert (finding.line, finding.field) == (broken.line, broken.field)
+    assert broken.words in str(finding)
+
+
+def test_all_mistakes_of_a_file_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_text(
+        with_sections(
+            "name: Ring\n"
+            "sites:\n"
+            "- {name: bonn, org: ukb}\n"
+            "- {name: bonn, org: uk-b}\n"
+            "- {name: aachen, org: uka}\n"
+            "graph: {edges: [{from: bonn}, {from: aachen, to: kiel}]}\n"
+            "weights: best\n"
+            "run: {algoritm: dgd, iterations: many}\n"
+        )
+    )
+
+    with pytest.raises(TopologyError) as raised:
+        load(path)
+
+    assert [(finding.line, finding.field) for finding in raised.value.findings] == [
+        (1, "name"),
+        (4, "sites[1].org"),
+        (4, "sites[1].name"),
+        (6, "graph.edges[0].to"),
+        (6, "graph.edges[1].to"),
+        (7, "weights"),
+        (8, "run.iterations"),
+        (8, "run.problem"),
+        (8, "run.algoritm"),
+    ]
+    assert str(raised.value).startswith(f"{path}: 9 mistakes")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"# nothing but a comment\n", "the file is empty"),
+        (b"- bonn\n", "the file holds no fields"),
+        (b"name: \xff\xfe\n", "not UTF-8"),
+        (b"name: \x07\n", "this is not YAML"),
+    ],
+)
+def test_a_file_without_fields_is_one_mistake(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_bytes(content)
+
+    with pytest.raises(TopologyError, match=words) as raised:
+        load(path)
+
+    assert len(raised.value.findings) == 1
+
+
+def test_a_missing_file_is_a_mistake_too(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="No such file or directory; check the path"):
+        load(tmp_path / "topology.yaml")
+
+
+@pytest.mark.parametrize(
+    ("edges", "words"),
+    [
+        ("bonn aachen\nbon heidelberg\n", "edges.txt, line 2: there is no site bon; did you mean bonn?"),
+        (
+            "# ring\n\nbonn aachen heidelberg 0.3\n",
+            "edges.txt, line 3: .* is no edge; write: from to \\[weight\\]",
+        ),
+        ("bonn aachen heavy\n", "edges.txt, line 1: 'heavy' is no number"),
+        ("", "at least 1 needed"),
+        (None, "edges.txt cannot be read"),
+    ],
+)
+def test_a_mistake_in_an_edge_list_names_its_line_there(
+    edges: str | None, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_text(with_sections("graph: {file: edges.txt}"))
+    if edges is not None:
+        (tmp_path / "edges.txt").write_text(edges)
+
+    with pytest.raises(TopologyError, match=words) as raised:
+        load(path)
+
+    assert {finding.line for finding in raised.value.findings} == {1}
