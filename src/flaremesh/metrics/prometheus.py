@@ -76,11 +76,6 @@ class PrometheusSink:
         for other, gauge in self._states.items():
             gauge.set(other is state)
 
-    def close(self) -> None:
-        """Call this whatever happens: a run that has not ended by now has failed."""
-        if not self._state.ended:
-            self.state(RunState.FAILED)
-
     def iteration(self, record: Iteration) -> None:
         """See MetricsSink.iteration."""
         self._iterations.inc()

@@ -21,6 +21,10 @@ HEART_BEAT_TIMEOUT = 30
 STORAGE = "storage"
 """The server's folder for jobs and snapshots, in its workspace."""
 
+_SHUTDOWN_PERIOD = (
+    2  # seconds that a stopping server waits for sites to leave; they come back to the next one
+)
+
 _MAX_SITES = 10_000  # NVFlare's default of 100 would turn the 101st site away
 
 
@@ -89,7 +93,11 @@ def _edited(path: Path) -> Iterator[dict[str, Any]]:
 
 def _serve(path: Path) -> None:
     with _edited(path) as resources:
-        resources["servers"][0] |= {"heart_beat_timeout": HEART_BEAT_TIMEOUT, "max_num_clients": _MAX_SITES}
+        resources["servers"][0] |= {
+            "heart_beat_timeout": HEART_BEAT_TIMEOUT,
+            "max_num_clients": _MAX_SITES,
+            "shutdown_period": _SHUTDOWN_PERIOD,
+        }
         resources["snapshot_persistor"]["args"]["storage"] = _storage(f"{STORAGE}/snapshots")
         components = {component["id"]: component for component in resources["components"]}
         components["job_store"] |= _storage(".")

@@ -159,5 +159,4 @@ def test_without_a_directory_a_run_goes_on_and_nothing_is_written(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())])
     sink.iteration(Iteration(1, None, math.inf, seconds=1.0, wait_seconds=0.0, gradient_seconds=0.0))
-    sink.close()
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,81 @@
+"""A mesh of real NVFlare processes for tests."""
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from flaremesh.deploy.local import LocalTarget
+from flaremesh.p2p.agents.agent import AGENT_FILE
+from flaremesh.provision.kits import provision
+from flaremesh.topology.load import load
+from flaremesh.topology.schema import Topology
+
+START_SECONDS = 60.0
+RING = Path(__file__).parents[2] / "provision" / "ring3-consensus.yaml"
+
+
+class RunningMesh:
+    """The ring of three, on a free port of this machine."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.topology = _on_free_port(load(RING))
+        self.target = LocalTarget(self.topology, folder)
+        provision(self.topology, folder)
+
+    def workspace(self, name: str) -> Path:
+        return self.folder / "local" / name
+
+    def process(self, name: str) -> psutil.Process:
+        processes = json.loads((self.folder / "local" / "processes.json").read_text())
+        return psutil.Process(processes[name]["pid"])
+
+    def get(self, name: str, path: str) -> tuple[int, str]:
+        url = json.loads((self.workspace(name) / AGENT_FILE).read_text())["url"]
+        try:
+            with urllib.request.urlopen(url + path, timeout=5) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def missing(self, name: str) -> list[str]:
+        return list(json.loads(self.get(name, "/readyz")[1])["missing"])
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """The series of a participant that has one series of a name."""
+        families = text_string_to_metric_families(self.get(name, "/metrics")[1])
+        return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+@contextmanager
+def running_mesh(folder: Path) -> Iterator[RunningMesh]:
+    mesh = RunningMesh(folder)
+    try:
+        mesh.target.up(START_SECONDS)
+        yield mesh
+    finally:
+        mesh.target.down()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def _on_free_port(topology: Topology) -> Topology:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        server = topology.server.model_copy(update={"port": probe.getsockname()[1]})
+    return topology.model_copy(update={"server": server})

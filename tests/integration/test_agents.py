@@ -1,0 +1,114 @@
+"""The agents in real processes: readiness, orderly stop, repair after a crash."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from running_mesh import START_SECONDS, RunningMesh, running_mesh, wait_until
+
+from flaremesh.deploy.session import connect
+from flaremesh.p2p.agents.agent import AGENT_FILE
+from flaremesh.provision.job import write_job
+
+SITE = "bonn"
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(tmp_path_factory.mktemp("mesh")) as mesh:
+        yield mesh
+
+
+@pytest.fixture(autouse=True)
+def everybody_runs(mesh: RunningMesh) -> None:
+    mesh.target.up(START_SECONDS)
+
+
+def submit_endless_run(mesh: RunningMesh, folder: Path) -> str:
+    """Returns the run id once every site iterates."""
+    run = mesh.topology.run.model_copy(update={"iterations": 10**7, "evaluate_every": 10**7})
+    write_job(mesh.topology.model_copy(update={"run": run}), folder / "job", name="endless")
+    with connect(mesh.topology, mesh.folder) as session:
+        run_id = session.submit(folder / "job")
+    for site in mesh.topology.sites:
+        wait_until(lambda name=site.name: mesh.metrics(name).get("flaremesh_current_iteration"), 30)
+    return run_id
+
+
+def test_everybody_is_ready_once_the_mesh_is_up(mesh):
+    assert all(mesh.missing(name) == [] for name in ("server", SITE))
+    assert mesh.metrics("server")["flaremesh_registered_sites"] == len(mesh.topology.sites)
+    assert mesh.metrics(SITE)["flaremesh_ready"] == mesh.metrics(SITE)["flaremesh_registered"] == 1
+
+
+def test_a_site_that_is_told_to_stop_logs_out_and_exits_with_0(mesh):
+    site = mesh.process(SITE)
+    site.terminate()
+    left = len(mesh.topology.sites) - 1
+    wait_until(lambda: mesh.metrics("server")["flaremesh_registered_sites"] == left, 3)
+    assert site.wait(timeout=15) == 0
+
+
+def test_a_site_is_not_ready_before_it_is_registered(mesh):
+    mesh.process(SITE).terminate()
+    mesh.process(SITE).wait(timeout=15)
+    (mesh.workspace(SITE) / AGENT_FILE).unlink()
+    up = threading.Thread(target=mesh.target.up, args=[START_SECONDS])
+    up.start()
+    wait_until((mesh.workspace(SITE) / AGENT_FILE).exists, 15)
+    assert mesh.get(SITE, "/readyz")[0] == 503
+    assert mesh.missing(SITE) == ["not registered with the server"]
+    assert mesh.get(SITE, "/healthz")[0] == 200
+    up.join()
+    assert mesh.get(SITE, "/readyz")[0] == 200
+
+
+def test_a_server_that_is_told_to_stop_exits_with_0_although_sites_are_connected(mesh):
+    server = mesh.process("server")
+    server.terminate()
+    assert server.wait(timeout=20) == 0
+    wait_until(lambda: mesh.missing(SITE) == ["no connection to the server"], 10)
+    assert mesh.target.up(START_SECONDS) == ["server"]
+
+
+def test_a_job_that_a_crash_of_the_server_left_running_is_given_up(mesh, tmp_path):
+    run_id = submit_endless_run(mesh, tmp_path)
+    server = mesh.process("server")
+    server.kill()
+    server.wait(timeout=10)
+    assert mesh.target.up(START_SECONDS) == ["server"]
+    with connect(mesh.topology, mesh.folder) as session:
+        assert session.job(run_id).status == "FINISHED:ABANDONED"
+    # the sites learn with their next heartbeat that their part is over
+    wait_until(lambda: mesh.metrics(SITE)["flaremesh_running_jobs"] == 0, 60)
+
+
+def test_a_site_that_stops_in_mid_run_leaves_no_job_process_behind(mesh, tmp_path):
+    run_id = submit_endless_run(mesh, tmp_path)
+    site = mesh.process(SITE)
+    (job,) = (child for child in site.children(recursive=True) if run_id in child.cmdline())
+    site.terminate()
+    assert site.wait(timeout=30) == 0
+    assert not job.is_running()
+
+
+def test_a_server_that_stops_in_mid_run_stores_that_it_aborted_the_run(mesh, tmp_path):
+    run_id = submit_endless_run(mesh, tmp_path)
+    server = mesh.process("server")
+    server.terminate()
+    assert server.wait(timeout=40) == 0
+    mesh.target.up(START_SECONDS)
+    with connect(mesh.topology, mesh.folder) as session:
+        assert session.job(run_id).status == "FINISHED:ABORTED"
+
+
+def test_a_run_whose_process_is_killed_has_failed(mesh, tmp_path):
+    run_id = submit_endless_run(mesh, tmp_path)
+    (job,) = (p for p in mesh.process(SITE).children(recursive=True) if run_id in p.cmdline())
+    job.kill()
+    psutil.wait_procs([job], timeout=10)
+    assert 'run_state{slot="0",state="failed"} 1.0' in mesh.get(SITE, "/metrics")[1]
+    with connect(mesh.topology, mesh.folder) as session:
+        assert session.wait(run_id, 30)
