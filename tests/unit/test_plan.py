@@ -1,0 +1,250 @@
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from flaremesh.provision.plan import FirewallRule, UnsoundRun, check, firewall, plan
+from flaremesh.topology.mesh import build
+from flaremesh.topology.schema import Topology
+
+DIGITS = {"path": "flaremesh.problems.digits.Digits"}
+
+
+def topology(sites: Any = "heidelberg bonn aachen dresden", run: Any = None, **sections: Any) -> Topology:
+    """A ring, unless a section says otherwise; a site written with a + has a link address."""
+    return Topology.model_validate(
+        {
+            "apiVersion": "flaremesh/v1",
+            "name": "mesh",
+            "server": {"host": "flare.example.org", "org": "consortium"},
+            "admins": [{"email": "admin@consortium.org", "org": "consortium"}],
+            "sites": [site(name) for name in sites.split()] if isinstance(sites, str) else sites,
+            "graph": {"kind": "ring"},
+            "run": {
+                "algorithm": "consensus",
+                "iterations": 10,
+                "problem": {"path": "flaremesh.problems.consensus.Consensus"},
+            }
+            | (run or {}),
+        }
+        | sections
+    )
+
+
+def site(word: str) -> dict[str, Any]:
+    name = word.rstrip("+")
+    link = {"link": {"host": f"{name}.example.org", "ports": "8102-8105"}} if word.endswith("+") else {}
+    return {"name": name, "org": "lab"} | link
+
+
+def edges(*ends: str, weight: float | None = None, directed: bool = True) -> dict[str, Any]:
+    listed = [dict(zip(("from", "to"), pair.split(">"), strict=True)) for pair in ends]
+    return {"directed": directed, "edges": [edge | ({"weight": weight} if weight else {}) for edge in listed]}
+
+
+# soundness
+
+
+def test_a_directed_ring_with_equal_weights_is_doubly_stochastic_and_so_sound_for_consensus() -> None:
+    ring = edges("bonn>heidelberg", "aachen>bonn", "heidelberg>aachen", weight=0.1)
+
+    mesh = check(topology("heidelberg bonn aachen", graph=ring, weights="explicit"))
+
+    assert mesh.properties.doubly_stochastic
+    assert not mesh.properties.symmetric
+
+
+@pytest.mark.parametrize("algorithm", ["push-sum", "sgp"])
+def test_push_sum_weights_make_any_directed_graph_sound_for_push_sum_algorithms(algorithm: str) -> None:
+    graph = edges("heidelberg>bonn", "bonn>aachen", "aachen>heidelberg", "heidelberg>aachen")
+    run = {"algorithm": algorithm} | ({"stepsize": 0.1} if algorithm == "sgp" else {})
+
+    check(topology("heidelberg bonn aachen", graph=graph, weights="push-sum", run=run))
+
+
+REFUSED = {
+    "gradient tracking with push-sum weights on a directed graph": (
+        {
+            "graph": edges("bonn>heidelberg", "heidelberg>bonn", "bonn>aachen", "aachen>heidelberg"),
+            "sites": "heidelberg bonn aachen",
+            "weights": "push-sum",
+            "run": {"algorithm": "gradient-tracking", "stepsize": 0.1},
+        },
+        "gradient-tracking is not sound.*rows.*weights: push-sum and one of the algorithms push-sum, sgp",
+    ),
+    "consensus with push-sum weights on an undirected graph": (
+        {"graph": {"kind": "star"}, "weights": "push-sum"},
+        "rows .* do not sum to one; write weights: metropolis",
+    ),
+    "consensus with row-stochastic weights": (
+        {"graph": {"kind": "star"}, "weights": "uniform"},
+        "columns .* do not sum to one; write weights: metropolis",
+    ),
+    "push-sum with row-stochastic weights": (
+        {"graph": {"kind": "star"}, "weights": "uniform", "run": {"algorithm": "push-sum"}},
+        "columns .* do not sum to one; write weights: push-sum",
+    ),
+    "weights that leave every site nothing of its own": (
+        {
+            "graph": edges(
+                "heidelberg>bonn",
+                "bonn>aachen",
+                "aachen>dresden",
+                "dresden>heidelberg",
+                weight=0.5,
+                directed=False,
+            ),
+            "weights": "explicit",
+        },
+        "periodic",
+    ),
+    "unknown algorithm": ({"run": {"algorithm": "gradient-traking"}}, "did you mean gradient-tracking?"),
+    "missing step size": ({"run": {"algorithm": "dgd"}}, "dgd needs a value for stepsize"),
+    "unknown option": (
+        {"run": {"algorithm": "gtadam", "stepsize": 0.1, "options": {"beta3": 1}}},
+        "gtadam has no parameter beta3; it takes stepsize, beta1",
+    ),
+    "option out of range": (
+        {"run": {"algorithm": "gtadam", "stepsize": 0.1, "options": {"beta1": 2}}},
+        "beta1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("sections", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_run_is_refused_with_the_reason_and_the_fix(sections: dict[str, Any], words: str) -> None:
+    with pytest.raises(UnsoundRun, match=words):
+        check(topology(**sections))
+
+    assert plan(topology(**sections)).refusal is not None
+
+
+def test_the_plan_says_which_algorithms_are_sound() -> None:
+    algorithms = plan(topology(graph={"kind": "star"}, weights="push-sum")).algorithms
+
+    assert {name for name, reason in algorithms.items() if reason is None} == {"push-sum", "sgp"}
+
+
+# traffic
+
+
+def test_gradient_tracking_sends_twice_the_bytes_of_gradient_descent() -> None:
+    descent, tracking = (
+        plan(topology(run={"algorithm": name, "stepsize": 0.1, "problem": DIGITS})).message.payload_bytes
+        for name in ("dgd", "gradient-tracking")
+    )
+
+    assert descent is not None
+    assert tracking == 2 * descent
+
+
+def test_the_plan_says_why_the_size_of_a_message_is_unknown() -> None:
+    message = plan(topology(run={"problem": {"path": "flaremesh.problems.nowhere.Nothing"}})).message
+
+    assert message.payload_bytes is None
+    assert message.why_unknown is not None
+    assert "No module named 'flaremesh.problems.nowhere'" in message.why_unknown
+
+
+def test_the_influence_of_sites_is_shown_where_it_is_not_equal() -> None:
+    star = plan(topology(graph={"kind": "star"}, weights="uniform")).mixing
+    ring = plan(topology()).mixing
+
+    assert ring.influence is None
+    assert star.influence is not None
+    assert star.influence["heidelberg"] > star.influence["bonn"]
+    assert sum(star.influence.values()) == pytest.approx(1)
+
+
+# firewalls
+
+
+def rules(mesh: Topology) -> set[tuple[str, str, str, str]]:
+    return {(rule.source, rule.target, rule.host, rule.ports) for rule in firewall(mesh, build(mesh))}
+
+
+def test_every_site_must_reach_the_server_and_nothing_else_without_links() -> None:
+    assert rules(topology("bonn aachen")) == {
+        ("bonn", "server", "flare.example.org", "8002"),
+        ("aachen", "server", "flare.example.org", "8002"),
+    }
+
+
+def test_in_neighbours_must_reach_the_ports_of_a_site_with_a_link() -> None:
+    ring = topology("heidelberg+ bonn aachen dresden")
+
+    assert {rule for rule in rules(ring) if rule[1] != "server"} == {
+        ("bonn", "heidelberg", "heidelberg.example.org", "8102-8105"),
+        ("dresden", "heidelberg", "heidelberg.example.org", "8102-8105"),
+    }
+
+
+def test_relayed_runs_need_no_ports_of_sites() -> None:
+    relayed = topology("heidelberg+ bonn+ aachen+", run={"links": "relay"})
+
+    assert {rule[1] for rule in rules(relayed)} == {"server"}
+
+
+def test_a_directed_edge_opens_one_direction() -> None:
+    ring = topology("heidelberg+ bonn+ aachen+", graph={"kind": "ring", "directed": True}, weights="uniform")
+
+    assert ("heidelberg", "bonn", "bonn.example.org", "8102-8105") in rules(ring)
+    assert ("bonn", "heidelberg", "heidelberg.example.org", "8102-8105") not in rules(ring)
+
+
+# redeployment
+
+
+def redeployed(before: Topology, now: Topology) -> dict[str, str] | None:
+    return plan(now, previous=before).redeploy
+
+
+def test_a_first_plan_redeploys_nothing_in_particular() -> None:
+    assert plan(topology()).redeploy is None
+
+
+def test_another_run_redeploys_nobody() -> None:
+    other = topology(run={"algorithm": "dgd", "stepsize": 0.1, "iterations": 99})
+
+    assert redeployed(topology(), other) == {}
+
+
+def test_a_relayed_site_that_joins_is_the_only_one_to_deploy() -> None:
+    assert redeployed(topology("heidelberg bonn aachen"), topology("heidelberg bonn aachen kiel")) == {
+        "kiel": "new"
+    }
+
+
+def test_a_site_with_a_link_that_joins_redeploys_its_neighbours_too() -> None:
+    before = topology("heidelberg+ bonn+ aachen+ dresden+")
+    now = topology("heidelberg+ bonn+ aachen+ dresden+ kiel+")
+
+    assert redeployed(before, now) == {
+        "heidelberg": "its direct neighbours changed",
+        "dresden": "its direct neighbours changed",
+        "kiel": "new",
+    }
+
+
+def test_a_changed_entry_redeploys_its_site_only() -> None:
+    sites = [site("heidelberg"), site("bonn") | {"gpus": 1}, site("aachen"), site("dresden")]
+
+    assert redeployed(topology(), topology(sites=sites)) == {"bonn": "its entry changed"}
+
+
+def test_a_moved_server_redeploys_everybody() -> None:
+    moved = topology(server={"host": "new.example.org", "org": "consortium"})
+
+    reasons = redeployed(topology(), moved)
+
+    assert reasons is not None
+    assert set(reasons) == {"server", "heidelberg", "bonn", "aachen", "dresden"}
+    assert reasons["bonn"] == "the server's address changed"
+
+
+def test_a_plan_can_be_written_as_json() -> None:
+    document = json.loads(json.dumps(asdict(plan(topology("heidelberg+ bonn+ aachen+"), topology()))))
+
+    assert FirewallRule(**document["firewall"][0]).target == "server"
+    assert document["mixing"]["predicted_contraction"] == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,100 @@
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flaremesh import __version__
+from flaremesh.cli.main import app
+from flaremesh.topology.schema import Topology
+
+EXAMPLES = Path(__file__).parents[2] / "provision"
+HEADER = """\
+apiVersion: flaremesh/v1
+name: planned
+server: {host: flare.example.org, org: consortium}
+admins: [{email: admin@consortium.org, org: consortium}]
+weights: metropolis
+run: {algorithm: consensus, iterations: 10, problem: {path: flaremesh.problems.consensus.Consensus}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def flaremesh(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_plan_of_an_example_fits_a_hundred_columns(example: Path) -> None:
+    code, out, err = flaremesh("plan", example)
+
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 100
+    assert example.stem in out
+    assert "localhost" in out
+
+
+def test_the_plan_as_json_has_the_same_facts() -> None:
+    code, out, _ = flaremesh("plan", EXAMPLES / "exponential8.yaml", "--json")
+
+    document = json.loads(out)
+    assert code == 0
+    assert document["graph"]["phases"] == 3
+    assert document["mixing"]["iterations_to_a_thousandth"] == 3
+
+
+def test_the_plan_of_an_unsound_run_is_shown_and_ends_with_the_fix(tmp_path: Path) -> None:
+    file = tmp_path / "star.yaml"
+    sites = "[{name: bonn, org: ukb}, {name: aachen, org: uka}, {name: kiel, org: uksh}]"
+    file.write_text(HEADER.replace("metropolis", "uniform") + f"graph: {{kind: star}}\nsites: {sites}\n")
+
+    code, out, err = flaremesh("plan", file)
+
+    assert code == 2
+    assert "spectral gap" in out
+    assert "write weights: metropolis" in err
+
+
+def test_a_broken_file_ends_with_its_mistakes_and_without_a_traceback(tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("name: [")
+
+    code, out, err = flaremesh("plan", file)
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Error: {file}: 1 mistake")
+
+
+def test_the_schema_is_written_to_a_file(tmp_path: Path) -> None:
+    code, _, _ = flaremesh("schema", "--output", tmp_path / "topology.schema.json")
+
+    assert code == 0
+    assert json.loads((tmp_path / "topology.schema.json").read_text()) == Topology.model_json_schema()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert flaremesh("--version")[:2] == (0, f"{__version__}\n")
+
+
+def test_a_thousand_sites_are_planned_in_less_than_five_seconds(tmp_path: Path) -> None:
+    file = tmp_path / "thousand.yaml"
+    sites = "".join(f"- {{name: site-{i}, org: consortium}}\n" for i in range(1000))
+    file.write_text(f"{HEADER}graph: {{kind: random-regular, degree: 6}}\nsites:\n{sites}")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    subprocess.run(
+        [sys.executable, "-m", "flaremesh.cli.main", "plan", str(file)], check=True, stdout=subprocess.DEVNULL
+    )
+
+    # of the processor, not of the clock: other processes on the machine must not fail the test
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
