@@ -17,7 +17,6 @@ from flaremesh.deploy.local import LocalTarget
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
-from flaremesh.topology.schema import Topology
 
 START_SECONDS = 60.0
 RING = Path(__file__).parents[2] / "provision" / "ring3-consensus.yaml"
@@ -28,7 +27,9 @@ class RunningMesh:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.topology = _on_free_port(load(RING))
+        topology = load(RING)
+        server = topology.server.model_copy(update={"port": free_port()})
+        self.topology = topology.model_copy(update={"server": server})
         self.target = LocalTarget(self.topology, folder)
         provision(self.topology, folder)
 
@@ -74,8 +75,7 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _on_free_port(topology: Topology) -> Topology:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
-        server = topology.server.model_copy(update={"port": probe.getsockname()[1]})
-    return topology.model_copy(update={"server": server})
+        return int(probe.getsockname()[1])
