@@ -80,7 +80,7 @@ def _value(depth: int, code: int, data: bytes) -> Any:
     if code == _TUPLE:
         return tuple(_unpack(data, depth))
     dtype, shape, raw = msgpack.unpackb(data)
-    flat = np.frombuffer(bytearray(raw), dtype=np.uint8)
+    flat = np.frombuffer(bytearray(memoryview(raw)), dtype=np.uint8)
     try:
         if code == _NDARRAY:
             return flat.view(_NUMPY_DTYPES[dtype]).reshape(shape)
