@@ -1,0 +1,81 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where pip finds the CPU build of torch, for a machine without a GPU; empty takes PyPI's build.
+TORCH_INDEX ?=
+TOPOLOGY ?= provision/digits-ring4.yaml
+RUN_ARGS ?=
+
+BIN := $(VENV)/bin
+FLAREMESH := $(BIN)/flaremesh
+READY := $(VENV)/.ready
+
+##@ Start
+
+.PHONY: help
+help: ## Explain every target
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(READY) ## Install the pinned packages into .venv (TORCH_INDEX=URL chooses torch's build)
+
+$(READY): requirements/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flaremesh needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --requirement requirements/lock.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: demo
+demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVFlare processes; plots at the end
+	@trap '$(FLAREMESH) down $(TOPOLOGY)' EXIT; \
+	$(FLAREMESH) plan $(TOPOLOGY); \
+	$(FLAREMESH) up $(TOPOLOGY); \
+	$(FLAREMESH) run $(TOPOLOGY) --report $(RUN_ARGS)
+
+##@ Develop
+
+.PHONY: test
+test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
+	$(BIN)/pytest tests/unit --numprocesses 2
+	$(BIN)/pytest tests/integration
+
+.PHONY: lint
+lint: $(READY) ## Format check, linter, strict types, import layers
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(READY) ## Format and fix what the linter can fix
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.PHONY: bench
+bench: $(READY) ## Time the links against nvflare.app_opt.p2p; writes build/bench/links.json
+	$(BIN)/python -m bench.links
+
+.PHONY: lock
+lock: $(READY) ## Pin the newest allowed packages in requirements/lock.txt
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --allow-unsafe --strip-extras \
+	  --no-header --no-emit-index-url --no-emit-find-links --no-emit-options --annotation-style line \
+	  --constraint requirements/constraints.txt --output-file requirements/lock.txt pyproject.toml
+	sed -i 's/+cpu//' requirements/lock.txt
+
+##@ Deploy
+
+.PHONY: provision
+provision: $(READY) ## Make the startup kits of a mesh: make provision TOPOLOGY=file.yaml
+	$(FLAREMESH) provision $(TOPOLOGY)
+
+.PHONY: clean
+clean: ## Delete what the targets made, kits and private keys included; keeps .venv
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
