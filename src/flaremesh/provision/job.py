@@ -3,20 +3,18 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from flaremesh.errors import FlaremeshError
-from flaremesh.p2p.tasks import Task
+from flaremesh.p2p.networks import network_of
+from flaremesh.p2p.tasks import SERVER_PARAMETERS, Task
 from flaremesh.topology.mesh import Mesh, build
-from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import SERVER, ProblemReference, Run, Topology
 
 _SERVER_APP = "app_server"
 _SITE_APP = "app_sites"
-
-_TASK_REQUEST_INTERVAL = 0.1  # NVFlare lets a site ask for its next task only every 2 s
-_DEAD_CLIENT_GRACE_PERIOD = 5.0  # seconds that NVFlare waits, after the missing heartbeats, for a lost site
 
 
 class JobError(FlaremeshError):
@@ -63,14 +61,13 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
 def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
     return {
         "format_version": 2,
-        "server": {"task_request_interval": _TASK_REQUEST_INTERVAL},
-        "dead_client_grace_period": _DEAD_CLIENT_GRACE_PERIOD,
+        **SERVER_PARAMETERS,
         "workflows": [
             {
                 "id": "controller",
                 "path": "flaremesh.p2p.controllers.DistOptController",
                 "args": {
-                    "config": {"network": _network(mesh), "extra": _extra(topology.run)},
+                    "config": {"network": asdict(network_of(mesh)), "extra": _extra(topology.run)},
                     "labels": {
                         "name": name,
                         "topology": topology.name,
@@ -113,16 +110,6 @@ def _source(topology: Topology) -> Path | None:
 def _extra(run: Run) -> dict[str, Any]:
     """What controller and executors know of the run."""
     return run.model_dump(exclude={"algorithm", "problem", "options"}, exclude_none=True) | run.options
-
-
-def _network(mesh: Mesh) -> dict[str, Any]:
-    phases = [[_node(phase) for phase in row] for row in zip(*mesh.schedules.values(), strict=True)]
-    return {"nodes": phases[0]} | ({"phases": phases} if len(phases) > 1 else {})
-
-
-def _node(hood: Neighborhood) -> dict[str, Any]:
-    neighbors = [{"id": peer, "weight": weight} for peer, weight in hood.in_weights.items()]
-    return {"id": hood.site, "weight": hood.self_weight, "neighbors": neighbors}
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:

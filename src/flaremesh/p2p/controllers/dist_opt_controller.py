@@ -23,7 +23,7 @@ from flaremesh.metrics.names import RunState
 from flaremesh.p2p.cell import PROGRESS, RunCell
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
-from flaremesh.p2p.tasks import PROGRESS_COMMAND, REASON, Task
+from flaremesh.p2p.tasks import PROGRESS_COMMAND, REASON, SERVER_PARAMETERS, Task
 from flaremesh.p2p.types import Config, LocalConfig
 
 _POLL_SECONDS = 0.1
@@ -74,6 +74,7 @@ class DistOptController(Controller):
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
         """Called by FedJob."""
         prepare(job)
+        job.add_params(SERVER_PARAMETERS, ctx)
         super().add_to_fed_job(job, ctx, **kwargs)
 
     def start_controller(self, fl_ctx: FLContext) -> None:
