@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
+from importlib import import_module
 from typing import Any, TypeVar
 
 from flaremesh.algorithms.protocol import Algorithm
@@ -29,7 +30,14 @@ def names() -> list[str]:
 
 
 def algorithm_class(name: str) -> type[Algorithm[Any]]:
-    """The class registered under ``name``; KeyError names the known ones."""
+    """The class registered under ``name``, or at the dotted path ``name`` of an installed package.
+
+    Raises KeyError that names the known ones, ImportError or AttributeError for a path that leads nowhere.
+    """
+    module, _, class_name = name.rpartition(".")
+    if module:
+        cls: type[Algorithm[Any]] = getattr(import_module(module), class_name)
+        return cls
     try:
         return _ALGORITHMS[name]
     except KeyError:

@@ -1,0 +1,1 @@
+"""Targets: where a mesh runs, and what one does with it there."""

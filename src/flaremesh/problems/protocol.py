@@ -20,7 +20,7 @@ class SiteContext:
         index: its position in the topology file, 0 <= index < sites.
         sites: number of sites in the mesh.
         seed: the run's seed, equal at all sites: makes the same initial point everywhere.
-        data_dir: the site's own data, from the site's settings; None if it has none.
+        data_dir: the site's own data, from FLAREMESH_DATA_DIR in the site's environment; None without it.
     """
 
     name: str

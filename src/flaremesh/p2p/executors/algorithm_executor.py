@@ -1,14 +1,17 @@
 """Any registered algorithm on any problem: the executor of `flaremesh run` and base of the named ones."""
 
+import os
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 
 from flaremesh import algorithms
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration
@@ -16,12 +19,15 @@ from flaremesh.p2p.cell import PROGRESS, SERVER
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome
 from flaremesh.p2p.progress import ProgressReporter
-from flaremesh.problems.protocol import Problem, SiteContext
+from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.problems.reference import load_problem
 from flaremesh.runtime.history import History
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 
 _HISTORY_POINTS = 500  # of a site's history that leave the site
+
+DATA_DIR_VARIABLE: Final = "FLAREMESH_DATA_DIR"
+"""Environment variable of a site's process: where the site's own data is; see SiteContext.data_dir."""
 
 
 class AlgorithmExecutor(SyncAlgorithmExecutor):
@@ -63,10 +69,17 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         """See BaseDistOptExecutor; leaves history and model in the run folder, whatever the outcome."""
         assert self._link is not None, "the controller configures a site before it runs"
         assert self._metrics is not None, "it comes with the link"
+        self._authorize(fl_ctx)
         extra = from_shareable(shareable).data
         folder = self._run_dir(fl_ctx) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        site = SiteContext(self.client_name, self.config.index, self.config.sites, int(extra.get("seed", 0)))
+        site = SiteContext(
+            self.client_name,
+            self.config.index,
+            self.config.sites,
+            int(extra.get("seed", 0)),
+            Path(data_dir) if (data_dir := os.environ.get(DATA_DIR_VARIABLE)) else None,
+        )
         options = RunOptions(**{name: extra[name] for name in _names(RunOptions) & extra.keys()})
         progress = ProgressReporter(lambda data: self._cell.post(SERVER, PROGRESS, data))
         started = time.perf_counter()
@@ -95,6 +108,19 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                     received_bytes=dict(self._traffic.received_bytes),
                     history=history.thinned(_HISTORY_POINTS),
                 )
+
+    def _authorize(self, fl_ctx: FLContext) -> None:
+        """Hold classes that a job names in its arguments to the kit's allow-list, as NVFlare does its own."""
+        for path in (self.algorithm, (self.problem or {}).get("path", "")):
+            if "." not in path:
+                continue
+            try:
+                ComponentPathAuthorizer().authorize_component_config({"path": path}, fl_ctx=fl_ctx)
+            except UnsafeComponentError as error:
+                raise ProblemError(
+                    f"the kit of {self.client_name} does not allow {path}; list its package under "
+                    "`code: {packages: [...]}` in the topology file, provision again and update the site"
+                ) from error
 
     def _algorithm_name(self) -> str:
         return self.algorithm
