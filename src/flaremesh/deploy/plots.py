@@ -18,8 +18,8 @@ from flaremesh.deploy.contraction import Distance, Fit
 from flaremesh.deploy.results import Graph, Run
 from flaremesh.runtime.history import History
 
-# Okabe and Ito's colours; their yellow and black would vanish on white and on black
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#9A8700", "#808080")
+# Okabe and Ito's colours; their yellow, dark blue and black would vanish on white or on black
+_COLOURS = ("#2080C0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#9A8700", "#808080")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
 _LABELLED_SITES = len(_COLOURS)
 _DISTINCT_SITES = len(_COLOURS) * len(_DASHES)
