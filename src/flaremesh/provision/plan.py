@@ -210,10 +210,14 @@ def _deployments(topology: Topology) -> dict[str, dict[str, Any]]:
 
 
 def _refusal(run: Run, mesh: Mesh) -> str | None:
-    if run.algorithm not in algorithms.names():
+    if run.links == "direct":
+        return "direct links are not there yet and all edges are relayed; write links: auto"
+    if "." not in run.algorithm and run.algorithm not in algorithms.names():
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
     try:
         algorithms.configured(run)
+    except (ImportError, AttributeError) as error:
+        return f"the algorithm {run.algorithm} cannot be imported: {error}; is its package installed here?"
     except (TypeError, ValueError) as error:
         return f"the run's hyper-parameters do not fit: {error}; set them by stepsize and options"
     reason = unsoundness(run.algorithm, mesh)
