@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.networks import network_of
 from flaremesh.p2p.tasks import SERVER_PARAMETERS, Task
 from flaremesh.topology.mesh import Mesh, build
@@ -15,12 +14,6 @@ from flaremesh.topology.schema import SERVER, ProblemReference, Run, Topology
 
 _SERVER_APP = "app_server"
 _SITE_APP = "app_sites"
-
-
-class JobError(FlaremeshError):
-    """The job cannot be written; the message says why and what to do."""
-
-    exit_code = 2
 
 
 def write_job(topology: Topology, folder: Path, *, name: str) -> None:
@@ -32,11 +25,9 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
         name: of the run, for people.
 
     Raises:
-        JobError: the problem is a file that is missing or that the mesh does not accept.
         GraphError, MissingExtra: see topology.mesh.build.
     """
     run, sites = topology.run, [site.name for site in topology.sites]
-    source = _source(topology)
     mesh = build(topology)
     shutil.rmtree(folder, ignore_errors=True)
     _write(
@@ -52,10 +43,11 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
     )
     _write(folder / _SERVER_APP / "config/config_fed_server.json", _server_config(topology, mesh, name))
     _write(folder / _SITE_APP / "config/config_fed_client.json", _site_config(run))
-    if source:
+    if run.problem.file:
+        # NVFlare puts custom/ on the sites' import path, where the kits allow it: see builder._authorize
         custom = folder / _SITE_APP / "custom"
         custom.mkdir()
-        shutil.copyfile(source, custom / source.name)
+        shutil.copy(run.problem.file, custom)
 
 
 def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
@@ -90,21 +82,6 @@ def _problem(problem: ProblemReference) -> dict[str, Any]:
     path = f"{problem.file.stem}.{problem.name}" if problem.file else problem.path
     # without its type NVFlare would take the dict for a component and build it before the site is known
     return {"config_type": "dict", "path": path, "args": problem.args}
-
-
-def _source(topology: Topology) -> Path | None:
-    file = topology.run.problem.file
-    if file is None:
-        return None
-    if not topology.code.files:
-        raise JobError(
-            f"the problem is the file {file}, and this mesh takes no code from jobs. "
-            "Set `code: {files: true}` in the topology file and provision again; or install the file as a "
-            "package at the sites, list it under `code: {packages: [...]}` and name the problem by its path."
-        )
-    if not file.is_file():
-        raise JobError(f"the problem's file {file} does not exist")
-    return file
 
 
 def _extra(run: Run) -> dict[str, Any]:

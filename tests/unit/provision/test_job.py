@@ -9,7 +9,7 @@ from nvflare.fuel.utils.zip_utils import zip_directory_to_file
 from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 
 from flaremesh.p2p.types import Config
-from flaremesh.provision.job import JobError, write_job
+from flaremesh.provision.job import write_job
 from flaremesh.topology.mesh import build
 
 
@@ -89,29 +89,14 @@ def test_the_sites_get_the_run_of_the_topology(job: Path, make_topology) -> None
     assert extra.items() >= expected.items()
 
 
-def test_a_problem_in_a_file_travels_with_the_job_where_the_mesh_takes_code(
+def test_a_problem_in_a_file_travels_with_the_job_to_the_sites(
     job: Path, make_topology, tmp_path: Path
 ) -> None:
     file = tmp_path / "segmentation.py"
     file.write_text("class Segmentation: ...\n")
-    run = {
-        "algorithm": "dgd",
-        "iterations": 1,
-        "stepsize": 1,
-        "problem": {"file": file, "name": "Segmentation"},
-    }
-    with pytest.raises(JobError, match=r"segmentation\.py.*code: \{files: true\}.*packages"):
-        write_job(make_topology(run=run), job, name="first")
-    assert not job.exists()
-
+    problem = {"file": file, "name": "Segmentation"}
+    run = {"algorithm": "dgd", "iterations": 1, "stepsize": 1, "problem": problem}
     write_job(make_topology(run=run, code={"files": True}), job, name="first")
     assert executor(job)["problem"]["path"] == "segmentation.Segmentation"
     assert (job / "app_sites/custom/segmentation.py").read_text() == file.read_text()
     assert not (job / "app_server/custom").exists()
-
-
-def test_a_missing_file_is_named(job: Path, make_topology, tmp_path: Path) -> None:
-    problem = {"file": tmp_path / "nowhere.py", "name": "Segmentation"}
-    run = {"algorithm": "dgd", "iterations": 1, "stepsize": 1, "problem": problem}
-    with pytest.raises(JobError, match=r"nowhere\.py does not exist"):
-        write_job(make_topology(run=run, code={"files": True}), job, name="first")
