@@ -63,12 +63,12 @@ def _print(plan: "Plan") -> None:
 def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
     graph, mixing, message = plan.graph, plan.mixing, plan.message
     least, most = graph.in_degrees
-    neighbours = f"{least}" if least == most else f"{least} to {most}"
+    degree = f"{least}" if least == most else f"{least} to {most}"
     yield "mesh", f"{plan.name}: {graph.sites} sites, running {plan.algorithm}"
     yield (
         "graph",
-        f"{'directed' if graph.directed else 'undirected'}, {neighbours} in-neighbours a site, "
-        f"{graph.edges} links" + (f", {graph.phases} phases in turn" if graph.phases > 1 else ""),
+        f"{'directed' if graph.directed else 'undirected'}, in-degree {degree}, {graph.edges} links"
+        + (f", {graph.phases} phases in turn" if graph.phases > 1 else ""),
     )
     yield "weights", f"{mixing.weights}: {_stochasticity(mixing)}"
     if mixing.influence:

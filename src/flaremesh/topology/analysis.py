@@ -9,10 +9,10 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
+from flaremesh.topology.weights import Matrix
 
 _TOLERANCE = 1e-9  # of sums of float64 weights and of explicit weights typed with few digits
-_EXACT = 1e-12  # a contraction below is zero up to rounding
+_ROUNDING = 1e-12  # of norms and eigenvalues near 0 and 1
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,12 @@ def analyse(matrices: Sequence[Matrix]) -> Properties:
     product = period(matrices)
     row = all(_stochastic(w, axis=1) for w in matrices)
     column = all(_stochastic(w, axis=0) for w in matrices)
-    support = _support(product)
     return Properties(
         connected=nx.is_strongly_connected(_support(np.sum(matrices, axis=0))),
         row_stochastic=row,
         column_stochastic=column,
         symmetric=all(np.allclose(w, w.T, rtol=0, atol=_TOLERANCE) for w in matrices),
-        primitive=nx.is_strongly_connected(support) and nx.is_aperiodic(support),
+        primitive=_primitive(product),
         contraction=contraction(product, len(matrices), doubly_stochastic=row and column),
     )
 
@@ -78,10 +77,12 @@ def contraction(product: Matrix, iterations: int, *, doubly_stochastic: bool) ->
             factor = np.linalg.norm(difference, 2)
     else:
         factor = np.sort(np.abs(np.linalg.eigvals(product)))[-2]
-    return 0.0 if factor < _EXACT else float(min(factor, 1.0) ** (1 / iterations))
+    if factor < _ROUNDING:
+        return 0.0
+    return 1.0 if factor > 1 - _ROUNDING else float(factor ** (1 / iterations))
 
 
-def stationary(product: Matrix) -> Matrix:
+def stationary(product: Matrix) -> NDArray[np.float64]:
     """The weights π (n,), Σπ = 1, with which the sites' initial values enter the limit of mixing.
 
     For row-stochastic P the left eigenvector πP = π: all sites reach πᵀx⁰. For column-stochastic P the right
@@ -91,7 +92,7 @@ def stationary(product: Matrix) -> Matrix:
     fixed = product.T if _stochastic(product, axis=1) else product
     system = fixed - np.eye(n)
     system[-1] = 1  # one equation is redundant; Σπ = 1 takes its place
-    solution: Matrix = np.linalg.solve(system, np.eye(n)[-1])
+    solution: NDArray[np.float64] = np.linalg.solve(system, np.eye(n)[-1])
     return solution
 
 
@@ -100,6 +101,13 @@ def iterations_to(fraction: float, contraction: float, period: int) -> int | Non
     if contraction >= 1:
         return None
     return period if contraction == 0 else math.ceil(math.log(fraction) / math.log(contraction))
+
+
+def _primitive(w: Matrix) -> bool:
+    if (w > 0).all():
+        return True  # and no graph of n² edges is made
+    support = _support(w)
+    return nx.is_strongly_connected(support) and nx.is_aperiodic(support)
 
 
 def _support(w: Matrix) -> "nx.DiGraph[int]":

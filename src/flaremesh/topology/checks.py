@@ -5,14 +5,14 @@ The checks read the plain data of the file, so that a mistake in one field hides
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
 from flaremesh.topology.findings import Mistake, instead
 from flaremesh.topology.graphs import Digraph, GraphError, directed, phases
-from flaremesh.topology.schema import SERVER, EdgeListFile, Graph
+from flaremesh.topology.schema import SERVER, Graph, WeightRule
 from flaremesh.topology.weights import UNDIRECTED_ONLY
 
 
@@ -26,7 +26,8 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
             yield Mistake(
                 ("sites", index, "name"), f"{SERVER} is the server's own name", "choose another name"
             )
-    graph, rule = data.get("graph"), data.get("weights", "metropolis")
+    graph, weights = data.get("graph"), data.get("weights", "metropolis")
+    rule = weights if weights in get_args(WeightRule) else None
     names = [name for name in sites if isinstance(name, str)]
     in_edges = list(_edge_mistakes(graph, names, rule)) if isinstance(graph, Mapping) else []
     yield from in_edges
@@ -53,7 +54,9 @@ def _unique(values: Sequence[Any], section: str, field: str) -> Iterator[Mistake
             )
 
 
-def _edge_mistakes(graph: Mapping[str, Any], sites: Sequence[str], rule: Any) -> Iterator[Mistake]:
+def _edge_mistakes(
+    graph: Mapping[str, Any], sites: Sequence[str], rule: WeightRule | None
+) -> Iterator[Mistake]:
     edges = _mappings(graph.get("edges"))
     if not edges:
         if rule == "explicit" and "kind" in graph:
@@ -61,23 +64,28 @@ def _edge_mistakes(graph: Mapping[str, Any], sites: Sequence[str], rule: Any) ->
                 ("weights",), "explicit weights need edges that carry them", "write weights: metropolis"
             )
         return
-    seen: set[tuple[Any, Any]] = set()
-    sums: defaultdict[Any, float] = defaultdict(float)
+    known, seen = set(sites), set[tuple[str, str]]()
+    sums: defaultdict[str, float] = defaultdict(float)
     for index, edge in enumerate(edges):
         at = ("graph", "edges", index)
-        ends = edge.get("from"), edge.get("to")
-        both_ways = [ends] if graph.get("directed") is True else [ends, ends[::-1]]
-        for end, site in zip(("from", "to"), ends, strict=True):
-            if isinstance(site, str) and site not in sites:
+        ends = {end: site for end in ("from", "to") if isinstance(site := edge.get(end), str)}
+        for end, site in ends.items():
+            if site not in known:
                 yield Mistake((*at, end), f"there is no site {site}", instead(site, sites))
-        if ends[0] is not None and ends[0] == ends[1]:
+        if len(ends) < 2:
+            continue  # validation says so
+        source, target = ends.values()
+        both_ways = (
+            [(source, target)] if graph.get("directed") is True else [(source, target), (target, source)]
+        )
+        if source == target:
             yield Mistake(
                 at,
-                f"{ends[0]} is its own neighbour",
+                f"{source} is its own neighbour",
                 "remove the edge: a site's own weight is what its neighbours' weights leave of 1",
             )
-        if None not in ends and ends in seen:
-            yield Mistake(at, f"the edge between {ends[0]} and {ends[1]} stands twice", "remove one of them")
+        if (source, target) in seen:
+            yield Mistake(at, f"the edge between {source} and {target} stands twice", "remove one of them")
         seen.update(both_ways)
         weight = edge.get("weight")
         if rule == "explicit" and weight is None:
@@ -85,28 +93,25 @@ def _edge_mistakes(graph: Mapping[str, Any], sites: Sequence[str], rule: Any) ->
                 at, "the edge has no weight, but weights are explicit", "add a weight between 0 and 1"
             )
         if isinstance(weight, int | float):
-            for _, target in both_ways:
-                sums[target] += weight
-                if sums[target] - weight <= 1 + 1e-9 < sums[target]:
+            for _, user in both_ways:
+                sums[user] += weight
+                if sums[user] - weight <= 1 + 1e-9 < sums[user]:
                     yield Mistake(
                         (*at, "weight"),
-                        f"the weights of {target}'s neighbours sum to more than 1 ({sums[target]:g})",
+                        f"the weights of {user}'s neighbours sum to more than 1 ({sums[user]:g})",
                         "lower them: what they leave of 1 is the site's own weight",
                     )
-    if rule != "explicit" and sums:
+    if rule not in (None, "explicit") and sums:
         yield Mistake(
-            ("weights",) if isinstance(rule, str) else ("graph",),
+            ("weights",),
             f"edges carry weights, but the rule is {rule}",
             "write weights: explicit, or remove the edges' weights",
         )
 
 
-def _graph_mistakes(data: Any, sites: Sequence[str], rule: Any) -> Iterator[Mistake]:
+def _graph_mistakes(data: Any, sites: Sequence[str], rule: WeightRule | None) -> Iterator[Mistake]:
     try:
-        graph = TypeAdapter[Any](Graph).validate_python(data)
-        if isinstance(graph, EdgeListFile):
-            return
-        parts = phases(graph, sites)
+        parts = phases(TypeAdapter[Any](Graph).validate_python(data), sites)
     except ValidationError:
         return  # reported with the other fields
     except GraphError as error:

@@ -27,7 +27,7 @@ class EdgeList:
     def relocate(self, mistake: Mistake) -> Mistake:
         """Point from an edge, which the topology file does not hold, to its line here."""
         match mistake.location:
-            case ("graph", *_, "edges", int(index)) | ("graph", *_, "edges", int(index), _) if self.lines:
+            case ("graph", "edges", int(index), *_) if self.lines:
                 return self._mistake(self.lines[index], mistake.problem, mistake.remedy)
         return mistake
 
@@ -65,11 +65,7 @@ def inlined(data: Mapping[str, Any], folder: Path) -> tuple[Mapping[str, Any], E
         case {"graph": {"file": str(name), **others}}:
             found = EdgeList(name)
             found.read(folder / name)
-            return (
-                (data, found)
-                if found.mistakes
-                else ({**data, "graph": others | {"edges": found.edges}}, found)
-            )
+            return {**data, "graph": others | {"edges": found.edges}}, found
     return data, EdgeList()
 
 

@@ -19,6 +19,7 @@ from flaremesh.topology.schema import (
     FixedGraph,
     Graph,
     GridGraph,
+    MaybeDirected,
     RandomRegular,
     WattsStrogatz,
 )
@@ -30,7 +31,7 @@ class GraphError(FlaremeshError):
     """The graph cannot be built over these sites.
 
     Attributes:
-        field: the field of the graph or, if empty, the graph itself.
+        field: the field of the graph.
         problem: what is wrong.
         remedy: what to write instead.
     """
@@ -50,41 +51,16 @@ def phases(graph: Graph, sites: Sequence[str]) -> tuple[Digraph, ...]:
     Raises:
         GraphError: no such graph exists over this number of sites.
     """
-    n = len(sites)
-    edges: Iterable[tuple[int, int]]
     match graph:
         case FixedGraph(kind="one-peer-exponential"):
+            n = len(sites)
             return tuple(_directed(sites, _circle(n, [hop])) for hop in _hops(n))
-        case FixedGraph(kind="path"):
-            return (_undirected(sites, nx.path_graph(n).edges),)
-        case FixedGraph(kind="star"):
-            return (_undirected(sites, nx.star_graph(n - 1).edges),)
-        case FixedGraph(kind="complete"):
-            return (_undirected(sites, nx.complete_graph(n).edges),)
-        case FixedGraph(kind="hypercube"):
-            return (_undirected(sites, _hypercube(n)),)
-        case CirculantGraph():
-            edges = _circle(n, [1] if graph.kind == "ring" else _hops(n))
-        case GridGraph():
-            edges = _grid(n, graph)
-        case ErdosRenyi():
-            edges = nx.gnp_random_graph(
-                n, graph.p, seed=random.Random(graph.seed), directed=graph.directed
-            ).edges
-        case RandomRegular():
-            edges = _random_regular(n, graph)
-        case WattsStrogatz():
-            edges = _watts_strogatz(n, graph)
         case ExplicitGraph():
             return (_explicit(graph, sites),)
         case EdgeListFile():
-            raise GraphError(
-                "file",
-                f"the edges are still in {graph.file}",
-                "read the topology with load()",
-            )
-    one_way = getattr(graph, "directed", False)
-    return (_directed(sites, edges) if one_way else _undirected(sites, edges),)
+            raise GraphError("file", f"the edges are still in {graph.file}", "read the topology with load()")
+    one_way = isinstance(graph, MaybeDirected) and graph.directed
+    return ((_directed if one_way else _undirected)(sites, _edges(graph, len(sites))),)
 
 
 def directed(graph: Digraph) -> bool:
@@ -103,17 +79,46 @@ def _undirected(sites: Sequence[str], edges: Iterable[tuple[int, int]]) -> Digra
     return _directed(sites, [edge for j, i in edges for edge in ((j, i), (i, j))])
 
 
+def _edges(graph: Graph, n: int) -> Iterable[tuple[int, int]]:
+    """Edges between the positions 0, …, n − 1."""
+    match graph:
+        case FixedGraph(kind="path"):
+            return _pairs(nx.path_graph(n))
+        case FixedGraph(kind="star"):
+            return _pairs(nx.star_graph(n - 1))
+        case FixedGraph(kind="complete"):
+            return _pairs(nx.complete_graph(n))
+        case FixedGraph(kind="hypercube"):
+            return _hypercube(n)
+        case CirculantGraph(kind="ring"):
+            return _circle(n, [1])
+        case CirculantGraph(kind="exponential"):
+            return _circle(n, _hops(n))
+        case GridGraph():
+            return _grid(n, graph)
+        case ErdosRenyi():
+            return _pairs(
+                nx.gnp_random_graph(n, graph.p, seed=random.Random(graph.seed), directed=graph.directed)
+            )
+        case RandomRegular():
+            return _random_regular(n, graph)
+        case WattsStrogatz():
+            return _watts_strogatz(n, graph)
+    raise TypeError(f"no edges for {type(graph).__name__}")
+
+
+def _pairs(graph: "nx.Graph[int]") -> Iterable[tuple[int, int]]:
+    return list(graph.edges)
+
+
 def _explicit(graph: ExplicitGraph, sites: Sequence[str]) -> Digraph:
     result: Digraph = nx.DiGraph()
     result.add_nodes_from(sites)
     for edge in graph.edges:
-        ends = (
-            [(edge.source, edge.target)]
-            if graph.directed
-            else [(edge.source, edge.target), (edge.target, edge.source)]
-        )
-        for source, target in ends:
-            result.add_edge(source, target, **({} if edge.weight is None else {"weight": edge.weight}))
+        weight = {} if edge.weight is None else {"weight": edge.weight}
+        result.add_edge(edge.source, edge.target, **weight)
+        if not graph.directed:
+            result.add_edge(edge.target, edge.source, **weight)
     return result
 
 
@@ -156,7 +161,7 @@ def _grid(n: int, graph: GridGraph) -> list[tuple[int, int]]:
     return [(a * columns + b, c * columns + d) for (a, b), (c, d) in grid.edges]
 
 
-def _random_regular(n: int, graph: RandomRegular) -> list[tuple[int, int]]:
+def _random_regular(n: int, graph: RandomRegular) -> Iterable[tuple[int, int]]:
     d = graph.degree
     if d >= n:
         raise GraphError(
@@ -168,12 +173,12 @@ def _random_regular(n: int, graph: RandomRegular) -> list[tuple[int, int]]:
             f"{n} sites with {d} neighbours each would have {n * d}/2 edges",
             f"write an even degree, e.g. {d - 1 or 2}, or add a site",
         )
-    return list(nx.random_regular_graph(d, n, seed=random.Random(graph.seed)).edges)
+    return _pairs(nx.random_regular_graph(d, n, seed=random.Random(graph.seed)))
 
 
-def _watts_strogatz(n: int, graph: WattsStrogatz) -> list[tuple[int, int]]:
+def _watts_strogatz(n: int, graph: WattsStrogatz) -> Iterable[tuple[int, int]]:
     if graph.k >= n or graph.k % 2:
         raise GraphError(
             "k", f"{n} sites cannot start with {graph.k} neighbours each", f"write an even number below {n}"
         )
-    return list(nx.watts_strogatz_graph(n, graph.k, graph.p, seed=random.Random(graph.seed)).edges)
+    return _pairs(nx.watts_strogatz_graph(n, graph.k, graph.p, seed=random.Random(graph.seed)))

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import networkx as nx
-import numpy as np
-from numpy.typing import NDArray
 
 from flaremesh.topology.analysis import Properties, analyse
 from flaremesh.topology.graphs import Digraph, phases
 from flaremesh.topology.neighborhood import Neighborhood, neighborhoods
 from flaremesh.topology.schema import Topology
-from flaremesh.topology.weights import mixing_matrix
+from flaremesh.topology.weights import Matrix, mixing_matrix
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Mesh:
 
     sites: tuple[str, ...]
     graph: Digraph
-    matrices: tuple[NDArray[np.float64], ...]
+    matrices: tuple[Matrix, ...]
 
     @cached_property
     def schedules(self) -> Mapping[str, tuple[Neighborhood, ...]]:

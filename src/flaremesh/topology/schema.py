@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
@@ -120,15 +120,13 @@ class Site(Closed):
     gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs that a run may use at the site")
 
 
-class _Graph(Closed):
-    pass
+class MaybeDirected(Closed):
+    """A graph that exists directed and undirected."""
 
-
-class _MaybeDirected(_Graph):
     directed: bool = Field(False, description="edges count one way only")
 
 
-class FixedGraph(_Graph):
+class FixedGraph(Closed):
     """A graph that the number of sites determines."""
 
     kind: Literal["path", "star", "complete", "hypercube", "one-peer-exponential"] = Field(
@@ -137,7 +135,7 @@ class FixedGraph(_Graph):
     )
 
 
-class CirculantGraph(_MaybeDirected):
+class CirculantGraph(MaybeDirected):
     """Sites on a circle in the file's order."""
 
     kind: Literal["ring", "exponential"] = Field(
@@ -145,7 +143,7 @@ class CirculantGraph(_MaybeDirected):
     )
 
 
-class GridGraph(_Graph):
+class GridGraph(Closed):
     """Rows and columns, filled row by row; a torus closes them to rings."""
 
     kind: Literal["grid", "torus"] = Field(description="grid: with borders; torus: without")
@@ -154,7 +152,7 @@ class GridGraph(_Graph):
     )
 
 
-class ErdosRenyi(_MaybeDirected):
+class ErdosRenyi(MaybeDirected):
     """Every edge exists with probability p."""
 
     kind: Literal["erdos-renyi"] = Field(description="random edges")
@@ -162,7 +160,7 @@ class ErdosRenyi(_MaybeDirected):
     seed: int = Field(0, description="fixes the graph")
 
 
-class RandomRegular(_Graph):
+class RandomRegular(Closed):
     """A random graph in which every site has the same number of neighbours."""
 
     kind: Literal["random-regular"] = Field(description="random, all degrees equal")
@@ -170,7 +168,7 @@ class RandomRegular(_Graph):
     seed: int = Field(0, description="fixes the graph")
 
 
-class WattsStrogatz(_Graph):
+class WattsStrogatz(Closed):
     """A ring of k neighbours whose edges are rewired with probability p: a small world."""
 
     kind: Literal["watts-strogatz"] = Field(description="a small world")
@@ -189,7 +187,7 @@ class Edge(Closed):
     )
 
 
-class ExplicitGraph(_MaybeDirected):
+class ExplicitGraph(MaybeDirected):
     """The edges, one by one."""
 
     edges: Annotated[tuple[Edge, ...], Field(min_length=1)] = Field(
@@ -197,16 +195,16 @@ class ExplicitGraph(_MaybeDirected):
     )
 
 
-class EdgeListFile(_MaybeDirected):
+class EdgeListFile(MaybeDirected):
     """The edges in a text file, one `from to [weight]` a line; loading replaces it by an ExplicitGraph."""
 
     file: Path = Field(description="edge list, relative to the topology file")
 
 
-_KINDS: dict[str, type[_Graph]] = {
+_KINDS: dict[str, type[Closed]] = {
     kind: model
     for model in (FixedGraph, CirculantGraph, GridGraph, ErdosRenyi, RandomRegular, WattsStrogatz)
-    for kind in model.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]  # it is a Literal
+    for kind in get_args(model.model_fields["kind"].annotation)
 }
 GRAPH_KINDS = tuple(_KINDS)
 

@@ -20,6 +20,7 @@ _NO_SUCH_VALUE = {
     "tuple": "is no list",
     "model": "is no mapping of fields",
     "dict": "is no mapping of fields",
+    "finite": "is not finite",
 }
 """By the first word of pydantic's error type."""
 
@@ -70,14 +71,12 @@ def _words(error: ErrorDetails) -> tuple[str, str]:
             return f"{len(value)} given, at least {context['min_length']} needed", f"expected: {description}"
         case "union_tag_not_found":
             return _graph_words(value)
-    if (
-        problem := _NO_SUCH_VALUE.get(kind.partition("_")[0])
-        if kind != "string_pattern_mismatch"
-        else "is not allowed"
-    ):
-        return f"{value!r} {problem}", f"expected: {description}"
-    limits = [f"{words} {context[bound]}" for bound, words in _BOUNDS.items() if bound in context]
-    return f"{value!r} is out of range", f"write a value {' and '.join(limits) or 'that is finite'}: {description}"
+        case "string_pattern_mismatch":
+            return f"{value!r} is not allowed", f"expected: {description}"
+    for bound in context.keys() & _BOUNDS.keys():
+        return f"{value!r} is out of range", f"write a value {_BOUNDS[bound]} {context[bound]}: {description}"
+    problem = _NO_SUCH_VALUE.get(kind.partition("_")[0], "is not valid")
+    return f"{value!r} {problem}", f"expected: {description}"
 
 
 def _graph_words(graph: Any) -> tuple[str, str]:

@@ -390,7 +390,7 @@ BROKEN = {
         """,
         4,
         "run.peer_timeout",
-        "write a value that is finite: seconds to wait",
+        "inf is not finite; expected: seconds to wait",
     ),
     "option that is a list": Broken(
         """
