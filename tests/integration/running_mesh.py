@@ -5,20 +5,21 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from flaremesh.deploy.local import LocalTarget
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 RING = Path(__file__).parents[2] / "provision" / "ring3-consensus.yaml"
 
 
@@ -52,10 +53,34 @@ class RunningMesh:
     def missing(self, name: str) -> list[str]:
         return list(json.loads(self.get(name, "/readyz")[1])["missing"])
 
-    def metrics(self, name: str) -> dict[str, float]:
-        """The series of a participant that has one series of a name."""
-        families = text_string_to_metric_families(self.get(name, "/metrics")[1])
-        return {sample.name: sample.value for family in families for sample in family.samples}
+    def metric(self, participant: str, name: str, **labels: str) -> float | None:
+        """The value of the only series with these labels, None if there is none."""
+        found = self._series(participant, name, labels)
+        assert len(found) <= 1
+        return found[0].value if found else None
+
+    def iteration(self, site: str, run_id: str) -> float:
+        """How far a run is at a site; 0 before it has begun."""
+        return sum(
+            self.metric(site, "current_iteration", slot=slot) or 0 for slot in self.slots(site, run_id)
+        )
+
+    def slots(self, site: str, run_id: str) -> list[str]:
+        """The slot of a run, if it has one."""
+        return [info.labels["slot"] for info in self._series(site, "run_info", {"run_id": run_id})]
+
+    def job_process(self, site: str, run_id: str) -> psutil.Process:
+        (job,) = (child for child in self.process(site).children() if run_id in child.cmdline())
+        return job
+
+    def _series(self, participant: str, name: str, labels: Mapping[str, str]) -> list[Sample]:
+        families = text_string_to_metric_families(self.get(participant, "/metrics")[1])
+        return [
+            sample
+            for family in families
+            for sample in family.samples
+            if sample.name == f"flaremesh_{name}" and labels.items() <= sample.labels.items()
+        ]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from running_mesh import START_SECONDS, RunningMesh, running_mesh, wait_until
 
@@ -13,6 +12,8 @@ from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.job import write_job
 
 SITE = "bonn"
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +27,31 @@ def everybody_runs(mesh: RunningMesh) -> None:
     mesh.target.up(START_SECONDS)
 
 
-def submit_endless_run(mesh: RunningMesh, folder: Path) -> str:
-    """Returns the run id once every site iterates."""
+@pytest.fixture
+def endless_run(mesh: RunningMesh, everybody_runs: None, tmp_path: Path) -> Iterator[str]:
+    """The id of a run that is in its iterations at every site."""
     run = mesh.topology.run.model_copy(update={"iterations": 10**7, "evaluate_every": 10**7})
-    write_job(mesh.topology.model_copy(update={"run": run}), folder / "job", name="endless")
+    write_job(mesh.topology.model_copy(update={"run": run}), tmp_path / "job", name="endless")
     with connect(mesh.topology, mesh.folder) as session:
-        run_id = session.submit(folder / "job")
+        run_id = session.submit(tmp_path / "job")
     for site in mesh.topology.sites:
-        wait_until(lambda name=site.name: mesh.metrics(name).get("flaremesh_current_iteration"), 30)
-    return run_id
+        wait_until(lambda name=site.name: mesh.iteration(name, run_id), START_SECONDS)
+    yield run_id
+    with connect(mesh.topology, mesh.folder) as session:
+        assert session.job(run_id).ended or session.abort(run_id, 30)
 
 
 def test_everybody_is_ready_once_the_mesh_is_up(mesh):
     assert all(mesh.missing(name) == [] for name in ("server", SITE))
-    assert mesh.metrics("server")["flaremesh_registered_sites"] == len(mesh.topology.sites)
-    assert mesh.metrics(SITE)["flaremesh_ready"] == mesh.metrics(SITE)["flaremesh_registered"] == 1
+    assert mesh.metric("server", "registered_sites") == len(mesh.topology.sites)
+    assert mesh.metric(SITE, "ready") == mesh.metric(SITE, "registered") == 1
 
 
 def test_a_site_that_is_told_to_stop_logs_out_and_exits_with_0(mesh):
     site = mesh.process(SITE)
     site.terminate()
     left = len(mesh.topology.sites) - 1
-    wait_until(lambda: mesh.metrics("server")["flaremesh_registered_sites"] == left, 3)
+    wait_until(lambda: mesh.metric("server", "registered_sites") == left, 3)
     assert site.wait(timeout=15) == 0
 
 
@@ -73,42 +77,36 @@ def test_a_server_that_is_told_to_stop_exits_with_0_although_sites_are_connected
     assert mesh.target.up(START_SECONDS) == ["server"]
 
 
-def test_a_job_that_a_crash_of_the_server_left_running_is_given_up(mesh, tmp_path):
-    run_id = submit_endless_run(mesh, tmp_path)
+def test_a_job_that_a_crash_of_the_server_left_running_is_given_up(mesh, endless_run):
     server = mesh.process("server")
     server.kill()
     server.wait(timeout=10)
     assert mesh.target.up(START_SECONDS) == ["server"]
     with connect(mesh.topology, mesh.folder) as session:
-        assert session.job(run_id).status == "FINISHED:ABANDONED"
+        assert session.job(endless_run).status == "FINISHED:ABANDONED"
     # the sites learn with their next heartbeat that their part is over
-    wait_until(lambda: mesh.metrics(SITE)["flaremesh_running_jobs"] == 0, 60)
+    wait_until(lambda: mesh.metric(SITE, "running_jobs") == 0, 60)
 
 
-def test_a_site_that_stops_in_mid_run_leaves_no_job_process_behind(mesh, tmp_path):
-    run_id = submit_endless_run(mesh, tmp_path)
-    site = mesh.process(SITE)
-    (job,) = (child for child in site.children(recursive=True) if run_id in child.cmdline())
+def test_a_site_that_stops_in_mid_run_leaves_no_job_process_behind(mesh, endless_run):
+    site, job = mesh.process(SITE), mesh.job_process(SITE, endless_run)
     site.terminate()
     assert site.wait(timeout=30) == 0
     assert not job.is_running()
 
 
-def test_a_server_that_stops_in_mid_run_stores_that_it_aborted_the_run(mesh, tmp_path):
-    run_id = submit_endless_run(mesh, tmp_path)
+def test_a_server_that_stops_in_mid_run_stores_that_it_aborted_the_run(mesh, endless_run):
     server = mesh.process("server")
     server.terminate()
     assert server.wait(timeout=40) == 0
-    mesh.target.up(START_SECONDS)
+    assert mesh.target.up(START_SECONDS) == ["server"]
     with connect(mesh.topology, mesh.folder) as session:
-        assert session.job(run_id).status == "FINISHED:ABORTED"
+        assert session.job(endless_run).status == "FINISHED:ABORTED"
 
 
-def test_a_run_whose_process_is_killed_has_failed(mesh, tmp_path):
-    run_id = submit_endless_run(mesh, tmp_path)
-    (job,) = (p for p in mesh.process(SITE).children(recursive=True) if run_id in p.cmdline())
-    job.kill()
-    psutil.wait_procs([job], timeout=10)
-    assert 'run_state{slot="0",state="failed"} 1.0' in mesh.get(SITE, "/metrics")[1]
+def test_a_run_whose_process_is_killed_has_failed(mesh, endless_run):
+    (slot,) = mesh.slots(SITE, endless_run)
+    mesh.job_process(SITE, endless_run).kill()
+    wait_until(lambda: mesh.metric(SITE, "run_state", slot=slot, state="failed"), 5)
     with connect(mesh.topology, mesh.folder) as session:
-        assert session.wait(run_id, 30)
+        assert session.wait(endless_run, 30)

@@ -1,0 +1,99 @@
+"""A real Prometheus for tests."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from running_mesh import free_port, wait_until
+
+SCRAPE_SECONDS = 1
+START_SECONDS = 60.0
+
+
+def program(name: str) -> str:
+    """Path of ``prometheus`` or ``promtool``; without it the test is skipped, and fails in CI."""
+    path = shutil.which(name)
+    if path is None:
+        reason = f"{name} is not on the PATH: run tests/install-prometheus"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+class Prometheus:
+    """Answers queries about what it has scraped."""
+
+    def __init__(self, port: int):
+        self._url = f"http://127.0.0.1:{port}"
+
+    @property
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    def query(self, expression: str) -> dict[str, float]:
+        """The values of an instant query by site."""
+        parameters = urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(f"{self._url}/api/v1/query?{parameters}", timeout=10) as reply:
+            result = json.load(reply)["data"]["result"]
+        values = {series["metric"].get("site", ""): float(series["value"][1]) for series in result}
+        assert len(values) == len(result), f"{expression} has several series of a site"
+        return values
+
+    def scrape_again(self, sites: set[str]) -> None:
+        """Wait until every site has been scraped after this call."""
+        now = time.time()
+        wait_until(
+            lambda: {site for site, when in self.query("timestamp(up)").items() if when > now} >= sites,
+            START_SECONDS,
+        )
+
+
+@contextmanager
+def scraping(targets: Mapping[str, str], folder: Path) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes ``targets``, host:port by site, and has reached all of them."""
+    config = {
+        "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "scrape_timeout": f"{SCRAPE_SECONDS}s"},
+        "scrape_configs": [
+            {
+                "job_name": "flaremesh",
+                "static_configs": [
+                    {"targets": [address], "labels": {"site": site}} for site, address in targets.items()
+                ],
+            }
+        ],
+    }
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump(config))
+    port = free_port()
+    command = [
+        program("prometheus"),
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "prometheus.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    prometheus = Prometheus(port)
+    try:
+        wait_until(lambda: prometheus.ready or process.poll() is not None, START_SECONDS)
+        assert process.poll() is None, (folder / "prometheus.log").read_text()
+        prometheus.scrape_again(set(targets))
+        yield prometheus
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
