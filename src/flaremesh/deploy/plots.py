@@ -127,8 +127,11 @@ def accuracy(run: Run, theme: Theme) -> Figure | None:
         return None
     worst = min(values[-1] for _, values in lines.values())
     # rounded down: "93.0 % or better" must be true of 93.04 and false of 92.96
+    whoever = (
+        "every site ends" if len(lines) == len(run.sites) else f"{len(lines)} of {len(run.sites)} sites end"
+    )
     figure, axes = _axes(
-        f"Accuracy: every site ends at {np.floor(worst * 1000) / 10:.1f} % or better", y="accuracy"
+        f"Accuracy: {whoever} at {np.floor(worst * 1000) / 10:.1f} % or better", y="accuracy"
     )
     _say(axes, "on the evaluation data", theme)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
