@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from flaremesh.p2p.agents.agent import AGENT_FILE, PORT_VARIABLE
+from flaremesh.provision.job import write_job
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import ProblemReference, Topology
 
 TOPOLOGY = """
 apiVersion: flaremesh/v1
@@ -89,6 +91,13 @@ def server(kits: Path, start: Start) -> Path:
     return workspace
 
 
+@pytest.fixture(scope="module")
+def site(server: Path, kits: Path, start: Start) -> Path:
+    workspace = start(kits / "bonn", "ukb")
+    wait_for(lambda: ready(workspace), workspace, seconds=30)
+    return workspace
+
+
 def wait_for(condition: Callable[[], bool], workspace: Path, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -124,9 +133,8 @@ def answered(kit: Path | None, trust: Path, port: int) -> bool:
             return False
 
 
-def test_a_site_registers_within_30_seconds(server: Path, kits: Path, start: Start) -> None:
-    site = start(kits / "bonn", "ukb")
-    wait_for(lambda: ready(site), site, seconds=30)
+def test_a_site_registers_within_30_seconds(server: Path, site: Path) -> None:
+    assert ready(site)
     assert "New client bonn" in (server / "console.log").read_text()
 
 
@@ -148,3 +156,25 @@ def test_the_server_talks_to_nobody_without_a_certificate_of_its_root(
 
 def test_the_server_keeps_its_jobs_in_the_workspace_it_was_started_in(server: Path) -> None:
     assert {path.name for path in (server / "storage").iterdir()} >= {"jobs", "snapshots"}
+
+
+def test_a_site_runs_no_code_that_a_job_brings_along(
+    server: Path, site: Path, kits: Path, topology: Topology, tmp_path: Path
+) -> None:
+    (tmp_path / "problem.py").write_text("class Problem: ...\n")
+    problem = ProblemReference(file=tmp_path / "problem.py", name="Problem")
+    run = topology.run.model_copy(update={"problem": problem})
+    write_job(topology.model_copy(update={"run": run}), tmp_path / "job", name="code")
+    meta = tmp_path / "job/meta.json"
+    document = json.loads(meta.read_text())
+    document["deploy_map"]["app_sites"] = ["bonn"]  # ulm is down
+    meta.write_text(json.dumps(document | {"mandatory_clients": ["bonn"], "min_clients": 1}))
+    admin = topology.admins[0].email
+    session = new_secure_session(username=admin, startup_kit_location=str(kits / admin))
+    try:
+        job = session.submit_job(str(tmp_path / "job"))
+        wait_for(lambda: session.get_job_meta(job)["status"].startswith("FINISHED"), server)
+        assert session.get_job_meta(job)["status"] == "FINISHED:FAILED_TO_RUN"
+    finally:
+        session.close()
+    assert "bonn: NVFLARE_ERROR: BYOC not permitted" in (server / "console.log").read_text()
