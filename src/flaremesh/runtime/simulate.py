@@ -1,6 +1,5 @@
 """Whole meshes in one process: every site runs the code of a real run, taking turns in one thread."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 from flaremesh.algorithms import Algorithm, configured
 from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.problems.protocol import Problem, SiteContext
-from flaremesh.problems.reference import class_path, load_problem
+from flaremesh.problems.reference import class_path, importable, load_problem
 from flaremesh.runtime.history import History, finite_or_none
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 from flaremesh.topology.mesh import Mesh
@@ -146,12 +145,11 @@ def simulation_of(run: Run, mesh: Mesh) -> Simulation:
     Raises:
         ProblemError: the problem cannot be built, or it failed.
     """
-    if run.problem.file:
-        sys.path.insert(0, str(run.problem.file.parent))
-    return Simulation(
-        mesh.schedules,
-        configured(run),
-        lambda site: load_problem(class_path(run.problem), site, run.problem.args),
-        RunOptions.of(run),
-        run.seed,
-    )
+    with importable(run.problem):
+        return Simulation(
+            mesh.schedules,
+            configured(run),
+            lambda site: load_problem(class_path(run.problem), site, run.problem.args),
+            RunOptions.of(run),
+            run.seed,
+        )

@@ -143,9 +143,8 @@ class SiteRun:
         if self._buffers is not None:
             parts = (*parts, self._buffers)
         self._lengths = [len(part) for part in parts]
-        self._sent = torch.cat(
-            parts
-        )  # the one copy out of live memory; links may hold it, so nothing mutates it
+        # the one copy out of live memory; links may keep it, so nothing mutates it
+        self._sent = torch.cat(parts)
         payload = payload_of(self._sent)
         for peer in self._hood(iteration).out:
             self._link.send(peer, Key(iteration, 0, self.site), [payload])

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.data import DataLoader, TensorDataset
 
 from flaremesh.problems.module import Batches, ModuleProblem
 from flaremesh.problems.protocol import SiteContext
@@ -170,6 +171,17 @@ def test_mini_batches_are_shuffled_anew_each_pass_and_reproducible():
     assert torch.equal(first, again[0])
     assert torch.equal(second, again[1])
     assert not torch.equal(first, two_passes(SiteContext("kiel", index=2, sites=3, seed=7))[0])
+
+
+def test_a_data_loader_is_iterated_over_again_and_again():
+    inputs, targets = data(samples=6)
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=4)
+    flat = ModuleProblem(SITE, mlp, cross_entropy, loader, loader, device="cpu")
+    x = flat.initial()
+    losses = [flat.loss_and_gradient(x)[0].item() for _ in range(4)]
+    assert losses[:2] == losses[2:]
+    assert losses[0] != losses[1]
+    assert set(flat.evaluate(x)) == {"loss", "accuracy"}
 
 
 def test_a_batch_has_at_least_one_sample():
