@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ REFUSED = {
             "weights": "push-sum",
             "run": {"algorithm": "gradient-tracking", "stepsize": 0.1},
         },
-        "gradient-tracking is not sound.*rows.*weights: push-sum and one of the algorithms push-sum, sgp",
+        "gradient-tracking is not sound.*rows.*run push-sum or sgp, with weights: push-sum",
     ),
     "consensus with push-sum weights on an undirected graph": (
         {"graph": {"kind": "star"}, "weights": "push-sum"},
@@ -139,6 +140,21 @@ def test_gradient_tracking_sends_twice_the_bytes_of_gradient_descent() -> None:
     assert tracking == 2 * descent
 
 
+def test_a_message_of_push_sum_carries_its_weight_and_the_buffers_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "planned_problem.py").write_text(
+        "import torch\n"
+        "class Normalised:\n"
+        "    def __init__(self, site, size): self.size = size\n"
+        "    def initial(self): return torch.zeros(self.size)\n"
+        "    def buffers(self): return torch.zeros(10)\n"
+    )
+    problem = {"file": tmp_path / "planned_problem.py", "name": "Normalised", "args": {"size": 1000}}
+    run = {"algorithm": "push-sum", "problem": problem}
+
+    assert plan(topology(run=run)).message.payload_bytes == 4 * (1000 + 1 + 10)
+    assert plan(topology(run=run | {"mix_buffers": False})).message.payload_bytes == 4 * (1000 + 1)
+
+
 def test_the_plan_says_why_the_size_of_a_message_is_unknown() -> None:
     message = plan(topology(run={"problem": {"path": "flaremesh.problems.nowhere.Nothing"}})).message
 
@@ -149,9 +165,9 @@ def test_the_plan_says_why_the_size_of_a_message_is_unknown() -> None:
 
 def test_the_influence_of_sites_is_shown_where_it_is_not_equal() -> None:
     star = plan(topology(graph={"kind": "star"}, weights="uniform")).mixing
-    ring = plan(topology()).mixing
 
-    assert ring.influence is None
+    assert plan(topology()).mixing.influence is None
+    assert plan(topology(graph={"kind": "star"}, weights="push-sum")).mixing.influence is None
     assert star.influence is not None
     assert star.influence["heidelberg"] > star.influence["bonn"]
     assert sum(star.influence.values()) == pytest.approx(1)

@@ -46,7 +46,8 @@ class Mixing:
 
     Attributes:
         iterations_to_a_thousandth: until the disagreement is a thousandth of what it was; None for never.
-        influence: per site its weight in the limit of mixing; None where all are equal, at 1/n.
+        influence: per site its weight in the limit of mixing, where rows sum to one and columns do not; else
+            None: all weigh the same.
     """
 
     weights: str
@@ -155,10 +156,8 @@ def unsoundness(algorithm: str, mesh: Mesh) -> str | None:
         )
         if not directed(mesh.graph):
             return f"{reason}; write weights: metropolis"
-        return (
-            f"{reason}; on a directed graph write weights: push-sum and one of the algorithms "
-            f"{', '.join(_made_for(Weights.COLUMN_STOCHASTIC))}"
-        )
+        others = " or ".join(_made_for(Weights.COLUMN_STOCHASTIC))
+        return f"{reason}; on a directed graph run {others}, with weights: push-sum"
     return None
 
 
@@ -242,7 +241,7 @@ def _graph(mesh: Mesh) -> GraphSummary:
 def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
     properties = mesh.properties
     influence = None
-    if properties.connected and not properties.doubly_stochastic:
+    if properties.connected and properties.row_stochastic and not properties.column_stochastic:
         shares = stationary(period(mesh.matrices))
         influence = dict(zip(mesh.sites, shares.tolist(), strict=True))
     return Mixing(
