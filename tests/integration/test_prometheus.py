@@ -1,6 +1,7 @@
 """A real Prometheus scrapes the sites of a mesh before, during and after a run."""
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -32,7 +33,14 @@ def prometheus(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def result(mesh: RunningMesh, prometheus: Prometheus) -> RunResult:
     """A run that has ended and been scraped since."""
-    result = run(mesh.topology, mesh.target, mesh.folder, "scraped", lambda run_id, progress: None)
+    result = run(
+        mesh.topology,
+        mesh.target,
+        mesh.folder,
+        "scraped",
+        show=lambda run_id, progress: None,
+        stop=threading.Event(),
+    )
     assert result.outcome == "finished", result.reason
     prometheus.scrape_again({"server", *result.sites})
     return result
