@@ -25,6 +25,7 @@ _LABELLED_SITES = len(_COLOURS)
 _DISTINCT_SITES = len(_COLOURS) * len(_DASHES)
 _LABELLED_EDGES = 24
 _WEIGHTED_SITES = 16
+_FIRST_ITERATIONS = 10
 
 Line = tuple[Sequence[float], Sequence[float]]
 
@@ -145,6 +146,9 @@ def consensus(distance: Distance, predicted: float | None, fit: Fit | None, them
     if not drawable.any():
         return None
     iterations, values = distance.iterations[drawable], distance.values[drawable]
+    # sites that start at one point have nothing to contract before their gradients drive them apart
+    start = int(np.argmax(values[:_FIRST_ITERATIONS]))
+    iterations, values = iterations[start:], values[start:]
     found = (
         f"contracts by {fit.contraction:.4g} per iteration"
         if fit
