@@ -48,7 +48,7 @@ def run(
         stop: set it to abort the run.
 
     Raises:
-        UnsoundRun, JobError: the run makes no sense.
+        UnsoundRun: the run makes no sense.
         DeployError: somebody is not ready, or the server does not take the run.
     """
     check(topology)

@@ -15,15 +15,11 @@ from nvflare.security.security import COMMAND_CATEGORIES
 
 from flaremesh.topology.schema import SERVER, Code, Topology
 
-HEART_BEAT_TIMEOUT = 30
-"""Seconds of silence after which the server takes a site for lost; sites beat every 10 s."""
+_HEART_BEAT_TIMEOUT = 30  # seconds of silence after which a site is lost; sites beat every 10 s
 
-STORAGE = "storage"
-"""The server's folder for jobs and snapshots, in its workspace."""
+_STORAGE = "storage"  # the server's folder for jobs and snapshots, in its workspace
 
-_SHUTDOWN_PERIOD = (
-    2  # seconds that a stopping server waits for sites to leave; they come back to the next one
-)
+_SHUTDOWN_PERIOD = 2  # seconds that a stopping server waits for its sites; they come back to the next one
 
 _MAX_SITES = 10_000  # NVFlare's default of 100 would turn the 101st site away
 
@@ -94,14 +90,14 @@ def _edited(path: Path) -> Iterator[dict[str, Any]]:
 def _serve(path: Path) -> None:
     with _edited(path) as resources:
         resources["servers"][0] |= {
-            "heart_beat_timeout": HEART_BEAT_TIMEOUT,
+            "heart_beat_timeout": _HEART_BEAT_TIMEOUT,
             "max_num_clients": _MAX_SITES,
             "shutdown_period": _SHUTDOWN_PERIOD,
         }
-        resources["snapshot_persistor"]["args"]["storage"] = _storage(f"{STORAGE}/snapshots")
+        resources["snapshot_persistor"]["args"]["storage"] = _storage(f"{_STORAGE}/snapshots")
         components = {component["id"]: component for component in resources["components"]}
         components["job_store"] |= _storage(".")
-        components["job_manager"]["args"]["uri_root"] = f"{STORAGE}/jobs"
+        components["job_manager"]["args"]["uri_root"] = f"{_STORAGE}/jobs"
 
 
 def _storage(folder: str) -> dict[str, Any]:

@@ -89,10 +89,10 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     kits.mkdir(exist_ok=True)
     with workplace(out, kits) as work:
-        built, certificates = _build(project, topology, store, work)
+        built, certificates = _build(project, topology, store, work / "nvflare")
         before = {kit.name for kit in kits.iterdir()}
         for name in before.intersection(removed):
-            (kits / name).rename(work / name)
+            (kits / name).rename(work / f"removed {name}")
         # keys before kits: what a run loses that ends between the two, the next run makes again from the keys
         replace_file(certificates, state / "cert.json", mode=0o600)
         replaced = [name for name in names if replace_folder(built / name, kits / name, work)]
@@ -143,9 +143,9 @@ def _check_root(topology: Topology, store: CertificateStore) -> None:
     )
 
 
-def _build(project: Project, topology: Topology, store: CertificateStore, work: Path) -> tuple[Path, Path]:
+def _build(project: Project, topology: Topology, store: CertificateStore, folder: Path) -> tuple[Path, Path]:
     """Let NVFlare make all kits; returns the folder of the kits and the new cert.json."""
-    state = work / topology.name / "state"
+    state = folder / topology.name / "state"
     state.mkdir(parents=True)
     store.write(state / "cert.json")
     builders = [
@@ -156,7 +156,7 @@ def _build(project: Project, topology: Topology, store: CertificateStore, work: 
     ]
     # NVFlare prints a traceback of what it then returns as an error
     with contextlib.redirect_stderr(io.StringIO()):
-        context = Provisioner(str(work), builders).provision(project, logger=_log)
+        context = Provisioner(str(folder), builders).provision(project, logger=_log)
     if context.get(CtxKey.BUILD_ERROR):
         raise ProvisionError(f"NVFlare could not make the kits: {'; '.join(context[CtxKey.ERRORS])}")
     return Path(context.get_result_location()), state / "cert.json"

@@ -1,0 +1,67 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flaremesh.cli.main import app
+
+
+@pytest.fixture
+def file(tmp_path: Path, make_topology) -> Path:
+    path = tmp_path / "ring.yaml"
+    run = {
+        "algorithm": "consensus",
+        "iterations": 1,
+        "problem": {"path": "flaremesh.problems.consensus.Consensus"},
+    }
+    document = make_topology(run=run).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    path.write_text(yaml.safe_dump(document | {"apiVersion": "flaremesh/v1"}))
+    return path
+
+
+def command(file: Path, *options: str) -> list[str]:
+    return ["provision", str(file), "--output", str(file.parent / "mesh"), *options]
+
+
+def drop_site(file: Path, name: str) -> None:
+    document = yaml.safe_load(file.read_text())
+    document["sites"] = [site for site in document["sites"] if site["name"] != name]
+    file.write_text(yaml.safe_dump(document))
+
+
+def test_the_command_says_what_it_made_how_long_it_lasts_and_what_comes_next(file: Path) -> None:
+    first = CliRunner().invoke(app, command(file))
+    assert first.exit_code == 0
+    assert "bonn, heidelberg" in first.stdout
+    assert "root 3649" in first.stdout
+    assert f"Next: flaremesh up {file} --output" in first.stdout
+    assert "nothing changed" in CliRunner().invoke(app, command(file)).stdout
+
+
+def test_a_removed_site_needs_the_option_and_the_message_says_so(file: Path) -> None:
+    CliRunner().invoke(app, command(file))
+    drop_site(file, "ulm")
+    refused = CliRunner().invoke(app, command(file))
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "ulm" in refused.stderr
+    assert "--remove" in refused.stderr
+    assert "removed  ulm" in CliRunner().invoke(app, command(file, "--remove")).stdout
+
+
+def test_the_same_as_json(file: Path) -> None:
+    document = json.loads(CliRunner().invoke(app, command(file, "--json")).stdout)
+    assert Path(document["kits"]["bonn"]).is_dir()
+    assert sorted(document["kits"]) == sorted(document["added"])
+    assert document["certificates"]["bonn"]["days_left"] == 359
+    assert document["removed"] == []
+
+
+def test_an_unsound_run_is_refused_before_anything_is_made(file: Path) -> None:
+    document = yaml.safe_load(file.read_text())
+    document["run"]["algorithm"] = "consensu"
+    file.write_text(yaml.safe_dump(document))
+    refused = CliRunner().invoke(app, command(file))
+    assert refused.exit_code == 2
+    assert not (file.parent / "mesh").exists()
