@@ -68,7 +68,9 @@ class RunMetric(Enum):
     CURRENT_ITERATION = Metric("current_iteration", "gauge", "Iterations that the run has finished.")
     MAX_ITERATIONS = Metric("max_iterations", "gauge", "Iterations that the run shall do.")
     LAST_ITERATION = Metric(
-        "last_iteration_timestamp_seconds", "gauge", "When the last iteration ended, Unix time."
+        "last_iteration_timestamp_seconds",
+        "gauge",
+        "When the last iteration ended, or the run began, Unix time.",
     )
     ITERATION_SECONDS = Metric("iteration_duration_seconds", "histogram", "Wall clock of an iteration.")
     PHASE_SECONDS = Metric(

@@ -60,19 +60,17 @@ class PrometheusSink:
         self._iteration_seconds = self._bind(RunMetric.ITERATION_SECONDS)
         self._compute_seconds = self._bind(RunMetric.PHASE_SECONDS, "compute")
         self._wait_seconds = self._bind(RunMetric.PHASE_SECONDS, "wait")
-        self._consensus_distance = self._bind(RunMetric.CONSENSUS_DISTANCE)
         self._non_finite = self._bind(RunMetric.NON_FINITE)
         self._attempts = {peer: self._bind(RunMetric.EXCHANGE_ATTEMPTS, peer) for peer in targets}
         self._sent_bytes = {peer: self._bind(RunMetric.SENT_BYTES, peer) for peer in targets}
         self._received_bytes = {peer: self._bind(RunMetric.RECEIVED_BYTES, peer) for peer in weights}
         self._peers = targets | weights.keys()
-        # a gauge that is bound shows 0, so these wait for their first value
-        self._gauges: dict[RunMetric, Gauge] = {}
+        self._figures: dict[RunMetric, Gauge] = {}
+        self._last_iteration.set(time.time())
         self.state(RunState.CONFIGURING)
 
     def state(self, state: RunState) -> None:
         """The run has come to ``state``."""
-        self._state = state
         for other, gauge in self._states.items():
             gauge.set(other is state)
 
@@ -84,9 +82,9 @@ class PrometheusSink:
         self._iteration_seconds.observe(record.seconds)
         self._compute_seconds.observe(record.gradient_seconds)
         self._wait_seconds.observe(record.wait_seconds)
-        self._consensus_distance.set(record.consensus_distance)
+        self._show(RunMetric.CONSENSUS_DISTANCE, record.consensus_distance)
         if record.loss is not None:
-            self._gauge(RunMetric.TRAIN_LOSS).set(record.loss)
+            self._show(RunMetric.TRAIN_LOSS, record.loss)
         if not record.finite:
             self._non_finite.inc()
 
@@ -94,7 +92,7 @@ class PrometheusSink:
         """See MetricsSink.evaluation."""
         for name, value in record.metrics.items():
             if name in _EVALUATED:
-                self._gauge(_EVALUATED[name]).set(value)
+                self._show(_EVALUATED[name], value)
 
     def sent(self, peer: str, payload_bytes: int) -> None:
         """See LinkObserver.sent."""
@@ -113,10 +111,11 @@ class PrometheusSink:
     def _bind(self, metric: RunMetric, *labels: str) -> Any:
         return self._metrics[metric].labels(str(self._slot), *labels)
 
-    def _gauge(self, metric: RunMetric) -> Gauge:
-        if metric not in self._gauges:
-            self._gauges[metric] = self._bind(metric)
-        return self._gauges[metric]
+    def _show(self, metric: RunMetric, value: float) -> None:
+        # a gauge shows 0 from the moment it is bound: a loss that nobody measured
+        if metric not in self._figures:
+            self._figures[metric] = self._bind(metric)
+        self._figures[metric].set(value)
 
 
 class RunMetrics(Collector):
@@ -168,6 +167,7 @@ def _claim() -> int:
     slot = slots.claim(Path(directory))
     # removes the gauges of the run that held the slot before, its run_info among them
     mark_process_dead(slot, directory)
+    # the class of every value that prometheus_client makes from here on
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)
     return slot
 

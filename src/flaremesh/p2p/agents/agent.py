@@ -54,6 +54,7 @@ class Agent(FLComponent):
         self._port = port
         self._retention = Retention(keep_runs, keep_days)
         self._stopping = False
+        self._sweeping = threading.Lock()
         self.engine: Any = None
         self.workspace = Path()
 
@@ -81,9 +82,9 @@ class Agent(FLComponent):
             self.start(fl_ctx)
 
     def start(self, fl_ctx: FLContext) -> None:
-        """Begin to serve, to listen to signals and to sweep."""
-        self._serve(fl_ctx)
+        """Begin to listen to signals, to serve and to sweep."""
         on_termination(self._stop, self.stop_seconds)
+        self._serve(fl_ctx)
         threading.Thread(target=self._sweep_for_ever, name="janitor", daemon=True).start()
 
     def collectors(self) -> list[Collector]:
@@ -92,7 +93,11 @@ class Agent(FLComponent):
 
     def sweep(self) -> None:
         """Remove the run folders that are no longer kept."""
-        sweep(self.workspace, self.running_jobs(), self._retention)
+        with self._sweeping:
+            try:
+                sweep(self.workspace, self.running_jobs(), self._retention)
+            except OSError as error:  # e.g. NVFlare moved a folder away meanwhile
+                self.logger.warning("old run folders stay for now: %s", error)
 
     def why_not_ready(self) -> Sequence[str]:
         """See Exporter: what is missing, or that the process is on its way out."""
@@ -104,15 +109,15 @@ class Agent(FLComponent):
         return load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
 
     def _serve(self, fl_ctx: FLContext) -> None:
-        port = int(os.environ.get(PORT_VARIABLE, self._port))
+        port = os.environ.get(PORT_VARIABLE, self._port)
         file = self.workspace / AGENT_FILE
         file.unlink(missing_ok=True)
         try:
-            exporter = Exporter(self._host, port, self.collectors(), self.why_not_ready)
-        except OSError as error:
+            exporter = Exporter(self._host, int(port), self.collectors(), self.why_not_ready)
+        except (OSError, ValueError, OverflowError) as error:
             self.log_error(
                 fl_ctx,
-                f"no metrics and no readiness: cannot serve on {self._host}:{port} ({error.strerror}). "
+                f"no metrics and no readiness: cannot serve on {self._host}:{port} ({error}). "
                 f"Free the port, or choose another one with {PORT_VARIABLE}, and start again.",
             )
             return
