@@ -1,0 +1,136 @@
+"""A mesh of real NVFlare processes, driven by the command as a user drives it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+SITES = ("heidelberg", "bonn", "aachen")
+VALUES = {"heidelberg": 1.0, "bonn": 2.0, "aachen": 6.0}
+PEER_TIMEOUT = 15.0
+ENDLESS = 10**7
+
+
+class Mesh:
+    """A ring of three in its own folder and on its own port; up and down are up to the test.
+
+    Args:
+        folder: for everything.
+        name: of the mesh.
+        port: of its server.
+    """
+
+    def __init__(self, folder: Path, name: str, port: int | None = None):
+        self.folder = folder / name
+        self._files = folder
+        self._document = {
+            "apiVersion": "flaremesh/v1",
+            "name": name,
+            "server": {"host": "localhost", "port": port or free_port(), "org": "consortium"},
+            "admins": [{"email": "admin@example.org", "org": "consortium", "role": "project_admin"}],
+            "sites": [{"name": site, "org": "consortium"} for site in SITES],
+            "graph": {"kind": "ring"},
+            "code": {"packages": ["faulty"]},
+        }
+        self.file = self.topology("consensus")
+        self.commands: list[subprocess.Popen[str]] = []
+
+    def topology(self, algorithm: str, problem: Mapping[str, Any] | None = None, **run: Any) -> Path:
+        """The file of this mesh with another run."""
+        consensus = {"path": "flaremesh.problems.consensus.Consensus", "args": {"values": VALUES}}
+        defaults = {"iterations": 40, "peer_timeout": PEER_TIMEOUT, "start_timeout": 60}
+        file = self._files / f"{self._document['name']}-{len(list(self._files.glob('*.yaml')))}.yaml"
+        fields = {"algorithm": algorithm, "problem": problem or consensus} | defaults | run
+        file.write_text(yaml.safe_dump(self._document | {"run": fields}))
+        return file
+
+    def start(self, command: str, *options: str, file: Path | None = None) -> subprocess.Popen[str]:
+        packages = str(Path(__file__).parent / "packages")
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "flaremesh.cli.main", command),
+                *(str(file or self.file), "--output", str(self.folder), *options),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": packages, "COLUMNS": "200"},
+        )
+        self.commands.append(process)
+        return process
+
+    def call(self, command: str, *options: str, file: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return finished(self.start(command, *options, file=file))
+
+    def run(self, *options: str, file: Path | None = None) -> dict[str, Any]:
+        """The result of a run that must finish."""
+        ended = self.call("run", "--json", *options, file=file)
+        assert ended.returncode == 0, ended.stderr
+        return dict(json.loads(ended.stdout))
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.call("status", "--json").stdout))
+
+    def process(self, name: str) -> psutil.Process:
+        return psutil.Process(json.loads((self.folder / "local/processes.json").read_text())[name]["pid"])
+
+    def processes(self, argument: str | None = None) -> list[psutil.Process]:
+        """Whatever runs of this mesh, or what of it has been given this argument."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            arguments = process.info["cmdline"] or []
+            if any(a.startswith(f"{self.folder}/local/") for a in arguments):
+                found += [process] if argument is None or argument in arguments else []
+        return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def running(run: subprocess.Popen[str]) -> str:
+    """Wait until a run that was just started iterates; returns its id."""
+    assert run.stderr
+    for line in run.stderr:
+        if ": running" in line:
+            return line.split()[1].rstrip(":")
+    pytest.fail(f"the run ended with {run.wait()}")
+
+
+def finished(command: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait for a command's end."""
+    assert command.stdout
+    assert command.stderr
+    with command:
+        output, errors = command.stdout.read(), command.stderr.read()
+    return subprocess.CompletedProcess(command.args, command.returncode, output, errors)
+
+
+def nothing_runs(mesh: Mesh, argument: str | None = None) -> bool:
+    return not mesh.processes(argument)
+
+
+@contextmanager
+def mesh_in(folder: Path, name: str, port: int | None = None) -> Iterator[Mesh]:
+    """A mesh that is not up yet; in the end nothing of it is left."""
+    mesh = Mesh(folder, name, port)
+    try:
+        yield mesh
+    finally:
+        for command in mesh.commands:
+            if command.poll() is None:
+                command.kill()
+                finished(command)
+        mesh.call("down")
+        assert nothing_runs(mesh)

@@ -1,0 +1,24 @@
+"""Fixtures of the tests that drive the command."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from command_mesh import Mesh, mesh_in
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh that is up."""
+    with mesh_in(tmp_path_factory.mktemp("mesh"), "ring") as mesh:
+        up = mesh.call("up")
+        assert up.returncode == 0, up.stderr
+        yield mesh
+
+
+@pytest.fixture
+def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Mesh]]:
+    """Makes further meshes, which are not up."""
+    with ExitStack() as stack:
+        yield lambda name, port=None: stack.enter_context(mesh_in(tmp_path, name, port))

@@ -1,0 +1,30 @@
+"""Problems that go wrong, as a user's own package at the sites."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flaremesh.problems.consensus import Consensus
+from flaremesh.problems.protocol import SiteContext
+
+
+class Faulty(Consensus):
+    """Loses its data, or its mind, at one site after some gradients."""
+
+    def __init__(self, site: SiteContext, at: str, after: int, fault: str, **args: Any):
+        super().__init__(site, **args)
+        self._left = after if site.name == at else -1
+        self._fault = fault
+
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self._left -= 1
+        if self._left != 0:
+            return super().loss_and_gradient(x)
+        if self._fault == "raise":
+            raise FileNotFoundError("patients.csv is gone")
+        return torch.tensor(torch.nan), x
+
+    def evaluate(self, x: Tensor) -> Mapping[str, float]:
+        return {}

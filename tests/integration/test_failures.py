@@ -1,0 +1,138 @@
+"""Whatever goes wrong ends in bounded time, with a message that names the site and the cause."""
+
+import json
+import os
+import signal
+import socket
+import time
+
+import pytest
+from command_mesh import ENDLESS, PEER_TIMEOUT, SITES, finished, nothing_runs, running
+from running_mesh import wait_until
+
+from flaremesh.deploy.local import LocalTarget
+from flaremesh.deploy.target import DeployError
+from flaremesh.provision.kits import provision
+from flaremesh.topology.load import load
+
+END_SECONDS = PEER_TIMEOUT + 10
+
+
+@pytest.fixture(autouse=True)
+def _everybody_runs(mesh):
+    up = mesh.call("up")
+    assert up.returncode == 0, up.stderr
+
+
+def kill(mesh, name):
+    """As the out-of-memory killer or a lost machine does it."""
+    for process in mesh.processes(str(mesh.folder / "local" / name)):
+        process.kill()
+
+
+def test_a_site_that_is_killed_fails_the_run_by_its_name(mesh):
+    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run_id = running(run)
+    kill(mesh, "bonn")
+    killed = time.monotonic()
+    ended = finished(run)
+    assert time.monotonic() - killed < END_SECONDS
+    assert ended.returncode == 1
+    assert "bonn" in ended.stderr.splitlines()[-1]
+    assert nothing_runs(mesh, run_id)
+    assert json.loads((mesh.folder / "runs" / run_id / "result.json").read_text())["outcome"] == "failed"
+
+
+def test_a_job_process_that_is_killed_fails_the_run_by_its_name(mesh):
+    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run_id = running(run)
+    (process,) = (p for p in mesh.processes(run_id) if p.ppid() == mesh.process("bonn").pid)
+    process.kill()
+    killed = time.monotonic()
+    ended = finished(run)
+    assert time.monotonic() - killed < END_SECONDS
+    assert ended.returncode == 1
+    assert "bonn" in ended.stderr.splitlines()[-1]
+
+
+def test_a_server_that_is_killed_fails_the_run(mesh):
+    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run_id = running(run)
+    kill(mesh, "server")
+    killed = time.monotonic()
+    ended = finished(run)
+    assert time.monotonic() - killed < END_SECONDS
+    assert ended.returncode == 1
+    assert "the server does not answer" in ended.stderr.splitlines()[-1]
+    assert nothing_runs(mesh, run_id)
+
+
+def test_a_site_that_is_down_is_named_before_a_run_is_submitted(mesh):
+    kill(mesh, "bonn")
+    ended = mesh.call("run")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: not ready: bonn.")
+    assert mesh.status()["runs"] == []
+
+
+def test_an_exception_in_user_code_fails_the_run_with_the_site_and_the_cause(mesh):
+    problem = {"path": "faulty.Faulty", "args": {"at": "aachen", "after": 5, "fault": "raise"}}
+    started = time.monotonic()
+    ended = mesh.call("run", file=mesh.topology("dgd", problem, stepsize=0.1))
+    assert time.monotonic() - started < END_SECONDS
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "Error: aachen: FileNotFoundError: patients.csv is gone"
+
+
+def test_a_loss_that_is_nan_fails_the_run_with_the_site_and_the_iteration(mesh):
+    problem = {"path": "faulty.Faulty", "args": {"at": "heidelberg", "after": 5, "fault": "nan"}}
+    ended = mesh.call("run", file=mesh.topology("dgd", problem, stepsize=0.1))
+    assert ended.returncode == 1
+    assert "heidelberg" in ended.stderr.splitlines()[-1]
+    assert "iteration 5" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing_running_and_the_mesh_usable(mesh, number):
+    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run_id = running(run)
+    run.send_signal(number)
+    assert finished(run).returncode == 130
+    assert nothing_runs(mesh, run_id)
+    assert json.loads((mesh.folder / "runs" / run_id / "result.json").read_text())["outcome"] == "aborted"
+    assert mesh.run()["outcome"] == "finished"
+
+
+def test_a_port_in_use_is_reported_with_its_user(make_mesh):
+    with socket.create_server(("", 0)) as taken:
+        mesh = make_mesh("late", port=taken.getsockname()[1])
+        ended = mesh.call("up")
+    assert ended.returncode == 1
+    assert f"port {taken.getsockname()[1]}" in ended.stderr or str(os.getpid()) in ended.stderr
+    assert nothing_runs(mesh)
+
+
+def test_a_site_that_dies_while_it_starts_is_named_and_takes_the_rest_down(make_mesh):
+    mesh = make_mesh("broken")
+    topology = load(mesh.file)
+    provision(topology, mesh.folder)
+    (mesh.folder / "kits/bonn/startup/fed_client.json").write_text("{")
+    with pytest.raises(DeployError, match=r"^bonn stopped while it was starting"):
+        LocalTarget(topology, mesh.folder).up(60)
+    assert nothing_runs(mesh)
+
+
+def test_ctrl_c_while_the_mesh_starts_stops_what_was_started(make_mesh):
+    mesh = make_mesh("hesitant")
+    up = mesh.start("up")
+    wait_until(lambda: len(mesh.processes()) == 1 + len(SITES), 60)
+    up.send_signal(signal.SIGINT)
+    assert finished(up).returncode != 0
+    assert nothing_runs(mesh)
+
+
+def test_a_wrong_topology_file_is_a_wrong_usage(make_mesh):
+    mesh = make_mesh("wrong")
+    ended = mesh.call("run", file=mesh.topology("consensus", stepsize=-1))
+    assert ended.returncode == 2
+    assert "run.stepsize" in ended.stderr
