@@ -73,7 +73,10 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
     """
     mesh = build(topology)
     kits, state = out / "kits", out / "state"
-    project = project_of(topology)
+    try:
+        project = project_of(topology)
+    except ValueError as error:
+        raise ProvisionError(f"NVFlare refuses a name in the topology file: {error}") from None
     names = sorted(participant.name for participant in project.get_all_participants())
     store = CertificateStore(state / "cert.json")
     _check_root(topology, store)

@@ -37,7 +37,9 @@ DnsLabel: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-
 Org: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
 Host: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
-Email: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")]
+Email: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$")
+]
 
 
 def _ports(text: str) -> str:

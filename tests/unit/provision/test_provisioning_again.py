@@ -220,6 +220,11 @@ def test_what_nvflare_refuses_is_said_in_one_sentence(tmp_path: Path, make_topol
         provision(make_topology("bonn", "worms", "ulm", "heidelberg"), tmp_path)
 
 
+def test_a_name_that_only_nvflare_refuses_is_no_traceback(tmp_path: Path, make_topology) -> None:
+    with pytest.raises(ProvisionError, match=r"NVFlare refuses.*mesh\.\.org"):
+        provision(make_topology(server={"host": "mesh..org", "org": "consortium"}), tmp_path)
+
+
 def test_the_last_topology_is_remembered(tmp_path: Path, make_topology) -> None:
     assert previous(tmp_path) is None
     provision(make_topology(), tmp_path)
