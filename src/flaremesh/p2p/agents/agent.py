@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
@@ -134,7 +135,7 @@ class Agent(FLComponent):
     def _sweep_for_ever(self) -> None:
         while True:
             self.sweep()
-            threading.Event().wait(_SWEEP_SECONDS)
+            time.sleep(_SWEEP_SECONDS)
 
 
 class _AgentMetrics(Collector):
