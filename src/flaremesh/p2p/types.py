@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,15 +83,18 @@ class Network:
         """Every site's neighbourhood in each phase.
 
         Raises ValueError that names the node for a missing, negative or excessive weight, an unknown or
-        repeated neighbour, a repeated node, and a phase that lacks a node.
+        repeated neighbour, a repeated node, and a phase that lacks a node; and for a network without nodes.
         """
         phases = self.phases or [self.nodes]
         sites = [node.id for node in self.nodes or phases[0]]
-        if len(set(sites)) < len(sites):
-            raise ValueError("a node is listed twice")
-        for phase in phases:
-            if {node.id for node in phase} != set(sites):
-                raise ValueError("every phase must list every node")
+        if not sites:
+            raise ValueError("the network has no nodes")
+        for number, phase in enumerate(phases):
+            count = Counter(node.id for node in phase)
+            if twice := [site for site in count if count[site] > 1]:
+                raise ValueError(f"{twice[0]} is listed twice")
+            if odd := count.keys() ^ set(sites):
+                raise ValueError(f"{min(odd)} is not in every phase: see phase {number}")
             for node in phase:
                 _check(node, set(sites))
         return {site: [_neighborhood(site, phase) for phase in phases] for site in sites}
@@ -109,6 +113,8 @@ def _check(node: Node, sites: set[str]) -> None:
                 f"{node.id} gives {neighbor.id} the weight {neighbor.weight}; it must lie in (0, 1]"
             )
         total += neighbor.weight
+    if node.weight is not None and not 0 <= node.weight <= 1:
+        raise ValueError(f"{node.id} gives itself the weight {node.weight}; it must lie in [0, 1]")
     if node.weight is None and total > 1 + 1e-9:
         raise ValueError(f"the weights of {node.id}'s neighbours sum to {total:g}, more than 1")
 
