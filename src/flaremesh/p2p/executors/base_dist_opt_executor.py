@@ -11,6 +11,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
+from flaremesh.errors import FlaremeshError
 from flaremesh.links import RunAborted
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.fed_job import prepare
@@ -56,9 +57,8 @@ class BaseDistOptExecutor(Executor, ABC):
         except Exception as error:  # noqa: BLE001  (user code may raise anything; the controller must hear of it)
             self._enter(RunState.FAILED)
             self.log_exception(fl_ctx, f"{task_name} failed")
-            reason = (
-                f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error)
-            )
+            # only flaremesh's own errors are sentences that stand for themselves
+            reason = str(error) if isinstance(error, FlaremeshError) else f"{type(error).__name__}: {error}"
             return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers={REASON: reason})
         return make_reply(ReturnCode.TASK_UNKNOWN)
 

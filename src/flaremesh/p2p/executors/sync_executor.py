@@ -6,7 +6,7 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 
-from flaremesh.links import Key, Link
+from flaremesh.links import Key, Link, LinkError
 from flaremesh.links.relay import RelayLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
@@ -64,10 +64,9 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             observer=self._traffic,
             cancelled=lambda: bool(abort_signal.triggered),
         )
-        self._cell = cell
+        self._cell, self._link = cell, link
         cell.listen(FRAMES, link.deliver)
         link.open(float(config.extra.get("start_timeout", DEFAULT_PEER_TIMEOUT)))
-        self._link = link
 
     def _enter(self, state: RunState) -> None:
         if state.ended and self._link is not None:
@@ -81,7 +80,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
     def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
         """Send ``value`` and fill ``neighbors_values[iteration]``.
 
-        Raises PeerTimeout that names the silent neighbours, or RunAborted.
+        Raises PeerTimeout that names the silent neighbours, RunAborted, LinkError for a value that cannot be
+        read, or TypeError for one that cannot be sent.
         """
         assert self._link is not None, "the controller configures a site before it runs"
         message = encode(self._to_message(value))
@@ -90,4 +90,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             self._link.send(peer, Key(iteration, 0, self.client_name), [message])
         keys = [Key(iteration, 0, peer) for peer in hood.in_weights]
         for key, payload in self._link.receive(keys, self.peer_timeout).items():
-            self.neighbors_values[iteration][key.sender] = self._from_message(decode(payload))
+            try:
+                received = decode(payload)
+            except ValueError as error:
+                raise LinkError(f"{key.sender} sent a value that cannot be read: {error}") from error
+            self.neighbors_values[iteration][key.sender] = self._from_message(received)
