@@ -36,8 +36,8 @@ def run(
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
 
-    Whatever the outcome, nothing of the run goes on; after a finished one NVFlare's job processes end by
-    themselves some seconds later.
+    NVFlare's job processes end by themselves some seconds after a run that finished or failed; after another
+    one this waits for them.
 
     Args:
         topology: the mesh and its run.
@@ -59,12 +59,14 @@ def run(
         run_id, folder = _submit(session, topology, mesh / "runs", name)
         submitted = time.monotonic()
         try:
-            result = _follow(session, run_id, show, stop) or _abort(session, run_id)
+            result = _follow(session, run_id, show, stop)
+            if result is None:
+                result = _abort(session, run_id)
+                target.end_run(run_id, _END_SECONDS)
         except ServerLost as error:
             result = _failed(str(error))
+            target.end_run(run_id, 0)  # nobody is left to tell the sites
         seconds = time.monotonic() - submitted
-        if result["outcome"] != RunState.FINISHED:
-            target.end_run(run_id, _END_SECONDS)
     known = {
         "run_id": run_id,
         "name": name,

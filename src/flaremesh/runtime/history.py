@@ -25,7 +25,7 @@ class History:
     def __init__(self, path: Path | None = None):
         self.iterations: list[Iteration] = []
         self.evaluations: list[Evaluation] = []
-        self._file = path.open("w") if path else None
+        self._file = path.open("w", buffering=1) if path else None
 
     def __enter__(self) -> Self:
         return self
