@@ -22,6 +22,6 @@ def vector_of(payload: Payload, like: Tensor, peer: str) -> Tensor:
     expected = like.numel() * like.element_size()
     if len(payload) != expected:
         raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
-    if isinstance(payload, bytes):
+    if memoryview(payload).readonly:
         payload = memoryview(bytearray(payload))  # torch wants writable memory, though it only reads here
     return torch.frombuffer(payload, dtype=like.dtype).to(like.device)
