@@ -12,6 +12,7 @@ import torch
 import yaml
 from nvflare.job_config.api import FedJob
 from running_mesh import START_SECONDS, free_port
+from safetensors.torch import load_file
 from walkthrough.consensus import consensus_job
 from walkthrough.digits import CLASSES, digits_job
 from walkthrough.two_moons import two_moons_job
@@ -119,8 +120,10 @@ def test_every_algorithm_tells_the_moons_apart_at_every_site(run: Runner, algori
     for name in ("train_loss_sequence.pt", "test_loss_sequence.pt"):
         for losses in left.sequences(name).values():
             assert losses[-1, 1] < losses[0, 1] / 2
-    for site in left.result["sites"].values():
+    for name, site in left.result["sites"].items():
         assert site["metrics"]["accuracy"] > 0.9
+        model = load_file(left.sites[name] / RUN_FOLDER / "model.safetensors")
+        assert sum(parameter.numel() for parameter in model.values()) == 2 * 32 + 32 + 32 * 2 + 2
 
 
 def test_every_site_learns_the_digits_that_it_never_saw(run: Runner):

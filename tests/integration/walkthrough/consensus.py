@@ -43,7 +43,7 @@ class RingConsensusExecutor(SyncAlgorithmExecutor):
         torch.save(torch.tensor(self.value_history), run_folder / "value_sequence.pt")
 
 
-def consensus_job(values: dict[str, float], iterations: int = 100) -> FedJob:
+def consensus_job(values: dict[str, float], executors: dict[str, type] | None = None, **extra) -> FedJob:
     """Each site lists the next one, closing the ring."""
     sites = list(values)
     nodes = [
@@ -51,13 +51,14 @@ def consensus_job(values: dict[str, float], iterations: int = 100) -> FedJob:
         for site, after in zip(sites, sites[1:] + sites[:1], strict=True)
     ]
     job = FedJob(name="consensus")
-    job.to_server(
-        DistOptController(config=Config(network=Network(nodes=nodes), extra={"iterations": iterations}))
-    )
+    job.to_server(DistOptController(config=Config(network=Network(nodes=nodes), extra=extra)))
     for site, value in values.items():
-        job.to(RingConsensusExecutor(initial_value=value), site)
+        executor = (executors or {}).get(site, RingConsensusExecutor)
+        job.to(executor(initial_value=value), site)
     return job
 
 
 if __name__ == "__main__":
-    consensus_job({"site-1": 1.0, "site-2": 5.0, "site-3": 12.0}).simulator_run("build/consensus")
+    consensus_job({"site-1": 1.0, "site-2": 5.0, "site-3": 12.0}, iterations=100).simulator_run(
+        "build/consensus"
+    )

@@ -266,7 +266,7 @@ def problems(sites):
 
     with ThreadPoolExecutor(len(sites.executors)) as pool:
         futures = [pool.submit(make, index, site) for index, site in enumerate(sites.executors)]
-        print([f.exception() for f in futures]); return [future.result() for future in futures]
+        return [future.result() for future in futures]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
