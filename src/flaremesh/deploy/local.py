@@ -21,6 +21,7 @@ from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.topology.schema import SERVER, Topology
 
 _POLL_SECONDS = 0.1
+_CLOCK_SECONDS = 5.0  # a process's creation time moves when the clock is set
 
 
 class LocalTarget:
@@ -57,7 +58,8 @@ class LocalTarget:
     def down(self) -> list[str]:
         """See Target."""
         running = list(self._processes())
-        self._stop(self._names)
+        # a site that left the topology while it was up is stopped too
+        self._stop(list(dict.fromkeys([*self._names, *running])))
         return running
 
     def participants(self) -> list[Participant]:
@@ -236,7 +238,7 @@ class LocalTarget:
         for name, entry in entries.items():
             try:
                 process = psutil.Process(entry["pid"])
-                if process.create_time() == entry["created"] and _alive(process):
+                if abs(process.create_time() - entry["created"]) < _CLOCK_SECONDS and _alive(process):
                     running[name] = process
             except psutil.NoSuchProcess:
                 continue
@@ -267,12 +269,13 @@ def _end(processes: Sequence[psutil.Process], grace: float) -> None:
 
 
 def _owner_of(port: int) -> str | None:
-    for connection in psutil.net_connections("tcp"):
-        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-            try:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid}) listens on it"
-            except psutil.NoSuchProcess:
-                continue
+    for process in psutil.process_iter(["name"]):
+        try:
+            connections = process.net_connections("tcp")
+        except psutil.Error:  # another user's, or gone
+            continue
+        if any(c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in connections):
+            return f"{process.info['name']} (pid {process.pid}) listens on it"
     return None
 
 
