@@ -28,7 +28,7 @@ class InProcessLink:
         """Take messages out of the own inbox."""
         return self._inboxes[self._site].take(keys, timeout)
 
-    def close(self) -> None:
+    def close(self, *, deliver: bool = True) -> None:
         """Nothing to free."""
 
 

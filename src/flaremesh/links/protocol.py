@@ -52,8 +52,11 @@ class Link(Protocol):
         Raises PeerTimeout naming the missing peers, RunAborted, or LinkError when a peer refused.
         """
 
-    def close(self) -> None:
-        """Deliver what is unacknowledged, within a bounded time, and free all resources."""
+    def close(self, *, deliver: bool = True) -> None:
+        """Free all resources, after what is unacknowledged was delivered or a bounded time is over.
+
+        Without ``deliver``, as at the end of a failed run, nothing is waited for.
+        """
 
 
 class LinkObserver(Protocol):

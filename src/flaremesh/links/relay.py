@@ -8,6 +8,7 @@ cumulative and ride on data going the other way where there is any.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,8 @@ from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest, unp
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.protocol import Cancelled, Key, LinkError, LinkObserver, Payload, PeerTimeout
 
-_CHUNK_BYTES = 4 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
+_CHUNK_BYTES = 1 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
+_WINDOW_FRAMES = 8  # under way on an edge: what is queued in NVFlare delays acknowledgements behind it
 _ACK_SECONDS = 0.1  # an acknowledgement waits this long for data to ride on
 _ACK_FRAMES = 4  # and no longer than this many frames
 _RESEND_SECONDS = 1.0  # without any progress on the edge; doubles up to the next line
@@ -32,6 +34,7 @@ class _Outgoing:
     """What this site sent to one peer."""
 
     sequence: int = 0
+    waiting: deque[Frame] = field(default_factory=deque)  # for a place in the window
     unacknowledged: dict[int, Frame] = field(default_factory=dict)
     progress: float = 0.0
     patience: float = _HELLO_SECONDS
@@ -106,8 +109,6 @@ class RelayLink:
         self._inbox.take([Key(_HELLO, 0, peer) for peer in self._incoming], timeout)
         if silent := self._flush(timeout - (time.monotonic() - started)):
             raise PeerTimeout(silent, _HELLO, timeout)
-        for edge in self._outgoing.values():
-            edge.patience = _RESEND_SECONDS
 
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
         """See Link.send."""
@@ -116,24 +117,23 @@ class RelayLink:
             raise LinkError(f"{self._site} has no edge to {peer}")
         message = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         total = len(message)
-        for offset in range(0, total or 1, _CHUNK_BYTES):
-            piece = message[offset : offset + _CHUNK_BYTES]
-            with self._state:
+        with self._state:
+            for offset in range(0, total or 1, _CHUNK_BYTES):
+                piece = message[offset : offset + _CHUNK_BYTES]
                 edge.sequence += 1
-                frame = Frame(Kind.DATA, edge.sequence, 0, key.iteration, key.stage, offset, total, piece)
-                if not edge.unacknowledged:
-                    edge.progress = time.monotonic()
-                edge.unacknowledged[edge.sequence] = frame
-            self._transmit(peer, frame)
+                edge.waiting.append(
+                    Frame(Kind.DATA, edge.sequence, 0, key.iteration, key.stage, offset, total, piece)
+                )
+        self._fill_window(peer)
         self._observer.sent(peer, total)
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         """See Link.receive."""
         return self._inbox.take(keys, timeout)
 
-    def close(self) -> None:
-        """See Link.close; a run that was aborted is not waited for."""
-        if not self._cancelled():
+    def close(self, *, deliver: bool = True) -> None:
+        """See Link.close."""
+        if deliver:
             self._flush(_FLUSH_SECONDS)
         with self._state:
             self._closed = True
@@ -191,8 +191,24 @@ class RelayLink:
             for sequence in done:
                 del edge.unacknowledged[sequence]
             edge.progress = time.monotonic()
-            edge.patience = min(edge.patience, _RESEND_SECONDS)
+            # back to normal by and by: a server that is merely slow must not get everything twice
+            edge.patience = max(edge.patience / 2, _RESEND_SECONDS)
             self._state.notify_all()
+        self._fill_window(peer)
+
+    def _fill_window(self, peer: str) -> None:
+        edge = self._outgoing[peer]
+        with self._state:
+            if not edge.unacknowledged:
+                edge.progress = time.monotonic()
+                self._state.notify_all()  # the keeper sleeps while nothing is under way
+            frames = [
+                edge.waiting.popleft()
+                for _ in range(min(len(edge.waiting), _WINDOW_FRAMES - len(edge.unacknowledged)))
+            ]
+            edge.unacknowledged.update((frame.sequence, frame) for frame in frames)
+        for frame in frames:
+            self._transmit(peer, frame)
 
     def _transmit(self, peer: str, frame: Frame) -> None:
         incoming = self._incoming.get(peer)

@@ -25,6 +25,10 @@ class ProgressReporter:
         self._thread = threading.Thread(target=self._report, name="progress", daemon=True)
         self._thread.start()
 
+    def reached(self, iteration: int) -> None:
+        """So many iterations are done, of an algorithm that tells nothing else."""
+        self._update({"iteration": iteration})
+
     def iteration(self, record: Iteration) -> None:
         """See MetricsSink.iteration."""
         figures = {

@@ -65,6 +65,7 @@ class DistOptController(Controller):
         self._progress: dict[str, dict[str, Any]] = {}
         self._results: dict[str, dict[str, Any]] = {}
         self._configured: set[str] = set()
+        self._matrices: list[list[list[float]]] = []
 
     @cached_property
     def config(self) -> Config:
@@ -125,6 +126,7 @@ class DistOptController(Controller):
         self._state = RunState.CONFIGURING
         network = self.config.network
         schedules, parents = network.schedules(), network.spanning_tree()
+        self._matrices = network.matrices()
         for index, (site, schedule) in enumerate(schedules.items()):
             part = LocalConfig(
                 neighbors=network.node(site).neighbors,
@@ -213,8 +215,7 @@ class DistOptController(Controller):
         return progress
 
     def _write(self, fl_ctx: FLContext, seconds: float) -> None:
-        network = self.config.network
-        sites = [node.id for node in network.nodes]
+        sites = [node.id for node in self.config.network.nodes]
         results = {site: dict(self._results.get(site, {})) for site in sites}
         algorithms = {result.pop("algorithm", None) for result in results.values()} - {None}
         document = RunOutcome(
@@ -231,7 +232,7 @@ class DistOptController(Controller):
                 site: SiteOutcome(**result) if result else SiteOutcome(**self._last_seen(site))
                 for site, result in results.items()
             },
-            graph={"sites": sites, "matrices": network.matrices()},
+            graph={"sites": sites, "matrices": self._matrices},
         ).to_dict()
         folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)

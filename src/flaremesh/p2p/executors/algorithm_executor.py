@@ -15,10 +15,8 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 
 from flaremesh import algorithms
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration
-from flaremesh.p2p.cell import PROGRESS, SERVER
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome
-from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.problems.reference import load_problem
 from flaremesh.runtime.history import History
@@ -69,6 +67,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         """See BaseDistOptExecutor; leaves history and model in the run folder, whatever the outcome."""
         assert self._link is not None, "the controller configures a site before it runs"
         assert self._metrics is not None, "it comes with the link"
+        assert self._progress is not None, "it comes with the link"
         self._authorize(fl_ctx)
         extra = from_shareable(shareable).data
         folder = self._run_dir(fl_ctx) / RUN_FOLDER
@@ -81,7 +80,6 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             Path(data_dir) if (data_dir := os.environ.get(DATA_DIR_VARIABLE)) else None,
         )
         options = RunOptions(**{name: extra[name] for name in _names(RunOptions) & extra.keys()})
-        progress = ProgressReporter(lambda data: self._cell.post(SERVER, PROGRESS, data))
         started = time.perf_counter()
         with History(folder / "history.jsonl") as history:
             try:
@@ -90,7 +88,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                     self._make_problem(site),
                     self.config.schedule,
                     self._link,
-                    Fanout(history, progress, self, self._metrics),
+                    Fanout(history, self._progress, self._metrics, self),
                     replace(options, peer_timeout=self.peer_timeout),
                 )
                 for iteration in range(options.iterations):
@@ -99,7 +97,6 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                     self._observe(run)
                 run.save(folder / "model.safetensors")
             finally:
-                progress.stop()
                 self._outcome = SiteOutcome(
                     iterations=history.last_iteration,
                     metrics=history.last_metrics,

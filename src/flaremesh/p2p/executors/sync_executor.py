@@ -11,9 +11,10 @@ from flaremesh.links.relay import RelayLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
-from flaremesh.p2p.cell import FRAMES, RunCell
+from flaremesh.p2p.cell import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.message import decode, encode
+from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
 
 DEFAULT_PEER_TIMEOUT = 60.0
@@ -35,6 +36,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         self.sync_timeout = sync_timeout
         self._traffic = TrafficCounter()
         self._metrics: PrometheusSink | None = None
+        self._progress: ProgressReporter | None = None
         self._link: Link | None = None
 
     @property
@@ -64,15 +66,18 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             observer=self._traffic,
             cancelled=lambda: bool(abort_signal.triggered),
         )
-        self._cell, self._link = cell, link
+        self._progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data))
+        self._link = link
         cell.listen(FRAMES, link.deliver)
         link.open(float(config.extra.get("start_timeout", DEFAULT_PEER_TIMEOUT)))
 
     def _enter(self, state: RunState) -> None:
-        if state.ended and self._link is not None:
-            self._link.close()
         if self._metrics is not None:
             self._metrics.state(state)
+        if state.ended and self._progress is not None:
+            self._progress.stop()
+        if state.ended and self._link is not None:
+            self._link.close(deliver=state is RunState.FINISHED)
 
     def _algorithm_name(self) -> str:
         return type(self).__name__
@@ -95,3 +100,5 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             except ValueError as error:
                 raise LinkError(f"{key.sender} sent a value that cannot be read: {error}") from error
             self.neighbors_values[iteration][key.sender] = self._from_message(received)
+        if self._progress is not None:
+            self._progress.reached(iteration + 1)
