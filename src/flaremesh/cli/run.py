@@ -57,6 +57,7 @@ def _interruption() -> Iterator[threading.Event]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
+        typer.echo("Aborting the run, which takes some seconds.", err=True)
         for interruption, handler in before.items():
             signal.signal(interruption, handler)
 
