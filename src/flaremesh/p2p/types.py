@@ -151,6 +151,7 @@ class LocalConfig:
         sites: number of sites.
         parent, children: the site's place in a tree of edges from the first site to all that it reaches.
         labels: what the run is called; see DistOptController.
+        row_stochastic, column_stochastic: of the whole network's mixing matrix in every phase.
     """
 
     neighbors: list[Neighbor]
@@ -161,6 +162,8 @@ class LocalConfig:
     parent: str | None = None
     children: list[str] = field(default_factory=list)
     labels: dict[str, Any] = field(default_factory=dict)
+    row_stochastic: bool = True
+    column_stochastic: bool = True
 
     def __post_init__(self) -> None:
         self.neighbors = [Neighbor(**n) if isinstance(n, dict) else n for n in self.neighbors]

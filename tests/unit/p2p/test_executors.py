@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -17,12 +18,14 @@ from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted
 from flaremesh.links.relay import RelayLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.p2p.executors import (
+    AlgorithmExecutor,
     BaseDistOptExecutor,
     ConsensusExecutor,
     DGDExecutor,
     GTExecutor,
     SyncAlgorithmExecutor,
 )
+from flaremesh.p2p.executors.algorithm_executor import UnsoundWeights
 from flaremesh.p2p.tasks import REASON
 from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
 from flaremesh.problems.protocol import SiteContext
@@ -297,6 +300,23 @@ def test_hyperparameters_reach_the_algorithm_and_a_missing_one_is_named():
     assert executor._make_algorithm({"stepsize": 0.25, "iterations": 3}).stepsize == 0.25
     with pytest.raises(TypeError, match="gradient-tracking needs a value for stepsize"):
         executor._make_algorithm({"iterations": 3})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rows", "columns", "refused"),
+    [
+        ("gradient-tracking", True, True, None),
+        ("gradient-tracking", True, False, "a doubly stochastic mixing matrix, and the columns of"),
+        ("dgd", False, True, "a doubly stochastic mixing matrix, and the rows of"),
+        ("push-sum", False, True, None),
+        ("push-sum", True, False, "a column stochastic mixing matrix, and the columns of"),
+    ],
+)
+def test_weights_on_which_the_algorithm_solves_another_problem_are_refused(algorithm, rows, columns, refused):
+    config = LocalConfig(neighbors=[], row_stochastic=rows, column_stochastic=columns)
+    executor = AlgorithmExecutor(algorithm)
+    with pytest.raises(UnsoundWeights, match=refused) if refused else nullcontext():
+        executor._require_sound_weights(config)
 
 
 def test_consensus_draws_its_value_where_none_is_given():

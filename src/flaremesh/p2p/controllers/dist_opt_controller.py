@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.controller_spec import Task as ControllerTask
@@ -25,6 +26,7 @@ from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
 from flaremesh.p2p.tasks import PROGRESS_COMMAND, REASON, SERVER_PARAMETERS, Task
 from flaremesh.p2p.types import Config, LocalConfig
+from flaremesh.topology.analysis import analyse
 
 _POLL_SECONDS = 0.1
 _FETCH_SECONDS = 1.0  # for the admin to ask once more: NVFlare takes 7 s to end a job whose result is there
@@ -127,6 +129,7 @@ class DistOptController(Controller):
         network = self.config.network
         schedules, parents = network.schedules(), network.spanning_tree()
         self._matrices = network.matrices()
+        mixing = analyse([np.array(matrix) for matrix in network.matrices()])
         for index, (site, schedule) in enumerate(schedules.items()):
             part = LocalConfig(
                 neighbors=network.node(site).neighbors,
@@ -137,6 +140,8 @@ class DistOptController(Controller):
                 parent=parents.get(site),
                 children=[child for child, parent in parents.items() if parent == site],
                 labels=self.labels,
+                row_stochastic=mixing.row_stochastic,
+                column_stochastic=mixing.column_stochastic,
             )
             self.send(self._task(Task.CONFIG, asdict(part)), fl_ctx, targets=[site])
         timeout = float(self.config.extra.get("start_timeout", self.start_timeout))

@@ -14,9 +14,11 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 
 from flaremesh import algorithms
+from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome
+from flaremesh.p2p.types import LocalConfig
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.problems.reference import load_problem
 from flaremesh.runtime.history import History
@@ -26,6 +28,10 @@ _HISTORY_POINTS = 500  # of a site's history that leave the site
 
 DATA_DIR_VARIABLE: Final = "FLAREMESH_DATA_DIR"
 """Environment variable of a site's process: where the site's own data is; see SiteContext.data_dir."""
+
+
+class UnsoundWeights(FlaremeshError):
+    """The network's weights are not those for which the algorithm is made."""
 
 
 class AlgorithmExecutor(SyncAlgorithmExecutor):
@@ -121,6 +127,20 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
 
     def _algorithm_name(self) -> str:
         return self.algorithm
+
+    def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> None:
+        self._require_sound_weights(config)
+        super()._configure(config, fl_ctx, abort_signal)
+
+    def _require_sound_weights(self, config: LocalConfig) -> None:
+        """On other weights the algorithm would converge all the same, to the solution of another problem."""
+        needed = algorithms.algorithm_class(self.algorithm).weights
+        rows = config.row_stochastic or needed is algorithms.Weights.COLUMN_STOCHASTIC
+        if not (rows and config.column_stochastic):
+            raise UnsoundWeights(
+                f"{self.algorithm} needs a {needed.value} mixing matrix, "
+                f"and the {'columns' if rows else 'rows'} of this network's do not sum to one"
+            )
 
     def _make_algorithm(self, extra: dict[str, Any]) -> algorithms.Algorithm[Any]:
         hyperparameters = _names(algorithms.algorithm_class(self.algorithm)) & extra.keys()
