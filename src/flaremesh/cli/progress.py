@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from flaremesh.deploy.results import RunResult
+
 _LINE_SECONDS = 5.0
 
 _COLUMNS = {
@@ -31,6 +33,22 @@ def progress_table(sites: Mapping[str, Mapping[str, Any]], title: str) -> Table:
             for column, spec in _COLUMNS.items()
         )
         table.add_row(site, *figures)
+    return table
+
+
+def result_table(result: RunResult) -> Table:
+    """One row per site with what it reached."""
+    metrics = list(dict.fromkeys(name for site in result.sites.values() for name in site.metrics))
+    table = Table("site", "iterations", *metrics, "seconds", "MB sent")
+    for name, site in result.sites.items():
+        values = (site.metrics.get(metric) for metric in metrics)
+        table.add_row(
+            name,
+            str(site.iterations),
+            *("" if value is None else f"{value:.4g}" for value in values),
+            "" if site.seconds is None else f"{site.seconds:.1f}",
+            f"{sum(site.sent_bytes.values()) / 1e6:.2f}",
+        )
     return table
 
 

@@ -24,13 +24,16 @@ def run(
     iterations: Annotated[int | None, typer.Option(min=1, help="Instead of run.iterations.")] = None,
     stepsize: Annotated[float | None, typer.Option(help="Instead of run.stepsize.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the algorithm.")] = None,
+    draw: Annotated[bool, typer.Option("--report", help="Draw it too, as `flaremesh report` does.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the topology's algorithm on a mesh that is up, watch it, and fetch what it leaves behind.
 
     Exit code: 0 finished, 1 failed, 130 aborted with Ctrl-C.
     """
-    from flaremesh.cli.progress import ProgressView
+    from rich.console import Console
+
+    from flaremesh.cli.progress import ProgressView, result_table
     from flaremesh.deploy import run as runs
 
     loaded = _override(load(topology), iterations=iterations, stepsize=stepsize)
@@ -38,13 +41,19 @@ def run(
     target = target_of(where, loaded, mesh)
     with ProgressView(loaded.run.iterations) as view, _interruption() as stop:
         result = runs.run(loaded, target, mesh, name or loaded.run.algorithm, view.show, stop)
+    folder = mesh / "runs" / result.run_id
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:
-        typer.echo(
-            f"{result.outcome}, {result.submit_to_result_seconds:.1f} s after it was submitted: "
-            f"{mesh / 'runs' / result.run_id}"
-        )
+        if result.sites:
+            Console().print(result_table(result))
+        seconds = f"{result.submit_to_result_seconds:.1f} s"
+        typer.echo(f"{result.outcome}, {seconds} after it was submitted: {folder}")
+    if draw:
+        from flaremesh.deploy.report import write_report
+
+        written = write_report(folder, folder / "report")
+        typer.echo(f"Report: {written.page}", err=as_json)
     if result.reason:
         typer.echo(f"Error: {result.reason}", err=True)
     raise typer.Exit(_EXIT_CODES.get(result.outcome, 1))
