@@ -108,6 +108,10 @@ def test_a_directed_ring_takes_all_sites_to_the_mean(run: Runner):
     expected = [np.linalg.matrix_power(matrix, k) @ list(initial.values()) for k in range(101)]
     np.testing.assert_allclose(values, expected, rtol=1e-5)
     np.testing.assert_allclose(values[-1], np.mean(list(initial.values())), rtol=1e-5)
+    for name, user in (("site-1", "site-3"), ("site-2", "site-1"), ("site-3", "site-2")):
+        site = left.result["sites"][name]
+        assert site["iterations"] == 100
+        assert site["sent_bytes"].keys() == {user}
 
 
 @pytest.mark.parametrize(

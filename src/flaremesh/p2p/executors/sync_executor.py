@@ -1,6 +1,7 @@
 """Synchronous exchange of values with the neighbours."""
 
 from collections import defaultdict
+from dataclasses import asdict
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
@@ -14,6 +15,7 @@ from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p.cell import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.message import decode, encode
+from flaremesh.p2p.outcome import SiteOutcome
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
 
@@ -34,6 +36,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         super().__init__()
         self.neighbors_values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
         self.sync_timeout = sync_timeout
+        self._exchanged = 0
         self._traffic = TrafficCounter()
         self._metrics: PrometheusSink | None = None
         self._progress: ProgressReporter | None = None
@@ -79,6 +82,14 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         if state.ended and self._link is not None:
             self._link.close(deliver=state is RunState.FINISHED)
 
+    def _result(self) -> dict[str, Any]:
+        outcome = SiteOutcome(
+            iterations=self._exchanged,
+            sent_bytes=dict(self._traffic.sent_bytes),
+            received_bytes=dict(self._traffic.received_bytes),
+        )
+        return {"algorithm": self._algorithm_name(), **asdict(outcome)}
+
     def _algorithm_name(self) -> str:
         return type(self).__name__
 
@@ -100,5 +111,6 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             except ValueError as error:
                 raise LinkError(f"{key.sender} sent a value that cannot be read: {error}") from error
             self.neighbors_values[iteration][key.sender] = self._from_message(received)
+        self._exchanged = iteration + 1
         if self._progress is not None:
-            self._progress.reached(iteration + 1)
+            self._progress.reached(self._exchanged)
