@@ -259,7 +259,7 @@ class RelayLink:
         """Wait until everything is acknowledged; returns the peers that did not answer in time."""
         deadline = time.monotonic() + timeout
         with self._state:
-            while silent := {peer for peer, edge in self._outgoing.items() if edge.unacknowledged}:
+            while silent := {p for p, edge in self._outgoing.items() if edge.unacknowledged or edge.waiting}:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or self._cancelled():
                     return silent
@@ -272,7 +272,9 @@ def _assemble(partial: dict[tuple[int, int], _Partial], frame: Frame) -> Payload
     if len(frame.payload) == frame.total:
         return frame.payload
     key = (frame.iteration, frame.stage)
-    message = partial.setdefault(key, _Partial(bytearray(frame.total), frame.total))
+    message = partial.get(key)
+    if message is None:
+        message = partial[key] = _Partial(bytearray(frame.total), frame.total)
     if len(message.data) != frame.total:
         return None
     message.data[frame.offset : frame.offset + len(frame.payload)] = frame.payload

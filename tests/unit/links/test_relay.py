@@ -108,6 +108,30 @@ def test_a_directed_edge_is_acknowledged_without_data_in_the_other_direction(net
     in_parallel(lambda: a.open(5), lambda: b.open(5))
 
 
+@pytest.fixture
+def unanswered():
+    """A link from a to b, and what it posts, to which nobody answers."""
+    posted = queue.Queue()
+    link = RelayLink(
+        "a", "run", [], ["b"], lambda peer, data: posted.put(data), Counters(), cancelled=lambda: False
+    )
+    yield link, posted
+    link.close(deliver=False)
+
+
+def test_a_greeting_that_nobody_heard_is_soon_repeated(unanswered):
+    link, posted = unanswered
+    link.send("b", Key(0, 0, "a"), [b"x"])
+    assert posted.get(timeout=2) == posted.get(timeout=2)
+
+
+def test_a_peer_that_is_slow_is_not_flooded(unanswered):
+    link, posted = unanswered
+    message = bytes(20 << 20)
+    link.send("b", Key(0, 0, "a"), [message])
+    assert 0 < sum(len(posted.get()) for _ in range(posted.qsize())) < len(message)
+
+
 def test_opening_names_the_neighbour_that_is_not_there(network):
     a = network.site("a", ["b"], ["b"])
     with pytest.raises(PeerTimeout, match="no value from b"):
