@@ -1,7 +1,7 @@
 """Times flaremesh against nvflare.app_opt.p2p on the same meshes, and writes build/bench/links.json.
 
-One mesh per size is provisioned and brought up once: a real NVFlare server and sites, mutual TLS, loopback. The
-jobs of the two packages take turns on it, so that whatever else the machine does hits both.
+One mesh per size is provisioned and brought up once: a real NVFlare server and sites, mutual TLS, loopback.
+The jobs of the two packages take turns on it, so that whatever else the machine does hits both.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Row:
         sites: size of the mesh.
         floats: float32 values in a message.
         system: whose figures.
-        median, p95: in ``unit``; p95 is the bad end, so of a rate the low one.
+        median, p95: in ``unit``, None without samples; p95 is the bad end, so of a rate the low one.
         unit: it/s, ms or s.
         repeats: jobs that gave figures.
         samples: figures.
@@ -82,8 +82,8 @@ class Row:
     sites: int
     floats: int
     system: str
-    median: float
-    p95: float
+    median: float | None
+    p95: float | None
     unit: str
     repeats: int
     samples: int
@@ -162,6 +162,9 @@ class Bench:
     def trivial(self, system: str) -> None:
         """A job of one iteration, and where its seconds go."""
         clocks, failed = self._run(system, "Consensus", {})
+        if failed:
+            self._warn(system)
+            return
         client = clocks["client"]
         sites = [clocks[site]["run_algorithm"] for site in self._sites]
         marks = {
@@ -174,10 +177,10 @@ class Bench:
         }
         before = client["begun"]
         for phase, at in marks.items():
-            self._add(f"trivial job: {phase}", 1, system, [at - before], failed)
+            self._add(f"trivial job: {phase}", 1, system, [at - before])
             before = at
         for total in ("result", "finished"):
-            self._add(f"trivial job, submit to {total}", 1, system, [client[total] - client["begun"]], failed)
+            self._add(f"trivial job, submit to {total}", 1, system, [client[total] - client["begun"]])
 
     def _collect(
         self, case: str, system: str, rounds: Mapping[int, int], clocks: Mapping[str, Any], failed: bool
@@ -189,9 +192,12 @@ class Bench:
                 case, floats, system, [s for site in seconds for s in site[_WARM_UP[floats] :]], not whole
             )
         if failed:
-            print(f"  {system}: the job failed; see {self._folder}", file=sys.stderr)
+            self._warn(system)
 
-    def _add(self, case: str, floats: int, system: str, seconds: list[float], failed: bool) -> None:
+    def _warn(self, system: str) -> None:
+        print(f"  {system}: the job failed; see {self._folder}", file=sys.stderr)
+
+    def _add(self, case: str, floats: int, system: str, seconds: list[float], failed: bool = False) -> None:
         samples = self.samples[case, len(self._sites), floats, system]
         samples.seconds += seconds
         samples.repeats += bool(seconds)
@@ -200,7 +206,7 @@ class Bench:
     def _run(
         self, system: str, executor: str, args: Mapping[str, Any], iterations: int = 1
     ) -> tuple[dict[str, Any], bool]:
-        """Run one job; returns the clocks by site, of the server and of this client, and whether it failed."""
+        """Run one job; returns the clocks of sites, server and this client, and whether it failed."""
         job = self._folder / "job"
         self._write_job(job, system, executor, args, iterations)
         client = {"begun": time.time()}
@@ -248,19 +254,13 @@ def _clock(run_folder: Path | None) -> dict[str, Any]:
 
 def rows_of(samples: Mapping[Key, Samples]) -> Iterator[Row]:
     for (case, sites, floats, system), found in samples.items():
-        median = p95 = float("nan")
-        if found.seconds:
-            median = statistics.median(found.seconds)
-            p95 = (
-                statistics.quantiles(found.seconds, n=20, method="inclusive")[-1]
-                if len(found.seconds) > 1
-                else median
-            )
-        unit, scale = {"consensus": ("it/s", None), "exchange": ("ms", 1e3)}.get(case, ("s", 1.0))
-        median, p95 = (1 / figure if scale is None else scale * figure for figure in (median, p95))
-        yield Row(
-            case, sites, floats, system, median, p95, unit, found.repeats, len(found.seconds), found.failed
-        )
+        unit, scale = {"exchange": ("ms", 1e3)}.get(case, ("s", 1.0))
+        figures = [scale * seconds for seconds in found.seconds]
+        median = statistics.median(figures) if figures else None
+        p95 = statistics.quantiles(figures, n=20, method="inclusive")[-1] if len(figures) > 1 else median
+        if case == "consensus":
+            unit, median, p95 = "it/s", median and 1 / median, p95 and 1 / p95
+        yield Row(case, sites, floats, system, median, p95, unit, found.repeats, len(figures), found.failed)
 
 
 def table_of(rows: list[Row]) -> Table:
@@ -272,17 +272,26 @@ def table_of(rows: list[Row]) -> Table:
     for row in rows:
         pairs[row.case, row.sites, row.floats][row.system] = row
     for (case, sites, floats), pair in pairs.items():
-        ours, stock = pair[FLAREMESH], pair[STOCK]
-        ratio = ours.median / stock.median if ours.unit == "it/s" else stock.median / ours.median
+        ours, stock = pair.get(FLAREMESH), pair.get(STOCK)
+        unit = (ours or stock).unit
         table.add_row(
-            case, str(sites), f"{floats:g}", ours.unit, _figures(ours), _figures(stock), f"{ratio:.1f}"
+            case, str(sites), f"{floats:g}", unit, _figures(ours), _figures(stock), _ratio(ours, stock)
         )
     return table
 
 
-def _figures(row: Row) -> str:
-    failed = f"\n{row.failed} of {row.failed + row.repeats} jobs failed" if row.failed else ""
+def _figures(row: Row | None) -> str:
+    if row is None or row.median is None:
+        return "failed"
+    failed = f"\n{row.failed} of {row.failed + row.repeats} failed" if row.failed else ""
     return f"{row.median:.4g} ({row.p95:.4g}){failed}"
+
+
+def _ratio(ours: Row | None, stock: Row | None) -> str:
+    if not (ours and stock and ours.median and stock.median):
+        return ""
+    ratio = stock.median / ours.median
+    return f"{1 / ratio if ours.unit == 'it/s' else ratio:.1f}"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from flaremesh.p2p.outcome import RUN_FOLDER
 
 CLOCK = "clock.json"
-"""File in a job's run folder, at each site and at the server: Unix times of its phases, seconds per iteration."""
+"""File in a job's run folder, at each site and at the server: Unix times of its phases, and seconds."""
 
 
 def _write(fl_ctx, document):
