@@ -23,12 +23,19 @@ class LinkError(FlaremeshError):
 
 
 class PeerTimeout(LinkError):
-    """In-neighbours whose message did not come before the deadline: ``peers``."""
+    """The message of some in-neighbours did not come before the deadline.
+
+    Attributes:
+        iteration: of the message; negative before the first.
+    """
 
     def __init__(self, peers: Collection[str], iteration: int, seconds: float):
-        self.peers = tuple(sorted(peers))
+        self.iteration = iteration
+        missing = ", ".join(sorted(peers))
         super().__init__(
-            f"no value from {', '.join(self.peers)} for iteration {iteration} within {seconds:g} s"
+            f"no value from {missing} for iteration {iteration} within {seconds:g} s"
+            if iteration >= 0
+            else f"no sign of {missing} within {seconds:g} s of the start"
         )
 
 

@@ -14,6 +14,9 @@ class Task(StrEnum):
 REASON: Final = "flaremesh.reason"
 """Header of a failed task's reply: why it failed, in words."""
 
+ITERATION: Final = "flaremesh.iteration"
+"""Header of the reply of a site that waited for its neighbours in vain: in which iteration."""
+
 SERVER_PARAMETERS: Final = {
     "server": {"task_request_interval": 0.1},  # a site may else ask for its next task only every 2 s
     "dead_client_grace_period": 5.0,  # seconds to wait for a site after its heartbeats stopped; else 60

@@ -134,7 +134,7 @@ def test_a_peer_that_is_slow_is_not_flooded(unanswered):
 
 def test_opening_names_the_neighbour_that_is_not_there(network):
     a = network.site("a", ["b"], ["b"])
-    with pytest.raises(PeerTimeout, match="no value from b"):
+    with pytest.raises(PeerTimeout, match="no sign of b within"):
         a.open(0.5)
 
 

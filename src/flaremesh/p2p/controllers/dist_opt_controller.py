@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from nvflare.apis.client import Client
@@ -24,17 +24,24 @@ from flaremesh.metrics.names import RunState
 from flaremesh.p2p.cell import PROGRESS, RunCell
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
-from flaremesh.p2p.tasks import PROGRESS_COMMAND, REASON, SERVER_PARAMETERS, Task
+from flaremesh.p2p.tasks import ITERATION, PROGRESS_COMMAND, REASON, SERVER_PARAMETERS, Task
 from flaremesh.p2p.types import Config, LocalConfig
 from flaremesh.topology.analysis import analyse
 
 _POLL_SECONDS = 0.1
 _FETCH_SECONDS = 1.0  # for the admin to ask once more: NVFlare takes 7 s to end a job whose result is there
+_TIMEOUTS_SECONDS = 1.0  # sites that wait in vain give up one shortly after the other
 _LAST_WORDS_SECONDS = 3.0  # an aborted site says so within this time; one that was killed does not
 
 
 class SiteFailure(Exception):
-    """A site ended the run; the message names the site and the cause."""
+    """A site ended the run."""
+
+
+class _Failure(NamedTuple):
+    reason: str  # names the site and the cause
+    iteration: int | None
+    time: float
 
 
 class DistOptController(Controller):
@@ -60,7 +67,7 @@ class DistOptController(Controller):
         self.start_timeout = start_timeout
         self.labels = labels or {}
         self._state = RunState.WAITING
-        self._failure: str | None = None
+        self._failures: list[_Failure] = []
         self._changed = threading.Event()
         self._result: dict[str, Any] | None = None
         self._fetched = threading.Event()
@@ -95,10 +102,12 @@ class DistOptController(Controller):
         try:
             self._configure(abort_signal, fl_ctx)
             self._run(abort_signal, fl_ctx)
-        except (SiteFailure, ValueError) as error:
-            self._failure = str(error)
-        if abort_signal.triggered and self._failure is None:
-            self._failure = self._silent_sites()
+        except SiteFailure:
+            pass
+        except ValueError as error:
+            self._fail(str(error))
+        if abort_signal.triggered and not self._failures and (silent := self._silent_sites()):
+            self._fail(silent)
         self._state = (
             RunState.FAILED
             if self._failure
@@ -148,9 +157,7 @@ class DistOptController(Controller):
         deadline = time.monotonic() + timeout
         while missing := schedules.keys() - self._configured:
             if time.monotonic() > deadline:
-                raise SiteFailure(
-                    f"{', '.join(sorted(missing))}: not ready within {timeout:g} s of the start"
-                )
+                self._fail(f"{', '.join(sorted(missing))}: not ready within {timeout:g} s of the start")
             if self._wait(abort_signal):
                 return
 
@@ -174,7 +181,7 @@ class DistOptController(Controller):
         code = result.get_return_code()
         if code != ReturnCode.OK:
             if code != ReturnCode.TASK_ABORTED:
-                self._fail(f"{site}: {result.get_header(REASON) or code}")
+                self._fail(f"{site}: {result.get_header(REASON) or code}", result.get_header(ITERATION))
         elif client_task.task.name == Task.CONFIG:
             self._configured.add(site)
         else:
@@ -182,15 +189,33 @@ class DistOptController(Controller):
         client_task.result = None
         self._changed.set()
 
-    def _fail(self, reason: str) -> None:
-        self._failure = self._failure or reason
+    def _fail(self, reason: str, iteration: int | None = None) -> None:
+        """A site failed; with ``iteration``, because it waited for its neighbours in vain."""
+        self._failures.append(_Failure(reason, iteration, time.monotonic()))
         self._changed.set()
+
+    @property
+    def _failure(self) -> str | None:
+        """The failure that the others follow from.
+
+        One silent site soon stops all: who waited in vain in the earliest iteration waited for the culprit.
+        """
+        if not self._failures:
+            return None
+        return min(
+            self._failures, key=lambda failure: (failure.iteration is not None, failure.iteration or 0)
+        ).reason
 
     def _wait(self, abort_signal: Signal) -> bool:
         """Wait a moment for news; True when the run was aborted, SiteFailure when a site failed."""
         self._changed.wait(_POLL_SECONDS)
         self._changed.clear()
-        if self._failure is not None:
+        failures = self._failures
+        if failures and (
+            any(failure.iteration is None for failure in failures)
+            or len(failures) == len(self.config.network.nodes)
+            or time.monotonic() - failures[0].time > _TIMEOUTS_SECONDS
+        ):
             raise SiteFailure(self._failure)
         return bool(abort_signal.triggered)
 

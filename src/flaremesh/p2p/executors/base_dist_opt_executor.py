@@ -12,10 +12,10 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from flaremesh.errors import FlaremeshError
-from flaremesh.links import RunAborted
+from flaremesh.links import PeerTimeout, RunAborted
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.fed_job import prepare
-from flaremesh.p2p.tasks import REASON, Task
+from flaremesh.p2p.tasks import ITERATION, REASON, Task
 from flaremesh.p2p.types import LocalConfig, Neighbor
 
 
@@ -59,7 +59,10 @@ class BaseDistOptExecutor(Executor, ABC):
             self.log_exception(fl_ctx, f"{task_name} failed")
             # only flaremesh's own errors are sentences that stand for themselves
             reason = str(error) if isinstance(error, FlaremeshError) else f"{type(error).__name__}: {error}"
-            return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers={REASON: reason})
+            headers: dict[str, str | int] = {REASON: reason}
+            if isinstance(error, PeerTimeout):
+                headers[ITERATION] = error.iteration
+            return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers=headers)
         return make_reply(ReturnCode.TASK_UNKNOWN)
 
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
