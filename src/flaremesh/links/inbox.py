@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection
 
 from flaremesh.links.protocol import Cancelled, Key, Payload, PeerTimeout, RunAborted
@@ -15,12 +16,18 @@ class Inbox:
     def __init__(self, cancelled: Cancelled):
         self._cancelled = cancelled
         self._messages: dict[Key, Payload] = {}
+        self._waiting: Counter[str] = Counter()
         self._arrived = threading.Condition()
+
+    def waiting(self, sender: str) -> int:
+        """How many messages of ``sender`` nobody has taken yet."""
+        return self._waiting[sender]
 
     def put(self, key: Key, payload: Payload) -> None:
         """Store one message; the transport below has dropped duplicates."""
         with self._arrived:
             self._messages[key] = payload
+            self._waiting[key.sender] += 1
             self._arrived.notify_all()
 
     def take(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
@@ -32,6 +39,7 @@ class Inbox:
                     raise RunAborted("the run was aborted")
                 missing = [key for key in keys if key not in self._messages]
                 if not missing:
+                    self._waiting.subtract(key.sender for key in keys)
                     return {key: self._messages.pop(key) for key in keys}
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:

@@ -184,3 +184,22 @@ def test_a_replayed_frame_is_harmless(network):
     a.deliver("b", data())
     with pytest.raises(PeerTimeout):
         a.receive([key], 0.05)
+
+
+def test_a_neighbour_that_runs_far_ahead_is_held_back_and_loses_nothing(network):
+    a, b = network.site("a", [], ["b"]), network.site("b", ["a"], [])
+    in_parallel(lambda: a.open(5), lambda: b.open(5))
+    for iteration in range(300):
+        a.send("b", Key(iteration, 0, "a"), [b"%d" % iteration])
+    for iteration in range(300):
+        key = Key(iteration, 0, "a")
+        assert bytes(b.receive([key], 30)[key]) == b"%d" % iteration
+    assert network.counters["b"].refusals.keys() <= {("a", "early")}
+
+
+def test_messages_that_never_become_whole_do_not_fill_the_memory(network):
+    a = network.site("a", ["b"], [])
+    for sequence in range(1, 20):
+        frame = Frame(Kind.DATA, sequence, 0, sequence, 0, 0, 1 << 20, b"x")
+        a.deliver("b", pack(frame, run_digest("run")))
+    assert network.counters["a"].refusals["b", "early"] == 11
