@@ -56,7 +56,7 @@ class Plan:
     sites: tuple[int, ...] = (2, 4)
     exchanges: Mapping[int, int] = field(default_factory=lambda: {1_000: 100, 1_000_000: 12, 10_000_000: 4})
     consensus: int = 200
-    repeats: int = 3
+    repeats: int = 2
 
 
 QUICK = Plan(sites=(2,), exchanges={1_000: 40}, consensus=40, repeats=1)
