@@ -33,6 +33,13 @@ $(READY): requirements/lock.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.PHONY: vision
+vision: ## Install torchvision and the torch it needs into .venv-vision, and test the MNIST problem there
+	$(PYTHON) -m venv .venv-vision
+	.venv-vision/bin/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  --editable .[deploy,vision] --constraint requirements/vision.txt pytest pytest-timeout
+	.venv-vision/bin/pytest tests/unit/problems --quiet -k mnist
+
 .PHONY: demo
 demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVFlare processes; plots at the end
 	@trap '$(FLAREMESH) down $(TOPOLOGY)' EXIT; \

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,3 +110,29 @@ def test_mnist_without_its_files_says_where_to_put_them(tmp_path):
     pytest.importorskip("torchvision")
     with pytest.raises(ValueError, match=r"put train-images-idx3-ubyte.*MNIST/raw"):
         Mnist(site(data_dir=tmp_path))
+
+
+def write_idx(path, array):
+    """The format of the MNIST files: two zero bytes, 8 for uint8, the rank, the shape, the bytes."""
+    shape = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + shape + array.tobytes())
+
+
+def test_mnist_files_become_a_problem_with_the_split_of_the_digits(tmp_path):
+    pytest.importorskip("torchvision")
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    labels = np.arange(200, dtype=np.uint8) % 10
+    images = np.repeat(labels, 28 * 28).reshape(-1, 28, 28) * 20
+    for name in ("train", "t10k"):
+        write_idx(raw / f"{name}-images-idx3-ubyte", images)
+        write_idx(raw / f"{name}-labels-idx1-ubyte", labels)
+    run = Simulation(
+        ring4(),
+        create("gradient-tracking", stepsize=0.05),
+        lambda context: Mnist(replace(context, data_dir=tmp_path), batch_size=100),
+        RunOptions(iterations=60),
+    )
+    run.run()
+    least, _ = run.metric_ranges()["accuracy"]
+    assert least > 0.9
