@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
 
 import pytest
+import yaml
 from command_mesh import ENDLESS, PEER_TIMEOUT, SITES, finished, nothing_runs, running
 from running_mesh import wait_until
 
@@ -139,3 +141,13 @@ def test_a_wrong_topology_file_is_a_wrong_usage(make_mesh):
     ended = mesh.call("run", file=mesh.topology("consensus", stepsize=-1))
     assert ended.returncode == 2
     assert "run.stepsize" in ended.stderr
+
+
+def test_a_class_that_the_kits_do_not_allow_is_not_even_imported(mesh):
+    file = mesh.topology("consensus", {"path": "subprocess.Popen"})
+    document = yaml.safe_load(file.read_text())
+    document["code"]["packages"].append("subprocess")  # of this file only: the kits were made without it
+    file.write_text(yaml.safe_dump(document))
+    ended = mesh.call("run", file=file)
+    assert ended.returncode == 1
+    assert re.search(r"Error: (\w+): the kit of \1 does not allow subprocess.Popen", ended.stderr)

@@ -74,7 +74,6 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         assert self._link is not None, "the controller configures a site before it runs"
         assert self._metrics is not None, "it comes with the link"
         assert self._progress is not None, "it comes with the link"
-        self._authorize(fl_ctx)
         extra = from_shareable(shareable).data
         folder = self._run_dir(fl_ctx) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +128,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         return self.algorithm
 
     def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> None:
+        self._authorize(fl_ctx)
         self._require_sound_weights(config)
         super()._configure(config, fl_ctx, abort_signal)
 
