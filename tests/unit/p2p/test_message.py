@@ -1,5 +1,7 @@
 """Values of `_exchange_values` on the wire."""
 
+import struct
+
 import msgpack
 import numpy as np
 import pytest
@@ -14,6 +16,13 @@ TORCH_DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 ]
+
+
+def framed(structure, arrays=b""):
+    """A message as it travels: length of the structure, the structure, from a multiple of 16 the arrays."""
+    head = struct.pack("<Q", len(structure)) + structure
+    return head + bytes(-len(head) % 16) + arrays
+
 
 scalars = (
     st.none()
@@ -97,22 +106,28 @@ array_parts = st.lists(
 @settings(deadline=None)
 @given(st.integers(0, 127), st.binary() | array_parts.map(msgpack.packb))
 def test_a_forged_array_is_a_value_or_a_value_error(code, content):
-    decode_or_refuse(msgpack.packb(msgpack.ExtType(code, content)))
+    decode_or_refuse(framed(msgpack.packb(msgpack.ExtType(code, content)), bytes(64)))
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        msgpack.packb(msgpack.ExtType(1, msgpack.packb(["O", [1], b"\0" * 8]))),
-        msgpack.packb(msgpack.ExtType(1, msgpack.packb(["<f8", [3], b"\0" * 8]))),
-        msgpack.packb(msgpack.ExtType(2, msgpack.packb(["load", [1], b"\0" * 8]))),
-        msgpack.packb(msgpack.ExtType(2, msgpack.packb(["float32", [-1, 0], b""]))),
-        msgpack.packb(msgpack.ExtType(2, msgpack.packb(["float32", [1 << 40], b""]))),
-        msgpack.packb(msgpack.ExtType(2, msgpack.packb(["float32", [1], 1 << 40]))),
-        msgpack.packb(msgpack.ExtType(3, msgpack.packb(7))),
-        b"\xdd\xff\xff\xff\xff",
-        b"\x91" * 5000,
-        b"\x81\x90\x01",
+        framed(msgpack.packb(msgpack.ExtType(1, msgpack.packb(["O", [1], 0, 8]))), bytes(8)),
+        framed(msgpack.packb(msgpack.ExtType(1, msgpack.packb(["<f8", [3], 0, 8]))), bytes(8)),
+        framed(msgpack.packb(msgpack.ExtType(1, msgpack.packb(["<f8", [1], 8, 8]))), bytes(8)),
+        framed(msgpack.packb(msgpack.ExtType(1, msgpack.packb(["<f8", [1], -8, 8]))), bytes(8)),
+        framed(msgpack.packb(msgpack.ExtType(1, msgpack.packb(["<f8", [1], 8, -8]))), bytes(8)),
+        framed(msgpack.packb(msgpack.ExtType(2, msgpack.packb(["load", [1], 0, 8]))), bytes(8)),
+        framed(msgpack.packb(msgpack.ExtType(2, msgpack.packb(["float32", [-1, 0], 0, 0])))),
+        framed(msgpack.packb(msgpack.ExtType(2, msgpack.packb(["float32", [1 << 40], 0, 0])))),
+        framed(msgpack.packb(msgpack.ExtType(2, msgpack.packb(["float32", [1], 0, 1 << 40])))),
+        framed(msgpack.packb(msgpack.ExtType(3, msgpack.packb(7)))),
+        framed(b"\xdd\xff\xff\xff\xff"),
+        framed(b"\x91" * 5000),
+        framed(b"\x81\x90\x01"),
+        framed(b""),
+        framed(msgpack.packb(1))[:-9],
+        b"\xff" * 20,
         b"",
     ],
 )
@@ -126,7 +141,7 @@ def test_tuples_in_tuples_have_a_limit():
     for _ in range(5000):
         data = msgpack.packb(msgpack.ExtType(3, b"\x91" + data))
     with pytest.raises(ValueError, match="malformed message"):
-        decode(data)
+        decode(framed(data))
 
 
 def decode_or_refuse(data):
