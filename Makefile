@@ -75,7 +75,7 @@ lock: $(READY) ## Pin the newest allowed packages in requirements/lock.txt
 	$(BIN)/pip-compile --quiet --upgrade --extra dev --allow-unsafe --strip-extras \
 	  --no-header --no-emit-index-url --no-emit-find-links --no-emit-options --annotation-style line \
 	  --constraint requirements/constraints.txt --output-file requirements/lock.txt pyproject.toml
-	sed -i 's/+cpu//' requirements/lock.txt
+	sed -i -e 's/+cpu//' -e '/^flaremesh @/d' requirements/lock.txt
 
 ##@ Deploy
 
