@@ -37,7 +37,7 @@ $(READY): requirements/lock.txt pyproject.toml
 vision: ## Install torchvision and the torch it needs into .venv-vision, and test the MNIST problem there
 	$(PYTHON) -m venv .venv-vision
 	.venv-vision/bin/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-	  --editable .[deploy,vision] --constraint requirements/vision.txt pytest pytest-timeout
+	  --editable .[deploy,vision] --constraint requirements/vision.txt hypothesis pytest pytest-timeout
 	.venv-vision/bin/pytest tests/unit/problems --quiet -k mnist
 
 .PHONY: demo

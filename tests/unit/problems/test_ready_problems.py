@@ -123,13 +123,14 @@ def test_mnist_files_become_a_problem_with_the_split_of_the_digits(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     labels = np.arange(200, dtype=np.uint8) % 10
-    images = np.repeat(labels, 28 * 28).reshape(-1, 28, 28) * 20
+    images = np.zeros((200, 28, 28), dtype=np.uint8)
+    images[np.arange(200), 4 + 2 * labels] = 255  # a bright row whose place tells the digit
     for name in ("train", "t10k"):
         write_idx(raw / f"{name}-images-idx3-ubyte", images)
         write_idx(raw / f"{name}-labels-idx1-ubyte", labels)
     run = Simulation(
         ring4(),
-        create("gradient-tracking", stepsize=0.05),
+        create("gradient-tracking", stepsize=0.02),
         lambda context: Mnist(replace(context, data_dir=tmp_path), batch_size=100),
         RunOptions(iterations=60),
     )
