@@ -47,7 +47,7 @@ def result_table(result: RunResult) -> Table:
             str(site.iterations),
             *("" if value is None else f"{value:.4g}" for value in values),
             "" if site.seconds is None else f"{site.seconds:.1f}",
-            f"{sum(site.sent_bytes.values()) / 1e6:.2f}",
+            f"{sum(site.sent_bytes.values()) / 1e6:.2f}" if site.sent_bytes else "",
         )
     return table
 

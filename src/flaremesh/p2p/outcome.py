@@ -16,14 +16,14 @@ class SiteOutcome:
     Attributes:
         iterations: how many it finished.
         metrics: of its last evaluation.
-        seconds: of its loop, wall clock.
+        seconds: of its loop, wall clock; None, and no bytes, of a site that did not finish.
         sent_bytes, received_bytes: payload by peer.
         history: records as in history.jsonl, thinned; the site keeps all of them.
     """
 
     iterations: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: float | None = None
     sent_bytes: dict[str, int] = field(default_factory=dict)
     received_bytes: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
