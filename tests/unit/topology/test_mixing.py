@@ -73,7 +73,6 @@ def test_lazy_weights_have_positive_eigenvalues_only() -> None:
     "graph", [nx.path_graph(6), nx.star_graph(5), nx.cycle_graph(7), nx.barbell_graph(4, 1)]
 )
 def test_optimal_weights_contract_at_least_as_fast_as_metropolis(graph: "nx.Graph[int]") -> None:
-    pytest.importorskip("cvxpy")
     a = adjacency(graph)
 
     found, reference = analyse([optimal(a)]), analyse([metropolis(a)])
