@@ -1,0 +1,47 @@
+"""Large buffers used in turn: fresh memory costs more in page faults than in copying."""
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Buffer: TypeAlias = NDArray[np.uint8]
+
+_KEPT = 8  # buffers that nobody uses: of each neighbour one is under way while the one before is mixed
+_UNUSED = 3  # references to a buffer in the pool's list: the list's, the loop's, and getrefcount's own
+
+
+def _allocate(length: int) -> Buffer:
+    return np.empty(length, dtype=np.uint8)
+
+
+class BufferPool:
+    """Hands out buffers, and hands one out again once nothing refers to it any more.
+
+    Args:
+        allocate: makes a buffer of so many bytes.
+    """
+
+    def __init__(self, allocate: Callable[[int], Buffer] = _allocate):
+        self._allocate = allocate
+        self._buffers: list[Buffer] = []
+        self._lock = threading.Lock()
+
+    def take(self, length: int) -> Buffer:
+        """A buffer (length,) of whatever content, in use as long as it or any view of it lives."""
+        with self._lock:
+            unused = 0
+            for buffer in self._buffers:
+                # every view of an array, numpy's, torch's or a memoryview, holds a reference to it
+                if sys.getrefcount(buffer) == _UNUSED:
+                    if len(buffer) == length:
+                        return buffer
+                    unused += 1
+            if unused >= _KEPT:
+                self._buffers = [b for b in self._buffers if sys.getrefcount(b) > _UNUSED]
+            buffer = self._allocate(length)
+            self._buffers.append(buffer)
+            return buffer
