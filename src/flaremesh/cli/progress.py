@@ -1,6 +1,7 @@
 """How the progress of a run is shown."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -25,21 +26,30 @@ _COLUMNS = {
 def progress_table(sites: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """One row per site with its latest figures, empty where it told none."""
     table = Table(
-        "site", *(column.replace("_", " ") for column in _COLUMNS), title=title, title_justify="left"
+        "site",
+        *(column.replace("_", " ") for column in _COLUMNS),
+        "links",
+        title=title,
+        title_justify="left",
     )
     for site in sorted(sites):
         figures = (
             format(sites[site][column], spec) if sites[site].get(column) is not None else ""
             for column, spec in _COLUMNS.items()
         )
-        table.add_row(site, *figures)
+        table.add_row(site, *figures, _links(sites[site].get("links", {})))
     return table
+
+
+def _links(links: Mapping[str, str]) -> str:
+    """Such as "2 direct, 1 relay"."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(links.values()).items()))
 
 
 def result_table(result: RunResult) -> Table:
     """One row per site with what it reached."""
     metrics = list(dict.fromkeys(name for site in result.sites.values() for name in site.metrics))
-    table = Table("site", "iterations", *metrics, "seconds", "MB sent")
+    table = Table("site", "iterations", *metrics, "seconds", "MB sent", "links")
     for name, site in result.sites.items():
         values = (site.metrics.get(metric) for metric in metrics)
         table.add_row(
@@ -48,6 +58,7 @@ def result_table(result: RunResult) -> Table:
             *("" if value is None else f"{value:.4g}" for value in values),
             "" if site.seconds is None else f"{site.seconds:.1f}",
             f"{sum(site.sent_bytes.values()) / 1e6:.2f}" if site.sent_bytes else "",
+            _links(site.links),
         )
     return table
 

@@ -37,6 +37,7 @@ class SiteResult(_Result):
         seconds: from its first iteration to its last.
         sent_bytes: payload per out-neighbour.
         received_bytes: payload per in-neighbour.
+        links: what carried the messages to each out-neighbour, ``direct`` or ``relay``.
     """
 
     iterations: int
@@ -44,6 +45,7 @@ class SiteResult(_Result):
     seconds: float | None = None
     sent_bytes: Mapping[str, int] = {}
     received_bytes: Mapping[str, int] = {}
+    links: Mapping[str, str] = {}
 
 
 class Graph(_Result):

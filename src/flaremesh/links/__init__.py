@@ -5,10 +5,21 @@ from flaremesh.links.protocol import (
     Key,
     Link,
     LinkError,
+    LinkKind,
     LinkObserver,
     Payload,
     PeerTimeout,
     RunAborted,
 )
 
-__all__ = ["Cancelled", "Key", "Link", "LinkError", "LinkObserver", "Payload", "PeerTimeout", "RunAborted"]
+__all__ = [
+    "Cancelled",
+    "Key",
+    "Link",
+    "LinkError",
+    "LinkKind",
+    "LinkObserver",
+    "Payload",
+    "PeerTimeout",
+    "RunAborted",
+]

@@ -19,8 +19,15 @@ _MAGIC = b"FMSH"
 class Kind(IntEnum):
     """What a frame is for."""
 
-    DATA = 0
-    ACK = 1
+    DATA = 0  # a piece of a message
+    ACK = 1  # what has arrived of the opposite direction
+    REPEAT = 2  # DATA that may have arrived over another link before
+    HELLO = 3  # the first frame of a connection; answered by an ACK
+    REFUSED = 4  # the answer to whoever may not connect; the payload says why, and nothing follows
+    END = 5  # the sender has nothing more to send; answered by an ACK
+
+
+_KINDS = frozenset(Kind)
 
 
 class FrameError(Exception):
@@ -35,7 +42,7 @@ class Frame(NamedTuple):
     """One frame.
 
     Attributes:
-        kind: DATA or ACK; an ACK has no payload and uses only ``acknowledged``.
+        kind: what it is for; an ACK has no payload and uses only ``acknowledged``.
         sequence: number of this frame on its directed edge, from 1.
         acknowledged: all frames up to this number of the opposite edge have arrived.
         iteration: iteration of the message; negative numbers are the link's own.
@@ -77,7 +84,7 @@ def pack(frame: Frame, run: bytes) -> bytes:
     return b"".join((header, frame.payload))
 
 
-def unpack(data: Payload, run: bytes) -> Frame:
+def unpack(data: Payload | bytearray, run: bytes) -> Frame:
     """Parse and check one frame; raises FrameError for anything that is not a whole frame of this run."""
     view = memoryview(data)
     if len(view) < HEADER_BYTES:
@@ -85,13 +92,13 @@ def unpack(data: Payload, run: bytes) -> Frame:
     magic, version, kind, digest, sequence, acknowledged, iteration, stage, offset, total = (
         _LAYOUT.unpack_from(view)
     )
-    if magic != _MAGIC or kind not in (Kind.DATA, Kind.ACK):
+    if magic != _MAGIC or kind not in _KINDS:
         raise FrameError("malformed")
     if version != VERSION:
         raise FrameError("version")
     if digest != run:
         raise FrameError("run")
     payload = view[HEADER_BYTES:]
-    if offset + len(payload) > total or (kind == Kind.DATA and sequence == 0):
+    if offset + len(payload) > total or (kind in (Kind.DATA, Kind.REPEAT) and sequence == 0):
         raise FrameError("malformed")
     return Frame(Kind(kind), sequence, acknowledged, iteration, stage, offset, total, payload)

@@ -2,32 +2,47 @@
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection
 
-from flaremesh.links.protocol import Cancelled, Key, Payload, PeerTimeout, RunAborted
+from flaremesh.links.protocol import Cancelled, Key, LinkError, Payload, PeerTimeout, RunAborted
 
+_REMEMBERED = 512  # taken messages of a sender, more than it may have under way
 _POLL_SECONDS = 0.2  # how soon an abort, which NVFlare only lets us poll, is noticed
 
 
 class Inbox:
-    """Thread-safe store of arrived messages; a message is taken once, later copies of it are dropped."""
+    """Thread-safe store of arrived messages; a message is taken once.
+
+    Attributes:
+        cancelled: polled while waiting.
+    """
 
     def __init__(self, cancelled: Cancelled):
-        self._cancelled = cancelled
+        self.cancelled = cancelled
         self._messages: dict[Key, Payload] = {}
+        self._taken: defaultdict[str, deque[Key]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._waiting: Counter[str] = Counter()
+        self._failure: LinkError | None = None
         self._arrived = threading.Condition()
 
     def waiting(self, sender: str) -> int:
         """How many messages of ``sender`` nobody has taken yet."""
         return self._waiting[sender]
 
-    def put(self, key: Key, payload: Payload) -> None:
-        """Store one message; the transport below has dropped duplicates."""
+    def put(self, key: Key, payload: Payload, *, repeat: bool = False) -> None:
+        """Store one message; a transport drops its own duplicates, a ``repeat`` may be another one's."""
         with self._arrived:
+            if repeat and (key in self._messages or key in self._taken[key.sender]):
+                return
             self._messages[key] = payload
             self._waiting[key.sender] += 1
+            self._arrived.notify_all()
+
+    def fail(self, error: LinkError) -> None:
+        """Let whoever waits, now or later, raise ``error``; the first one stays."""
+        with self._arrived:
+            self._failure = self._failure or error
             self._arrived.notify_all()
 
     def take(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
@@ -35,12 +50,16 @@ class Inbox:
         deadline = time.monotonic() + timeout
         with self._arrived:
             while True:
-                if self._cancelled():
+                if self.cancelled():
                     raise RunAborted("the run was aborted")
                 missing = [key for key in keys if key not in self._messages]
                 if not missing:
-                    self._waiting.subtract(key.sender for key in keys)
+                    for key in keys:
+                        self._waiting[key.sender] -= 1
+                        self._taken[key.sender].append(key)
                     return {key: self._messages.pop(key) for key in keys}
+                if self._failure is not None:
+                    raise self._failure
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise PeerTimeout({key.sender for key in missing}, missing[0].iteration, timeout)

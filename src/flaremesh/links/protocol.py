@@ -1,6 +1,7 @@
 """How neighbours exchange buffers: what every link promises."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
 from flaremesh.errors import FlaremeshError
@@ -18,6 +19,13 @@ class Key(NamedTuple):
     sender: str
 
 
+class LinkKind(StrEnum):
+    """What carries an edge's messages."""
+
+    DIRECT = "direct"
+    RELAY = "relay"
+
+
 class LinkError(FlaremeshError):
     """A link cannot do what was asked; the message names the peer and the cause."""
 
@@ -26,12 +34,24 @@ class PeerTimeout(LinkError):
     """The message of some in-neighbours did not come before the deadline.
 
     Attributes:
+        peers: the in-neighbours.
         iteration: of the message; negative before the first.
+        seconds: that were waited.
+        conditions: what is known of a peer's link, such as "its link is up, so it is slow".
     """
 
-    def __init__(self, peers: Collection[str], iteration: int, seconds: float):
+    def __init__(
+        self,
+        peers: Collection[str],
+        iteration: int,
+        seconds: float,
+        conditions: Mapping[str, str] | None = None,
+    ):
+        self.peers = sorted(peers)
         self.iteration = iteration
-        missing = ", ".join(sorted(peers))
+        self.seconds = seconds
+        known = conditions or {}
+        missing = ", ".join(f"{peer} ({known[peer]})" if peer in known else peer for peer in self.peers)
         super().__init__(
             f"no value from {missing} for iteration {iteration} within {seconds:g} s"
             if iteration >= 0
@@ -77,3 +97,6 @@ class LinkObserver(Protocol):
 
     def refused(self, peer: str, reason: str) -> None:
         """Something from ``peer`` was dropped; ``reason`` is one of a fixed set of words."""
+
+    def linked(self, peer: str, kind: LinkKind) -> None:
+        """From now on ``kind`` carries what is sent to ``peer``."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest, unpack
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import Cancelled, Key, LinkError, LinkObserver, Payload, PeerTimeout
+from flaremesh.links.protocol import Key, LinkError, LinkObserver, Payload, PeerTimeout
 
 _CHUNK_BYTES = 1 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
 _WINDOW_FRAMES = 8  # under way on an edge: what is queued in NVFlare delays acknowledgements behind it
@@ -71,7 +71,7 @@ class RelayLink:
         targets: out-neighbours, to whom data is sent.
         post: sends bytes towards a peer; called from any thread.
         observer: hears of traffic and refusals.
-        cancelled: polled while waiting.
+        inbox: where messages are put.
         max_message_bytes: longer messages are refused.
     """
 
@@ -83,16 +83,15 @@ class RelayLink:
         targets: Collection[str],
         post: Post,
         observer: LinkObserver,
-        cancelled: Cancelled,
+        inbox: Inbox,
         max_message_bytes: int = 4 << 30,
     ):
         self._site = site
         self._run = run_digest(run_id)
         self._post = post
         self._observer = observer
-        self._cancelled = cancelled
         self._max_message_bytes = max_message_bytes
-        self._inbox = Inbox(cancelled)
+        self._inbox = inbox
         self._outgoing = {peer: _Outgoing() for peer in targets}
         self._incoming = {peer: _Incoming() for peer in sources}
         self._state = threading.Condition()
@@ -112,19 +111,20 @@ class RelayLink:
         if silent := self._flush(timeout - (time.monotonic() - started)):
             raise PeerTimeout(silent, _HELLO, timeout)
 
-    def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
-        """See Link.send."""
+    def send(self, peer: str, key: Key, buffers: Sequence[Payload], *, repeat: bool = False) -> None:
+        """See Link.send; a ``repeat`` may have arrived over another link before."""
         edge = self._outgoing.get(peer)
         if edge is None:
             raise LinkError(f"{self._site} has no edge to {peer}")
         message = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         total = len(message)
+        kind = Kind.REPEAT if repeat else Kind.DATA
         with self._state:
             for offset in range(0, total or 1, _CHUNK_BYTES):
                 piece = message[offset : offset + _CHUNK_BYTES]
                 edge.sequence += 1
                 edge.waiting.append(
-                    Frame(Kind.DATA, edge.sequence, 0, key.iteration, key.stage, offset, total, piece)
+                    Frame(kind, edge.sequence, 0, key.iteration, key.stage, offset, total, piece)
                 )
         self._fill_window(peer)
         self._observer.sent(peer, total)
@@ -151,7 +151,7 @@ class RelayLink:
         except FrameError as error:
             self._observer.refused(sender, error.reason)
             return
-        if frame.kind is Kind.DATA:
+        if frame.kind in (Kind.DATA, Kind.REPEAT):
             self._take_in(sender, frame)
         if sender in self._outgoing:
             self._settle(sender, frame.acknowledged)
@@ -185,7 +185,8 @@ class RelayLink:
                 self._state.notify_all()
             overdue = duplicate or edge.received - edge.told >= _ACK_FRAMES
         if message is not None:
-            self._inbox.put(Key(frame.iteration, frame.stage, sender), message)
+            key = Key(frame.iteration, frame.stage, sender)
+            self._inbox.put(key, message, repeat=frame.kind is Kind.REPEAT)
             self._observer.received(sender, len(message))
         if overdue:
             self._acknowledge(sender)
@@ -269,7 +270,7 @@ class RelayLink:
         with self._state:
             while silent := {p for p, edge in self._outgoing.items() if edge.unacknowledged or edge.waiting}:
                 remaining = deadline - time.monotonic()
-                if remaining <= 0 or self._cancelled():
+                if remaining <= 0 or self._inbox.cancelled():
                     return silent
                 self._state.wait(min(remaining, 0.2))
         return set()

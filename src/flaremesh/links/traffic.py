@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from flaremesh.links.protocol import LinkObserver
+from flaremesh.links.protocol import LinkKind, LinkObserver
 
 
 class TrafficCounter:
@@ -12,12 +12,14 @@ class TrafficCounter:
     Attributes:
         sent_bytes, received_bytes: payload bytes by peer.
         refused_messages: by reason.
+        links: what carries the messages to each peer.
     """
 
     def __init__(self, others: Sequence[LinkObserver] = ()):
         self.sent_bytes: Counter[str] = Counter()
         self.received_bytes: Counter[str] = Counter()
         self.refused_messages: Counter[str] = Counter()
+        self.links: dict[str, LinkKind] = {}
         self._others = others
 
     def sent(self, peer: str, payload_bytes: int) -> None:
@@ -37,3 +39,9 @@ class TrafficCounter:
         self.refused_messages[reason] += 1
         for other in self._others:
             other.refused(peer, reason)
+
+    def linked(self, peer: str, kind: LinkKind) -> None:
+        """See LinkObserver.linked."""
+        self.links[peer] = kind
+        for other in self._others:
+            other.linked(peer, kind)

@@ -19,6 +19,10 @@ DURATION_BUCKETS = (
 """Upper bounds, seconds."""
 
 
+LINK_KINDS = ("direct", "relay")
+"""What carries an edge's messages; see flaremesh.links.LinkKind."""
+
+
 class RunState(StrEnum):
     """Where a run is."""
 
@@ -105,6 +109,9 @@ class RunMetric(Enum):
     )
     EXCHANGE_ATTEMPTS = Metric(
         "exchange_attempts_total", "counter", "Messages sent to a neighbour, resends included.", ("peer",)
+    )
+    LINK = Metric(
+        "edge_link", "gauge", "1 for what carries messages to a neighbour, 0 for the other.", ("peer", "kind")
     )
     EXCHANGE_FAILURES = Metric(
         "exchange_failures_total",

@@ -13,7 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from flaremesh.metrics import slots
-from flaremesh.metrics.names import DURATION_BUCKETS, RunMetric, RunState
+from flaremesh.metrics.names import DURATION_BUCKETS, LINK_KINDS, RunMetric, RunState
 from flaremesh.metrics.sink import Evaluation, Iteration
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -107,6 +107,11 @@ class PrometheusSink:
         """See LinkObserver.refused."""
         # whoever is no neighbour chose its own name: it must not become a series
         self._bind(RunMetric.EXCHANGE_FAILURES, peer if peer in self._peers else _STRANGER, reason).inc()
+
+    def linked(self, peer: str, kind: str) -> None:
+        """See LinkObserver.linked."""
+        for other in LINK_KINDS:
+            self._bind(RunMetric.LINK, peer, other).set(other == kind)
 
     def _bind(self, metric: RunMetric, *labels: str) -> Any:
         return self._metrics[metric].labels(str(self._slot), *labels)

@@ -18,6 +18,7 @@ class SiteOutcome:
         metrics: of its last evaluation.
         seconds: of its loop, wall clock; None, and no bytes, of a site that did not finish.
         sent_bytes, received_bytes: payload by peer.
+        links: by out-neighbour, ``direct`` or ``relay``: what carried the messages in the end.
         history: records as in history.jsonl, thinned; the site keeps all of them.
     """
 
@@ -26,6 +27,7 @@ class SiteOutcome:
     seconds: float | None = None
     sent_bytes: dict[str, int] = field(default_factory=dict)
     received_bytes: dict[str, int] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

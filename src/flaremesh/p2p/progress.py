@@ -15,10 +15,12 @@ class ProgressReporter:
 
     Args:
         post: sends bytes to the server; may lose them.
+        links: what carries the messages to each out-neighbour, as it is at any time.
     """
 
-    def __init__(self, post: Callable[[bytes], None]):
+    def __init__(self, post: Callable[[bytes], None], links: Mapping[str, str]):
         self._post = post
+        self._links = links
         self._latest: dict[str, Any] = {"iteration": 0}
         self._news = threading.Event()
         self._stopped = threading.Event()
@@ -58,7 +60,10 @@ class ProgressReporter:
         while True:
             self._news.wait()
             self._news.clear()
-            self._post(json.dumps(self._latest).encode())
+            self._tell()
             if self._stopped.wait(_PERIOD_SECONDS):
-                self._post(json.dumps(self._latest).encode())
+                self._tell()
                 return
+
+    def _tell(self) -> None:
+        self._post(json.dumps(self._latest | {"links": dict(self._links)}).encode())

@@ -17,6 +17,12 @@ REASON: Final = "flaremesh.reason"
 ITERATION: Final = "flaremesh.iteration"
 """Header of the reply of a site that waited for its neighbours in vain: in which iteration."""
 
+ADDRESS: Final = "address"
+"""In the reply to the first ``config`` task: host and port where in-neighbours dial, None if they cannot."""
+
+ADDRESSES: Final = "addresses"
+"""In the second ``config`` task, which comes when all sites listen: the addresses of all that have one."""
+
 SERVER_PARAMETERS: Final = {
     "server": {"task_request_interval": 0.1},  # a site may else ask for its next task only every 2 s
     "dead_client_grace_period": 5.0,  # seconds to wait for a site after its heartbeats stopped; else 60

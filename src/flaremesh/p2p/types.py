@@ -129,10 +129,17 @@ def _neighborhood(site: str, phase: list[Node]) -> Neighborhood:
 
 @dataclass
 class Config:
-    """What a DistOptController needs: the network, and ``extra`` (iterations, stepsize, ...)."""
+    """What a DistOptController needs.
+
+    Attributes:
+        network: the weighted graph.
+        extra: the run: iterations, stepsize, ...
+        links: by site, where its neighbours dial for direct links: {"host": ..., "ports": [low, high]}.
+    """
 
     network: Network
     extra: dict[str, Any] = field(default_factory=dict)
+    links: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.network, dict):
@@ -151,6 +158,7 @@ class LocalConfig:
         sites: number of sites.
         parent, children: the site's place in a tree of edges from the first site to all that it reaches.
         labels: what the run is called; see DistOptController.
+        link: where neighbours dial, as in Config; None if they cannot.
         row_stochastic, column_stochastic: of the whole network's mixing matrix in every phase.
     """
 
@@ -162,6 +170,7 @@ class LocalConfig:
     parent: str | None = None
     children: list[str] = field(default_factory=list)
     labels: dict[str, Any] = field(default_factory=dict)
+    link: dict[str, Any] | None = None
     row_stochastic: bool = True
     column_stochastic: bool = True
 

@@ -10,7 +10,7 @@ from typing import Any
 from flaremesh.p2p.networks import network_of
 from flaremesh.p2p.tasks import SERVER_PARAMETERS, Task
 from flaremesh.topology.mesh import Mesh, build
-from flaremesh.topology.schema import SERVER, ProblemReference, Run, Topology
+from flaremesh.topology.schema import SERVER, LinkAddress, ProblemReference, Run, Topology
 
 _SERVER_APP = "app_server"
 _SITE_APP = "app_sites"
@@ -59,7 +59,11 @@ def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
                 "id": "controller",
                 "path": "flaremesh.p2p.controllers.DistOptController",
                 "args": {
-                    "config": {"network": asdict(network_of(mesh)), "extra": _extra(topology.run)},
+                    "config": {
+                        "network": asdict(network_of(mesh)),
+                        "extra": _extra(topology.run),
+                        "links": {site.name: _link(site.link) for site in topology.sites if site.link},
+                    },
                     "labels": {
                         "name": name,
                         "topology": topology.name,
@@ -82,6 +86,10 @@ def _problem(problem: ProblemReference) -> dict[str, Any]:
     path = f"{problem.file.stem}.{problem.name}" if problem.file else problem.path
     # without its type NVFlare would take the dict for a component and build it before the site is known
     return {"config_type": "dict", "path": path, "args": problem.args}
+
+
+def _link(address: LinkAddress) -> dict[str, Any]:
+    return {"host": address.host, "ports": list(address.port_range)}
 
 
 def _extra(run: Run) -> dict[str, Any]:

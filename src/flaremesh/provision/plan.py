@@ -15,7 +15,7 @@ from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.findings import instead
 from flaremesh.topology.graphs import directed
 from flaremesh.topology.mesh import Mesh, build
-from flaremesh.topology.schema import SERVER, Run, Topology
+from flaremesh.topology.schema import SERVER, Topology
 
 
 class UnsoundRun(FlaremeshError):
@@ -115,7 +115,7 @@ def plan(topology: Topology, previous: Topology | None = None) -> Plan:
         GraphError, MissingExtra: see topology.mesh.build.
     """
     mesh = build(topology)
-    refusal = _refusal(topology.run, mesh)
+    refusal = _refusal(topology, mesh)
     return Plan(
         name=topology.name,
         graph=_graph(mesh),
@@ -137,7 +137,7 @@ def check(topology: Topology) -> Mesh:
         GraphError, MissingExtra: see topology.mesh.build.
     """
     mesh = build(topology)
-    if refusal := _refusal(topology.run, mesh):
+    if refusal := _refusal(topology, mesh):
         raise UnsoundRun(refusal)
     return mesh
 
@@ -208,9 +208,13 @@ def _deployments(topology: Topology) -> dict[str, dict[str, Any]]:
     }
 
 
-def _refusal(run: Run, mesh: Mesh) -> str | None:
-    if run.links == "direct":
-        return "direct links are not there yet and all edges are relayed; write links: auto"
+def _refusal(topology: Topology, mesh: Mesh) -> str | None:
+    run = topology.run
+    if run.links == "direct" and (unreachable := [site.name for site in topology.sites if not site.link]):
+        return (
+            f"links: direct needs an address of every site, and {', '.join(unreachable)} has none; "
+            "write link: {host: ..., ports: ...} there, or links: auto"
+        )
     if "." not in run.algorithm and run.algorithm not in algorithms.names():
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
     try:

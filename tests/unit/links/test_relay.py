@@ -9,6 +9,7 @@ import pytest
 
 from flaremesh.links import Key, LinkError, PeerTimeout
 from flaremesh.links.frame import Frame, Kind, pack, run_digest
+from flaremesh.links.inbox import Inbox
 from flaremesh.links.relay import RelayLink
 
 
@@ -45,7 +46,7 @@ class Network:
             targets,
             post=lambda peer, data: self._queue.put((name, peer, data)),
             observer=self.counters[name],
-            cancelled=lambda: False,
+            inbox=Inbox(lambda: False),
             **options,
         )
         return self.links[name]
@@ -113,7 +114,7 @@ def unanswered():
     """A link from a to b, and what it posts, to which nobody answers."""
     posted = queue.Queue()
     link = RelayLink(
-        "a", "run", [], ["b"], lambda peer, data: posted.put(data), Counters(), cancelled=lambda: False
+        "a", "run", [], ["b"], lambda peer, data: posted.put(data), Counters(), Inbox(lambda: False)
     )
     yield link, posted
     link.close(deliver=False)

@@ -15,6 +15,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted
+from flaremesh.links.inbox import Inbox
 from flaremesh.links.relay import RelayLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.p2p.executors import (
@@ -86,7 +87,7 @@ class Sites:
                 targets,
                 post=lambda peer, data, site=site: self._post(site, peer, data),
                 observer=TrafficCounter(),
-                cancelled=lambda: bool(self.signal.triggered),
+                inbox=Inbox(lambda: bool(self.signal.triggered)),
             )
 
     def _post(self, sender, peer, data):

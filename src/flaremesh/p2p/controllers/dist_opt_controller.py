@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,15 @@ from flaremesh.metrics.names import RunState
 from flaremesh.p2p.cell import PROGRESS, RunCell
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
-from flaremesh.p2p.tasks import ITERATION, PROGRESS_COMMAND, REASON, SERVER_PARAMETERS, Task
+from flaremesh.p2p.tasks import (
+    ADDRESS,
+    ADDRESSES,
+    ITERATION,
+    PROGRESS_COMMAND,
+    REASON,
+    SERVER_PARAMETERS,
+    Task,
+)
 from flaremesh.p2p.types import Config, LocalConfig
 from flaremesh.topology.analysis import analyse
 
@@ -73,7 +82,8 @@ class DistOptController(Controller):
         self._fetched = threading.Event()
         self._progress: dict[str, dict[str, Any]] = {}
         self._results: dict[str, dict[str, Any]] = {}
-        self._configured: set[str] = set()
+        self._addresses: dict[str, list[Any] | None] = {}
+        self._linked: set[str] = set()
         self._matrices: list[list[list[float]]] = []
 
     @cached_property
@@ -149,13 +159,24 @@ class DistOptController(Controller):
                 parent=parents.get(site),
                 children=[child for child, parent in parents.items() if parent == site],
                 labels=self.labels,
+                link=self.config.links.get(site),
                 row_stochastic=mixing.row_stochastic,
                 column_stochastic=mixing.column_stochastic,
             )
             self.send(self._task(Task.CONFIG, asdict(part)), fl_ctx, targets=[site])
         timeout = float(self.config.extra.get("start_timeout", self.start_timeout))
         deadline = time.monotonic() + timeout
-        while missing := schedules.keys() - self._configured:
+        self._await_sites(self._addresses, deadline, timeout, abort_signal)
+        for site in schedules if not abort_signal.triggered else ():
+            known = {peer: self._addresses[peer] for hood in schedules[site] for peer in hood.out}
+            addresses = {peer: address for peer, address in known.items() if address}
+            self.send(self._task(Task.CONFIG, {ADDRESSES: addresses}), fl_ctx, targets=[site])
+        self._await_sites(self._linked, deadline, timeout, abort_signal)
+
+    def _await_sites(
+        self, ready: Collection[str], deadline: float, timeout: float, abort_signal: Signal
+    ) -> None:
+        while missing := {node.id for node in self.config.network.nodes}.difference(ready):
             if time.monotonic() > deadline:
                 self._fail(f"{', '.join(sorted(missing))}: not ready within {timeout:g} s of the start")
             if self._wait(abort_signal):
@@ -183,7 +204,10 @@ class DistOptController(Controller):
             if code != ReturnCode.TASK_ABORTED:
                 self._fail(f"{site}: {result.get_header(REASON) or code}", result.get_header(ITERATION))
         elif client_task.task.name == Task.CONFIG:
-            self._configured.add(site)
+            if site not in self._addresses:
+                self._addresses[site] = from_shareable(result).data[ADDRESS]
+            else:
+                self._linked.add(site)
         else:
             self._results[site] = from_shareable(result).data
         client_task.result = None

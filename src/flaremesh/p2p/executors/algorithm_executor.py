@@ -15,6 +15,7 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 
 from flaremesh import algorithms
 from flaremesh.errors import FlaremeshError
+from flaremesh.links.direct import Address
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome
@@ -108,6 +109,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                     seconds=time.perf_counter() - started,
                     sent_bytes=dict(self._traffic.sent_bytes),
                     received_bytes=dict(self._traffic.received_bytes),
+                    links=dict(self._traffic.links),
                     history=history.thinned(_HISTORY_POINTS),
                 )
 
@@ -127,10 +129,10 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
     def _algorithm_name(self) -> str:
         return self.algorithm
 
-    def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> None:
+    def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
         self._authorize(fl_ctx)
         self._require_sound_weights(config)
-        super()._configure(config, fl_ctx, abort_signal)
+        return super()._configure(config, fl_ctx, abort_signal)
 
     def _require_sound_weights(self, config: LocalConfig) -> None:
         """On other weights the algorithm would converge all the same, to the solution of another problem."""

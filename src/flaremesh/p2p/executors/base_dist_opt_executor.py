@@ -1,6 +1,7 @@
 """A site's part of a run as an NVFlare executor: configuration, algorithm, outcome."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
@@ -15,7 +16,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.links import PeerTimeout, RunAborted
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.fed_job import prepare
-from flaremesh.p2p.tasks import ITERATION, REASON, Task
+from flaremesh.p2p.tasks import ADDRESS, ADDRESSES, ITERATION, REASON, Task
 from flaremesh.p2p.types import LocalConfig, Neighbor
 
 
@@ -42,8 +43,12 @@ class BaseDistOptExecutor(Executor, ABC):
         """Run one task of the controller; whatever goes wrong is replied with its reason, never swallowed."""
         try:
             if task_name == Task.CONFIG:
-                self._configure(LocalConfig(**from_shareable(shareable).data), fl_ctx, abort_signal)
-                return make_reply(ReturnCode.OK)
+                data = from_shareable(shareable).data
+                if ADDRESSES in data:
+                    self._connect({site: (host, port) for site, (host, port) in data[ADDRESSES].items()})
+                    return make_reply(ReturnCode.OK)
+                address = self._configure(LocalConfig(**data), fl_ctx, abort_signal)
+                return DXO(DataKind.APP_DEFINED, data={ADDRESS: address}).to_shareable()
             if task_name == Task.RUN_ALGORITHM:
                 self._enter(RunState.RUNNING)
                 self._pre_algorithm_run(fl_ctx, shareable, abort_signal)
@@ -79,11 +84,21 @@ class BaseDistOptExecutor(Executor, ABC):
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """All iterations; ``from_shareable(shareable).data`` is the run's ``extra``."""
 
-    def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> None:
-        """Take the site's part of the network; when this returns the site is ready to run."""
+    def _configure(
+        self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal
+    ) -> tuple[str, int] | None:
+        """Take the site's part of the network; returns where in-neighbours dial, None if they cannot."""
         self.config = config
         self.neighbors = config.neighbors
         self._weight = config.schedule[0].self_weight
+        return None
+
+    def _connect(self, addresses: Mapping[str, tuple[str, int]]) -> None:
+        """Link the neighbours; when this returns the site is ready to run.
+
+        Args:
+            addresses: of all sites that can be dialled.
+        """
 
     def _enter(self, state: RunState) -> None:
         """The run has come to ``state`` at this site; after the last one nothing of it is left running."""

@@ -1,14 +1,20 @@
 """Synchronous exchange of values with the neighbours."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 
-from flaremesh.links import Key, Link, LinkError
+from flaremesh.links import Key, LinkError
+from flaremesh.links.direct import Address, DirectLink, Lost
+from flaremesh.links.inbox import Inbox
 from flaremesh.links.relay import RelayLink
+from flaremesh.links.routed import RoutedLink
+from flaremesh.links.tls import Credentials
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
@@ -40,19 +46,20 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         self._traffic = TrafficCounter()
         self._metrics: PrometheusSink | None = None
         self._progress: ProgressReporter | None = None
-        self._link: Link | None = None
+        self._link: RoutedLink | None = None
 
     @property
     def peer_timeout(self) -> float:
         """Seconds to wait for a neighbour."""
         return float(self.sync_timeout or self.config.extra.get("peer_timeout", DEFAULT_PEER_TIMEOUT))
 
-    def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> None:
+    def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
         super()._configure(config, fl_ctx, abort_signal)
+        run_id = fl_ctx.get_job_id()
         sources = {peer for hood in config.schedule for peer in hood.in_weights}
         targets = {peer for hood in config.schedule for peer in hood.out}
         self._metrics = PrometheusSink(
-            fl_ctx.get_job_id(),
+            run_id,
             self._algorithm_name(),
             config.labels.get("topology", ""),
             int(config.extra.get("iterations", 0)),
@@ -60,19 +67,41 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         )
         self._traffic = TrafficCounter([self._metrics])
         cell = RunCell(fl_ctx, sources | targets)
-        link = RelayLink(
+        inbox = Inbox(lambda: bool(abort_signal.triggered))
+        relay = RelayLink(
             self.client_name,
-            fl_ctx.get_job_id(),
+            run_id,
             sources,
             targets,
             post=lambda peer, data: cell.post(peer, FRAMES, data),
             observer=self._traffic,
-            cancelled=lambda: bool(abort_signal.triggered),
+            inbox=inbox,
         )
-        self._progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data))
-        self._link = link
-        cell.listen(FRAMES, link.deliver)
-        link.open(float(config.extra.get("start_timeout", DEFAULT_PEER_TIMEOUT)))
+        self._progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data), self._traffic.links)
+        cell.listen(FRAMES, relay.deliver)
+        credentials = _credentials(fl_ctx)
+        listen = (config.link["host"], tuple(config.link["ports"])) if config.link else None
+
+        def direct(lost: Lost) -> DirectLink:
+            assert credentials is not None, "it is not called without"
+            return DirectLink(
+                self.client_name, run_id, sources, credentials, self._traffic, inbox, lost, listen
+            )
+
+        self._link = RoutedLink(
+            self.client_name,
+            targets,
+            config.extra.get("links", "auto"),
+            inbox,
+            self._traffic,
+            relay,
+            direct if credentials else None,
+        )
+        return self._link.address
+
+    def _connect(self, addresses: Mapping[str, Address]) -> None:
+        assert self._link is not None, "the first config task comes before the second"
+        self._link.open(addresses, float(self.config.extra.get("start_timeout", DEFAULT_PEER_TIMEOUT)))
 
     def _enter(self, state: RunState) -> None:
         if self._metrics is not None:
@@ -87,6 +116,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             iterations=self._exchanged,
             sent_bytes=dict(self._traffic.sent_bytes),
             received_bytes=dict(self._traffic.received_bytes),
+            links=dict(self._traffic.links),
         )
         return {"algorithm": self._algorithm_name(), **asdict(outcome)}
 
@@ -114,3 +144,10 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         self._exchanged = iteration + 1
         if self._progress is not None:
             self._progress.reached(self._exchanged)
+
+
+def _credentials(fl_ctx: FLContext) -> Credentials | None:
+    """Those of the site's kit; NVFlare's simulator has no kits."""
+    kit = Path(fl_ctx.get_workspace().get_startup_kit_dir())
+    certificate = kit / "client.crt"
+    return Credentials(certificate, kit / "client.key", kit / "rootCA.pem") if certificate.exists() else None

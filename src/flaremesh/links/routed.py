@@ -1,0 +1,114 @@
+"""The link of a run: direct where it can be, through the server where it cannot, per edge and direction."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from flaremesh.links.direct import Address, DirectLink, Lost, Unsent
+from flaremesh.links.inbox import Inbox
+from flaremesh.links.protocol import Key, LinkError, LinkKind, LinkObserver, Payload, PeerTimeout
+from flaremesh.links.relay import RelayLink
+
+_log = logging.getLogger(__name__)
+
+LinkMode: TypeAlias = Literal["auto", "direct", "relay"]
+
+
+class RoutedLink:
+    """One site's end of all its edges.
+
+    Args:
+        site: name of this site.
+        targets: out-neighbours.
+        mode: ``direct`` fails where ``auto`` would relay; ``relay`` needs no direct link.
+        inbox: where both links put messages.
+        observer: hears which link carries an edge.
+        relay: carries what the direct link cannot.
+        direct: makes the direct link, given who hears of lost edges; None where this site cannot have one.
+
+    Raises:
+        LinkError: what making the direct link raises.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        targets: Collection[str],
+        mode: LinkMode,
+        inbox: Inbox,
+        observer: LinkObserver,
+        relay: RelayLink,
+        direct: Callable[[Lost], DirectLink] | None,
+    ):
+        self._site, self._targets, self._mode = site, targets, mode
+        self._inbox, self._observer, self._relay = inbox, observer, relay
+        self._direct = direct(self._fall_back) if direct and mode != "relay" else None
+        self._relayed: set[str] = set(targets)
+        self._state = threading.Lock()
+
+    @property
+    def address(self) -> Address | None:
+        """Where in-neighbours may dial."""
+        return self._direct.address if self._direct else None
+
+    def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
+        """Link every out-neighbour and exchange greetings, so that no later message is early.
+
+        Raises LinkError where a direct link is missing in mode ``direct``, or refused in any mode;
+        PeerTimeout naming silent peers; RunAborted.
+        """
+        started = time.monotonic()
+        causes = {peer: "it has no link address" for peer in self._targets if peer not in addresses}
+        if self._direct is None:
+            causes = dict.fromkeys(self._targets, f"{self._site} makes none")
+        else:
+            known = {peer: addresses[peer] for peer in self._targets if peer in addresses}
+            causes |= self._direct.dial(known)
+        if causes and self._mode == "direct":
+            missing = "; ".join(f"to {peer}: {cause}" for peer, cause in sorted(causes.items()))
+            raise LinkError(f"{self._site} has no direct link {missing}; `links: auto` would relay")
+        self._relayed = set(causes)
+        for peer in self._targets:
+            kind = LinkKind.RELAY if peer in causes else LinkKind.DIRECT
+            _log.info(
+                "%s -> %s: %s%s", self._site, peer, kind, f" ({causes[peer]})" if peer in causes else ""
+            )
+            self._observer.linked(peer, kind)
+        self._relay.open(timeout - (time.monotonic() - started))
+
+    def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
+        """See Link.send."""
+        if peer not in self._relayed and self._direct and self._direct.send(peer, key, buffers):
+            return
+        self._relay.send(peer, key, buffers)
+
+    def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
+        """See Link.receive; a PeerTimeout says whether a silent peer's direct link is up."""
+        try:
+            return self._inbox.take(keys, timeout)
+        except PeerTimeout as error:
+            if self._direct is None:
+                raise
+            conditions = {peer: c for peer in error.peers if (c := self._direct.condition(peer))}
+            raise PeerTimeout(error.peers, error.iteration, error.seconds, conditions) from None
+
+    def close(self, *, deliver: bool = True) -> None:
+        """See Link.close."""
+        if self._direct:
+            self._direct.close(deliver=deliver)
+        self._relay.close(deliver=deliver)
+
+    def _fall_back(self, peer: str, cause: str, unsent: Unsent) -> None:
+        if self._mode == "direct":
+            self._inbox.fail(
+                LinkError(f"{self._site} lost its direct link to {peer} and cannot make it again: {cause}")
+            )
+            return
+        with self._state:
+            self._relayed = self._relayed | {peer}
+        _log.warning("%s -> %s: the direct link is lost (%s), the server relays", self._site, peer, cause)
+        self._observer.linked(peer, LinkKind.RELAY)
+        for key, buffers in unsent:
+            self._relay.send(peer, key, buffers, repeat=True)

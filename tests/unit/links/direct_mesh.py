@@ -1,0 +1,187 @@
+"""Sites of one process with direct links between them, over real sockets on loopback."""
+
+import queue
+import socket
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from flaremesh.links import Key
+from flaremesh.links.direct import DirectLink
+from flaremesh.links.inbox import Inbox
+from flaremesh.links.relay import RelayLink
+from flaremesh.links.routed import RoutedLink
+
+
+class Observer:
+    """Counts refusals by (name, reason) and keeps what carries each edge."""
+
+    def __init__(self):
+        self.refusals, self.links = Counter(), {}
+        self.sent_bytes, self.received_bytes = Counter(), Counter()
+        self._changed = threading.Condition()
+
+    def sent(self, peer, payload_bytes):
+        self.sent_bytes[peer] += payload_bytes
+
+    def received(self, peer, payload_bytes):
+        self.received_bytes[peer] += payload_bytes
+
+    def refused(self, peer, reason):
+        with self._changed:
+            self.refusals[peer, reason] += 1
+            self._changed.notify_all()
+
+    def linked(self, peer, kind):
+        with self._changed:
+            self.links[peer] = kind
+            self._changed.notify_all()
+
+    def wait_for(self, condition, timeout=15):
+        """Whether ``condition()`` comes true; looked at whenever something is refused or linked."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout)
+
+
+class Sites:
+    """Links of several sites; ``relayed`` counts the bytes that took the relay, hellos and acks included."""
+
+    def __init__(self, authority, run_id="run"):
+        self.authority, self.run_id = authority, run_id
+        self.links, self.observers, self.inboxes = {}, {}, {}
+        self._relays, self._posts = {}, queue.Queue()
+        self.relayed = Counter()
+        self._thread = threading.Thread(target=self._deliver)
+        self._thread.start()
+
+    def add(self, name, sources, targets, *, mode="auto", credentials=None, listens=True, direct=True):
+        """A site's link, listening on a port of the system's choice, not open yet."""
+        observer, inbox = Observer(), Inbox(lambda: False)
+        relay = RelayLink(
+            name,
+            self.run_id,
+            sources,
+            targets,
+            lambda peer, data: self._posts.put((name, peer, data)),
+            observer,
+            inbox,
+        )
+
+        def make(lost):
+            listen = ("127.0.0.1", (0, 0)) if listens else None
+            identity = credentials or self.authority.issue(name)
+            return DirectLink(name, self.run_id, sources, identity, observer, inbox, lost, listen)
+
+        link = RoutedLink(name, targets, mode, inbox, observer, relay, make if direct else None)
+        self.links[name], self.observers[name], self.inboxes[name] = link, observer, inbox
+        self._relays[name] = relay
+        return link
+
+    def open(self, addresses=None, timeout=10):
+        """Open all links at once; returns what each raised, None for nothing."""
+        known = {name: link.address for name, link in self.links.items() if link.address}
+        known |= addresses or {}
+        return in_parallel(
+            {name: lambda link=link: link.open(known, timeout) for name, link in self.links.items()}
+        )
+
+    def close(self, *, deliver=True):
+        in_parallel({n: lambda link=link: link.close(deliver=deliver) for n, link in self.links.items()})
+        self._posts.put(None)
+        self._thread.join()
+
+    def _deliver(self):
+        while (post := self._posts.get()) is not None:
+            sender, peer, data = post
+            self.relayed[sender, peer] += len(data)
+            if peer in self._relays:
+                self._relays[peer].deliver(sender, data)
+
+
+def in_parallel(calls):
+    """What each call raised, by name; None for nothing."""
+
+    def outcome(call):
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001  (told to the test, which looks at it)
+            return error
+        return None
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return dict(zip(calls, pool.map(outcome, calls.values()), strict=True))
+
+
+def exchange(sites, pairs, iterations, payload, start=0):
+    """Each of ``pairs`` sends ``payload(sender, k)`` in every iteration; returns the wrong arrivals."""
+    names = {name for pair in pairs for name in pair}
+    wrong = []
+
+    def run(name):
+        link = sites.links[name]
+        for k in range(start, start + iterations):
+            for sender, receiver in pairs:
+                if sender == name:
+                    link.send(receiver, Key(k, 0, name), [payload(name, k)])
+            keys = [Key(k, 0, sender) for sender, receiver in pairs if receiver == name]
+            for key, data in link.receive(keys, 20).items():
+                if bytes(data) != bytes(payload(key.sender, k)):
+                    wrong.append(key)
+
+    failures = {n: e for n, e in in_parallel({n: lambda n=n: run(n) for n in names}).items() if e}
+    assert not failures, failures
+    return wrong
+
+
+class Proxy:
+    """Forwards connections to ``address`` until it is told to cut them, or to refuse new ones."""
+
+    def __init__(self, address):
+        self._address = address
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = self._socket.getsockname()
+        self.connections = 0
+        self._open, self._lock = [], threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self):
+        """Break all connections that there are."""
+        with self._lock:
+            ends, self._open = self._open, []
+        for end in ends:
+            with suppress(OSError):  # its pump has closed it
+                end.shutdown(socket.SHUT_RDWR)
+
+    def refuse(self):
+        """Take no new connection."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def close(self):
+        with suppress(OSError):  # refused already
+            self.refuse()
+        self.cut()
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self._socket.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self._address)
+            with self._lock:
+                self._open += [near, far]
+                self.connections += 1
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+
+    def _pump(self, source, target):
+        try:
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        finally:
+            source.close()

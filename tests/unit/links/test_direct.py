@@ -1,0 +1,167 @@
+"""Direct links between sites of one process: real sockets, real TLS, real certificates."""
+
+import itertools
+
+import pytest
+from direct_mesh import Proxy, exchange
+
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout
+
+BOTH = [("a", "b"), ("b", "a")]
+
+
+def numbered(length):
+    return lambda sender, k: f"{sender}{k:06d}".encode() * (length // 7)
+
+
+@pytest.fixture
+def pair(sites):
+    sites.add("a", ["b"], ["b"])
+    sites.add("b", ["a"], ["a"])
+    assert not any(sites.open().values())
+    return sites
+
+
+@pytest.fixture
+def behind_proxy(sites):
+    """a reaches b through a proxy, b reaches a directly."""
+    sites.add("a", ["b"], ["b"])
+    proxy = Proxy(sites.add("b", ["a"], ["a"]).address)
+    assert not any(sites.open({"b": proxy.address}).values())
+    yield sites, proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize("length", [7, 7_000, 70_000, 7_000_000])
+def test_messages_of_every_size_arrive_unchanged(pair, length):
+    assert exchange(pair, BOTH, 20, numbered(length)) == []
+
+
+def test_nothing_but_the_greetings_passes_the_relay(pair):
+    before = sum(pair.relayed.values())
+    exchange(pair, BOTH, 50, numbered(70_000))
+    assert sum(pair.relayed.values()) == before
+    assert pair.observers["a"].links == {"b": LinkKind.DIRECT}
+
+
+def test_a_directed_edge_needs_no_edge_back(sites):
+    sites.add("a", [], ["b"], listens=False)
+    sites.add("b", ["a"], [])
+    assert not any(sites.open().values())
+    assert exchange(sites, [("a", "b")], 300, numbered(700)) == []
+
+
+def test_a_ring_of_six_exchanges(sites):
+    names = "abcdef"
+    for before, name, after in zip(names[-1] + names[:-1], names, names[1:] + names[0], strict=True):
+        sites.add(name, [before, after], [before, after])
+    assert not any(sites.open().values())
+    pairs = [pair for x, y in zip(names, names[1:] + names[0], strict=True) for pair in ((x, y), (y, x))]
+    assert exchange(sites, pairs, 100, numbered(70)) == []
+
+
+def test_a_message_in_several_buffers_arrives_as_one(pair):
+    a, b = pair.links["a"], pair.links["b"]
+    for k, length in enumerate((3, 100_000)):
+        a.send("b", Key(k, 0, "a"), [b"x" * length, memoryview(b"y" * length)])
+        assert bytes(b.receive([Key(k, 0, "a")], 5)[Key(k, 0, "a")]) == b"x" * length + b"y" * length
+
+
+def test_a_site_without_an_address_is_relayed_to_and_dials_itself(sites):
+    sites.add("a", ["b"], ["b"], listens=False)
+    sites.add("b", ["a"], ["a"])
+    assert not any(sites.open().values())
+    assert exchange(sites, BOTH, 20, numbered(700)) == []
+    assert sites.observers["a"].links == {"b": LinkKind.DIRECT}
+    assert sites.observers["b"].links == {"a": LinkKind.RELAY}
+
+
+def test_an_address_where_nobody_listens_is_relayed_to(sites):
+    sites.add("a", ["b"], ["b"])
+    sites.add("b", ["a"], ["a"])
+    assert not any(sites.open({"b": ("127.0.0.1", 9)}).values())
+    assert exchange(sites, BOTH, 20, numbered(700)) == []
+    assert sites.observers["a"].links == {"b": LinkKind.RELAY}
+
+
+def test_mode_direct_fails_before_the_first_iteration_where_auto_would_relay(sites):
+    sites.add("a", ["b"], ["b"], mode="direct", listens=False)
+    sites.add("b", ["a"], ["a"], mode="direct")
+    failure = sites.open(timeout=3)["b"]
+    assert isinstance(failure, LinkError)
+    assert "b has no direct link to a: it has no link address" in str(failure)
+
+
+def test_a_broken_connection_is_made_again_and_nothing_is_lost(behind_proxy):
+    sites, proxy = behind_proxy
+    for k in range(10):
+        proxy.cut()
+        assert exchange(sites, BOTH, 10, numbered(7 * 10 ** (k % 6)), start=10 * k) == []
+    assert proxy.connections > 5
+    assert sites.observers["a"].links == {"b": LinkKind.DIRECT}
+
+
+def test_an_edge_that_cannot_be_made_again_is_relayed_without_losing_an_iteration(behind_proxy):
+    sites, proxy = behind_proxy
+    assert exchange(sites, BOTH, 10, numbered(70_000)) == []
+    proxy.refuse()
+    proxy.cut()
+    assert exchange(sites, BOTH, 10, numbered(70_000), start=10) == []
+    assert sites.observers["a"].links == {"b": LinkKind.RELAY}
+    assert sites.observers["b"].links == {"a": LinkKind.DIRECT}
+
+
+def test_a_peer_that_is_slow_is_told_from_one_that_is_gone(pair):
+    with pytest.raises(PeerTimeout, match=r"b \(its link is up: it is slow"):
+        pair.links["a"].receive([Key(0, 0, "b")], 0.3)
+    pair.links.pop("b").close(deliver=False)
+    with pytest.raises(PeerTimeout, match=r"b \(its link broke \d s ago: it is gone"):
+        pair.links["a"].receive([Key(0, 0, "b")], 0.5)
+
+
+def test_what_was_sent_last_arrives_although_the_sender_closes_at_once(pair):
+    for k in range(20):
+        pair.links["a"].send("b", Key(k, 0, "a"), [b"x" * 50_000])
+    pair.links.pop("a").close()
+    keys = [Key(k, 0, "a") for k in range(20)]
+    assert len(pair.links["b"].receive(keys, 5)) == 20
+
+
+def test_a_sender_that_runs_ahead_is_held_back_and_loses_nothing(pair):
+    for k in range(2000):
+        pair.links["a"].send("b", Key(k, 0, "a"), [b"%d" % k])
+    for k in range(2000):
+        key = Key(k, 0, "a")
+        assert bytes(pair.links["b"].receive([key], 5)[key]) == b"%d" % k
+
+
+def test_two_runs_at_once_take_two_ports_of_the_range(authority):
+    from direct_mesh import Observer
+
+    from flaremesh.links.direct import DirectLink
+    from flaremesh.links.inbox import Inbox
+
+    def link(run, ports):
+        inbox = Inbox(lambda: False)
+        identity = authority.issue("a")
+        return DirectLink("a", run, [], identity, Observer(), inbox, lambda *_: None, ("127.0.0.1", ports))
+
+    probe = link("probe", (0, 0))
+    port = probe.address[1]
+    probe.close()
+    first = link("one", (port, port + 50))
+    second = link("two", (port, port + 50))
+    assert port <= first.address[1] < second.address[1] <= port + 50
+    with pytest.raises(LinkError, match="is taken"):
+        link("three", (first.address[1],) * 2)
+    for made in (first, second):
+        made.close()
+
+
+@pytest.mark.parametrize("length", [7, 70_000])
+def test_received_messages_stay_as_they_are_while_later_ones_arrive(pair, length):
+    kept = []
+    for k in itertools.takewhile(lambda k: k < 20, itertools.count()):
+        pair.links["a"].send("b", Key(k, 0, "a"), [numbered(length)("a", k)])
+        kept.append(pair.links["b"].receive([Key(k, 0, "a")], 5)[Key(k, 0, "a")])
+    assert [bytes(data) for data in kept] == [numbered(length)("a", k) for k in range(20)]
