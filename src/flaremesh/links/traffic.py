@@ -19,7 +19,7 @@ class TrafficCounter:
         self.sent_bytes: Counter[str] = Counter()
         self.received_bytes: Counter[str] = Counter()
         self.refused_messages: Counter[str] = Counter()
-        self.links: dict[str, LinkKind] = {}
+        self.links: dict[str, str] = {}
         self._others = others
 
     def sent(self, peer: str, payload_bytes: int) -> None:
@@ -42,6 +42,6 @@ class TrafficCounter:
 
     def linked(self, peer: str, kind: LinkKind) -> None:
         """See LinkObserver.linked."""
-        self.links[peer] = kind
+        self.links[peer] = kind.value  # plain: it goes into messages and files
         for other in self._others:
             other.linked(peer, kind)

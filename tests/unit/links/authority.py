@@ -22,7 +22,7 @@ class Authority:
         self.file.write_bytes(self._root.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name, days=30, root=None):
-        """Credentials for ``name``, expired if ``days`` is negative, that trust ``root``, by default this one."""
+        """Credentials for ``name``, expired if ``days`` is negative, that trust ``root`` or else this one."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(_named(name), key, self._root.subject, days)
         stem = f"{name}-{days}-{len(list(self._folder.iterdir()))}"

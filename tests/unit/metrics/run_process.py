@@ -15,6 +15,7 @@ for k in range(1, iterations + 1):
     sink.sent("köln", 100)
     sink.received("aachen", 50)
     sink.iteration(Iteration(k, 1 / k, 0.1 / k, seconds=0.002, wait_seconds=0.001, gradient_seconds=0.0007))
+sink.linked("bonn", "direct")
 sink.refused("aachen", "oversized")
 sink.refused("mallory", "stranger")
 sink.refused("eve", "stranger")
