@@ -26,6 +26,9 @@ _SCRATCH_BYTES = 1 << 16
 _ACK_MESSAGES = 8  # a small message waits for an acknowledgement no longer than for so many others
 _EARLY_MESSAGES = 256  # of one peer, that no iteration has asked for yet; then its connection is left to fill
 _ROOM_SECONDS = 0.05  # how often room is looked for then
+_PARK_SECONDS = 0.005  # for so long an edge's thread leaves the reading to the one that waits
+_ATTENTION_SECONDS = 0.1  # which leaves it to the edge's thread again when so long nothing came
+_POLL_SECONDS = 1.0
 _DIAL_SECONDS = 5.0  # for one attempt, and for all attempts to make a link or to make it again
 _BACKOFF_SECONDS = 0.05  # after the first failed attempt; doubles
 _FLUSH_SECONDS = 5.0
@@ -115,6 +118,12 @@ class DirectLink:
             return False
         self._observer.sent(peer, length)
         return True
+
+    def attend(self, keys: Collection[Key]) -> None:
+        """To be called by a thread before it waits for ``keys``; it may be quicker than the edges' own."""
+        for key in keys:
+            if key.sender in self._incoming:
+                self._incoming[key.sender].attend(key)
 
     def condition(self, peer: str) -> str | None:
         """What is known of the link from an in-neighbour, in words; None where it never dialled in."""
@@ -388,6 +397,10 @@ class _Incoming:
         self._state = threading.Condition()
         self._offered: ssl.SSLSocket | None = None
         self._connection: ssl.SSLSocket | None = None
+        self._reading = threading.Lock()  # held by whoever reads
+        self._stream: _Stream | None = None
+        self._large = False  # the last message was
+        self._attention = 0.0  # when somebody last came to read
         self._broken: float | None = None
         self._ended = False
         self._closed = threading.Event()
@@ -434,6 +447,30 @@ class _Incoming:
         if self._offered is not None:
             self._offered.close()
 
+    def attend(self, key: Key) -> None:
+        """Read in the thread that waits for ``key``, as long as messages are small.
+
+        They are there sooner than another thread could be woken to read them, and this one to take them.
+        """
+        self._attention = time.monotonic()
+        stream = self._stream
+        if stream is None or self._large or not self._reading.acquire(blocking=False):
+            return
+        try:
+            while (
+                stream is self._stream
+                and stream.error is None
+                and key not in self._inbox
+                and self._inbox.waiting(self._peer) < _EARLY_MESSAGES
+                and stream.readable(_ATTENTION_SECONDS)
+            ):
+                self._step(stream)
+        except (OSError, FrameError) as error:
+            stream.error = error  # the edge's thread deals with it
+        finally:
+            self._attention = time.monotonic()
+            self._reading.release()
+
     def _keep(self) -> None:
         while True:
             with self._state:
@@ -443,63 +480,102 @@ class _Incoming:
                 connection, self._offered = self._offered, None
                 self._connection, self._broken = connection, None
             try:
-                self._read(connection)
+                self._serve(_Stream(connection))
             except FrameError as error:
                 self._observer.refused(self._peer, error.reason)
             except OSError:
                 pass
-            with self._state:
-                self._connection = None
+            with self._reading, self._state:
+                self._stream = self._connection = None
                 self._broken = None if self._ended else time.monotonic()
-            if self._closed.is_set() and self._orderly:
-                with suppress(OSError):
-                    connection.sendall(pack(_signal(Kind.END, self._received), self._run))
-            connection.close()
+                if self._closed.is_set() and self._orderly:
+                    with suppress(OSError):
+                        connection.sendall(pack(_signal(Kind.END, self._received), self._run))
+                connection.close()
 
-    def _read(self, connection: ssl.SSLSocket) -> None:
-        """Take messages in until the connection ends."""
-        self._tell(connection)
-        scratch = memoryview(bytearray(_SCRATCH_BYTES))
-        start = end = 0
-        while True:
-            if end - start < HEADER_BYTES:
-                scratch[: end - start] = scratch[start:end]
-                start, end = 0, end - start
-                while end < HEADER_BYTES:
-                    end += _some(connection.recv_into(scratch[end:]))
-            frame = unpack(scratch[start : start + HEADER_BYTES], self._run)
-            start += HEADER_BYTES
-            if frame.kind is Kind.END:
-                self._ended = True
-                self._tell(connection)
-                continue
-            if frame.kind is not Kind.DATA or frame.offset or frame.sequence > self._received + 1:
-                raise FrameError("malformed")
-            if frame.total > self._max_message_bytes:
-                raise FrameError("oversized")
-            while self._inbox.waiting(self._peer) >= _EARLY_MESSAGES:
-                if self._closed.wait(_ROOM_SECONDS):
-                    return
-            large = frame.total >= _LARGE_BYTES
-            message = self._pool.take(frame.total).data if large else memoryview(bytearray(frame.total))
-            filled = min(frame.total, end - start)
-            message[:filled] = scratch[start : start + filled]
-            start += filled
-            while filled < frame.total:
-                filled += _some(connection.recv_into(message[filled:]))
-            if frame.sequence <= self._received:
-                self._observer.refused(self._peer, "replayed")
-                continue
-            self._received = frame.sequence
-            self._inbox.put(Key(frame.iteration, frame.stage, self._peer), message)
-            self._observer.received(self._peer, frame.total)
-            del message  # or the pool could not hand it out again while the next one is waited for
-            if large or self._received - self._told >= _ACK_MESSAGES:
-                self._tell(connection)
+    def _serve(self, stream: "_Stream") -> None:
+        """Take messages in until the connection ends, unless the thread that waits for them does."""
+        with self._reading:
+            self._tell(stream)
+        self._stream = stream
+        while not self._closed.is_set():
+            if stream.error is not None:
+                raise stream.error
+            if time.monotonic() - self._attention < _PARK_SECONDS:
+                self._closed.wait(_PARK_SECONDS)
+            elif self._inbox.waiting(self._peer) >= _EARLY_MESSAGES:
+                self._closed.wait(_ROOM_SECONDS)
+            else:
+                with self._reading:
+                    if stream.error is None and stream.readable(_POLL_SECONDS):
+                        self._step(stream)
 
-    def _tell(self, connection: ssl.SSLSocket) -> None:
-        connection.sendall(pack(_signal(Kind.ACK, self._received), self._run))
+    def _step(self, stream: "_Stream") -> None:
+        """Take in one frame; ``_reading`` is held."""
+        frame = unpack(stream.header(), self._run)
+        if frame.kind is Kind.END:
+            self._ended = True
+            self._tell(stream)
+            return
+        if frame.kind is not Kind.DATA or frame.offset or frame.sequence > self._received + 1:
+            raise FrameError("malformed")
+        if frame.total > self._max_message_bytes:
+            raise FrameError("oversized")
+        self._large = frame.total >= _LARGE_BYTES
+        message = self._pool.take(frame.total).data if self._large else memoryview(bytearray(frame.total))
+        stream.read_into(message)
+        if frame.sequence <= self._received:
+            self._observer.refused(self._peer, "replayed")
+            return
+        self._received = frame.sequence
+        self._inbox.put(Key(frame.iteration, frame.stage, self._peer), message)
+        self._observer.received(self._peer, frame.total)
+        if self._large or self._received - self._told >= _ACK_MESSAGES:
+            self._tell(stream)
+
+    def _tell(self, stream: "_Stream") -> None:
+        stream.connection.sendall(pack(_signal(Kind.ACK, self._received), self._run))
         self._told = self._received
+
+
+class _Stream:
+    """The bytes of one connection; used by one thread at a time.
+
+    Attributes:
+        connection: where they come from.
+        error: that ended it.
+    """
+
+    def __init__(self, connection: ssl.SSLSocket):
+        self.connection = connection
+        self.error: OSError | FrameError | None = None
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._start = self._end = 0  # of what has been read and not used
+
+    def readable(self, timeout: float) -> bool:
+        """Whether something is there within ``timeout`` seconds, be it the end."""
+        return self._end > self._start or bool(self.connection.pending() or self._poll.poll(1000 * timeout))
+
+    def header(self) -> memoryview:
+        """The next bytes, as many as a header has."""
+        left = self._end - self._start
+        if left < HEADER_BYTES:
+            self._scratch[:left] = self._scratch[self._start : self._end]
+            self._start, self._end = 0, left
+            while self._end < HEADER_BYTES:
+                self._end += _some(self.connection.recv_into(self._scratch[self._end :]))
+        self._start += HEADER_BYTES
+        return self._scratch[self._start - HEADER_BYTES : self._start]
+
+    def read_into(self, message: memoryview) -> None:
+        """Fill ``message`` with the bytes that follow."""
+        filled = min(len(message), self._end - self._start)
+        message[:filled] = self._scratch[self._start : self._start + filled]
+        self._start += filled
+        while filled < len(message):
+            filled += _some(self.connection.recv_into(message[filled:]))
 
 
 def hang_up(connection: ssl.SSLSocket, *, reading: bool = False) -> None:

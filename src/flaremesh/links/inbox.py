@@ -26,6 +26,9 @@ class Inbox:
         self._failure: LinkError | None = None
         self._arrived = threading.Condition()
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._messages
+
     def waiting(self, sender: str) -> int:
         """How many messages of ``sender`` nobody has taken yet."""
         return self._waiting[sender]

@@ -87,6 +87,8 @@ class RoutedLink:
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         """See Link.receive; a PeerTimeout says whether a silent peer's direct link is up."""
         try:
+            if self._direct:
+                self._direct.attend(keys)
             return self._inbox.take(keys, timeout)
         except PeerTimeout as error:
             if self._direct is None:
