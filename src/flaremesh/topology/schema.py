@@ -106,7 +106,13 @@ class LinkAddress(Closed):
     """Where neighbours reach a site for direct links."""
 
     host: Host = Field(description="name or address that neighbours dial")
-    ports: Ports = Field(description="a port or a range such as 8102-8105; the site listens on one of them")
+    ports: Ports = Field(description="a port or a range such as 8102-8105; each run at the site takes one")
+
+    @property
+    def port_range(self) -> tuple[int, int]:
+        """The lowest and the highest port."""
+        low, _, high = self.ports.partition("-")
+        return int(low), int(high or low)
 
 
 class Site(Closed):
