@@ -49,7 +49,7 @@ class Dgd:
         """x⁺ = Σ_j w_ij x_j − α∇f(x)."""
         g = gradient(state.x)
         (wx,) = mixed()
-        return DgdState(wx - self.stepsize * g)
+        return DgdState(wx.sub_(g, alpha=self.stepsize))
 
     def estimate(self, state: DgdState) -> Tensor:
         """The iterate x."""
@@ -67,7 +67,7 @@ class DgdCta(Dgd):
     def update(self, state: DgdState, mixed: Mixed, gradient: Gradient) -> DgdState:
         """x⁺ = Σ_j w_ij x_j − α∇f(Σ_j w_ij x_j)."""
         (wx,) = mixed()
-        return DgdState(wx - self.stepsize * gradient(wx))
+        return DgdState(wx.sub(gradient(wx), alpha=self.stepsize))
 
 
 class DgdAtcState(NamedTuple):
@@ -110,4 +110,4 @@ class DgdAtc:
         return state.x
 
     def _adapt(self, x: Tensor, gradient: Gradient) -> DgdAtcState:
-        return DgdAtcState(x, x - self.stepsize * gradient(x))
+        return DgdAtcState(x, x.sub(gradient(x), alpha=self.stepsize))

@@ -48,9 +48,9 @@ class GradientTracking:
     def update(self, state: GradientTrackingState, mixed: Mixed, gradient: Gradient) -> GradientTrackingState:
         """x⁺ = Σ_j w_ij x_j − αy, then y⁺ = Σ_j w_ij y_j + ∇f(x⁺) − ∇f(x)."""
         wx, wy = mixed()
-        x = wx - self.stepsize * state.y
+        x = wx.sub_(state.y, alpha=self.stepsize)
         g = gradient(x)
-        return GradientTrackingState(x, wy + g - state.g, g)
+        return GradientTrackingState(x, wy.add_(g).sub_(state.g), g)
 
     def estimate(self, state: GradientTrackingState) -> Tensor:
         """The iterate x."""

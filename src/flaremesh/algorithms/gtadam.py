@@ -63,13 +63,13 @@ class GtAdam:
 
     def update(self, state: GtAdamState, mixed: Mixed, gradient: Gradient) -> GtAdamState:
         """The moments need no neighbour and overlap with the exchange; then x⁺ and s⁺."""
-        m = self.beta1 * state.m + (1 - self.beta1) * state.s
-        v = (self.beta2 * state.v + (1 - self.beta2) * state.s**2).clamp(max=self.G)
-        direction = m / (v + self.epsilon).sqrt()
+        m = torch.lerp(state.s, state.m, self.beta1)
+        v = (self.beta2 * state.v).addcmul_(state.s, state.s, value=1 - self.beta2).clamp_(max=self.G)
+        scale = (v + self.epsilon).sqrt_()
         wx, ws = mixed()
-        x = wx - self.stepsize * direction
+        x = wx.addcdiv_(m, scale, value=-self.stepsize)
         g = gradient(x)
-        return GtAdamState(x, ws + g - state.g, m, v, g)
+        return GtAdamState(x, ws.add_(g).sub_(state.g), m, v, g)
 
     def estimate(self, state: GtAdamState) -> Tensor:
         """The iterate x."""

@@ -15,7 +15,8 @@ Gradient: TypeAlias = Callable[[Tensor], Tensor]
 Mixed: TypeAlias = Callable[[], Vectors]
 """Wait for the in-neighbours and return sum_j w_ij m_j of their messages, shaped like the own message.
 
-Work that does not need the neighbours goes before the call: it then overlaps with the exchange.
+Work that does not need the neighbours goes before the call: it then overlaps with the exchange. The vectors
+are fresh memory that the algorithm may overwrite: new memory costs more than what is computed in it.
 """
 
 

@@ -55,4 +55,4 @@ class StochasticGradientPush:
 
     def _step(self, x: Tensor, w: Tensor, gradient: Gradient) -> SgpState:
         z = x / w
-        return SgpState(z, x - self.stepsize * gradient(z), w)
+        return SgpState(z, x.sub(gradient(z), alpha=self.stepsize), w)
