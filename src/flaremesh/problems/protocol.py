@@ -54,14 +54,18 @@ class ProblemError(FlaremeshError):
 class Problem(Protocol):
     """One site's objective over a flat vector.
 
-    A class of a user is built as ``Class(site, **args)`` with ``args`` from the topology file.
+    A class of a user is built as ``Class(site, **args)`` with ``args`` from the topology file. The run keeps
+    and sends vectors without copying them: the problem writes neither to an x nor to a gradient it returned.
     """
 
     def initial(self) -> Tensor:
         """The initial point x0 (d,); the same at every site unless the problem wants otherwise."""
 
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Training loss (a 0-d tensor) and its stochastic gradient (d,) at x (d,), on the next mini-batch."""
+        """Training loss (a 0-d tensor) and its stochastic gradient at x (d,), on the next mini-batch.
+
+        The gradient (d,) is fresh memory: not the buffer that the next one goes into.
+        """
 
     def evaluate(self, x: Tensor) -> Mapping[str, float]:
         """Metrics at x on held-out data; the names ``loss`` and ``accuracy`` are shown everywhere."""

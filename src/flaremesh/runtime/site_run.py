@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Vectors
 from flaremesh.errors import FlaremeshError
+from flaremesh.gossip import Gossip
 from flaremesh.links import Key, Link
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink
 from flaremesh.problems.protocol import Problem, ProblemError
-from flaremesh.runtime.vectors import payload_of, vector_of
+from flaremesh.runtime.vectors import floats
 from flaremesh.topology.neighborhood import Neighborhood
-from flaremesh.topology.schema import Run
+from flaremesh.topology.schema import Run, Wire
 
 
 class NonFiniteValue(FlaremeshError):
@@ -37,6 +38,7 @@ class RunOptions:
             iterate are always evaluated.
         stop_on_non_finite: raise NonFiniteValue instead of going on.
         mix_buffers: mix the problem's buffers too.
+        wire: how vectors travel; a word or a mapping as in a topology file will do.
     """
 
     iterations: int
@@ -44,12 +46,21 @@ class RunOptions:
     evaluate_every: int | None = None
     stop_on_non_finite: bool = True
     mix_buffers: bool = True
+    wire: Wire = field(default_factory=Wire)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wire", Wire.of(self.wire))
 
     @classmethod
     def of(cls, run: Run) -> "RunOptions":
         """The options that a topology file gives."""
         return cls(
-            run.iterations, run.peer_timeout, run.evaluate_every, run.stop_on_non_finite, run.mix_buffers
+            run.iterations,
+            run.peer_timeout,
+            run.evaluate_every,
+            run.stop_on_non_finite,
+            run.mix_buffers,
+            run.wire,
         )
 
     def evaluates(self, iteration: int) -> bool:
@@ -64,7 +75,7 @@ class _Observed:
 
     started: float
     loss: Tensor | None = None
-    consensus_distance: float = 0.0
+    distance: Tensor | float = 0.0
     wait_seconds: float = 0.0
     gradient_seconds: float = 0.0
 
@@ -90,6 +101,7 @@ class SiteRun:
 
     Raises:
         ProblemError: the problem failed.
+        GossipError: the wire does not fit the schedule.
     """
 
     def __init__(
@@ -109,8 +121,10 @@ class SiteRun:
         self._options = options
         self._observed = _Observed(time.perf_counter())
         with self._blaming_the_problem():
-            initial = problem.initial()
+            # a copy, because the state's memory is sent and the problem may go on working in its own
+            initial = problem.initial().detach().clone()
             self._buffers = problem.buffers() if options.mix_buffers else None
+        self._gossip = Gossip(options.wire, len(schedule), exact_last=self._buffers is not None)
         self.state = algorithm.init(initial, self._gradient)
         self._evaluate(0)
 
@@ -139,15 +153,16 @@ class SiteRun:
     def send(self, iteration: int) -> None:
         """Hand this iteration's message to every out-neighbour."""
         self._observed = _Observed(time.perf_counter())
-        parts = self._algorithm.message(self.state)
+        hood = self._hood(iteration)
+        vectors = self._algorithm.message(self.state)
         if self._buffers is not None:
-            parts = (*parts, self._buffers)
-        self._lengths = [len(part) for part in parts]
-        # the one copy out of live memory; links may keep it, so nothing mutates it
-        self._sent = torch.cat(parts)
-        payload = payload_of(self._sent)
-        for peer in self._hood(iteration).out:
-            self._link.send(peer, Key(iteration, 0, self.site), [payload])
+            # states never change, but these do
+            self._sent_buffers = self._buffers.clone()
+            vectors = (*vectors, self._sent_buffers)
+        payloads = self._gossip.publish(vectors)
+        key = Key(iteration, 0, self.site)
+        for peer in hood.out:
+            self._link.send(peer, key, payloads)
 
     def advance(self, iteration: int) -> None:
         """Mix with the in-neighbours and update the state.
@@ -159,22 +174,33 @@ class SiteRun:
         """
         self.state = self._algorithm.update(self.state, lambda: self._mixed(iteration), self._gradient)
         observed = self._observed
+        loss, distance, finite = self._read()
         record = Iteration(
             iteration=iteration + 1,
-            loss=None if observed.loss is None else float(observed.loss),
-            consensus_distance=observed.consensus_distance,
+            loss=loss,
+            consensus_distance=distance,
             seconds=time.perf_counter() - observed.started,
             wait_seconds=observed.wait_seconds,
             gradient_seconds=observed.gradient_seconds,
         )
         self._sink.iteration(record)
-        if self._options.stop_on_non_finite and not (record.finite and _finite(self.estimate)):
+        if self._options.stop_on_non_finite and not finite:
             raise NonFiniteValue(
                 f"{self.site} has a non-finite value at iteration {iteration + 1} (loss {record.loss}); "
                 "a smaller stepsize may help"
             )
         if self._options.evaluates(iteration + 1):
             self._evaluate(iteration + 1)
+
+    def _read(self) -> tuple[float | None, float, bool]:
+        """Loss and consensus distance of this iteration, and whether they and the estimate are finite."""
+        loss, distance = self._observed.loss, self._observed.distance
+        if loss is None:  # the estimate is a mixture, which is finite if the distance is
+            (distance,) = floats(distance)
+            return None, distance, math.isfinite(distance)
+        # both extremes are NaN if any entry is
+        values = floats(loss, distance, *torch.aminmax(self.estimate))
+        return values[0], values[1], all(map(math.isfinite, values))
 
     def _hood(self, iteration: int) -> Neighborhood:
         return self._schedule[iteration % len(self._schedule)]
@@ -186,25 +212,22 @@ class SiteRun:
             [Key(iteration, 0, peer) for peer in hood.in_weights], self._options.peer_timeout
         )
         self._observed.wait_seconds = time.perf_counter() - started
-        mix = self._sent * hood.self_weight
-        for key, payload in received.items():
-            mix.add_(vector_of(payload, self._sent, key.sender), alpha=hood.in_weights[key.sender])
-        mixed, sent = torch.split(mix, self._lengths), torch.split(self._sent, self._lengths)
-        self._observed.consensus_distance = float(torch.linalg.vector_norm(mixed[0] - sent[0]))
+        mixture = self._gossip.mix(hood, {key.sender: payload for key, payload in received.items()})
+        self._observed.distance = mixture.distance
         if self._buffers is None:
-            return mixed
+            return mixture.vectors
         # Statistics, not iterates: averaged with rows that sum to one even where only W's columns do, and as
         # a difference, because a gradient computed since the message was sent has updated them.
         row_sum = hood.self_weight + sum(hood.in_weights.values())
-        self._buffers.add_(mixed[-1] / row_sum - sent[-1])
-        return mixed[:-1]
+        self._buffers.add_(mixture.vectors[-1] / row_sum - self._sent_buffers)
+        return mixture.vectors[:-1]
 
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()
         with self._blaming_the_problem():
             self._observed.loss, gradient = self.problem.loss_and_gradient(x)
         self._observed.gradient_seconds += time.perf_counter() - started
-        return gradient
+        return gradient.detach()
 
     def _evaluate(self, iteration: int) -> None:
         with self._blaming_the_problem():
@@ -217,8 +240,3 @@ class SiteRun:
             yield
         except Exception as error:
             raise ProblemError(f"the problem of {self.site} failed", error) from error
-
-
-def _finite(vector: Tensor) -> bool:
-    least, greatest = torch.aminmax(vector)  # both are NaN if any element is
-    return math.isfinite(least) and math.isfinite(greatest)

@@ -1,10 +1,11 @@
-"""Vectors as the bytes that links carry."""
+"""Vectors as the bytes that links carry, and numbers as Python's."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flaremesh.gossip.staging import bytes_of
 from flaremesh.links import LinkError, Payload
 
 
@@ -22,6 +23,15 @@ def vector_of(payload: Payload, like: Tensor, peer: str) -> Tensor:
     expected = like.numel() * like.element_size()
     if len(payload) != expected:
         raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
-    if memoryview(payload).readonly:
-        payload = memoryview(bytearray(payload))  # torch wants writable memory, though it only reads here
-    return torch.frombuffer(payload, dtype=like.dtype).to(like.device)
+    return bytes_of(payload).view(like.dtype).to(like.device)
+
+
+def floats(*scalars: Tensor | float) -> list[float]:
+    """The numbers in 0-d tensors; those on a GPU are waited for together."""
+    gpus = {scalar.device for scalar in scalars if isinstance(scalar, Tensor) and scalar.is_cuda}
+    if not gpus:
+        return [float(scalar) for scalar in scalars]
+    device = gpus.pop()
+    together = [torch.as_tensor(scalar, dtype=torch.float64, device=device).reshape(()) for scalar in scalars]
+    numbers: list[float] = torch.stack(together).tolist()
+    return numbers

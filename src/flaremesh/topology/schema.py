@@ -270,6 +270,63 @@ class ProblemReference(Closed):
         return self
 
 
+WireEncoding: TypeAlias = Literal["exact", "float32", "bfloat16", "float16", "int8", "top-k"]
+
+
+def _spelt_out(wire: Any) -> Any:
+    return {"encoding": wire} if isinstance(wire, str) else wire
+
+
+class Wire(Closed):
+    """How vectors travel between sites: `wire: int8` is short for `wire: {encoding: int8}`."""
+
+    encoding: WireEncoding = Field(
+        "exact",
+        description="exact, float32, bfloat16, float16, int8 or top-k; never wider than the vectors are",
+    )
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="of top-k: the fraction of entries that is sent; default 0.1"
+    )
+    gossip: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="step size γ of the mixing; default 1 for int8, for top-k the fraction"
+    )
+
+    @model_validator(mode="after")
+    def _options_of_the_encoding(self) -> Self:
+        if self.fraction is not None and self.encoding != "top-k":
+            raise refusal(
+                f"{self.encoding} sends all entries", "remove the fraction, or write encoding: top-k"
+            )
+        if self.gossip is not None and not self.keeps_copies:
+            raise refusal(
+                f"{self.encoding} mixes with the weights as they are",
+                "remove gossip, or write encoding: int8 or top-k",
+            )
+        return self
+
+    @classmethod
+    def of(cls, value: Any) -> Self:
+        """The wire that a word, a mapping or a Wire stands for."""
+        return cls.model_validate(_spelt_out(value))
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Sites keep copies of what their neighbours know, and send what changed."""
+        return self.encoding in ("int8", "top-k")
+
+    @property
+    def kept(self) -> float:
+        """The fraction of entries that top-k sends."""
+        return 0.1 if self.fraction is None else self.fraction
+
+    @property
+    def step(self) -> float:
+        """γ: with the fraction of top-k it is stable, and within a factor of two of the best."""
+        if self.gossip is not None:
+            return self.gossip
+        return self.kept if self.encoding == "top-k" else 1.0
+
+
 class Run(Closed):
     """Defaults of a run; `flaremesh run` may override them."""
 
@@ -291,6 +348,9 @@ class Run(Closed):
     start_timeout: Annotated[float, Field(gt=0)] = Field(60.0, description="seconds for all sites to come up")
     stop_on_non_finite: bool = Field(True, description="fail the run at the first NaN or infinite value")
     mix_buffers: bool = Field(True, description="mix BatchNorm statistics too")
+    wire: Annotated[Wire, BeforeValidator(_spelt_out, json_schema_input_type=Wire | WireEncoding)] = Field(
+        Wire(), description="how vectors travel, e.g. bfloat16, or {encoding: top-k, fraction: 0.05}"
+    )
 
 
 class Certificates(Closed):

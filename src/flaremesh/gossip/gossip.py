@@ -1,0 +1,142 @@
+"""One site's part in the mixing of a run: what it sends, and what it makes of what it receives."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from flaremesh.errors import FlaremeshError
+from flaremesh.gossip.encodings import Encoding, encodings
+from flaremesh.gossip.mixing import Take, Term, Workspace, mix, section
+from flaremesh.gossip.public import Publication, PublicCopies, Values
+from flaremesh.gossip.staging import bytes_of, staging_for
+from flaremesh.links import LinkError, Payload
+from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.schema import Wire
+
+
+class GossipError(FlaremeshError):
+    """The run's wire does not fit its graph; the message says what to write instead."""
+
+
+class Mixture(NamedTuple):
+    """What a site has mixed.
+
+    Attributes:
+        vectors: fresh ones, in the order of the message.
+        distance: 2-norm of Σ_j (w_ij − δ_ij) p_j for the first vector; on a GPU a 0-d tensor.
+    """
+
+    vectors: tuple[Tensor, ...]
+    distance: Tensor | float
+
+
+class _Channel:
+    """One vector of the message.
+
+    Args:
+        like: such a vector (d,).
+        encoding: how it is written.
+        step: γ; only what is contractive needs a small one.
+        start: where it begins in the message, in bytes.
+        take: see Workspace.
+    """
+
+    def __init__(self, like: Tensor, encoding: Encoding, step: float, start: int, take: Take):
+        self._encoding = encoding
+        self._publication: Publication = PublicCopies(encoding) if encoding.contractive else Values(encoding)
+        self._step = step if encoding.contractive else 1.0
+        self._work = Workspace(like, take)
+        self._start, self.stop = start, start + encoding.size(like.numel())
+
+    def publish(self, vector: Tensor) -> Tensor:
+        """The bytes that tell the out-neighbours of ``vector``."""
+        self._own = vector
+        return self._publication.publish(vector, self._work)
+
+    def check(self, message: Tensor) -> None:
+        """Raise ValueError for a message on the CPU whose part for this channel is no vector."""
+        self._encoding.check(section(message, self._start, self.stop), self._own.numel())
+
+    def mix(self, hood: Neighborhood, messages: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
+        """See mixing.mix."""
+        terms = [Term(hood.self_weight - 1, self._publication.own())]
+        for peer, message in messages.items():
+            data = section(message, self._start, self.stop)
+            terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data)))
+        if not terms[0].weight:
+            terms.append(terms.pop(0))
+        return mix(self._own, terms, self._step, self._work)
+
+
+class Gossip:
+    """Mixes the messages of one run: ``publish`` and ``mix`` in turn, once an iteration.
+
+    Args:
+        wire: how vectors are written.
+        phases: number of neighbourhoods that take turns.
+        exact_last: write the last vector of every message as it is.
+
+    Raises:
+        GossipError: the neighbourhood changes, and the wire needs one that stays.
+    """
+
+    def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False):
+        if reason := unsoundness(wire, phases):
+            raise GossipError(reason)
+        self._wire = wire
+        self._exact_last = exact_last
+        self._channels: list[_Channel] = []
+
+    def publish(self, vectors: Sequence[Tensor]) -> list[Payload]:
+        """What the out-neighbours are to be told of ``vectors``, each (d,), all of one dtype and device.
+
+        Nobody may write to the vectors from now on: what is sent as it is, is not copied.
+        """
+        if not self._channels:
+            self._open(vectors)
+        return self._staging.download(
+            [channel.publish(vector) for channel, vector in zip(self._channels, vectors, strict=True)]
+        )
+
+    def mix(self, hood: Neighborhood, received: Mapping[str, Payload]) -> Mixture:
+        """The next vectors from what was published and from what the in-neighbours sent.
+
+        Raises:
+            LinkError: a message does not fit; names its sender.
+        """
+        messages = {peer: self._staging.upload(self._message(peer, data)) for peer, data in received.items()}
+        mixed = [channel.mix(hood, messages) for channel in self._channels]
+        return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1])
+
+    def _open(self, vectors: Sequence[Tensor]) -> None:
+        self._staging = staging_for(vectors[0].device)
+        self._bytes = 0
+        for encoding, vector in zip(encodings(self._wire, vectors, self._exact_last), vectors, strict=True):
+            channel = _Channel(vector, encoding, self._wire.step, self._bytes, self._staging.take)
+            self._channels.append(channel)
+            self._bytes = channel.stop
+
+    def _message(self, peer: str, payload: Payload) -> Tensor:
+        """A message that has arrived, checked, as bytes on the CPU."""
+        if len(payload) != self._bytes:
+            raise LinkError(
+                f"{peer} sent {len(payload)} bytes, expected {self._bytes}: is its model another one?"
+            )
+        message = bytes_of(payload)
+        for channel in self._channels:
+            try:
+                channel.check(message)
+            except ValueError as error:
+                raise LinkError(f"{peer} sent {error}") from None
+        return message
+
+
+def unsoundness(wire: Wire, phases: int) -> str | None:
+    """Why the wire does not fit a graph of so many phases, and what to write instead; None if it does."""
+    if phases > 1 and wire.keeps_copies:
+        return (
+            f"wire: {wire.encoding} keeps copies of what the neighbours have, and in this graph they change "
+            "from one iteration to the next; write wire: bfloat16, or choose a graph that stays"
+        )
+    return None

@@ -1,0 +1,92 @@
+"""What the sites know of each other's vectors: p_j in the gossip step."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from flaremesh.gossip.encodings import Encoding
+from flaremesh.gossip.mixing import Blocks, Workspace, entries_of
+
+
+class Publication(Protocol):
+    """One of the vectors that sites tell each other in every iteration, seen from one of them."""
+
+    def publish(self, vector: Tensor, work: Workspace) -> Tensor:
+        """The bytes uint8 that tell the out-neighbours of ``vector`` (d,)."""
+
+    def own(self) -> Blocks:
+        """What they know of it once they have read them; to be asked for once an iteration."""
+
+    def of(self, peer: str, data: Tensor) -> Blocks:
+        """What is known of the vector of ``peer``, who sent the bytes ``data``; once an iteration."""
+
+
+class Values:
+    """p_j = Q(x_j): each message stands for itself.
+
+    Args:
+        encoding: Q.
+    """
+
+    def __init__(self, encoding: Encoding):
+        self._encoding = encoding
+
+    def publish(self, vector: Tensor, work: Workspace) -> Tensor:
+        """See Publication."""
+        self._length = vector.numel()
+        self._sent = self._encoding.encode(entries_of(vector), work)
+        return self._sent
+
+    def own(self) -> Blocks:
+        """See Publication."""
+        return self._encoding.decode(self._sent, self._length)
+
+    def of(self, peer: str, data: Tensor) -> Blocks:
+        """See Publication."""
+        return self._encoding.decode(data, self._length)
+
+
+class PublicCopies:
+    """p_j = x̂_j with x̂_j⁺ = x̂_j + C(x_j − x̂_j), x̂_j⁰ = 0: CHOCO-Gossip.
+
+    Koloskova, Stich and Jaggi 2019, arXiv 1902.00340, algorithm 1. Every site keeps copies of its own and its
+    in-neighbours' vectors, as far as they are public, and tells what changed. What the compressor drops stays
+    in the difference, so that the error vanishes as the sites agree. All copies of a vector are made from the
+    same bytes by the same operations, so that rounding cannot drive them apart.
+
+    Args:
+        encoding: C.
+    """
+
+    def __init__(self, encoding: Encoding):
+        self._encoding = encoding
+        self._copies: dict[str, Tensor] = {}
+
+    def publish(self, vector: Tensor, work: Workspace) -> Tensor:
+        """See Publication."""
+        self._vector = vector
+        copy = self._copy(_OWN)
+
+        def change(start: int, stop: int, scratch: Tensor) -> Tensor:
+            return torch.sub(vector[start:stop], copy[start:stop], out=scratch[: stop - start])
+
+        self._sent = self._encoding.encode(change, work)
+        return self._sent
+
+    def own(self) -> Blocks:
+        """See Publication."""
+        return self.of(_OWN, self._sent)
+
+    def of(self, peer: str, data: Tensor) -> Blocks:
+        """See Publication."""
+        copy, change = self._copy(peer), self._encoding.decode(data, self._vector.numel())
+        return lambda start, stop, scratch: copy[start:stop].add_(change(start, stop, scratch))
+
+    def _copy(self, peer: str) -> Tensor:
+        if peer not in self._copies:
+            self._copies[peer] = torch.zeros_like(self._vector)
+        return self._copies[peer]
+
+
+_OWN = ""  # no site is called that

@@ -1,0 +1,127 @@
+import struct
+
+import pytest
+import torch
+
+from flaremesh.gossip import Gossip, GossipError
+from flaremesh.gossip.encodings import RANKED, SCALED
+from flaremesh.links import LinkError
+from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.schema import Wire
+
+BONN = Neighborhood("bonn", self_weight=0.5, in_weights={"kiel": 0.5}, out=("kiel",))
+KIEL = Neighborhood("kiel", self_weight=0.5, in_weights={"bonn": 0.5}, out=("bonn",))
+ENCODINGS = ["exact", "float32", "bfloat16", "float16", "int8", "top-k"]
+
+
+class Pair:
+    """Two sites that average with each other."""
+
+    def __init__(self, wire, **options):
+        self.bonn, self.kiel = (Gossip(Wire.of(wire), **options) for _ in range(2))
+
+    def exchange(self, bonns, kiels):
+        """What both make of their vectors, after what they sent was handed over."""
+        to_kiel, to_bonn = message(self.bonn.publish(bonns)), message(self.kiel.publish(kiels))
+        return self.bonn.mix(BONN, {"kiel": to_bonn}), self.kiel.mix(KIEL, {"bonn": to_kiel})
+
+
+def message(payloads):
+    return memoryview(bytearray(b"".join(payloads)))
+
+
+def vectors(*lengths, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(length, generator=generator, dtype=dtype) for length in lengths]
+
+
+@pytest.mark.parametrize("wire", ENCODINGS)
+def test_whatever_the_wire_drops_the_sum_of_all_parts_of_the_message_stays(wire):
+    bonns, kiels = vectors(RANKED + 3, 1, SCALED), vectors(RANKED + 3, 1, SCALED, seed=1)
+    pair = Pair(wire)
+    for _ in range(3):
+        before = [b + k for b, k in zip(bonns, kiels, strict=True)]
+        bonns, kiels = (mixture.vectors for mixture in pair.exchange(bonns, kiels))
+        for b, k, total in zip(bonns, kiels, before, strict=True):
+            torch.testing.assert_close(b + k, total, rtol=0, atol=1e-14)
+
+
+def test_an_exact_message_is_the_memory_of_the_vectors():
+    x, y = vectors(3, 4)
+    payloads = Gossip(Wire()).publish([x, y])
+    x[0] = 7.0
+    assert struct.unpack("3d", payloads[0])[0] == 7.0
+    assert [len(payload) for payload in payloads] == [24, 32]
+
+
+@pytest.mark.parametrize("wire", ["int8", "top-k", "float16"])
+def test_the_last_vector_can_be_kept_exact_and_is_mixed_at_once(wire):
+    pair = Pair(wire, exact_last=True)
+    (x, here), (y, there) = vectors(1000, 5), vectors(1000, 5, seed=1)
+    bonns, _ = pair.exchange([x, here], [y, there])
+    torch.testing.assert_close(bonns.vectors[1], (here + there) / 2, rtol=0, atol=1e-15)
+    assert not torch.allclose(bonns.vectors[0], (x + y) / 2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("wire", ["int8", "top-k"])
+def test_both_ends_hold_the_same_copies_to_the_last_bit(wire):
+    pair = Pair(wire)
+    bonns, kiels = vectors(5000, dtype=torch.float32), vectors(5000, seed=1, dtype=torch.float32)
+    for _ in range(50):
+        bonns, kiels = (mixture.vectors for mixture in pair.exchange(bonns, kiels))
+    here, there = (gossip._channels[0]._publication._copies for gossip in (pair.bonn, pair.kiel))
+    assert torch.equal(here[""], there["bonn"])
+    assert torch.equal(here["kiel"], there[""])
+    assert here[""].abs().min() > 0
+
+
+@pytest.mark.parametrize("wire", ["int8", "top-k"])
+def test_copies_need_neighbours_that_stay(wire):
+    with pytest.raises(GossipError, match=f"wire: {wire} keeps copies .*; write wire: bfloat16"):
+        Gossip(Wire.of(wire), phases=2)
+
+
+@pytest.mark.parametrize("wire", ENCODINGS)
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_message_of_another_length_names_its_sender(wire, change):
+    gossip = Gossip(Wire.of(wire))
+    size = len(message(gossip.publish(vectors(100))))
+    with pytest.raises(LinkError, match=rf"^kiel sent {size + change} bytes, expected {size}: is its model"):
+        gossip.mix(BONN, {"kiel": bytes(size + change)})
+
+
+@pytest.mark.parametrize(
+    ("wire", "first_bytes", "words"),
+    [
+        ("int8", struct.pack("d", float("nan")), "a scale that is not finite"),
+        ("float16", struct.pack("d", float("inf")), "a scale that is not finite"),
+        ("top-k", struct.pack("d", float("inf")), "an entry that is not finite"),
+        (
+            {"encoding": "top-k", "fraction": 1.0},
+            bytes(800) + struct.pack("H", 100),
+            "an entry beyond the end",
+        ),
+    ],
+)
+def test_a_message_that_is_no_vector_names_its_sender_and_what_is_wrong(wire, first_bytes, words):
+    gossip = Gossip(Wire.of(wire))
+    size = len(message(gossip.publish(vectors(100))))
+    with pytest.raises(LinkError, match=f"^kiel sent {words}"):
+        gossip.mix(BONN, {"kiel": first_bytes.ljust(size, b"\0")})
+
+
+def test_large_vectors_take_turns_in_the_same_memory():
+    pair = Pair("exact")
+    bonns, kiels = vectors(100_000), vectors(100_000, seed=1)
+    addresses = []
+    for _ in range(10):
+        bonns, kiels = (mixture.vectors for mixture in pair.exchange(bonns, kiels))
+        addresses.append(bonns[0].data_ptr())
+    assert len(set(addresses[2:])) == 2
+
+
+def test_nothing_that_was_received_is_held_on_to():
+    gossip = Gossip(Wire())
+    payload = bytearray(message(gossip.publish(vectors(100))))
+    gossip.mix(BONN, {"kiel": memoryview(payload)})
+    payload.clear()  # raises BufferError while anything refers to it
