@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
 from flaremesh.links.buffers import BufferPool
-from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, run_digest, unpack
+from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, announced, pack, run_digest, unpack
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.listener import Listener, tune
 from flaremesh.links.protocol import Key, LinkError, LinkObserver, Payload
@@ -131,11 +131,14 @@ class DirectLink:
 
     def close(self, *, deliver: bool = True) -> None:
         """See Link.close."""
-        deadline = time.monotonic() + (_FLUSH_SECONDS if deliver else 0.0)
-        for outgoing in self._outgoing.values():
-            outgoing.flush(deadline)
+        if deliver:
+            deadline = time.monotonic() + _FLUSH_SECONDS
+            for outgoing in self._outgoing.values():
+                outgoing.flush(deadline)
         if self._listener is not None:
             self._listener.close()
+        for outgoing in self._outgoing.values():
+            outgoing.stop()
         for outgoing in self._outgoing.values():
             outgoing.close()
         for incoming in self._incoming.values():
@@ -178,6 +181,7 @@ class _Outgoing:
         self._tried = False
         self._gone: str | None = None  # why there will be no connection any more
         self._refused: LinkRefused | None = None
+        self._ending = False  # nothing more will be sent
         self._done = False  # the peer wants no more
         self._closed = threading.Event()
         self._wake, self._woken = socket.socketpair()
@@ -199,13 +203,13 @@ class _Outgoing:
                 return False
             self._sequence += 1
             self._messages.append(_Message(self._sequence, key, buffers, length))
-            connection = self._connection
         # waking the thread would cost a small message more than sending it
-        if length < _LARGE_BYTES and connection is not None and self._io.acquire(blocking=False):
+        if length < _LARGE_BYTES and self._io.acquire(blocking=False):
             try:
-                self._write(connection)
+                if self._connection is not None:  # else the thread writes it to the next one
+                    self._write(self._connection)
             except OSError:
-                hang_up(connection)  # which the thread notices
+                self._hang_up()  # which the thread notices
             finally:
                 self._io.release()
         else:
@@ -214,26 +218,30 @@ class _Outgoing:
 
     def flush(self, deadline: float) -> None:
         """Wait until all messages are acknowledged, or until ``deadline``."""
-        with self._io:
-            connection = self._connection
-            if connection is not None and self._messages:
-                with suppress(OSError):
-                    self._write(connection)
-                    connection.sendall(pack(_signal(Kind.END), self._run))
+        self._ending = True
+        self._rouse()
         with self._state:
             self._state.wait_for(
                 lambda: not self._messages or self._gone is not None or self._done,
                 max(0.0, deadline - time.monotonic()),
             )
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """End the connection and make no other; does not wait."""
         self._closed.set()
         self._rouse()
-        if self._connection is not None:
-            hang_up(self._connection)
+        self._hang_up()
+
+    def close(self) -> None:
+        """Free all resources, after `stop`; waits for an attempt to connect that is under way."""
         self._thread.join()
         self._wake.close()
         self._woken.close()
+
+    def _hang_up(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            hang_up(connection)
 
     def _rouse(self) -> None:
         with suppress(BlockingIOError):
@@ -253,10 +261,21 @@ class _Outgoing:
                 return
             if connection is None:
                 return
-            self._serve(connection)
+            cause = None
+            try:
+                self._serve(connection)
+            except FrameError as error:
+                cause = error
+            except OSError:
+                pass
             with self._io:
                 self._connection = None
                 connection.close()
+            if cause is not None:
+                self._refused = LinkRefused(self._blame(_cause(cause)))
+                self._give_up(str(self._refused))
+                return
+            self._closed.wait(_BACKOFF_SECONDS)  # a peer that always hangs up must not keep us busy
 
     def _reconnect(self) -> ssl.SSLSocket | None:
         """Dial until there is a connection; raises the last attempt's error when the time is over."""
@@ -272,7 +291,11 @@ class _Outgoing:
                 return None
             pause *= 2
         with self._io, self._state:
-            self._settle(arrived)
+            try:
+                self._settle(arrived)
+            except FrameError as error:
+                connection.close()
+                raise LinkRefused(self._blame(_cause(error))) from error
             self._next = arrived + 1
             self._acknowledgements.clear()
             self._connection = connection
@@ -282,14 +305,18 @@ class _Outgoing:
 
     def _dial(self, timeout: float) -> tuple[ssl.SSLSocket, int]:
         """Connect once; returns the connection and how many messages the peer has got."""
-        connection = socket.create_connection(self._address, timeout)
+        deadline = time.monotonic() + timeout
+        try:
+            connection = socket.create_connection(self._address, timeout)
+        except (ValueError, OverflowError) as error:  # the address is what the peer says
+            raise OSError(f"that is no address ({error})") from error
         try:
             tune(connection)
             connection = secure = self._context.wrap_socket(connection)
             if (name := peer_name(secure)) != self._peer:
                 raise LinkRefused(self._blame(f"{name or 'somebody without a name'} answers there"))
             secure.sendall(pack(_signal(Kind.HELLO), self._run))
-            arrived = self._read_answer(secure)
+            arrived = self._read_answer(secure, deadline)
             secure.settimeout(None)
         except BaseException as error:
             connection.close()
@@ -300,12 +327,15 @@ class _Outgoing:
             raise
         return secure, arrived
 
-    def _read_answer(self, connection: ssl.SSLSocket) -> int:
-        header = _read_exactly(connection, HEADER_BYTES)
-        frame = unpack(header, self._run)
+    def _read_answer(self, connection: ssl.SSLSocket, deadline: float) -> int:
+        frame = unpack(_read_exactly(connection, HEADER_BYTES, deadline), self._run)
         if frame.kind is Kind.REFUSED:
-            reason = bytes(_read_exactly(connection, min(frame.total, 64))).decode(errors="replace")
-            raise LinkRefused(self._blame(f"it refuses this site: {reason}"))
+            reason = bytes(_read_exactly(connection, min(frame.total, 64), deadline))
+            raise LinkRefused(
+                self._blame(f"it refuses this site: {ascii(reason.decode(errors='replace'))[1:-1]}")
+            )
+        if frame.kind is not Kind.ACK:
+            raise FrameError("malformed")
         return frame.acknowledged
 
     def _blame(self, cause: str) -> str:
@@ -316,20 +346,26 @@ class _Outgoing:
         )
 
     def _serve(self, connection: ssl.SSLSocket) -> None:
-        """Write what is there to write and take acknowledgements, until the connection breaks or closes."""
+        """Write what is there to write and take acknowledgements, until closed.
+
+        Raises OSError when the connection breaks, FrameError for what is no acknowledgement.
+        """
+        ended = False
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
-        with suppress(OSError, FrameError):
-            while not self._closed.is_set() and not self._done:
-                with self._io:
-                    self._write(connection)
-                for descriptor, _ in poll.poll():
-                    if descriptor == self._woken.fileno():
-                        self._woken.recv(4096)
-                    else:
-                        with self._io:
-                            self._read_acknowledgements(connection)
+        while not self._closed.is_set() and not self._done:
+            with self._io:
+                self._write(connection)
+                if self._ending and self._messages and not ended:
+                    ended = True
+                    connection.sendall(pack(_signal(Kind.END), self._run))
+            for descriptor, _ in poll.poll():
+                if descriptor == self._woken.fileno():
+                    self._woken.recv(4096)
+                else:
+                    with self._io:
+                        self._read_acknowledgements(connection)
 
     def _write(self, connection: ssl.SSLSocket) -> None:
         """Write all messages that this connection has not carried yet; ``_io`` is held."""
@@ -361,11 +397,17 @@ class _Outgoing:
         while len(self._acknowledgements) >= HEADER_BYTES:
             frame = unpack(bytes(self._acknowledgements[:HEADER_BYTES]), self._run)
             del self._acknowledgements[:HEADER_BYTES]
+            if frame.kind not in (Kind.ACK, Kind.END):
+                raise FrameError("malformed")
             with self._state:
                 self._settle(frame.acknowledged)
                 self._done = self._done or frame.kind is Kind.END
 
     def _settle(self, arrived: int) -> None:
+        """Forget what the peer has got; ``_state`` is held."""
+        settled = self._sequence - len(self._messages)
+        if not settled <= arrived < self._next:  # or it would choose what is written next
+            raise FrameError("malformed")
         while self._messages and self._messages[0].sequence <= arrived:
             self._messages.popleft()
         self._state.notify_all()
@@ -453,6 +495,7 @@ class _Incoming:
         They are there sooner than another thread could be woken to read them, and this one to take them.
         """
         self._attention = time.monotonic()
+        deadline = self._attention + _ATTENTION_SECONDS
         stream = self._stream
         if stream is None or self._large or not self._reading.acquire(blocking=False):
             return
@@ -462,7 +505,7 @@ class _Incoming:
                 and stream.error is None
                 and key not in self._inbox
                 and self._inbox.waiting(self._peer) < _EARLY_MESSAGES
-                and stream.readable(_ATTENTION_SECONDS)
+                and stream.gather(deadline)
             ):
                 self._step(stream)
         except (OSError, FrameError) as error:
@@ -485,13 +528,14 @@ class _Incoming:
                 self._observer.refused(self._peer, error.reason)
             except OSError:
                 pass
-            with self._reading, self._state:
-                self._stream = self._connection = None
-                self._broken = None if self._ended else time.monotonic()
+            with self._reading:
                 if self._closed.is_set() and self._orderly:
                     with suppress(OSError):
                         connection.sendall(pack(_signal(Kind.END, self._received), self._run))
-                connection.close()
+                with self._state:
+                    self._stream = self._connection = None
+                    self._broken = None if self._ended else time.monotonic()
+                    connection.close()
 
     def _serve(self, stream: "_Stream") -> None:
         """Take messages in until the connection ends, unless the thread that waits for them does."""
@@ -522,7 +566,10 @@ class _Incoming:
         if frame.total > self._max_message_bytes:
             raise FrameError("oversized")
         self._large = frame.total >= _LARGE_BYTES
-        message = self._pool.take(frame.total).data if self._large else memoryview(bytearray(frame.total))
+        try:
+            message = self._pool.take(frame.total).data if self._large else memoryview(bytearray(frame.total))
+        except MemoryError:
+            raise FrameError("oversized") from None
         stream.read_into(message)
         if frame.sequence <= self._received:
             self._observer.refused(self._peer, "replayed")
@@ -549,6 +596,7 @@ class _Stream:
     def __init__(self, connection: ssl.SSLSocket):
         self.connection = connection
         self.error: OSError | FrameError | None = None
+        connection.settimeout(_ATTENTION_SECONDS)
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
@@ -556,16 +604,32 @@ class _Stream:
 
     def readable(self, timeout: float) -> bool:
         """Whether something is there within ``timeout`` seconds, be it the end."""
-        return self._end > self._start or bool(self.connection.pending() or self._poll.poll(1000 * timeout))
+        return self._end > self._start or self._more(timeout)
+
+    def gather(self, deadline: float) -> bool:
+        """Whether the whole of a small message is there before ``deadline``, however it trickles in."""
+        while True:
+            left, needed = self._end - self._start, HEADER_BYTES
+            if left >= HEADER_BYTES:
+                total = announced(self._scratch[self._start : self._start + HEADER_BYTES])
+                if total >= _LARGE_BYTES:
+                    return False
+                needed += total
+            if left >= needed:
+                return True
+            patience = deadline - time.monotonic()
+            if patience <= 0 or not self._more(patience):
+                return False
+            try:
+                self._fill()
+            except TimeoutError:
+                return False
 
     def header(self) -> memoryview:
         """The next bytes, as many as a header has."""
-        left = self._end - self._start
-        if left < HEADER_BYTES:
-            self._scratch[:left] = self._scratch[self._start : self._end]
-            self._start, self._end = 0, left
-            while self._end < HEADER_BYTES:
-                self._end += _some(self.connection.recv_into(self._scratch[self._end :]))
+        while self._end - self._start < HEADER_BYTES:
+            with suppress(TimeoutError):
+                self._fill()
         self._start += HEADER_BYTES
         return self._scratch[self._start - HEADER_BYTES : self._start]
 
@@ -575,7 +639,17 @@ class _Stream:
         message[:filled] = self._scratch[self._start : self._start + filled]
         self._start += filled
         while filled < len(message):
-            filled += _some(self.connection.recv_into(message[filled:]))
+            with suppress(TimeoutError):
+                filled += _some(self.connection.recv_into(message[filled:]))
+
+    def _more(self, timeout: float) -> bool:
+        return bool(self.connection.pending() or self._poll.poll(1000 * timeout))
+
+    def _fill(self) -> None:
+        left = self._end - self._start
+        self._scratch[:left] = self._scratch[self._start : self._end]
+        self._start, self._end = 0, left
+        self._end += _some(self.connection.recv_into(self._scratch[left:]))
 
 
 def hang_up(connection: ssl.SSLSocket, *, reading: bool = False) -> None:
@@ -595,10 +669,13 @@ def _some(count: int) -> int:
     return count
 
 
-def _read_exactly(connection: ssl.SSLSocket, length: int) -> bytearray:
+def _read_exactly(connection: ssl.SSLSocket, length: int, deadline: float) -> bytearray:
     data = bytearray(length)
     view, filled = memoryview(data), 0
     while filled < length:
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
+        if time.monotonic() > deadline:
+            raise TimeoutError
         filled += _some(connection.recv_into(view[filled:]))
     return data
 

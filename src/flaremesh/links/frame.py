@@ -14,6 +14,7 @@ VERSION = 1
 _LAYOUT = struct.Struct("<4sBB8sQQqIQQ")
 HEADER_BYTES = _LAYOUT.size
 _MAGIC = b"FMSH"
+_TOTAL_BYTES = 8  # the header's last
 
 
 class Kind(IntEnum):
@@ -82,6 +83,11 @@ def pack(frame: Frame, run: bytes) -> bytes:
         frame.total,
     )
     return b"".join((header, frame.payload))
+
+
+def announced(header: memoryview) -> int:
+    """Length of the message that ``header`` belongs to, in bytes, before anything is checked."""
+    return int.from_bytes(header[-_TOTAL_BYTES:], "little")
 
 
 def unpack(data: Payload | bytearray, run: bytes) -> Frame:

@@ -4,6 +4,7 @@ One thread serves all that are not authenticated yet, without ever waiting for o
 finish its handshake and greeting in time, or is crowded out by newcomers, is dropped.
 """
 
+import errno
 import selectors
 import socket
 import ssl
@@ -19,6 +20,7 @@ from flaremesh.links.tls import Credentials, peer_name, refusal_of
 
 _HANDSHAKE_SECONDS = 5.0
 _LINGER_SECONDS = 1.0
+_SHORTAGE_SECONDS = 0.1  # between looks for a free file descriptor
 _PENDING = 256  # unauthenticated connections at a time
 _BACKLOG = 1024
 
@@ -65,11 +67,9 @@ class Listener:
         welcome: Callable[[str, ssl.SSLSocket], bool],
         refuse: Refuse,
     ):
-        try:
-            self._context = credentials.listening()
-        except (OSError, ssl.SSLError) as error:
-            raise LinkError(f"the certificate {credentials.certificate} cannot be used: {error}") from error
+        self._context = credentials.listening()
         self._socket = _bind(host, ports)
+        self._socket.setblocking(False)  # who is gone again must not be waited for
         self.port = int(self._socket.getsockname()[1])
         self._run = run
         self._welcome = welcome
@@ -94,14 +94,11 @@ class Listener:
             for key, _ in self._selector.select(self._patience()):
                 if key.fileobj is self._socket:
                     self._accept()
-                elif isinstance(key.data, _Pending):
-                    self._advance(key.data)
+                elif isinstance(key.data, _Pending) and key.data.connection in self._pending:
+                    self._advance(key.data)  # unless a newcomer of this round has crowded it out
             now = time.monotonic()
             for pending in [p for p in self._pending.values() if p.deadline <= now]:
-                if pending.refused:
-                    self._forget(pending).close()
-                else:
-                    self._drop(pending, "silent")
+                self._drop(pending, "silent")
         for pending in list(self._pending.values()):
             self._forget(pending).close()
         for end in (self._socket, self._wake, self._woken):
@@ -115,9 +112,13 @@ class Listener:
     def _accept(self) -> None:
         try:
             raw, _ = self._socket.accept()
-        except OSError:  # gone again, or this process has no file descriptor left
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                return  # gone again
             if self._pending:
                 self._drop(next(iter(self._pending.values())), "overload")
+            else:
+                self._closed.wait(_SHORTAGE_SECONDS)
             return
         if len(self._pending) >= _PENDING:
             # whoever is honest needs milliseconds, so the oldest is not
@@ -211,7 +212,8 @@ class Listener:
     def _drop(self, pending: _Pending, reason: str) -> None:
         connection = self._forget(pending)
         name = peer_name(connection) if isinstance(connection, ssl.SSLSocket) and pending.shaken else ""
-        self._refuse(name, reason)
+        if not pending.refused:
+            self._refuse(name, reason)
         connection.close()
 
     def _forget(self, pending: _Pending) -> socket.socket:

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flaremesh.links.protocol import LinkError
+
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A site's certificate and private key, and the root that all certificates of the mesh come from."""
+    """A site's certificate and private key, and the root that all certificates of the mesh come from.
+
+    Both methods raise LinkError for files that cannot be used.
+    """
 
     certificate: Path
     key: Path
@@ -31,8 +36,11 @@ class Credentials:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # a certificate names a site, not a host: see peer_name
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(self.root)
-        context.load_cert_chain(self.certificate, self.key)
+        try:
+            context.load_verify_locations(self.root)
+            context.load_cert_chain(self.certificate, self.key)
+        except OSError as error:
+            raise LinkError(f"the certificate {self.certificate} cannot be used: {error}") from error
         return context
 
 
