@@ -36,18 +36,22 @@ class BaseDistOptExecutor(Executor, ABC):
         self.config = LocalConfig(neighbors=[])
         self.neighbors: list[Neighbor] = []
         self._weight = 1.0
+        self._between_tasks = False
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
         """Run one task of the controller; whatever goes wrong is replied with its reason, never swallowed."""
+        self._between_tasks = False
         try:
             if task_name == Task.CONFIG:
                 data = from_shareable(shareable).data
                 if ADDRESSES in data:
                     self._connect({site: (host, port) for site, (host, port) in data[ADDRESSES].items()})
+                    self._between_tasks = True
                     return make_reply(ReturnCode.OK)
                 address = self._configure(LocalConfig(**data), fl_ctx, abort_signal)
+                self._between_tasks = True
                 return DXO(DataKind.APP_DEFINED, data={ADDRESS: address}).to_shareable()
             if task_name == Task.RUN_ALGORITHM:
                 self._enter(RunState.RUNNING)
@@ -76,9 +80,11 @@ class BaseDistOptExecutor(Executor, ABC):
         super().add_to_fed_job(job, ctx, **kwargs)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Learn the own name as soon as the run starts."""
+        """Learn the own name as soon as the run starts, and hear of an abort while no task could."""
         if event_type == EventType.START_RUN:
             self.id = self.client_name = fl_ctx.get_identity_name()
+        elif event_type == EventType.ABORT_TASK and self._between_tasks:
+            self._enter(RunState.ABORTED)
 
     @abstractmethod
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
