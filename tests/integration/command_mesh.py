@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from ports import LinkPorts, free_port
 
 SITES = ("heidelberg", "bonn", "aachen")
 VALUES = {"heidelberg": 1.0, "bonn": 2.0, "aachen": 6.0}
@@ -32,26 +32,47 @@ class Mesh:
     def __init__(self, folder: Path, name: str, port: int | None = None):
         self.folder = folder / name
         self._files = folder
+        self.port = port or free_port()
+        self._ports = LinkPorts(len(SITES))
+        self.link_ports = (self._ports.ranges[0][0], self._ports.ranges[-1][1])
+        self.links: dict[str, dict[str, Any] | None] = {
+            site: {"host": "localhost", "ports": f"{low}-{high}"}
+            for site, (low, high) in zip(SITES, self._ports.ranges, strict=True)
+        }
         self._document = {
             "apiVersion": "flaremesh/v1",
             "name": name,
-            "server": {"host": "localhost", "port": port or free_port(), "org": "consortium"},
+            "server": {"host": "localhost", "port": self.port, "org": "consortium"},
             "admins": [{"email": "admin@example.org", "org": "consortium", "role": "project_admin"}],
-            "sites": [{"name": site, "org": "consortium"} for site in SITES],
             "graph": {"kind": "ring"},
             "code": {"packages": ["faulty"]},
         }
         self.file = self.topology("consensus")
         self.commands: list[subprocess.Popen[str]] = []
 
-    def topology(self, algorithm: str, problem: Mapping[str, Any] | None = None, **run: Any) -> Path:
-        """The file of this mesh with another run."""
+    def topology(
+        self,
+        algorithm: str,
+        problem: Mapping[str, Any] | None = None,
+        addresses: Mapping[str, dict[str, Any] | None] | None = None,
+        **run: Any,
+    ) -> Path:
+        """The file of this mesh with another run, and with other link addresses of some sites."""
         consensus = {"path": "flaremesh.problems.consensus.Consensus", "args": {"values": VALUES}}
         defaults = {"iterations": 40, "peer_timeout": PEER_TIMEOUT, "start_timeout": 60}
         file = self._files / f"{self._document['name']}-{len(list(self._files.glob('*.yaml')))}.yaml"
         fields = {"algorithm": algorithm, "problem": problem or consensus} | defaults | run
-        file.write_text(yaml.safe_dump(self._document | {"run": fields}))
+        links = self.links | (addresses or {})
+        sites = [
+            {"name": site, "org": "consortium"} | ({"link": link} if link else {})
+            for site, link in links.items()
+        ]
+        file.write_text(yaml.safe_dump(self._document | {"sites": sites, "run": fields}))
         return file
+
+    def release(self) -> None:
+        """Let other meshes have the ports."""
+        self._ports.release()
 
     def start(self, command: str, *options: str, file: Path | None = None) -> subprocess.Popen[str]:
         packages = str(Path(__file__).parent / "packages")
@@ -93,12 +114,6 @@ class Mesh:
         return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
-
-
 def running(run: subprocess.Popen[str]) -> str:
     """Wait until a run that was just started iterates; returns its id."""
     assert run.stderr
@@ -134,3 +149,4 @@ def mesh_in(folder: Path, name: str, port: int | None = None) -> Iterator[Mesh]:
                 finished(command)
         mesh.call("down")
         assert nothing_runs(mesh)
+        mesh.release()

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running_mesh import free_port, wait_until
+from ports import free_port
+from running_mesh import wait_until
 
 SCRAPE_SECONDS = 1
 START_SECONDS = 60.0

@@ -1,7 +1,6 @@
 """A mesh of real NVFlare processes for tests."""
 
 import json
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ports import LinkPorts, free_port
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -18,21 +18,31 @@ from flaremesh.deploy.local import LocalTarget
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
+from flaremesh.topology.schema import LinkAddress
 
 START_SECONDS = 120.0
 RING = Path(__file__).parents[2] / "provision" / "ring3-consensus.yaml"
 
 
 class RunningMesh:
-    """The ring of three, on a free port of this machine."""
+    """The ring of three, on free ports of this machine."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         topology = load(RING)
         server = topology.server.model_copy(update={"port": free_port()})
-        self.topology = topology.model_copy(update={"server": server})
+        self._ports = LinkPorts(len(topology.sites))
+        sites = [
+            site.model_copy(update={"link": LinkAddress(host="localhost", ports=f"{low}-{high}")})
+            for site, (low, high) in zip(topology.sites, self._ports.ranges, strict=True)
+        ]
+        self.topology = topology.model_copy(update={"server": server, "sites": tuple(sites)})
         self.target = LocalTarget(self.topology, folder)
         provision(self.topology, folder)
+
+    def release(self) -> None:
+        """Let other meshes have the ports."""
+        self._ports.release()
 
     def workspace(self, name: str) -> Path:
         return self.folder / "local" / name
@@ -91,6 +101,7 @@ def running_mesh(folder: Path) -> Iterator[RunningMesh]:
         yield mesh
     finally:
         mesh.target.down()
+        mesh.release()
 
 
 def wait_until(condition: Callable[[], Any], seconds: float) -> None:
@@ -98,9 +109,3 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])

@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 from nvflare.job_config.api import FedJob
-from running_mesh import START_SECONDS, free_port
+from ports import free_port
+from running_mesh import START_SECONDS
 from safetensors.torch import load_file
 from walkthrough.consensus import consensus_job
 from walkthrough.digits import CLASSES, digits_job
