@@ -1,0 +1,171 @@
+"""Sites exchange over links of their own; the server carries what it must, and nothing in silence."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from command_mesh import ENDLESS, SITES, finished, running
+from prometheus_client.parser import text_string_to_metric_families
+from running_mesh import wait_until
+
+from flaremesh.p2p.agents.agent import AGENT_FILE
+from flaremesh.provision.kits import provision
+from flaremesh.topology.load import load
+
+VECTOR = {"path": "flaremesh.problems.consensus.Consensus", "args": {"dimension": 100_000}}
+DIRECT = {site: dict.fromkeys(set(SITES) - {site}, "direct") for site in SITES}
+RELAYED = {site: dict.fromkeys(peers, "relay") for site, peers in DIRECT.items()}
+
+
+@contextmanager
+def endless(mesh, **options):
+    run = mesh.start("run", file=mesh.topology("consensus", VECTOR, iterations=ENDLESS, **options))
+    yield running(run)
+    run.send_signal(signal.SIGINT)
+    assert finished(run).returncode == 130
+
+
+def links_of(result):
+    return {name: site["links"] for name, site in result["sites"].items()}
+
+
+def samples(mesh, site, name):
+    """Labels and values of the series of one name at a site."""
+    url = json.loads((mesh.folder / "local" / site / AGENT_FILE).read_text())["url"]
+    with urllib.request.urlopen(f"{url}/metrics", timeout=5) as reply:
+        families = text_string_to_metric_families(reply.read().decode())
+    return [(s.labels, s.value) for f in families for s in f.samples if s.name == f"flaremesh_{name}"]
+
+
+def exchanged_bytes(mesh, run_id):
+    """Payload that the sites have sent one another in a run."""
+    total = 0.0
+    for site in SITES:
+        slots = [
+            labels["slot"] for labels, _ in samples(mesh, site, "run_info") if labels["run_id"] == run_id
+        ]
+        total += sum(v for labels, v in samples(mesh, site, "sent_bytes_total") if labels["slot"] in slots)
+    return total
+
+
+def server_bytes(mesh):
+    """What all connections to the server have carried, as the kernel counts it."""
+    table = subprocess.run(
+        ["ss", "-tinHO", "state", "established", "sport", "=", f":{mesh.port}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return sum(int(count) for count in re.findall(r"\bbytes_(?:sent|received):(\d+)", table))
+
+
+def share_of_the_server(mesh, run_id):
+    """Bytes through the server for each byte exchanged, over at least 50 MB."""
+    server, exchanged = server_bytes(mesh), exchanged_bytes(mesh, run_id)
+    wait_until(lambda: exchanged_bytes(mesh, run_id) > exchanged + 50e6, 60)
+    return (server_bytes(mesh) - server) / (exchanged_bytes(mesh, run_id) - exchanged)
+
+
+def links_shown(mesh, run_id):
+    """What `flaremesh status` says of a run's links."""
+    (run,) = (run for run in mesh.status()["runs"] if run["run_id"] == run_id)
+    return links_of(run)
+
+
+def test_everything_is_relayed_where_the_run_says_so(mesh):
+    with endless(mesh, links="relay") as run_id:
+        assert share_of_the_server(mesh, run_id) > 1
+        wait_until(lambda: links_shown(mesh, run_id) == RELAYED, 20)
+
+
+def test_a_site_without_an_address_is_relayed_to_and_reaches_the_others_itself(mesh):
+    result = mesh.run(file=mesh.topology("consensus", addresses={"bonn": None}))
+    expected = {site: links | ({"bonn": "relay"} if site != "bonn" else {}) for site, links in DIRECT.items()}
+    assert links_of(result) == expected
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_links_direct_is_refused_where_a_site_has_no_address(mesh, command):
+    file = mesh.topology("consensus", addresses={"bonn": None}, links="direct")
+    ended = mesh.call(command, file=file)
+    assert ended.returncode == 2
+    assert "links: direct needs an address of every site, and bonn has none" in ended.stderr
+
+
+def test_ports_that_are_all_taken_fail_the_run_with_the_site_and_the_ports(mesh):
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        addresses = {"bonn": {"host": "localhost", "ports": port}}
+        ended = mesh.call("run", "--json", file=mesh.topology("consensus", addresses=addresses))
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(f"Error: bonn: port {port} is taken")
+    assert json.loads(ended.stdout)["seconds"] < 15
+
+
+@pytest.fixture
+def impostor(mesh, tmp_path):
+    """bonn's links show a certificate of that name under another root; to the server bonn is who it was."""
+    provision(load(mesh.file), tmp_path / "foreign")
+    startup = mesh.folder / "local/bonn/startup"
+    kept = {name: (startup / name).read_text() for name in ("client.crt", "client.key", "fed_client.json")}
+    for name in ("client.crt", "client.key"):
+        (startup / f"server-{name}").write_text(kept[name])
+        (startup / name).write_bytes((tmp_path / "foreign/kits/bonn/startup" / name).read_bytes())
+    (startup / "fed_client.json").write_text(kept["fed_client.json"].replace('"client.', '"server-client.'))
+    yield "bonn"
+    for name, content in kept.items():
+        (startup / name).write_text(content)
+
+
+def test_a_certificate_of_another_root_fails_the_run_and_is_never_relayed(mesh, impostor):
+    ended = mesh.call("run", "--json", file=mesh.topology("consensus"))
+    assert ended.returncode == 1
+    assert re.search(rf"Error: .*\b{impostor}\b.*[Cc]ertificate", ended.stderr)
+    result = json.loads(ended.stdout)
+    assert result["seconds"] < 15
+    for site in SITES:
+        assert ": relay" not in (mesh.folder / "local" / site / result["run_id"] / "log.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def run_id(mesh):
+    """A run of 0.8 MB messages without end, which iterates."""
+    with endless(mesh) as run_id:
+        yield run_id
+
+
+def test_every_link_of_sites_with_addresses_is_direct_wherever_one_looks(mesh, run_id):
+    wait_until(lambda: links_shown(mesh, run_id) == DIRECT, 20)
+    for site, peers in DIRECT.items():
+        carried = {(labels["peer"], labels["kind"]): on for labels, on in samples(mesh, site, "edge_link")}
+        assert carried == {(peer, kind): kind == "direct" for peer in peers for kind in ("direct", "relay")}
+        log = (mesh.folder / "local" / site / run_id / "log.txt").read_text()
+        assert all(f"{site} -> {peer}: direct" in log for peer in peers)
+
+
+def test_the_server_carries_less_than_a_hundredth_of_what_is_exchanged(mesh, run_id):
+    assert share_of_the_server(mesh, run_id) < 0.01
+
+
+def test_a_second_run_at_once_takes_ports_of_its_own(mesh, run_id):
+    assert links_of(mesh.run()) == DIRECT
+
+
+def test_a_run_outlives_the_loss_of_all_its_connections(mesh, run_id):
+    first, last = mesh.link_ports
+    killed = subprocess.run(
+        ["ss", "-KtnH", "state", "established", f"( sport >= :{first} and sport <= :{last} )"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if killed.returncode or not killed.stdout:
+        pytest.skip("the kernel lets nobody here kill a connection")
+    assert len(killed.stdout.splitlines()) == sum(map(len, DIRECT.values()))
+    assert share_of_the_server(mesh, run_id) < 0.01
+    assert links_shown(mesh, run_id) == DIRECT
