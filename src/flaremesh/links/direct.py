@@ -244,7 +244,7 @@ class _Outgoing:
             hang_up(connection)
 
     def _rouse(self) -> None:
-        with suppress(BlockingIOError):
+        with suppress(OSError):  # full, or closed
             self._wake.send(b"x")
 
     def _keep(self) -> None:
@@ -551,7 +551,9 @@ class _Incoming:
                 self._closed.wait(_ROOM_SECONDS)
             else:
                 with self._reading:
-                    if stream.error is None and stream.readable(_POLL_SECONDS):
+                    ready = stream.error is None and stream.readable(_POLL_SECONDS)
+                    # TLS that has run into an end cannot send the last word any more
+                    if ready and not self._closed.is_set():
                         self._step(stream)
 
     def _step(self, stream: "_Stream") -> None:

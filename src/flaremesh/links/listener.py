@@ -30,11 +30,11 @@ Refuse = Callable[[str, str], None]
 
 @dataclass
 class _Pending:
-    """A connection that has not said yet who it is."""
+    """A connection that has not been handed over; its ``name`` is None until the handshake is over."""
 
     connection: socket.socket
     deadline: float
-    shaken: bool = False
+    name: str | None = None
     refused: bool = False
     greeting: bytearray = field(default_factory=bytearray)
 
@@ -143,9 +143,9 @@ class Listener:
             self._discard(pending)
             return
         try:
-            if not pending.shaken:
+            if pending.name is None:
                 connection.do_handshake()
-                pending.shaken = True
+                pending.name = peer_name(connection)  # an OSError if the peer is gone again
             while len(pending.greeting) < HEADER_BYTES:
                 piece = connection.recv(HEADER_BYTES - len(pending.greeting))
                 if not piece:
@@ -188,7 +188,7 @@ class Listener:
         self._forget(pending).close()
 
     def _greet(self, pending: _Pending, connection: ssl.SSLSocket) -> None:
-        name = peer_name(connection)
+        name = pending.name or ""
         try:
             if unpack(pending.greeting, self._run).kind is not Kind.HELLO:
                 raise FrameError("malformed")
@@ -211,9 +211,8 @@ class Listener:
 
     def _drop(self, pending: _Pending, reason: str) -> None:
         connection = self._forget(pending)
-        name = peer_name(connection) if isinstance(connection, ssl.SSLSocket) and pending.shaken else ""
         if not pending.refused:
-            self._refuse(name, reason)
+            self._refuse(pending.name or "", reason)
         connection.close()
 
     def _forget(self, pending: _Pending) -> socket.socket:

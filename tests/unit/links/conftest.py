@@ -14,6 +14,15 @@ def foreign_authority(tmp_path_factory):
 
 
 @pytest.fixture
+def proxies():
+    """Closed after the links that go through them."""
+    made = []
+    yield made
+    for proxy in made:
+        proxy.close()
+
+
+@pytest.fixture
 def sites(authority):
     mesh = Sites(authority)
     yield mesh

@@ -169,7 +169,11 @@ class Proxy:
                 near, _ = self._socket.accept()
             except OSError:
                 return
-            far = socket.create_connection(self._address)
+            try:
+                far = socket.create_connection(self._address)
+            except OSError:  # nobody there any more
+                near.close()
+                continue
             with self._lock:
                 self._open += [near, far]
                 self.connections += 1

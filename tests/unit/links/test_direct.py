@@ -5,7 +5,7 @@ import itertools
 import pytest
 from direct_mesh import Proxy, exchange
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, direct
 
 BOTH = [("a", "b"), ("b", "a")]
 
@@ -23,13 +23,13 @@ def pair(sites):
 
 
 @pytest.fixture
-def behind_proxy(sites):
+def behind_proxy(proxies, sites):
     """a reaches b through a proxy, b reaches a directly."""
     sites.add("a", ["b"], ["b"])
     proxy = Proxy(sites.add("b", ["a"], ["a"]).address)
+    proxies.append(proxy)
     assert not any(sites.open({"b": proxy.address}).values())
-    yield sites, proxy
-    proxy.close()
+    return sites, proxy
 
 
 @pytest.mark.parametrize("length", [7, 7_000, 70_000, 7_000_000])
@@ -76,7 +76,8 @@ def test_a_site_without_an_address_is_relayed_to_and_dials_itself(sites):
     assert sites.observers["b"].links == {"a": LinkKind.RELAY}
 
 
-def test_an_address_where_nobody_listens_is_relayed_to(sites):
+def test_an_address_where_nobody_listens_is_relayed_to(sites, monkeypatch):
+    monkeypatch.setattr(direct, "_DIAL_SECONDS", 0.5)
     sites.add("a", ["b"], ["b"])
     sites.add("b", ["a"], ["a"])
     assert not any(sites.open({"b": ("127.0.0.1", 9)}).values())
@@ -87,7 +88,7 @@ def test_an_address_where_nobody_listens_is_relayed_to(sites):
 def test_mode_direct_fails_before_the_first_iteration_where_auto_would_relay(sites):
     sites.add("a", ["b"], ["b"], mode="direct", listens=False)
     sites.add("b", ["a"], ["a"], mode="direct")
-    failure = sites.open(timeout=3)["b"]
+    failure = sites.open(timeout=0.5)["b"]
     assert isinstance(failure, LinkError)
     assert "b has no direct link to a: it has no link address" in str(failure)
 
@@ -101,7 +102,8 @@ def test_a_broken_connection_is_made_again_and_nothing_is_lost(behind_proxy):
     assert sites.observers["a"].links == {"b": LinkKind.DIRECT}
 
 
-def test_an_edge_that_cannot_be_made_again_is_relayed_without_losing_an_iteration(behind_proxy):
+def test_an_edge_that_cannot_be_made_again_is_relayed_without_losing_an_iteration(behind_proxy, monkeypatch):
+    monkeypatch.setattr(direct, "_DIAL_SECONDS", 0.5)
     sites, proxy = behind_proxy
     assert exchange(sites, BOTH, 10, numbered(70_000)) == []
     proxy.refuse()

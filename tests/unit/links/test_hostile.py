@@ -1,0 +1,599 @@
+"""Whoever attacks a direct link is refused and counted, and the run beside it does not notice."""
+
+import functools
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+
+import psutil
+import pytest
+from direct_mesh import Observer, Proxy, Sites, exchange
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, direct, listener
+from flaremesh.links.direct import DirectLink, LinkRefused
+from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest, unpack
+from flaremesh.links.inbox import Inbox
+
+RUN = run_digest("run")
+HONEST = [("a", "b"), ("b", "a")]
+HELLO = Frame(Kind.HELLO, 0, 0, 0, 0, 0, 0, b"")
+CROWD = 1000
+
+
+class Run:
+    """Honest sites a and b exchange; c is a neighbour of a alone, m of b, and the tests play m."""
+
+    def __init__(self, sites):
+        self.sites = sites
+        self.proxies = []
+        sites.add("a", ["b", "c"], ["b", "c"])
+        self.address = sites.add("b", ["a", "m"], ["a"]).address
+        sites.add("c", ["a"], ["a"])
+        sites.add("m", [], ["b"], direct=False)
+        proxy = Proxy(self.address)
+        self.proxies.append(proxy)
+        assert not any(sites.open({"b": proxy.address}).values())
+        self.b = sites.links["b"]
+        self.refusals = sites.observers["b"].refusals
+        self._iteration = 0
+
+    def refused(self, name, reason, times=1):
+        """Whether b comes to have refused ``name`` so often for ``reason``."""
+        return self.sites.observers["b"].wait_for(lambda: self.refusals[name, reason] >= times)
+
+    def cut(self):
+        """Break the connection from a to b."""
+        self.proxies[0].cut()
+
+    def exchange(self, iterations=5):
+        start, self._iteration = self._iteration, self._iteration + iterations
+        assert exchange(self.sites, HONEST, iterations, lambda s, k: f"{s}{k}".encode() * 50, start) == []
+
+    @contextmanager
+    def undisturbed(self):
+        """Fails unless a and b exchange before, during and after what happens inside, over direct links."""
+        self.exchange()
+        over = threading.Event()
+
+        def go_on():
+            while not over.is_set():
+                self.exchange()
+
+        with ThreadPoolExecutor(1) as pool:
+            meanwhile = pool.submit(go_on)
+            try:
+                yield
+            finally:
+                over.set()
+            meanwhile.result()
+        self.exchange()
+        for site in "ab":
+            assert set(self.sites.observers[site].links.values()) == {LinkKind.DIRECT}
+
+
+@pytest.fixture
+def run(proxies, sites):
+    run = Run(sites)
+    proxies += run.proxies
+    return run
+
+
+@pytest.fixture
+def others(authority):
+    """Another mesh, of attackers."""
+    mesh = Sites(authority)
+    yield mesh
+    mesh.close(deliver=False)
+
+
+def connect(address, credentials):
+    """A TLS connection to ``address`` as whoever ``credentials`` say."""
+    raw = socket.create_connection(address, 10)
+    return credentials.dialling().wrap_socket(raw)
+
+
+@contextmanager
+def greeted(address, credentials):
+    """A connection that was accepted as an in-neighbour's."""
+    with connect(address, credentials) as connection:
+        connection.sendall(pack(HELLO, RUN))
+        assert answer(connection).kind is Kind.ACK
+        yield connection
+
+
+def answer(connection):
+    data = b""
+    while len(data) < HEADER_BYTES:
+        piece = connection.recv(HEADER_BYTES - len(data))
+        assert piece, "hung up without an answer"
+        data += piece
+    return unpack(data, RUN)
+
+
+def is_over(connection):
+    """Whether the other end hangs up."""
+    try:
+        while connection.recv(4096):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def message(sequence, payload=b"x", iteration=0, **changes):
+    frame = Frame(Kind.DATA, sequence, 0, iteration, 0, 0, len(payload), payload)
+    return pack(frame._replace(**changes), RUN)
+
+
+@pytest.fixture
+def mallory(authority):
+    return authority.issue("m")
+
+
+# who may not connect
+
+
+def credentials_of(case, name, authority, foreign_authority):
+    return {
+        "foreign": lambda: foreign_authority.issue(name, root=authority),
+        "expired": lambda: authority.issue(name, days=-1),
+        "misnamed": lambda: authority.issue("z"),
+    }[case]()
+
+
+@pytest.mark.parametrize(
+    ("case", "counted", "cause"),
+    [
+        ("foreign", ("", "untrusted"), "the handshake was refused"),
+        ("expired", ("", "expired"), "CERTIFICATE_EXPIRED"),
+        ("misnamed", ("z", "stranger"), "it refuses this site: stranger"),
+    ],
+)
+def test_a_dialler_that_is_not_who_it_says_is_refused(
+    run, others, authority, foreign_authority, case, counted, cause
+):
+    identity = credentials_of(case, "a", authority, foreign_authority)
+    others.add("a", [], ["b"], credentials=identity, listens=False)
+    with run.undisturbed():
+        error = others.open({"b": run.address})["a"]
+        assert isinstance(error, LinkRefused)
+        assert "a has no link to b" in str(error)
+        assert cause in str(error)
+        assert not others.relayed
+        assert run.refused(*counted)
+    assert set(run.refusals) == {counted}
+
+
+@pytest.mark.parametrize(
+    ("case", "reason", "cause"),
+    [
+        ("foreign", "rejected", "its certificate is not accepted"),
+        ("expired", "rejected", "certificate has expired"),
+        ("misnamed", "handshake", "z answers there"),
+    ],
+)
+def test_a_listener_that_is_not_who_it_says_is_refused_and_never_relayed_to(
+    run, others, authority, foreign_authority, case, reason, cause
+):
+    others.add("x", [], ["y"], listens=False)
+    impostor = credentials_of(case, "y", authority, foreign_authority)
+    others.add("y", ["x"], [], credentials=impostor)
+    with run.undisturbed():
+        errors = others.open(timeout=0.3)
+        assert isinstance(errors["x"], LinkRefused)
+        assert "x has no link to y" in str(errors["x"])
+        assert cause in str(errors["x"])
+        assert "no sign of x" in str(errors["y"])
+        assert not others.relayed
+        observer = others.observers["y"]
+        assert observer.wait_for(lambda: reason in {counted for _, counted in observer.refusals})
+    assert not run.refusals
+
+
+def test_both_ends_of_an_edge_learn_that_one_certificate_is_expired(others, authority):
+    others.add("x", ["y"], ["y"])
+    others.add("y", ["x"], ["x"], credentials=authority.issue("y", days=-1))
+    errors = others.open()
+    assert all(isinstance(error, LinkRefused) for error in errors.values())
+    assert "x has no link to y" in str(errors["x"])
+    assert "certificate has expired" in str(errors["x"])
+    assert "y has no link to x" in str(errors["y"])
+    assert "CERTIFICATE_EXPIRED" in str(errors["y"])
+
+
+def test_a_site_of_the_mesh_that_is_not_on_the_edge_is_refused(run, others):
+    others.add("c", [], ["b"], listens=False)
+    with run.undisturbed():
+        error = others.open({"b": run.address})["c"]
+        assert isinstance(error, LinkRefused)
+        assert "it refuses this site: stranger" in str(error)
+    assert run.refusals == {("c", "stranger"): 1}
+
+
+def test_a_site_of_another_run_is_refused(run, authority):
+    other = Sites(authority, "another run")
+    other.add("a", [], ["b"], listens=False)
+    with run.undisturbed():
+        error = other.open({"b": run.address})["a"]
+        assert isinstance(error, LinkRefused)
+        assert "a has no link to b" in str(error)
+        assert "(run)" in str(error)
+    other.close(deliver=False)
+    assert run.refusals == {("a", "run"): 1}
+
+
+# what is no TLS, or comes too slowly
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET / HTTP/1.1\r\nHost: b\r\n\r\n", b"\0" * 100, b"\x16\x03\x01" + b"\xff" * 999]
+)
+def test_a_port_scanner_is_refused(run, data):
+    with run.undisturbed(), socket.create_connection(run.address, 10) as scanner:
+        scanner.sendall(data)
+        scanner.shutdown(socket.SHUT_WR)
+        assert run.refused("", "handshake")
+        assert is_over(scanner)
+    assert run.refusals == {("", "handshake"): 1}
+
+
+def test_a_connection_that_sends_nothing_is_dropped_at_the_deadline(run, monkeypatch):
+    monkeypatch.setattr(listener, "_HANDSHAKE_SECONDS", 0.2)
+    with run.undisturbed(), socket.create_connection(run.address, 10) as silent:
+        assert is_over(silent)
+        assert run.refused("", "silent")
+    assert run.refusals == {("", "silent"): 1}
+
+
+def test_a_neighbour_that_never_greets_is_dropped_by_name(run, monkeypatch, mallory):
+    monkeypatch.setattr(listener, "_HANDSHAKE_SECONDS", 0.2)
+    with run.undisturbed(), connect(run.address, mallory) as silent:
+        silent.sendall(pack(HELLO, RUN)[:-1])
+        assert is_over(silent)
+        assert run.refused("m", "silent")
+    assert run.refusals["m", "silent"] == 1
+
+
+@pytest.fixture
+def crowd():
+    """Opens connections and holds them."""
+    held = []
+
+    def gather(address, first=b""):
+        for _ in range(CROWD):
+            held.append(socket.create_connection(address, 10))
+            held[-1].sendall(first)
+        return held
+
+    yield gather
+    for connection in held:
+        connection.close()
+
+
+def test_a_link_is_made_again_among_a_thousand_half_open_connections(run, crowd):
+    with run.undisturbed():
+        crowd(run.address)
+    run.cut()
+    run.exchange()
+    assert run.proxies[0].connections == 2
+    assert run.refused("", "overload", CROWD // 2)
+
+
+def test_a_crowd_that_begins_its_handshakes_and_hangs_up_does_no_harm(run, crowd):
+    with run.undisturbed():
+        for half_open in crowd(run.address, b"\x16\x03\x01\x02\x00\x01"):
+            half_open.close()
+        assert run.sites.observers["b"].wait_for(lambda: run.refusals.total() >= CROWD)
+    assert set(run.refusals) <= {("", "overload"), ("", "handshake")}
+
+
+# neighbours that have proven who they are
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (message(1, total=1 << 62), "oversized"),
+        (pack(Frame(Kind.DATA, 1, 0, 0, 0, 0, 1, b"x"), run_digest("another")), "run"),
+        (message(1)[:4] + b"\x02" + message(1)[5:], "version"),
+        (message(1, kind=Kind.ACK), "malformed"),
+        (message(1, kind=Kind.HELLO), "malformed"),
+        (message(1, kind=Kind.REPEAT), "malformed"),
+        (message(0), "malformed"),
+        (message(2), "malformed"),
+        (message(2**64 - 1), "malformed"),
+        (message(1, offset=1, total=2), "malformed"),
+        (b"\0" * HEADER_BYTES, "malformed"),
+        (b"GET / HTTP/1.1\r\nHost: somewhere.example.org\r\nAccept: */*\r\n\r\n", "malformed"),
+    ],
+)
+def test_a_neighbour_that_sends_no_frame_of_the_edge_is_cut_off(run, mallory, data, reason):
+    with run.undisturbed(), greeted(run.address, mallory) as connection:
+        connection.sendall(data)
+        assert is_over(connection)
+        assert run.refused("m", reason)
+    assert run.refusals == {("m", reason): 1}
+
+
+@pytest.mark.parametrize(
+    ("greeting", "reason"),
+    [
+        (pack(HELLO, run_digest("another")), "run"),
+        (pack(HELLO, RUN)[:4] + b"\x02" + pack(HELLO, RUN)[5:], "version"),
+        (message(1, total=1), "malformed"),
+        (b"\xff" * HEADER_BYTES, "malformed"),
+    ],
+)
+def test_a_neighbour_that_greets_wrongly_is_told_why_it_is_refused(run, mallory, greeting, reason):
+    with run.undisturbed(), connect(run.address, mallory) as connection:
+        connection.sendall(greeting[:HEADER_BYTES])
+        assert answer(connection).kind is Kind.REFUSED
+        assert connection.recv(64) == reason.encode()
+    assert run.refusals == {("m", reason): 1}
+
+
+def test_a_replayed_frame_is_dropped_and_the_next_one_taken(run, mallory):
+    with run.undisturbed(), greeted(run.address, mallory) as connection:
+        connection.sendall(message(1, b"first") + message(1, b"again") + message(2, b"next", iteration=1))
+        assert run.refused("m", "replayed")
+        keys = [Key(0, 0, "m"), Key(1, 0, "m")]
+        taken = run.sites.inboxes["b"].take(keys, 5)
+        assert [bytes(taken[key]) for key in keys] == [b"first", b"next"]
+    assert run.refusals == {("m", "replayed"): 1}
+
+
+@pytest.mark.parametrize("length", [1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 5])
+def test_a_neighbour_that_stops_within_a_message_is_named_in_time(run, mallory, length):
+    key, data = Key(0, 0, "m"), message(1, b"x" * 10)
+    with run.undisturbed(), greeted(run.address, mallory) as connection:
+        connection.sendall(data[:length])
+        with bounded(3), pytest.raises(PeerTimeout, match=r"m \(its link is up"):
+            run.b.receive([key], 0.3)
+        connection.sendall(data[length:])
+        assert bytes(run.b.receive([key], 5)[key]) == b"x" * 10
+
+
+def test_a_neighbour_that_stops_within_a_tls_record_is_named_in_time(run, mallory):
+    with run.undisturbed(), greeted(run.address, mallory) as connection:
+        socket.socket.send(connection, b"\x17\x03\x03\x00\x50")  # the start of a record of 80 bytes
+        with bounded(3), pytest.raises(PeerTimeout, match=r"m \(its link is up"):
+            run.b.receive([Key(0, 0, "m")], 0.3)
+
+
+def test_a_neighbour_that_replays_without_end_is_named_in_time(run, mallory):
+    with run.undisturbed(), greeted(run.address, mallory) as connection:
+        over = threading.Event()
+
+        def replay():
+            while not over.is_set():
+                connection.sendall(message(1) * 10)
+
+        with ThreadPoolExecutor(1) as pool:
+            replaying = pool.submit(replay)
+            with bounded(5), pytest.raises(PeerTimeout, match=r"m \(its link is up"):
+                run.b.receive([Key(1, 0, "m")], 0.3)
+            over.set()
+            replaying.result()
+    assert run.refusals["m", "replayed"] > 1
+
+
+@contextmanager
+def bounded(seconds):
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+class Receiver:
+    """A neighbour that sites may dial and that does as the test says."""
+
+    def __init__(self, credentials, serve):
+        self._context, self._serve = credentials.listening(), serve
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = self._socket.getsockname()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def close(self):
+        self._over.set()
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def _accept(self):
+        held = []
+        while not self._over.is_set():
+            try:
+                raw, _ = self._socket.accept()
+                held.append(self._context.wrap_socket(raw, server_side=True))
+                assert answer(held[-1]).kind is Kind.HELLO
+                self._serve(held[-1], self._over)
+            except OSError:
+                pass
+        for connection in held:
+            connection.close()
+
+
+def acknowledgement(arrived, kind=Kind.ACK):
+    return pack(Frame(kind, 0, arrived, 0, 0, 0, 0, b""), RUN)
+
+
+@contextmanager
+def dialling(authority, receiver):
+    """A link of site x to the neighbour m that ``receiver`` plays; yields it and what becomes of it."""
+    inbox, lost = Inbox(lambda: False), []
+    identity = authority.issue("x")
+    link = DirectLink("x", "run", [], identity, Observer(), inbox, lambda *edge: lost.append(edge), None)
+    try:
+        yield link, inbox
+    finally:
+        with bounded(8):
+            link.close(deliver=False)
+        receiver.close()
+    assert not lost
+
+
+@pytest.mark.parametrize(
+    ("reply", "cause"),
+    [
+        (acknowledgement(1), "malformed"),
+        (acknowledgement(0, Kind.DATA), "malformed"),
+        (acknowledgement(0, Kind.END), "malformed"),
+        (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nServer: x\r\n\r\n", "malformed"),
+        (pack(Frame(Kind.REFUSED, 0, 0, 0, 0, 0, 9, b"a\nb\x1b[2Jcd"[:9]), RUN), r"a\nb\x1b[2J"),
+    ],
+)
+def test_a_neighbour_that_answers_wrongly_is_refused(run, authority, mallory, reply, cause):
+    receiver = Receiver(mallory, lambda connection, _: connection.sendall(reply))
+    with run.undisturbed(), dialling(authority, receiver) as (link, _):
+        with pytest.raises(LinkRefused, match="x has no link to m") as error:
+            link.dial({"m": receiver.address})
+        assert cause in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [acknowledgement(2), acknowledgement(2**64 - 1), acknowledgement(1, Kind.HELLO), b"\0" * HEADER_BYTES],
+)
+def test_a_neighbour_that_acknowledges_what_was_never_sent_ends_the_run_with_its_name(
+    run, authority, mallory, lie
+):
+    def serve(connection, _):
+        connection.sendall(acknowledgement(0))
+        answer(connection)
+        connection.sendall(lie)
+
+    receiver = Receiver(mallory, serve)
+    with run.undisturbed(), dialling(authority, receiver) as (link, inbox):
+        assert link.dial({"m": receiver.address}) == {}
+        link.send("m", Key(0, 0, "x"), [b""])
+        with pytest.raises(LinkRefused, match=r"x has no link to m.*malformed"):
+            inbox.take([Key(0, 0, "m")], 10)
+
+
+def test_a_neighbour_that_trickles_its_answer_is_given_up_in_time(run, authority, mallory, monkeypatch):
+    monkeypatch.setattr(direct, "_DIAL_SECONDS", 0.5)
+
+    def serve(connection, over):
+        for byte in acknowledgement(0):
+            connection.sendall(bytes([byte]))
+            over.wait(0.1)
+
+    receiver = Receiver(mallory, serve)
+    with run.undisturbed(), dialling(authority, receiver) as (link, _), bounded(4):
+        assert link.dial({"m": receiver.address}) == {"m": "no answer in time"}
+
+
+def test_a_neighbour_that_reads_nothing_does_not_hold_up_the_end(run, authority, mallory, monkeypatch):
+    monkeypatch.setattr(direct, "_FLUSH_SECONDS", 0.2)
+    receiver = Receiver(
+        mallory, lambda connection, over: connection.sendall(acknowledgement(0)) or over.wait()
+    )
+    with run.undisturbed(), dialling(authority, receiver) as (link, _):
+        assert link.dial({"m": receiver.address}) == {}
+        for k in range(4):
+            link.send("m", Key(k, 0, "x"), [bytes(10_000_000)])
+        with bounded(3):
+            link.close()
+
+
+@pytest.mark.parametrize("address", [("x" * 70, 1), ("localhost", 99_999), ("localhost", -1), ("", 0)])
+def test_an_address_that_is_none_is_no_link(authority, monkeypatch, address):
+    monkeypatch.setattr(direct, "_DIAL_SECONDS", 0.1)
+    identity = authority.issue("x")
+    link = DirectLink("x", "run", [], identity, Observer(), Inbox(lambda: False), lambda *_: None, None)
+    assert set(link.dial({"m": address})) == {"m"}
+    link.close()
+
+
+def test_a_certificate_that_cannot_be_read_is_named(authority, tmp_path):
+    identity = authority.issue("x")
+    identity.certificate.write_text("nothing")
+    link = DirectLink("x", "run", [], identity, Observer(), Inbox(lambda: False), lambda *_: None, None)
+    with pytest.raises(LinkError, match=f"certificate {identity.certificate} cannot be used"):
+        link.dial({"m": ("localhost", 1)})
+    link.close()
+
+
+# any bytes at all
+
+
+@st.composite
+def pieces(draw):
+    """What a neighbour may send: frames in order, frames with wrong fields, bytes."""
+    sequence = draw(st.integers(0, 6))
+    good = message(sequence, draw(st.binary(max_size=20)), iteration=draw(st.integers(-1, 5)))
+    wrong = bytearray(good)
+    wrong[draw(st.integers(0, len(good) - 1))] = draw(st.integers(0, 255))
+    cut = good[: draw(st.integers(0, len(good)))]
+    return draw(st.sampled_from([good, good, bytes(wrong), cut, draw(st.binary(max_size=99))]))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(pieces(), max_size=8))
+def test_whatever_a_neighbour_sends_its_next_connection_is_served(authority, mallory, stream):
+    inbox, observer = Inbox(lambda: False), Observer()
+    link = DirectLink(
+        "b",
+        "run",
+        ["m"],
+        receiving(authority),
+        observer,
+        inbox,
+        lambda *_: None,
+        ("127.0.0.1", (0, 0)),
+        1 << 20,
+    )
+    with closing(link):
+        with greeted(link.address, mallory) as connection:
+            try:
+                connection.sendall(b"".join(stream))
+                connection.unwrap()
+            except OSError:  # cut off
+                pass
+        with connect(link.address, mallory) as connection:
+            connection.sendall(pack(HELLO, RUN))
+            arrived = answer(connection).acknowledged
+            connection.sendall(message(arrived + 1, b"in order", iteration=10**6))
+            key = Key(10**6, 0, "m")
+            assert bytes(inbox.take([key], 10)[key]) == b"in order"
+    assert {reason for _, reason in observer.refusals} <= {
+        "malformed",
+        "version",
+        "run",
+        "oversized",
+        "replayed",
+    }
+
+
+@functools.cache
+def receiving(authority):
+    return authority.issue("b")
+
+
+# what is left
+
+
+def test_nothing_is_left_after_the_end(authority, mallory):
+    process = psutil.Process()
+    threads, descriptors = set(threading.enumerate()), process.num_fds()
+    sites = Sites(authority)
+    run = Run(sites)
+    with greeted(run.address, mallory) as stopped, ExitStack() as half_open:
+        for _ in range(50):
+            half_open.enter_context(socket.create_connection(run.address, 10))
+        stopped.sendall(message(1)[:-1])
+        run.exchange()
+        run.cut()
+        run.exchange()
+        sites.close()
+    run.proxies[0].close()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(10)
+    assert set(threading.enumerate()) <= threads
+    assert process.num_fds() == descriptors
