@@ -2,6 +2,8 @@ import pytest
 from authority import Authority
 from direct_mesh import Sites
 
+from flaremesh.links import relay
+
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
@@ -23,7 +25,8 @@ def proxies():
 
 
 @pytest.fixture
-def sites(authority):
+def sites(monkeypatch, authority):
+    monkeypatch.setattr(relay, "_ACK_SECONDS", 0.01)  # the greetings are all that is relayed
     mesh = Sites(authority)
     yield mesh
     mesh.close()

@@ -534,7 +534,7 @@ def pieces(draw):
     return draw(st.sampled_from([good, good, bytes(wrong), cut, draw(st.binary(max_size=99))]))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(pieces(), max_size=8))
 def test_whatever_a_neighbour_sends_its_next_connection_is_served(authority, mallory, stream):
     inbox, observer = Inbox(lambda: False), Observer()

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from flaremesh.links import Key, LinkError, PeerTimeout
+from flaremesh.links import Key, LinkError, PeerTimeout, relay
 from flaremesh.links.frame import Frame, Kind, pack, run_digest
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.relay import RelayLink
@@ -133,7 +133,8 @@ def test_a_peer_that_is_slow_is_not_flooded(unanswered):
     assert 0 < sum(len(posted.get()) for _ in range(posted.qsize())) < len(message)
 
 
-def test_opening_names_the_neighbour_that_is_not_there(network):
+def test_opening_names_the_neighbour_that_is_not_there(monkeypatch, network):
+    monkeypatch.setattr(relay, "_FLUSH_SECONDS", 0.2)
     a = network.site("a", ["b"], ["b"])
     with pytest.raises(PeerTimeout, match="no sign of b within"):
         a.open(0.5)
