@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from flaremesh.errors import FlaremeshError
@@ -69,6 +70,20 @@ class _Channel:
         return mix(self._own, terms, self._step, self._work)
 
 
+class _OneThread:
+    """Keeps torch from dividing blocks between threads, which would meet after each.
+
+    Links encrypt while sites mix: a thread that they keep from its core would hold up the others every time.
+    """
+
+    def __enter__(self) -> None:
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_num_threads(self._threads)
+
+
 class Gossip:
     """Mixes the messages of one run: ``publish`` and ``mix`` in turn, once an iteration.
 
@@ -95,9 +110,11 @@ class Gossip:
         """
         if not self._channels:
             self._open(vectors)
-        return self._staging.download(
-            [channel.publish(vector) for channel, vector in zip(self._channels, vectors, strict=True)]
-        )
+        with _OneThread():
+            encoded = [
+                channel.publish(vector) for channel, vector in zip(self._channels, vectors, strict=True)
+            ]
+        return self._staging.download(encoded)
 
     def mix(self, hood: Neighborhood, received: Mapping[str, Payload]) -> Mixture:
         """The next vectors from what was published and from what the in-neighbours sent.
@@ -106,7 +123,8 @@ class Gossip:
             LinkError: a message does not fit; names its sender.
         """
         messages = {peer: self._staging.upload(self._message(peer, data)) for peer, data in received.items()}
-        mixed = [channel.mix(hood, messages) for channel in self._channels]
+        with _OneThread():
+            mixed = [channel.mix(hood, messages) for channel in self._channels]
         return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1])
 
     def _open(self, vectors: Sequence[Tensor]) -> None:

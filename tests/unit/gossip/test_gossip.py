@@ -5,6 +5,7 @@ import torch
 
 from flaremesh.gossip import Gossip, GossipError
 from flaremesh.gossip.encodings import RANKED, SCALED
+from flaremesh.gossip.mixing import mix
 from flaremesh.links import LinkError
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Wire
@@ -118,6 +119,25 @@ def test_large_vectors_take_turns_in_the_same_memory():
         bonns, kiels = (mixture.vectors for mixture in pair.exchange(bonns, kiels))
         addresses.append(bonns[0].data_ptr())
     assert len(set(addresses[2:])) == 2
+
+
+@pytest.mark.parametrize("wire", ENCODINGS)
+def test_one_thread_mixes_and_the_problem_gets_all_of_them_back(wire, monkeypatch):
+    threads = []
+
+    def observed(*arguments):
+        threads.append(torch.get_num_threads())
+        return mix(*arguments)
+
+    monkeypatch.setattr("flaremesh.gossip.gossip.mix", observed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        Pair(wire).exchange(vectors(100_000), vectors(100_000, seed=1))
+        assert threads == [1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_nothing_that_was_received_is_held_on_to():
