@@ -22,8 +22,8 @@ Files lie in tests/unit unless they are integration tests; "here" is this file: 
     16 the MNIST example feeds labels in order   a flaw of that example; ours shuffles, and its accuracy is
        and reports no accuracy                   judged in integration/test_walkthrough.py
     17 site names must end in a number           here; p2p/test_executors.py
-    18 all traffic is relayed by the server      no test: that is what the relay is; direct links are the
-    19 the server can read parameters            answer to both
+    18 all traffic is relayed by the server      integration/test_links.py
+    19 the server can read parameters            integration/test_links.py: it carries none
     20 an isolated node sends to the server      here; p2p/test_executors.py
     21 any sender is heard, late values leak     p2p/test_executors.py, links/test_relay.py
     22 types cannot be pickled or copied         p2p/test_types.py
