@@ -39,6 +39,7 @@ CASES = ("consensus", "exchange", "trivial")
 _WARM_UP = {1: 20, 1_000: 20, 1_000_000: 2, 10_000_000: 1}  # first iterations, by floats, that do not count
 _POLL_SECONDS = 0.2  # asking costs the cores that are measured some milliseconds
 _JOB_SECONDS = 240.0
+_LINK_PORTS = "28100-28999"  # each run of each site takes one
 _UP_SECONDS = 60.0
 
 
@@ -103,7 +104,7 @@ Key = tuple[str, int, int, str]
 """Case, sites, floats, system."""
 
 
-def topology_of(sites: int) -> Topology:
+def topology_of(sites: int, links: str) -> Topology:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -115,13 +116,16 @@ def topology_of(sites: int) -> Topology:
             "name": f"bench-{sites}",
             "server": {"host": "localhost", "port": port, "org": "bench"},
             "admins": [{"email": "admin@bench.org", "org": "bench", "role": "project_admin"}],
-            "sites": [{"name": name, "org": "bench"} for name in names],
+            "sites": [
+                {"name": name, "org": "bench", "link": {"host": "localhost", "ports": _LINK_PORTS}}
+                for name in names
+            ],
             "graph": {"kind": "ring" if sites > 2 else "path"},
             "code": {"packages": ["bench"]},
             "run": {
                 "algorithm": "consensus",
                 "iterations": 1,
-                "links": "relay",
+                "links": links,
                 "problem": {"path": "flaremesh.problems.consensus.Consensus"},
             },
         }
@@ -264,7 +268,7 @@ def rows_of(samples: Mapping[Key, Samples]) -> Iterator[Row]:
 
 
 def table_of(rows: list[Row]) -> Table:
-    table = Table(title="over the NVFlare relay, loopback; ratio of medians, above 1: flaremesh is better")
+    table = Table(title="loopback; ratio of medians, above 1: flaremesh is better")
     table.add_column("case", no_wrap=True)
     for title in ("sites", "floats", "unit", *(f"{system}\nmedian (p95)" for system in SYSTEMS), "ratio"):
         table.add_column(title, justify="right")
@@ -300,6 +304,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sites", type=int, action="append", help="only this size of mesh; may be repeated")
     parser.add_argument("--case", choices=CASES, action="append", help="only this case; may be repeated")
     parser.add_argument("--repeats", type=int, help="jobs of each kind and system")
+    parser.add_argument(
+        "--links",
+        choices=("auto", "direct", "relay"),
+        default="direct",
+        help="of flaremesh; the stock relays",
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "build/bench", help="folder")
     given = parser.parse_args(arguments)
     cases = given.case or CASES
@@ -309,7 +319,7 @@ def main(arguments: list[str] | None = None) -> None:
     samples: dict[Key, Samples] = {}
     sizes = given.sites or plan.sites
     for sites in sizes:
-        topology, folder = topology_of(sites), given.output / f"mesh-{sites}"
+        topology, folder = topology_of(sites, given.links), given.output / f"mesh-{sites}"
         with running(topology, folder) as (session, target):
             bench = Bench(topology, folder, session, target)
             for repeat in range(given.repeats or plan.repeats):
