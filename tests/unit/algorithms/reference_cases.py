@@ -13,6 +13,7 @@ from flaremesh.problems.protocol import Problem, SiteContext
 from flaremesh.runtime.simulate import Simulation
 from flaremesh.runtime.site_run import RunOptions
 from flaremesh.topology.neighborhood import neighborhoods
+from flaremesh.topology.schema import Wire
 
 Matrix = NDArray[np.float64]
 DIMENSION = 5
@@ -116,12 +117,13 @@ def simulation(
     algorithm: Algorithm[Any],
     problem: Callable[[SiteContext], Problem],
     iterations: int,
+    wire: Any = "exact",
 ) -> Simulation:
     phases = [matrices] if isinstance(matrices, np.ndarray) else matrices
     sites = [f"site{i}" for i in range(len(phases[0]))]
     hoods = [neighborhoods(sites, w) for w in phases]
     schedules = {site: [hood[site] for hood in hoods] for site in sites}
-    return Simulation(schedules, algorithm, problem, RunOptions(iterations))
+    return Simulation(schedules, algorithm, problem, RunOptions(iterations, wire=Wire.of(wire)))
 
 
 def stacked(run: Simulation, field: str) -> torch.Tensor:
