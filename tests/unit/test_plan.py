@@ -106,6 +106,10 @@ REFUSED = {
         {"run": {"algorithm": "gtadam", "stepsize": 0.1, "options": {"beta3": 1}}},
         "gtadam has no parameter beta3; it takes stepsize, beta1",
     ),
+    "copies of neighbours that change": (
+        {"graph": {"kind": "one-peer-exponential"}, "weights": "uniform", "run": {"wire": "int8"}},
+        "wire: int8 keeps copies .*; write wire: bfloat16, or choose a graph that stays",
+    ),
     "option out of range": (
         {"run": {"algorithm": "gtadam", "stepsize": 0.1, "options": {"beta1": 2}}},
         "beta1",
@@ -153,6 +157,33 @@ def test_a_message_of_push_sum_carries_its_weight_and_the_buffers_of_the_model(t
 
     assert plan(topology(run=run)).message.payload_bytes == 4 * (1000 + 1 + 10)
     assert plan(topology(run=run | {"mix_buffers": False})).message.payload_bytes == 4 * (1000 + 1)
+
+
+@pytest.mark.parametrize(
+    ("wire", "bytes_per_entry"),
+    [
+        ("exact", 4),
+        ("bfloat16", 2),
+        ("int8", 1 + 4 / 1024),
+        ({"encoding": "top-k", "fraction": 0.05}, 0.05 * 6),
+    ],
+)
+def test_a_message_is_as_long_as_its_wire_makes_it_and_the_buffers_stay_exact(
+    wire: Any, bytes_per_entry: float, tmp_path: Path
+) -> None:
+    (tmp_path / "wired_problem.py").write_text(
+        "import torch\n"
+        "class Normalised:\n"
+        "    def __init__(self, site): pass\n"
+        "    def initial(self): return torch.zeros(1_000_000)\n"
+        "    def buffers(self): return torch.zeros(50_000)\n"
+    )
+    problem = {"file": tmp_path / "wired_problem.py", "name": "Normalised"}
+    run = {"algorithm": "gradient-tracking", "stepsize": 0.1, "problem": problem, "wire": wire}
+
+    payload = plan(topology(run=run)).message.payload_bytes
+
+    assert payload == pytest.approx(2 * 1_000_000 * bytes_per_entry + 4 * 50_000, rel=1e-3)
 
 
 def test_the_plan_says_why_the_size_of_a_message_is_unknown() -> None:

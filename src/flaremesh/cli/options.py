@@ -1,12 +1,13 @@
 """Arguments and options that several commands share."""
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
 
 from flaremesh.deploy.targets import TargetKind
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import Run, Topology, WireEncoding
 
 TopologyFile: TypeAlias = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="The topology file.")]
 Output: TypeAlias = Annotated[
@@ -14,6 +15,17 @@ Output: TypeAlias = Annotated[
 ]
 Where: TypeAlias = Annotated[TargetKind, typer.Option("--target", help="Where the mesh runs.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+WireWord = Enum("WireWord", [(word, word) for word in get_args(WireEncoding)])  # type: ignore[misc]
+Wire: TypeAlias = Annotated[
+    WireWord | None, typer.Option(help="Instead of run.wire: how vectors travel between sites.")
+]
+
+
+def overridden(topology: Topology, **fields: Any) -> Topology:
+    """The topology with other fields of its run, as far as they are not None."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    run = Run.model_validate(topology.run.model_dump() | given)
+    return topology.model_copy(update={"run": run})
 
 
 def mesh_folder(topology: Topology, output: Path | None) -> Path:

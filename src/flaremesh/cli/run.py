@@ -5,14 +5,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, Wire, mesh_folder, overridden
 from flaremesh.deploy.targets import TargetKind, target_of
 from flaremesh.topology.load import load
-from flaremesh.topology.schema import Run, Topology
 
 _EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 130}
 
@@ -23,6 +22,7 @@ def run(
     output: Output = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Instead of run.iterations.")] = None,
     stepsize: Annotated[float | None, typer.Option(help="Instead of run.stepsize.")] = None,
+    wire: Wire = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the algorithm.")] = None,
     draw: Annotated[bool, typer.Option("--report", help="Draw it too, as `flaremesh report` does.")] = False,
     as_json: AsJson = False,
@@ -36,7 +36,7 @@ def run(
     from flaremesh.cli.progress import ProgressView, result_table
     from flaremesh.deploy import run as runs
 
-    loaded = _override(load(topology), iterations=iterations, stepsize=stepsize)
+    loaded = overridden(load(topology), iterations=iterations, stepsize=stepsize, wire=wire and wire.value)
     mesh = mesh_folder(loaded, output)
     target = target_of(where, loaded, mesh)
     with ProgressView(loaded.run.iterations) as view, _interruption() as stop:
@@ -76,9 +76,3 @@ def _interruption() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _override(topology: Topology, **fields: Any) -> Topology:
-    given = {name: value for name, value in fields.items() if value is not None}
-    run = Run.model_validate(topology.run.model_dump() | given)
-    return topology.model_copy(update={"run": run})

@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
+from flaremesh.cli.options import Wire, overridden
+
 
 def simulate(
     topology: Annotated[Path, typer.Argument(help="Topology file.")],
     iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
+    wire: Wire = None,
     output: Annotated[Path | None, typer.Option(help="Write the history to this file, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the history as JSON.")] = False,
 ) -> None:
@@ -20,9 +23,9 @@ def simulate(
     from flaremesh.runtime.simulate import simulation_of
     from flaremesh.topology.load import load
 
-    loaded = load(topology)
+    loaded = overridden(load(topology), iterations=iterations, wire=wire and wire.value)
     mesh = check(loaded)
-    run = loaded.run if iterations is None else loaded.run.model_copy(update={"iterations": iterations})
+    run = loaded.run
     torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other
     simulation = simulation_of(run, mesh)
     simulation.run()

@@ -1,5 +1,6 @@
 """One site's part in the mixing of a run: what it sends, and what it makes of what it receives."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -76,12 +77,26 @@ class _OneThread:
     Links encrypt while sites mix: a thread that they keep from its core would hold up the others every time.
     """
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._mixing = 0  # sites, of those in this process
+        self._threads = 1
+
     def __enter__(self) -> None:
-        self._threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+        with self._lock:
+            if not self._mixing:
+                self._threads = torch.get_num_threads()
+                torch.set_num_threads(1)
+            self._mixing += 1
 
     def __exit__(self, *error: object) -> None:
-        torch.set_num_threads(self._threads)
+        with self._lock:
+            self._mixing -= 1
+            if not self._mixing:
+                torch.set_num_threads(self._threads)
+
+
+_one_thread = _OneThread()
 
 
 class Gossip:
@@ -110,7 +125,7 @@ class Gossip:
         """
         if not self._channels:
             self._open(vectors)
-        with _OneThread():
+        with _one_thread:
             encoded = [
                 channel.publish(vector) for channel, vector in zip(self._channels, vectors, strict=True)
             ]
@@ -123,7 +138,7 @@ class Gossip:
             LinkError: a message does not fit; names its sender.
         """
         messages = {peer: self._staging.upload(self._message(peer, data)) for peer, data in received.items()}
-        with _OneThread():
+        with _one_thread:
             mixed = [channel.mix(hood, messages) for channel in self._channels]
         return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1])
 

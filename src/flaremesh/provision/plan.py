@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from flaremesh import algorithms
+from flaremesh import algorithms, gossip
 from flaremesh.algorithms import Weights
 from flaremesh.errors import FlaremeshError
 from flaremesh.problems.protocol import ProblemError, SiteContext
@@ -215,6 +215,8 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
             f"links: direct needs an address of every site, and {', '.join(unreachable)} has none; "
             "write link: {host: ..., ports: ...} there, or links: auto"
         )
+    if reason := gossip.unsoundness(run.wire, len(mesh.matrices)):
+        return reason
     if "." not in run.algorithm and run.algorithm not in algorithms.names():
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
     try:
@@ -274,5 +276,5 @@ def _message(topology: Topology) -> Message:
         buffers = problem.buffers() if run.mix_buffers else None
     except ProblemError as error:
         return Message(None, str(error))
-    vectors = [*message, buffers] if buffers is not None else message
-    return Message(sum(vector.numel() * vector.element_size() for vector in vectors))
+    vectors = message if buffers is None else (*message, buffers)
+    return Message(gossip.message_bytes(run.wire, vectors, exact_last=buffers is not None))

@@ -77,6 +77,7 @@ def test_the_sites_get_the_run_of_the_topology(job: Path, make_topology) -> None
         "options": {"beta1": 0.8},
         "seed": 3,
         "peer_timeout": 9.0,
+        "wire": "int8",
         "problem": {"path": "our_models.Segmentation", "args": {"width": 8}},
     }
     write_job(make_topology(run=run), job, name="first")
@@ -86,6 +87,7 @@ def test_the_sites_get_the_run_of_the_topology(job: Path, make_topology) -> None
     }
     extra = controller(job)["config"]["extra"]
     expected = {"iterations": 7, "stepsize": 0.25, "beta1": 0.8, "seed": 3, "peer_timeout": 9.0}
+    expected["wire"] = {"encoding": "int8"}
     assert extra.items() >= expected.items()
 
 

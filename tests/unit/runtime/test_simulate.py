@@ -92,6 +92,25 @@ def test_the_command_prints_the_history_as_json_and_takes_a_problem_beside_the_f
     assert document["history"][-1]["loss"] > 0
 
 
+def test_the_command_runs_with_another_wire_than_the_files(topology_file):
+    arguments = ["simulate", str(topology_file(4, CONSENSUS)), "--json"]
+
+    def final_distance(*options):
+        result = CliRunner().invoke(app, [*arguments, *options])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["history"][-1]["consensus_distance"]
+
+    assert final_distance() < 1e-7 < final_distance("--wire", "bfloat16")
+
+
+def test_the_command_refuses_a_wire_that_there_is_not(topology_file):
+    result = CliRunner().invoke(app, ["simulate", str(topology_file(4, CONSENSUS)), "--wire", "int4"])
+    assert result.exit_code == 2
+    assert "'int4' is not one of 'exact', 'float32', 'bfloat16', 'float16', 'int8', 'top-k'" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )
+
+
 def test_the_command_says_what_is_wrong_with_the_problem(topology_file):
     run = "{algorithm: consensus, iterations: 3, problem: {path: absent.module.Problem}}"
     result = CliRunner().invoke(app, ["simulate", str(topology_file(3, run, "{packages: [absent]}"))])

@@ -1,5 +1,7 @@
 """The loop of one site, driven with neighbours whose messages the test reads and writes."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from flaremesh.algorithms import create
+from flaremesh.gossip import GossipError
 from flaremesh.links import Key, LinkError, PeerTimeout
 from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.problems.consensus import Consensus
@@ -15,6 +18,7 @@ from flaremesh.problems.protocol import ProblemError, SiteContext
 from flaremesh.runtime.history import History
 from flaremesh.runtime.site_run import NonFiniteValue, RunOptions, SiteRun
 from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.schema import Run, Wire
 
 BONN = SiteContext("bonn", index=0, sites=2, seed=0)
 HOOD = Neighborhood("bonn", self_weight=0.75, in_weights={"kiel": 0.25}, out=("kiel",))
@@ -218,3 +222,62 @@ def test_a_silent_neighbour_is_named():
     pair.bonn.send(0)
     with pytest.raises(PeerTimeout, match="kiel"):
         pair.bonn.advance(0)
+
+
+@pytest.mark.parametrize("wire", ["int8", {"encoding": "int8"}, Wire(encoding="int8")])
+def test_the_wire_may_come_from_a_job_as_a_word_or_a_mapping(wire):
+    options = RunOptions(iterations=1, wire=wire)
+    assert options.wire == Wire(encoding="int8")
+    assert options == RunOptions.of(Run(algorithm="dgd", iterations=1, wire="int8", problem={"path": "a.B"}))
+
+
+def test_a_wire_that_needs_the_same_neighbours_all_the_time_is_refused_before_the_first_message():
+    boxes = inboxes(["bonn", "kiel"])
+    with pytest.raises(GossipError, match="int8 keeps copies"):
+        SiteRun(
+            create("consensus"),
+            Consensus(BONN, {"bonn": 4.0}),
+            [HOOD, HOOD],
+            InProcessLink("bonn", boxes),
+            History(),
+            RunOptions(iterations=4, wire="int8"),
+        )
+
+
+def test_a_narrow_wire_sends_the_iterate_narrow_and_the_statistics_as_they_are():
+    problem = normalised()
+    pair = Pair(problem, create("dgd", stepsize=0.1), wire="bfloat16")
+    iterate, statistics = problem.initial(), problem.buffers().clone()
+    pair.bonn.send(0)
+    message = pair.got(0, np.uint8).tobytes()
+    assert message[:6] == iterate.to(torch.bfloat16).view(torch.uint8).numpy().tobytes()
+    assert message[8:] == statistics.numpy().tobytes()
+
+
+class Reusing(Consensus):
+    """Goes on working in the memory of its initial point."""
+
+    def __init__(self):
+        super().__init__(BONN, {"bonn": [4.0, 8.0]})
+        self._x = super().initial()
+
+    def initial(self):
+        return self._x
+
+    def evaluate(self, x):
+        self._x.fill_(9.0)
+        return {}
+
+
+def test_a_problem_may_go_on_working_in_the_memory_of_its_initial_point():
+    pair = Pair(Reusing(), create("consensus"))
+    pair.iterate(0, [0.0, 4.0])
+    assert pair.got(0).tolist() == [4.0, 8.0]
+    assert pair.bonn.estimate.tolist() == [3.0, 7.0]
+
+
+def test_only_a_gradient_can_make_a_finite_mixture_infinite_and_then_it_is_noticed():
+    pair = Pair(Consensus(BONN, {"bonn": [1.0, 1.0]}), create("dgd", stepsize=1.0))
+    pair.bonn.problem.loss_and_gradient = lambda x: (torch.tensor(1.0), torch.tensor([0.0, -math.inf]))
+    with pytest.raises(NonFiniteValue, match=r"bonn has a non-finite value at iteration 1 \(loss 1.0\)"):
+        pair.iterate(0, [1.0, 1.0])

@@ -425,6 +425,68 @@ BROKEN = {
         "run.problem.path",
         "write code: {packages: [ourlab]}",
     ),
+    "unknown wire": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          wire: bfloat
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        4,
+        "run.wire.encoding",
+        "did you mean bfloat16?",
+    ),
+    "wire that is a number": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          wire: 8
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        4,
+        "run.wire",
+        "8 is no mapping of fields; expected: how vectors travel, e.g. bfloat16",
+    ),
+    "fraction of a wire that sends everything": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          wire: {encoding: int8, fraction: 0.1}
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        4,
+        "run.wire",
+        "remove the fraction, or write encoding: top-k",
+    ),
+    "fraction above one": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          wire:
+            encoding: top-k
+            fraction: 1.5
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        6,
+        "run.wire.fraction",
+        "of at most 1",
+    ),
+    "step of a wire that needs none": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          wire: {encoding: bfloat16, gossip: 0.5}
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        4,
+        "run.wire",
+        "bfloat16 mixes with the weights as they are",
+    ),
     # YAML
     "tab": Broken(
         """

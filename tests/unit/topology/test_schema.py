@@ -6,7 +6,7 @@ import yaml
 from topology_file import with_sections
 
 from flaremesh.topology.load import load
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import Run, Topology, Wire
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "provision").glob("*.yaml"))
 
@@ -34,6 +34,8 @@ def test_an_example_is_accepted_by_the_loader_and_by_the_schema_for_editors(
         "graph: {kind: ring, p: 0.5}",
         "server: {host: h}",
         "weights: best",
+        "run: {algorithm: dgd, iterations: 1, wire: int4, problem: {path: a.B}}",
+        "run: {algorithm: dgd, iterations: 1, wire: {encoding: int8, bits: 4}, problem: {path: a.B}}",
     ],
 )
 def test_the_schema_for_editors_refuses_what_the_loader_refuses(
@@ -49,6 +51,37 @@ def test_the_schema_for_editors_accepts_ports_as_the_loader_does(
     site = f"{{name: bonn, org: ukb, link: {{host: h, ports: {ports}}}}}"
 
     validator.validate(yaml.safe_load(with_sections(f"sites: [{site}, {{name: aachen, org: uka}}]")))
+
+
+WIRES = {
+    "int8": Wire(encoding="int8"),
+    "{encoding: top-k, fraction: 0.05, gossip: 0.3}": Wire(encoding="top-k", fraction=0.05, gossip=0.3),
+    "{encoding: bfloat16}": Wire(encoding="bfloat16"),
+}
+
+
+@pytest.mark.parametrize(("written", "meant"), WIRES.items())
+def test_a_wire_is_a_word_or_a_mapping_to_the_loader_and_to_the_schema_for_editors(
+    written: str, meant: Wire, validator: jsonschema.Draft202012Validator, tmp_path: Path
+) -> None:
+    problem = "{path: flaremesh.problems.digits.Digits}"
+    content = with_sections(
+        f"run: {{algorithm: dgd, iterations: 1, stepsize: 1, wire: {written}, problem: {problem}}}"
+    )
+    (tmp_path / "topology.yaml").write_text(content)
+
+    assert load(tmp_path / "topology.yaml").run.wire == meant
+    validator.validate(yaml.safe_load(content))
+
+
+def test_a_wire_survives_the_way_through_json() -> None:
+    for wire in WIRES.values():
+        assert Wire.of(wire.model_dump(exclude_none=True)) == wire
+        assert Wire.of(wire.model_dump()) == wire
+
+
+def test_a_run_without_a_wire_sends_vectors_as_they_are() -> None:
+    assert Run.model_fields["wire"].default == Wire(encoding="exact")
 
 
 def test_every_field_is_explained_to_the_editor() -> None:
