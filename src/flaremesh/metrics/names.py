@@ -132,3 +132,9 @@ class AgentMetric(Enum):
     RUNNING_JOBS = Metric("running_jobs", "gauge", "Jobs whose process runs here.")
     REGISTERED = Metric("registered", "gauge", "1 while the server knows the site.")
     REGISTERED_SITES = Metric("registered_sites", "gauge", "Sites that the server knows.")
+    SERVER_BYTES = Metric(
+        "server_bytes_total",
+        "counter",
+        "Payload of the messages that the server sent, forwarded or took: relay between sites, or control.",
+        ("kind",),
+    )

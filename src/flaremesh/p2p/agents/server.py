@@ -6,13 +6,17 @@ from collections.abc import Collection, Iterable, Sequence
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import SystemComponents
 from nvflare.apis.fl_context import FLContext
+from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.agent import Agent, gauge
+from flaremesh.p2p.cell import FRAMES
 
 _JOB_SECONDS = 15.0  # for the jobs to end: NVFlare kills their processes after 10 s
 _POLL_SECONDS = 0.1
+_RELAYED = f":flaremesh:{FRAMES}"  # end of NVFlare's name for what a relay link sends
+_NVFLARE_UNIT = 1 << 20  # bytes
 
 
 class ServerAgent(Agent):
@@ -47,6 +51,23 @@ class ServerAgent(Agent):
     def collect(self) -> Iterable[Family]:
         """See Agent.collect."""
         yield gauge(AgentMetric.REGISTERED_SITES, len(self.engine.get_clients()))
+        traffic = AgentMetric.SERVER_BYTES.value
+        family = CounterMetricFamily(traffic.full_name, traffic.help, labels=traffic.labels)
+        for kind, count in self._traffic().items():
+            family.add_metric([kind], count)
+        yield family
+
+    def _traffic(self) -> dict[str, float]:
+        """Bytes by kind, as NVFlare counts them; what it forwards counts once, with what it sends."""
+        megabytes = {"relay": 0.0, "control": 0.0}
+        cell = self.engine.get_cell()
+        if cell is not None:  # it comes with the end of the start
+            core = cell.core_cell
+            for pool in (core.sent_msg_size_pool, core.received_msg_size_pool):
+                for category, bins in pool.to_dict()["cat_data"].items():
+                    kind = "relay" if category.endswith(_RELAYED) else "control"
+                    megabytes[kind] += sum(size["total"] for size in bins if size)
+        return {kind: count * _NVFLARE_UNIT for kind, count in megabytes.items()}
 
     def stop(self) -> None:
         """Abort the jobs and wait until their status is stored, then shut down."""
