@@ -54,6 +54,10 @@ test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFla
 	$(BIN)/pytest tests/unit --numprocesses 2
 	$(BIN)/pytest tests/integration
 
+.PHONY: test-gpu
+test-gpu: $(READY) ## Test what needs a GPU; says why where it is skipped
+	$(BIN)/pytest tests/gpu
+
 .PHONY: lint
 lint: $(READY) ## Format check, linter, strict types, import layers
 	$(BIN)/ruff format --check --quiet

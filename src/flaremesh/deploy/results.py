@@ -181,6 +181,7 @@ class _Iteration(BaseModel):
     seconds: _Number
     wait_seconds: _Number
     gradient_seconds: _Number
+    overlap_seconds: _Number = 0.0
 
 
 class _Evaluation(BaseModel):

@@ -1,7 +1,7 @@
 """Between vectors, which may live on a GPU, and the bytes in host memory that links carry."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -46,19 +46,21 @@ class HostStaging:
         return message
 
 
-class CudaStaging:
+class DeviceStaging:
     """Vectors on a GPU: copies run on a stream of their own, from and to pinned memory.
 
     The host waits once an iteration, for what it is about to send; for what was received only the GPU waits.
 
     Args:
-        device: the GPU.
+        device: the GPU. The CPU will do for tests of all but the waiting.
     """
 
     def __init__(self, device: torch.device):
+        on_gpu = device.type == "cuda"
         self._device = device
-        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self._pool = BufferPool(_pinned)
+        self._streams: Any = torch.cuda if on_gpu else torch.cpu
+        self._copies = self._streams.Stream(device)
+        self._pool = BufferPool(_pinned) if on_gpu else BufferPool()
         self._uploading: list[Tensor] = []
 
     def take(self, size: int) -> Tensor:
@@ -67,13 +69,15 @@ class CudaStaging:
 
     def download(self, encoded: Sequence[Tensor]) -> list[Payload]:
         """See Staging."""
-        self._copies.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._copies):
+        self._copies.wait_stream(self._streams.current_stream(self._device))
+        with self._streams.stream(self._copies):
             arrived = [
                 torch.from_numpy(self._pool.take(tensor.numel())).copy_(tensor, non_blocking=True)
                 for tensor in encoded
             ]
-        self._copies.synchronize()
+            done = self._streams.Event()
+            done.record(self._copies)
+        done.synchronize()
         self._uploading.clear()  # they were on this stream before
         return [tensor.numpy().data for tensor in arrived]
 
@@ -81,17 +85,18 @@ class CudaStaging:
         """See Staging."""
         staged = torch.from_numpy(self._pool.take(message.numel())).copy_(message)
         self._uploading.append(staged)  # until it has left, which only the GPU knows
-        with torch.cuda.stream(self._copies):
+        with self._streams.stream(self._copies):
             arrived = staged.to(self._device, non_blocking=True)
-        stream = torch.cuda.current_stream(self._device)
+        stream = self._streams.current_stream(self._device)
         stream.wait_stream(self._copies)
-        arrived.record_stream(stream)
+        if arrived.is_cuda:
+            arrived.record_stream(stream)
         return arrived
 
 
 def staging_for(device: torch.device) -> Staging:
     """The staging of vectors on a device."""
-    return CudaStaging(device) if device.type == "cuda" else HostStaging()
+    return DeviceStaging(device) if device.type == "cuda" else HostStaging()
 
 
 def bytes_of(payload: Payload) -> Tensor:

@@ -17,6 +17,9 @@ class Iteration:
         seconds: wall clock of the iteration.
         wait_seconds: of that, waiting for neighbours.
         gradient_seconds: of that, computing gradients.
+        overlap_seconds: of that, own work between sending and waiting. While it is less than the
+            exchange takes,
+            overlap / (overlap + wait) of the exchange is hidden behind it.
     """
 
     iteration: int
@@ -25,6 +28,7 @@ class Iteration:
     seconds: float
     wait_seconds: float
     gradient_seconds: float
+    overlap_seconds: float = 0.0
 
     @property
     def finite(self) -> bool:

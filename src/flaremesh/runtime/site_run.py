@@ -74,10 +74,12 @@ class _Observed:
     """What is seen of the iteration under way."""
 
     started: float
+    sent: float = 0.0
     loss: Tensor | None = None
     distance: Tensor | float = 0.0
     wait_seconds: float = 0.0
     gradient_seconds: float = 0.0
+    overlap_seconds: float = 0.0
 
 
 class SiteRun:
@@ -163,6 +165,7 @@ class SiteRun:
         key = Key(iteration, 0, self.site)
         for peer in hood.out:
             self._link.send(peer, key, payloads)
+        self._observed.sent = time.perf_counter()
 
     def advance(self, iteration: int) -> None:
         """Mix with the in-neighbours and update the state.
@@ -182,6 +185,7 @@ class SiteRun:
             seconds=time.perf_counter() - observed.started,
             wait_seconds=observed.wait_seconds,
             gradient_seconds=observed.gradient_seconds,
+            overlap_seconds=observed.overlap_seconds,
         )
         self._sink.iteration(record)
         if self._options.stop_on_non_finite and not finite:
@@ -208,6 +212,7 @@ class SiteRun:
     def _mixed(self, iteration: int) -> Vectors:
         hood = self._hood(iteration)
         started = time.perf_counter()
+        self._observed.overlap_seconds = started - self._observed.sent
         received = self._link.receive(
             [Key(iteration, 0, peer) for peer in hood.in_weights], self._options.peer_timeout
         )

@@ -7,7 +7,9 @@ from flaremesh.runtime.history import History, evenly_spaced
 
 
 def record(iteration, loss=1.0):
-    return Iteration(iteration, loss, 0.5, seconds=0.2, wait_seconds=0.1, gradient_seconds=0.05)
+    return Iteration(
+        iteration, loss, 0.5, seconds=0.2, wait_seconds=0.1, gradient_seconds=0.05, overlap_seconds=0.04
+    )
 
 
 def test_every_record_is_a_line_of_json_in_order_even_if_the_run_fails(tmp_path):
@@ -30,6 +32,7 @@ def test_every_record_is_a_line_of_json_in_order_even_if_the_run_fails(tmp_path)
             "seconds": 0.2,
             "wait_seconds": 0.1,
             "gradient_seconds": 0.05,
+            "overlap_seconds": 0.04,
         },
     ]
 

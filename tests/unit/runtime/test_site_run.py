@@ -1,6 +1,7 @@
 """The loop of one site, driven with neighbours whose messages the test reads and writes."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -119,6 +120,31 @@ def test_buffers_are_averaged_even_where_the_rows_do_not_sum_to_one():
     pair.answer(0, [*pair.got(0, np.float32)[:-2], 6.0, 6.0], np.float32)
     pair.bonn.advance(0)
     assert problem.buffers().tolist() == pytest.approx([5.0, 5.0])
+
+
+class Slow(Consensus):
+    """Its gradient takes a while."""
+
+    def __init__(self):
+        super().__init__(BONN, {"bonn": 1.0})
+
+    def loss_and_gradient(self, x):
+        time.sleep(0.02)
+        return super().loss_and_gradient(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [("dgd", True), ("dgd-cta", False), ("dgd-atc", False), ("gradient-tracking", False), ("gtadam", False)],
+)
+def test_the_gradient_is_computed_while_messages_travel_where_the_equations_allow_it(name, hidden):
+    pair = Pair(Slow(), create(name, stepsize=0.1))
+    pair.bonn.send(0)
+    pair.answer(0, pair.got(0))
+    pair.bonn.advance(0)
+    (record,) = pair.history.iterations
+    assert record.gradient_seconds >= 0.02
+    assert (record.overlap_seconds >= record.gradient_seconds) == hidden
 
 
 def test_phases_take_turns():
