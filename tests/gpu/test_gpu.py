@@ -18,6 +18,8 @@ from flaremesh.runtime.site_run import RunOptions, SiteRun
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Wire
 
+pytestmark = pytest.mark.gpu
+
 GPU = "cuda"
 BONN = Neighborhood("bonn", self_weight=0.5, in_weights={"kiel": 0.5}, out=("kiel",))
 KIEL = Neighborhood("kiel", self_weight=0.5, in_weights={"bonn": 0.5}, out=("bonn",))

@@ -17,8 +17,7 @@ class Iteration:
         seconds: wall clock of the iteration.
         wait_seconds: of that, waiting for neighbours.
         gradient_seconds: of that, computing gradients.
-        overlap_seconds: of that, own work between sending and waiting. While it is less than the
-            exchange takes,
+        overlap_seconds: of that, own work between sending and waiting. Where something is left to wait for,
             overlap / (overlap + wait) of the exchange is hidden behind it.
     """
 
