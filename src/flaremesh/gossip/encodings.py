@@ -316,6 +316,6 @@ def _aligned(size: int) -> int:
 
 def _blank(take: Take, size: int) -> Tensor:
     """Bytes whose padding says nothing of what was in that memory before."""
-    data = take(size)
+    data = take(size, torch.uint8)
     data[-_ALIGNMENT:].zero_()
     return data

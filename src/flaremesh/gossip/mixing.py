@@ -22,8 +22,8 @@ Blocks: TypeAlias = Callable[[int, int, Tensor], Tensor]
 The blocks of a vector are asked for once each, in ascending order; scratch has at least their length.
 """
 
-Take: TypeAlias = Callable[[int], Tensor]
-"""A uint8 tensor of so many bytes, of whatever content, on the device of the vectors."""
+Take: TypeAlias = Callable[[int, torch.dtype], Tensor]
+"""A vector of so many entries of a dtype, of whatever content, on the device of the vectors."""
 
 
 class Term(NamedTuple):
@@ -73,7 +73,7 @@ def mix(own: Tensor, terms: Sequence[Term], step: float, work: Workspace) -> tup
     (lead, first), *others = terms
     # half precision would overflow at 65504, and add nothing to a sum of some thousands
     norm_dtype = torch.promote_types(own.dtype, torch.float32)
-    mixed = work.take(work.length * own.element_size()).view(own.dtype)
+    mixed = work.take(work.length, own.dtype)
     norms = []
     for start, stop in work.spans:
         scratch, spare = work.scratch

@@ -13,10 +13,10 @@ _POOLED_BYTES = 1 << 18  # from here on, fresh memory costs more than all that i
 
 
 class Staging(Protocol):
-    """All tensors are (bytes,) uint8."""
+    """Encoded vectors and messages are (bytes,) uint8."""
 
-    def take(self, size: int) -> Tensor:
-        """Memory beside the vectors."""
+    def take(self, length: int, dtype: torch.dtype) -> Tensor:
+        """See mixing.Take."""
 
     def download(self, encoded: Sequence[Tensor]) -> list[Payload]:
         """Encoded vectors as links take them: complete, and never changed again."""
@@ -31,11 +31,12 @@ class HostStaging:
     def __init__(self) -> None:
         self._pool = BufferPool()
 
-    def take(self, size: int) -> Tensor:
+    def take(self, length: int, dtype: torch.dtype) -> Tensor:
         """See Staging."""
+        size = length * dtype.itemsize
         if size < _POOLED_BYTES:
-            return torch.empty(size, dtype=torch.uint8)
-        return torch.from_numpy(self._pool.take(size))
+            return torch.empty(length, dtype=dtype)
+        return torch.from_numpy(self._pool.take(size)).view(dtype)
 
     def download(self, encoded: Sequence[Tensor]) -> list[Payload]:
         """See Staging."""
@@ -63,9 +64,9 @@ class DeviceStaging:
         self._pool = BufferPool(_pinned) if on_gpu else BufferPool()
         self._uploading: list[Tensor] = []
 
-    def take(self, size: int) -> Tensor:
+    def take(self, length: int, dtype: torch.dtype) -> Tensor:
         """See Staging."""
-        return torch.empty(size, dtype=torch.uint8, device=self._device)
+        return torch.empty(length, dtype=dtype, device=self._device)
 
     def download(self, encoded: Sequence[Tensor]) -> list[Payload]:
         """See Staging."""

@@ -15,7 +15,7 @@ def encoded(vector, wire):
     encoding = encoding_of(Wire.of(wire), vector.dtype)
     # what a pool hands out is not blank
     return encoding.encode(
-        entries_of(vector), Workspace(vector, lambda n: torch.full((n,), 77, dtype=torch.uint8))
+        entries_of(vector), Workspace(vector, lambda n, dtype: torch.full((n,), 77, dtype=dtype))
     )
 
 

@@ -6,8 +6,8 @@ import torch
 from flaremesh.gossip.mixing import BLOCK, Term, Workspace, entries_of, mix
 
 
-def take(size):
-    return torch.empty(size, dtype=torch.uint8)
+def take(length, dtype):
+    return torch.empty(length, dtype=dtype)
 
 
 def mixed(own, peers, self_weight, weights, step=1.0):
