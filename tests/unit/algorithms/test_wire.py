@@ -79,13 +79,23 @@ def test_int8_with_public_copies_converges_to_the_mean_as_fast_as_exact_messages
     assert found[-1] < 1e-14
 
 
-@GRAPHS
-@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def star():
+    """Metropolis weights of eight sites, the first of which is the centre."""
+    w = np.zeros((8, 8))
+    w[0, 1:] = w[1:, 0] = 1 / 8
+    return w + np.diag(1 - w.sum(axis=1))
+
+
+SHAPES = {"ring": ring(), "random": random_graph(), "star": star(), "complete": np.full((8, 8), 1 / 8)}
+
+
+@pytest.mark.parametrize("w", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.2])
 def test_top_k_with_its_default_step_converges_at_the_rate_of_the_lazy_matrix(fraction, w):
     wire = {"encoding": "top-k", "fraction": fraction}
-    found = distances(simulation(w, create("consensus"), vectors, 150, wire))
+    found = distances(simulation(w, create("consensus"), vectors, 120, wire))
     step = fraction
-    assert fitted_rate(found, 50, 150) == pytest.approx(1 - step * (1 - contraction(w)), rel=0.01)
+    assert fitted_rate(found, 60, 120) == pytest.approx(1 - step * (1 - contraction(w)), rel=0.02)
 
 
 def test_top_k_with_the_step_of_the_theorem_stays_below_the_bound_of_the_theorem():
