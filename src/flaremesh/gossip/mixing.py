@@ -42,7 +42,6 @@ class Workspace:
 
     Attributes:
         length: d.
-        dtype: of the vectors.
         spans: (start, stop) of the blocks; one on a GPU, where a call costs more than memory.
         scratch: memory for two blocks; whoever uses it is done before another one begins.
         take: see above.
@@ -50,7 +49,6 @@ class Workspace:
 
     def __init__(self, like: Tensor, take: Take):
         self.length = like.numel()
-        self.dtype = like.dtype
         size = self.length if like.is_cuda else BLOCK
         self.spans = [(start, min(start + size, self.length)) for start in range(0, self.length, size)]
         longest = min(size, self.length)
