@@ -71,7 +71,7 @@ format: $(READY) ## Format and fix what the linter can fix
 	$(BIN)/ruff check --fix
 
 .PHONY: bench
-bench: $(READY) ## Time the links against nvflare.app_opt.p2p; writes build/bench/links.json
+bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS; writes build/bench/links.{json,md,png}
 	$(BIN)/python -m bench.links
 
 .PHONY: lock

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.meter import Meter
 from flaremesh.p2p.outcome import RUN_FOLDER
 
 CLOCK = "clock.json"
-"""File in a job's run folder, at each site and at the server: Unix times of its phases, and seconds."""
+"""File in a job's run folder, at each site and at the server: Unix times of its phases, and figures."""
 
 
 def _write(fl_ctx, document):
@@ -30,14 +31,26 @@ class ClockedController:
 class ClockedExecutor:
     """Leaves the times of a site in its run folder, whatever the outcome.
 
+    Args:
+        warm_up, others: see Meter; the CPU of the other processes is the first site's.
+
     Attributes:
-        seconds: of each iteration, by number of floats.
+        meters: by number of floats.
+        accuracies: (Unix time, accuracy) of every evaluation.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, warm_up=0, others=(), **kwargs):
         super().__init__(**kwargs)
-        self.seconds = {}
+        self._warm_up, self._others = warm_up, others
+        self.meters = {}
+        self.accuracies = []
         self._tasks = {}
+
+    def measure(self, floats, iterations, warm_up):
+        """A new meter."""
+        others = self._others if self.client_name.endswith("-1") else ()
+        self.meters[floats] = meter = Meter(warm_up, iterations, others)
+        return meter
 
     def execute(self, task_name, shareable, fl_ctx, abort_signal):
         begun = time.time()
@@ -45,27 +58,34 @@ class ClockedExecutor:
             return super().execute(task_name, shareable, fl_ctx, abort_signal)
         finally:
             self._tasks[str(task_name)] = [begun, time.time()]
-            _write(fl_ctx, {**self._tasks, "seconds": self.seconds})
+            _write(
+                fl_ctx,
+                {
+                    "tasks": self._tasks,
+                    "figures": {floats: meter.figures() for floats, meter in self.meters.items()},
+                    "accuracies": self.accuracies,
+                },
+            )
 
 
 class ClockedExchange(ClockedExecutor):
-    """Exchanges float32 arrays of several sizes and mixes them.
+    """Exchanges float32 arrays of several lengths and mixes them.
 
     Args:
-        rounds: [floats, iterations] of each size.
+        rounds: Round as dicts, the shorter first.
     """
 
-    def __init__(self, rounds):
-        super().__init__()
+    def __init__(self, rounds, others=()):
+        super().__init__(others=others)
         self.rounds = rounds
 
     def run_algorithm(self, fl_ctx, shareable, abort_signal):
         iteration = 0
-        for floats, iterations in self.rounds:
-            value = np.full(floats, iteration, dtype=np.float32)
-            seconds = self.seconds[floats] = []
-            for _ in range(iterations):
-                started = time.perf_counter()
+        for each in self.rounds:
+            meter = self.measure(**each)
+            value = np.full(each["floats"], iteration, dtype=np.float32)
+            meter.tick()
+            for _ in range(each["warm_up"] + each["iterations"]):
                 self._exchange_values(fl_ctx, value, iteration)
                 received = self.neighbors_values.pop(iteration)
                 mixed = value * np.float32(self._weight)
@@ -73,19 +93,4 @@ class ClockedExchange(ClockedExecutor):
                     mixed += received[neighbor.id] * np.float32(neighbor.weight)
                 value = mixed
                 iteration += 1
-                seconds.append(time.perf_counter() - started)
-
-
-class ClockedConsensus(ClockedExecutor):
-    """Times a package's own consensus, from one iteration to the next."""
-
-    def __init__(self):
-        super().__init__()
-        self._last = None
-
-    def tick(self):
-        """To be called once an iteration."""
-        now = time.perf_counter()
-        if self._last is not None:
-            self.seconds.setdefault(1, []).append(now - self._last)
-        self._last = now
+                meter.tick()

@@ -58,6 +58,7 @@ class Vector:
         """None: there is no model."""
 
     def state(self, x: Tensor) -> Mapping[str, Tensor]:
+        """One coordinate: nobody wants the model."""
         return {"value": x[:1]}
 
     def _multiply(self) -> None:

@@ -1,0 +1,99 @@
+"""Rows as a table, as Markdown and as a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from rich.table import Table
+
+from bench.samples import CPU, GROWTH, SCALAR, SYSTEMS, TLS, VECTOR, Figure, Row
+
+_COLORS = dict(zip(SYSTEMS, ("#0072b2", "#56b4e9", "#d55e00", "#009e73", "#333333"), strict=True))
+
+
+def table_of(rows: Sequence[Row], title: str) -> Table:
+    table = Table(title=title)
+    table.add_column("", no_wrap=True)
+    for name in ("sites", "floats", "unit", *SYSTEMS):
+        table.add_column(name, justify="right")
+    table.add_column("targets", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row, "\n"))
+    return table
+
+
+def markdown_of(rows: Sequence[Row]) -> str:
+    names = ("", "sites", "floats", "unit", *SYSTEMS, "targets")
+    lines = [names, ("---", *("---:" for _ in names[1:-1]), "---"), *(_cells(row, "<br>") for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plot(rows: Sequence[Row], file: Path) -> None:
+    """Draw what the rows hold: scalars, vectors beside bare TLS, CPU, and the growth of a ring."""
+    canvas = Canvas(figsize=(13, 8), layout="constrained")
+    axes = canvas.subplots(2, 2)
+    _bars(axes[0, 0], [row for row in rows if row.case == SCALAR], "scalar consensus, ms per iteration")
+    _bars(axes[0, 1], [row for row in rows if row.case == VECTOR], "vectors, time relative to bare TLS", TLS)
+    _bars(axes[1, 0], [row for row in rows if row.case == CPU], "CPU seconds per GB of float32 exchanged")
+    growth = [row for row in rows if row.case == GROWTH]
+    for floats in sorted({row.floats for row in growth}):
+        for system in SYSTEMS:
+            points = [
+                (row.sites, row.systems[system].median)
+                for row in growth
+                if row.floats == floats and system in row.systems and row.systems[system].median
+            ]
+            if points:
+                style = "-" if floats > 1 else "--"
+                label = f"{system}, {floats:g} float32"
+                axes[1, 1].loglog(
+                    *zip(*points, strict=True), style, marker="o", color=_COLORS[system], label=label
+                )
+    axes[1, 1].set_title("ring, µs of all cores per directed edge", fontsize=10)
+    axes[1, 1].set_xlabel("sites")
+    if growth:
+        axes[1, 1].legend(fontsize=7)
+    canvas.savefig(file, dpi=110)
+
+
+def _bars(axes: Axes, rows: Sequence[Row], title: str, relative_to: str | None = None) -> None:
+    width = 0.8 / len(SYSTEMS)
+    for number, system in enumerate(SYSTEMS):
+        heights = []
+        for row in rows:
+            height, unit = _median(row, system), _median(row, relative_to) if relative_to else 1.0
+            heights.append(height / unit if height and unit else 0.0)
+        if any(heights):
+            places = [index + number * width for index in range(len(rows))]
+            axes.bar(places, heights, width, color=_COLORS[system], label=system)
+    axes.set_xticks(
+        [index + 0.4 for index in range(len(rows))],
+        [f"{row.sites} sites\n{row.floats:.0e}" if row.floats > 1 else f"{row.sites} sites" for row in rows],
+        fontsize=8,
+    )
+    axes.set_title(title, fontsize=10)
+    if rows:
+        axes.set_yscale("log")
+        axes.legend(fontsize=7)
+
+
+def _median(row: Row, system: str) -> float | None:
+    return row.systems[system].median if system in row.systems else None
+
+
+def _cells(row: Row, newline: str) -> tuple[str, ...]:
+    targets = [f"{'met' if t.met else 'MISSED'}: {t.text} ({t.value:.3g})" for t in row.targets]
+    figures = [_shown(row.systems.get(system), newline) for system in SYSTEMS]
+    floats = f"{row.floats:g}" if row.floats else ""
+    return row.case, str(row.sites), floats, row.unit, *figures, newline.join(targets)
+
+
+def _shown(figure: Figure | None, newline: str) -> str:
+    if figure is None:
+        return ""
+    if figure.median is None:
+        return "failed"
+    failed = f"{newline}{figure.failed} of {figure.failed + figure.repeats} failed" if figure.failed else ""
+    spread = f" ({figure.p95:.3g})" if figure.samples > 1 else ""
+    return f"{figure.median:.3g}{spread}{failed}"

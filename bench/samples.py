@@ -1,0 +1,144 @@
+"""What was measured, and the rows that are made of it."""
+
+import math
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+FLAREMESH, BFLOAT16 = "flaremesh", "flaremesh, bfloat16"
+STOCK, GLOO, TLS = "nvflare.app_opt.p2p", "torch gloo", "bare TLS"
+SYSTEMS = (FLAREMESH, BFLOAT16, STOCK, GLOO, TLS)
+
+SCALAR, VECTOR, SERVER_SHARE = "scalar consensus", "vectors", "through the server"
+CPU, MEMORY, GROWTH = "CPU per GB", "peak memory", "ring, per edge"
+TRAINING, HIDDEN = "training to 90 %", "exchange hidden"
+
+
+class Key(NamedTuple):
+    """Names a row.
+
+    Attributes:
+        case: what was done.
+        sites: size of the mesh.
+        floats: length of the vectors, 0 where there is more than one.
+        unit: of the figures; less is better unless it is the share that was hidden.
+    """
+
+    case: str
+    sites: int
+    floats: int
+    unit: str
+
+
+Repeats: TypeAlias = dict[int, list[float]]
+"""Figures of one system by the number of the repeat; none where it failed."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One system in one row.
+
+    Attributes:
+        median: of the medians of the repeats, None if all failed.
+        p95: of all samples of all repeats.
+        repeats: that gave figures.
+        samples: figures in all repeats.
+        failed: repeats that gave none.
+    """
+
+    median: float | None
+    p95: float | None
+    repeats: int
+    samples: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """What flaremesh is held to in a row."""
+
+    text: str
+    value: float
+    met: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of links.json; see Key."""
+
+    case: str
+    sites: int
+    floats: int
+    unit: str
+    systems: dict[str, Figure]
+    targets: list[Target]
+
+
+class Samples:
+    """Figures as they come in."""
+
+    def __init__(self) -> None:
+        self._found: defaultdict[Key, dict[str, Repeats]] = defaultdict(dict)
+
+    def add(self, key: Key, system: str, repeat: int, figures: Iterable[float]) -> None:
+        """Keep the figures of one repeat; without any it failed."""
+        self._found[key].setdefault(system, {})[repeat] = list(figures)
+
+    def rows(self) -> Iterator[Row]:
+        for key, systems in self._found.items():
+            figures = {system: _figure(systems[system]) for system in SYSTEMS if system in systems}
+            yield Row(*key, figures, list(_targets(key, systems)))
+
+
+def _figure(repeats: Repeats) -> Figure:
+    medians = [statistics.median(figures) for figures in repeats.values() if figures]
+    figures = sorted(figure for repeat in repeats.values() for figure in repeat)
+    return Figure(
+        statistics.median(medians) if medians else None,
+        figures[math.ceil(0.95 * len(figures)) - 1] if figures else None,
+        len(medians),
+        len(figures),
+        len(repeats) - len(medians),
+    )
+
+
+def _targets(key: Key, systems: Mapping[str, Repeats]) -> Iterator[Target]:
+    def ratio(other: str, ours: str = FLAREMESH) -> float | None:
+        """How many times longer the other takes: the median of the repeats, in which both took turns."""
+        pairs = [
+            statistics.median(figures) / statistics.median(systems[ours][repeat])
+            for repeat, figures in systems.get(other, {}).items()
+            if figures and systems.get(ours, {}).get(repeat)
+        ]
+        return statistics.median(pairs) if pairs else None
+
+    def at_least(text: str, bound: float, value: float | None) -> Iterator[Target]:
+        if value is not None:
+            yield Target(text, value, value >= bound)
+
+    def at_most(text: str, bound: float) -> Iterator[Target]:
+        value = _figure(systems.get(FLAREMESH, {})).median
+        if value is not None:
+            yield Target(text, value, value <= bound)
+
+    if key.case == SCALAR and key.sites == 2:
+        yield from at_most("<= 0.25 ms", 0.25)
+        yield from at_least(">= 80x stock", 80.0, ratio(STOCK))
+        yield from at_least(">= 1x gloo", 1.0, ratio(GLOO))
+    if key.case == VECTOR and key.floats >= 1_000_000:
+        yield from at_least(">= 0.85x bare TLS", 0.85, ratio(TLS))
+        yield from at_least("bfloat16 >= 1.6x float32", 1.6, ratio(FLAREMESH, BFLOAT16))
+    if key.case == SERVER_SHARE:
+        yield from at_most("< 1 %", 1.0)
+
+
+def in_turn(systems: Iterable[str], repeat: int, what: str) -> Iterator[str]:
+    """Each system once, another one first in every repeat; says so."""
+    order = list(systems)
+    for number in range(len(order)):
+        system = order[(number + repeat) % len(order)]
+        print(f"{what}, repeat {repeat + 1}: {system}", file=sys.stderr)
+        yield system
