@@ -21,7 +21,9 @@ _LARGE_BYTES = 1 << 16  # more may not fit into the buffers of the sockets, and 
 def run(site: Site) -> list[dict[str, Any]]:
     outgoing, incoming = _connect(site)
     senders = [_Sender(connection) for connection in outgoing]
-    return [_iterate(site, each, outgoing, incoming, senders) for each in site.rounds]
+    figures = [_iterate(site, each, outgoing, incoming, senders) for each in site.rounds]
+    site.gather()  # whoever hung up earlier would take with it what the others have not read yet
+    return figures
 
 
 def _iterate(
