@@ -7,25 +7,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from rich.table import Table
 
-from bench.samples import CPU, GROWTH, SCALAR, SYSTEMS, TLS, VECTOR, Figure, Row
+from bench.samples import CPU, GROWTH, MEMORY, SCALAR, SERVER_SHARE, SYSTEMS, TLS, VECTOR, Figure, Row
 
 _COLORS = dict(zip(SYSTEMS, ("#0072b2", "#56b4e9", "#d55e00", "#009e73", "#333333"), strict=True))
 
 
+_HEAD = ("", "sites", "floats", "unit")
+_TABLES = ((SCALAR, VECTOR), (CPU, MEMORY), (SERVER_SHARE,), (GROWTH,))
+"""Cases that share a table; the others share one more."""
+
+
 def table_of(rows: Sequence[Row], title: str) -> Table:
     table = Table(title=title)
-    table.add_column("", no_wrap=True)
-    for name in ("sites", "floats", "unit", *SYSTEMS):
+    table.add_column(_HEAD[0], no_wrap=True)
+    for name in (*_HEAD[1:], *SYSTEMS):
         table.add_column(name, justify="right")
     table.add_column("targets", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row, "\n"))
+        table.add_row(*_cells(row, SYSTEMS, "\n"))
     return table
 
 
 def markdown_of(rows: Sequence[Row]) -> str:
-    names = ("", "sites", "floats", "unit", *SYSTEMS, "targets")
-    lines = [names, ("---", *("---:" for _ in names[1:-1]), "---"), *(_cells(row, "<br>") for row in rows)]
+    """Tables with the columns that they need."""
+    others = {row.case for row in rows}.difference(*_TABLES)
+    tables = ([row for row in rows if row.case in cases] for cases in (*_TABLES, others))
+    return "\n".join(_markdown_table(table) for table in tables if table)
+
+
+def _markdown_table(rows: Sequence[Row]) -> str:
+    systems = [system for system in SYSTEMS if any(system in row.systems for row in rows)]
+    lines = [(*_HEAD, *systems, "targets"), ("---", *("---:" for _ in (*_HEAD[1:], *systems)), "---")]
+    lines += [_cells(row, systems, "<br>") for row in rows]
+    if not any(row.targets for row in rows):
+        lines = [line[:-1] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -53,6 +68,9 @@ def plot(rows: Sequence[Row], file: Path) -> None:
     axes[1, 1].set_title("ring, µs of all cores per directed edge", fontsize=10)
     axes[1, 1].set_xlabel("sites")
     if growth:
+        sizes = sorted({row.sites for row in growth})
+        axes[1, 1].set_xticks(sizes, map(str, sizes))
+        axes[1, 1].minorticks_off()
         axes[1, 1].legend(fontsize=7)
     canvas.savefig(file, dpi=110)
 
@@ -82,9 +100,9 @@ def _median(row: Row, system: str) -> float | None:
     return row.systems[system].median if system in row.systems else None
 
 
-def _cells(row: Row, newline: str) -> tuple[str, ...]:
+def _cells(row: Row, systems: Sequence[str], newline: str) -> tuple[str, ...]:
     targets = [f"{'met' if t.met else 'MISSED'}: {t.text} ({t.value:.3g})" for t in row.targets]
-    figures = [_shown(row.systems.get(system), newline) for system in SYSTEMS]
+    figures = [_shown(row.systems.get(system), newline) for system in systems]
     floats = f"{row.floats:g}" if row.floats else ""
     return row.case, str(row.sites), floats, row.unit, *figures, newline.join(targets)
 
@@ -95,5 +113,9 @@ def _shown(figure: Figure | None, newline: str) -> str:
     if figure.median is None:
         return "failed"
     failed = f"{newline}{figure.failed} of {figure.failed + figure.repeats} failed" if figure.failed else ""
-    spread = f" ({figure.p95:.3g})" if figure.samples > 1 else ""
-    return f"{figure.median:.3g}{spread}{failed}"
+    spread = f" ({_number(figure.p95)})" if figure.p95 is not None and figure.samples > 1 else ""
+    return f"{_number(figure.median)}{spread}{failed}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -88,7 +88,10 @@ class Samples:
         self._found[key].setdefault(system, {})[repeat] = list(figures)
 
     def rows(self) -> Iterator[Row]:
-        for key, systems in self._found.items():
+        """Case by case, in the order in which they came."""
+        cases = list(dict.fromkeys(key.case for key in self._found))
+        for key in sorted(self._found, key=lambda key: (cases.index(key.case), key.sites, key.floats)):
+            systems = self._found[key]
             figures = {system: _figure(systems[system]) for system in SYSTEMS if system in systems}
             yield Row(*key, figures, list(_targets(key, systems)))
 
