@@ -54,7 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
     (given.output / "links.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     (given.output / "links.md").write_text(report.markdown_of(rows))
     report.plot(rows, given.output / "links.png")
-    Console(width=190).print(report.table_of(rows, f"links: {given.links}; median (p95), less is better"))
+    console = Console(width=190)
+    console.print(f"links: {given.links}; median (p95), less is better")
+    console.print(*report.tables_of(rows))
 
 
 def _cases_of(sites: int, plan: Plan, cases: Sequence[str]) -> list[str]:

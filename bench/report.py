@@ -1,6 +1,6 @@
 """Rows as a table, as Markdown and as a plot."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,36 +12,45 @@ from bench.samples import CPU, GROWTH, MEMORY, SCALAR, SERVER_SHARE, SYSTEMS, TL
 _COLORS = dict(zip(SYSTEMS, ("#0072b2", "#56b4e9", "#d55e00", "#009e73", "#333333"), strict=True))
 
 
-_HEAD = ("", "sites", "floats", "unit")
+_HEAD, _TARGETS = ("", "sites", "floats", "unit"), "targets"
 _TABLES = ((SCALAR, VECTOR), (CPU, MEMORY), (SERVER_SHARE,), (GROWTH,))
 """Cases that share a table; the others share one more."""
 
 
-def table_of(rows: Sequence[Row], title: str) -> Table:
-    table = Table(title=title)
-    table.add_column(_HEAD[0], no_wrap=True)
-    for name in (*_HEAD[1:], *SYSTEMS):
-        table.add_column(name, justify="right")
-    table.add_column("targets", no_wrap=True)
-    for row in rows:
-        table.add_row(*_cells(row, SYSTEMS, "\n"))
-    return table
+def tables_of(rows: Sequence[Row]) -> Iterator[Table]:
+    for cells in _tables(rows, "\n"):
+        table = Table()
+        for number, name in enumerate(cells[0]):
+            table.add_column(
+                name, justify="left" if number == 0 or name == _TARGETS else "right", no_wrap=True
+            )
+        for line in cells[1:]:
+            table.add_row(*line)
+        yield table
 
 
 def markdown_of(rows: Sequence[Row]) -> str:
-    """Tables with the columns that they need."""
+    return "\n".join(_markdown(cells) for cells in _tables(rows, "<br>"))
+
+
+def _markdown(cells: Sequence[Sequence[str]]) -> str:
+    rule = ["---" if number == 0 or name == _TARGETS else "---:" for number, name in enumerate(cells[0])]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (cells[0], rule, *cells[1:]))
+
+
+def _tables(rows: Sequence[Row], newline: str) -> Iterator[list[tuple[str, ...]]]:
+    """Head and lines of each table, with the columns that it needs."""
     others = {row.case for row in rows}.difference(*_TABLES)
-    tables = ([row for row in rows if row.case in cases] for cases in (*_TABLES, others))
-    return "\n".join(_markdown_table(table) for table in tables if table)
-
-
-def _markdown_table(rows: Sequence[Row]) -> str:
-    systems = [system for system in SYSTEMS if any(system in row.systems for row in rows)]
-    lines = [(*_HEAD, *systems, "targets"), ("---", *("---:" for _ in (*_HEAD[1:], *systems)), "---")]
-    lines += [_cells(row, systems, "<br>") for row in rows]
-    if not any(row.targets for row in rows):
-        lines = [line[:-1] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    for cases in (*_TABLES, others):
+        chosen = [row for row in rows if row.case in cases]
+        systems = [system for system in SYSTEMS if any(system in row.systems for row in chosen)]
+        end = 1 if any(row.targets for row in chosen) else 0
+        lines = [(*_HEAD, *systems, *[_TARGETS][:end])]
+        for row in chosen:
+            figures = [_shown(row.systems.get(system), newline) for system in systems]
+            lines.append((*_named(row), *figures, *[_judged(row, newline)][:end]))
+        if chosen:
+            yield lines
 
 
 def plot(rows: Sequence[Row], file: Path) -> None:
@@ -100,11 +109,12 @@ def _median(row: Row, system: str) -> float | None:
     return row.systems[system].median if system in row.systems else None
 
 
-def _cells(row: Row, systems: Sequence[str], newline: str) -> tuple[str, ...]:
-    targets = [f"{'met' if t.met else 'MISSED'}: {t.text} ({t.value:.3g})" for t in row.targets]
-    figures = [_shown(row.systems.get(system), newline) for system in systems]
-    floats = f"{row.floats:g}" if row.floats else ""
-    return row.case, str(row.sites), floats, row.unit, *figures, newline.join(targets)
+def _named(row: Row) -> tuple[str, ...]:
+    return row.case, str(row.sites), f"{row.floats:g}" if row.floats else "", row.unit
+
+
+def _judged(row: Row, newline: str) -> str:
+    return newline.join(f"{'met' if t.met else 'MISSED'}: {t.text} ({t.value:.3g})" for t in row.targets)
 
 
 def _shown(figure: Figure | None, newline: str) -> str:
