@@ -494,10 +494,12 @@ class _Incoming:
 
         They are there sooner than another thread could be woken to read them, and this one to take them.
         """
+        stream = self._stream
+        if stream is None or self._large:  # the edge's thread must not step aside for nobody
+            return
         self._attention = time.monotonic()
         deadline = self._attention + _ATTENTION_SECONDS
-        stream = self._stream
-        if stream is None or self._large or not self._reading.acquire(blocking=False):
+        if not self._reading.acquire(blocking=False):
             return
         try:
             while (
