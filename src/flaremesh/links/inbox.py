@@ -7,6 +7,8 @@ from collections.abc import Collection
 
 from flaremesh.links.protocol import Cancelled, Key, LinkError, Payload, PeerTimeout, RunAborted
 
+_EARLY_MESSAGES = 256  # of one sender, that nobody has asked for yet
+_EARLY_BYTES = 1 << 30  # the same, of more than one message
 _REMEMBERED = 512  # taken messages of a sender, more than it may have under way
 _POLL_SECONDS = 0.2  # how soon an abort, which NVFlare only lets us poll, is noticed
 
@@ -23,15 +25,17 @@ class Inbox:
         self._messages: dict[Key, Payload] = {}
         self._taken: defaultdict[str, deque[Key]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._waiting: Counter[str] = Counter()
+        self._waiting_bytes: Counter[str] = Counter()
         self._failure: LinkError | None = None
         self._arrived = threading.Condition()
 
     def __contains__(self, key: Key) -> bool:
         return key in self._messages
 
-    def waiting(self, sender: str) -> int:
-        """How many messages of ``sender`` nobody has taken yet."""
-        return self._waiting[sender]
+    def is_full(self, sender: str) -> bool:
+        """Whether ``sender`` is so far ahead that its next message must wait."""
+        waiting = self._waiting[sender]
+        return waiting >= _EARLY_MESSAGES or (waiting > 1 and self._waiting_bytes[sender] >= _EARLY_BYTES)
 
     def put(self, key: Key, payload: Payload, *, repeat: bool = False) -> None:
         """Store one message; a transport drops its own duplicates, a ``repeat`` may be another one's."""
@@ -40,6 +44,7 @@ class Inbox:
                 return
             self._messages[key] = payload
             self._waiting[key.sender] += 1
+            self._waiting_bytes[key.sender] += len(payload)
             self._arrived.notify_all()
 
     def fail(self, error: LinkError) -> None:
@@ -59,6 +64,7 @@ class Inbox:
                 if not missing:
                     for key in keys:
                         self._waiting[key.sender] -= 1
+                        self._waiting_bytes[key.sender] -= len(self._messages[key])
                         self._taken[key.sender].append(key)
                     return {key: self._messages.pop(key) for key in keys}
                 if self._failure is not None:

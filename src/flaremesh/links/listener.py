@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from flaremesh.links.connection import tune
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
 from flaremesh.links.protocol import LinkError
 from flaremesh.links.tls import Credentials, peer_name, refusal_of
@@ -219,17 +220,6 @@ class Listener:
         del self._pending[pending.connection]
         self._selector.unregister(pending.connection)
         return pending.connection
-
-
-def tune(connection: socket.socket) -> None:
-    """Small messages leave at once, and a peer that is gone is noticed within some seconds."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 4)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000)
 
 
 def _bind(host: str, ports: tuple[int, int]) -> socket.socket:

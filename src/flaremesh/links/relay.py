@@ -24,7 +24,6 @@ _RESEND_SECONDS = 1.0  # without any progress on the edge; doubles up to the nex
 _RESEND_SECONDS_MAX = 16.0
 _HELLO_SECONDS = 0.25  # the peer may not be up yet, so the first frame is repeated faster
 _FLUSH_SECONDS = 5.0
-_EARLY_MESSAGES = 256  # of one peer, that no iteration has asked for yet
 _PARTIAL_MESSAGES = 8  # of one peer, that lack pieces
 _HELLO = -1  # iteration number of the greeting
 
@@ -167,9 +166,7 @@ class RelayLink:
             self._observer.refused(sender, "oversized")
             return
         opens = len(frame.payload) < frame.total and (frame.iteration, frame.stage) not in edge.partial
-        if self._inbox.waiting(sender) >= _EARLY_MESSAGES or (
-            opens and len(edge.partial) >= _PARTIAL_MESSAGES
-        ):
+        if self._inbox.is_full(sender) or (opens and len(edge.partial) >= _PARTIAL_MESSAGES):
             self._observer.refused(sender, "early")  # not acknowledged: an honest peer sends it again
             return
         with self._state:

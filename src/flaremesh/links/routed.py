@@ -1,13 +1,13 @@
 """The link of a run: direct where it can be, through the server where it cannot, per edge and direction."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from flaremesh.links.direct import Address, DirectLink, Lost, Unsent
+from flaremesh.links.direct import DirectLink
 from flaremesh.links.inbox import Inbox
+from flaremesh.links.outgoing import Address, Lost, Unsent
 from flaremesh.links.protocol import Key, LinkError, LinkKind, LinkObserver, Payload, PeerTimeout
 from flaremesh.links.relay import RelayLink
 
@@ -45,8 +45,6 @@ class RoutedLink:
         self._site, self._targets, self._mode = site, targets, mode
         self._inbox, self._observer, self._relay = inbox, observer, relay
         self._direct = direct(self._fall_back) if direct and mode != "relay" else None
-        self._relayed: set[str] = set(targets)
-        self._state = threading.Lock()
 
     @property
     def address(self) -> Address | None:
@@ -69,7 +67,6 @@ class RoutedLink:
         if causes and self._mode == "direct":
             missing = "; ".join(f"to {peer}: {cause}" for peer, cause in sorted(causes.items()))
             raise LinkError(f"{self._site} has no direct link {missing}; `links: auto` would relay")
-        self._relayed = set(causes)
         for peer in self._targets:
             kind = LinkKind.RELAY if peer in causes else LinkKind.DIRECT
             _log.info(
@@ -80,9 +77,8 @@ class RoutedLink:
 
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
         """See Link.send."""
-        if peer not in self._relayed and self._direct and self._direct.send(peer, key, buffers):
-            return
-        self._relay.send(peer, key, buffers)
+        if self._direct is None or not self._direct.send(peer, key, buffers):
+            self._relay.send(peer, key, buffers)
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         """See Link.receive; a PeerTimeout says whether a silent peer's direct link is up."""
@@ -108,8 +104,6 @@ class RoutedLink:
                 LinkError(f"{self._site} lost its direct link to {peer} and cannot make it again: {cause}")
             )
             return
-        with self._state:
-            self._relayed = self._relayed | {peer}
         _log.warning("%s -> %s: the direct link is lost (%s), the server relays", self._site, peer, cause)
         self._observer.linked(peer, LinkKind.RELAY)
         for key, buffers in unsent:

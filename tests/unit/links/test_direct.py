@@ -5,7 +5,7 @@ import itertools
 import pytest
 from direct_mesh import Proxy, exchange
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, direct
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, outgoing
 
 BOTH = [("a", "b"), ("b", "a")]
 
@@ -77,7 +77,7 @@ def test_a_site_without_an_address_is_relayed_to_and_dials_itself(sites):
 
 
 def test_an_address_where_nobody_listens_is_relayed_to(sites, monkeypatch):
-    monkeypatch.setattr(direct, "_DIAL_SECONDS", 0.5)
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
     sites.add("a", ["b"], ["b"])
     sites.add("b", ["a"], ["a"])
     assert not any(sites.open({"b": ("127.0.0.1", 9)}).values())
@@ -103,7 +103,7 @@ def test_a_broken_connection_is_made_again_and_nothing_is_lost(behind_proxy):
 
 
 def test_an_edge_that_cannot_be_made_again_is_relayed_without_losing_an_iteration(behind_proxy, monkeypatch):
-    monkeypatch.setattr(direct, "_DIAL_SECONDS", 0.5)
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
     sites, proxy = behind_proxy
     assert exchange(sites, BOTH, 10, numbered(70_000)) == []
     proxy.refuse()

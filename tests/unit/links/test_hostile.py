@@ -13,10 +13,11 @@ from direct_mesh import Observer, Proxy, Sites, exchange
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, direct, listener
-from flaremesh.links.direct import DirectLink, LinkRefused
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, direct, listener, outgoing
+from flaremesh.links.direct import DirectLink
 from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest, unpack
 from flaremesh.links.inbox import Inbox
+from flaremesh.links.outgoing import LinkRefused
 
 RUN = run_digest("run")
 HONEST = [("a", "b"), ("b", "a")]
@@ -477,7 +478,7 @@ def test_a_neighbour_that_acknowledges_what_was_never_sent_ends_the_run_with_its
 
 
 def test_a_neighbour_that_trickles_its_answer_is_given_up_in_time(run, authority, mallory, monkeypatch):
-    monkeypatch.setattr(direct, "_DIAL_SECONDS", 0.5)
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
 
     def serve(connection, over):
         for byte in acknowledgement(0):
@@ -504,7 +505,7 @@ def test_a_neighbour_that_reads_nothing_does_not_hold_up_the_end(run, authority,
 
 @pytest.mark.parametrize("address", [("x" * 70, 1), ("localhost", 99_999), ("localhost", -1), ("", 0)])
 def test_an_address_that_is_none_is_no_link(authority, monkeypatch, address):
-    monkeypatch.setattr(direct, "_DIAL_SECONDS", 0.1)
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.1)
     identity = authority.issue("x")
     link = DirectLink("x", "run", [], identity, Observer(), Inbox(lambda: False), lambda *_: None, None)
     assert set(link.dial({"m": address})) == {"m"}

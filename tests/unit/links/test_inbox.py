@@ -4,6 +4,7 @@ import time
 import pytest
 
 from flaremesh.links import Key, PeerTimeout, RunAborted
+from flaremesh.links import inbox as inbox_module
 from flaremesh.links.inbox import Inbox
 
 FROM_BONN, FROM_KIEL = Key(3, 0, "bonn"), Key(3, 0, "kiel")
@@ -55,3 +56,25 @@ def test_an_abort_ends_the_wait():
 def test_an_abort_is_noticed_even_where_nothing_is_missing():
     with pytest.raises(RunAborted):
         Inbox(cancelled=lambda: True).take([], timeout=60)
+
+
+def test_a_sender_that_is_far_ahead_must_wait_and_what_it_owes_always_fits(monkeypatch):
+    monkeypatch.setattr(inbox_module, "_EARLY_BYTES", 100)
+    box = Inbox(lambda: False)
+    box.put(Key(0, 0, "b"), bytes(1000))
+    assert not box.is_full("b")
+    box.put(Key(1, 0, "b"), b"")
+    assert box.is_full("b")
+    assert not box.is_full("c")
+    box.take([Key(0, 0, "b")], 0)
+    assert not box.is_full("b")
+
+
+def test_a_message_that_came_over_another_link_before_is_dropped():
+    box = Inbox(lambda: False)
+    key = Key(0, 0, "b")
+    box.put(key, b"first")
+    box.put(key, b"again", repeat=True)
+    assert box.take([key], 0) == {key: b"first"}
+    box.put(key, b"again", repeat=True)
+    assert key not in box

@@ -15,7 +15,7 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 
 from flaremesh import algorithms
 from flaremesh.errors import FlaremeshError
-from flaremesh.links.direct import Address
+from flaremesh.links.outgoing import Address
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome

@@ -10,8 +10,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, LinkError
-from flaremesh.links.direct import Address, DirectLink, Lost
+from flaremesh.links.direct import DirectLink
 from flaremesh.links.inbox import Inbox
+from flaremesh.links.outgoing import Address, Lost
 from flaremesh.links.relay import RelayLink
 from flaremesh.links.routed import RoutedLink
 from flaremesh.links.tls import Credentials
