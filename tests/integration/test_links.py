@@ -60,7 +60,7 @@ def exchanged_bytes(mesh, run_id):
 def connections(option, ports):
     """A line for each TCP connection; with the option --kill, of those that are no more."""
     if not (ss := shutil.which("ss")):
-        pytest.skip("ss of iproute2 is not installed")
+        pytest.skip("ss is not on the PATH: run tests/install-tools")
     command = [ss, "--tcp", "--numeric", "--no-header", "--oneline", option, "state", "established", ports]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
