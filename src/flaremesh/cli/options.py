@@ -1,8 +1,7 @@
 """Arguments and options that several commands share."""
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -15,9 +14,8 @@ Output: TypeAlias = Annotated[
 ]
 Where: TypeAlias = Annotated[TargetKind, typer.Option("--target", help="Where the mesh runs.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-WireWord = Enum("WireWord", [(word, word) for word in get_args(WireEncoding)])  # type: ignore[misc]
 Wire: TypeAlias = Annotated[
-    WireWord | None, typer.Option(help="Instead of run.wire: how vectors travel between sites.")
+    WireEncoding | None, typer.Option(help="Instead of run.wire: how vectors travel between sites.")
 ]
 
 

@@ -36,7 +36,7 @@ def run(
     from flaremesh.cli.progress import ProgressView, result_table
     from flaremesh.deploy import run as runs
 
-    loaded = overridden(load(topology), iterations=iterations, stepsize=stepsize, wire=wire and wire.value)
+    loaded = overridden(load(topology), iterations=iterations, stepsize=stepsize, wire=wire)
     mesh = mesh_folder(loaded, output)
     target = target_of(where, loaded, mesh)
     with ProgressView(loaded.run.iterations) as view, _interruption() as stop:

@@ -23,7 +23,7 @@ def simulate(
     from flaremesh.runtime.simulate import simulation_of
     from flaremesh.topology.load import load
 
-    loaded = overridden(load(topology), iterations=iterations, wire=wire and wire.value)
+    loaded = overridden(load(topology), iterations=iterations, wire=wire)
     mesh = check(loaded)
     run = loaded.run
     torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other
