@@ -86,14 +86,18 @@ class _OneThread:
         with self._lock:
             if not self._mixing:
                 self._threads = torch.get_num_threads()
-                torch.set_num_threads(1)
+                self._set(1)
             self._mixing += 1
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._mixing -= 1
             if not self._mixing:
-                torch.set_num_threads(self._threads)
+                self._set(self._threads)
+
+    def _set(self, threads: int) -> None:
+        if self._threads > 1:
+            torch.set_num_threads(threads)
 
 
 _one_thread = _OneThread()

@@ -122,6 +122,7 @@ class SiteRun:
         self._sink = sink
         self._options = options
         self._observed = _Observed(time.perf_counter())
+        self._untold: Iteration | None = None
         with self._blaming_the_problem():
             # a copy, because the state's memory is sent and the problem may go on working in its own
             initial = problem.initial().detach().clone()
@@ -153,7 +154,10 @@ class SiteRun:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
 
     def send(self, iteration: int) -> None:
-        """Hand this iteration's message to every out-neighbour."""
+        """Hand this iteration's message to every out-neighbour.
+
+        While it travels, the sink hears of the iteration before, if it has not yet.
+        """
         self._observed = _Observed(time.perf_counter())
         hood = self._hood(iteration)
         vectors = self._algorithm.message(self.state)
@@ -166,6 +170,7 @@ class SiteRun:
         for peer in hood.out:
             self._link.send(peer, key, payloads)
         self._observed.sent = time.perf_counter()
+        self._tell()
 
     def advance(self, iteration: int) -> None:
         """Mix with the in-neighbours and update the state.
@@ -178,7 +183,7 @@ class SiteRun:
         self.state = self._algorithm.update(self.state, lambda: self._mixed(iteration), self._gradient)
         observed = self._observed
         loss, distance, finite = self._read()
-        record = Iteration(
+        self._untold = record = Iteration(
             iteration=iteration + 1,
             loss=loss,
             consensus_distance=distance,
@@ -187,14 +192,20 @@ class SiteRun:
             gradient_seconds=observed.gradient_seconds,
             overlap_seconds=observed.overlap_seconds,
         )
-        self._sink.iteration(record)
         if self._options.stop_on_non_finite and not finite:
+            self._tell()
             raise NonFiniteValue(
                 f"{self.site} has a non-finite value at iteration {iteration + 1} (loss {record.loss}); "
                 "a smaller stepsize may help"
             )
         if self._options.evaluates(iteration + 1):
+            self._tell()
             self._evaluate(iteration + 1)
+
+    def _tell(self) -> None:
+        if self._untold is not None:
+            self._sink.iteration(self._untold)
+            self._untold = None
 
     def _read(self) -> tuple[float | None, float, bool]:
         """Loss and consensus distance of this iteration, and whether they and the estimate are finite."""
