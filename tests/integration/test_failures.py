@@ -61,6 +61,16 @@ def test_a_job_process_that_is_killed_fails_the_run_by_its_name(mesh):
     assert "bonn" in ended.stderr.splitlines()[-1]
 
 
+def test_a_job_process_that_is_killed_before_the_run_begins_fails_it_by_its_name(mesh):
+    run = mesh.start("run", "--iterations", str(ENDLESS))
+    parent = mesh.process("bonn")
+    wait_until(parent.children, 30)
+    parent.children()[0].kill()
+    ended = finished(run)
+    assert ended.returncode == 1
+    assert "bonn" in ended.stderr.splitlines()[-1]
+
+
 def test_a_server_that_is_killed_fails_the_run(mesh):
     run = mesh.start("run", "--iterations", str(ENDLESS))
     run_id = running(run)

@@ -108,7 +108,7 @@ def _follow(
         if progress:
             show(run_id, progress)
             if progress.get("result"):
-                return dict(progress["result"])
+                return _explained(progress["result"], session.job(run_id))
         try:
             if not progress and session.job(run_id).ended:
                 return _ended(session, run_id)
@@ -130,8 +130,15 @@ def _ended(session: AdminSession, run_id: str) -> dict[str, Any]:
         folder = session.download(run_id, Path(scratch))
         result = next(folder.rglob(f"{RUN_FOLDER}/{RESULT}"), None)
         if result:
-            return dict(json.loads(result.read_text()))
+            return _explained(json.loads(result.read_text()), session.job(run_id))
     return _failed(_reason(session.job(run_id)))
+
+
+def _explained(result: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """A job process that died before its site began leaves the controller with an abort and no reason."""
+    if result["outcome"] == RunState.ABORTED and not result["reason"] and job.first_failure:
+        return dict(result) | _failed(_reason(job))
+    return dict(result)
 
 
 def _failed(reason: str) -> dict[str, Any]:
@@ -139,6 +146,8 @@ def _failed(reason: str) -> dict[str, Any]:
 
 
 def _reason(job: Job) -> str:
+    if job.first_failure:
+        return f"{job.first_failure}: the job process ended before the run began; killed, or out of memory"
     details = [detail for detail in job.details if not detail.endswith(": OK")]
     return f"NVFlare ended the job with {job.status}" + (f": {details[-1]}" if details else "")
 

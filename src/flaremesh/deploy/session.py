@@ -17,6 +17,7 @@ from nvflare.fuel.flare_api.flare_api import Session
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
 
 from flaremesh.deploy.target import DeployError
+from flaremesh.p2p.agents.server import FIRST_FAILURE
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
 from flaremesh.topology.schema import Topology
 
@@ -40,11 +41,13 @@ class Job:
         name: of the run.
         status: e.g. RUNNING or FINISHED:COMPLETED.
         details: what NVFlare noted when it deployed and scheduled the job.
+        first_failure: the site whose process failed first, None where none did or the job was aborted before.
     """
 
     name: str
     status: str
     details: tuple[str, ...]
+    first_failure: str | None
 
     @property
     def ended(self) -> bool:
@@ -166,5 +169,8 @@ def _job(meta: dict[str, Any]) -> Job:
         *(meta.get(JobMetaKey.SCHEDULE_HISTORY.value) or ()),
     ]
     return Job(
-        meta.get(JobMetaKey.JOB_NAME.value, ""), meta[JobMetaKey.STATUS.value], tuple(map(str, details))
+        name=meta.get(JobMetaKey.JOB_NAME.value, ""),
+        status=meta[JobMetaKey.STATUS.value],
+        details=tuple(map(str, details)),
+        first_failure=meta.get(FIRST_FAILURE),
     )

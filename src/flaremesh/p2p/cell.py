@@ -9,14 +9,30 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobReturnCode
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
+from nvflare.private.defs import CellChannel, CellChannelTopic, JobFailureMsgKey
 
 _CHANNEL: Final = "flaremesh"
 SERVER: Final = FQCN.ROOT_SERVER
 FRAMES: Final = "frames"
 PROGRESS: Final = "progress"
+
+
+def hear_failures(cell: Any, handler: Callable[[str, str], None]) -> None:
+    """Call ``handler(site, job id)`` at the server when a site says that a job's process failed there."""
+
+    def filter_request(message: Message) -> None:
+        kind = message.get_header(MessageHeaderKey.CHANNEL), message.get_header(MessageHeaderKey.TOPIC)
+        if kind == (CellChannel.SERVER_MAIN, CellChannelTopic.REPORT_JOB_FAILURE):
+            report = message.payload
+            if report[JobFailureMsgKey.CODE] != JobReturnCode.SUCCESS:
+                handler(message.get_header(MessageHeaderKey.ORIGIN), report[JobFailureMsgKey.JOB_ID])
+
+    # for "*", as NVFlare's own: a filter for one topic would replace those
+    cell.core_cell.add_incoming_request_filter("*", "*", filter_request)
 
 
 class RunCell:

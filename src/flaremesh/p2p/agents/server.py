@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import SystemComponents
@@ -11,12 +12,15 @@ from prometheus_client.metrics_core import Metric as Family
 
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.agent import Agent, gauge
-from flaremesh.p2p.cell import FRAMES
+from flaremesh.p2p.cell import FRAMES, hear_failures
 
 _JOB_SECONDS = 15.0  # for the jobs to end: NVFlare kills their processes after 10 s
 _POLL_SECONDS = 0.1
 _RELAYED = f":flaremesh:{FRAMES}"  # end of NVFlare's name for what a relay link sends
 _NVFLARE_UNIT = 1 << 20  # bytes
+
+FIRST_FAILURE: Final = "first_failure"
+"""Key of a job's meta: the site whose process failed first, unless the job was aborted before."""
 
 
 class ServerAgent(Agent):
@@ -29,6 +33,7 @@ class ServerAgent(Agent):
     def start(self, fl_ctx: FLContext) -> None:
         """See Agent.start."""
         self._started = False
+        self._failures: dict[str, str] = {}
         # before the job runner starts: whatever is RUNNING now is not
         self._runner = self.engine.get_component(SystemComponents.JOB_RUNNER)
         self._runner.update_unfinished_jobs(fl_ctx)
@@ -38,6 +43,7 @@ class ServerAgent(Agent):
         """See Agent.handle_event."""
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
+            hear_failures(self.engine.get_cell(), self._note_failure)
             self._started = True
 
     def missing(self) -> Sequence[str]:
@@ -68,6 +74,16 @@ class ServerAgent(Agent):
                     kind = "relay" if category.endswith(_RELAYED) else "control"
                     megabytes[kind] += sum(size["total"] for size in bins if size)
         return {kind: count * _NVFLARE_UNIT for kind, count in megabytes.items()}
+
+    def _note_failure(self, site: str, job_id: str) -> None:
+        """Keep who failed first: where no controller was up yet, nobody else knows why the job did."""
+        running = self._runner.running_jobs.get(job_id)  # None while it is being started
+        if (running and running.run_aborted) or job_id in self._failures:
+            return
+        self._failures[job_id] = site
+        with self.engine.new_context() as fl_ctx:
+            jobs = self.engine.get_component(SystemComponents.JOB_MANAGER)
+            jobs.update_meta(job_id, {FIRST_FAILURE: site}, fl_ctx)
 
     def stop(self) -> None:
         """Abort the jobs and wait until their status is stored, then shut down."""
