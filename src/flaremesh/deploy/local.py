@@ -15,6 +15,7 @@ import psutil
 
 from flaremesh.deploy.target import DeployError, Participant
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
+from flaremesh.p2p import participant
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.agent import AGENT_FILE, PORT_VARIABLE
 from flaremesh.p2p.outcome import RUN_FOLDER
@@ -76,9 +77,9 @@ class LocalTarget:
             for name in self._names
         ]
 
-    def run_folder(self, participant: str, run_id: str) -> Path | None:
+    def run_folder(self, name: str, run_id: str) -> Path | None:
         """See Target."""
-        folder = self._workspace(participant) / run_id / RUN_FOLDER
+        folder = self._workspace(name) / run_id / RUN_FOLDER
         return folder if folder.is_dir() else None
 
     def end_run(self, run_id: str, timeout: float) -> None:
@@ -110,8 +111,8 @@ class LocalTarget:
         log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
             sys.executable,
-            self._command(name),
-            self._environment(),
+            [sys.executable, "-u", "-m", participant.__name__, str(workspace)],
+            self._environment() | {participant.NAME_VARIABLE: name},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, self.console(name), log, 0o600),
@@ -120,19 +121,6 @@ class LocalTarget:
             setsid=True,  # a Ctrl-C in this terminal is not meant for the mesh
         )
         return psutil.Process(pid)
-
-    def _command(self, name: str) -> list[str]:
-        if name == SERVER:
-            module, config, identity = "server.server_train", "fed_server.json", []
-            org = self._topology.server.org
-        else:
-            module, config, identity = "client.client_train", "fed_client.json", [f"uid={name}"]
-            org = next(site.org for site in self._topology.sites if site.name == name)
-        return [
-            *(sys.executable, "-u", "-m", f"nvflare.private.fed.app.{module}"),
-            *("-m", str(self._workspace(name)), "-s", config),
-            *("--set", "secure_train=true", *identity, f"org={org}", "config_folder=config"),
-        ]
 
     def _environment(self) -> dict[str, str]:
         # the sites share this machine's cores; torch at each of them would take all

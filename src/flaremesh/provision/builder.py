@@ -38,7 +38,8 @@ def project_of(topology: Topology) -> Project:
             PropKey.FED_LEARN_PORT: server.port,
             PropKey.ADMIN_PORT: server.port,
             PropKey.DEFAULT_HOST: server.host,
-            PropKey.HOST_NAMES: list(server.names),
+            # localhost: an admin of a cluster reaches the server through a forwarded port
+            PropKey.HOST_NAMES: list(dict.fromkeys([*server.names, "localhost"])),
         },
     )
     for site in topology.sites:
