@@ -19,8 +19,9 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall
 from flaremesh.provision.builder import KitBuilder, project_of
 from flaremesh.provision.certificates import Certificate, CertificateStore
+from flaremesh.provision.releases import releases, write_release
 from flaremesh.provision.replacement import replace_file, replace_folder, replace_text, workplace
-from flaremesh.topology.mesh import build
+from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import Topology
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
     Raises:
         ProvisionError: the topology contradicts what was provisioned before, or NVFlare refused it.
         GraphError, MissingExtra: see topology.mesh.build.
+        PlacementError: see placement.namespace_of.
     """
     mesh = build(topology)
     kits, state = out / "kits", out / "state"
@@ -100,6 +102,8 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         replace_file(certificates, state / "cert.json", mode=0o600)
         replaced = [name for name in names if replace_folder(built / name, kits / name, work)]
         replace_text(firewall.sheet(topology, mesh), out / "firewall.md", work, mode=0o644)
+        if topology.deploy:
+            _write_releases(topology, mesh, out, work)
         # last, for it says that all of the above is done
         replace_text(topology.model_dump_json(), state / _TOPOLOGY, work, mode=0o600)
     return Provisioned(
@@ -110,6 +114,15 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         reissued=reissued,
         certificates=CertificateStore(state / "cert.json").certificates(),
     )
+
+
+def _write_releases(topology: Topology, mesh: Mesh, out: Path, work: Path) -> None:
+    """Make ``out/helm``, a folder per participant."""
+    (work / "helm").mkdir()
+    for release in releases(topology):
+        kit = out / "kits" / release.name
+        write_release(topology, mesh, release, kit, work / "helm" / release.name)
+    replace_folder(work / "helm", out / "helm", work)
 
 
 def previous(out: Path) -> Topology | None:

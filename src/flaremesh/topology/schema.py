@@ -24,6 +24,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from flaremesh import __version__
+
 SERVER = "server"
 """The server's name in the mesh: of its kit and in its certificate. No site may have it."""
 
@@ -37,6 +39,9 @@ DnsLabel: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-
 Org: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
 Host: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
+ImageName: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$")
+]
 Email: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$")
 ]
@@ -373,8 +378,13 @@ class Code(Closed):
 class Deploy(Closed):
     """Settings of the container targets; the local target needs none."""
 
-    image: str | None = Field(None, description="container image of server and sites")
-    namespace: DnsLabel | None = Field(None, description="Kubernetes namespace")
+    image: ImageName = Field(f"flaremesh:{__version__}", description="container image of server and sites")
+    gpu_image: ImageName = Field(
+        f"flaremesh:{__version__}-cuda", alias="gpuImage", description="container image of sites with GPUs"
+    )
+    namespace: DnsLabel | None = Field(
+        None, description="Kubernetes namespace of all; default: one each, <mesh>-<participant>"
+    )
     storage: str | None = Field(None, description="Kubernetes storage class of the workspaces")
 
 
@@ -395,4 +405,6 @@ class Topology(Closed):
     run: Run = Field(description="defaults of a run")
     certificates: Certificates = Field(Certificates(), description="lifetimes of certificates")
     code: Code = Field(Code(), description="code that jobs may run")
-    deploy: Deploy = Field(Deploy(), description="settings of the container targets")
+    deploy: Deploy | None = Field(
+        None, description="settings of the container targets; {} takes the defaults"
+    )

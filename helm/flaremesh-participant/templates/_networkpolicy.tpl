@@ -1,0 +1,105 @@
+{{/* How a NetworkPolicy names a peer: (dict "peer" Peer "mesh" name of the mesh). */}}
+{{- define "flaremesh.peer" -}}
+{{- if .peer.namespace -}}
+- namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ .peer.namespace }}
+  podSelector:
+    matchLabels: {{- include "flaremesh.participantLabels" (dict "mesh" .mesh "name" .peer.name) | nindent 6 }}
+{{- end }}
+{{- range .peer.cidrs }}
+- ipBlock:
+    cidr: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Denies all in both directions except: DNS, the scraper, the release's own test, and what the chart adds. */}}
+{{- define "flaremesh.networkPolicy" -}}
+{{- if .Values.networkPolicy.enabled -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ include "flaremesh.fullname" . }}
+  labels: {{- include "flaremesh.labels" . | nindent 4 }}
+spec:
+  podSelector:
+    matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    {{- with include "flaremesh.ingress" . | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
+    # `helm test`
+    - from:
+        - podSelector:
+            matchLabels:
+              app.kubernetes.io/instance: {{ .Release.Name }}
+              app.kubernetes.io/component: test
+      ports:
+        - port: {{ .Values.metrics.port }}
+    {{- if .Values.metrics.scraperNamespace }}
+    - from:
+        - namespaceSelector:
+            matchLabels:
+              kubernetes.io/metadata.name: {{ .Values.metrics.scraperNamespace }}
+          {{- with .Values.metrics.scraperLabels }}
+          podSelector:
+            matchLabels: {{- toYaml . | nindent 14 }}
+          {{- end }}
+      ports:
+        - port: {{ .Values.metrics.port }}
+    {{- end }}
+    {{- with .Values.networkPolicy.extraIngress }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  egress:
+    # names
+    - to:
+        - namespaceSelector:
+            matchLabels:
+              kubernetes.io/metadata.name: {{ .Values.networkPolicy.dns.namespace }}
+          podSelector:
+            matchLabels: {{- toYaml .Values.networkPolicy.dns.labels | nindent 14 }}
+      ports:
+        - {port: 53, protocol: UDP}
+        - {port: 53, protocol: TCP}
+    {{- with include "flaremesh.egress" . | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
+    {{- with .Values.networkPolicy.extraEgress }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The test pod reaches names and the participant's agent. */}}
+{{- define "flaremesh.testNetworkPolicy" -}}
+{{- if .Values.networkPolicy.enabled -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ include "flaremesh.fullname" . }}-test
+  labels: {{- include "flaremesh.labels" . | nindent 4 }}
+spec:
+  podSelector:
+    matchLabels:
+      app.kubernetes.io/instance: {{ .Release.Name }}
+      app.kubernetes.io/component: test
+  policyTypes: [Ingress, Egress]
+  egress:
+    - to:
+        - namespaceSelector:
+            matchLabels:
+              kubernetes.io/metadata.name: {{ .Values.networkPolicy.dns.namespace }}
+          podSelector:
+            matchLabels: {{- toYaml .Values.networkPolicy.dns.labels | nindent 14 }}
+      ports:
+        - {port: 53, protocol: UDP}
+        - {port: 53, protocol: TCP}
+    - to:
+        - podSelector:
+            matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 14 }}
+      ports:
+        - port: {{ .Values.metrics.port }}
+{{- end }}
+{{- end }}

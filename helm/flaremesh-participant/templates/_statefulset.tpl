@@ -1,0 +1,167 @@
+{{- define "flaremesh.statefulset" -}}
+apiVersion: apps/v1
+kind: StatefulSet
+metadata:
+  name: {{ include "flaremesh.fullname" . }}
+  labels: {{- include "flaremesh.labels" . | nindent 4 }}
+spec:
+  serviceName: {{ include "flaremesh.fullname" . }}
+  replicas: 1
+  selector:
+    matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 6 }}
+  template:
+    metadata:
+      labels:
+        {{- with .Values.podLabels }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+        {{- include "flaremesh.labels" . | nindent 8 }}
+        {{- include "flaremesh.participantLabels" .Values | nindent 8 }}
+      annotations:
+        # a new kit restarts the pod
+        checksum/kit: {{ toJson .Values.kit | sha256sum }}
+        {{- with .Values.podAnnotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    spec:
+      serviceAccountName: {{ include "flaremesh.fullname" . }}
+      automountServiceAccountToken: false
+      enableServiceLinks: false
+      {{- with .Values.imagePullSecrets }}
+      imagePullSecrets: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .Values.runtimeClassName }}
+      runtimeClassName: {{ . }}
+      {{- end }}
+      {{- with .Values.priorityClassName }}
+      priorityClassName: {{ . }}
+      {{- end }}
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: {{ .Values.podSecurity.user }}
+        runAsGroup: {{ .Values.podSecurity.group }}
+        fsGroup: {{ .Values.podSecurity.group }}
+        fsGroupChangePolicy: OnRootMismatch
+        seccompProfile:
+          type: RuntimeDefault
+      # SIGTERM makes the agent abort its runs and log out; a preStop hook would have nothing to add
+      terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+      containers:
+        - name: {{ include "flaremesh.component" . }}
+          image: {{ include "flaremesh.image" . }}
+          imagePullPolicy: {{ .Values.image.pullPolicy }}
+          env:
+            - name: FLAREMESH_PARTICIPANT
+              value: {{ .Values.name }}
+            - name: FLAREMESH_METRICS_PORT
+              value: {{ .Values.metrics.port | quote }}
+            - name: PROMETHEUS_MULTIPROC_DIR
+              value: /metrics
+            {{- include "flaremesh.env" . | nindent 12 }}
+            {{- with .Values.extraEnv }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+          ports:
+            - name: metrics
+              containerPort: {{ .Values.metrics.port }}
+            {{- include "flaremesh.containerPorts" . | nindent 12 }}
+          # it answers once NVFlare has started; a first start reads the image from disk
+          startupProbe:
+            httpGet: {path: /healthz, port: metrics}
+            periodSeconds: 2
+            failureThreshold: {{ div .Values.probes.startupSeconds 2 }}
+          # the process hangs
+          livenessProbe:
+            httpGet: {path: /healthz, port: metrics}
+            periodSeconds: 10
+            timeoutSeconds: 5
+            failureThreshold: {{ div .Values.probes.livenessSeconds 10 }}
+          # registered with the server, and connected to it
+          readinessProbe:
+            httpGet: {path: /readyz, port: metrics}
+            periodSeconds: 5
+            timeoutSeconds: 5
+            failureThreshold: 2
+          {{- with include "flaremesh.resources" . | fromYaml }}
+          resources: {{- toYaml . | nindent 12 }}
+          {{- end }}
+          # why a container ended shows in `kubectl describe pod`
+          terminationMessagePolicy: FallbackToLogsOnError
+          securityContext:
+            allowPrivilegeEscalation: false
+            readOnlyRootFilesystem: true
+            capabilities:
+              drop: [ALL]
+          volumeMounts:
+            - name: workspace
+              mountPath: /workspace
+            - name: startup
+              mountPath: /workspace/startup
+              readOnly: true
+            - name: local
+              mountPath: /workspace/local
+              readOnly: true
+            - name: metrics
+              mountPath: /metrics
+            - name: tmp
+              mountPath: /tmp
+            - name: shm
+              mountPath: /dev/shm
+            {{- with .Values.extraVolumeMounts }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+      volumes:
+        - name: startup
+          secret:
+            secretName: {{ include "flaremesh.secret" . }}
+            defaultMode: 0440
+        - name: local
+          configMap:
+            name: {{ include "flaremesh.fullname" . }}
+        - name: metrics
+          emptyDir:
+            medium: Memory
+            sizeLimit: {{ .Values.memory.metrics }}
+        - name: tmp
+          emptyDir:
+            medium: Memory
+            sizeLimit: {{ .Values.memory.tmp }}
+        - name: shm
+          emptyDir:
+            medium: Memory
+            sizeLimit: {{ .Values.memory.shm }}
+        {{- with .Values.storage.existingClaim }}
+        - name: workspace
+          persistentVolumeClaim:
+            claimName: {{ . }}
+        {{- end }}
+        {{- with .Values.extraVolumes }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- with .Values.nodeSelector }}
+      nodeSelector: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .Values.tolerations }}
+      tolerations: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .Values.affinity }}
+      affinity: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .Values.topologySpreadConstraints }}
+      topologySpreadConstraints: {{- toYaml . | nindent 8 }}
+      {{- end }}
+  {{- if not .Values.storage.existingClaim }}
+  # the volume outlives the release: it holds what runs left behind
+  volumeClaimTemplates:
+    - metadata:
+        name: workspace
+      spec:
+        accessModes: [ReadWriteOnce]
+        {{- with .Values.storage.className }}
+        storageClassName: {{ . }}
+        {{- end }}
+        resources:
+          requests:
+            storage: {{ .Values.storage.size }}
+  {{- end }}
+{{- end }}

@@ -1,0 +1,41 @@
+{{/* What of the participant's templates is the server's own. */}}
+{{- define "flaremesh.component" -}}
+server
+{{- end }}
+
+{{- define "flaremesh.env" }}{{- end }}
+
+{{- define "flaremesh.resources" -}}
+{{ toYaml .Values.resources }}
+{{- end }}
+
+{{- define "flaremesh.containerPorts" -}}
+- name: server
+  containerPort: {{ .Values.port }}
+{{- end }}
+
+{{- define "flaremesh.servicePorts" -}}
+- name: server
+  port: {{ .Values.port }}
+  targetPort: server
+{{- end }}
+
+{{- define "flaremesh.ingress" -}}
+# the sites
+{{- range .Values.sites }}
+- from: {{- include "flaremesh.peer" (dict "peer" . "mesh" $.Values.mesh) | nindent 4 }}
+  ports:
+    - port: {{ $.Values.port }}
+{{- end }}
+{{- with .Values.adminLabels }}
+# an admin's pod beside the server
+- from:
+    - podSelector:
+        matchLabels: {{- toYaml . | nindent 10 }}
+  ports:
+    - port: {{ $.Values.port }}
+{{- end }}
+{{- end }}
+
+{{/* The server dials nobody. */}}
+{{- define "flaremesh.egress" }}{{- end }}

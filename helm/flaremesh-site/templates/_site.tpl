@@ -1,0 +1,61 @@
+{{/* What of the participant's templates is a site's own. */}}
+{{- define "flaremesh.component" -}}
+site
+{{- end }}
+
+{{- define "flaremesh.env" -}}
+- name: FLAREMESH_GPUS
+  value: {{ .Values.gpus.count | quote }}
+{{- end }}
+
+{{- define "flaremesh.resources" -}}
+{{- $resources := deepCopy .Values.resources }}
+{{- if .Values.gpus.count }}
+{{- $resources = merge $resources (dict "limits" (dict .Values.gpus.resource .Values.gpus.count)) }}
+{{- end }}
+{{ toYaml $resources }}
+{{- end }}
+
+{{/* The ports of the site's range, of which each run takes one. */}}
+{{- define "flaremesh.linkPorts" -}}
+{{- if .Values.link.firstPort }}
+{{- range untilStep (int .Values.link.firstPort) (add1 .Values.link.lastPort | int) 1 }}
+- {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "flaremesh.containerPorts" -}}
+{{- range include "flaremesh.linkPorts" . | fromYamlArray }}
+- name: link-{{ . }}
+  containerPort: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "flaremesh.servicePorts" -}}
+{{- range include "flaremesh.linkPorts" . | fromYamlArray }}
+- name: link-{{ . }}
+  port: {{ . }}
+  targetPort: link-{{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "flaremesh.ingress" -}}
+{{- if .Values.link.firstPort }}
+# the in-neighbours
+{{- range .Values.link.from }}
+- from: {{- include "flaremesh.peer" (dict "peer" . "mesh" $.Values.mesh) | nindent 4 }}
+  ports:
+    - {port: {{ $.Values.link.firstPort }}, endPort: {{ $.Values.link.lastPort }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "flaremesh.egress" -}}
+# the server and the out-neighbours
+{{- range prepend .Values.link.to .Values.server }}
+- to: {{- include "flaremesh.peer" (dict "peer" . "mesh" $.Values.mesh) | nindent 4 }}
+  ports:
+    - {port: {{ .firstPort }}, endPort: {{ .lastPort }}}
+{{- end }}
+{{- end }}

@@ -1,0 +1,149 @@
+"""A folder per participant with all that its admin needs to install it on Kubernetes with Helm."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined, Template
+
+from flaremesh.provision.placement import in_neighbour, namespace_of, out_neighbour, server_peer
+from flaremesh.provision.plan import FirewallRule, firewall
+from flaremesh.provision.values import (
+    Gpus,
+    Image,
+    Kit,
+    Link,
+    Participant,
+    ServerValues,
+    SiteValues,
+    Storage,
+)
+from flaremesh.topology.mesh import Mesh
+from flaremesh.topology.schema import SERVER, Deploy, Topology
+
+CHARTS = resources.files("flaremesh") / "charts"
+"""The folder of the charts."""
+
+VALUES, KIT_VALUES, README = "values.yaml", "kit.yaml", "README.md"
+
+
+@dataclass(frozen=True)
+class Release:
+    """How a participant is installed.
+
+    Attributes:
+        name: of the release and of the participant.
+        namespace: its namespace.
+        chart: name of its chart.
+    """
+
+    name: str
+    namespace: str
+    chart: str
+
+
+def releases(topology: Topology) -> tuple[Release, ...]:
+    """The server's release first, then the sites' in the order of the topology.
+
+    Raises:
+        PlacementError: see namespace_of.
+    """
+    names = [SERVER, *(site.name for site in topology.sites)]
+    return tuple(Release(name, namespace_of(topology, name), _chart(name)) for name in names)
+
+
+def values_of(topology: Topology, mesh: Mesh, participant: str) -> ServerValues | SiteValues:
+    """The values of a participant's release, without its kit."""
+    deploy = topology.deploy or Deploy()
+    base: dict[str, Any] = {
+        "name": participant,
+        "mesh": topology.name,
+        "storage": Storage(class_name=deploy.storage or ""),
+    }
+    if participant == SERVER:
+        sites = tuple(in_neighbour(topology, site.name) for site in topology.sites)
+        return ServerValues(**base, image=Image.of(deploy.image), port=topology.server.port, sites=sites)
+    sites_by_name = {site.name: site for site in topology.sites}
+    site = sites_by_name[participant]
+    first, last = site.link.port_range if site.link else (0, 0)
+    relayed = topology.run.links == "relay"
+    dialling = [] if relayed or not site.link else mesh.graph.predecessors(participant)
+    dialled = [] if relayed else [s for s in map(sites_by_name.get, mesh.graph.successors(participant)) if s]
+    return SiteValues(
+        **base,
+        image=Image.of(deploy.gpu_image if site.gpus else deploy.image),
+        server=server_peer(topology),
+        link=Link(
+            first_port=first,
+            last_port=last,
+            from_=tuple(in_neighbour(topology, name) for name in sorted(dialling)),
+            to=tuple(out_neighbour(topology, s) for s in sorted(dialled, key=_name) if s.link),
+        ),
+        gpus=Gpus(count=site.gpus),
+    )
+
+
+def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, folder: Path) -> None:
+    """Write ``folder``: chart, values, the kit as values, and a README that suffices to install them.
+
+    Args:
+        topology: the mesh.
+        mesh: what was built from it.
+        release: whose folder.
+        kit: the participant's startup kit.
+        folder: where; must not exist.
+    """
+    shutil.copytree(str(CHARTS / release.chart), folder / release.chart)
+    values = values_of(topology, mesh, release.name)
+    local = Kit(local=_files(kit / "local"))
+    _write(folder / VALUES, _given(values) | {"kit": _given(local)}, mode=0o644)
+    _write(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
+    rules = [rule for rule in firewall(topology, mesh) if release.name in (rule.source, rule.target)]
+    (folder / README).write_text(_readme(release, values, rules))
+
+
+def _readme(release: Release, values: Participant, rules: Sequence[FirewallRule]) -> str:
+    template = resources.files("flaremesh.provision").joinpath("release.md.j2").read_text()
+    page: str = Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(
+        release=release, values=values, rules=rules, image=values.image.name, is_server=release.name == SERVER
+    )
+    return page
+
+
+def _chart(participant: str) -> str:
+    return "flaremesh-server" if participant == SERVER else "flaremesh-site"
+
+
+def _name(site: Any) -> str:
+    return str(site.name)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    # NVFlare's start scripts are for machines
+    return {path.name: path.read_text() for path in sorted(folder.iterdir()) if path.suffix != ".sh"}
+
+
+def _given(values: Any) -> dict[str, Any]:
+    """What differs from the chart's defaults."""
+    return dict(values.model_dump(mode="json", by_alias=True, exclude_defaults=True))
+
+
+def _write(path: Path, document: Mapping[str, Any], *, mode: int) -> None:
+    path.touch(mode=mode)
+    path.write_text(yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, width=110))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as they are."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
