@@ -6,14 +6,14 @@ import shutil
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import psutil
 
-from flaremesh.deploy.target import DeployError, Participant
+from flaremesh.deploy.target import Address, DeployError, Participant
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p import participant
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
@@ -22,6 +22,7 @@ from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.topology.schema import SERVER, Topology
 
 _POLL_SECONDS = 0.1
+_ASK_SECONDS = 30.0
 _CLOCK_SECONDS = 5.0  # a process's creation time moves when the clock is set
 
 
@@ -81,6 +82,21 @@ class LocalTarget:
         """See Target."""
         folder = self._workspace(name) / run_id / RUN_FOLDER
         return folder if folder.is_dir() else None
+
+    def server(self) -> AbstractContextManager[Address]:
+        """See Target."""
+        return nullcontext((self._topology.server.host, self._topology.server.port))
+
+    def ask(self, participant: str, path: str) -> bytes | None:
+        """See Target."""
+        agent = self._agent(participant)
+        if agent is None:
+            return None
+        try:
+            with urllib.request.urlopen(f"{agent}{path}", timeout=_ASK_SECONDS) as reply:
+                return bytes(reply.read())
+        except OSError:
+            return None
 
     def end_run(self, run_id: str, timeout: float) -> None:
         """See Target."""
@@ -164,14 +180,7 @@ class LocalTarget:
                 time.sleep(_POLL_SECONDS)
 
     def _is_ready(self, name: str) -> bool:
-        agent = self._agent(name)
-        if agent is None:
-            return False
-        try:
-            with urllib.request.urlopen(f"{agent}/readyz", timeout=2.0) as reply:
-                return bool(reply.status == 200)
-        except OSError:
-            return False
+        return self.ask(name, "/readyz") is not None
 
     def _agent_file(self, name: str) -> Path:
         return self._workspace(name) / AGENT_FILE

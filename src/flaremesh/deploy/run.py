@@ -53,7 +53,7 @@ def run(
     """
     check(topology)
     _require([participant.name for participant in target.participants() if not participant.ready])
-    with connect(topology, mesh) as session:
+    with target.server() as server, connect(topology, mesh, server) as session:
         registered = session.sites()
         _require([site.name for site in topology.sites if site.name not in registered])
         run_id, folder = _submit(session, topology, mesh / "runs", name)

@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from nvflare.fuel.flare_api.api_spec import (
 from nvflare.fuel.flare_api.flare_api import Session
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
 
-from flaremesh.deploy.target import DeployError
+from flaremesh.deploy.target import Address, DeployError
 from flaremesh.p2p.agents.server import FIRST_FAILURE
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
 from flaremesh.topology.schema import Topology
@@ -124,7 +127,7 @@ class AdminSession:
 
 
 @contextlib.contextmanager
-def connect(topology: Topology, mesh: Path) -> Iterator[AdminSession]:
+def connect(topology: Topology, mesh: Path, server: Address | None = None) -> Iterator[AdminSession]:
     """Log in with the kit of the first admin who may submit runs.
 
     NVFlare challenges the server before the connection stands, and again 1 s later: that is most of the time.
@@ -132,6 +135,7 @@ def connect(topology: Topology, mesh: Path) -> Iterator[AdminSession]:
     Args:
         topology: the mesh.
         mesh: its folder.
+        server: where this machine reaches the server; None: where the topology says.
 
     Raises:
         ServerLost: the server cannot be reached.
@@ -143,17 +147,29 @@ def connect(topology: Topology, mesh: Path) -> Iterator[AdminSession]:
     kit = mesh / "kits" / admin
     if not kit.is_dir():
         raise DeployError(f"there is no kit of {admin} in {kit.parent}: run `flaremesh provision` first")
-    session = Session(admin, str(kit.resolve()))
-    try:
-        with _quiet():
-            session.try_connect(_CONNECT_SECONDS)
-        yield AdminSession(session)
-    except ConnectionError as error:
-        address = f"{topology.server.host}:{topology.server.port}"
-        raise ServerLost(f"no server answers at {address}; is the mesh up (`flaremesh up`)?") from error
-    finally:
-        with _quiet():
-            session.close()  # its threads would keep this process alive
+    server = server or (topology.server.host, topology.server.port)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = shutil.copytree(kit, Path(scratch) / admin)
+        _direct(copy / "startup" / "fed_admin.json", server)
+        session = Session(admin, str(copy))
+        try:
+            with _quiet():
+                session.try_connect(_CONNECT_SECONDS)
+            yield AdminSession(session)
+        except ConnectionError as error:
+            raise ServerLost(
+                f"no server answers at {server[0]}:{server[1]}; is the mesh up (`flaremesh up`)?"
+            ) from error
+        finally:
+            with _quiet():
+                session.close()  # its threads would keep this process alive
+
+
+def _direct(config: Path, server: Address) -> None:
+    """Make an admin's kit dial the server where this machine reaches it."""
+    document = json.loads(config.read_text())
+    document["admin"]["host"], document["admin"]["port"] = server
+    config.write_text(json.dumps(document))
 
 
 @contextlib.contextmanager

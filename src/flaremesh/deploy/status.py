@@ -53,7 +53,7 @@ def mesh_status(topology: Topology, target: Target, mesh: Path) -> MeshStatus:
     if not participants[0].ready:
         return MeshStatus(participants, None, None)
     try:
-        with connect(topology, mesh) as session:
+        with target.server() as server, connect(topology, mesh, server) as session:
             return MeshStatus(participants, sorted(session.sites()), _runs(session))
     except DeployError:
         return MeshStatus(participants, None, None)

@@ -1,10 +1,14 @@
 """What a target is: a place where a mesh's server and sites run."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from flaremesh.errors import FlaremeshError
+
+Address: TypeAlias = tuple[str, int]
+"""Host and port."""
 
 
 class DeployError(FlaremeshError):
@@ -54,6 +58,16 @@ class Target(Protocol):
 
     def run_folder(self, participant: str, run_id: str) -> Path | None:
         """What a participant keeps of a run, None where this machine cannot reach it."""
+
+    def server(self) -> AbstractContextManager[Address]:
+        """Where this machine reaches the server, while the context lasts.
+
+        Raises:
+            DeployError: it does not.
+        """
+
+    def ask(self, participant: str, path: str) -> bytes | None:
+        """What a participant's agent answers to a GET of ``path``, None if it does not with status 200."""
 
     def end_run(self, run_id: str, timeout: float) -> None:
         """Wait until no process works on a run; after ``timeout`` seconds end those that still do."""

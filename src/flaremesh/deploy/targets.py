@@ -11,6 +11,7 @@ class TargetKind(StrEnum):
     """Where a mesh may run."""
 
     LOCAL = "local"
+    KUBERNETES = "kubernetes"
 
 
 def target_of(kind: TargetKind, topology: Topology, mesh: Path) -> Target:
@@ -26,3 +27,7 @@ def target_of(kind: TargetKind, topology: Topology, mesh: Path) -> Target:
             from flaremesh.deploy.local import LocalTarget
 
             return LocalTarget(topology, mesh)
+        case TargetKind.KUBERNETES:
+            from flaremesh.deploy.kubernetes import KubernetesTarget
+
+            return KubernetesTarget(topology, mesh)

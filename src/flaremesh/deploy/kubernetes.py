@@ -1,0 +1,243 @@
+"""The Kubernetes target: one Helm release per participant on the cluster of a context."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from urllib3.exceptions import HTTPError
+
+from flaremesh.deploy.target import Address, DeployError, Participant
+from flaremesh.p2p.agents.ask import COMMAND as ASK
+from flaremesh.p2p.outcome import RUN_FOLDER
+from flaremesh.provision.releases import KIT_VALUES, VALUES, Release, releases
+from flaremesh.topology.schema import SERVER, Topology
+
+_POLL_SECONDS = 1.0
+_HELM_SECONDS = 120
+_COMMAND_SECONDS = 60.0
+_FATAL = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CrashLoopBackOff"}
+_POD_SECURITY = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+class KubernetesTarget:
+    """Installs the folders that provisioning wrote in ``<mesh>/helm``, in the current context.
+
+    Helm and kubectl do what they are for; the state of pods is read from the cluster's API.
+
+    Args:
+        topology: the mesh.
+        mesh: folder of the provisioned mesh.
+
+    Raises:
+        DeployError: there is no cluster, or it does not answer.
+    """
+
+    def __init__(self, topology: Topology, mesh: Path):
+        self._folder = mesh / "helm"
+        self._fetched = mesh / "kubernetes"
+        self._metrics_port = 9464
+        self._releases = {release.name: release for release in releases(topology)}
+        self._port = topology.server.port
+        try:
+            config.load_kube_config()
+            self._core = client.CoreV1Api()
+            self._core.list_namespace(limit=1, _request_timeout=10)
+        except (ConfigException, ApiException, HTTPError) as error:
+            raise DeployError(
+                f"no Kubernetes cluster answers in the current context: {error}. "
+                "`kubectl get nodes` must work; `kubectl config use-context` chooses a cluster."
+            ) from None
+
+    def up(self, timeout: float) -> list[str]:
+        """See Target."""
+        started = [p.name for p in self.participants() if not p.running]
+        try:
+            for release in self._releases.values():
+                self._install(release)
+            self._wait_until_ready(timeout)
+        except BaseException:
+            self._uninstall(started)
+            raise
+        return started
+
+    def down(self) -> list[str]:
+        """See Target; the volumes stay."""
+        installed = [name for name, release in self._releases.items() if self._is_installed(release)]
+        self._uninstall(installed)
+        return installed
+
+    def participants(self) -> list[Participant]:
+        """See Target."""
+        return [self._participant(release) for release in self._releases.values()]
+
+    def run_folder(self, participant: str, run_id: str) -> Path | None:
+        """See Target; it is copied out of the pod."""
+        source = f"/workspace/{run_id}"
+        archive = self._exec(participant, "tar", "--create", "--directory", source, RUN_FOLDER)
+        if archive is None:
+            return None
+        folder = self._fetched / participant / run_id
+        shutil.rmtree(folder, ignore_errors=True)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
+        return folder / RUN_FOLDER
+
+    def end_run(self, run_id: str, timeout: float) -> None:
+        """See Target; NVFlare ends the processes in the pods."""
+
+    def ask(self, participant: str, path: str) -> bytes | None:
+        """See Target."""
+        return self._exec(participant, *ASK, f"http://127.0.0.1:{self._metrics_port}{path}")
+
+    @contextlib.contextmanager
+    def server(self) -> Iterator[Address]:
+        """See Target; a forwarded port of this machine."""
+        release = self._releases[SERVER]
+        command = [
+            *("kubectl", "--namespace", release.namespace, "port-forward"),
+            *(f"pod/{release.name}-0", f":{self._port}"),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as forward:
+            assert forward.stdout
+            assert forward.stderr
+            try:
+                line = forward.stdout.readline()
+                port = re.search(r"127\.0\.0\.1:(\d+)", line)
+                if port is None:
+                    raise DeployError(
+                        f"the server's pod {release.namespace}/{release.name}-0 cannot be reached: "
+                        f"{forward.stderr.read().strip()}"
+                    )
+                yield "localhost", int(port[1])
+            finally:
+                forward.terminate()
+
+    # releases
+
+    def _install(self, release: Release) -> None:
+        folder = self._folder / release.name
+        if not folder.is_dir():
+            raise DeployError(
+                f"there is no folder {folder}: write `deploy: {{}}` into the topology file and run "
+                "`flaremesh provision`"
+            )
+        self._make_namespace(release.namespace)
+        _helm(
+            *("upgrade", "--install", release.name, str(folder / release.chart)),
+            *("--namespace", release.namespace, "-f", str(folder / VALUES), "-f", str(folder / KIT_VALUES)),
+        )
+
+    def _uninstall(self, names: Sequence[str]) -> None:
+        # the sites first: they log out
+        for name in sorted(names, key=lambda name: name == SERVER):
+            release = self._releases[name]
+            _helm(
+                *("uninstall", name, "--namespace", release.namespace, "--ignore-not-found"),
+                *("--wait", "--timeout", f"{_HELM_SECONDS}s"),
+            )
+
+    def _is_installed(self, release: Release) -> bool:
+        found = json.loads(
+            _helm(
+                "list", "--namespace", release.namespace, "--filter", f"^{release.name}$", "--output", "json"
+            )
+        )
+        return bool(found)
+
+    def _make_namespace(self, name: str) -> None:
+        body = client.V1Namespace(metadata=client.V1ObjectMeta(name=name, labels=_POD_SECURITY))
+        try:
+            self._core.create_namespace(body)
+        except ApiException as error:
+            if error.status != 409:  # it exists
+                raise DeployError(f"the namespace {name} cannot be made: {error.reason}") from None
+
+    # pods
+
+    def _wait_until_ready(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while waiting := [p.name for p in self.participants() if not p.ready]:
+            for name in waiting:
+                if trouble := self._trouble(self._releases[name]):
+                    raise DeployError(f"{name} does not come up: {trouble}")
+            if time.monotonic() > deadline:
+                events = "; ".join(f"{name}: {self._last_event(name) or 'no event'}" for name in waiting)
+                raise DeployError(f"not ready after {timeout:.0f} s: {events}")
+            time.sleep(_POLL_SECONDS)
+
+    def _participant(self, release: Release) -> Participant:
+        pod = self._pod(release)
+        running = pod is not None and pod.metadata.deletion_timestamp is None
+        conditions = (pod.status.conditions or []) if pod else []
+        service = f"http://{release.name}.{release.namespace}.svc:{self._metrics_port}"
+        return Participant(
+            name=release.name,
+            running=running,
+            ready=running and any(c.type == "Ready" and c.status == "True" for c in conditions),
+            place=f"{release.namespace}/{release.name}-0" if pod else "",
+            metrics=f"{service}/metrics" if running else None,
+        )
+
+    def _pod(self, release: Release) -> client.V1Pod | None:
+        try:
+            return self._core.read_namespaced_pod(f"{release.name}-0", release.namespace)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise DeployError(
+                f"{release.name}: the cluster does not tell of its pod: {error.reason}"
+            ) from None
+
+    def _trouble(self, release: Release) -> str | None:
+        """What keeps a pod from starting and will not pass by itself."""
+        pod = self._pod(release)
+        for status in (pod.status.container_statuses or []) if pod else []:
+            waiting, last = status.state.waiting, status.last_state.terminated
+            if last and last.message and waiting:
+                return str(last.message).strip()
+            if waiting and waiting.reason in _FATAL:
+                return f"{waiting.reason}: {waiting.message}"
+        return None
+
+    def _last_event(self, name: str) -> str | None:
+        release = self._releases[name]
+        events = self._core.list_namespaced_event(release.namespace, field_selector="type=Warning").items
+        own = [e for e in events if e.involved_object.name.startswith(f"{name}")]
+        return str(own[-1].message) if own else None
+
+    def _exec(self, participant: str, *command: str) -> bytes | None:
+        """What a command in the pod prints, None if it fails."""
+        release = self._releases[participant]
+        arguments = ["kubectl", "--namespace", release.namespace, "exec", f"{participant}-0", "--", *command]
+        ended = _call(arguments)
+        return ended.stdout if ended.returncode == 0 else None
+
+
+def _helm(*arguments: str) -> str:
+    ended = _call(["helm", *arguments])
+    if ended.returncode:
+        raise DeployError(f"helm {arguments[0]} failed: {ended.stderr.decode().strip()}")
+    return ended.stdout.decode()
+
+
+def _call(command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            command, capture_output=True, timeout=_HELM_SECONDS + _COMMAND_SECONDS, check=False
+        )
+    except FileNotFoundError:
+        raise DeployError(
+            f"{command[0]} is not installed; the Kubernetes target needs helm and kubectl"
+        ) from None
+    except subprocess.TimeoutExpired as error:
+        raise DeployError(f"{' '.join(command[:3])} gives no answer within {error.timeout:.0f} s") from None
