@@ -57,6 +57,10 @@ spec:
               value: {{ .Values.metrics.port | quote }}
             - name: PROMETHEUS_MULTIPROC_DIR
               value: /metrics
+            # torch takes as many threads as the pod may use cores, not as many as the node has
+            - name: OMP_NUM_THREADS
+              valueFrom:
+                resourceFieldRef: {resource: limits.cpu}
             {{- include "flaremesh.env" . | nindent 12 }}
             {{- with .Values.extraEnv }}
             {{- toYaml . | nindent 12 }}

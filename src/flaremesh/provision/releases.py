@@ -100,7 +100,8 @@ def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, f
     shutil.copytree(str(CHARTS / release.chart), folder / release.chart)
     values = values_of(topology, mesh, release.name)
     local = Kit(local=_files(kit / "local"))
-    _write(folder / VALUES, _given(values) | {"kit": _given(local)}, mode=0o644)
+    further = topology.deploy.values if topology.deploy else {}
+    _write(folder / VALUES, _given(values) | {"kit": _given(local)} | further, mode=0o644)
     _write(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
     rules = [rule for rule in firewall(topology, mesh) if release.name in (rule.source, rule.target)]
     (folder / README).write_text(_readme(release, values, rules))

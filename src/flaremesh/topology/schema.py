@@ -386,6 +386,9 @@ class Deploy(Closed):
         None, description="Kubernetes namespace of all; default: one each, <mesh>-<participant>"
     )
     storage: str | None = Field(None, description="Kubernetes storage class of the workspaces")
+    values: dict[str, Any] = Field(
+        default_factory=dict, description="further values of the charts for all participants, e.g. resources"
+    )
 
 
 class Topology(Closed):
