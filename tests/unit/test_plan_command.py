@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from flaremesh import __version__
 from flaremesh.cli.main import app
+from flaremesh.topology.load import load
 from flaremesh.topology.schema import Topology
 
 EXAMPLES = Path(__file__).parents[2] / "provision"
