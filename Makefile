@@ -14,6 +14,8 @@ RUN_ARGS ?=
 BIN := $(VENV)/bin
 FLAREMESH := $(BIN)/flaremesh
 READY := $(VENV)/.ready
+PIP_COMPILE = $(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-header --no-emit-index-url \
+  --no-emit-find-links --no-emit-options --annotation-style line
 
 ##@ Start
 
@@ -75,11 +77,31 @@ bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS
 	$(BIN)/python -m bench.links
 
 .PHONY: lock
-lock: $(READY) ## Pin the newest allowed packages in requirements/lock.txt
-	$(BIN)/pip-compile --quiet --upgrade --extra dev --allow-unsafe --strip-extras \
-	  --no-header --no-emit-index-url --no-emit-find-links --no-emit-options --annotation-style line \
-	  --constraint requirements/constraints.txt --output-file requirements/lock.txt pyproject.toml
+lock: $(READY) ## Pin the newest allowed packages in requirements/lock.txt, and of those what the images hold
+	$(PIP_COMPILE) --upgrade --extra dev --constraint requirements/constraints.txt --output-file requirements/lock.txt pyproject.toml
 	sed -i -e 's/+cpu//' -e '/^flaremesh @/d' requirements/lock.txt
+	rm -f requirements/image.txt requirements/image-deploy.txt
+	$(PIP_COMPILE) --constraint requirements/lock.txt --output-file requirements/image.txt pyproject.toml
+	$(PIP_COMPILE) --extra deploy --constraint requirements/lock.txt --output-file requirements/image-deploy.txt pyproject.toml
+	sed -i -e 's/+cpu//' -e 's/-c requirements.lock.txt, //' requirements/image.txt requirements/image-deploy.txt
+
+##@ Images
+
+VARIANT ?= cpu
+REGISTRY ?=
+PYTHON_IMAGE ?= python:3.11-slim-bookworm
+# URL of the sources, for the images' label
+SOURCE ?=
+
+IMAGES = $(BIN)/python -m flaremesh.deploy.images
+
+.PHONY: wheels
+wheels: $(READY) ## Gather in build/wheels what an image is made of (VARIANT=cpu, cuda or cli; TORCH_INDEX as above)
+	$(IMAGES) wheels $(VARIANT) --python-image $(PYTHON_IMAGE) --torch-index '$(TORCH_INDEX)'
+
+.PHONY: images
+images: wheels ## Build an image without a network, and its SBOM (VARIANT, REGISTRY=prefix, PYTHON_IMAGE=base)
+	$(IMAGES) build $(VARIANT) --python-image $(PYTHON_IMAGE) --registry '$(REGISTRY)' --source '$(SOURCE)'
 
 ##@ Deploy
 
