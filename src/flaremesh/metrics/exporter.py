@@ -18,24 +18,31 @@ _CLIENT_SECONDS = 10.0  # a client that says nothing for longer loses its connec
 Missing = Callable[[], Sequence[str]]
 """What keeps a participant from taking part in a run, as phrases; empty when it is ready."""
 
+Examine = Callable[[], tuple[bool, bytes]]
+"""Whether all is well with a participant, and a report as JSON; may take seconds."""
+
 
 class Exporter:
-    """Serves ``/metrics``, ``/healthz`` and ``/readyz`` from threads that end with the process.
+    """Serves ``/metrics``, ``/healthz``, ``/readyz`` and ``/doctor`` from threads that end with the process.
 
     ``/healthz`` says that the process answers. ``/readyz`` is 200 when nothing is missing and 503 otherwise;
-    its body is JSON: ``{"ready": bool, "missing": [phrases]}``.
+    its body is JSON: ``{"ready": bool, "missing": [phrases]}``. ``/doctor`` is 200 when all is well and 503
+    otherwise; ``/doctor?report`` is 200 for whoever reads the report itself.
 
     Args:
         host: address to bind.
         port: port to bind; 0 takes a free one.
         collectors: the metrics.
         missing: see Missing; called for every request.
+        examine: see Examine; called for every request.
 
     Raises:
         OSError: the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, collectors: Iterable[Collector], missing: Missing):
+    def __init__(
+        self, host: str, port: int, collectors: Iterable[Collector], missing: Missing, examine: Examine
+    ):
         registry = CollectorRegistry(support_collectors_without_names=True)
         for collector in collectors:
             registry.register(collector)
@@ -45,6 +52,7 @@ class Exporter:
 
         Handler.registry = registry
         Handler.missing = staticmethod(missing)
+        Handler.examine = staticmethod(examine)
         self._server = _Server((host, port), Handler)
         threading.Thread(target=self._server.serve_forever, name="exporter", daemon=True).start()
 
@@ -68,26 +76,37 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(MetricsHandler):
     missing: Missing
+    examine: Examine
     timeout = _CLIENT_SECONDS
 
     def do_GET(self) -> None:  # noqa: N802  (the name is BaseHTTPRequestHandler's)
         """Answer one request."""
-        match urlsplit(self.path).path:
+        url = urlsplit(self.path)
+        match url.path:
             case "/metrics":
                 super().do_GET()
             case "/healthz":
-                self._reply(HTTPStatus.OK, {"alive": True})
+                self._reply(HTTPStatus.OK, _json({"alive": True}))
             case "/readyz":
                 missing = list(self.missing())
-                status = HTTPStatus.SERVICE_UNAVAILABLE if missing else HTTPStatus.OK
-                self._reply(status, {"ready": not missing, "missing": missing})
+                self._reply(_status(not missing), _json({"ready": not missing, "missing": missing}))
+            case "/doctor":
+                well, report = self.examine()
+                self._reply(_status(well or url.query == "report"), report)
             case _:
                 self.send_error(HTTPStatus.NOT_FOUND)
 
-    def _reply(self, status: HTTPStatus, document: object) -> None:
-        body = json.dumps(document).encode() + b"\n"
+    def _reply(self, status: HTTPStatus, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document).encode() + b"\n"
+
+
+def _status(well: bool) -> HTTPStatus:
+    return HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE

@@ -1,4 +1,4 @@
-"""Messages between the job processes of one run, with a sender that the server has authenticated.
+"""Messages between the processes of a mesh, with a sender that the server has authenticated.
 
 NVFlare's aux messages name a sender that the sender itself wrote. The ORIGIN of a cell message is checked by
 the server against the token of the client that sent it, so it is used here; bytes are passed through as they
@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobReturnCode
-from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 from nvflare.private.defs import CellChannel, CellChannelTopic, JobFailureMsgKey
 
@@ -19,6 +20,7 @@ _CHANNEL: Final = "flaremesh"
 SERVER: Final = FQCN.ROOT_SERVER
 FRAMES: Final = "frames"
 PROGRESS: Final = "progress"
+PROBE: Final = "probe"
 
 
 def hear_failures(cell: Any, handler: Callable[[str, str], None]) -> None:
@@ -33,6 +35,32 @@ def hear_failures(cell: Any, handler: Callable[[str, str], None]) -> None:
 
     # for "*", as NVFlare's own: a filter for one topic would replace those
     cell.core_cell.add_incoming_request_filter("*", "*", filter_request)
+
+
+def ask(cell: Any, site: str, topic: str, timeout: float) -> bytes | None:
+    """What another site's process answers, through the server; None if it does not in time.
+
+    Args:
+        cell: this site's cell.
+        site: whom to ask.
+        topic: what about.
+        timeout: seconds.
+    """
+    reply = cell.core_cell.send_request(
+        _CHANNEL, topic, site, Message(payload=b""), timeout=timeout, optional=True
+    )
+    if reply is None or reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
+        return None
+    return bytes(reply.payload)
+
+
+def answer(cell: Any, topic: str, handler: Callable[[str], bytes]) -> None:
+    """Answer what other sites `ask` with ``handler(site)``; must be quick."""
+
+    def reply(message: Message) -> Message:
+        return make_reply(ReturnCode.OK, body=handler(message.get_header(MessageHeaderKey.ORIGIN)))
+
+    cell.core_cell.register_request_cb(_CHANNEL, topic, reply)
 
 
 class RunCell:

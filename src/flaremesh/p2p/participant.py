@@ -127,19 +127,34 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
             "It needs room, and the user of this process must own it."
         ) from None
     if gpus:
-        _check_gpus(found, gpus)
+        require_gpus(found, gpus, visible_gpus())
 
 
-def _check_gpus(name: str, gpus: int) -> None:
+def visible_gpus() -> int | None:
+    """How many GPUs torch sees; None where it was built without CUDA."""
     import torch  # seconds, which a site without GPUs need not wait
 
-    if not torch.version.cuda:
+    return torch.cuda.device_count() if torch.version.cuda else None
+
+
+def require_gpus(name: str, gpus: int, visible: int | None) -> None:
+    """Make sure that there are enough.
+
+    Args:
+        name: the participant.
+        gpus: how many must be there.
+        visible: see visible_gpus.
+
+    Raises:
+        StartError: there are fewer.
+    """
+    if visible is None:
         raise StartError(
             f"{name} asks for {gpus} GPUs, and this image's torch has no CUDA. Take the CUDA image."
         )
-    if (count := torch.cuda.device_count()) < gpus:
+    if visible < gpus:
         raise StartError(
-            f"{name} asks for {gpus} GPUs, and {count} can be seen. Is the driver loaded on this node, "
+            f"{name} asks for {gpus} GPUs, and {visible} can be seen. Is the driver loaded on this node, "
             "and does the container run with NVIDIA's runtime?"
         )
 

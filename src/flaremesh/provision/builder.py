@@ -13,6 +13,8 @@ from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder
 from nvflare.security.security import COMMAND_CATEGORIES
 
+from flaremesh.provision.plan import firewall
+from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Code, Topology
 
 _HEART_BEAT_TIMEOUT = 30  # seconds of silence after which a site is lost; sites beat every 10 s
@@ -22,14 +24,15 @@ _STORAGE = "storage"  # the server's folder for jobs and snapshots, in its works
 _SHUTDOWN_PERIOD = 2  # seconds that a stopping server waits for its sites; they come back to the next one
 
 _JOB_END_POLL = 0.2  # seconds; NVFlare's default of 3 s delays the end of every run
+_AGENT = "flaremesh_agent"  # id of the agent, and a client's property with the arguments of its own
 _MAX_SITES = 10_000  # NVFlare's default of 100 would turn the 101st site away
 
 
 def project_of(topology: Topology) -> Project:
     """The topology as an NVFlare project."""
     # a site's error log may quote its data: it stays at the site
-    properties = {"api_version": 3, PropKey.ALLOW_LOG_STREAMING: False}
-    result = Project(name=topology.name, description="", props=properties)
+    settings = {"api_version": 3, PropKey.ALLOW_LOG_STREAMING: False}
+    result = Project(name=topology.name, description="", props=settings)
     server = topology.server
     result.set_server(
         SERVER,
@@ -42,8 +45,10 @@ def project_of(topology: Topology) -> Project:
             PropKey.HOST_NAMES: list(dict.fromkeys([*server.names, "localhost"])),
         },
     )
+    agents = _site_agents(topology)
     for site in topology.sites:
-        result.add_client(site.name, site.org, {PropKey.CAPACITY: {PropKey.NUM_GPUS: site.gpus}})
+        properties = {PropKey.CAPACITY: {PropKey.NUM_GPUS: site.gpus}, _AGENT: agents[site.name]}
+        result.add_client(site.name, site.org, properties)
     for admin in topology.admins:
         result.add_admin(admin.email, admin.org, {PropKey.ROLE: admin.role})
     return result
@@ -72,10 +77,10 @@ class KitBuilder(Builder):
                 default.rename(default.with_suffix(""))
         server = Path(ctx.get_local_dir(project.get_server()))
         _serve(server / "resources.json")
-        _add_agent(server, "flaremesh.p2p.agents.ServerAgent")
+        _add_agent(server, "flaremesh.p2p.agents.ServerAgent", {})
         sites = [Path(ctx.get_local_dir(client)) for client in project.get_clients()]
-        for site in sites:
-            _add_agent(site, "flaremesh.p2p.agents.SiteAgent")
+        for client, site in zip(project.get_clients(), sites, strict=True):
+            _add_agent(site, "flaremesh.p2p.agents.SiteAgent", client.get_prop(_AGENT))
         for local in [server, *sites]:
             _allow(local / "resources.json", ["flaremesh", *self._code.packages])
             _authorize(local / "authorization.json", files=self._code.files)
@@ -107,9 +112,27 @@ def _storage(folder: str) -> dict[str, Any]:
     return {"path": "flaremesh.p2p.storage.WorkspaceStorage", "args": {"folder": folder}}
 
 
-def _add_agent(local: Path, path: str) -> None:
+def _site_agents(topology: Topology) -> dict[str, dict[str, Any]]:
+    """The arguments of each site's agent; only direct edges, so that others leave the kit alone."""
+    agents: dict[str, dict[str, Any]] = {
+        site.name: {
+            "link": {"host": site.link.host, "ports": site.link.port_range} if site.link else None,
+            "dials": [],
+            "admits": [],
+            "gpus": site.gpus,
+        }
+        for site in topology.sites
+    }
+    for rule in firewall(topology, build(topology)):
+        if rule.target != SERVER:
+            agents[rule.source]["dials"].append({"site": rule.target, "host": rule.host})
+            agents[rule.target]["admits"].append(rule.source)
+    return agents
+
+
+def _add_agent(local: Path, path: str, arguments: dict[str, Any]) -> None:
     # __p_: loaded by the parent process only, never by a job's process
-    components = [{"id": "flaremesh_agent", "path": path, "args": {}}]
+    components = [{"id": _AGENT, "path": path, "args": arguments}]
     document = {"format_version": 2, "components": components}
     (local / "flaremesh__p_resources.json").write_text(json.dumps(document, indent=2) + "\n")
 

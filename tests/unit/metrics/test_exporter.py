@@ -28,7 +28,9 @@ def missing() -> list[str]:
 
 @pytest.fixture
 def exporter(missing) -> Iterator[Exporter]:
-    exporter = Exporter("127.0.0.1", 0, [Counting()], lambda: missing)
+    exporter = Exporter(
+        "127.0.0.1", 0, [Counting()], lambda: missing, lambda: (not missing, b'{"edges": []}\n')
+    )
     yield exporter
     exporter.close()
 
@@ -68,6 +70,13 @@ def test_readiness_returns_when_nothing_is_missing(exporter, missing):
     assert get(exporter, "/readyz?verbose") == (200, '{"ready": true, "missing": []}\n')
 
 
+def test_a_report_of_trouble_fails_unless_the_report_itself_is_asked_for(exporter, missing):
+    assert get(exporter, "/doctor") == (200, '{"edges": []}\n')
+    missing.append("starting")
+    assert get(exporter, "/doctor") == (503, '{"edges": []}\n')
+    assert get(exporter, "/doctor?report") == (200, '{"edges": []}\n')
+
+
 def test_other_paths_do_not_exist(exporter):
     assert get(exporter, "/")[0] == 404
 
@@ -79,4 +88,4 @@ def test_a_silent_connection_does_not_hold_up_a_scrape(exporter):
 
 def test_a_port_in_use_is_an_error(exporter):
     with pytest.raises(OSError, match="in use"):
-        Exporter("127.0.0.1", exporter.port, [], list)
+        Exporter("127.0.0.1", exporter.port, [], list, lambda: (True, b""))

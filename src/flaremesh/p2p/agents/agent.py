@@ -6,7 +6,6 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from flaremesh.metrics.exporter import Exporter
 from flaremesh.metrics.names import AgentMetric
+from flaremesh.p2p.agents.doctor import Doctor, Edge, Report, examine, versions
 from flaremesh.p2p.agents.janitor import Retention, sweep
 from flaremesh.p2p.agents.termination import on_termination
 
@@ -34,7 +34,7 @@ _SWEEP_SECONDS = 3600.0
 
 
 class Agent(FLComponent):
-    """Serves metrics and readiness, stops its process in an orderly way, and removes old run folders.
+    """Serves metrics, readiness and a report, stops its process in order, and removes old run folders.
 
     Args:
         host: address to serve on.
@@ -49,6 +49,12 @@ class Agent(FLComponent):
     certificate: str
     """File name of the participant's certificate in its startup kit."""
 
+    participant: str
+    """Its name; known once the agent has started."""
+
+    gpus: int = 0
+    """How many the participant is to have."""
+
     def __init__(self, host: str = "0.0.0.0", port: int = 9464, keep_runs: int = 50, keep_days: float = 30.0):
         super().__init__()
         self._host = host
@@ -56,6 +62,7 @@ class Agent(FLComponent):
         self._retention = Retention(keep_runs, keep_days)
         self._stopping = False
         self._sweeping = threading.Lock()
+        self._doctor = Doctor(self._examine)
         self.engine: Any = None
         self.workspace = Path()
 
@@ -88,6 +95,10 @@ class Agent(FLComponent):
         self._serve(fl_ctx)
         threading.Thread(target=self._sweep_for_ever, name="janitor", daemon=True).start()
 
+    def edges(self) -> Sequence[Edge]:
+        """Try the direct edges that the participant dials."""
+        return []
+
     def collectors(self) -> list[Collector]:
         """What is exported."""
         return [_AgentMetrics(self)]
@@ -114,7 +125,7 @@ class Agent(FLComponent):
         file = self.workspace / AGENT_FILE
         file.unlink(missing_ok=True)
         try:
-            exporter = Exporter(self._host, int(port), self.collectors(), self.why_not_ready)
+            exporter = Exporter(self._host, int(port), self.collectors(), self.why_not_ready, self._report)
         except (OSError, ValueError, OverflowError) as error:
             self.log_error(
                 fl_ctx,
@@ -127,6 +138,20 @@ class Agent(FLComponent):
         partial.write_text(json.dumps({"url": f"http://{host}:{exporter.port}", "pid": os.getpid()}) + "\n")
         partial.replace(file)
         self.log_info(fl_ctx, f"serving metrics and readiness on {self._host}:{exporter.port}")
+
+    def _examine(self) -> Report:
+        return examine(
+            self.participant,
+            self.workspace,
+            self.why_not_ready(),
+            self.certificate_expiry(),
+            self.gpus,
+            self.edges(),
+        )
+
+    def _report(self) -> tuple[bool, bytes]:
+        report = self._doctor.report()
+        return not report.findings, report.to_json()
 
     def _stop(self) -> None:
         self._stopping = True
@@ -144,7 +169,7 @@ class _AgentMetrics(Collector):
 
     def collect(self) -> Iterable[Family]:
         info = gauge(AgentMetric.BUILD_INFO)
-        info.add_metric([version("flaremesh"), version("nvflare"), version("torch")], 1)
+        info.add_metric(list(versions().values()), 1)
         yield info
         yield gauge(AgentMetric.CERTIFICATE_EXPIRY, self._agent.certificate_expiry())
         yield gauge(AgentMetric.READY, not self._agent.why_not_ready())

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric as Family
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.cell import FRAMES, hear_failures
+from flaremesh.topology.schema import SERVER
 
 _JOB_SECONDS = 15.0  # for the jobs to end: NVFlare kills their processes after 10 s
 _POLL_SECONDS = 0.1
@@ -29,6 +30,7 @@ class ServerAgent(Agent):
     # the jobs, then NVFlare's shutdown_period for sites to leave, then 6 s for the end of the process
     stop_seconds = 40.0
     certificate = "server.crt"
+    participant = SERVER
 
     def start(self, fl_ctx: FLContext) -> None:
         """See Agent.start."""

@@ -2,8 +2,9 @@
 
 import os
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
@@ -12,10 +13,15 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from flaremesh.links.protocol import LinkError
+from flaremesh.links.tls import Credentials
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics
 from flaremesh.p2p.agents.agent import Agent, gauge
+from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
+from flaremesh.p2p.agents.probe import ProbeListener
+from flaremesh.p2p.cell import PROBE, answer, ask
 
 
 class SiteAgent(Agent):
@@ -23,23 +29,52 @@ class SiteAgent(Agent):
 
     The directory is ``metrics`` in the workspace unless PROMETHEUS_MULTIPROC_DIR names another one, e.g. in
     memory; it must belong to this site alone, and is emptied when the site starts.
+
+    Args:
+        link: where in-neighbours dial, ``{"host": ..., "ports": [low, high]}``; None if they cannot.
+        dials: the out-neighbours that this site dials, ``{"site": ..., "host": ...}`` each.
+        admits: the in-neighbours that may dial.
+        gpus: how many the site is to have.
+        settings: see Agent.
     """
 
     # a job process is given 10 s to end (NVFlare's limit), the logout and the end of the process take 5 s
     stop_seconds = 25.0
     certificate = "client.crt"
 
+    def __init__(
+        self,
+        link: Mapping[str, Any] | None = None,
+        dials: Sequence[Mapping[str, str]] = (),
+        admits: Sequence[str] = (),
+        gpus: int = 0,
+        **settings: Any,
+    ):
+        super().__init__(**settings)
+        self._link = link
+        self._dials = {peer["site"]: peer["host"] for peer in dials}
+        self._admits = frozenset(admits)
+        self.gpus = gpus
+
     def start(self, fl_ctx: FLContext) -> None:
         """See Agent.start."""
         self._client = fl_ctx.get_prop(FLContextKey.SITE_OBJ)
         self._metrics = Path(os.environ.setdefault(DIRECTORY_VARIABLE, str(self.workspace / "metrics")))
         slots.clear(self._metrics)
+        self.participant = self._client.client_name
+        kit = self.workspace / "startup"
+        self._credentials = Credentials(kit / self.certificate, kit / "client.key", kit / "rootCA.pem")
+        if self._link is not None:
+            low, high = self._link["ports"]
+            self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
         super().start(fl_ctx)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """See Agent.handle_event; every job that ends may make an older one superfluous."""
         super().handle_event(event_type, fl_ctx)
-        if event_type == EventType.JOB_COMPLETED:
+        if event_type == EventType.SYSTEM_START:
+            answer(self._client.cell, PROBE, self._invite)
+        elif event_type == EventType.JOB_COMPLETED:
             self.sweep()
 
     def collectors(self) -> list[Collector]:
@@ -58,6 +93,34 @@ class SiteAgent(Agent):
     def running_jobs(self) -> Collection[str]:
         """See Agent.running_jobs."""
         return list(self.engine.get_all_job_ids())
+
+    def edges(self) -> Sequence[Edge]:
+        """See Agent.edges."""
+        if why := self.missing():
+            return [Edge(peer, host, None, why[0]) for peer, host in self._dials.items()]
+        return try_edges(
+            self.participant,
+            self._dials,
+            lambda peer, timeout: ask(self._client.cell, peer, PROBE, timeout),
+            self._credentials,
+        )
+
+    def _invite(self, peer: str) -> bytes:
+        """Let an in-neighbour dial, or say why it cannot."""
+        if self._link is None or peer not in self._admits:
+            return turn_away(
+                f"{self.participant} does not let {peer} dial: its kit knows no such edge.",
+                "Certificates, addresses and edges must come from one provisioning: "
+                "install the kits of the last one.",
+                wrong=True,
+            )
+        low, high = self._link["ports"]
+        try:
+            return invite(self._probe.expect(peer))
+        except LinkError as error:
+            # runs are proof enough that neighbours can dial
+            wrong = len(self.running_jobs()) < high - low + 1
+            return turn_away(f"{self.participant}: {error}.", "Stop what else listens there.", wrong=wrong)
 
     def collect(self) -> Iterable[Family]:
         """See Agent.collect."""

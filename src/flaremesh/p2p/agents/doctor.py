@@ -1,0 +1,273 @@
+"""What an agent finds out about its own participant when it is asked how it is."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from flaremesh.links.tls import Credentials
+from flaremesh.p2p import participant
+from flaremesh.p2p.agents.probe import Failure, Invitation, dial
+from flaremesh.p2p.participant import StartError
+
+PATH: Final = "/doctor?report"
+"""Where an agent serves its report."""
+
+_FRESH_SECONDS = 5.0  # or a scraper would keep the neighbours busy
+_ASK_SECONDS = 3.0
+_EDGES_SECONDS = 10.0  # an invitation, then 5 s to dial, and a resolver that is slow
+_GPU_SECONDS = 20.0  # torch takes some to be imported
+
+_DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong.
+
+    Attributes:
+        participant: whom it concerns.
+        what: what is wrong, a sentence.
+        remedy: what to do, a sentence.
+        peer: the out-neighbour, if it is about an edge.
+    """
+
+    participant: str
+    what: str
+    remedy: str
+    peer: str | None = None
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A direct edge, as the one who dials sees it.
+
+    Attributes:
+        peer: the out-neighbour.
+        address: where it was dialled, as far as is known.
+        ok: a link was made; None if that could not be tried, and nothing is wrong.
+        reason: why not.
+        remedy: what to do.
+        version: of flaremesh at the peer.
+    """
+
+    peer: str
+    address: str
+    ok: bool | None
+    reason: str = ""
+    remedy: str = ""
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a participant is.
+
+    Attributes:
+        name: the participant.
+        versions: by package.
+        missing: what keeps it from taking part in a run; empty for a site that is registered and connected.
+        certificate_days: days until its certificate expires, negative afterwards.
+        free_bytes: room in its workspace.
+        gpus: how many the topology says that it has.
+        visible_gpus: how many torch sees; None where nobody asks for any, or torch has no CUDA.
+        edges: its direct edges to out-neighbours.
+        findings: what is wrong.
+    """
+
+    name: str
+    versions: Mapping[str, str]
+    missing: Sequence[str]
+    certificate_days: float
+    free_bytes: int
+    gpus: int
+    visible_gpus: int | None
+    edges: Sequence[Edge]
+    findings: Sequence[Finding]
+
+    def to_json(self) -> bytes:
+        """As it is served."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, document: bytes) -> "Report":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: it is no report, or one of another version.
+        """
+        try:
+            fields = json.loads(document)
+            edges = [Edge(**edge) for edge in fields.pop("edges")]
+            findings = [Finding(**finding) for finding in fields.pop("findings")]
+            return cls(**fields, edges=edges, findings=findings)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(str(error)) from None
+
+
+class Doctor:
+    """Examines one at a time, and for the impatient tells again what it said some seconds ago.
+
+    Args:
+        examine: does the work.
+    """
+
+    def __init__(self, examine: Callable[[], Report]):
+        self._examine = examine
+        self._lock = threading.Lock()
+        self._report: Report | None = None
+        self._taken = 0.0
+
+    def report(self) -> Report:
+        """How the participant is."""
+        with self._lock:
+            if self._report is None or time.monotonic() - self._taken > _FRESH_SECONDS:
+                self._report = self._examine()
+                self._taken = time.monotonic()
+            return self._report
+
+
+def examine(
+    name: str, workspace: Path, missing: Sequence[str], expires: float, gpus: int, edges: Sequence[Edge]
+) -> Report:
+    """Look at what a participant needs on its machine, and put all together.
+
+    Args:
+        name: the participant.
+        workspace: its folder.
+        missing: what keeps it from taking part in a run.
+        expires: when its certificate does, Unix time.
+        gpus: how many it is to have.
+        edges: what was found of its direct edges.
+    """
+    findings = [
+        Finding(
+            name, f"{name}: {phrase}.", "The server must run, and its host and port be reachable from there."
+        )
+        for phrase in missing
+    ]
+    visible = None
+    try:
+        participant.check(workspace, name, gpus=0)
+        if gpus:
+            visible = _visible_gpus(name)
+            participant.require_gpus(name, gpus, visible)
+    except StartError as error:
+        what, _, remedy = str(error).partition(". ")
+        findings.append(Finding(name, f"{what}.", remedy))
+    findings += [Finding(name, edge.reason, edge.remedy, edge.peer) for edge in edges if edge.ok is False]
+    return Report(
+        name=name,
+        versions=versions(),
+        missing=missing,
+        certificate_days=(expires - time.time()) / _DAY_SECONDS,
+        free_bytes=shutil.disk_usage(workspace).free,
+        gpus=gpus,
+        visible_gpus=visible,
+        edges=edges,
+        findings=findings,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what must be the same everywhere."""
+    return {package: version(package) for package in ("flaremesh", "nvflare", "torch")}
+
+
+def try_edges(
+    site: str,
+    hosts: Mapping[str, str],
+    ask: Callable[[str, float], bytes | None],
+    credentials: Credentials,
+) -> list[Edge]:
+    """Dial all out-neighbours at once.
+
+    Args:
+        site: who dials.
+        hosts: where to dial, by out-neighbour.
+        ask: (peer, timeout): what the agent of a peer answers to the request to be dialled, see `invite`.
+        credentials: of ``site``.
+    """
+    found = {
+        peer: _failed(
+            peer,
+            host,
+            Failure(
+                f"{site} could not find out within {_EDGES_SECONDS:g} s whether {host} leads to {peer}.",
+                "Does that name resolve there?",
+            ),
+        )
+        for peer, host in hosts.items()
+    }
+
+    def attempt(peer: str, host: str) -> None:
+        found[peer] = _try_edge(site, peer, host, ask(peer, _ASK_SECONDS), credentials)
+
+    threads = [threading.Thread(target=attempt, args=edge, daemon=True) for edge in hosts.items()]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + _EDGES_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return list(found.values())
+
+
+def _try_edge(site: str, peer: str, host: str, answer: bytes | None, credentials: Credentials) -> Edge:
+    if answer is None:
+        return _failed(
+            peer,
+            host,
+            Failure(
+                f"{site} cannot try its link to {peer}: {peer} does not answer through the server.",
+                f"{peer} must run and be registered.",
+            ),
+        )
+    reply = json.loads(answer)
+    if "port" not in reply:
+        return Edge(
+            peer, host, False if reply["wrong"] else None, reply["why"], reply["remedy"], reply["version"]
+        )
+    address = host, int(reply["port"])
+    failure = dial(site, peer, address, reply["run"], credentials)
+    text = f"{host}:{address[1]}"
+    if failure is not None:
+        return _failed(peer, text, failure, reply["version"])
+    return Edge(peer, text, True, version=reply["version"])
+
+
+def invite(invitation: Invitation) -> bytes:
+    """The answer to one who may dial."""
+    return _answer(invitation._asdict())
+
+
+def turn_away(why: str, remedy: str, *, wrong: bool) -> bytes:
+    """The answer to one who cannot dial now; ``wrong`` if that should not be so."""
+    return _answer({"why": why, "remedy": remedy, "wrong": wrong})
+
+
+def _answer(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields | {"version": version("flaremesh")}).encode()
+
+
+def _failed(peer: str, address: str, failure: Failure, version: str | None = None) -> Edge:
+    return Edge(peer, address, False, failure.what, failure.remedy, version)
+
+
+def _visible_gpus(name: str) -> int | None:
+    """Count in another process: this one would keep a CUDA context for as long as it lives."""
+    program = f"from {participant.__name__} import visible_gpus; print(visible_gpus())"
+    try:
+        counted = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=_GPU_SECONDS, check=True
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        raise StartError(f"{name}: the GPUs cannot be counted: {error}. Look at its driver.") from None
+    answer = counted.stdout.split()[-1]
+    return None if answer == "None" else int(answer)
