@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from flaremesh import __version__
+from flaremesh.cli.doctor import doctor
 from flaremesh.cli.down import down
 from flaremesh.cli.plan import plan
 from flaremesh.cli.provision import provision
@@ -62,6 +63,7 @@ app.command()(simulate)
 app.command()(up)
 app.command()(run)
 app.command()(status)
+app.command()(doctor)
 app.command()(report)
 app.command()(down)
 

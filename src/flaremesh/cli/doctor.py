@@ -1,0 +1,61 @@
+"""``flaremesh doctor``."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.deploy.targets import TargetKind, target_of
+from flaremesh.topology.load import load
+
+if TYPE_CHECKING:
+    from flaremesh.deploy.doctor import Diagnosis  # brings NVFlare, which --help does not need
+    from flaremesh.p2p.agents.doctor import Report
+
+
+def doctor(
+    topology: TopologyFile, where: Where = TargetKind.LOCAL, output: Output = None, as_json: AsJson = False
+) -> None:
+    """Try every edge and look at every participant; say what is wrong and what to do."""
+    from flaremesh.deploy.doctor import diagnose
+
+    loaded = load(topology)
+    diagnosis = diagnose(loaded, target_of(where, loaded, mesh_folder(loaded, output)))
+    if as_json:
+        typer.echo(json.dumps(asdict(diagnosis), indent=2))
+    else:
+        _show(diagnosis)
+    if diagnosis.findings:
+        raise typer.Exit(1)
+
+
+def _show(diagnosis: "Diagnosis") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    participants = Table("participant", "server", "flaremesh", "certificate", "storage", "GPUs")
+    for name, report in diagnosis.reports.items():
+        participants.add_row(name, *(_cells(report) if report else ["no report"]))
+    console.print(participants)
+    links = Table("from", "to", "link", "address", "state")
+    for link in diagnosis.links:
+        state = "not tried" if link.ok is None else "ok" if link.ok else "failed"
+        links.add_row(link.source, link.target, link.kind, link.address, state)
+    console.print(links)
+    for finding in diagnosis.findings:
+        typer.echo(f"{finding.what} {finding.remedy}")
+    if not diagnosis.findings:
+        typer.echo("Nothing is wrong.")
+
+
+def _cells(report: "Report") -> list[str]:
+    return [
+        ", ".join(report.missing) or "ok",
+        report.versions["flaremesh"],
+        f"{report.certificate_days:.0f} days",
+        f"{report.free_bytes / 1e9:.1f} GB free",
+        f"{report.visible_gpus or 0} of {report.gpus}" if report.gpus else "",
+    ]

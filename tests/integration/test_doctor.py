@@ -1,0 +1,97 @@
+"""The doctor on a mesh of real processes."""
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from command_mesh import ENDLESS, SITES, finished, running
+
+from flaremesh.p2p.agents.agent import AGENT_FILE
+
+EDGES = {(source, target) for source in SITES for target in SITES if source != target}
+
+
+def diagnosis(mesh, file=None):
+    """The exit code and the document."""
+    ended = mesh.call("doctor", "--json", file=file)
+    assert ended.stdout, ended.stderr
+    return ended.returncode, json.loads(ended.stdout)
+
+
+def state(document):
+    return {(link["source"], link["target"]): link["ok"] for link in document["links"]}
+
+
+def asked(mesh, name, path):
+    url = json.loads((mesh.folder / "local" / name / AGENT_FILE).read_text())["url"]
+    try:
+        with urllib.request.urlopen(url + path, timeout=30) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def test_nothing_is_wrong_with_a_healthy_mesh(mesh):
+    ended = mesh.call("doctor")
+    assert ended.returncode == 0, ended.stdout
+    assert ended.stdout.endswith("Nothing is wrong.\n")
+    code, document = diagnosis(mesh)
+    assert (code, document["findings"]) == (0, [])
+    assert state(document) == dict.fromkeys(EDGES, True)
+    assert {link["kind"] for link in document["links"]} == {"direct"}
+
+
+def test_a_run_in_progress_is_no_trouble_and_is_not_troubled(mesh):
+    run = mesh.start("run", "--iterations", str(ENDLESS))
+    running(run)
+    code, document = diagnosis(mesh)
+    assert (code, document["findings"]) == (0, [])
+    assert state(document) == dict.fromkeys(EDGES, True)
+    assert run.poll() is None
+    run.terminate()
+    assert finished(run).returncode == 130
+
+
+def test_kits_of_other_neighbours_than_in_the_file_are_named(mesh):
+    code, document = diagnosis(mesh, mesh.topology("consensus", addresses={"bonn": None}))
+    assert code == 1
+    assert {finding["participant"] for finding in document["findings"]} == {"heidelberg", "aachen"}
+    assert all("other neighbours" in finding["what"] for finding in document["findings"])
+
+
+@pytest.fixture
+def ailing(make_mesh):
+    """Nobody leads to aachen, and bonn is relayed."""
+    mesh = make_mesh("ailing")
+    nowhere = {"host": "nowhere.invalid", "ports": mesh.links["aachen"]["ports"]}
+    mesh.file = mesh.topology("consensus", addresses={"aachen": nowhere, "bonn": None})
+    up = mesh.call("up")
+    assert up.returncode == 0, up.stderr
+    return mesh
+
+
+def test_an_address_that_leads_nowhere_and_a_stopped_site_are_found(ailing):
+    code, document = diagnosis(ailing)
+    assert code == 1
+    assert {(f["participant"], f["peer"]) for f in document["findings"]} == {
+        ("heidelberg", "aachen"),
+        ("bonn", "aachen"),
+    }
+    assert all("nowhere.invalid" in finding["what"] for finding in document["findings"])
+    assert state(document) == {edge: edge[1] != "aachen" for edge in EDGES}
+    relayed = {(link["source"], link["target"]) for link in document["links"] if link["kind"] == "relay"}
+    assert relayed == {("heidelberg", "bonn"), ("aachen", "bonn")}
+
+    status, report = asked(ailing, "bonn", "/doctor")
+    assert (status, [finding["peer"] for finding in report["findings"]]) == (503, ["aachen"])
+    status, report = asked(ailing, "aachen", "/doctor")
+    assert (status, report["findings"]) == (200, [])
+
+    ailing.process("aachen").terminate()
+    ailing.process("aachen").wait(timeout=20)
+    ended = ailing.call("doctor")
+    assert ended.returncode == 1
+    assert ended.stdout.endswith("aachen does not run. Start it: `flaremesh up`.\n")
+    assert "nowhere.invalid" not in ended.stdout.splitlines()[-1]

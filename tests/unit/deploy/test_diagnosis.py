@@ -1,0 +1,87 @@
+"""What only the whole mesh shows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flaremesh.deploy.doctor import judge
+from flaremesh.deploy.target import Participant
+from flaremesh.p2p.agents.doctor import Edge, Finding, Report
+from flaremesh.topology.load import load
+
+TOPOLOGY = load(Path(__file__).parents[3] / "provision/ring3-consensus.yaml")
+SITES = [site.name for site in TOPOLOGY.sites]
+NAMES = ["server", *SITES]
+
+
+def report(name, **fields):
+    edges = [Edge(peer, "localhost:1", True, version="1") for peer in SITES if name not in ("server", peer)]
+    versions = {"flaremesh": "1.0", "nvflare": "2.9", "torch": "2.13.0+cpu"}
+    return replace(Report(name, versions, [], 200.0, 1 << 30, 0, None, edges, []), **fields)
+
+
+@pytest.fixture
+def reports():
+    return {name: report(name) for name in NAMES}
+
+
+def judged(reports, running=NAMES):
+    participants = [Participant(name, name in running, name in running, "pid 1", None) for name in NAMES]
+    return judge(TOPOLOGY, participants, reports)
+
+
+def test_a_mesh_whose_participants_are_well_is_well(reports):
+    diagnosis = judged(reports)
+    assert diagnosis.findings == []
+    assert len(diagnosis.links) == 6
+    assert all(link.ok for link in diagnosis.links)
+
+
+def test_who_does_not_run_is_named_once_and_its_edges_are_not_judged(reports):
+    failed = [Edge("bonn", "localhost", False, "no answer", "start it")]
+    reports["aachen"] = report(
+        "aachen",
+        edges=[*failed, Edge("heidelberg", "localhost:1", True)],
+        findings=[Finding("aachen", "no answer", "start it", "bonn")],
+    )
+    reports["bonn"] = None
+    diagnosis = judged(reports, running=[name for name in NAMES if name != "bonn"])
+    assert [finding.what for finding in diagnosis.findings] == ["bonn does not run."]
+    assert {link.target for link in diagnosis.links if link.source == "bonn" and link.ok is None} == {
+        "aachen",
+        "heidelberg",
+    }
+
+
+def test_who_runs_and_gives_no_report_is_named(reports):
+    reports["server"] = None
+    (finding,) = judged(reports).findings
+    assert finding.participant == "server"
+    assert "gives no report" in finding.what
+
+
+@pytest.mark.parametrize(("days", "found"), [(29.0, True), (31.0, False)])
+def test_a_certificate_in_its_last_month_is_found(reports, days, found):
+    reports["bonn"] = report("bonn", certificate_days=days)
+    findings = judged(reports).findings
+    assert [finding.participant for finding in findings] == (["bonn"] if found else [])
+
+
+def test_another_version_than_the_servers_is_found(reports):
+    versions = {"flaremesh": "1.1", "nvflare": "2.9", "torch": "2.13.0+cpu"}
+    reports["bonn"] = report("bonn", versions=versions)
+    (finding,) = judged(reports).findings
+    assert finding.what == "bonn has flaremesh 1.1, and server has 1.0."
+
+
+def test_torch_for_another_device_is_the_same_version(reports):
+    versions = {"flaremesh": "1.0", "nvflare": "2.9", "torch": "2.13.0+cu130"}
+    reports["bonn"] = report("bonn", versions=versions)
+    assert judged(reports).findings == []
+
+
+def test_a_kit_for_other_neighbours_is_found(reports):
+    reports["bonn"] = report("bonn", edges=[])
+    (finding,) = judged(reports).findings
+    assert "other neighbours" in finding.what
