@@ -6,6 +6,7 @@ import urllib.request
 
 import pytest
 from command_mesh import ENDLESS, SITES, finished, running
+from running_mesh import wait_until
 
 from flaremesh.p2p.agents.agent import AGENT_FILE
 
@@ -95,3 +96,32 @@ def test_an_address_that_leads_nowhere_and_a_stopped_site_are_found(ailing):
     assert ended.returncode == 1
     assert ended.stdout.endswith("aachen does not run. Start it: `flaremesh up`.\n")
     assert "nowhere.invalid" not in ended.stdout.splitlines()[-1]
+
+
+def test_an_edge_whose_ports_are_all_in_use_by_runs_is_not_tried_and_no_trouble(make_mesh):
+    mesh = make_mesh("narrow")
+    (port, _) = mesh.link_ports
+    one = {"host": "localhost", "ports": str(port)}
+    mesh.file = mesh.topology("consensus", addresses={SITES[0]: one}, iterations=ENDLESS)
+    up = mesh.call("up")
+    assert up.returncode == 0, up.stderr
+    assert state(diagnosis(mesh)[1]) == dict.fromkeys(EDGES, True)
+    run = mesh.start("run")
+    running(run)
+    code, document = diagnosis(mesh)
+    assert (code, document["findings"]) == (0, [])
+    assert state(document) == {edge: None if edge[1] == SITES[0] else True for edge in EDGES}
+    run.terminate()
+    finished(run)
+
+
+def test_a_server_that_is_away_is_named_with_everybody_who_misses_it(make_mesh):
+    mesh = make_mesh("alone")
+    assert mesh.call("up").returncode == 0
+    mesh.process("server").kill()
+    mesh.process("server").wait(timeout=20)
+    wait_until(lambda: asked(mesh, "bonn", "/readyz")[0] == 503, 20)
+    ended = mesh.call("doctor")
+    assert ended.returncode == 1
+    assert "server does not run." in ended.stdout
+    assert "bonn: no connection to the server." in ended.stdout
