@@ -11,6 +11,7 @@ class TargetKind(StrEnum):
     """Where a mesh may run."""
 
     LOCAL = "local"
+    DOCKER = "docker"
     KUBERNETES = "kubernetes"
 
 
@@ -27,6 +28,10 @@ def target_of(kind: TargetKind, topology: Topology, mesh: Path) -> Target:
             from flaremesh.deploy.local import LocalTarget
 
             return LocalTarget(topology, mesh)
+        case TargetKind.DOCKER:
+            from flaremesh.deploy.docker import DockerTarget
+
+            return DockerTarget(topology, mesh)
         case TargetKind.KUBERNETES:
             from flaremesh.deploy.kubernetes import KubernetesTarget
 
