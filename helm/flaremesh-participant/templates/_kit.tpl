@@ -3,7 +3,7 @@
 apiVersion: v1
 kind: Secret
 metadata:
-  name: {{ include "flaremesh.secret" . }}
+  name: {{ include "flaremesh.secret" . | quote }}
   labels: {{- include "flaremesh.labels" . | nindent 4 }}
 type: Opaque
 stringData: {{- toYaml .Values.kit.startup | nindent 2 }}
@@ -14,7 +14,7 @@ stringData: {{- toYaml .Values.kit.startup | nindent 2 }}
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {{ include "flaremesh.fullname" . }}
+  name: {{ include "flaremesh.fullname" . | quote }}
   labels: {{- include "flaremesh.labels" . | nindent 4 }}
 data: {{- toYaml .Values.kit.local | nindent 2 }}
 {{- end }}

@@ -9,18 +9,18 @@
 
 {{- define "flaremesh.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: {{ include "flaremesh.component" . }}
 {{- end }}
 
 {{- define "flaremesh.metadataLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: flaremesh
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
-flaremesh.dev/mesh: {{ .Values.mesh }}
+flaremesh.dev/mesh: {{ .Values.mesh | quote }}
 {{- end }}
 
 {{- define "flaremesh.labels" -}}
@@ -30,8 +30,8 @@ app.kubernetes.io/component: {{ include "flaremesh.component" . }}
 
 {{/* What other participants' NetworkPolicies know a pod by. */}}
 {{- define "flaremesh.participantLabels" -}}
-flaremesh.dev/mesh: {{ .mesh }}
-flaremesh.dev/participant: {{ .name }}
+flaremesh.dev/mesh: {{ .mesh | quote }}
+flaremesh.dev/participant: {{ .name | quote }}
 {{- end }}
 
 {{- define "flaremesh.image" -}}

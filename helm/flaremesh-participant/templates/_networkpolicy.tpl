@@ -1,15 +1,18 @@
 {{/* How a NetworkPolicy names a peer: (dict "peer" Peer "mesh" name of the mesh). */}}
 {{- define "flaremesh.peer" -}}
+{{- if not (or .peer.namespace .peer.cidrs) }}
+{{- fail (printf "%s has neither namespace nor cidrs: a policy would admit everybody. Add the file values.yaml of the folder that provisioning wrote (-f values.yaml)." .peer.name) }}
+{{- end }}
 {{- if .peer.namespace -}}
 - namespaceSelector:
     matchLabels:
-      kubernetes.io/metadata.name: {{ .peer.namespace }}
+      kubernetes.io/metadata.name: {{ .peer.namespace | quote }}
   podSelector:
     matchLabels: {{- include "flaremesh.participantLabels" (dict "mesh" .mesh "name" .peer.name) | nindent 6 }}
 {{- end }}
 {{- range .peer.cidrs }}
 - ipBlock:
-    cidr: {{ . }}
+    cidr: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -19,7 +22,7 @@
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  name: {{ include "flaremesh.fullname" . }}
+  name: {{ include "flaremesh.fullname" . | quote }}
   labels: {{- include "flaremesh.labels" . | nindent 4 }}
 spec:
   podSelector:
@@ -33,7 +36,7 @@ spec:
     - from:
         - podSelector:
             matchLabels:
-              app.kubernetes.io/instance: {{ .Release.Name }}
+              app.kubernetes.io/instance: {{ .Release.Name | quote }}
               app.kubernetes.io/component: test
       ports:
         - port: {{ .Values.metrics.port }}
@@ -41,7 +44,7 @@ spec:
     - from:
         - namespaceSelector:
             matchLabels:
-              kubernetes.io/metadata.name: {{ .Values.metrics.scraperNamespace }}
+              kubernetes.io/metadata.name: {{ .Values.metrics.scraperNamespace | quote }}
           {{- with .Values.metrics.scraperLabels }}
           podSelector:
             matchLabels: {{- toYaml . | nindent 14 }}
@@ -57,7 +60,7 @@ spec:
     - to:
         - namespaceSelector:
             matchLabels:
-              kubernetes.io/metadata.name: {{ .Values.networkPolicy.dns.namespace }}
+              kubernetes.io/metadata.name: {{ .Values.networkPolicy.dns.namespace | quote }}
           podSelector:
             matchLabels: {{- toYaml .Values.networkPolicy.dns.labels | nindent 14 }}
       ports:
@@ -83,14 +86,14 @@ metadata:
 spec:
   podSelector:
     matchLabels:
-      app.kubernetes.io/instance: {{ .Release.Name }}
+      app.kubernetes.io/instance: {{ .Release.Name | quote }}
       app.kubernetes.io/component: test
   policyTypes: [Ingress, Egress]
   egress:
     - to:
         - namespaceSelector:
             matchLabels:
-              kubernetes.io/metadata.name: {{ .Values.networkPolicy.dns.namespace }}
+              kubernetes.io/metadata.name: {{ .Values.networkPolicy.dns.namespace | quote }}
           podSelector:
             matchLabels: {{- toYaml .Values.networkPolicy.dns.labels | nindent 14 }}
       ports:

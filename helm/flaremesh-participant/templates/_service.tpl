@@ -3,7 +3,7 @@
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "flaremesh.fullname" . }}
+  name: {{ include "flaremesh.fullname" . | quote }}
   labels: {{- include "flaremesh.labels" . | nindent 4 }}
 spec:
   clusterIP: None
@@ -18,7 +18,8 @@ spec:
 
 {{/* The same ports for those outside the cluster. */}}
 {{- define "flaremesh.externalService" -}}
-{{- if ne .Values.service.type "ClusterIP" -}}
+{{- $ports := include "flaremesh.servicePorts" . | fromYamlArray }}
+{{- if and $ports (ne .Values.service.type "ClusterIP") -}}
 apiVersion: v1
 kind: Service
 metadata:
@@ -35,7 +36,7 @@ spec:
   loadBalancerSourceRanges: {{- toYaml . | nindent 4 }}
   {{- end }}
   ports:
-    {{- range include "flaremesh.servicePorts" . | fromYamlArray }}
+    {{- range $ports }}
     - name: {{ .name }}
       port: {{ .port }}
       targetPort: {{ .targetPort }}

@@ -2,7 +2,7 @@
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "flaremesh.fullname" . }}
+  name: {{ include "flaremesh.fullname" . | quote }}
   labels: {{- include "flaremesh.labels" . | nindent 4 }}
 automountServiceAccountToken: false
 {{- end }}
@@ -12,7 +12,7 @@ automountServiceAccountToken: false
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  name: {{ include "flaremesh.fullname" . }}
+  name: {{ include "flaremesh.fullname" . | quote }}
   labels: {{- include "flaremesh.labels" . | nindent 4 }}
 spec:
   minAvailable: 1
@@ -44,7 +44,7 @@ metadata:
     helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 spec:
   restartPolicy: Never
-  serviceAccountName: {{ include "flaremesh.fullname" . }}
+  serviceAccountName: {{ include "flaremesh.fullname" . | quote }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   {{- with .Values.imagePullSecrets }}
@@ -52,13 +52,13 @@ spec:
   {{- end }}
   securityContext:
     runAsNonRoot: true
-    runAsUser: {{ .Values.podSecurity.user }}
-    runAsGroup: {{ .Values.podSecurity.group }}
+    runAsUser: {{ int64 .Values.podSecurity.user }}
+    runAsGroup: {{ int64 .Values.podSecurity.group }}
     seccompProfile:
       type: RuntimeDefault
   containers:
     - name: test
-      image: {{ include "flaremesh.image" . }}
+      image: {{ include "flaremesh.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       command: [tini, --, python, -m, flaremesh.p2p.agents.ask]
       args: ["http://{{ include "flaremesh.fullname" . }}:{{ .Values.metrics.port }}/doctor"]

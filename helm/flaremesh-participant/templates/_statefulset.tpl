@@ -2,45 +2,38 @@
 apiVersion: apps/v1
 kind: StatefulSet
 metadata:
-  name: {{ include "flaremesh.fullname" . }}
+  name: {{ include "flaremesh.fullname" . | quote }}
   labels: {{- include "flaremesh.labels" . | nindent 4 }}
 spec:
-  serviceName: {{ include "flaremesh.fullname" . }}
+  serviceName: {{ include "flaremesh.fullname" . | quote }}
   replicas: 1
   selector:
     matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 6 }}
   template:
     metadata:
-      labels:
-        {{- with .Values.podLabels }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-        {{- include "flaremesh.labels" . | nindent 8 }}
-        {{- include "flaremesh.participantLabels" .Values | nindent 8 }}
-      annotations:
-        # a new kit restarts the pod
-        checksum/kit: {{ toJson .Values.kit | sha256sum }}
-        {{- with .Values.podAnnotations }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+      {{- $labels := include "flaremesh.labels" . | fromYaml }}
+      labels: {{- merge $labels (include "flaremesh.participantLabels" .Values | fromYaml) .Values.podLabels | toYaml | nindent 8 }}
+      # a new kit restarts the pod
+      {{- $annotations := dict "checksum/kit" (toJson .Values.kit | sha256sum) }}
+      annotations: {{- merge $annotations .Values.podAnnotations | toYaml | nindent 8 }}
     spec:
-      serviceAccountName: {{ include "flaremesh.fullname" . }}
+      serviceAccountName: {{ include "flaremesh.fullname" . | quote }}
       automountServiceAccountToken: false
       enableServiceLinks: false
       {{- with .Values.imagePullSecrets }}
       imagePullSecrets: {{- toYaml . | nindent 8 }}
       {{- end }}
       {{- with .Values.runtimeClassName }}
-      runtimeClassName: {{ . }}
+      runtimeClassName: {{ . | quote }}
       {{- end }}
       {{- with .Values.priorityClassName }}
-      priorityClassName: {{ . }}
+      priorityClassName: {{ . | quote }}
       {{- end }}
       securityContext:
         runAsNonRoot: true
-        runAsUser: {{ .Values.podSecurity.user }}
-        runAsGroup: {{ .Values.podSecurity.group }}
-        fsGroup: {{ .Values.podSecurity.group }}
+        runAsUser: {{ int64 .Values.podSecurity.user }}
+        runAsGroup: {{ int64 .Values.podSecurity.group }}
+        fsGroup: {{ int64 .Values.podSecurity.group }}
         fsGroupChangePolicy: OnRootMismatch
         seccompProfile:
           type: RuntimeDefault
@@ -48,11 +41,11 @@ spec:
       terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
       containers:
         - name: {{ include "flaremesh.component" . }}
-          image: {{ include "flaremesh.image" . }}
+          image: {{ include "flaremesh.image" . | quote }}
           imagePullPolicy: {{ .Values.image.pullPolicy }}
           env:
             - name: FLAREMESH_PARTICIPANT
-              value: {{ .Values.name }}
+              value: {{ .Values.name | quote }}
             - name: FLAREMESH_METRICS_PORT
               value: {{ .Values.metrics.port | quote }}
             - name: PROMETHEUS_MULTIPROC_DIR
@@ -117,11 +110,11 @@ spec:
       volumes:
         - name: startup
           secret:
-            secretName: {{ include "flaremesh.secret" . }}
+            secretName: {{ include "flaremesh.secret" . | quote }}
             defaultMode: 0440
         - name: local
           configMap:
-            name: {{ include "flaremesh.fullname" . }}
+            name: {{ include "flaremesh.fullname" . | quote }}
         - name: metrics
           emptyDir:
             medium: Memory
@@ -137,7 +130,7 @@ spec:
         {{- with .Values.storage.existingClaim }}
         - name: workspace
           persistentVolumeClaim:
-            claimName: {{ . }}
+            claimName: {{ . | quote }}
         {{- end }}
         {{- with .Values.extraVolumes }}
         {{- toYaml . | nindent 8 }}
@@ -162,7 +155,7 @@ spec:
       spec:
         accessModes: [ReadWriteOnce]
         {{- with .Values.storage.className }}
-        storageClassName: {{ . }}
+        storageClassName: {{ . | quote }}
         {{- end }}
         resources:
           requests:

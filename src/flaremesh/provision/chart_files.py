@@ -67,7 +67,9 @@ def _values(model: type[Participant]) -> str:
 def _schema(model: type[Participant]) -> str:
     schema = model.model_json_schema()
     # what Helm itself adds to the values of a chart with dependencies
-    schema["properties"] |= {"global": {"type": "object"}, "flaremesh-participant": {"type": "object"}}
+    own = {"global": {"type": "object"}}
+    library = {"type": "object", "properties": own, "additionalProperties": False}
+    schema["properties"] |= own | {"flaremesh-participant": library}
     draft = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": _GENERATED}
     return (
         json.dumps(
