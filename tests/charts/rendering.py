@@ -1,4 +1,4 @@
-"""Renders charts with Helm's own code, from its Python package, so that no test needs a program on the machine."""
+"""Renders charts with Helm's own code as a Python package: no test needs a program on the machine."""
 
 import copy
 from collections.abc import Iterator, Mapping

@@ -10,8 +10,7 @@ import helm_python
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import CHARTS as NAMES
-from conftest import Installation, every_option_of
+from installation import NAMES, Installation, every_option_of
 from rendering import CHARTS, Rendered, merged, render
 from restricted import violations
 
