@@ -26,7 +26,7 @@ def namespace_of(topology: Topology, participant: str) -> str:
     chosen = topology.deploy.namespace if topology.deploy else None
     service = _service(host)
     if service is None:
-        return chosen or f"{topology.name}-{participant}"[:63]
+        return chosen or f"{topology.name}-{participant}"[:63].rstrip("-")
     name, namespace = service
     if name != participant:
         raise PlacementError(

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 from jinja2 import StrictUndefined, Template
+from pydantic import ValidationError
 
+from flaremesh.errors import FlaremeshError
 from flaremesh.provision.placement import in_neighbour, namespace_of, out_neighbour, server_peer
 from flaremesh.provision.plan import FirewallRule, firewall
 from flaremesh.provision.values import (
@@ -29,6 +31,15 @@ CHARTS = resources.files("flaremesh") / "charts"
 """The folder of the charts."""
 
 VALUES, KIT_VALUES, README = "values.yaml", "kit.yaml", "README.md"
+
+_LONGEST_NAME = 52
+"""Kubernetes appends a hyphen and ten characters to a StatefulSet's name, and a label holds 63."""
+
+
+class ReleaseError(FlaremeshError):
+    """The topology file asks for a release that Helm or Kubernetes would refuse."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -51,13 +62,35 @@ def releases(topology: Topology) -> tuple[Release, ...]:
 
     Raises:
         PlacementError: see namespace_of.
+        ReleaseError: a name is too long.
     """
     names = [SERVER, *(site.name for site in topology.sites)]
+    if too_long := [name for name in names if len(name) > _LONGEST_NAME]:
+        raise ReleaseError(
+            f"Kubernetes needs names of at most {_LONGEST_NAME} characters: shorten {', '.join(too_long)}"
+        )
     return tuple(Release(name, namespace_of(topology, name), _chart(name)) for name in names)
 
 
 def values_of(topology: Topology, mesh: Mesh, participant: str) -> ServerValues | SiteValues:
-    """The values of a participant's release, without its kit."""
+    """The values of a participant's release, without its kit.
+
+    Raises:
+        ReleaseError: the participant's chart has no such value.
+    """
+    values = _derived(topology, mesh, participant)
+    merged = _merged(values.model_dump(mode="json", by_alias=True), _further(topology))
+    try:
+        return type(values).model_validate(_without_nulls(merged))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("deploy.values", *first["loc"])))
+        raise ReleaseError(
+            f"the chart {_chart(participant)} refuses {where}: {first['msg']}; its README lists all values"
+        ) from None
+
+
+def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues | SiteValues:
     deploy = topology.deploy or Deploy()
     base: dict[str, Any] = {
         "name": participant,
@@ -100,8 +133,8 @@ def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, f
     shutil.copytree(str(CHARTS / release.chart), folder / release.chart)
     values = values_of(topology, mesh, release.name)
     local = Kit(local=_files(kit / "local"))
-    further = topology.deploy.values if topology.deploy else {}
-    _write(folder / VALUES, _given(values) | {"kit": _given(local)} | further, mode=0o644)
+    derived = _given(_derived(topology, mesh, release.name)) | {"kit": _given(local)}
+    _write(folder / VALUES, _merged(derived, _further(topology)), mode=0o644)
     _write(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
     rules = [rule for rule in firewall(topology, mesh) if release.name in (rule.source, rule.target)]
     (folder / README).write_text(_readme(release, values, rules))
@@ -126,6 +159,26 @@ def _name(site: Any) -> str:
 def _files(folder: Path) -> dict[str, str]:
     # NVFlare's start scripts are for machines
     return {path.name: path.read_text() for path in sorted(folder.iterdir()) if path.suffix != ".sh"}
+
+
+def _further(topology: Topology) -> Mapping[str, Any]:
+    return topology.deploy.values if topology.deploy else {}
+
+
+def _merged(values: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+    """As Helm merges a further file of values, but for nulls, which Helm itself has to see."""
+    result = dict(values)
+    for key, value in further.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _without_nulls(values: Any) -> Any:
+    """What Helm makes of nulls: they take a value away."""
+    if not isinstance(values, dict):
+        return values
+    return {key: _without_nulls(value) for key, value in values.items() if value is not None}
 
 
 def _given(values: Any) -> dict[str, Any]:

@@ -118,7 +118,9 @@ class Dns(Values):
     """The cluster's name server."""
 
     namespace: str = Field("kube-system", description="its namespace")
-    labels: dict[str, str] = Field({"k8s-app": "kube-dns"}, description="labels of its pods")
+    labels: dict[str, str] = Field(
+        {"k8s-app": "kube-dns"}, description="labels of its pods; null takes a label away"
+    )
 
 
 class NetworkPolicy(Values):
@@ -191,7 +193,8 @@ class ServerValues(Participant):
     sites: tuple[Peer, ...] = Field((), description="the sites, which dial the server")
     admin_labels: dict[str, str] = Field(
         {"app.kubernetes.io/component": "admin"},
-        description="pods of the server's namespace with these labels may dial it too, to submit runs",
+        description="pods of the server's namespace with these labels may dial it too, to submit runs; "
+        "null takes a label away",
     )
     termination_grace_period_seconds: Annotated[int, Field(ge=45)] = Field(
         60, description="the server aborts its runs and tells the sites, which takes up to 40 s"
