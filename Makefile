@@ -53,8 +53,12 @@ demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVF
 
 .PHONY: test
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
-	$(BIN)/pytest tests/unit --numprocesses 2
+	$(BIN)/pytest tests/unit tests/charts --numprocesses 2
 	$(BIN)/pytest tests/integration
+
+.PHONY: charts
+charts: $(READY) ## Write what the charts say the same as src/flaremesh/provision/values.py: values, schema, README
+	$(BIN)/python -m flaremesh.provision.chart_files
 
 .PHONY: test-gpu
 test-gpu: $(READY) ## Test what needs a GPU; says why where it is skipped
