@@ -78,7 +78,7 @@ def _loaded(chart: Path) -> helm_python.Chart:
     return helm_python.Chart.load(chart)
 
 
-class _NoDuplicateKeys(yaml.SafeLoader):
+class _NoDuplicateKeys(yaml.CSafeLoader):
     """Refuses what YAML forbids and PyYAML takes."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
