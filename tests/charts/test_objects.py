@@ -211,3 +211,19 @@ def test_notes_say_what_to_do_next(one_cluster: Installation) -> None:
 def test_notes_say_what_does_not_work_yet(minimal: Rendered) -> None:
     assert "no address for direct links" in minimal.notes
     assert "metrics.scraperNamespace" in minimal.notes
+
+
+def test_a_large_user_number_stays_a_number(site: dict[str, Any]) -> None:
+    for pod in with_(site, podSecurity={"user": 1000660000, "group": 1000670000}).pods:
+        context = pod["spec"]["securityContext"]
+        assert repr((context["runAsUser"], context["runAsGroup"])) == "(1000660000, 1000670000)"
+
+
+def test_across_clusters_whoever_is_dialled_has_node_ports(two_clusters: Installation) -> None:
+    exposed = {}
+    for name in two_clusters.participants:
+        release = two_clusters.render(name)
+        external = [s for s in release.of("Service") if s["metadata"]["name"] == f"{name}-external"]
+        exposed[name] = [port["nodePort"] for service in external for port in service["spec"]["ports"]]
+    links = [30110, 30111, 30112, 30113]
+    assert exposed == {"server": [30002], "heidelberg": links, "bonn": links, "aachen": []}
