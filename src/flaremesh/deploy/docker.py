@@ -15,7 +15,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TypeVar
 
-import docker
+from docker.client import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.models.networks import Network
@@ -92,7 +92,7 @@ class DockerTarget:
         self._names = [SERVER, *self._gpus]
         self._label = f"{MESH_LABEL}={topology.name}"
         try:
-            self._engine = docker.from_env(max_pool_size=_AT_ONCE)
+            self._engine = DockerClient.from_env(max_pool_size=_AT_ONCE)
             self._engine.ping()
         except (DockerException, RequestException) as error:
             raise DeployError(
@@ -388,7 +388,10 @@ class DockerTarget:
         return [
             Mount("/workspace", f"{self._topology.name}_{name}", type="volume", labels=labels),
             # the kit's go with the container; a folder of this machine would not be there on another engine
-            *(Mount(f"/workspace/{part}", None, type="volume") for part in ("startup", "local")),
+            *(
+                Mount(f"/workspace/{part}", None, type="volume", labels=labels)
+                for part in ("startup", "local")
+            ),
         ]
 
     def _device_requests(self, name: str) -> list[DeviceRequest]:
