@@ -113,6 +113,31 @@ images: wheels ## Build an image without a network, and its SBOM (VARIANT, REGIS
 provision: $(READY) ## Make the startup kits of a mesh: make provision TOPOLOGY=file.yaml
 	$(FLAREMESH) provision $(TOPOLOGY)
 
+##@ Cluster
+
+# A cluster on this machine; KIND_NODE_IMAGE chooses its Kubernetes version.
+KIND_NODE_IMAGE ?=
+KIND_CLUSTER := flaremesh
+IMAGE ?= flaremesh:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' src/flaremesh/__init__.py)
+KIND_KUBECONFIG := build/kind/kubeconfig
+
+.PHONY: kind
+kind: $(READY) ## Make a Kubernetes cluster of two nodes with kind, and load the image into it
+	@mkdir -p $(dir $(KIND_KUBECONFIG))
+	@kind get clusters | grep --quiet --line-regexp $(KIND_CLUSTER) || \
+	  kind create cluster --config deploy/kind/cluster.yaml --wait 120s $(if $(KIND_NODE_IMAGE),--image $(KIND_NODE_IMAGE))
+	@kind get kubeconfig --name $(KIND_CLUSTER) > $(KIND_KUBECONFIG)
+	kind load docker-image $(IMAGE) --name $(KIND_CLUSTER) --nodes $(KIND_CLUSTER)-worker
+	@echo "export KUBECONFIG=$(CURDIR)/$(KIND_KUBECONFIG)"
+
+.PHONY: e2e
+e2e: images kind ## Test a mesh on the cluster of `make kind`, from installation to uninstallation
+	KUBECONFIG=$(KIND_KUBECONFIG) $(BIN)/pytest tests/e2e
+
+.PHONY: kind-down
+kind-down: ## Delete the cluster of `make kind`
+	kind delete cluster --name $(KIND_CLUSTER)
+
 .PHONY: clean
 clean: ## Delete what the targets made, kits and private keys included; keeps .venv
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,6 +7,8 @@ metadata:
 spec:
   serviceName: {{ include "flaremesh.fullname" . | quote }}
   replicas: 1
+  # a mistake can be corrected without deleting the pod that does not get ready for it
+  podManagementPolicy: Parallel
   selector:
     matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 6 }}
   template:

@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from flaremesh import __version__
+from flaremesh.cli.bundle import bundle
 from flaremesh.cli.doctor import doctor
 from flaremesh.cli.down import down
 from flaremesh.cli.plan import plan
@@ -65,6 +66,7 @@ app.command()(run)
 app.command()(status)
 app.command()(doctor)
 app.command()(report)
+app.command()(bundle)
 app.command()(down)
 
 

@@ -143,7 +143,8 @@ class KubernetesTarget:
             release = self._releases[name]
             _helm(
                 *("uninstall", name, "--namespace", release.namespace, "--ignore-not-found"),
-                *("--wait", "--timeout", f"{_HELM_SECONDS}s"),
+                # until the pod is gone, too
+                *("--cascade", "foreground", "--wait", "--timeout", f"{_HELM_SECONDS}s"),
             )
 
     def _is_installed(self, release: Release) -> bool:

@@ -1,0 +1,95 @@
+"""One archive with all that a participant's admin needs where there is no internet."""
+
+import hashlib
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+from docker.errors import DockerException, ImageNotFound
+
+import docker
+from flaremesh.deploy.target import DeployError
+from flaremesh.provision.releases import Release, values_of
+from flaremesh.topology.mesh import build
+from flaremesh.topology.schema import Topology
+
+IMAGE, CHECKSUMS, FIRST_STEPS = "image.tar", "SHA256SUMS", "FIRST.md"
+
+_BLOCK = 1 << 20
+
+_STEPS = """# {name} without internet
+
+    sha256sum --check {checksums}
+
+Bring the image `{image}` into the cluster, on every node that may run the pod or into your registry:
+
+    docker load --input {archive}                                    # a Docker engine, to push from there
+    ctr --namespace k8s.io images import {archive}                   # a node with containerd
+
+With a registry of your own, name it in a file `mine.yaml`:
+
+    image: {{repository: registry.example.org/flaremesh}}
+
+Then do what README.md says.
+"""
+
+
+def bundle(topology: Topology, mesh: Path, release: Release) -> Path:
+    """Write ``mesh/bundles/<participant>.tar``: image, chart, values, kit, README and checksums.
+
+    The archive holds the participant's private key, and only its owner may read it.
+
+    Args:
+        topology: the mesh.
+        mesh: folder of the provisioned mesh.
+        release: the participant's.
+
+    Raises:
+        DeployError: there is no such folder, no Docker engine, or no image.
+    """
+    source = mesh / "helm" / release.name
+    if not source.is_dir():
+        raise DeployError(
+            f"there is no folder {source}: write `deploy: {{}}` into the topology file and run "
+            "`flaremesh provision`"
+        )
+    image = values_of(topology, build(topology), release.name).image.name
+    archive = mesh / "bundles" / f"{release.name}.tar"
+    archive.parent.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".bundle-") as scratch:
+        folder = Path(scratch) / release.name
+        shutil.copytree(source, folder)
+        _save(image, folder / IMAGE)
+        steps = _STEPS.format(name=release.name, checksums=CHECKSUMS, image=image, archive=IMAGE)
+        (folder / FIRST_STEPS).write_text(steps)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        lines = [f"{_digest(path)}  {path.relative_to(folder)}\n" for path in files]
+        (folder / CHECKSUMS).write_text("".join(lines))
+        partial = Path(scratch) / archive.name
+        partial.touch(mode=0o600)
+        with tarfile.open(partial, "w") as bundled:
+            bundled.add(folder, arcname=release.name)
+        partial.replace(archive)
+    return archive
+
+
+def _save(image: str, path: Path) -> None:
+    try:
+        found = docker.from_env(timeout=600).images.get(image)
+        with path.open("wb") as file:
+            for block in found.save(named=image):
+                file.write(block)
+    except ImageNotFound:
+        raise DeployError(
+            f"the Docker engine here has no image {image}: `make images` builds it, `docker pull` fetches it"
+        ) from None
+    except DockerException as error:
+        raise DeployError(
+            f"the image {image} cannot be saved: {error}. Is a Docker engine running?"
+        ) from None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

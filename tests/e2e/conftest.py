@@ -1,0 +1,46 @@
+"""A mesh on the cluster of the current context."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import call, collect
+from installed_mesh import Mesh
+
+ARTIFACTS = Path(__file__).parents[2] / "build" / "e2e"
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh whose pods are ready."""
+    mesh = Mesh(tmp_path_factory.mktemp("e2e"))
+    _clear(mesh)
+    try:
+        for name in mesh.releases:
+            mesh.install(name)
+        for name in mesh.releases:
+            mesh.ready(name)
+    except BaseException:
+        collect(mesh.namespaces, ARTIFACTS / "installation")
+        raise
+    yield mesh
+    if not os.environ.get("KEEP_MESH"):
+        _clear(mesh)
+
+
+def _clear(mesh: Mesh) -> None:
+    for namespace in set(mesh.namespaces.values()):
+        call("kubectl", "delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
+    """Keep what the cluster says of a test that failed."""
+    report = yield
+    if report.failed and "mesh" in getattr(item, "funcargs", {}):
+        folder = ARTIFACTS / item.name
+        collect(item.funcargs["mesh"].namespaces, folder)
+        report.sections.append(("cluster", f"descriptions, logs and events are in {folder}"))
+    return report

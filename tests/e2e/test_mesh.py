@@ -1,0 +1,113 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from cluster import helm, kubectl, pod
+from installed_mesh import ITERATIONS, Mesh
+
+
+def test_all_pods_are_ready_under_the_restricted_standard_and_none_was_restarted(mesh: Mesh):
+    for name, namespace in mesh.namespaces.items():
+        labels = json.loads(kubectl("default", "get", "namespace", namespace, "--output", "json"))["metadata"]
+        assert labels["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+        conditions = pod(namespace, f"{name}-0")["status"]["conditions"]
+        assert any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    assert set(mesh.restarts().values()) == {0}
+
+
+def test_a_run_over_direct_links_is_as_accurate_as_on_one_machine(mesh: Mesh):
+    simulated = subprocess.run(
+        [sys.executable, "-m", "flaremesh.cli.main", "simulate", str(mesh.file), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = json.loads(simulated.stdout)["metrics"]
+    result = mesh.run()
+    assert result["outcome"] == "finished"
+    for site, figures in result["sites"].items():
+        assert figures["iterations"] == ITERATIONS
+        assert set(figures["links"].values()) == {"direct"}
+        accuracy = expected[site]["accuracy"]
+        assert figures["metrics"]["accuracy"] == pytest.approx(accuracy, abs=0.01)
+
+
+def test_the_fetched_result_is_complete(mesh: Mesh):
+    result = mesh.run("--iterations", "20")
+    folder = mesh.folder / "runs" / result["run_id"]
+    for site in mesh.topology.sites:
+        lines = (folder / site.name / "history.jsonl").read_text().splitlines()
+        assert sum("evaluation" not in json.loads(line) for line in lines) == 20
+        assert (folder / site.name / "model.safetensors").stat().st_size > 0
+
+
+def test_up_finds_what_an_admin_installed_and_status_shows_it(mesh: Mesh):
+    before = mesh.uids()
+    up = mesh.flaremesh("up")
+    assert up.returncode == 0, up.stderr
+    assert "Already up." in up.stdout
+    assert mesh.uids() == before
+    status = json.loads(mesh.flaremesh("status", "--json").stdout)
+    assert status["ready"]
+    assert sorted(status["registered"]) == sorted(site.name for site in mesh.topology.sites)
+
+
+def test_an_upgrade_restarts_the_site_whose_value_changed_and_a_rollback_undoes_it(mesh: Mesh):
+    before = mesh.uids()
+    mesh.upgrade("aachen", "--set", "podAnnotations.note=changed")
+    mesh.ready("aachen")
+    after = mesh.uids()
+    assert {name for name in after if after[name] != before[name]} == {"aachen"}
+    namespace = mesh.namespaces["aachen"]
+    assert pod(namespace, "aachen-0")["metadata"]["annotations"]["note"] == "changed"
+    helm(namespace, "rollback", "aachen")
+    mesh.ready("aachen")
+    assert "note" not in pod(namespace, "aachen-0")["metadata"]["annotations"]
+
+
+def test_the_doctor_tries_every_edge_and_finds_nothing_wrong(mesh: Mesh):
+    doctor = mesh.flaremesh("doctor", "--json")
+    assert doctor.returncode == 0, doctor.stdout
+    edges = [edge for edge in json.loads(doctor.stdout)["links"] if edge["kind"] == "direct"]
+    assert len(edges) == 2 * len(mesh.topology.sites)
+    assert all(edge["ok"] for edge in edges)
+
+
+def test_a_site_logs_out_when_its_pod_is_stopped(mesh: Mesh):
+    namespace = mesh.namespaces["bonn"]
+    stopped = pod(namespace, "bonn-0")["metadata"]["uid"]
+    kubectl(namespace, "delete", "pod", "bonn-0")
+    log = kubectl(mesh.namespaces["server"], "logs", "server-0")
+    assert (
+        "bonn"
+        in [line for line in log.splitlines() if "left" in line or "removed" in line or "quit" in line][-1]
+    )
+    mesh.ready("bonn")
+    assert pod(namespace, "bonn-0")["metadata"]["uid"] != stopped
+
+
+def test_a_pod_that_is_killed_fails_the_run_by_its_name_and_comes_back(mesh: Mesh):
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "flaremesh.cli.main", "run", str(mesh.file), "--target", "kubernetes"),
+            *("--output", str(mesh.folder), "--iterations", str(10**6)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stderr
+        assert any(": running" in line for line in run.stderr)
+        namespace = mesh.namespaces["dresden"]
+        kubectl(namespace, "delete", "pod", "dresden-0", "--grace-period=0", "--force")
+        errors = run.stderr.read()
+    assert run.returncode == 1
+    assert "dresden" in errors.splitlines()[-1]
+    mesh.ready("dresden")
+    assert mesh.run("--iterations", "5")["outcome"] == "finished"
+
+
+@pytest.mark.parametrize("name", ["server", "heidelberg"])
+def test_helm_test_passes(mesh: Mesh, name: str):
+    assert "Succeeded" in helm(mesh.namespaces[name], "test", name, "--timeout", "120s")

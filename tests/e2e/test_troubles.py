@@ -1,0 +1,135 @@
+"""What goes wrong at a site is told by an event, the pod's status or the command, with its cause."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster import call, helm, kubectl, objects, pod, wait_until
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from installed_mesh import Mesh
+
+SECONDS = 90
+GPU = "nvidia.com/gpu"
+
+
+@pytest.fixture
+def bonn(mesh: Mesh) -> Iterator[str]:
+    """The namespace of a site that is as it was before in the end."""
+    namespace = mesh.namespaces["bonn"]
+    good = json.loads(helm(namespace, "history", "bonn", "--output", "json"))[-1]["revision"]
+    yield namespace
+    helm(namespace, "rollback", "bonn", str(good))
+    mesh.ready("bonn")
+
+
+def last_words(namespace: str) -> str:
+    """Why the container of bonn's pod ended, as `kubectl describe pod` shows it."""
+    for container in pod(namespace, "bonn-0")["status"].get("containerStatuses", []):
+        for state in (container["state"], container["lastState"]):
+            if "terminated" in state and state["terminated"]["exitCode"]:
+                return str(state["terminated"]["message"])
+    return ""
+
+
+def event(namespace: str, word: str) -> bool:
+    return any(word in (e.get("message") or "") for e in objects(namespace, "events"))
+
+
+def told(namespace: str) -> str:
+    return str(
+        wait_until(lambda: last_words(namespace), SECONDS, lambda: str(pod(namespace, "bonn-0")["status"]))
+    )
+
+
+def test_the_kit_of_another_site_is_named(mesh: Mesh, bonn: str):
+    mesh.upgrade("bonn", "-f", str(mesh.release_folder("heidelberg") / "kit.yaml"))
+    assert "this is bonn, and the kit is that of heidelberg" in told(bonn)
+
+
+def test_an_expired_certificate_is_named_with_its_date(mesh: Mesh, bonn: str, tmp_path: Path):
+    startup, yesterday = mesh.folder / "kits" / "bonn" / "startup", datetime.now(UTC) - timedelta(days=1)
+    state = json.loads((mesh.folder / "state" / "cert.json").read_text())
+    root = x509.load_pem_x509_certificate(state["root_cert"].encode())
+    root_key = serialization.load_pem_private_key(state["root_pri_key"].encode(), None)
+    good = x509.load_pem_x509_certificate((startup / "client.crt").read_bytes())
+    expired = x509.CertificateBuilder(
+        good.issuer,
+        good.subject,
+        good.public_key(),
+        good.serial_number,
+        yesterday - timedelta(days=9),
+        yesterday,
+    ).sign(root_key, hashes.SHA256())
+    assert expired.issuer == root.subject
+    pem = expired.public_bytes(serialization.Encoding.PEM).decode()
+    values = tmp_path / "expired.yaml"
+    values.write_text(yaml.safe_dump({"kit": {"startup": {"client.crt": pem}}}))
+    mesh.upgrade("bonn", "-f", str(values))
+    assert f"bonn: the certificate expired on {yesterday:%Y-%m-%d}" in told(bonn)
+
+
+def test_an_image_that_does_not_exist_is_named_by_up(mesh: Mesh, bonn: str):
+    mesh.upgrade("bonn", "--set", "image.tag=nowhere")
+    wait_until(lambda: event(bonn, "flaremesh:nowhere"), SECONDS)
+    reason = pod(bonn, "bonn-0")["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
+    assert reason in {"ErrImagePull", "ImagePullBackOff"}
+
+
+def test_a_secret_that_is_missing_is_named_by_an_event(mesh: Mesh, bonn: str):
+    mesh.upgrade("bonn", "--set", "kit.existingSecret=absent")
+    wait_until(lambda: event(bonn, 'secret "absent" not found'), SECONDS)
+
+
+def test_a_full_volume_is_named(mesh: Mesh, bonn: str):
+    volume = kubectl(bonn, "get", "pvc", "workspace-bonn-0", "--output", "jsonpath={.spec.volumeName}")
+    path = call(
+        "kubectl", "get", "pv", volume, "--output", "jsonpath={.spec.hostPath.path}{.spec.local.path}"
+    )
+    node = pod(bonn, "bonn-0")["spec"]["nodeName"]
+    if not call("docker", "ps", "--quiet", "--filter", f"name=^{node}$", check=False).strip():
+        pytest.skip("only on a cluster of kind can a volume be filled from outside")
+    in_node = ("docker", "exec", node)
+    call(*in_node, "mount", "-t", "tmpfs", "-o", "size=64k,mode=0777", "tmpfs", path)
+    try:
+        call(*in_node, "dd", "if=/dev/zero", f"of={path}/filler", check=False)
+        mesh.upgrade("bonn", "--set", "podAnnotations.note=full")
+        assert "bonn: the workspace /workspace cannot be written: No space left on device" in told(bonn)
+    finally:
+        call(*in_node, "umount", "--lazy", path)
+
+
+def test_a_site_with_gpus_waits_for_a_node_that_has_them_and_then_for_an_image_that_can_use_them(
+    mesh: Mesh, bonn: str
+):
+    node = pod(bonn, "bonn-0")["spec"]["nodeName"]
+    mesh.upgrade("bonn", "--set", "gpus.count=1")
+    wait_until(lambda: event(bonn, f"Insufficient {GPU}"), SECONDS)
+    capacity = {"status": {"capacity": {GPU: "1"}, "allocatable": {GPU: "1"}}}
+    patch = ("patch", "node", node, "--subresource=status", "--type=merge", "--patch")
+    call("kubectl", *patch, json.dumps(capacity))
+    try:
+        assert "bonn asks for 1 GPUs, and this image's torch has no CUDA" in told(bonn)
+        limits = pod(bonn, "bonn-0")["spec"]["containers"][0]["resources"]["limits"]
+        assert limits[GPU] == "1"
+    finally:
+        nothing = {"status": {"capacity": {GPU: None}, "allocatable": {GPU: None}}}
+        call("kubectl", *patch, json.dumps(nothing))
+
+
+def test_up_fails_with_the_site_and_the_cause(mesh: Mesh, bonn: str):
+    values = mesh.release_folder("bonn") / "values.yaml"
+    good = values.read_text()
+    document = yaml.safe_load(good)
+    document["image"] = {"tag": "nowhere"}
+    values.write_text(yaml.safe_dump(document))
+    try:
+        up = mesh.flaremesh("up", "--timeout", "60")
+    finally:
+        values.write_text(good)
+    assert up.returncode == 1
+    assert "bonn" in up.stderr
+    assert "flaremesh:nowhere" in up.stderr

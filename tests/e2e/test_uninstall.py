@@ -1,0 +1,19 @@
+from cluster import objects
+from installed_mesh import Mesh
+
+KINDS = (
+    "statefulsets,pods,services,secrets,configmaps,serviceaccounts,networkpolicies,"
+    "poddisruptionbudgets,persistentvolumeclaims,jobs"
+)
+OF_EVERY_NAMESPACE = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+
+
+def test_down_leaves_the_volume_claims_only_and_up_goes_on_with_them(mesh: Mesh):
+    down = mesh.flaremesh("down")
+    assert down.returncode == 0, down.stderr
+    for name, namespace in mesh.namespaces.items():
+        left = {(o["kind"], o["metadata"]["name"]) for o in objects(namespace, KINDS)}
+        assert left - OF_EVERY_NAMESPACE == {("PersistentVolumeClaim", f"workspace-{name}-0")}
+    up = mesh.flaremesh("up", "--timeout", "120")
+    assert up.returncode == 0, up.stderr
+    assert mesh.run("--iterations", "5")["outcome"] == "finished"
