@@ -27,12 +27,13 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         raise
     yield mesh
     if not os.environ.get("KEEP_MESH"):
-        _clear(mesh)
+        mesh.flaremesh("down")
+        _clear(mesh, "--wait=false")
 
 
-def _clear(mesh: Mesh) -> None:
-    for namespace in set(mesh.namespaces.values()):
-        call("kubectl", "delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s")
+def _clear(mesh: Mesh, *options: str) -> None:
+    namespaces = sorted(set(mesh.namespaces.values()))
+    call("kubectl", "delete", "namespace", *namespaces, "--ignore-not-found", *options)
 
 
 @pytest.hookimpl(wrapper=True)

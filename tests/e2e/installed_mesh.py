@@ -23,7 +23,7 @@ class Mesh:
 
     def __init__(self, folder: Path):
         document = yaml.safe_load(EXAMPLE.read_text())
-        document["run"] |= {"iterations": ITERATIONS}
+        document["run"] |= {"iterations": ITERATIONS, "peer_timeout": 15}
         # a core each, so that the pods of one node do not fight for it
         document["deploy"] = {"values": {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": 1}}}}
         self.file = folder / "mesh.yaml"

@@ -60,7 +60,7 @@ spec:
     - name: test
       image: {{ include "flaremesh.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
-      command: [tini, --, python, -m, flaremesh.p2p.agents.ask]
+      command: [tini, --, python, -m, flaremesh.metrics.ask]
       args: ["http://{{ include "flaremesh.fullname" . }}:{{ .Values.metrics.port }}/doctor"]
       securityContext:
         allowPrivilegeEscalation: false

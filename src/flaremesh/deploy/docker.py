@@ -23,10 +23,10 @@ from docker.types import DeviceRequest, IPAMConfig, IPAMPool, Mount
 from requests.exceptions import RequestException
 
 from flaremesh.deploy.target import Address, DeployError, Participant
+from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.agent import PORT_VARIABLE
-from flaremesh.p2p.agents.ask import COMMAND as ASK
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.p2p.participant import GPUS_VARIABLE, NAME_VARIABLE, StartError
 from flaremesh.provision.plan import firewall

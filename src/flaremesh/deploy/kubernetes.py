@@ -17,7 +17,7 @@ from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
 from flaremesh.deploy.target import Address, DeployError, Participant
-from flaremesh.p2p.agents.ask import COMMAND as ASK
+from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.releases import KIT_VALUES, VALUES, Release, releases
 from flaremesh.topology.schema import SERVER, Topology

@@ -1,4 +1,4 @@
-"""Asks an agent from inside its container: ``python -m flaremesh.p2p.agents.ask URL``.
+"""Asks an agent from inside its container: ``python -m flaremesh.metrics.ask URL``.
 
 Prints the answer; the exit code is 0 for an answer with status 200, 1 otherwise.
 """
@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from typing import Final
 
-COMMAND: Final = ("python", "-m", "flaremesh.p2p.agents.ask")
+COMMAND: Final = ("python", "-m", "flaremesh.metrics.ask")
 
 _SECONDS = 30.0
 
