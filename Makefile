@@ -64,6 +64,10 @@ charts: $(READY) ## Write what the charts say the same as src/flaremesh/provisio
 test-gpu: $(READY) ## Test what needs a GPU; says why where it is skipped
 	$(BIN)/pytest tests/gpu
 
+.PHONY: test-docker
+test-docker: images ## Test the image and a mesh of containers, on this machine's Docker engine
+	$(BIN)/pytest tests/images tests/docker
+
 .PHONY: lint
 lint: $(READY) ## Format check, linter, strict types, import layers
 	$(BIN)/ruff format --check --quiet
@@ -125,7 +129,8 @@ KIND_KUBECONFIG := build/kind/kubeconfig
 kind: $(READY) ## Make a Kubernetes cluster of two nodes with kind, and load the image into it
 	@mkdir -p $(dir $(KIND_KUBECONFIG))
 	@kind get clusters | grep --quiet --line-regexp $(KIND_CLUSTER) || \
-	  kind create cluster --config deploy/kind/cluster.yaml --wait 120s $(if $(KIND_NODE_IMAGE),--image $(KIND_NODE_IMAGE))
+	  kind create cluster --config deploy/kind/cluster.yaml --kubeconfig $(KIND_KUBECONFIG) --wait 120s \
+	  $(if $(KIND_NODE_IMAGE),--image $(KIND_NODE_IMAGE))
 	@kind get kubeconfig --name $(KIND_CLUSTER) > $(KIND_KUBECONFIG)
 	kind load docker-image $(IMAGE) --name $(KIND_CLUSTER) --nodes $(KIND_CLUSTER)-worker
 	@echo "export KUBECONFIG=$(CURDIR)/$(KIND_KUBECONFIG)"

@@ -51,11 +51,13 @@ class Mesh:
     def ready(self, name: str) -> None:
         ready(self.namespaces[name], name)
 
-    def flaremesh(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def flaremesh(
+        self, command: str, *options: str, file: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """The command as a user calls it."""
         return subprocess.run(
             [
-                *(sys.executable, "-m", "flaremesh.cli.main", command, str(self.file)),
+                *(sys.executable, "-m", "flaremesh.cli.main", command, str(file or self.file)),
                 *("--target", "kubernetes", "--output", str(self.folder), *options),
             ],
             capture_output=True,

@@ -72,11 +72,9 @@ def test_an_expired_certificate_is_named_with_its_date(mesh: Mesh, bonn: str, tm
     assert f"bonn: the certificate expired on {yesterday:%Y-%m-%d}" in told(bonn)
 
 
-def test_an_image_that_does_not_exist_is_named_by_up(mesh: Mesh, bonn: str):
+def test_an_image_that_does_not_exist_is_named_by_an_event(mesh: Mesh, bonn: str):
     mesh.upgrade("bonn", "--set", "image.tag=nowhere")
-    wait_until(lambda: event(bonn, "flaremesh:nowhere"), SECONDS)
-    reason = pod(bonn, "bonn-0")["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
-    assert reason in {"ErrImagePull", "ImagePullBackOff"}
+    wait_until(lambda: event(bonn, 'Failed to pull image "flaremesh:nowhere"'), SECONDS)
 
 
 def test_a_secret_that_is_missing_is_named_by_an_event(mesh: Mesh, bonn: str):
@@ -120,16 +118,14 @@ def test_a_site_with_gpus_waits_for_a_node_that_has_them_and_then_for_an_image_t
         call("kubectl", *patch, json.dumps(nothing))
 
 
-def test_up_fails_with_the_site_and_the_cause(mesh: Mesh, bonn: str):
-    values = mesh.release_folder("bonn") / "values.yaml"
-    good = values.read_text()
-    document = yaml.safe_load(good)
-    document["image"] = {"tag": "nowhere"}
-    values.write_text(yaml.safe_dump(document))
-    try:
-        up = mesh.flaremesh("up", "--timeout", "60")
-    finally:
-        values.write_text(good)
+def test_up_fails_with_the_participant_and_the_cause_and_can_be_corrected(mesh: Mesh, tmp_path: Path):
+    document = yaml.safe_load(mesh.file.read_text())
+    document["deploy"]["image"] = "flaremesh:nowhere"
+    wrong = tmp_path / "mesh.yaml"
+    wrong.write_text(yaml.safe_dump(document))
+    up = mesh.flaremesh("up", "--timeout", "60", file=wrong)
     assert up.returncode == 1
-    assert "bonn" in up.stderr
+    assert "server does not come up" in up.stderr
     assert "flaremesh:nowhere" in up.stderr
+    corrected = mesh.flaremesh("up", "--timeout", "90")
+    assert corrected.returncode == 0, corrected.stderr

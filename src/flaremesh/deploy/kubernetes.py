@@ -50,7 +50,7 @@ class KubernetesTarget:
         self._port = topology.server.port
         try:
             config.load_kube_config()
-            self._core = client.CoreV1Api()
+            self._core, self._apps = client.CoreV1Api(), client.AppsV1Api()
             self._core.list_namespace(limit=1, _request_timeout=10)
         except (ConfigException, ApiException, HTTPError) as error:
             raise DeployError(
@@ -138,14 +138,20 @@ class KubernetesTarget:
         )
 
     def _uninstall(self, names: Sequence[str]) -> None:
-        # the sites first: they log out
-        for name in sorted(names, key=lambda name: name == SERVER):
-            release = self._releases[name]
-            _helm(
-                *("uninstall", name, "--namespace", release.namespace, "--ignore-not-found"),
-                # until the pod is gone, too
-                *("--cascade", "foreground", "--wait", "--timeout", f"{_HELM_SECONDS}s"),
-            )
+        sites = [name for name in names if name != SERVER]
+        for group in (sites, [name for name in names if name == SERVER]):  # the sites log out
+            for name in group:
+                options = ("--ignore-not-found", "--wait", "--timeout", f"{_HELM_SECONDS}s")
+                _helm("uninstall", name, "--namespace", self._releases[name].namespace, *options)
+            self._wait_until_gone(group)
+
+    def _wait_until_gone(self, names: Sequence[str]) -> None:
+        """Helm does not wait for pods that end in order, as these do."""
+        deadline = time.monotonic() + _HELM_SECONDS
+        while left := [name for name in names if self._pod(self._releases[name])]:
+            if time.monotonic() > deadline:
+                raise DeployError(f"still there after {_HELM_SECONDS} s: the pods of {', '.join(left)}")
+            time.sleep(_POLL_SECONDS)
 
     def _is_installed(self, release: Release) -> bool:
         found = json.loads(
@@ -179,14 +185,26 @@ class KubernetesTarget:
     def _participant(self, release: Release) -> Participant:
         pod = self._pod(release)
         running = pod is not None and pod.metadata.deletion_timestamp is None
-        conditions = (pod.status.conditions or []) if pod else []
         service = f"http://{release.name}.{release.namespace}.svc:{self._metrics_port}"
         return Participant(
             name=release.name,
             running=running,
-            ready=running and any(c.type == "Ready" and c.status == "True" for c in conditions),
+            ready=running and self._is_rolled_out(release),
             place=f"{release.namespace}/{release.name}-0" if pod else "",
             metrics=f"{service}/metrics" if running else None,
+        )
+
+    def _is_rolled_out(self, release: Release) -> bool:
+        """The pod is ready, and is the one that the release asks for now."""
+        try:
+            found = self._apps.read_namespaced_stateful_set(release.name, release.namespace)
+        except ApiException:
+            return False
+        status = found.status
+        return bool(
+            status.observed_generation >= found.metadata.generation
+            and status.current_revision == status.update_revision
+            and status.ready_replicas
         )
 
     def _pod(self, release: Release) -> client.V1Pod | None:
