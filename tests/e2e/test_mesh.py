@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from cluster import helm, kubectl, pod
@@ -16,7 +17,12 @@ def test_all_pods_are_ready_under_the_restricted_standard_and_none_was_restarted
     assert set(mesh.restarts().values()) == {0}
 
 
-def test_a_run_over_direct_links_is_as_accurate_as_on_one_machine(mesh: Mesh):
+@pytest.fixture(scope="module")
+def result(mesh: Mesh) -> dict[str, Any]:
+    return mesh.run()
+
+
+def test_a_run_over_direct_links_is_as_accurate_as_on_one_machine(mesh: Mesh, result: dict[str, Any]):
     simulated = subprocess.run(
         [sys.executable, "-m", "flaremesh.cli.main", "simulate", str(mesh.file), "--json"],
         capture_output=True,
@@ -24,21 +30,18 @@ def test_a_run_over_direct_links_is_as_accurate_as_on_one_machine(mesh: Mesh):
         check=True,
     )
     expected = json.loads(simulated.stdout)["metrics"]
-    result = mesh.run()
     assert result["outcome"] == "finished"
     for site, figures in result["sites"].items():
         assert figures["iterations"] == ITERATIONS
         assert set(figures["links"].values()) == {"direct"}
-        accuracy = expected[site]["accuracy"]
-        assert figures["metrics"]["accuracy"] == pytest.approx(accuracy, abs=0.01)
+        assert figures["metrics"]["accuracy"] == pytest.approx(expected[site]["accuracy"], abs=0.01)
 
 
-def test_the_fetched_result_is_complete(mesh: Mesh):
-    result = mesh.run("--iterations", "20")
+def test_the_fetched_result_is_complete(mesh: Mesh, result: dict[str, Any]):
     folder = mesh.folder / "runs" / result["run_id"]
     for site in mesh.topology.sites:
         lines = (folder / site.name / "history.jsonl").read_text().splitlines()
-        assert sum("evaluation" not in json.loads(line) for line in lines) == 20
+        assert sum("evaluation" not in json.loads(line) for line in lines) == ITERATIONS
         assert (folder / site.name / "model.safetensors").stat().st_size > 0
 
 
@@ -105,7 +108,6 @@ def test_a_pod_that_is_killed_fails_the_run_by_its_name_and_comes_back(mesh: Mes
     assert run.returncode == 1
     assert "dresden" in errors.splitlines()[-1]
     mesh.ready("dresden")
-    assert mesh.run("--iterations", "5")["outcome"] == "finished"
 
 
 @pytest.mark.parametrize("name", ["server", "heidelberg"])
