@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import uuid
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import docker
 from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
 
+import docker
 from flaremesh import __version__
 from flaremesh.errors import FlaremeshError
 
@@ -30,7 +31,8 @@ PYTHON_IMAGE: Final = "python:3.11-slim-bookworm"
 _WHEELS = Path("build/wheels")
 _SBOMS = Path("build/images")
 
-_FETCH_TINI = "cd /tmp && apt-get -qq update >&2 && apt-get -qq download tini >&2 && cat tini_*.deb"
+# in base64, because the engine's log of a container is text
+_FETCH_TINI = "cd /tmp && apt-get -qq update >&2 && apt-get -qq download tini >&2 && base64 tini_*.deb"
 _PYTHON_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 _DISTRIBUTIONS = """
 import importlib.metadata, json
@@ -112,7 +114,7 @@ def gather_wheels(variant: str, python_image: str = PYTHON_IMAGE, torch_index: s
         raise ImageError(f"pip cannot gather the wheels of {requirements}; its message is above.")
     tini = folder / "tini.deb"
     if not tini.exists():
-        tini.write_bytes(_output(python_image, ["sh", "-c", _FETCH_TINI], user="root"))
+        tini.write_bytes(b64decode(_output(python_image, ["sh", "-c", _FETCH_TINI], user="root")))
     return folder
 
 
