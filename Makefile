@@ -123,7 +123,7 @@ provision: $(READY) ## Make the startup kits of a mesh: make provision TOPOLOGY=
 KIND_NODE_IMAGE ?=
 KIND_CLUSTER := flaremesh
 IMAGE ?= flaremesh:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' src/flaremesh/__init__.py)
-KIND_KUBECONFIG := build/kind/kubeconfig
+KIND_KUBECONFIG := $(CURDIR)/build/kind/kubeconfig
 
 .PHONY: kind
 kind: $(READY) ## Make a Kubernetes cluster of two nodes with kind, and load the image into it
@@ -133,7 +133,7 @@ kind: $(READY) ## Make a Kubernetes cluster of two nodes with kind, and load the
 	  $(if $(KIND_NODE_IMAGE),--image $(KIND_NODE_IMAGE))
 	@kind get kubeconfig --name $(KIND_CLUSTER) > $(KIND_KUBECONFIG)
 	kind load docker-image $(IMAGE) --name $(KIND_CLUSTER) --nodes $(KIND_CLUSTER)-worker
-	@echo "export KUBECONFIG=$(CURDIR)/$(KIND_KUBECONFIG)"
+	@echo "export KUBECONFIG=$(KIND_KUBECONFIG)"
 
 .PHONY: e2e
 e2e: images kind ## Test a mesh on the cluster of `make kind`, from installation to uninstallation
