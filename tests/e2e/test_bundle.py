@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster import call, commands, helm, kubectl, pod
+from cluster import call, commands, helm, pod
 from installed_mesh import Mesh
 
 BUNDLED = "flaremesh:bundled"  # a name that no node knows
@@ -57,4 +57,5 @@ def test_a_site_is_installed_from_its_bundle_alone(mesh: Mesh, tmp_path: Path):
     mesh.ready("dresden")
     assert pod(namespace, "dresden-0")["spec"]["containers"][0]["image"] == BUNDLED
     assert mesh.run("--iterations", "5")["outcome"] == "finished"
-    kubectl(namespace, "get", "networkpolicy", "dresden")
+    mesh.upgrade("dresden")  # to the image that the other tests expect
+    mesh.ready("dresden")
