@@ -45,3 +45,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
         collect(item.funcargs["mesh"].namespaces, folder)
         report.sections.append(("cluster", f"descriptions, logs and events are in {folder}"))
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Pods take their time."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(400))
