@@ -15,7 +15,12 @@ pytestmark = pytest.mark.timeout(300)
 SITES = list(VALUES)
 MEAN = sum(VALUES.values()) / len(VALUES)
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
-LISTEN = "import socket, sys, time; s = socket.create_server(('', int(sys.argv[1]))); time.sleep(600)"
+LISTEN = """
+import socket, sys
+listener = socket.create_server(("", int(sys.argv[1])))
+while True:
+    listener.accept()[0].close()
+"""
 
 
 def means(result):

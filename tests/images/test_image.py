@@ -4,27 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 from docker.errors import DockerException, ImageNotFound
 
-import docker
 from flaremesh import __version__
 from flaremesh.deploy.images import bill_of_materials, image_name
-
-TOPOLOGY = """
-apiVersion: flaremesh/v1
-name: pair
-server: {{host: localhost, port: {port}, org: consortium}}
-admins: [{{email: admin@example.org, org: consortium, role: project_admin}}]
-sites: [{{name: bonn, org: ukb}}, {{name: ulm, org: uku}}]
-graph: {{kind: ring}}
-run: {{algorithm: consensus, iterations: 1, problem: {{path: flaremesh.problems.consensus.Consensus}}}}
-"""
-PROBE = [
-    "python",
-    "-c",
-    "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/healthz').status)",
-]
 
 
 @pytest.fixture(scope="module")

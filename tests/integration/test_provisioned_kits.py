@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
-from flaremesh.p2p.agents.agent import AGENT_FILE, PORT_VARIABLE
+from flaremesh.metrics.ask import PORT_VARIABLE
+from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.job import write_job
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load

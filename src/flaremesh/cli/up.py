@@ -13,7 +13,10 @@ def up(
     topology: TopologyFile,
     where: Where = TargetKind.LOCAL,
     output: Output = None,
-    timeout: Annotated[float, typer.Option(help="Seconds until everybody must be ready.")] = 60.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds until all must be ready; default: 60, on Kubernetes 300."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start the server and all sites, from kits that are made first where they are missing or old."""
@@ -25,7 +28,7 @@ def up(
     mesh = mesh_folder(loaded, output)
     provision(loaded, mesh)
     target = target_of(where, loaded, mesh)
-    started = target.up(timeout)
+    started = target.up(timeout or target.start_seconds)
     if not as_json:
         typer.echo(f"Started {', '.join(started)}." if started else "Already up.")
     show(mesh_status(loaded, target, mesh), as_json=as_json)

@@ -6,17 +6,15 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import docker
 from docker.errors import DockerException, ImageNotFound
 
-import docker
 from flaremesh.deploy.target import DeployError
-from flaremesh.provision.releases import Release, values_of
+from flaremesh.provision.releases import Release, release_folder, values_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 
 IMAGE, CHECKSUMS, FIRST_STEPS = "image.tar", "SHA256SUMS", "FIRST.md"
-
-_BLOCK = 1 << 20
 
 _STEPS = """# {name} without internet
 
@@ -46,14 +44,10 @@ def bundle(topology: Topology, mesh: Path, release: Release) -> Path:
         release: the participant's.
 
     Raises:
-        DeployError: there is no such folder, no Docker engine, or no image.
+        ReleaseError: the mesh was provisioned without releases.
+        DeployError: there is no Docker engine, or no image.
     """
-    source = mesh / "helm" / release.name
-    if not source.is_dir():
-        raise DeployError(
-            f"there is no folder {source}: write `deploy: {{}}` into the topology file and run "
-            "`flaremesh provision`"
-        )
+    source = release_folder(mesh, release.name)
     image = values_of(topology, build(topology), release.name).image.name
     archive = mesh / "bundles" / f"{release.name}.tar"
     archive.parent.mkdir(mode=0o700, exist_ok=True)

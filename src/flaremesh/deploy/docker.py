@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import ipaddress
-import shutil
 import tarfile
 import tempfile
 import time
@@ -22,11 +21,12 @@ from docker.models.networks import Network
 from docker.types import DeviceRequest, IPAMConfig, IPAMPool, Mount
 from requests.exceptions import RequestException
 
-from flaremesh.deploy.target import Address, DeployError, Participant
+from flaremesh.deploy.target import Address, DeployError, Participant, unpack
 from flaremesh.metrics.ask import COMMAND as ASK
+from flaremesh.metrics.ask import PORT, PORT_VARIABLE
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
-from flaremesh.p2p.agents.agent import PORT_VARIABLE
+from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.p2p.participant import GPUS_VARIABLE, NAME_VARIABLE, StartError
 from flaremesh.provision.plan import firewall
@@ -39,7 +39,6 @@ MESH_LABEL, PARTICIPANT_LABEL = "flaremesh.dev/mesh", "flaremesh.dev/participant
 """Labels of all containers, networks and volumes of a mesh, and of a participant's container."""
 
 _ROOT_LABEL = "flaremesh.dev/root"  # which root certificate the container's kit is of
-_METRICS_PORT = 9464
 _USER = 10001  # the image's
 _ADDRESSES = ipaddress.IPv4Network("10.213.0.0/16")
 _PREFIX = 29  # a network has room for 5 containers, and there may be 8192 networks
@@ -48,17 +47,6 @@ _MEMORY = {"/tmp": "size=256m,mode=1777", "/metrics": "size=64m,mode=1777"}
 _POLL_SECONDS = 0.5
 _LOG_LINES = 8
 _AT_ONCE = 32  # calls of the engine
-
-# what NVFlare started for a run has the run's id as an argument
-_END_RUN = """
-import os, psutil, sys
-run, seconds = sys.argv[1], float(sys.argv[2])
-others = [process for process in psutil.process_iter(["cmdline"]) if process.pid != os.getpid()]
-working = [process for process in others if run in (process.info["cmdline"] or ())]
-_, left = psutil.wait_procs(working, timeout=seconds)
-for process in left:
-    process.kill()
-"""
 
 
 @dataclass(frozen=True)
@@ -83,11 +71,12 @@ class DockerTarget:
         DeployError: no engine answers.
     """
 
+    start_seconds = 60.0  # it pulls no image
+
     def __init__(self, topology: Topology, mesh: Path):
         self._topology = topology
         self._deploy = topology.deploy or Deploy()
         self._kits = mesh / "kits"
-        self._fetched = mesh / "docker"
         self._gpus = {site.name: site.gpus for site in topology.sites}
         self._names = [SERVER, *self._gpus]
         self._label = f"{MESH_LABEL}={topology.name}"
@@ -132,23 +121,20 @@ class DockerTarget:
         containers = self._containers()
         return _at_once(lambda name: self._participant(name, containers.get(name)), self._names)
 
-    def run_folder(self, participant: str, run_id: str) -> Path | None:
+    def fetch(self, participant: str, run_id: str, folder: Path) -> bool:
         """See Target; it is copied out of the container."""
         container = self._containers().get(participant)
         if container is None:
-            return None
-        folder = self._fetched / participant / run_id
-        shutil.rmtree(folder, ignore_errors=True)
+            return False
         with _refusals(participant), tempfile.TemporaryFile() as archive:
             try:
                 chunks, _ = container.get_archive(f"/workspace/{run_id}/{RUN_FOLDER}")
             except NotFound:
-                return None
+                return False
             archive.writelines(chunks)
             archive.seek(0)
-            with tarfile.open(fileobj=archive) as files:
-                files.extractall(folder, filter="data")
-        return folder / RUN_FOLDER
+            unpack(archive, folder)
+        return True
 
     @contextlib.contextmanager
     def server(self) -> Iterator[Address]:
@@ -166,7 +152,7 @@ class DockerTarget:
 
     def end_run(self, run_id: str, timeout: float) -> None:
         """See Target."""
-        command = ["python", "-c", _END_RUN, run_id, str(timeout)]
+        command = [*END, run_id, str(timeout)]
         running = [c for c in self._containers().values() if _runs(c)]
         _at_once(lambda container: _output(container, command), running)
 
@@ -321,7 +307,7 @@ class DockerTarget:
             running=True,
             ready=self._is_ready(container),
             place=container.name,
-            metrics=f"http://{addresses[0]}:{_METRICS_PORT}/metrics",
+            metrics=f"http://{addresses[0]}:{PORT}/metrics",
         )
 
     def _image(self, name: str) -> str:
@@ -377,7 +363,7 @@ class DockerTarget:
         threads = max(1, self._engine.info()["NCPU"] // len(self._gpus))
         return {
             NAME_VARIABLE: name,
-            PORT_VARIABLE: str(_METRICS_PORT),
+            PORT_VARIABLE: str(PORT),
             DIRECTORY_VARIABLE: "/metrics",
             GPUS_VARIABLE: str(self._gpus.get(name, 0)),
             "OMP_NUM_THREADS": str(threads),
@@ -426,7 +412,7 @@ class DockerTarget:
         return self._ask(container, "/readyz") is not None
 
     def _ask(self, container: Container, path: str) -> bytes | None:
-        return _output(container, [*ASK, f"http://127.0.0.1:{_METRICS_PORT}{path}"])
+        return _output(container, [*ASK, path])
 
     # stopping
 

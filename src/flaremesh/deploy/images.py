@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+import docker
 from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
 
-import docker
 from flaremesh import __version__
 from flaremesh.errors import FlaremeshError
 

@@ -1,30 +1,34 @@
 """The Kubernetes target: one Helm release per participant on the cluster of a context."""
 
 import contextlib
-import io
 import json
 import re
 import shutil
 import subprocess
-import tarfile
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
-from flaremesh.deploy.target import Address, DeployError, Participant
+from flaremesh.deploy.target import Address, DeployError, Participant, unpack
 from flaremesh.metrics.ask import COMMAND as ASK
+from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.outcome import RUN_FOLDER
-from flaremesh.provision.releases import KIT_VALUES, VALUES, Release, releases
+from flaremesh.provision.releases import KIT_VALUES, VALUES, Release, release_folder, releases, values_of
+from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
 
 _POLL_SECONDS = 1.0
 _HELM_SECONDS = 120
-_COMMAND_SECONDS = 60.0
+_COMMAND_SECONDS = 180.0  # of helm or kubectl, which have shorter limits of their own
+_AT_ONCE = 32  # calls of kubectl
 _FATAL = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CrashLoopBackOff"}
 _POD_SECURITY = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -42,11 +46,13 @@ class KubernetesTarget:
         DeployError: there is no cluster, or it does not answer.
     """
 
+    start_seconds = 300.0
+
     def __init__(self, topology: Topology, mesh: Path):
-        self._folder = mesh / "helm"
-        self._fetched = mesh / "kubernetes"
-        self._metrics_port = 9464
+        self._mesh = mesh
         self._releases = {release.name: release for release in releases(topology)}
+        graph = build(topology)
+        self._metrics = {name: values_of(topology, graph, name).metrics.port for name in self._releases}
         self._port = topology.server.port
         try:
             config.load_kube_config()
@@ -60,7 +66,7 @@ class KubernetesTarget:
 
     def up(self, timeout: float) -> list[str]:
         """See Target."""
-        started = [p.name for p in self.participants() if not p.running]
+        started = [name for name, release in self._releases.items() if not self._is_installed(release)]
         try:
             for release in self._releases.values():
                 self._install(release)
@@ -80,33 +86,39 @@ class KubernetesTarget:
         """See Target."""
         return [self._participant(release) for release in self._releases.values()]
 
-    def run_folder(self, participant: str, run_id: str) -> Path | None:
+    def fetch(self, participant: str, run_id: str, folder: Path) -> bool:
         """See Target; it is copied out of the pod."""
         source = f"/workspace/{run_id}"
-        archive = self._exec(participant, "tar", "--create", "--directory", source, RUN_FOLDER)
-        if archive is None:
-            return None
-        folder = self._fetched / participant / run_id
-        shutil.rmtree(folder, ignore_errors=True)
-        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-            files.extractall(folder, filter="data")
-        return folder / RUN_FOLDER
+        with tempfile.TemporaryFile() as archive:
+            if not self._exec(participant, archive, "tar", "--create", "--directory", source, RUN_FOLDER):
+                return False
+            archive.seek(0)
+            unpack(archive, folder)
+        return True
 
     def end_run(self, run_id: str, timeout: float) -> None:
-        """See Target; NVFlare ends the processes in the pods."""
+        """See Target."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for name in self._releases:
+                pool.submit(self._exec, name, subprocess.DEVNULL, *END, run_id, str(timeout))
 
     def ask(self, participant: str, path: str) -> bytes | None:
         """See Target."""
-        return self._exec(participant, *ASK, f"http://127.0.0.1:{self._metrics_port}{path}")
+        with tempfile.TemporaryFile() as answer:
+            if not self._exec(participant, answer, *ASK, path):
+                return None
+            answer.seek(0)
+            return answer.read()
 
     @contextlib.contextmanager
     def server(self) -> Iterator[Address]:
         """See Target; a forwarded port of this machine."""
         release = self._releases[SERVER]
         command = [
-            *("kubectl", "--namespace", release.namespace, "port-forward"),
+            *("kubectl", "--namespace", release.namespace, "port-forward", "--pod-running-timeout=10s"),
             *(f"pod/{release.name}-0", f":{self._port}"),
         ]
+        _require("kubectl")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as forward:
             assert forward.stdout
             assert forward.stderr
@@ -125,12 +137,7 @@ class KubernetesTarget:
     # releases
 
     def _install(self, release: Release) -> None:
-        folder = self._folder / release.name
-        if not folder.is_dir():
-            raise DeployError(
-                f"there is no folder {folder}: write `deploy: {{}}` into the topology file and run "
-                "`flaremesh provision`"
-            )
+        folder = release_folder(self._mesh, release.name)
         self._make_namespace(release.namespace)
         _helm(
             *("upgrade", "--install", release.name, str(folder / release.chart)),
@@ -185,7 +192,7 @@ class KubernetesTarget:
     def _participant(self, release: Release) -> Participant:
         pod = self._pod(release)
         running = pod is not None and pod.metadata.deletion_timestamp is None
-        service = f"http://{release.name}.{release.namespace}.svc:{self._metrics_port}"
+        service = f"http://{release.name}.{release.namespace}.svc:{self._metrics[release.name]}"
         return Participant(
             name=release.name,
             running=running,
@@ -231,32 +238,32 @@ class KubernetesTarget:
     def _last_event(self, name: str) -> str | None:
         release = self._releases[name]
         events = self._core.list_namespaced_event(release.namespace, field_selector="type=Warning").items
-        own = [e for e in events if e.involved_object.name.startswith(f"{name}")]
+        own = [e for e in events if e.involved_object.name in (name, f"{name}-0", f"workspace-{name}-0")]
         return str(own[-1].message) if own else None
 
-    def _exec(self, participant: str, *command: str) -> bytes | None:
-        """What a command in the pod prints, None if it fails."""
-        release = self._releases[participant]
-        arguments = ["kubectl", "--namespace", release.namespace, "exec", f"{participant}-0", "--", *command]
-        ended = _call(arguments)
-        return ended.stdout if ended.returncode == 0 else None
+    def _exec(self, participant: str, output: IO[bytes] | int, *command: str) -> bool:
+        """Write to ``output`` what a command in the pod prints; says whether it succeeded."""
+        pod = ("--namespace", self._releases[participant].namespace, f"{participant}-0")
+        return _call("kubectl", "exec", *pod, "--", *command, output=output).returncode == 0
 
 
 def _helm(*arguments: str) -> str:
-    ended = _call(["helm", *arguments])
+    ended = _call("helm", *arguments, output=subprocess.PIPE)
     if ended.returncode:
         raise DeployError(f"helm {arguments[0]} failed: {ended.stderr.decode().strip()}")
-    return ended.stdout.decode()
+    return str(ended.stdout.decode())
 
 
-def _call(command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+def _call(*command: str, output: IO[bytes] | int) -> subprocess.CompletedProcess[bytes]:
+    _require(command[0])
     try:
         return subprocess.run(
-            command, capture_output=True, timeout=_HELM_SECONDS + _COMMAND_SECONDS, check=False
+            command, stdout=output, stderr=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=False
         )
-    except FileNotFoundError:
-        raise DeployError(
-            f"{command[0]} is not installed; the Kubernetes target needs helm and kubectl"
-        ) from None
     except subprocess.TimeoutExpired as error:
         raise DeployError(f"{' '.join(command[:3])} gives no answer within {error.timeout:.0f} s") from None
+
+
+def _require(program: str) -> None:
+    if shutil.which(program) is None:
+        raise DeployError(f"{program} is not installed; the Kubernetes target needs helm and kubectl")

@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 
 from flaremesh.deploy.target import Address, DeployError, Participant
+from flaremesh.metrics.ask import PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
-from flaremesh.p2p import participant
+from flaremesh.p2p import job_processes, participant
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
-from flaremesh.p2p.agents.agent import AGENT_FILE, PORT_VARIABLE
+from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.topology.schema import SERVER, Topology
 
 _POLL_SECONDS = 0.1
-_ASK_SECONDS = 30.0
 _CLOCK_SECONDS = 5.0  # a process's creation time moves when the clock is set
 
 
@@ -33,6 +33,8 @@ class LocalTarget:
         topology: the mesh.
         mesh: folder of the provisioned mesh.
     """
+
+    start_seconds = 60.0
 
     def __init__(self, topology: Topology, mesh: Path):
         self._topology = topology
@@ -79,9 +81,16 @@ class LocalTarget:
         ]
 
     def run_folder(self, name: str, run_id: str) -> Path | None:
-        """See Target."""
+        """What a participant keeps of a run, None if it keeps nothing."""
         folder = self._workspace(name) / run_id / RUN_FOLDER
         return folder if folder.is_dir() else None
+
+    def fetch(self, participant: str, run_id: str, folder: Path) -> bool:
+        """See Target."""
+        kept = self.run_folder(participant, run_id)
+        if kept:
+            shutil.copytree(kept, folder)
+        return kept is not None
 
     def server(self) -> AbstractContextManager[Address]:
         """See Target."""
@@ -93,16 +102,14 @@ class LocalTarget:
         if agent is None:
             return None
         try:
-            with urllib.request.urlopen(f"{agent}{path}", timeout=_ASK_SECONDS) as reply:
+            with urllib.request.urlopen(f"{agent}{path}", timeout=SECONDS) as reply:
                 return bytes(reply.read())
         except OSError:
             return None
 
     def end_run(self, run_id: str, timeout: float) -> None:
         """See Target."""
-        processes = [p for p in self._on_workspaces(self._names) if run_id in p.info["cmdline"]]
-        _, left = psutil.wait_procs(processes, timeout=timeout)
-        _end(left, 0.0)
+        job_processes.end(run_id, timeout)
 
     def console(self, participant: str) -> Path:
         """The file with everything that the participant's processes printed."""

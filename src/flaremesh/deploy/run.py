@@ -1,7 +1,6 @@
 """A run: from submission to the folder with what it leaves behind."""
 
 import json
-import shutil
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ Progress = Mapping[str, Any]
 
 _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 10.0  # a server that is silent for longer is lost
+_NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
 
 
@@ -108,7 +108,7 @@ def _follow(
         if progress:
             show(run_id, progress)
             if progress.get("result"):
-                return _explained(progress["result"], session.job(run_id))
+                return _explained(session, run_id, progress["result"])
         try:
             if not progress and session.job(run_id).ended:
                 return _ended(session, run_id)
@@ -120,25 +120,39 @@ def _follow(
 
 
 def _abort(session: AdminSession, run_id: str) -> dict[str, Any]:
-    known = _ended(session, run_id) if session.abort(run_id, _END_SECONDS) else {}
-    return known | {"outcome": RunState.ABORTED, "reason": None}
+    known = _downloaded(session, run_id) if session.abort(run_id, _END_SECONDS) else None
+    return (known or {}) | {"outcome": RunState.ABORTED, "reason": None}
 
 
 def _ended(session: AdminSession, run_id: str) -> dict[str, Any]:
     """The result of a job that has ended, or the reason why it left none."""
+    result = _downloaded(session, run_id)
+    if result:
+        return _explained(session, run_id, result)
+    return _failed(_first_failure(session, run_id) or _reason(session.job(run_id)))
+
+
+def _downloaded(session: AdminSession, run_id: str) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = session.download(run_id, Path(scratch))
         result = next(folder.rglob(f"{RUN_FOLDER}/{RESULT}"), None)
-        if result:
-            return _explained(json.loads(result.read_text()), session.job(run_id))
-    return _failed(_reason(session.job(run_id)))
+        return dict(json.loads(result.read_text())) if result else None
 
 
-def _explained(result: Mapping[str, Any], job: Job) -> dict[str, Any]:
+def _explained(session: AdminSession, run_id: str, result: Mapping[str, Any]) -> dict[str, Any]:
     """A job process that died before its site began leaves the controller with an abort and no reason."""
-    if result["outcome"] == RunState.ABORTED and not result["reason"] and job.first_failure:
-        return dict(result) | _failed(_reason(job))
-    return dict(result)
+    unexplained = result["outcome"] == RunState.ABORTED and not result["reason"]
+    reason = _first_failure(session, run_id) if unexplained else None
+    return dict(result) | (_failed(reason) if reason else {})
+
+
+def _first_failure(session: AdminSession, run_id: str) -> str | None:
+    """Whose process failed first, as a reason; the server's agent writes it when the job has ended."""
+    session.wait(run_id, _END_SECONDS)
+    deadline = time.monotonic() + _NOTE_SECONDS
+    while (site := session.job(run_id).first_failure) is None and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return site and f"{site}: the job process ended before the run began; killed, or out of memory"
 
 
 def _failed(reason: str) -> dict[str, Any]:
@@ -146,8 +160,6 @@ def _failed(reason: str) -> dict[str, Any]:
 
 
 def _reason(job: Job) -> str:
-    if job.first_failure:
-        return f"{job.first_failure}: the job process ended before the run began; killed, or out of memory"
     details = [detail for detail in job.details if not detail.endswith(": OK")]
     return f"NVFlare ended the job with {job.status}" + (f": {details[-1]}" if details else "")
 
@@ -156,10 +168,7 @@ def _gather(folder: Path, document: dict[str, Any], target: Target) -> None:
     histories = document.pop("histories", {})
     (folder / RESULT).write_text(json.dumps(document, indent=2) + "\n")
     for site in document.get("sites", histories):
-        kept = target.run_folder(site, document["run_id"])
-        if kept:
-            shutil.copytree(kept, folder / site)
-        elif histories.get(site):
+        if not target.fetch(site, document["run_id"], folder / site) and histories.get(site):
             (folder / site).mkdir()
             rows = "".join(json.dumps(row) + "\n" for row in histories[site])
             (folder / site / HISTORY).write_text(rows)

@@ -1,9 +1,11 @@
 """What a target is: a place where a mesh's server and sites run."""
 
+import tarfile
+import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import IO, Protocol, TypeAlias
 
 from flaremesh.errors import FlaremeshError
 
@@ -34,6 +36,14 @@ class Participant:
     metrics: str | None
 
 
+def unpack(archive: IO[bytes], folder: Path) -> None:
+    """Make ``folder`` of the one folder in a tar archive."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, tarfile.open(fileobj=archive) as files:
+        files.extractall(scratch, filter="data")
+        (content,) = Path(scratch).iterdir()
+        content.rename(folder)
+
+
 class Target(Protocol):
     """Runs the participants of one mesh; each method may be called again at any time."""
 
@@ -56,8 +66,17 @@ class Target(Protocol):
     def participants(self) -> list[Participant]:
         """The server first, then the sites in the order of the topology file."""
 
-    def run_folder(self, participant: str, run_id: str) -> Path | None:
-        """What a participant keeps of a run, None where this machine cannot reach it."""
+    start_seconds: float
+    """Until all is ready, images that have to be pulled included."""
+
+    def fetch(self, participant: str, run_id: str, folder: Path) -> bool:
+        """Copy what a participant keeps of a run; False where there is nothing that can be reached.
+
+        Args:
+            participant: whose.
+            run_id: id of the run.
+            folder: where to; must not exist.
+        """
 
     def server(self) -> AbstractContextManager[Address]:
         """Where this machine reaches the server, while the context lasts.

@@ -1,22 +1,36 @@
-"""Asks an agent from inside its container: ``python -m flaremesh.metrics.ask URL``.
+"""Asks an agent: ``python -m flaremesh.metrics.ask /readyz``, or another machine's by its whole URL.
 
 Prints the answer; the exit code is 0 for an answer with status 200, 1 otherwise.
 """
 
+import os
 import sys
 import urllib.error
 import urllib.request
 from typing import Final
 
+PORT: Final = 9464
+"""Where an agent serves unless it is told otherwise."""
+
+PORT_VARIABLE: Final = "FLAREMESH_METRICS_PORT"
+"""Environment variable that overrides an agent's port; 0 takes a free one."""
+
 COMMAND: Final = ("python", "-m", "flaremesh.metrics.ask")
 
-_SECONDS = 30.0
+SECONDS: Final = 30.0
+"""Longer than the longest answer takes."""
 
 
 def ask(url: str) -> int:
-    """Print what the agent answers, and say how that went as an exit code."""
+    """Print what the agent answers, and say how that went as an exit code.
+
+    Args:
+        url: what to ask for; a mere path is that of this machine's agent.
+    """
+    if url.startswith("/"):
+        url = f"http://127.0.0.1:{os.environ.get(PORT_VARIABLE, PORT)}{url}"
     try:
-        with urllib.request.urlopen(url, timeout=_SECONDS) as reply:
+        with urllib.request.urlopen(url, timeout=SECONDS) as reply:
             sys.stdout.write(reply.read().decode())
             return 0
     except urllib.error.HTTPError as error:

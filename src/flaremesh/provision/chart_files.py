@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel
 
+from flaremesh.provision.releases import CHARTS
 from flaremesh.provision.values import Participant, ServerValues, SiteValues
 
 _MODELS: dict[str, type[Participant]] = {"flaremesh-server": ServerValues, "flaremesh-site": SiteValues}
@@ -70,21 +71,13 @@ def _schema(model: type[Participant]) -> str:
     own = {"global": {"type": "object"}}
     library = {"type": "object", "properties": own, "additionalProperties": False}
     schema["properties"] |= own | {"flaremesh-participant": library}
-    draft = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": _GENERATED}
-    return (
-        json.dumps(
-            draft
-            | json.loads(
-                json.dumps(schema).replace("#/$defs/", "#/definitions/").replace('"$defs"', '"definitions"')
-            ),
-            indent=2,
-        )
-        + "\n"
-    )
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": _GENERATED}
+    # draft 7, which Helm reads, has another word for it
+    return json.dumps(head | schema, indent=2).replace("$defs", "definitions") + "\n"
 
 
 def _readme(chart: str, model: type[Participant]) -> str:
-    meta = yaml.safe_load((FOLDER / chart / "Chart.yaml").read_text())
+    meta = yaml.safe_load((CHARTS / chart / "Chart.yaml").read_text())
     rows = (
         f"| `{'.'.join(path)}` | {description} | `{json.dumps(default)}` |"
         for path, description, default in _entries(model, None)
@@ -109,9 +102,6 @@ def _readme(chart: str, model: type[Participant]) -> str:
     )
 
 
-FOLDER = Path(__file__).parents[1] / "charts"
-
-
 if __name__ == "__main__":
     for path, text in files().items():
-        (FOLDER / path).write_text(text)
+        (CHARTS / path).write_text(text)

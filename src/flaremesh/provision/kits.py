@@ -19,7 +19,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall
 from flaremesh.provision.builder import KitBuilder, project_of
 from flaremesh.provision.certificates import Certificate, CertificateStore
-from flaremesh.provision.releases import releases, write_release
+from flaremesh.provision.releases import RELEASES, releases, write_release
 from flaremesh.provision.replacement import replace_file, replace_folder, replace_text, workplace
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import Topology
@@ -71,7 +71,7 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
     Raises:
         ProvisionError: the topology contradicts what was provisioned before, or NVFlare refused it.
         GraphError, MissingExtra: see topology.mesh.build.
-        PlacementError: see placement.namespace_of.
+        PlacementError, ReleaseError: see releases.write_release.
     """
     mesh = build(topology)
     kits, state = out / "kits", out / "state"
@@ -117,12 +117,12 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
 
 
 def _write_releases(topology: Topology, mesh: Mesh, out: Path, work: Path) -> None:
-    """Make ``out/helm``, a folder per participant."""
-    (work / "helm").mkdir()
+    """Make a folder per participant."""
+    (work / RELEASES).mkdir()
     for release in releases(topology):
         kit = out / "kits" / release.name
-        write_release(topology, mesh, release, kit, work / "helm" / release.name)
-    replace_folder(work / "helm", out / "helm", work)
+        write_release(topology, mesh, release, kit, work / RELEASES / release.name)
+    replace_folder(work / RELEASES, out / RELEASES, work)
 
 
 def previous(out: Path) -> Topology | None:

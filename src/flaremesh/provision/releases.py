@@ -27,8 +27,11 @@ from flaremesh.provision.values import (
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.schema import SERVER, Deploy, Topology
 
-CHARTS = resources.files("flaremesh") / "charts"
+CHARTS = Path(__file__).parents[1] / "charts"
 """The folder of the charts."""
+
+RELEASES = "helm"
+"""Folder of the mesh with a folder per participant."""
 
 VALUES, KIT_VALUES, README = "values.yaml", "kit.yaml", "README.md"
 
@@ -72,6 +75,21 @@ def releases(topology: Topology) -> tuple[Release, ...]:
     return tuple(Release(name, namespace_of(topology, name), _chart(name)) for name in names)
 
 
+def release_folder(mesh: Path, participant: str) -> Path:
+    """The folder that ``write_release`` made in the folder of a provisioned mesh.
+
+    Raises:
+        ReleaseError: there is none.
+    """
+    folder = mesh / RELEASES / participant
+    if not folder.is_dir():
+        raise ReleaseError(
+            f"there is no folder {folder}: write `deploy: {{}}` into the topology file and run "
+            "`flaremesh provision`"
+        )
+    return folder
+
+
 def values_of(topology: Topology, mesh: Mesh, participant: str) -> ServerValues | SiteValues:
     """The values of a participant's release, without its kit.
 
@@ -103,9 +121,7 @@ def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues |
     sites_by_name = {site.name: site for site in topology.sites}
     site = sites_by_name[participant]
     first, last = site.link.port_range if site.link else (0, 0)
-    relayed = topology.run.links == "relay"
-    dialling = [] if relayed or not site.link else mesh.graph.predecessors(participant)
-    dialled = [] if relayed else [s for s in map(sites_by_name.get, mesh.graph.successors(participant)) if s]
+    links = [rule for rule in firewall(topology, mesh) if rule.target != SERVER]
     return SiteValues(
         **base,
         image=Image.of(deploy.gpu_image if site.gpus else deploy.image),
@@ -113,8 +129,12 @@ def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues |
         link=Link(
             first_port=first,
             last_port=last,
-            from_=tuple(in_neighbour(topology, name) for name in sorted(dialling)),
-            to=tuple(out_neighbour(topology, s) for s in sorted(dialled, key=_name) if s.link),
+            from_=tuple(in_neighbour(topology, rule.source) for rule in links if rule.target == participant),
+            to=tuple(
+                out_neighbour(topology, sites_by_name[rule.target])
+                for rule in links
+                if rule.source == participant
+            ),
         ),
         gpus=Gpus(count=site.gpus),
     )
@@ -130,7 +150,7 @@ def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, f
         kit: the participant's startup kit.
         folder: where; must not exist.
     """
-    shutil.copytree(str(CHARTS / release.chart), folder / release.chart)
+    shutil.copytree(CHARTS / release.chart, folder / release.chart)
     values = values_of(topology, mesh, release.name)
     local = Kit(local=_files(kit / "local"))
     derived = _given(_derived(topology, mesh, release.name)) | {"kit": _given(local)}
@@ -150,10 +170,6 @@ def _readme(release: Release, values: Participant, rules: Sequence[FirewallRule]
 
 def _chart(participant: str) -> str:
     return "flaremesh-server" if participant == SERVER else "flaremesh-site"
-
-
-def _name(site: Any) -> str:
-    return str(site.name)
 
 
 def _files(folder: Path) -> dict[str, str]:

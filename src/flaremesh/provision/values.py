@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from flaremesh import __version__
+from flaremesh.metrics.ask import PORT
 from flaremesh.topology.schema import Closed, DnsLabel, Port
 
 Quantity: TypeAlias = Annotated[str, Field(pattern=r"^\d+(\.\d+)?([EPTGMk]i?|m)?$")]
@@ -109,7 +110,7 @@ class Memory(Values):
 class Metrics(Values):
     """Who may scrape the metrics, which are on the port of the probes."""
 
-    port: Port = Field(9464, description="port of metrics and probes")
+    port: Port = Field(PORT, description="port of metrics and probes")
     scraper_namespace: str = Field("", description="namespace of the scraper; empty admits none")
     scraper_labels: dict[str, str] = Field({}, description="labels of its pods; none means all of them")
 

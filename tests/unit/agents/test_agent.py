@@ -12,7 +12,8 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
-from flaremesh.p2p.agents.agent import AGENT_FILE, PORT_VARIABLE, Agent
+from flaremesh.metrics.ask import PORT_VARIABLE
+from flaremesh.p2p.agents.agent import AGENT_FILE, Agent
 
 
 class IdleAgent(Agent):

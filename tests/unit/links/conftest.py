@@ -1,18 +1,7 @@
 import pytest
-from authority import Authority
 from direct_mesh import Sites
 
 from flaremesh.links import relay
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("certificates") / "root")
-
-
-@pytest.fixture(scope="session")
-def foreign_authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("certificates") / "foreign")
 
 
 @pytest.fixture

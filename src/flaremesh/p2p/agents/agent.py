@@ -18,14 +18,12 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from flaremesh.metrics.ask import PORT, PORT_VARIABLE
 from flaremesh.metrics.exporter import Exporter
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.doctor import Doctor, Edge, Report, examine, versions
 from flaremesh.p2p.agents.janitor import Retention, sweep
 from flaremesh.p2p.agents.termination import on_termination
-
-PORT_VARIABLE: Final = "FLAREMESH_METRICS_PORT"
-"""Environment variable that overrides an agent's port; 0 takes a free one."""
 
 AGENT_FILE: Final = "agent.json"
 """File in the workspace that says where the agent serves: ``{"url": ..., "pid": ...}``."""
@@ -55,7 +53,7 @@ class Agent(FLComponent):
     gpus: int = 0
     """How many the participant is to have."""
 
-    def __init__(self, host: str = "0.0.0.0", port: int = 9464, keep_runs: int = 50, keep_days: float = 30.0):
+    def __init__(self, host: str = "0.0.0.0", port: int = PORT, keep_runs: int = 50, keep_days: float = 30.0):
         super().__init__()
         self._host = host
         self._port = port

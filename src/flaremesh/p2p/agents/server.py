@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import SystemComponents
+from nvflare.apis.fl_constant import FLContextKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
@@ -47,6 +48,8 @@ class ServerAgent(Agent):
         if event_type == EventType.SYSTEM_START:
             hear_failures(self.engine.get_cell(), self._note_failure)
             self._started = True
+        elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
+            self._keep_failure(fl_ctx)
 
     def missing(self) -> Sequence[str]:
         """See Agent.missing."""
@@ -78,12 +81,16 @@ class ServerAgent(Agent):
         return {kind: count * _NVFLARE_UNIT for kind, count in megabytes.items()}
 
     def _note_failure(self, site: str, job_id: str) -> None:
-        """Keep who failed first: where no controller was up yet, nobody else knows why the job did."""
+        """Remember who failed first: where no controller was up yet, nobody else knows why the job did."""
         running = self._runner.running_jobs.get(job_id)  # None while it is being started
         if (running and running.run_aborted) or job_id in self._failures:
             return
         self._failures[job_id] = site
-        with self.engine.new_context() as fl_ctx:
+
+    def _keep_failure(self, fl_ctx: FLContext) -> None:
+        """Write it to the job's meta, after NVFlare has written there for the last time."""
+        job_id = fl_ctx.get_prop(FLContextKey.EVENT_DATA)[JobMetaKey.JOB_ID.value]
+        if site := self._failures.pop(job_id, None):
             jobs = self.engine.get_component(SystemComponents.JOB_MANAGER)
             jobs.update_meta(job_id, {FIRST_FAILURE: site}, fl_ctx)
 
