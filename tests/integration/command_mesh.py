@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+
 from ports import LinkPorts, free_port
 
 SITES = ("heidelberg", "bonn", "aachen")

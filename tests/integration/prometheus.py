@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ports import free_port
 from running_mesh import wait_until
+
+from ports import free_port
 
 SCRAPE_SECONDS = 1
 START_SECONDS = 60.0

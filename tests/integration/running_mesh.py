@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from ports import LinkPorts, free_port
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -19,6 +18,7 @@ from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 from flaremesh.topology.schema import LinkAddress
+from ports import LinkPorts, free_port
 
 START_SECONDS = 120.0
 RING = Path(__file__).parents[2] / "provision" / "ring3-consensus.yaml"

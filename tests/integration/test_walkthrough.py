@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from nvflare.job_config.api import FedJob
-from ports import free_port
 from running_mesh import START_SECONDS
 from safetensors.torch import load_file
 from walkthrough.consensus import consensus_job
@@ -23,6 +22,7 @@ from flaremesh.deploy.session import connect
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
+from ports import free_port
 
 SITES = ("site-1", "site-2", "site-3")
 RUN_SECONDS = 120.0
