@@ -130,7 +130,7 @@ def test_a_scraper_is_let_in_only_where_it_is_named(one_cluster: Installation) -
     scraper = Pod("monitoring", {"app.kubernetes.io/name": "prometheus"})
     other = Pod("monitoring", {})
     for metrics, admitted in (
-        ({}, set()),
+        ({"scraperNamespace": ""}, set()),
         ({"scraperNamespace": "monitoring"}, {"scraper", "other"}),
         ({"scraperNamespace": "monitoring", "scraperLabels": scraper.labels}, {"scraper"}),
     ):
@@ -191,3 +191,13 @@ def test_across_clusters_a_site_reaches_addresses_at_the_ports_of_its_neighbours
     assert may_connect(other, pod, 30113, rules), "nodes hide who dials"
     assert not may_connect(other, pod, 9464, rules)
     assert not may_connect(pod, node, 443, rules)
+
+
+def test_participants_of_one_cluster_may_use_the_ports_of_its_nodes(two_clusters: Installation) -> None:
+    """Nodes turn their own ports into those of the pod before a policy is asked."""
+    cluster = {
+        name: (f"two-clusters-{name}", two_clusters.render(name, f"two-clusters-{name}"))
+        for name in ("server", "heidelberg", "bonn")
+    }
+    assert connections(cluster, 30002) == {("heidelberg", "server"), ("bonn", "server")}
+    assert connections(cluster, 30110) == {("heidelberg", "bonn"), ("bonn", "heidelberg")}

@@ -6,6 +6,10 @@ site
 {{- define "flaremesh.env" -}}
 - name: FLAREMESH_GPUS
   value: {{ .Values.gpus.count | quote }}
+{{- if not .Values.metrics.share }}
+- name: FLAREMESH_SHARE_METRICS
+  value: "off"
+{{- end }}
 {{- end }}
 
 {{- define "flaremesh.resources" -}}

@@ -62,17 +62,22 @@ def out_neighbour(topology: Topology, site: Site) -> DialledPeer:
 
 
 def _place(topology: Topology, participant: str, *, dialled: bool) -> dict[str, str | tuple[str, ...]]:
+    # its pod too where a peer is known by an address: it may be in the same cluster, whose nodes
+    # have turned a node port into a pod's port before a policy is asked
+    place: dict[str, str | tuple[str, ...]] = {"namespace": namespace_of(topology, participant)}
     host = _host_of(topology, participant)
     # who dials a Service of a cluster runs in that cluster; where the server is elsewhere, a site without
     # an address of its own may be anywhere
-    if _service(host) or (host is None and _service(topology.server.host)):
-        return {"namespace": namespace_of(topology, participant)}
-    if dialled and host:
-        try:
-            return {"cidrs": (str(ipaddress.ip_network(host)),)}
-        except ValueError:
-            pass  # a name, which policies do not know
-    return {"cidrs": (_ANYWHERE,)}
+    if not (_service(host) or (host is None and _service(topology.server.host))):
+        place["cidrs"] = (_block(host) if dialled and host else _ANYWHERE,)
+    return place
+
+
+def _block(host: str) -> str:
+    try:
+        return str(ipaddress.ip_network(host))
+    except ValueError:
+        return _ANYWHERE  # policies know no names
 
 
 def _host_of(topology: Topology, participant: str) -> str | None:

@@ -69,7 +69,7 @@ class Peer(Values):
 
     name: str = Field(description="the participant")
     namespace: str = Field("", description="its namespace, where it runs in the same cluster")
-    cidrs: tuple[str, ...] = Field((), description="its addresses, where it runs elsewhere")
+    cidrs: tuple[str, ...] = Field((), description="its addresses, where it may run in another cluster")
 
 
 class DialledPeer(Peer):
@@ -220,9 +220,18 @@ class Gpus(Values):
     resource: str = Field("nvidia.com/gpu", description="their name as a resource of the node")
 
 
+class SiteMetrics(Metrics):
+    """Who may scrape the metrics, and whether the server may show them."""
+
+    share: bool = Field(
+        True, description="send the server those that the kit lists; false: none leaves the site"
+    )
+
+
 class SiteValues(Participant):
     """Values of the chart flaremesh-site."""
 
+    metrics: SiteMetrics = Field(SiteMetrics(), description="metrics")
     server: DialledPeer = Field(
         DialledPeer(name="server", first_port=8002, last_port=8002), description="the mesh's server"
     )

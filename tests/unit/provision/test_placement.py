@@ -72,9 +72,17 @@ def test_within_a_cluster_a_peer_is_known_by_its_namespace(make_topology) -> Non
 def test_outside_a_dialled_address_is_known_exactly(make_topology) -> None:
     topology = make_topology(server=server("198.51.100.1"), sites=[site("bonn", "192.0.2.1"), site("ulm")])
     peer = out_neighbour(topology, topology.sites[0])
-    assert (peer.namespace, peer.cidrs) == ("", ("192.0.2.1/32",))
+    assert peer.cidrs == ("192.0.2.1/32",)
     assert (peer.first_port, peer.last_port) == (8102, 8105)
     assert server_peer(topology).cidrs == ("198.51.100.1/32",)
+
+
+def test_who_is_known_by_an_address_may_be_in_the_same_cluster_too(make_topology) -> None:
+    topology = make_topology(
+        name="ring", server=server("198.51.100.1"), sites=[site("bonn", "192.0.2.1"), site("ulm")]
+    )
+    peers = server_peer(topology), out_neighbour(topology, topology.sites[0]), in_neighbour(topology, "ulm")
+    assert [peer.namespace for peer in peers] == ["ring-server", "ring-bonn", "ring-ulm"]
 
 
 def test_outside_a_name_and_who_dials_may_have_any_address(make_topology) -> None:
