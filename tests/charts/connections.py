@@ -17,10 +17,13 @@ class Pod:
     namespace: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     address: str = ""
+    ports: dict[str, int] = field(default_factory=dict)
 
 
-def pod_of(release: Rendered, namespace: str) -> Pod:
-    return Pod(namespace, release.pod["metadata"]["labels"])
+def pod_of(release: Rendered, namespace: str, component: str = "") -> Pod:
+    pod = release.one("StatefulSet", component)["spec"]["template"]
+    ports = {p["name"]: p["containerPort"] for c in pod["spec"]["containers"] for p in c["ports"]}
+    return Pod(namespace, pod["metadata"]["labels"], ports=ports)
 
 
 def may_connect(
@@ -48,19 +51,24 @@ def _permits(
         and direction.capitalize() in policy["spec"]["policyTypes"]
         and _selects(policy["spec"]["podSelector"], pod.labels)
     ]
+    names = (pod if direction == "ingress" else peer).ports
     return not ruling or any(
-        _has_port(rule, port, protocol) and _has_peer(rule, direction, peer, namespace)
+        _has_port(rule, port, protocol, names) and _has_peer(rule, direction, peer, namespace)
         for namespace, spec in ruling
         for rule in spec.get(direction) or []
     )
 
 
-def _has_port(rule: Object, port: int, protocol: str) -> bool:
+def _has_port(rule: Object, port: int, protocol: str, names: dict[str, int]) -> bool:
     ports = rule.get("ports")
     return not ports or any(
-        p.get("protocol", "TCP") == protocol and p["port"] <= port <= p.get("endPort", p["port"])
-        for p in ports
+        p.get("protocol", "TCP") == protocol and port in _numbers(p, names) for p in ports
     )
+
+
+def _numbers(port: Object, names: dict[str, int]) -> range:
+    first = names.get(port["port"], port["port"])
+    return range(first, port.get("endPort", first) + 1) if isinstance(first, int) else range(0)
 
 
 def _has_peer(rule: Object, direction: Direction, pod: Pod, namespace: str) -> bool:

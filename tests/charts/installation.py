@@ -6,7 +6,9 @@ from typing import Any
 import yaml
 from rendering import Object, Rendered, merged, render
 
-NAMES = ("flaremesh-server", "flaremesh-site")
+PARTICIPANTS = ("flaremesh-server", "flaremesh-site")
+MONITORING = "flaremesh-monitoring"
+NAMES = (*PARTICIPANTS, MONITORING)
 
 
 class Installation:
@@ -14,7 +16,8 @@ class Installation:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.participants = sorted(path.name for path in (folder / "helm").iterdir())
+        names = {path.name for path in (folder / "helm").iterdir()}
+        self.participants = sorted(names - {"monitoring"})
 
     def files(self, participant: str) -> Path:
         return self.folder / "helm" / participant

@@ -37,8 +37,8 @@ class Rendered:
 
     @property
     def pods(self) -> list[Object]:
-        """Every pod: the participant's, and that of `helm test`."""
-        return [self.pod, *self.of("Pod")]
+        """Every pod: those of StatefulSets, and that of `helm test`."""
+        return [*(owner["spec"]["template"] for owner in self.of("StatefulSet")), *self.of("Pod")]
 
 
 def render(

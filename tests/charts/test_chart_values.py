@@ -12,14 +12,19 @@ import jsonschema
 import pytest
 import yaml
 from helm_python.errors import HelmError
+from installation import MONITORING, PARTICIPANTS
 from rendering import CHARTS, merged, paths, render
 
 from flaremesh.provision import chart_files
 
 # what a named template gets as a dict, and what a Service's port is made of
-_LOCAL = {"peer", "targetPort"}
+_LOCAL = {
+    *("peer", "targetPort"),
+    *("root", "component", "port", "container", "volumes", "config", "ingress", "egress"),
+}
 # these do nothing where another value takes their place
 _REPLACED = {"kit": {"existingSecret": ""}, "storage": {"existingClaim": ""}, "image": {"digest": ""}}
+_WORKLOAD = {key: _REPLACED[key] for key in ("storage", "image")}
 
 
 def schema_of(chart: Path) -> dict[str, Any]:
@@ -50,7 +55,8 @@ _HELMS = ("global", "flaremesh-participant")
 
 def without_effect(chart: Path, every: dict[str, Any]) -> set[tuple[str, ...]]:
     """Documented values that can change without a change of what is rendered."""
-    bases = [(base, _text(chart, base)) for base in (every, merged(every, _REPLACED))]
+    replaced = {"prometheus": _WORKLOAD, "grafana": _WORKLOAD} if chart.name == MONITORING else _REPLACED
+    bases = [(base, _text(chart, base)) for base in (every, merged(every, replaced))]
     return {
         path
         for path in documented(schema_of(chart))
@@ -61,7 +67,7 @@ def without_effect(chart: Path, every: dict[str, Any]) -> set[tuple[str, ...]]:
 def _text(chart: Path, values: dict[str, Any]) -> str:
     rendered = render(chart, values)
     # which changes with each value of the kit, and would hide that nothing else does
-    rendered.pod["metadata"]["annotations"].pop("checksum/kit")
+    rendered.pod["metadata"]["annotations"].pop("checksum/kit", None)
     return json.dumps(rendered.objects)
 
 
@@ -75,6 +81,8 @@ def _changed(chart: Path, values: dict[str, Any], path: tuple[str, ...]) -> dict
         holder[path[-1]] = not value
     elif isinstance(value, dict):
         holder[path[-1]] = value | {"another": "x"}
+    elif isinstance(value, list):
+        holder[path[-1]] = value * 2
     elif not jsonschema.Draft7Validator(schema_of(chart)).is_valid(changed):  # it is required
         holder[path[-1]] = value + ("x" if isinstance(value, str) else 1)
     return changed
@@ -86,11 +94,12 @@ def undocumented(chart: Path) -> set[str]:
     known = {path[:length] for path in documented(schema) for length in range(len(path) + 1)}
     names = {key for path in known for key in path}
     found = set()
-    for template in [*chart.glob("templates/**/*"), *chart.glob("charts/*/templates/*")]:
+    sources = ("templates/**/*", "charts/*/templates/*", "files/scrape-config.yaml")
+    for template in (path for pattern in sources for path in chart.glob(pattern)):
         for action in re.findall(r"\{\{-?(.*?)-?\}\}", template.read_text() if template.is_file() else ""):
             if action.strip().startswith("/*"):
                 continue
-            code = re.sub(r'"[^"]*"', '""', action)
+            code = re.sub(r'"[^"]*"', '""', action).replace(".root.", "$.")
             for path in re.findall(r"\.Values\.([\w.]+)", code):
                 if tuple(path.split(".")) not in known:
                     found.add(path)
@@ -117,7 +126,8 @@ def test_every_documented_value_changes_what_is_rendered(chart: str, every_optio
 
 def test_a_documented_value_that_changes_nothing_is_found(copied: Path, every_option: dict[str, Any]) -> None:
     schema = schema_of(copied)
-    some = {"mesh": schema["properties"]["mesh"], "unused": {"type": "string"}}
+    first = next(iter(schema["properties"]))
+    some = {first: schema["properties"][first], "unused": {"type": "string"}}
     schema |= {"properties": some, "additionalProperties": True}
     (copied / "values.schema.json").write_text(json.dumps(schema))
     assert without_effect(copied, every_option | {"unused": "text"}) == {("unused",)}
@@ -127,6 +137,7 @@ def test_every_value_that_a_template_reads_is_documented(chart: str) -> None:
     assert undocumented(CHARTS / chart) == set()
 
 
+@pytest.mark.parametrize("chart", PARTICIPANTS)
 @pytest.mark.parametrize(
     ("action", "name"),
     [
@@ -147,13 +158,16 @@ def test_generated_files_are_those_that_are_checked_in() -> None:
         assert (CHARTS / path).read_text() == text, f"{path} differs: run `make charts`"
 
 
-def test_the_defaults_fit_the_schema_once_the_participant_is_named(chart: str) -> None:
+def test_the_defaults_fit_the_schema_once_it_is_said_what_for(chart: str) -> None:
+    missing: dict[str, Any] = {"name": "bonn", "mesh": "ring"}
+    if chart == MONITORING:
+        missing = {"meshes": ["ring"], "namespaces": ["ring-bonn"]}
     values = yaml.safe_load((CHARTS / chart / "values.yaml").read_text())
     schema = schema_of(CHARTS / chart)
     jsonschema.Draft7Validator.check_schema(schema)
     validator = jsonschema.Draft7Validator(schema)
-    assert {error.path[0] for error in validator.iter_errors(values)} == {"name", "mesh"}
-    validator.validate(values | {"name": "bonn", "mesh": "ring"})
+    assert {error.path[0] for error in validator.iter_errors(values)} == missing.keys()
+    validator.validate(values | missing)
 
 
 def test_the_readme_lists_every_value(chart: str) -> None:

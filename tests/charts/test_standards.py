@@ -10,7 +10,8 @@ import helm_python
 import kubernetes_validate
 import pytest
 import yaml
-from installation import NAMES, Installation, every_option_of
+from crds import problems
+from installation import MONITORING, NAMES, PARTICIPANTS, Installation, every_option_of
 from rendering import CHARTS, Rendered, merged, render
 from restricted import violations
 
@@ -23,8 +24,13 @@ def releases(request: pytest.FixtureRequest, site: dict[str, Any]) -> list[Rende
     if request.param in EXAMPLES:
         installation: Installation = request.getfixturevalue(request.param)
         return [installation.render(name) for name in installation.participants]
-    if request.param in NAMES:
-        every = every_option_of(request.param)
+    every = every_option_of(request.param) if request.param in NAMES else {}
+    if request.param == MONITORING:
+        own = {"storage": {"existingClaim": ""}, "image": {"digest": ""}, "priorityClassName": ""}
+        least = {"meshes": every["meshes"], "namespaces": every["namespaces"]}
+        without = merged(every, {"prometheus": own, "grafana": own | {"existingSecret": ""}})
+        return [render(MONITORING, values) for values in (every, without, least)]
+    if request.param in PARTICIPANTS:
         without = merged(
             every, {"kit": {"existingSecret": ""}, "storage": {"existingClaim": ""}, "image": {"digest": ""}}
         )
@@ -38,7 +44,10 @@ def test_every_object_fits_the_schemas_of_kubernetes(releases: list[Rendered], v
     for release in releases:
         assert len(release.objects) > 5
         for document in release.objects:
-            kubernetes_validate.validate(document, version, strict=True)
+            if document["apiVersion"].startswith("monitoring.coreos.com"):
+                assert list(problems(document)) == []
+            else:
+                kubernetes_validate.validate(document, version, strict=True)
 
 
 def test_every_pod_fits_the_restricted_pod_security_standard(releases: list[Rendered]) -> None:
@@ -91,6 +100,7 @@ def test_a_pod_outside_of_the_standard_is_found(change: dict[str, Any], problem:
 
 
 @pytest.mark.parametrize("name", ["no", "y", "null", "true"])
+@pytest.mark.parametrize("chart", PARTICIPANTS)
 def test_a_name_that_yaml_takes_for_something_else_stays_a_name(chart: str, name: str) -> None:
     every = merged(every_option_of(chart), {"name": name, "mesh": name, "kit": {"existingSecret": ""}})
     for peers in (every.get("sites", []), every.get("link", {}).get("to", [])):

@@ -1,4 +1,4 @@
-"""Writes what of the charts says the same as values.py: values.yaml, values.schema.json and README.md."""
+"""Writes what of the charts says the same as their models: values.yaml, values.schema.json and README.md."""
 
 import json
 import textwrap
@@ -9,11 +9,15 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel
 
+from flaremesh.provision.monitoring_values import MonitoringValues
 from flaremesh.provision.releases import CHARTS
-from flaremesh.provision.values import Participant, ServerValues, SiteValues
+from flaremesh.provision.values import ServerValues, SiteValues, Values
 
-_MODELS: dict[str, type[Participant]] = {"flaremesh-server": ServerValues, "flaremesh-site": SiteValues}
-_GENERATED = "Generated from src/flaremesh/provision/values.py by `make charts`: do not edit."
+_MODELS: dict[str, type[Values]] = {
+    "flaremesh-server": ServerValues,
+    "flaremesh-site": SiteValues,
+    "flaremesh-monitoring": MonitoringValues,
+}
 _WIDTH = 110
 
 
@@ -24,10 +28,19 @@ def files() -> dict[Path, str]:
         for chart, model in _MODELS.items()
         for name, text in (
             ("values.yaml", _values(model)),
-            ("values.schema.json", _schema(model)),
+            ("values.schema.json", _schema(chart, model)),
             ("README.md", _readme(chart, model)),
         )
     }
+
+
+def _generated(model: type[Values]) -> str:
+    source = model.__module__.replace(".", "/")
+    return f"Generated from src/{source}.py by `make charts`: do not edit."
+
+
+def _meta(chart: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((CHARTS / chart / "Chart.yaml").read_text()))
 
 
 class _Entry(NamedTuple):
@@ -49,9 +62,9 @@ def _entries(
             yield _Entry(here, field.description or "", list(value) if isinstance(value, tuple) else value)
 
 
-def _values(model: type[Participant]) -> str:
+def _values(model: type[Values]) -> str:
     lines = [
-        f"# {_GENERATED}",
+        f"# {_generated(model)}",
         "# `flaremesh provision` writes what follows from the topology; the rest is yours.",
     ]
     for path, description, default in _entries(model, None):
@@ -65,19 +78,21 @@ def _values(model: type[Participant]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _schema(model: type[Participant]) -> str:
+def _schema(chart: str, model: type[Values]) -> str:
     schema = model.model_json_schema()
     # what Helm itself adds to the values of a chart with dependencies
     own = {"global": {"type": "object"}}
     library = {"type": "object", "properties": own, "additionalProperties": False}
-    schema["properties"] |= own | {"flaremesh-participant": library}
-    head = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": _GENERATED}
+    dependencies = [dependency["name"] for dependency in _meta(chart).get("dependencies", [])]
+    schema["properties"] |= own | dict.fromkeys(dependencies, library)
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": _generated(model)}
     # draft 7, which Helm reads, has another word for it
     return json.dumps(head | schema, indent=2).replace("$defs", "definitions") + "\n"
 
 
-def _readme(chart: str, model: type[Participant]) -> str:
-    meta = yaml.safe_load((CHARTS / chart / "Chart.yaml").read_text())
+def _readme(chart: str, model: type[Values]) -> str:
+    folder = "a folder" if model is MonitoringValues else "a folder per participant"
+    kit = "" if model is MonitoringValues else ", its kit"
     rows = (
         f"| `{'.'.join(path)}` | {description} | `{json.dumps(default)}` |"
         for path, description, default in _entries(model, None)
@@ -87,16 +102,16 @@ def _readme(chart: str, model: type[Participant]) -> str:
         [
             f"# {chart}",
             "",
-            f"{meta['description']}.",
+            f"{_meta(chart)['description']}.",
             "",
-            "`flaremesh provision` writes a folder per participant with this chart, its values, its kit, and",
+            f"`flaremesh provision` writes {folder} with this chart, its values{kit}, and",
             "a README that says how to install them. All values:",
             "",
             "| value | what it is | default |",
             "|---|---|---|",
             *rows,
             "",
-            f"<!-- {_GENERATED} -->",
+            f"<!-- {_generated(model)} -->",
             "",
         ]
     )
