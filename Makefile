@@ -60,6 +60,10 @@ test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFla
 charts: $(READY) ## Write what the charts say the same as src/flaremesh/provision/values.py: values, schema, README
 	$(BIN)/python -m flaremesh.provision.chart_files
 
+.PHONY: dashboards
+dashboards: $(READY) ## Write the Grafana dashboards of the monitoring chart from src/flaremesh/dashboards
+	$(BIN)/python -m flaremesh.dashboards
+
 .PHONY: test-gpu
 test-gpu: $(READY) ## Test what needs a GPU; says why where it is skipped
 	$(BIN)/pytest tests/gpu
