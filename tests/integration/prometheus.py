@@ -1,8 +1,6 @@
 """A real Prometheus for tests."""
 
 import json
-import os
-import shutil
 import subprocess
 import time
 import urllib.error
@@ -12,25 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import yaml
 from running_mesh import wait_until
 
 from ports import free_port
+from programs import program
 
 SCRAPE_SECONDS = 1
 START_SECONDS = 60.0
-
-
-def program(name: str) -> str:
-    """Path of ``prometheus`` or ``promtool``; without it the test is skipped, and fails in CI."""
-    path = shutil.which(name)
-    if path is None:
-        reason = f"{name} is not on the PATH: run tests/install-tools"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
 
 
 class Prometheus:
