@@ -12,6 +12,7 @@ from jinja2 import StrictUndefined, Template
 from pydantic import ValidationError
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.provision.monitoring_values import MonitoringValues
 from flaremesh.provision.placement import in_neighbour, namespace_of, out_neighbour, server_peer
 from flaremesh.provision.plan import FirewallRule, firewall
 from flaremesh.provision.values import (
@@ -32,6 +33,9 @@ CHARTS = Path(__file__).parents[1] / "charts"
 
 RELEASES = "helm"
 """Folder of the mesh with a folder per participant."""
+
+MONITORING = "monitoring"
+"""Folder of RELEASES with the release that watches the mesh, which has the same name."""
 
 VALUES, KIT_VALUES, README = "values.yaml", "kit.yaml", "README.md"
 
@@ -65,13 +69,15 @@ def releases(topology: Topology) -> tuple[Release, ...]:
 
     Raises:
         PlacementError: see namespace_of.
-        ReleaseError: a name is too long.
+        ReleaseError: a name is too long, or taken.
     """
     names = [SERVER, *(site.name for site in topology.sites)]
     if too_long := [name for name in names if len(name) > _LONGEST_NAME]:
         raise ReleaseError(
             f"Kubernetes needs names of at most {_LONGEST_NAME} characters: shorten {', '.join(too_long)}"
         )
+    if MONITORING in names and topology.deploy and topology.deploy.monitoring:
+        raise ReleaseError(f"deploy.monitoring makes a release of the name {MONITORING}: rename that site")
     return tuple(Release(name, namespace_of(topology, name), _chart(name)) for name in names)
 
 
@@ -114,6 +120,7 @@ def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues |
         "name": participant,
         "mesh": topology.name,
         "storage": Storage(class_name=deploy.storage or ""),
+        "metrics": {"scraper_namespace": deploy.monitoring or ""},
     }
     if participant == SERVER:
         sites = tuple(in_neighbour(topology, site.name) for site in topology.sites)
@@ -160,11 +167,32 @@ def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, f
     (folder / README).write_text(_readme(release, values, rules))
 
 
+def write_monitoring(topology: Topology, namespace: str, folder: Path) -> None:
+    """Write ``folder``: chart, values and README of the release that watches the mesh.
+
+    Args:
+        topology: the mesh.
+        namespace: the release's, whose pods the participants admit.
+        folder: where; must not exist.
+    """
+    release = Release(MONITORING, namespace, "flaremesh-monitoring")
+    shutil.copytree(CHARTS / release.chart, folder / release.chart)
+    namespaces = sorted({participant.namespace for participant in releases(topology)})
+    values = MonitoringValues(meshes=(topology.name,), namespaces=tuple(namespaces))
+    _write(folder / VALUES, _given(values), mode=0o644)
+    (folder / README).write_text(_page("monitoring.md.j2", release=release, values=values))
+
+
 def _readme(release: Release, values: Participant, rules: Sequence[FirewallRule]) -> str:
-    template = resources.files("flaremesh.provision").joinpath("release.md.j2").read_text()
-    page: str = Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(
-        release=release, values=values, rules=rules, image=values.image.name, is_server=release.name == SERVER
+    image, is_server = values.image.name, release.name == SERVER
+    return _page(
+        "release.md.j2", release=release, values=values, rules=rules, image=image, is_server=is_server
     )
+
+
+def _page(name: str, **content: Any) -> str:
+    template = resources.files("flaremesh.provision").joinpath(name).read_text()
+    page: str = Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(content)
     return page
 
 
