@@ -16,6 +16,7 @@ from flaremesh.cli.run import run
 from flaremesh.cli.schema import schema
 from flaremesh.cli.simulate import simulate
 from flaremesh.cli.status import status
+from flaremesh.cli.top import top
 from flaremesh.cli.up import up
 from flaremesh.errors import FlaremeshError
 
@@ -64,6 +65,7 @@ app.command()(simulate)
 app.command()(up)
 app.command()(run)
 app.command()(status)
+app.command()(top)
 app.command()(doctor)
 app.command()(report)
 app.command()(bundle)
