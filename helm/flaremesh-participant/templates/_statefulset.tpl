@@ -50,7 +50,7 @@ spec:
               value: {{ .Values.name | quote }}
             - name: FLAREMESH_METRICS_PORT
               value: {{ .Values.metrics.port | quote }}
-            - name: PROMETHEUS_MULTIPROC_DIR
+            - name: FLAREMESH_METRICS_DIR
               value: /metrics
             # torch takes as many threads as the pod may use cores, not as many as the node has
             - name: OMP_NUM_THREADS

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from flaremesh.links.protocol import Cancelled, Key, LinkError, Payload, PeerTimeout, RunAborted
 
@@ -22,7 +22,7 @@ class Inbox:
 
     def __init__(self, cancelled: Cancelled):
         self.cancelled = cancelled
-        self._messages: dict[Key, Payload] = {}
+        self._messages: dict[Key, tuple[Payload, float]] = {}  # and when it came
         self._taken: defaultdict[str, deque[Key]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._waiting: Counter[str] = Counter()
         self._waiting_bytes: Counter[str] = Counter()
@@ -42,7 +42,7 @@ class Inbox:
         with self._arrived:
             if repeat and (key in self._messages or key in self._taken[key.sender]):
                 return
-            self._messages[key] = payload
+            self._messages[key] = payload, time.perf_counter()
             self._waiting[key.sender] += 1
             self._waiting_bytes[key.sender] += len(payload)
             self._arrived.notify_all()
@@ -53,8 +53,13 @@ class Inbox:
             self._failure = self._failure or error
             self._arrived.notify_all()
 
-    def take(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
-        """Wait for all ``keys``; see Link.receive for what is raised."""
+    def take(
+        self, keys: Collection[Key], timeout: float, came: Callable[[str, float], None] | None = None
+    ) -> dict[Key, Payload]:
+        """Wait for all ``keys``; see Link.receive for what is raised.
+
+        ``came`` is told each sender, and when its message came by ``time.perf_counter``.
+        """
         deadline = time.monotonic() + timeout
         with self._arrived:
             while True:
@@ -62,14 +67,19 @@ class Inbox:
                     raise RunAborted("the run was aborted")
                 missing = [key for key in keys if key not in self._messages]
                 if not missing:
-                    for key in keys:
-                        self._waiting[key.sender] -= 1
-                        self._waiting_bytes[key.sender] -= len(self._messages[key])
-                        self._taken[key.sender].append(key)
-                    return {key: self._messages.pop(key) for key in keys}
+                    return {key: self._take_out(key, came) for key in keys}
                 if self._failure is not None:
                     raise self._failure
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise PeerTimeout({key.sender for key in missing}, missing[0].iteration, timeout)
                 self._arrived.wait(min(remaining, _POLL_SECONDS))
+
+    def _take_out(self, key: Key, came: Callable[[str, float], None] | None) -> Payload:
+        payload, when = self._messages.pop(key)
+        self._waiting[key.sender] -= 1
+        self._waiting_bytes[key.sender] -= len(payload)
+        self._taken[key.sender].append(key)
+        if came is not None:
+            came(key.sender, when)
+        return payload

@@ -98,5 +98,8 @@ class LinkObserver(Protocol):
     def refused(self, peer: str, reason: str) -> None:
         """Something from ``peer`` was dropped; ``reason`` is one of a fixed set of words."""
 
-    def linked(self, peer: str, kind: LinkKind) -> None:
-        """From now on ``kind`` carries what is sent to ``peer``."""
+    def waited(self, peer: str, seconds: float) -> None:
+        """A message of ``peer`` was there so long after somebody began to wait for it."""
+
+    def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
+        """From now on ``kind`` carries what is sent to ``peer``, and ``wanted`` would if it could."""

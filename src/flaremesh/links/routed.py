@@ -72,7 +72,8 @@ class RoutedLink:
             _log.info(
                 "%s -> %s: %s%s", self._site, peer, kind, f" ({causes[peer]})" if peer in causes else ""
             )
-            self._observer.linked(peer, kind)
+            can = self._mode != "relay" and peer in addresses
+            self._observer.linked(peer, kind, LinkKind.DIRECT if can else LinkKind.RELAY)
         self._relay.open(timeout - (time.monotonic() - started))
 
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
@@ -82,10 +83,11 @@ class RoutedLink:
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         """See Link.receive; a PeerTimeout says whether a silent peer's direct link is up."""
+        started = time.perf_counter()
         try:
             if self._direct:
                 self._direct.attend(keys)
-            return self._inbox.take(keys, timeout)
+            return self._inbox.take(keys, timeout, lambda peer, at: self._waited(peer, at - started))
         except PeerTimeout as error:
             if self._direct is None:
                 raise
@@ -98,6 +100,9 @@ class RoutedLink:
             self._direct.close(deliver=deliver)
         self._relay.close(deliver=deliver)
 
+    def _waited(self, peer: str, seconds: float) -> None:
+        self._observer.waited(peer, max(0.0, seconds))
+
     def _fall_back(self, peer: str, cause: str, unsent: Unsent) -> None:
         if self._mode == "direct":
             self._inbox.fail(
@@ -105,6 +110,6 @@ class RoutedLink:
             )
             return
         _log.warning("%s -> %s: the direct link is lost (%s), the server relays", self._site, peer, cause)
-        self._observer.linked(peer, LinkKind.RELAY)
+        self._observer.linked(peer, LinkKind.RELAY, LinkKind.DIRECT)
         for key, buffers in unsent:
             self._relay.send(peer, key, buffers, repeat=True)

@@ -40,8 +40,13 @@ class TrafficCounter:
         for other in self._others:
             other.refused(peer, reason)
 
-    def linked(self, peer: str, kind: LinkKind) -> None:
+    def waited(self, peer: str, seconds: float) -> None:
+        """See LinkObserver.waited."""
+        for other in self._others:
+            other.waited(peer, seconds)
+
+    def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
         """See LinkObserver.linked."""
         self.links[peer] = kind.value  # plain: it goes into messages and files
         for other in self._others:
-            other.linked(peer, kind)
+            other.linked(peer, kind, wanted)

@@ -19,8 +19,18 @@ DURATION_BUCKETS = (
 """Upper bounds, seconds."""
 
 
-LINK_KINDS = ("direct", "relay")
+LINK_KINDS = DIRECT, RELAY = "direct", "relay"
 """What carries an edge's messages; see flaremesh.links.LinkKind."""
+
+
+class Phase(StrEnum):
+    """A part of an iteration, or the evaluation after one."""
+
+    COMPUTE = "compute"
+    SEND = "send"
+    WAIT = "wait"
+    MIX = "mix"
+    EVALUATE = "evaluate"
 
 
 class RunState(StrEnum):
@@ -80,8 +90,14 @@ class RunMetric(Enum):
     PHASE_SECONDS = Metric(
         "phase_duration_seconds",
         "histogram",
-        "Wall clock of a phase of an iteration: compute or wait.",
+        "Wall clock of a phase of an iteration; evaluations are counted apart from iterations.",
         ("phase",),
+    )
+    NEIGHBOR_WAIT = Metric(
+        "neighbor_wait_seconds_total",
+        "counter",
+        "Wall clock until a neighbour's message was there, counted from the moment it was waited for.",
+        ("peer",),
     )
     TRAIN_LOSS = Metric("train_loss", "gauge", "Loss on the last mini-batch.")
     VALIDATION_LOSS = Metric("validation_loss", "gauge", "Loss of the last evaluation.")
@@ -90,6 +106,20 @@ class RunMetric(Enum):
     )
     CONSENSUS_DISTANCE = Metric(
         "consensus_distance", "gauge", "Norm of the site's value minus its neighbourhood's weighted mean."
+    )
+    GRADIENT_NORM = Metric(
+        "gradient_norm", "gauge", "Norm of the last gradient that was looked at: one a second at most."
+    )
+    INNOVATION_NORM = Metric(
+        "innovation_norm",
+        "gauge",
+        "Norm of what the site added to its neighbourhood's weighted mean: one a second at most.",
+    )
+    STEP_SIZE = Metric("step_size", "gauge", "The algorithm's step size.")
+    PREDICTED_CONTRACTION = Metric(
+        "predicted_contraction_ratio",
+        "gauge",
+        "Factor by which an iteration's mixing alone multiplies the consensus distance, by theory.",
     )
     NON_FINITE = Metric(
         "non_finite_values_total", "counter", "Iterations with a NaN or infinite loss or distance."
@@ -113,6 +143,12 @@ class RunMetric(Enum):
     LINK = Metric(
         "edge_link", "gauge", "1 for what carries messages to a neighbour, 0 for the other.", ("peer", "kind")
     )
+    DIRECT_WANTED = Metric(
+        "edge_direct_wanted",
+        "gauge",
+        "1 where the neighbour has an address for direct links and the run may use them, 0 otherwise.",
+        ("peer",),
+    )
     EXCHANGE_FAILURES = Metric(
         "exchange_failures_total",
         "counter",
@@ -129,12 +165,30 @@ class AgentMetric(Enum):
         "certificate_expiry_timestamp_seconds", "gauge", "When the participant's certificate ends, Unix time."
     )
     READY = Metric("ready", "gauge", "1 while the participant could take part in a run.")
+    WORKSPACE_SIZE = Metric("workspace_size_bytes", "gauge", "Size of the workspace's file system.")
+    WORKSPACE_FREE = Metric(
+        "workspace_free_bytes", "gauge", "What the participant may still write to that file system."
+    )
     RUNNING_JOBS = Metric("running_jobs", "gauge", "Jobs whose process runs here.")
     REGISTERED = Metric("registered", "gauge", "1 while the server knows the site.")
     REGISTERED_SITES = Metric("registered_sites", "gauge", "Sites that the server knows.")
+    SHARED = Metric(
+        "shared_metrics_timestamp_seconds",
+        "gauge",
+        "When the site last sent metrics for the server to show, Unix time.",
+        ("site",),
+    )
     SERVER_BYTES = Metric(
         "server_bytes_total",
         "counter",
         "Payload of the messages that the server sent, forwarded or took: relay between sites, or control.",
         ("kind",),
     )
+
+
+_ABOUT_THE_MESH = (AgentMetric.REGISTERED_SITES, AgentMetric.SHARED, AgentMetric.SERVER_BYTES)
+
+SHAREABLE = {
+    metric.value.name: metric for metric in (*RunMetric, *AgentMetric) if metric not in _ABOUT_THE_MESH
+}
+"""By name, what a site can let the server show; the others are the server's own."""

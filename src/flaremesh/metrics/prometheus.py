@@ -1,126 +1,198 @@
-"""A run's metrics for Prometheus: written by the run's process, read by its site's exporter."""
+"""A run's metrics for Prometheus: kept by the run's process, shown by its site's exporter.
+
+The loop only adds to numbers. Once a second a thread makes a page of them, in a directory that the exporter
+reads: however many iterations a second a run does, being watched costs it next to nothing.
+"""
 
 import os
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from flaremesh.metrics import slots
-from flaremesh.metrics.names import DURATION_BUCKETS, LINK_KINDS, RunMetric, RunState
-from flaremesh.metrics.sink import Evaluation, Iteration
+from flaremesh.metrics.names import DIRECT, DURATION_BUCKETS, LINK_KINDS, Phase, RunMetric, RunState
+from flaremesh.metrics.sink import Evaluation, Iteration, Norms
 from flaremesh.topology.neighborhood import Neighborhood
 
-DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+DIRECTORY_VARIABLE: Final = "FLAREMESH_METRICS_DIR"
 """Environment variable with the directory that a site's exporter and the processes of its runs share."""
 
 _STRANGER = ""
+_PAGE_SECONDS = 1.0
 _EVALUATED = {"loss": RunMetric.VALIDATION_LOSS, "accuracy": RunMetric.VALIDATION_ACCURACY}
 
 
-class PrometheusSink:
+class PrometheusSink(Collector):
     """MetricsSink and LinkObserver of one run at one site.
 
     Its values can be scraped where DIRECTORY_VARIABLE names a directory, and stay in the process otherwise.
-    They outlive it until another run takes the slot: then gauges start anew and counters go on.
+    The last page outlives it until another run takes the slot.
 
     Args:
         run_id: the run.
         algorithm, topology: their names.
         iterations: how many are asked for.
         schedule: the site's neighbourhood in each phase.
+        step_size: the algorithm's, None where it has none.
+        predicted_contraction: see RunMetric.PREDICTED_CONTRACTION, None where theory has none.
     """
 
     def __init__(
-        self, run_id: str, algorithm: str, topology: str, iterations: int, schedule: Sequence[Neighborhood]
+        self,
+        run_id: str,
+        algorithm: str,
+        topology: str,
+        iterations: int,
+        schedule: Sequence[Neighborhood],
+        step_size: float | None = None,
+        predicted_contraction: float | None = None,
     ):
-        self._slot = _claim()
-        registry = CollectorRegistry()
-        self._metrics = {metric: _create(metric, registry) for metric in RunMetric}
-        weights = _mean_weights(schedule)
-        targets = {peer for hood in schedule for peer in hood.out}
+        directory = os.environ.get(DIRECTORY_VARIABLE)
+        self._slot = slots.claim(Path(directory)) if directory else 0
+        self._run = (run_id, algorithm, topology)
+        self._weights = _mean_weights(schedule)
+        self._targets = {peer for hood in schedule for peer in hood.out}
+        self._peers = self._targets | self._weights.keys()
 
-        self._bind(RunMetric.INFO, run_id, algorithm, topology).set(1)
-        self._states = {state: self._bind(RunMetric.STATE, state) for state in RunState}
-        self._bind(RunMetric.MAX_ITERATIONS).set(iterations)
-        self._bind(RunMetric.NEIGHBORS).set(len(weights))
-        for peer, weight in weights.items():
-            self._bind(RunMetric.MIXING_WEIGHT, peer).set(weight)
-
-        # bound once: looking a child up costs more than changing it
-        self._iterations = self._bind(RunMetric.ITERATIONS)
-        self._current_iteration = self._bind(RunMetric.CURRENT_ITERATION)
-        self._last_iteration = self._bind(RunMetric.LAST_ITERATION)
-        self._iteration_seconds = self._bind(RunMetric.ITERATION_SECONDS)
-        self._compute_seconds = self._bind(RunMetric.PHASE_SECONDS, "compute")
-        self._wait_seconds = self._bind(RunMetric.PHASE_SECONDS, "wait")
-        self._non_finite = self._bind(RunMetric.NON_FINITE)
-        self._attempts = {peer: self._bind(RunMetric.EXCHANGE_ATTEMPTS, peer) for peer in targets}
-        self._sent_bytes = {peer: self._bind(RunMetric.SENT_BYTES, peer) for peer in targets}
-        self._received_bytes = {peer: self._bind(RunMetric.RECEIVED_BYTES, peer) for peer in weights}
-        self._peers = targets | weights.keys()
-        self._figures: dict[RunMetric, Gauge] = {}
-        self._last_iteration.set(time.time())
-        self.state(RunState.CONFIGURING)
+        self._state = RunState.CONFIGURING
+        self._iterations = self._non_finite = 0
+        self._last_iteration = time.time()
+        self._seconds = _Durations()
+        self._phases = {phase: _Durations() for phase in Phase}
+        self._gauges: dict[RunMetric, float | None] = {
+            RunMetric.CURRENT_ITERATION: 0,
+            RunMetric.MAX_ITERATIONS: iterations,
+            RunMetric.NEIGHBORS: len(self._weights),
+            RunMetric.STEP_SIZE: step_size,
+            RunMetric.PREDICTED_CONTRACTION: predicted_contraction,
+        }
+        # link threads count too, and an increment is not atomic
+        self._counting = threading.Lock()
+        self._attempts = Counter(dict.fromkeys(self._targets, 0))
+        self._sent_bytes = Counter(dict.fromkeys(self._targets, 0))
+        self._received_bytes = Counter(dict.fromkeys(self._weights, 0))
+        self._waits = dict.fromkeys(self._weights, 0.0)
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._links: dict[str, tuple[str, str]] = {}
+        self._writer = _Writer(self, _page(Path(directory), self._slot)) if directory else None
 
     def state(self, state: RunState) -> None:
-        """The run has come to ``state``."""
-        for other, gauge in self._states.items():
-            gauge.set(other is state)
+        """The run has come to ``state``; nothing follows one that has ended."""
+        self._state = state
+        if self._writer:
+            self._writer.write()
+            if state.ended:
+                self._writer.stop()
 
     def iteration(self, record: Iteration) -> None:
         """See MetricsSink.iteration."""
-        self._iterations.inc()
-        self._current_iteration.set(record.iteration)
-        self._last_iteration.set(time.time())
-        self._iteration_seconds.observe(record.seconds)
-        self._compute_seconds.observe(record.gradient_seconds)
-        self._wait_seconds.observe(record.wait_seconds)
-        self._show(RunMetric.CONSENSUS_DISTANCE, record.consensus_distance)
-        if record.loss is not None:
-            self._show(RunMetric.TRAIN_LOSS, record.loss)
+        self._iterations += 1
+        self._last_iteration = time.time()
+        self._seconds.add(record.seconds)
+        self._phases[Phase.COMPUTE].add(record.gradient_seconds)
+        self._phases[Phase.SEND].add(record.send_seconds)
+        self._phases[Phase.WAIT].add(record.wait_seconds)
+        self._phases[Phase.MIX].add(record.mix_seconds)
+        self._gauges[RunMetric.CURRENT_ITERATION] = record.iteration
+        self._gauges[RunMetric.CONSENSUS_DISTANCE] = record.consensus_distance
+        self._gauges[RunMetric.TRAIN_LOSS] = record.loss
         if not record.finite:
-            self._non_finite.inc()
+            self._non_finite += 1
 
     def evaluation(self, record: Evaluation) -> None:
         """See MetricsSink.evaluation."""
+        self._phases[Phase.EVALUATE].add(record.seconds)
         for name, value in record.metrics.items():
             if name in _EVALUATED:
-                self._show(_EVALUATED[name], value)
+                self._gauges[_EVALUATED[name]] = value
+
+    def norms(self, record: Norms) -> None:
+        """See MetricsSink.norms."""
+        self._gauges[RunMetric.GRADIENT_NORM] = record.gradient
+        self._gauges[RunMetric.INNOVATION_NORM] = record.innovation
 
     def sent(self, peer: str, payload_bytes: int) -> None:
         """See LinkObserver.sent."""
-        self._attempts[peer].inc()
-        self._sent_bytes[peer].inc(payload_bytes)
+        with self._counting:
+            self._attempts[peer] += 1
+            self._sent_bytes[peer] += payload_bytes
 
     def received(self, peer: str, payload_bytes: int) -> None:
         """See LinkObserver.received."""
-        self._received_bytes[peer].inc(payload_bytes)
+        with self._counting:
+            self._received_bytes[peer] += payload_bytes
+
+    def waited(self, peer: str, seconds: float) -> None:
+        """See LinkObserver.waited."""
+        self._waits[peer] += seconds
 
     def refused(self, peer: str, reason: str) -> None:
         """See LinkObserver.refused."""
         # whoever is no neighbour chose its own name: it must not become a series
-        self._bind(RunMetric.EXCHANGE_FAILURES, peer if peer in self._peers else _STRANGER, reason).inc()
+        with self._counting:
+            self._failures[peer if peer in self._peers else _STRANGER, reason] += 1
 
-    def linked(self, peer: str, kind: str) -> None:
+    def linked(self, peer: str, kind: str, wanted: str) -> None:
         """See LinkObserver.linked."""
-        for other in LINK_KINDS:
-            self._bind(RunMetric.LINK, peer, other).set(other == kind)
+        self._links[peer] = kind, wanted
 
-    def _bind(self, metric: RunMetric, *labels: str) -> Any:
-        return self._metrics[metric].labels(str(self._slot), *labels)
+    def collect(self) -> Iterator[Family]:
+        """All that is known now."""
+        yield self._family(RunMetric.INFO, {self._run: 1})
+        yield self._family(RunMetric.STATE, {(state,): state is self._state for state in RunState})
+        yield self._family(RunMetric.ITERATIONS, {(): self._iterations})
+        yield self._family(RunMetric.LAST_ITERATION, {(): self._last_iteration})
+        yield self._family(RunMetric.NON_FINITE, {(): self._non_finite})
+        # a figure that nobody has measured yet is not 0
+        for metric, value in list(self._gauges.items()):
+            if value is not None:
+                yield self._family(metric, {(): value})
+        yield self._histogram(RunMetric.ITERATION_SECONDS, {(): self._seconds})
+        yield self._histogram(RunMetric.PHASE_SECONDS, {(phase,): d for phase, d in self._phases.items()})
+        yield self._family(RunMetric.MIXING_WEIGHT, _by_peer(self._weights))
+        yield self._family(RunMetric.NEIGHBOR_WAIT, _by_peer(self._waits))
+        with self._counting:
+            yield self._family(RunMetric.EXCHANGE_ATTEMPTS, _by_peer(self._attempts))
+            yield self._family(RunMetric.SENT_BYTES, _by_peer(self._sent_bytes))
+            yield self._family(RunMetric.RECEIVED_BYTES, _by_peer(self._received_bytes))
+            yield self._family(RunMetric.EXCHANGE_FAILURES, dict(self._failures))
+        links = dict(self._links)
+        yield self._family(
+            RunMetric.LINK,
+            {(peer, kind): kind == used for peer, (used, _) in links.items() for kind in LINK_KINDS},
+        )
+        yield self._family(
+            RunMetric.DIRECT_WANTED,
+            {(peer,): wanted == DIRECT for peer, (_, wanted) in links.items()},
+        )
 
-    def _show(self, metric: RunMetric, value: float) -> None:
-        # a gauge shows 0 from the moment it is bound: a loss that nobody measured
-        if metric not in self._figures:
-            self._figures[metric] = self._bind(metric)
-        self._figures[metric].set(value)
+    def _family(self, metric: RunMetric, values: Mapping[Any, float]) -> Family:
+        name, text, labels = _described(metric)
+        family = (CounterMetricFamily if metric.value.kind == "counter" else GaugeMetricFamily)(
+            name, text, labels=labels
+        )
+        for label_values, value in values.items():
+            family.add_metric([str(self._slot), *label_values], value)
+        return family
+
+    def _histogram(self, metric: RunMetric, values: Mapping[tuple[str, ...], "_Durations"]) -> Family:
+        name, text, labels = _described(metric)
+        family = HistogramMetricFamily(name, text, labels=labels)
+        for label_values, durations in values.items():
+            family.add_metric([str(self._slot), *label_values], durations.buckets(), durations.sum)
+        return family
 
 
 class RunMetrics(Collector):
@@ -134,17 +206,17 @@ class RunMetrics(Collector):
         self._directory = directory
 
     def collect(self) -> Iterable[Family]:
-        """Read all files; a run whose process died without a word has failed."""
-        for family in MultiProcessCollector.merge(list(self._files())):
-            if family.name == RunMetric.STATE.value.full_name:
-                self._settle(family)
-            yield family
-
-    def _files(self) -> Iterator[str]:
-        for file in self._directory.glob("*.db"):
-            with suppress(FileNotFoundError):  # a run that takes a slot over removes its gauges
-                if file.stat().st_size > 0:  # it is empty for the moment in which a process makes it
-                    yield str(file)
+        """Read all pages; a run whose process died without a word has failed."""
+        families: dict[str, Family] = {}
+        for page in sorted(self._directory.glob(_page(Path(), "*").name)):
+            with suppress(FileNotFoundError):  # the directory is emptied when the site starts
+                for family in text_string_to_metric_families(page.read_text(encoding="utf-8")):
+                    known = families.setdefault(family.name, family)
+                    if known is not family:
+                        known.samples.extend(family.samples)
+        if states := families.get(RunMetric.STATE.value.full_name):
+            self._settle(states)
+        return families.values()
 
     def _settle(self, family: Family) -> None:
         current = {
@@ -165,28 +237,67 @@ class RunMetrics(Collector):
         ]
 
 
-def _claim() -> int:
-    directory = os.environ.get(DIRECTORY_VARIABLE)
-    if directory is None:
-        return 0
-    slot = slots.claim(Path(directory))
-    # removes the gauges of the run that held the slot before, its run_info among them
-    mark_process_dead(slot, directory)
-    # the class of every value that prometheus_client makes from here on
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)
-    return slot
+class _Durations:
+    """A histogram over DURATION_BUCKETS.
+
+    Attributes:
+        sum: seconds.
+    """
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+        self._counts = [0] * (len(DURATION_BUCKETS) + 1)
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """How many were at most so long, by the bound's text."""
+        total, buckets = 0, []
+        for bound, count in zip((*DURATION_BUCKETS, float("inf")), self._counts, strict=True):
+            total += count
+            buckets.append((floatToGoString(bound), float(total)))
+        return buckets
 
 
-def _create(metric: RunMetric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
-    name, text, labels = metric.value.full_name, metric.value.help, ("slot", *metric.value.labels)
-    match metric.value.kind:
-        case "counter":
-            return Counter(name, text, labels, registry=registry)
-        case "gauge":
-            # "live" lets mark_process_dead remove them; one process writes a series, so the sum is its value
-            return Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum")
-        case "histogram":
-            return Histogram(name, text, labels, registry=registry, buckets=DURATION_BUCKETS)
+class _Writer:
+    """Puts a page of what a collector knows into a file, once a second."""
+
+    def __init__(self, collector: Collector, file: Path):
+        self._registry = CollectorRegistry(support_collectors_without_names=True)
+        self._registry.register(collector)
+        self._file = file
+        self._writing = threading.Lock()
+        self._stopped = threading.Event()
+        self.write()
+        threading.Thread(target=self._keep_writing, name="metrics", daemon=True).start()
+
+    def write(self) -> None:
+        with self._writing:
+            partial = self._file.with_suffix(".partial")
+            partial.write_bytes(generate_latest(self._registry))
+            partial.replace(self._file)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _keep_writing(self) -> None:
+        while not self._stopped.wait(_PAGE_SECONDS):
+            with suppress(OSError):  # e.g. no room: the next page may find some
+                self.write()
+
+
+def _page(directory: Path, slot: int | str) -> Path:
+    return directory / f"slot-{slot}.prom"
+
+
+def _described(metric: RunMetric) -> tuple[str, str, list[str]]:
+    return metric.value.full_name, metric.value.help, ["slot", *metric.value.labels]
+
+
+def _by_peer(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+    return {(peer,): value for peer, value in values.items()}
 
 
 def _mean_weights(schedule: Sequence[Neighborhood]) -> dict[str, float]:

@@ -19,6 +19,8 @@ class Iteration:
         gradient_seconds: of that, computing gradients.
         overlap_seconds: of that, own work between sending and waiting. Where something is left to wait for,
             overlap / (overlap + wait) of the exchange is hidden behind it.
+        send_seconds: of that, encoding the message and handing it to the links.
+        mix_seconds: of that, decoding the neighbours' messages and mixing.
     """
 
     iteration: int
@@ -28,6 +30,8 @@ class Iteration:
     wait_seconds: float
     gradient_seconds: float
     overlap_seconds: float = 0.0
+    send_seconds: float = 0.0
+    mix_seconds: float = 0.0
 
     @property
     def finite(self) -> bool:
@@ -37,10 +41,27 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a site's estimate after ``iteration`` iterations."""
+    """Metrics of a site's estimate after ``iteration`` iterations, and how long it took to find them."""
 
     iteration: int
     metrics: Mapping[str, float]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Norms that cost too much to be taken in every iteration: one a second at most.
+
+    Attributes:
+        iteration: as in Iteration.
+        gradient: 2-norm of the iteration's gradient, None without one.
+        innovation: 2-norm of what the site added to the mix, u_i in m_i⁺ = Σ_j w_ij m_j + u_i, where m_i is
+            the first vector of its message. It keeps the sites apart: ‖(I − W)M‖ settles below 2‖U‖/(1 − ρ).
+    """
+
+    iteration: int
+    gradient: float | None
+    innovation: float
 
 
 class MetricsSink(Protocol):
@@ -51,6 +72,9 @@ class MetricsSink(Protocol):
 
     def evaluation(self, record: Evaluation) -> None:
         """After every evaluation."""
+
+    def norms(self, record: Norms) -> None:
+        """Once a second at most, after an iteration."""
 
 
 class Fanout:
@@ -69,6 +93,11 @@ class Fanout:
         for sink in self._sinks:
             sink.evaluation(record)
 
+    def norms(self, record: Norms) -> None:
+        """See MetricsSink.norms."""
+        for sink in self._sinks:
+            sink.norms(record)
+
 
 class NullSink:
     """Ignores everything."""
@@ -78,3 +107,6 @@ class NullSink:
 
     def evaluation(self, record: Evaluation) -> None:
         """See MetricsSink.evaluation."""
+
+    def norms(self, record: Norms) -> None:
+        """See MetricsSink.norms."""

@@ -1,8 +1,7 @@
 """Slots: the few places that run processes of one site take turns in.
 
-prometheus_client keeps the values of each process in files of their own and names them by process id, so they
-grow in number with every run. Named by slot they are used again, and counters go on where the last holder
-left them.
+Each process leaves its metrics in a file. Named by process or run, files and series would grow in number with
+every run; named by slot they are used again.
 """
 
 import fcntl
@@ -43,9 +42,8 @@ def is_held(directory: Path, slot: int) -> bool:
 def clear(directory: Path) -> None:
     """Make an empty directory for a site that starts; other files in it stay."""
     directory.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.db", "slot-*.lock"):
-        for file in directory.glob(pattern):
-            file.unlink()
+    for file in directory.glob("slot-*"):
+        file.unlink()
 
 
 def _lock_file(directory: Path, slot: int) -> Path:

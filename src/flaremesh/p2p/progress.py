@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flaremesh.metrics.sink import Evaluation, Iteration
+from flaremesh.metrics.sink import Evaluation, Iteration, Norms
 
 _PERIOD_SECONDS = 0.5
 
@@ -45,6 +45,9 @@ class ProgressReporter:
     def evaluation(self, record: Evaluation) -> None:
         """See MetricsSink.evaluation."""
         self._update(record.metrics)
+
+    def norms(self, record: Norms) -> None:
+        """Not told."""
 
     def stop(self) -> None:
         """Tell the last figures and end; ``stopped`` lets the server tell an aborted site from a dead one."""

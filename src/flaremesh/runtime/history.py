@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from flaremesh.metrics.sink import Evaluation, Iteration
+from flaremesh.metrics.sink import Evaluation, Iteration, Norms
 
 T = TypeVar("T")
 
@@ -55,6 +55,9 @@ class History:
         """See MetricsSink.evaluation."""
         self.evaluations.append(record)
         self._write(_evaluation_row(record))
+
+    def norms(self, record: Norms) -> None:
+        """Not kept."""
 
     def thinned(self, limit: int) -> list[dict[str, Any]]:
         """At most ``limit`` iterations and ``limit`` evaluations, as they are written, in their order."""

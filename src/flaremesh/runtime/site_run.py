@@ -16,11 +16,13 @@ from flaremesh.algorithms import Algorithm, Vectors
 from flaremesh.errors import FlaremeshError
 from flaremesh.gossip import Gossip
 from flaremesh.links import Key, Link
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink
+from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.problems.protocol import Problem, ProblemError
 from flaremesh.runtime.vectors import floats
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run, Wire
+
+_LOOK_SECONDS = 1.0  # between the looks at norms, which cost passes over the vectors
 
 
 class NonFiniteValue(FlaremeshError):
@@ -74,12 +76,16 @@ class _Observed:
     """What is seen of the iteration under way."""
 
     started: float
+    look: bool = False  # at norms
     sent: float = 0.0
     loss: Tensor | None = None
     distance: Tensor | float = 0.0
     wait_seconds: float = 0.0
     gradient_seconds: float = 0.0
     overlap_seconds: float = 0.0
+    mix_seconds: float = 0.0
+    gradient_norm: Tensor | None = None
+    mix: Tensor | None = None  # the first vector
 
 
 class SiteRun:
@@ -122,7 +128,9 @@ class SiteRun:
         self._sink = sink
         self._options = options
         self._observed = _Observed(time.perf_counter())
+        self._looked = -math.inf
         self._untold: Iteration | None = None
+        self._untold_norms: Norms | None = None
         with self._blaming_the_problem():
             # a copy, because the state's memory is sent and the problem may go on working in its own
             initial = problem.initial().detach().clone()
@@ -158,7 +166,8 @@ class SiteRun:
 
         While it travels, the sink hears of the iteration before, if it has not yet.
         """
-        self._observed = _Observed(time.perf_counter())
+        started = time.perf_counter()
+        self._observed = _Observed(started, look=started - self._looked >= _LOOK_SECONDS)
         hood = self._hood(iteration)
         vectors = self._algorithm.message(self.state)
         if self._buffers is not None:
@@ -191,7 +200,11 @@ class SiteRun:
             wait_seconds=observed.wait_seconds,
             gradient_seconds=observed.gradient_seconds,
             overlap_seconds=observed.overlap_seconds,
+            send_seconds=observed.sent - observed.started,
+            mix_seconds=observed.mix_seconds,
         )
+        if observed.look:
+            self._look(iteration + 1)
         if self._options.stop_on_non_finite and not finite:
             self._tell()
             raise NonFiniteValue(
@@ -206,6 +219,18 @@ class SiteRun:
         if self._untold is not None:
             self._sink.iteration(self._untold)
             self._untold = None
+        if self._untold_norms is not None:
+            self._sink.norms(self._untold_norms)
+            self._untold_norms = None
+
+    def _look(self, iteration: int) -> None:
+        observed = self._observed
+        assert observed.mix is not None, "every algorithm mixes"
+        innovation = torch.linalg.vector_norm(self._algorithm.message(self.state)[0] - observed.mix)
+        norms = [innovation] if observed.gradient_norm is None else [innovation, observed.gradient_norm]
+        values = floats(*norms)
+        self._untold_norms = Norms(iteration, values[1] if len(values) > 1 else None, values[0])
+        self._looked = time.perf_counter()
 
     def _read(self) -> tuple[float | None, float, bool]:
         """Loss and consensus distance of this iteration, and whether they and the estimate are finite."""
@@ -227,9 +252,13 @@ class SiteRun:
         received = self._link.receive(
             [Key(iteration, 0, peer) for peer in hood.in_weights], self._options.peer_timeout
         )
-        self._observed.wait_seconds = time.perf_counter() - started
+        came = time.perf_counter()
+        self._observed.wait_seconds = came - started
         mixture = self._gossip.mix(hood, {key.sender: payload for key, payload in received.items()})
+        self._observed.mix_seconds = time.perf_counter() - came
         self._observed.distance = mixture.distance
+        if self._observed.look:
+            self._observed.mix = mixture.vectors[0].clone()  # the algorithm may work in the mixture's memory
         if self._buffers is None:
             return mixture.vectors
         # Statistics, not iterates: averaged with rows that sum to one even where only W's columns do, and as
@@ -242,13 +271,16 @@ class SiteRun:
         started = time.perf_counter()
         with self._blaming_the_problem():
             self._observed.loss, gradient = self.problem.loss_and_gradient(x)
+        if self._observed.look:
+            self._observed.gradient_norm = torch.linalg.vector_norm(gradient.detach())
         self._observed.gradient_seconds += time.perf_counter() - started
         return gradient.detach()
 
     def _evaluate(self, iteration: int) -> None:
+        started = time.perf_counter()
         with self._blaming_the_problem():
             metrics = dict(self.problem.evaluate(self.estimate))
-        self._sink.evaluation(Evaluation(iteration, metrics))
+        self._sink.evaluation(Evaluation(iteration, metrics, time.perf_counter() - started))
 
     @contextmanager
     def _blaming_the_problem(self) -> Iterator[None]:

@@ -18,8 +18,8 @@ class Observer:
     """Counts refusals by (name, reason) and keeps what carries each edge."""
 
     def __init__(self):
-        self.refusals, self.links = Counter(), {}
-        self.sent_bytes, self.received_bytes = Counter(), Counter()
+        self.refusals, self.links, self.wanted = Counter(), {}, {}
+        self.sent_bytes, self.received_bytes, self.waits = Counter(), Counter(), Counter()
         self._changed = threading.Condition()
 
     def sent(self, peer, payload_bytes):
@@ -33,9 +33,12 @@ class Observer:
             self.refusals[peer, reason] += 1
             self._changed.notify_all()
 
-    def linked(self, peer, kind):
+    def waited(self, peer, seconds):
+        self.waits[peer] += seconds
+
+    def linked(self, peer, kind, wanted):
         with self._changed:
-            self.links[peer] = kind
+            self.links[peer], self.wanted[peer] = kind, wanted
             self._changed.notify_all()
 
     def wait_for(self, condition, timeout=15):
@@ -52,7 +55,7 @@ class Sites:
         self.links, self.observers, self.inboxes = {}, {}, {}
         self._relays, self._posts = {}, queue.Queue()
         self.relayed = Counter()
-        self._thread = threading.Thread(target=self._deliver)
+        self._thread = threading.Thread(target=self._deliver, daemon=True)
         self._thread.start()
 
     def add(self, name, sources, targets, *, mode="auto", credentials=None, listens=True, direct=True):

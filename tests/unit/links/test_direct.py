@@ -1,6 +1,7 @@
 """Direct links between sites of one process: real sockets, real TLS, real certificates."""
 
 import itertools
+import threading
 
 import pytest
 from direct_mesh import Proxy, exchange
@@ -73,7 +74,7 @@ def test_a_site_without_an_address_is_relayed_to_and_dials_itself(sites):
     assert not any(sites.open().values())
     assert exchange(sites, BOTH, 20, numbered(700)) == []
     assert sites.observers["a"].links == {"b": LinkKind.DIRECT}
-    assert sites.observers["b"].links == {"a": LinkKind.RELAY}
+    assert sites.observers["b"].links == sites.observers["b"].wanted == {"a": LinkKind.RELAY}
 
 
 def test_an_address_where_nobody_listens_is_relayed_to(sites, monkeypatch):
@@ -83,6 +84,7 @@ def test_an_address_where_nobody_listens_is_relayed_to(sites, monkeypatch):
     assert not any(sites.open({"b": ("127.0.0.1", 9)}).values())
     assert exchange(sites, BOTH, 20, numbered(700)) == []
     assert sites.observers["a"].links == {"b": LinkKind.RELAY}
+    assert sites.observers["a"].wanted == {"b": LinkKind.DIRECT}
 
 
 def test_mode_direct_fails_before_the_first_iteration_where_auto_would_relay(sites):
@@ -110,7 +112,22 @@ def test_an_edge_that_cannot_be_made_again_is_relayed_without_losing_an_iteratio
     proxy.cut()
     assert exchange(sites, BOTH, 10, numbered(70_000), start=10) == []
     assert sites.observers["a"].links == {"b": LinkKind.RELAY}
+    assert sites.observers["a"].wanted == {"b": LinkKind.DIRECT}
     assert sites.observers["b"].links == {"a": LinkKind.DIRECT}
+
+
+@pytest.mark.parametrize("length", [7, 7_000_000])
+def test_a_wait_is_counted_for_the_neighbour_whose_message_was_late(sites, length):
+    sites.add("a", [], ["c"])
+    sites.add("b", [], ["c"])
+    sites.add("c", ["a", "b"], [])
+    assert not any(sites.open().values())
+    sites.links["a"].send("c", Key(0, 0, "a"), [bytes(length)])
+    threading.Timer(0.5, sites.links["b"].send, ("c", Key(0, 0, "b"), [bytes(length)])).start()
+    sites.links["c"].receive([Key(0, 0, "a"), Key(0, 0, "b")], 20)
+    waits = sites.observers["c"].waits
+    assert waits["b"] >= 0.4
+    assert waits["a"] < 0.4
 
 
 def test_a_peer_that_is_slow_is_told_from_one_that_is_gone(pair):

@@ -24,6 +24,17 @@ def test_messages_are_taken_once_whenever_they_arrived(inbox):
         inbox.take([FROM_BONN], timeout=0)
 
 
+def test_whoever_takes_a_message_may_learn_when_it_came(inbox):
+    before = time.perf_counter()
+    inbox.put(FROM_BONN, b"early")
+    between = time.perf_counter()
+    threading.Timer(0.05, inbox.put, (FROM_KIEL, b"late")).start()
+    came = {}
+    inbox.take([FROM_BONN, FROM_KIEL], 10, came.__setitem__)
+    assert before <= came["bonn"] <= between
+    assert came["kiel"] >= between + 0.05
+
+
 def test_a_message_of_the_next_iteration_waits_for_it(inbox):
     following = Key(4, 0, "bonn")
     inbox.put(following, b"next")

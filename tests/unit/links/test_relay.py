@@ -34,7 +34,7 @@ class Network:
         self.links, self.counters = {}, {}
         self._lose, self._repeat, self._random = lose, repeat, random.Random(seed)
         self._queue = queue.Queue()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def site(self, name, sources, targets, run_id="run", **options):

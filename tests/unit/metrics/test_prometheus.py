@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,8 +83,26 @@ def test_a_scrape_in_mid_run_shows_how_far_it_is(directory):
     assert scrape.value("phase_duration_seconds_sum", phase="compute") == pytest.approx(3 * 0.0007)
     assert scrape.value("train_loss") == pytest.approx(1 / 3)
     assert scrape.value("validation_accuracy_ratio") == 0.75
+    assert scrape.value("gradient_norm") == 3
+    assert scrape.value("innovation_norm") == 0.3
+    assert scrape.value("step_size") == 0.1
+    assert scrape.value("predicted_contraction_ratio") == 0.5
+    assert scrape.value("neighbor_wait_seconds_total", peer="aachen") == pytest.approx(0.003)
+    assert scrape.value("edge_link", peer="köln", kind="relay") == 1
+    assert scrape.value("edge_direct_wanted", peer="köln") == 1
     assert scrape.value("sent_bytes_total", peer="köln") == 300
     assert scrape.value("received_bytes_total", peer="aachen") == 150
+
+
+def test_what_happens_is_shown_while_the_loop_goes_on(directory, monkeypatch):
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
+    sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())])
+    sink.iteration(Iteration(1, None, 0.0, seconds=1.0, wait_seconds=0.0, gradient_seconds=0.0))
+    deadline = time.monotonic() + 30
+    while Scrape(directory).value("iterations_total") != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    sink.state(RunState.FINISHED)
 
 
 def test_neighbours_that_sent_nothing_yet_stand_at_zero(directory):
@@ -112,15 +131,15 @@ def test_two_runs_at_once_do_not_mix(directory):
     assert scrape.value("run_info", slot="1", run_id="run-2") == 1
 
 
-def test_the_next_run_takes_the_slot_over_and_its_counters_go_on(directory):
+def test_the_next_run_takes_the_slot_over_and_counts_anew(directory):
     with run_process(directory, "run-1", iterations=3):
         pass
     files = sorted(directory.iterdir())
     with run_process(directory, "run-2", iterations=5):
         scrape = Scrape(directory)
     assert scrape.labels("run_info", "run_id") == {"run-2"}
-    assert scrape.value("iterations_total") == 3 + 5
-    assert scrape.value("iteration_duration_seconds_count") == 3 + 5
+    assert scrape.value("iterations_total") == 5
+    assert scrape.value("iteration_duration_seconds_count") == 5
     assert scrape.value("current_iteration") == 5
     assert sorted(directory.iterdir()) == files
 

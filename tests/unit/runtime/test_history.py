@@ -33,6 +33,8 @@ def test_every_record_is_a_line_of_json_in_order_even_if_the_run_fails(tmp_path)
             "wait_seconds": 0.1,
             "gradient_seconds": 0.05,
             "overlap_seconds": 0.04,
+            "send_seconds": 0.0,
+            "mix_seconds": 0.0,
         },
     ]
 

@@ -15,6 +15,7 @@ from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.module import Batches, ModuleProblem
 from flaremesh.problems.protocol import ProblemError, SiteContext
+from flaremesh.runtime import site_run
 from flaremesh.runtime.history import History
 from flaremesh.runtime.site_run import NonFiniteValue, RunOptions, SiteRun
 from flaremesh.topology.neighborhood import Neighborhood
@@ -24,13 +25,24 @@ BONN = SiteContext("bonn", index=0, sites=2, seed=0)
 HOOD = Neighborhood("bonn", self_weight=0.75, in_weights={"kiel": 0.25}, out=("kiel",))
 
 
+class Heard(History):
+    """A history that keeps the norms too."""
+
+    def __init__(self):
+        super().__init__()
+        self.looks = []
+
+    def norms(self, record):
+        self.looks.append(record)
+
+
 class Pair:
     """Bonn runs; the test is Kiel."""
 
     def __init__(self, problem, algorithm, hood=HOOD, **options):
         boxes = inboxes(["bonn", "kiel"])
         self._kiel = InProcessLink("kiel", boxes)
-        self.history = History()
+        self.history = Heard()
         options = {"iterations": 10, "peer_timeout": 0.0} | options
         link = InProcessLink("bonn", boxes)
         self.bonn = SiteRun(algorithm, problem, [hood], link, self.history, RunOptions(**options))
@@ -69,6 +81,50 @@ def test_an_iteration_sends_the_value_and_mixes_with_the_rows_weights():
     assert record.loss is None
     assert record.consensus_distance == pytest.approx(2**0.5)
     assert record.wait_seconds <= record.seconds
+
+
+def test_the_phases_of_an_iteration_fit_into_it():
+    pair = consensus_pair()
+    pair.iterate(0, [0.0, 4.0])
+    pair.bonn.send(1)  # which tells of the first
+    (record,) = pair.history.iterations
+    phases = (record.send_seconds, record.wait_seconds, record.mix_seconds)
+    assert min(phases) > 0
+    assert sum(phases) <= record.seconds
+
+
+def test_the_norms_of_gradient_and_innovation_are_those_of_the_equations():
+    problem = normalised()
+    pair = Pair(problem, create("dgd", stepsize=0.5), mix_buffers=False)
+    _, gradient = normalised().loss_and_gradient(problem.initial())
+    pair.iterate(0, [0.0] * len(gradient), np.float32)
+    pair.bonn.send(1)
+    (look,) = pair.history.looks
+    assert look.iteration == 1
+    assert look.gradient == pytest.approx(float(gradient.norm()))
+    assert look.innovation == pytest.approx(0.5 * float(gradient.norm()))
+
+
+def test_consensus_adds_nothing_to_the_mix():
+    pair = consensus_pair()
+    pair.iterate(0, [0.0, 4.0])
+    pair.bonn.send(1)
+    (look,) = pair.history.looks
+    assert (look.gradient, look.innovation) == (None, 0.0)
+
+
+def test_norms_are_looked_at_no_more_than_once_a_second(monkeypatch):
+    pair = consensus_pair()
+    for iteration in range(3):
+        pair.iterate(iteration, [0.0, 4.0])
+    pair.bonn.send(3)
+    assert [look.iteration for look in pair.history.looks] == [1]
+    monkeypatch.setattr(site_run, "_LOOK_SECONDS", 0.0)
+    pair.bonn.send(4)
+    pair.answer(4, [0.0, 4.0])
+    pair.bonn.advance(4)
+    pair.bonn.send(5)
+    assert [look.iteration for look in pair.history.looks] == [1, 5]
 
 
 def test_what_was_sent_does_not_change_when_the_model_does():

@@ -16,7 +16,7 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 from flaremesh import algorithms
 from flaremesh.errors import FlaremeshError
 from flaremesh.links.outgoing import Address
-from flaremesh.metrics.sink import Evaluation, Fanout, Iteration
+from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, Norms
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome
 from flaremesh.p2p.types import LocalConfig
@@ -58,6 +58,9 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
 
     def evaluation(self, record: Evaluation) -> None:
         """Hook after every evaluation; see MetricsSink."""
+
+    def norms(self, record: Norms) -> None:
+        """Hook once a second at most; see MetricsSink."""
 
     def _observe(self, run: SiteRun) -> None:
         """Hook after every iteration, for executors that look at the iterate itself."""

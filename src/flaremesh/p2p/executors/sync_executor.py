@@ -65,6 +65,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             config.labels.get("topology", ""),
             int(config.extra.get("iterations", 0)),
             config.schedule,
+            config.extra.get("stepsize"),
+            config.labels.get("predicted_contraction"),
         )
         self._traffic = TrafficCounter([self._metrics])
         cell = RunCell(fl_ctx, sources | targets)
