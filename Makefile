@@ -141,7 +141,16 @@ kind: $(READY) ## Make a Kubernetes cluster of two nodes with kind, and load the
 
 .PHONY: e2e
 e2e: images kind ## Test a mesh on the cluster of `make kind`, from installation to uninstallation
-	KUBECONFIG=$(KIND_KUBECONFIG) $(BIN)/pytest tests/e2e
+	KUBECONFIG=$(KIND_KUBECONFIG) $(BIN)/pytest tests/e2e --ignore tests/e2e/monitoring
+
+MONITORING_IMAGES = prom/prometheus:v3.16.0 \
+  quay.io/prometheus-operator/prometheus-operator:v0.85.0 \
+  quay.io/prometheus-operator/prometheus-config-reloader:v0.85.0
+
+.PHONY: e2e-monitoring
+e2e-monitoring: images kind ## Test on that cluster that a mesh is watched: scraping, rules, alerts, panels
+	kind load docker-image $(MONITORING_IMAGES) --name $(KIND_CLUSTER) --nodes $(KIND_CLUSTER)-worker
+	KUBECONFIG=$(KIND_KUBECONFIG) $(BIN)/pytest tests/e2e/monitoring
 
 .PHONY: kind-down
 kind-down: ## Delete the cluster of `make kind`

@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
-from cluster import call, commands, helm, kubectl, objects, ready
+from cluster import call, commands, helm, kubectl, objects, pod, ready
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from flaremesh.provision.kits import provision
 from flaremesh.provision.releases import releases
@@ -19,13 +24,20 @@ ITERATIONS = 150
 
 
 class Mesh:
-    """The example's mesh; its namespaces are its own."""
+    """The example's mesh; its namespaces are its own.
 
-    def __init__(self, folder: Path):
-        document = yaml.safe_load(EXAMPLE.read_text())
+    Args:
+        folder: where it is provisioned.
+        deploy: further settings of deploy.
+        changes: further settings of the topology file.
+    """
+
+    def __init__(self, folder: Path, deploy: Mapping[str, Any] | None = None, **changes: Any):
+        document = yaml.safe_load(EXAMPLE.read_text()) | changes
         document["run"] |= {"iterations": ITERATIONS, "peer_timeout": 15}
         # a core each, so that the pods of one node do not fight for it
-        document["deploy"] = {"values": {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": 1}}}}
+        resources = {"requests": {"cpu": "100m"}, "limits": {"cpu": 1}}
+        document["deploy"] = {"values": {"resources": resources}, **(deploy or {})}
         self.file = folder / "mesh.yaml"
         self.file.write_text(yaml.safe_dump(document))
         self.folder = folder / "mesh"
@@ -47,6 +59,34 @@ class Mesh:
         chart = folder / self.releases[name].chart
         values = ("-f", folder / "values.yaml", "-f", folder / "kit.yaml")
         helm(self.namespaces[name], "upgrade", name, chart, *values, *options)
+
+    def certificate(self, site: str, ends: datetime) -> Path:
+        """A file of values with a certificate of the site's own that ends at some time."""
+        state = json.loads((self.folder / "state" / "cert.json").read_text())
+        root_key = serialization.load_pem_private_key(state["root_pri_key"].encode(), None)
+        kit = self.folder / "kits" / site / "startup"
+        good = x509.load_pem_x509_certificate((kit / "client.crt").read_bytes())
+        begins = min(good.not_valid_before_utc, ends - timedelta(days=9))
+        builder = x509.CertificateBuilder(good.issuer, good.subject, good.public_key(), good.serial_number)
+        for extension in good.extensions:
+            builder = builder.add_extension(extension.value, extension.critical)
+        short = builder.not_valid_before(begins).not_valid_after(ends).sign(root_key, hashes.SHA256())
+        pem = short.public_bytes(serialization.Encoding.PEM).decode()
+        values = self.file.with_name(f"{site}-until-{ends:%Y-%m-%d}.yaml")
+        values.write_text(yaml.safe_dump({"kit": {"startup": {"client.crt": pem}}}))
+        return values
+
+    def volume(self, site: str) -> tuple[str, str]:
+        """The node and the folder there of a site's workspace; skips the test where the node is not here."""
+        namespace = self.namespaces[site]
+        claim = f"workspace-{site}-0"
+        volume = kubectl(namespace, "get", "pvc", claim, "--output", "jsonpath={.spec.volumeName}")
+        path = "jsonpath={.spec.hostPath.path}{.spec.local.path}"
+        folder = kubectl(namespace, "get", "pv", volume, "--output", path)
+        node = pod(namespace, f"{site}-0")["spec"]["nodeName"]
+        if not call("docker", "ps", "--quiet", "--filter", f"name=^{node}$", check=False).strip():
+            pytest.skip("only on a cluster of kind can a volume be filled from outside")
+        return node, folder
 
     def ready(self, name: str) -> None:
         ready(self.namespaces[name], name)

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster import call, helm, kubectl, objects, pod, wait_until
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cluster import call, helm, objects, pod, wait_until
 from installed_mesh import Mesh
 
 SECONDS = 90
@@ -51,25 +49,9 @@ def test_the_kit_of_another_site_is_named(mesh: Mesh, bonn: str):
     assert "this is bonn, and the kit is that of heidelberg" in told(bonn)
 
 
-def test_an_expired_certificate_is_named_with_its_date(mesh: Mesh, bonn: str, tmp_path: Path):
-    startup, yesterday = mesh.folder / "kits" / "bonn" / "startup", datetime.now(UTC) - timedelta(days=1)
-    state = json.loads((mesh.folder / "state" / "cert.json").read_text())
-    root = x509.load_pem_x509_certificate(state["root_cert"].encode())
-    root_key = serialization.load_pem_private_key(state["root_pri_key"].encode(), None)
-    good = x509.load_pem_x509_certificate((startup / "client.crt").read_bytes())
-    expired = x509.CertificateBuilder(
-        good.issuer,
-        good.subject,
-        good.public_key(),
-        good.serial_number,
-        yesterday - timedelta(days=9),
-        yesterday,
-    ).sign(root_key, hashes.SHA256())
-    assert expired.issuer == root.subject
-    pem = expired.public_bytes(serialization.Encoding.PEM).decode()
-    values = tmp_path / "expired.yaml"
-    values.write_text(yaml.safe_dump({"kit": {"startup": {"client.crt": pem}}}))
-    mesh.upgrade("bonn", "-f", str(values))
+def test_an_expired_certificate_is_named_with_its_date(mesh: Mesh, bonn: str):
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    mesh.upgrade("bonn", "-f", str(mesh.certificate("bonn", ends=yesterday)))
     assert f"bonn: the certificate expired on {yesterday:%Y-%m-%d}" in told(bonn)
 
 
@@ -84,13 +66,7 @@ def test_a_secret_that_is_missing_is_named_by_an_event(mesh: Mesh, bonn: str):
 
 
 def test_a_full_volume_is_named(mesh: Mesh, bonn: str):
-    volume = kubectl(bonn, "get", "pvc", "workspace-bonn-0", "--output", "jsonpath={.spec.volumeName}")
-    path = call(
-        "kubectl", "get", "pv", volume, "--output", "jsonpath={.spec.hostPath.path}{.spec.local.path}"
-    )
-    node = pod(bonn, "bonn-0")["spec"]["nodeName"]
-    if not call("docker", "ps", "--quiet", "--filter", f"name=^{node}$", check=False).strip():
-        pytest.skip("only on a cluster of kind can a volume be filled from outside")
+    node, path = mesh.volume("bonn")
     in_node = ("docker", "exec", node)
     call(*in_node, "mount", "-t", "tmpfs", "-o", "size=64k,mode=0777", "tmpfs", path)
     try:

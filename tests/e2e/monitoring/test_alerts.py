@@ -1,0 +1,252 @@
+"""Each alert fires in a scenario made for it, and clears; the rules' time is compressed: see compressed.py.
+
+The scenarios play once for all tests of this file, side by side where they do not disturb each other.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster import call, kubectl, wait_until
+from installed_mesh import Mesh
+from watching import Watching
+
+FOREVER = 10**6  # iterations
+FIRES, CLEARS = 180, 120  # seconds
+
+EXPLODING = {"algorithm": "dgd", "stepsize": 50.0, "iterations": 2000, "stop_on_non_finite": False}
+# The ring's matrix has the eigenvalue -1/3: just beyond a step size of 2/3 the sites drift apart slowly.
+DIVERGING = {
+    "algorithm": "dgd",
+    "stepsize": 2 / 3 + 0.002,
+    "iterations": FOREVER,
+    "problem": {
+        "file": str(Path(__file__).with_name("uneven.py")),
+        "name": "Uneven",
+        "args": {"slow": "bonn", "seconds": 0.02, "dimension": 100},
+    },
+}
+# With next to no γ the sites hardly come closer. A site may be away until it is seen that the run stalls.
+CONTRACTING = {
+    "algorithm": "consensus",
+    "stepsize": None,
+    "iterations": FOREVER,
+    "problem": {"path": "flaremesh.problems.consensus.Consensus", "args": {"dimension": 100}},
+    "wire": {"encoding": "top-k", "fraction": 0.1, "gossip": 1e-6},
+    "peer_timeout": 600,
+}
+
+# A connection to the first link port with the certificate of a site that is no in-neighbour: the site's own.
+DIAL = """
+import pathlib, socket, ssl
+kit = pathlib.Path("/workspace/startup")
+context = ssl.create_default_context(cafile=str(kit / "rootCA.pem"))
+context.check_hostname = False
+context.load_cert_chain(kit / "client.crt", kit / "client.key")
+with context.wrap_socket(socket.create_connection(("127.0.0.1", 8102), timeout=5)) as connection:
+    connection.recv(1)
+"""
+
+SIGNAL = """
+import psutil, sys
+working = [p for p in psutil.process_iter(["cmdline"]) if sys.argv[1] in (p.info["cmdline"] or ())]
+for process in working:
+    if sys.argv[2] not in (process.info["cmdline"] or ()):
+        process.send_signal(int(sys.argv[2]))
+        print(process.pid)
+"""
+
+ALERTS = {
+    "FlareMeshSiteDown": {"site": "bonn"},
+    "FlareMeshSiteMissing": {},
+    "FlareMeshRunStalled": {"site": "dresden", "slot": "1"},
+    "FlareMeshSlowNeighbor": {"site": "bonn", "slot": "0"},
+    "FlareMeshLinkOnRelay": {"site": "bonn", "peer": "aachen"},
+    "FlareMeshConsensusDiverging": {"slot": "0"},
+    "FlareMeshSlowContraction": {"slot": "1"},
+    "FlareMeshNonFiniteValues": {"slot": "0"},
+    "FlareMeshCertificateExpiring": {"site": "dresden", "severity": "warning"},
+    "FlareMeshConnectionsRefused": {"site": "aachen"},
+    "FlareMeshDiskFilling": {"site": "heidelberg"},
+}
+"""What else the labels of each alert are to say."""
+
+
+class Scenarios:
+    """What was done, and which alerts fired and cleared in time."""
+
+    def __init__(self, mesh: Mesh, prometheus: Watching):
+        self.mesh = mesh
+        self.prometheus = prometheus
+        self.fired: dict[str, list[dict[str, str]]] = {}
+        self.cleared: set[str] = set()
+
+    def fires(self, *alerts: str) -> None:
+        """Wait until all of them fire, and remember those that do."""
+        self._wait(alerts, self._remember, FIRES)
+
+    def clears(self, *alerts: str) -> None:
+        """Wait until none of those that fired does any longer, and remember those."""
+
+        def cleared(alert: str) -> bool:
+            if alert in self.fired and not self._of_scenario(alert):
+                self.cleared.add(alert)
+            return alert in self.cleared
+
+        self._wait([alert for alert in alerts if alert in self.fired], cleared, CLEARS)
+
+    def _remember(self, alert: str) -> bool:
+        if found := self._of_scenario(alert):
+            self.fired.setdefault(alert, found)
+        return alert in self.fired
+
+    def _of_scenario(self, alert: str) -> list[dict[str, str]]:
+        return [found for found in self.prometheus.firing(alert) if ALERTS[alert].items() <= found.items()]
+
+    def _wait(self, alerts: Iterable[str], done: Callable[[str], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        waiting = list(alerts)
+        # the test of each alert tells of what did not come in time
+        while (waiting := [alert for alert in waiting if not done(alert)]) and time.monotonic() < deadline:
+            time.sleep(0.5)
+
+    @contextmanager
+    def run(self, name: str, **changes: Any) -> Iterator[str]:
+        """A run's id while it runs; it is aborted in the end."""
+        document = yaml.safe_load(self.mesh.file.read_text())
+        document["run"] |= changes
+        file = self.mesh.file.with_name(f"{name}.yaml")
+        file.write_text(yaml.safe_dump(document))
+        log = file.with_suffix(".log")
+        command = [*(sys.executable, "-m", "flaremesh.cli.main", "run", str(file), "--name", name)]
+        where = ["--target", "kubernetes", "--output", str(self.mesh.folder)]
+        before = self._runs()
+        with log.open("w") as output:
+            process = subprocess.Popen([*command, *where], stdout=output, stderr=subprocess.STDOUT)
+        try:
+            wait_until(
+                lambda: ": running" in log.read_text() or process.poll() is not None, 90, log.read_text
+            )
+            assert process.poll() is None, log.read_text()
+            (run_id,) = self._runs() - before
+            yield run_id
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=120)
+
+    def _runs(self) -> set[str]:
+        folder = self.mesh.folder / "runs"
+        return {path.name for path in folder.glob("*-*-*")} if folder.exists() else set()
+
+    def idle(self) -> None:
+        """Wait until no process of a run is left, so that the next runs take the same slot everywhere."""
+        wait_until(
+            lambda: [s.value for s in self.prometheus.query("sum(flaremesh_running_jobs)")] == [0],
+            60,
+            lambda: str(self.prometheus.query("flaremesh_running_jobs")),
+        )
+
+    def signal(self, site: str, run_id: str, number: int) -> None:
+        """Send a signal to the process of a run at a site."""
+        pod = (self.mesh.namespaces[site], "exec", f"{site}-0", "--", "python", "-c", SIGNAL)
+        assert kubectl(*pod, run_id, str(number)).split()
+
+
+@pytest.fixture(scope="module")
+def played(mesh: Mesh, prometheus: Watching) -> Scenarios:
+    """All scenarios, from first to last."""
+    scenarios = Scenarios(mesh, prometheus)
+    _before_runs(scenarios)
+    try:
+        _play_runs(scenarios)
+    finally:
+        _mend(scenarios)
+    _without_a_pod(scenarios)
+    scenarios.clears(*ALERTS)
+    return scenarios
+
+
+def _before_runs(scenarios: Scenarios) -> None:
+    """A certificate that ends soon, a small volume that is full, and a site that nobody reaches directly."""
+    mesh = scenarios.mesh
+    soon = mesh.certificate("dresden", ends=datetime.now(UTC) + timedelta(days=10))
+    mesh.upgrade("dresden", "-f", str(soon))
+    mesh.upgrade("aachen", "--set-json", "link.from=[]")
+    node, folder = mesh.volume("heidelberg")
+    in_node = ("docker", "exec", node)
+    call(*in_node, "mount", "-t", "tmpfs", "-o", "size=100m,mode=0777", "tmpfs", folder)
+    call(*in_node, "dd", "if=/dev/zero", f"of={folder}/filler", "bs=1M", "count=92")
+    mesh.upgrade("heidelberg", "--set", "podAnnotations.note=small")
+    for site in ("dresden", "heidelberg"):
+        mesh.ready(site)
+    scenarios.prometheus.scrapes(set(mesh.releases))
+
+
+def _play_runs(scenarios: Scenarios) -> None:
+    with scenarios.run("exploding", **EXPLODING):
+        scenarios.fires("FlareMeshNonFiniteValues")
+    scenarios.idle()
+    with (
+        scenarios.run("diverging", **DIVERGING),
+        scenarios.run("contracting", **CONTRACTING) as contracting,
+    ):
+        # it hears that it is refused, and the connection ends
+        kubectl(scenarios.mesh.namespaces["aachen"], "exec", "aachen-0", "--", "python", "-c", DIAL)
+        scenarios.fires(
+            "FlareMeshConnectionsRefused",
+            "FlareMeshLinkOnRelay",
+            "FlareMeshCertificateExpiring",
+            "FlareMeshDiskFilling",
+            "FlareMeshSlowNeighbor",
+            "FlareMeshSlowContraction",
+            "FlareMeshConsensusDiverging",
+        )
+        scenarios.clears("FlareMeshNonFiniteValues")  # another run has the slot
+        scenarios.signal("dresden", contracting, signal.SIGSTOP)
+        scenarios.fires("FlareMeshRunStalled")
+        scenarios.signal("dresden", contracting, signal.SIGCONT)
+        scenarios.clears("FlareMeshRunStalled")
+
+
+def _mend(scenarios: Scenarios) -> None:
+    mesh = scenarios.mesh
+    node, folder = mesh.volume("heidelberg")
+    call("docker", "exec", node, "umount", "--lazy", folder, check=False)
+    for site in ("dresden", "heidelberg", "aachen"):
+        mesh.upgrade(site)
+        mesh.ready(site)
+
+
+def _without_a_pod(scenarios: Scenarios) -> None:
+    namespace = scenarios.mesh.namespaces["bonn"]
+    scale = (namespace, "scale", "statefulset/bonn")
+    kubectl(*scale, "--replicas=0")
+    scenarios.fires("FlareMeshSiteDown", "FlareMeshSiteMissing")
+    kubectl(*scale, "--replicas=1")
+    scenarios.mesh.ready("bonn")
+
+
+@pytest.mark.timeout(900)  # the first test plays all scenarios
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_fires_in_a_scenario_made_for_it_and_clears(alert: str, played: Scenarios):
+    assert alert in played.fired, "it did not fire"
+    assert alert in played.cleared, f"it still fires: {played.prometheus.firing(alert)}"
+
+
+def test_every_alert_of_the_file_has_a_scenario(mesh: Mesh):
+    file = mesh.folder / "helm/monitoring/flaremesh-monitoring/files/rules.yaml"
+    rules = [rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
+    assert {rule["alert"] for rule in rules if "alert" in rule} == set(ALERTS)
+
+
+def test_no_alert_fires_without_its_scenario(played: Scenarios):
+    names = {s.labels["alertname"] for s in played.prometheus.query('ALERTS{alertstate="firing"}')}
+    assert names == set()
