@@ -121,6 +121,14 @@ images: wheels ## Build an image without a network, and its SBOM (VARIANT, REGIS
 provision: $(READY) ## Make the startup kits of a mesh: make provision TOPOLOGY=file.yaml
 	$(FLAREMESH) provision $(TOPOLOGY)
 
+# Where the mesh runs: local, docker or kubernetes; and further options such as --port
+TARGET ?= local
+MONITOR_ARGS ?=
+
+.PHONY: monitor
+monitor: $(READY) ## Open the dashboards of the mesh that is up (TOPOLOGY, TARGET), until Ctrl-C
+	$(FLAREMESH) monitor $(TOPOLOGY) --target $(TARGET) $(MONITOR_ARGS)
+
 ##@ Cluster
 
 # A cluster on this machine; KIND_NODE_IMAGE chooses its Kubernetes version.

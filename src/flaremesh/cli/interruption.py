@@ -17,7 +17,9 @@ def until_interrupted() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)  # what is under way now is the clearing up
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, leave) for number in _SIGNALS}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup does
+    wanted = [number for number in _SIGNALS if not (ignored and number is signal.SIGHUP)]
+    before = {number: signal.signal(number, leave) for number in wanted}
     try:
         yield
     except KeyboardInterrupt:

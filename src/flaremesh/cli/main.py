@@ -9,6 +9,7 @@ from flaremesh import __version__
 from flaremesh.cli.bundle import bundle
 from flaremesh.cli.doctor import doctor
 from flaremesh.cli.down import down
+from flaremesh.cli.monitor import monitor
 from flaremesh.cli.plan import plan
 from flaremesh.cli.provision import provision
 from flaremesh.cli.report import report
@@ -66,6 +67,7 @@ app.command()(up)
 app.command()(run)
 app.command()(status)
 app.command()(top)
+app.command()(monitor)
 app.command()(doctor)
 app.command()(report)
 app.command()(bundle)

@@ -80,14 +80,7 @@ class DockerTarget:
         self._gpus = {site.name: site.gpus for site in topology.sites}
         self._names = [SERVER, *self._gpus]
         self._label = f"{MESH_LABEL}={topology.name}"
-        try:
-            self._engine = DockerClient.from_env(max_pool_size=_AT_ONCE)
-            self._engine.ping()
-        except (DockerException, RequestException) as error:
-            raise DeployError(
-                f"no Docker engine answers: {error}. `docker info` must work; DOCKER_HOST or "
-                "`docker context use` chooses an engine."
-            ) from None
+        self._engine = engine()
 
     def up(self, timeout: float) -> list[str]:
         """See Target."""
@@ -427,6 +420,23 @@ class DockerTarget:
                 network.reload()
                 if not network.attrs["Containers"]:
                     network.remove()
+
+
+def engine() -> DockerClient:
+    """The engine that the command ``docker`` would use.
+
+    Raises:
+        DeployError: no engine answers.
+    """
+    try:
+        client = DockerClient.from_env(max_pool_size=_AT_ONCE)
+        client.ping()
+    except (DockerException, RequestException) as error:
+        raise DeployError(
+            f"no Docker engine answers: {error}. `docker info` must work; DOCKER_HOST or "
+            "`docker context use` chooses an engine."
+        ) from None
+    return client
 
 
 def _runs(container: Container | None) -> bool:

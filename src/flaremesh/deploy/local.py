@@ -160,7 +160,7 @@ class LocalTarget:
                 probe.bind(("", port))
             except OSError as error:
                 raise DeployError(
-                    f"the server's port {port} cannot be used: {_owner_of(port) or error.strerror}. "
+                    f"the server's port {port} cannot be used: {owner_of(port) or error.strerror}. "
                     "Stop that process or choose another server.port in the topology file."
                 ) from None
 
@@ -174,7 +174,7 @@ class LocalTarget:
                 if not _alive(running[name]):
                     raise DeployError(
                         f"{name} stopped while it was starting. Last lines of {self.console(name)}:\n"
-                        + "\n".join(f"  {line}" for line in _last_lines(self.console(name)))
+                        + "\n".join(f"  {line}" for line in last_lines(self.console(name)))
                     )
             waiting = [name for name in waiting if not self._is_ready(name)]
             if waiting and time.monotonic() > deadline:
@@ -272,7 +272,8 @@ def _end(processes: Sequence[psutil.Process], grace: float) -> None:
     psutil.wait_procs(left, timeout=5.0)
 
 
-def _owner_of(port: int) -> str | None:
+def owner_of(port: int) -> str | None:
+    """Who listens on a port of this machine, as a phrase; None where that cannot be told."""
     for process in psutil.process_iter(["name"]):
         try:
             connections = process.net_connections("tcp")
@@ -283,7 +284,8 @@ def _owner_of(port: int) -> str | None:
     return None
 
 
-def _last_lines(file: Path, count: int = 8) -> list[str]:
+def last_lines(file: Path, count: int = 8) -> list[str]:
+    """The last lines of a log that are not empty; none where there is no log."""
     try:
         return [line for line in file.read_text(errors="replace").splitlines() if line.strip()][-count:]
     except FileNotFoundError:

@@ -37,6 +37,9 @@ RELEASES = "helm"
 MONITORING = "monitoring"
 """Folder of RELEASES with the release that watches the mesh, which has the same name."""
 
+MONITORING_CHART = "flaremesh-monitoring"
+"""Its chart."""
+
 VALUES, KIT_VALUES, README = "values.yaml", "kit.yaml", "README.md"
 
 _LONGEST_NAME = 52
@@ -175,7 +178,7 @@ def write_monitoring(topology: Topology, namespace: str, folder: Path) -> None:
         namespace: the release's, whose pods the participants admit.
         folder: where; must not exist.
     """
-    release = Release(MONITORING, namespace, "flaremesh-monitoring")
+    release = Release(MONITORING, namespace, MONITORING_CHART)
     shutil.copytree(CHARTS / release.chart, folder / release.chart)
     namespaces = sorted({participant.namespace for participant in releases(topology)})
     values = MonitoringValues(meshes=(topology.name,), namespaces=tuple(namespaces))
