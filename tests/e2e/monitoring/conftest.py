@@ -10,6 +10,8 @@ from compressed import compressed
 from installed_mesh import Mesh
 from watching import NAMESPACE, Watching, forwarded
 
+from flaremesh.provision.monitoring_values import PROMETHEUS_IMAGE
+
 OPERATOR = Path("/usr/local/lib/kind-programs/prometheus-operator.yaml")
 ARTIFACTS = Path(__file__).parents[3] / "build" / "e2e-monitoring"
 
@@ -42,8 +44,8 @@ apiVersion: monitoring.coreos.com/v1
 kind: Prometheus
 metadata: {{name: operated}}
 spec:
-  image: prom/prometheus:v3.16.0
-  version: v3.16.0
+  image: {PROMETHEUS_IMAGE}
+  version: {PROMETHEUS_IMAGE.rpartition(":")[2]}
   replicas: 1
   serviceAccountName: operated
   scrapeInterval: 1s

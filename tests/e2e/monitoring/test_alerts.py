@@ -4,22 +4,18 @@ The scenarios play once for all tests of this file, side by side where they do n
 """
 
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from cluster import call, kubectl, wait_until
 from installed_mesh import Mesh
+from runs import dial_as_a_stranger, running
 from watching import Watching
 
-FOREVER = 10**6  # iterations
 FIRES, CLEARS = 180, 120  # seconds
 
 EXPLODING = {"algorithm": "dgd", "stepsize": 50.0, "iterations": 2000, "stop_on_non_finite": False}
@@ -27,7 +23,6 @@ EXPLODING = {"algorithm": "dgd", "stepsize": 50.0, "iterations": 2000, "stop_on_
 DIVERGING = {
     "algorithm": "dgd",
     "stepsize": 2 / 3 + 0.002,
-    "iterations": FOREVER,
     "problem": {
         "file": str(Path(__file__).with_name("uneven.py")),
         "name": "Uneven",
@@ -38,22 +33,10 @@ DIVERGING = {
 CONTRACTING = {
     "algorithm": "consensus",
     "stepsize": None,
-    "iterations": FOREVER,
     "problem": {"path": "flaremesh.problems.consensus.Consensus", "args": {"dimension": 100}},
     "wire": {"encoding": "top-k", "fraction": 0.1, "gossip": 1e-6},
-    "peer_timeout": 600,
+    "peer_timeout": 600.0,
 }
-
-# A connection to the first link port with the certificate of a site that is no in-neighbour: the site's own.
-DIAL = """
-import pathlib, socket, ssl
-kit = pathlib.Path("/workspace/startup")
-context = ssl.create_default_context(cafile=str(kit / "rootCA.pem"))
-context.check_hostname = False
-context.load_cert_chain(kit / "client.crt", kit / "client.key")
-with context.wrap_socket(socket.create_connection(("127.0.0.1", 8102), timeout=5)) as connection:
-    connection.recv(1)
-"""
 
 SIGNAL = """
 import psutil, sys
@@ -118,34 +101,6 @@ class Scenarios:
         while (waiting := [alert for alert in waiting if not done(alert)]) and time.monotonic() < deadline:
             time.sleep(0.5)
 
-    @contextmanager
-    def run(self, name: str, **changes: Any) -> Iterator[str]:
-        """A run's id while it runs; it is aborted in the end."""
-        document = yaml.safe_load(self.mesh.file.read_text())
-        document["run"] |= changes
-        file = self.mesh.file.with_name(f"{name}.yaml")
-        file.write_text(yaml.safe_dump(document))
-        log = file.with_suffix(".log")
-        command = [*(sys.executable, "-m", "flaremesh.cli.main", "run", str(file), "--name", name)]
-        where = ["--target", "kubernetes", "--output", str(self.mesh.folder)]
-        before = self._runs()
-        with log.open("w") as output:
-            process = subprocess.Popen([*command, *where], stdout=output, stderr=subprocess.STDOUT)
-        try:
-            wait_until(
-                lambda: ": running" in log.read_text() or process.poll() is not None, 90, log.read_text
-            )
-            assert process.poll() is None, log.read_text()
-            (run_id,) = self._runs() - before
-            yield run_id
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=120)
-
-    def _runs(self) -> set[str]:
-        folder = self.mesh.folder / "runs"
-        return {path.name for path in folder.glob("*-*-*")} if folder.exists() else set()
-
     def idle(self) -> None:
         """Wait until no process of a run is left, so that the next runs take the same slot everywhere."""
         wait_until(
@@ -191,15 +146,15 @@ def _before_runs(scenarios: Scenarios) -> None:
 
 
 def _play_runs(scenarios: Scenarios) -> None:
-    with scenarios.run("exploding", **EXPLODING):
+    mesh = scenarios.mesh
+    with running(mesh, "exploding", **EXPLODING):
         scenarios.fires("FlareMeshNonFiniteValues")
     scenarios.idle()
     with (
-        scenarios.run("diverging", **DIVERGING),
-        scenarios.run("contracting", **CONTRACTING) as contracting,
+        running(mesh, "diverging", **DIVERGING),
+        running(mesh, "contracting", **CONTRACTING) as contracting,
     ):
-        # it hears that it is refused, and the connection ends
-        kubectl(scenarios.mesh.namespaces["aachen"], "exec", "aachen-0", "--", "python", "-c", DIAL)
+        dial_as_a_stranger(mesh, "aachen")
         scenarios.fires(
             "FlareMeshConnectionsRefused",
             "FlareMeshLinkOnRelay",

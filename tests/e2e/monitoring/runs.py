@@ -1,0 +1,69 @@
+"""Runs that go on while a test looks."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+from cluster import kubectl, wait_until
+from installed_mesh import Mesh
+
+FOREVER = 10**6
+"""Iterations."""
+
+# With the certificate of a site that is no in-neighbour, the site's own; it hears that it is refused.
+_DIAL = """
+import pathlib, socket, ssl
+kit = pathlib.Path("/workspace/startup")
+context = ssl.create_default_context(cafile=str(kit / "rootCA.pem"))
+context.check_hostname = False
+context.load_cert_chain(kit / "client.crt", kit / "client.key")
+with context.wrap_socket(socket.create_connection(("127.0.0.1", 8102), timeout=5)) as connection:
+    connection.recv(1)
+"""
+
+
+@contextmanager
+def running(mesh: Mesh, name: str, **changes: Any) -> Iterator[str]:
+    """The id of a run while it runs; it is aborted in the end, if it has not ended.
+
+    Args:
+        mesh: where.
+        name: of the run.
+        changes: further settings of run.
+    """
+    document = yaml.safe_load(mesh.file.read_text())
+    document["run"] |= {"iterations": FOREVER} | changes
+    file = mesh.file.with_name(f"{name}.yaml")
+    file.write_text(yaml.safe_dump(document))
+    log = file.with_suffix(".log")
+    before = _ids(mesh)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "flaremesh.cli.main", "run", str(file), "--name", name),
+                *("--target", "kubernetes", "--output", str(mesh.folder)),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until(lambda: ": running" in log.read_text() or process.poll() is not None, 90, log.read_text)
+        assert process.poll() in (None, 0), log.read_text()
+        (run_id,) = _ids(mesh) - before
+        yield run_id
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=120)
+
+
+def _ids(mesh: Mesh) -> set[str]:
+    return {path.name for path in mesh.folder.glob("runs/*-*-*")}
+
+
+def dial_as_a_stranger(mesh: Mesh, site: str) -> None:
+    """Connect to the link port of a site's run with a certificate that it does not admit."""
+    kubectl(mesh.namespaces[site], "exec", f"{site}-0", "--", "python", "-c", _DIAL)
