@@ -8,7 +8,7 @@ from enum import IntEnum
 from hashlib import blake2s
 from typing import NamedTuple
 
-from flaremesh.links.protocol import Payload
+from flaremesh.links.protocol import Payload, Refusal
 
 VERSION = 1
 _LAYOUT = struct.Struct("<4sBB8sQQqIQQ")
@@ -32,9 +32,9 @@ _KINDS = frozenset(Kind)
 
 
 class FrameError(Exception):
-    """Bytes that are no frame of this run; ``reason`` is one of malformed, version, run."""
+    """Bytes that are no frame of this run; ``reason`` says why."""
 
-    def __init__(self, reason: str):
+    def __init__(self, reason: Refusal):
         self.reason = reason
         super().__init__(reason)
 
@@ -94,17 +94,17 @@ def unpack(data: Payload | bytearray, run: bytes) -> Frame:
     """Parse and check one frame; raises FrameError for anything that is not a whole frame of this run."""
     view = memoryview(data)
     if len(view) < HEADER_BYTES:
-        raise FrameError("malformed")
+        raise FrameError(Refusal.MALFORMED)
     magic, version, kind, digest, sequence, acknowledged, iteration, stage, offset, total = (
         _LAYOUT.unpack_from(view)
     )
     if magic != _MAGIC or kind not in _KINDS:
-        raise FrameError("malformed")
+        raise FrameError(Refusal.MALFORMED)
     if version != VERSION:
-        raise FrameError("version")
+        raise FrameError(Refusal.VERSION)
     if digest != run:
-        raise FrameError("run")
+        raise FrameError(Refusal.RUN)
     payload = view[HEADER_BYTES:]
     if offset + len(payload) > total or (kind in (Kind.DATA, Kind.REPEAT) and sequence == 0):
-        raise FrameError("malformed")
+        raise FrameError(Refusal.MALFORMED)
     return Frame(Kind(kind), sequence, acknowledged, iteration, stage, offset, total, payload)

@@ -10,7 +10,7 @@ from flaremesh.links.buffers import BufferPool
 from flaremesh.links.connection import LARGE_BYTES, hang_up, signal, some
 from flaremesh.links.frame import HEADER_BYTES, FrameError, Kind, announced, unpack
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import Key, LinkObserver
+from flaremesh.links.protocol import Key, LinkObserver, Refusal
 
 _SCRATCH_BYTES = 1 << 16
 _ACK_MESSAGES = 8  # a small message waits for an acknowledgement no longer than for so many others
@@ -160,17 +160,17 @@ class Incoming:
             self._tell(stream)
             return
         if frame.kind is not Kind.DATA or frame.offset or frame.sequence > self._received + 1:
-            raise FrameError("malformed")
+            raise FrameError(Refusal.MALFORMED)
         if frame.total > self._max_message_bytes:
-            raise FrameError("oversized")
+            raise FrameError(Refusal.OVERSIZED)
         self._large = frame.total >= LARGE_BYTES
         try:
             message = self._pool.take(frame.total).data if self._large else memoryview(bytearray(frame.total))
         except MemoryError:
-            raise FrameError("oversized") from None
+            raise FrameError(Refusal.OVERSIZED) from None
         stream.read_into(message)
         if frame.sequence <= self._received:
-            self._observer.refused(self._peer, "replayed")
+            self._observer.refused(self._peer, Refusal.REPLAYED)
             return
         self._received = frame.sequence
         self._inbox.put(Key(frame.iteration, frame.stage, self._peer), message)

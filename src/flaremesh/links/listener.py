@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from flaremesh.links.connection import tune
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
-from flaremesh.links.protocol import LinkError
+from flaremesh.links.protocol import LinkError, Refusal
 from flaremesh.links.tls import Credentials, peer_name, refusal_of
 
 _HANDSHAKE_SECONDS = 5.0
@@ -25,7 +25,7 @@ _SHORTAGE_SECONDS = 0.1  # between looks for a free file descriptor
 _PENDING = 256  # unauthenticated connections at a time
 _BACKLOG = 1024
 
-Refuse = Callable[[str, str], None]
+Refuse = Callable[[str, Refusal], None]
 """(name, reason): the name is empty unless a certificate of the mesh proves it."""
 
 
@@ -99,7 +99,7 @@ class Listener:
                     self._advance(key.data)  # unless a newcomer of this round has crowded it out
             now = time.monotonic()
             for pending in [p for p in self._pending.values() if p.deadline <= now]:
-                self._drop(pending, "silent")
+                self._drop(pending, Refusal.SILENT)
         for pending in list(self._pending.values()):
             self._forget(pending).close()
         for end in (self._socket, self._wake, self._woken):
@@ -117,20 +117,20 @@ class Listener:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 return  # gone again
             if self._pending:
-                self._drop(next(iter(self._pending.values())), "overload")
+                self._drop(next(iter(self._pending.values())), Refusal.OVERLOAD)
             else:
                 self._closed.wait(_SHORTAGE_SECONDS)
             return
         if len(self._pending) >= _PENDING:
             # whoever is honest needs milliseconds, so the oldest is not
-            self._drop(next(iter(self._pending.values())), "overload")
+            self._drop(next(iter(self._pending.values())), Refusal.OVERLOAD)
         try:
             tune(raw)
             raw.setblocking(False)
             connection = self._context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
         except OSError:
             raw.close()
-            self._refuse("", "handshake")
+            self._refuse("", Refusal.HANDSHAKE)
             return
         pending = _Pending(connection, time.monotonic() + _HANDSHAKE_SECONDS)
         self._pending[connection] = pending
@@ -150,7 +150,7 @@ class Listener:
             while len(pending.greeting) < HEADER_BYTES:
                 piece = connection.recv(HEADER_BYTES - len(pending.greeting))
                 if not piece:
-                    self._drop(pending, "handshake")
+                    self._drop(pending, Refusal.HANDSHAKE)
                     return
                 pending.greeting += piece
         except ssl.SSLWantReadError:
@@ -163,11 +163,11 @@ class Listener:
             self._linger(pending, refusal_of(error))
             return
         except OSError:
-            self._drop(pending, "handshake")
+            self._drop(pending, Refusal.HANDSHAKE)
             return
         self._greet(pending, connection)
 
-    def _linger(self, pending: _Pending, reason: str) -> None:
+    def _linger(self, pending: _Pending, reason: Refusal) -> None:
         """Read on for a moment: closing on unread data would destroy the alert that tells the peer why."""
         self._forget(pending)
         self._refuse("", reason)
@@ -192,7 +192,7 @@ class Listener:
         name = pending.name or ""
         try:
             if unpack(pending.greeting, self._run).kind is not Kind.HELLO:
-                raise FrameError("malformed")
+                raise FrameError(Refusal.MALFORMED)
         except FrameError as error:
             self._forget(pending)
             self._turn_away(connection, name, error.reason)
@@ -200,9 +200,9 @@ class Listener:
         self._forget(pending)
         connection.setblocking(True)
         if not self._welcome(name, connection):
-            self._turn_away(connection, name, "stranger")
+            self._turn_away(connection, name, Refusal.STRANGER)
 
-    def _turn_away(self, connection: ssl.SSLSocket, name: str, reason: str) -> None:
+    def _turn_away(self, connection: ssl.SSLSocket, name: str, reason: Refusal) -> None:
         self._refuse(name, reason)
         text = reason.encode()
         with suppress(OSError):
@@ -210,7 +210,7 @@ class Listener:
             connection.sendall(pack(Frame(Kind.REFUSED, 0, 0, 0, 0, 0, len(text), text), self._run))
         connection.close()
 
-    def _drop(self, pending: _Pending, reason: str) -> None:
+    def _drop(self, pending: _Pending, reason: Refusal) -> None:
         connection = self._forget(pending)
         if not pending.refused:
             self._refuse(pending.name or "", reason)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from flaremesh.links.connection import LARGE_BYTES, hang_up, signal, some, tune
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
-from flaremesh.links.protocol import Key, LinkError, Payload
+from flaremesh.links.protocol import Key, LinkError, Payload, Refusal
 from flaremesh.links.tls import peer_name
 
 _DIAL_SECONDS = 5.0  # for one attempt, and for all attempts to make a link or to make it again
@@ -223,7 +223,7 @@ class Outgoing:
                 self._blame(f"it refuses this site: {ascii(reason.decode(errors='replace'))[1:-1]}")
             )
         if frame.kind is not Kind.ACK:
-            raise FrameError("malformed")
+            raise FrameError(Refusal.MALFORMED)
         return frame.acknowledged
 
     def _blame(self, cause: str) -> str:
@@ -286,7 +286,7 @@ class Outgoing:
             frame = unpack(bytes(self._acknowledgements[:HEADER_BYTES]), self._run)
             del self._acknowledgements[:HEADER_BYTES]
             if frame.kind not in (Kind.ACK, Kind.END):
-                raise FrameError("malformed")
+                raise FrameError(Refusal.MALFORMED)
             with self._state:
                 self._settle(frame.acknowledged)
                 self._done = self._done or frame.kind is Kind.END
@@ -295,7 +295,7 @@ class Outgoing:
         """Forget what the peer has got; ``_state`` is held."""
         settled = self._sequence - len(self._messages)
         if not settled <= arrived < self._next:  # or it would choose what is written next
-            raise FrameError("malformed")
+            raise FrameError(Refusal.MALFORMED)
         while self._messages and self._messages[0].sequence <= arrived:
             self._messages.popleft()
         self._state.notify_all()

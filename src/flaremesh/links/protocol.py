@@ -26,6 +26,24 @@ class LinkKind(StrEnum):
     RELAY = "relay"
 
 
+class Refusal(StrEnum):
+    """Why something that arrived was dropped."""
+
+    MALFORMED = "malformed"
+    VERSION = "version"
+    RUN = "run"
+    OVERSIZED = "oversized"
+    REPLAYED = "replayed"
+    EARLY = "early"
+    STRANGER = "stranger"
+    SILENT = "silent"
+    OVERLOAD = "overload"
+    HANDSHAKE = "handshake"
+    EXPIRED = "expired"
+    UNTRUSTED = "untrusted"
+    REJECTED = "rejected"
+
+
 class LinkError(FlaremeshError):
     """A link cannot do what was asked; the message names the peer and the cause."""
 
@@ -95,8 +113,8 @@ class LinkObserver(Protocol):
     def received(self, peer: str, payload_bytes: int) -> None:
         """A new message came from ``peer``."""
 
-    def refused(self, peer: str, reason: str) -> None:
-        """Something from ``peer`` was dropped; ``reason`` is one of a fixed set of words."""
+    def refused(self, peer: str, reason: Refusal) -> None:
+        """Something from ``peer`` was dropped."""
 
     def waited(self, peer: str, seconds: float) -> None:
         """A message of ``peer`` was there so long after somebody began to wait for it."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest, unpack
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import Key, LinkError, LinkObserver, Payload, PeerTimeout
+from flaremesh.links.protocol import Key, LinkError, LinkObserver, Payload, PeerTimeout, Refusal
 
 _CHUNK_BYTES = 1 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
 _WINDOW_FRAMES = 8  # under way on an edge: what is queued in NVFlare delays acknowledgements behind it
@@ -155,19 +155,19 @@ class RelayLink:
         if sender in self._outgoing:
             self._settle(sender, frame.acknowledged)
         elif frame.kind is Kind.ACK:
-            self._observer.refused(sender, "stranger")
+            self._observer.refused(sender, Refusal.STRANGER)
 
     def _take_in(self, sender: str, frame: Frame) -> None:
         edge = self._incoming.get(sender)
         if edge is None:
-            self._observer.refused(sender, "stranger")
+            self._observer.refused(sender, Refusal.STRANGER)
             return
         if frame.total > self._max_message_bytes:
-            self._observer.refused(sender, "oversized")
+            self._observer.refused(sender, Refusal.OVERSIZED)
             return
         opens = len(frame.payload) < frame.total and (frame.iteration, frame.stage) not in edge.partial
         if self._inbox.is_full(sender) or (opens and len(edge.partial) >= _PARTIAL_MESSAGES):
-            self._observer.refused(sender, "early")  # not acknowledged: an honest peer sends it again
+            self._observer.refused(sender, Refusal.EARLY)  # not acknowledged: an honest peer sends it again
             return
         with self._state:
             duplicate = frame.sequence <= edge.received or frame.sequence in edge.beyond

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flaremesh.links.protocol import LinkError
+from flaremesh.links.protocol import LinkError, Refusal
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 
@@ -52,10 +52,10 @@ def peer_name(connection: ssl.SSLSocket) -> str:
     return str(names[0]) if len(names) == 1 else ""
 
 
-def refusal_of(error: ssl.SSLError) -> str:
+def refusal_of(error: ssl.SSLError) -> Refusal:
     """Why a handshake failed: expired, untrusted, rejected by the peer, or handshake for no TLS at all."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return "expired" if error.verify_code == _EXPIRED else "untrusted"
+        return Refusal.EXPIRED if error.verify_code == _EXPIRED else Refusal.UNTRUSTED
     if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return "untrusted"
-    return "rejected" if "ALERT" in (error.reason or "") else "handshake"
+        return Refusal.UNTRUSTED
+    return Refusal.REJECTED if "ALERT" in (error.reason or "") else Refusal.HANDSHAKE

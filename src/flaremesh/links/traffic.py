@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from flaremesh.links.protocol import LinkKind, LinkObserver
+from flaremesh.links.protocol import LinkKind, LinkObserver, Refusal
 
 
 class TrafficCounter:
@@ -34,7 +34,7 @@ class TrafficCounter:
         for other in self._others:
             other.received(peer, payload_bytes)
 
-    def refused(self, peer: str, reason: str) -> None:
+    def refused(self, peer: str, reason: Refusal) -> None:
         """See LinkObserver.refused."""
         self.refused_messages[reason] += 1
         for other in self._others:

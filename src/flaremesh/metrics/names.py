@@ -186,9 +186,11 @@ class AgentMetric(Enum):
     )
 
 
-_ABOUT_THE_MESH = (AgentMetric.REGISTERED_SITES, AgentMetric.SHARED, AgentMetric.SERVER_BYTES)
+OF_THE_SERVER = (AgentMetric.REGISTERED_SITES, AgentMetric.SHARED, AgentMetric.SERVER_BYTES)
+OF_SITES = (AgentMetric.REGISTERED,)
+"""Agents' metrics that only the server, or only sites have."""
 
 SHAREABLE = {
-    metric.value.name: metric for metric in (*RunMetric, *AgentMetric) if metric not in _ABOUT_THE_MESH
+    metric.value.name: metric for metric in (*RunMetric, *AgentMetric) if metric not in OF_THE_SERVER
 }
 """By name, what a site can let the server show; the others are the server's own."""
