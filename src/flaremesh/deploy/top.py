@@ -4,10 +4,11 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from flaremesh.deploy.target import DeployError, Target
 from flaremesh.metrics.names import RELAY, AgentMetric, Phase, RunMetric, RunState
@@ -32,7 +33,7 @@ class SiteView:
 
     Attributes:
         name: the site's.
-        answers: its agent does.
+        answers: its agent does, or the server tells what the site shares.
         ready: it could take part in a run.
         problem: why it could not be asked.
         state: of its run.
@@ -163,23 +164,36 @@ class MeshView:
 
 
 class Scrape:
-    """What an agent said at one moment.
+    """What an agent said at one moment, or what the server's said of a site.
 
     Args:
-        page: its metrics, None where it did not answer.
+        samples: its metrics, None where it did not answer.
         when: seconds of the monotonic clock.
         problem: why there is no page, if that is known.
     """
 
-    def __init__(self, page: bytes | None, when: float, problem: str | None = None):
-        self.answered = page is not None
+    def __init__(self, samples: Iterable[Sample] | None, when: float, problem: str | None = None):
+        self.answered = samples is not None
         self.when = when
         self.problem = problem
         self._series: dict[str, list[tuple[Mapping[str, str], float]]] = {}
-        for family in text_string_to_metric_families((page or b"").decode()):
-            for sample in family.samples:
-                if "site" not in sample.labels:  # the server shows what other sites share, too
-                    self._series.setdefault(sample.name, []).append((sample.labels, sample.value))
+        self._shared: dict[str, list[Sample]] = {}
+        for sample in samples or ():
+            if site := sample.labels.get("site"):
+                own = {label: value for label, value in sample.labels.items() if label != "site"}
+                self._shared.setdefault(site, []).append(sample._replace(labels=own))
+            else:
+                self._series.setdefault(sample.name, []).append((sample.labels, sample.value))
+
+    @classmethod
+    def of(cls, page: bytes, when: float) -> "Scrape":
+        """What a page of metrics says."""
+        families = text_string_to_metric_families(page.decode())
+        return cls([sample for family in families for sample in family.samples], when)
+
+    def shared_by(self, site: str) -> "Scrape":
+        """What the server shows of a site."""
+        return Scrape(self._shared.get(site), self.when)
 
     def series(
         self, metric: RunMetric | AgentMetric, suffix: str = "", **labels: str
@@ -197,61 +211,48 @@ class Scrape:
         return {labels["run_id"]: labels for labels, _ in self.series(RunMetric.INFO)}
 
 
-class Watch:
-    """Asks all participants again and again; one that is slow to answer delays no other.
+class Recent:
+    """What the participants of a mesh said lately.
 
     Args:
         topology: the mesh.
-        target: where it runs.
-        interval: seconds between an answer and the next question.
+        silence: seconds after which what a participant said is no news any more.
     """
 
-    def __init__(self, topology: Topology, target: Target, interval: float):
+    def __init__(self, topology: Topology, silence: float = _SILENCE_SECONDS):
         self._mesh = topology.name
         self._sites = [site.name for site in topology.sites]
-        self._interval = interval
-        self._changed = threading.Condition()
+        self._silence = silence
         self._scrapes: dict[str, deque[Scrape]] = {
             name: deque(maxlen=_WINDOW) for name in (SERVER, *self._sites)
         }
         self._greatest: dict[str, float] = {}
-        for name in self._scrapes:
-            threading.Thread(target=self._follow, args=(name, target.ask), daemon=True).start()
 
-    def wait(self, scrapes: int) -> None:
-        """Until every participant was asked so often, or for as long as one may be silent."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: all(len(own) >= scrapes for own in self._scrapes.values()),
-                _SILENCE_SECONDS + scrapes * self._interval,
-            )
+    @property
+    def scrapes(self) -> Mapping[str, Sequence[Scrape]]:
+        """By participant, the last one last."""
+        return self._scrapes
 
-    def view(self) -> MeshView:
-        """The mesh as it was told of last."""
-        with self._changed:
-            scrapes = {name: self._fresh(list(own)) for name, own in self._scrapes.items()}
+    def add(self, participant: str, scrape: Scrape) -> None:
+        """Somebody was asked."""
+        self._scrapes[participant].append(scrape)
+
+    def view(self, now: float) -> MeshView:
+        """The mesh at a moment of the monotonic clock."""
+        scrapes = {name: self._fresh(list(own), now) for name, own in self._scrapes.items()}
         server = scrapes.pop(SERVER)
+        for name, own in scrapes.items():
+            shared = [scrape.shared_by(name) for scrape in server]
+            if shared and shared[-1].answered and not (own and own[-1].answered):
+                scrapes[name] = [scrape for scrape in shared if scrape.answered]
         told = {run_id: info for own in scrapes.values() for run_id, info in _runs(own).items()}
         runs = [self._run(run_id, info, scrapes) for run_id, info in told.items()]
         shown = [run for run in runs if run.active] or sorted(runs, key=lambda run: run.last_iteration)[-1:]
         return MeshView(self._mesh, _server(server), shown or [self._run(None, {}, scrapes)])
 
-    def _follow(self, name: str, ask: Callable[[str, str], bytes | None]) -> None:
-        while True:
-            problem = None
-            try:
-                page = ask(name, "/metrics")
-            except DeployError as error:
-                page, problem = None, str(error)
-            scrape = Scrape(page, time.monotonic(), problem)
-            with self._changed:
-                self._scrapes[name].append(scrape)
-                self._changed.notify_all()
-            time.sleep(self._interval)
-
-    def _fresh(self, scrapes: list[Scrape]) -> list[Scrape]:
-        """The last scrape last; nothing that was said before a silence."""
-        if scrapes and time.monotonic() - scrapes[-1].when > self._interval + _SILENCE_SECONDS:
+    def _fresh(self, scrapes: list[Scrape], now: float) -> list[Scrape]:
+        """Nothing that was said before a silence."""
+        if scrapes and now - scrapes[-1].when > self._silence:
             return []
         silent = max((n for n, scrape in enumerate(scrapes) if not scrape.answered), default=-1)
         return scrapes[silent + 1 :] or scrapes[-1:]
@@ -303,6 +304,53 @@ class Watch:
         return math.hypot(*known) if len(known) == len(self._sites) else None
 
 
+class Watch:
+    """Asks all participants again and again; one that is slow to answer delays no other.
+
+    Args:
+        topology: the mesh.
+        target: where it runs.
+        interval: seconds between an answer and the next question.
+    """
+
+    def __init__(self, topology: Topology, target: Target, interval: float):
+        self._target = target
+        self._interval = interval
+        self._recent = Recent(topology, _SILENCE_SECONDS + interval)
+        self._changed = threading.Condition()
+        for name in self._recent.scrapes:
+            threading.Thread(target=self._follow, args=(name,), daemon=True).start()
+
+    def wait(self, scrapes: int) -> None:
+        """Until every participant was asked so often, or for as long as one may be silent."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: all(len(own) >= scrapes for own in self._recent.scrapes.values()),
+                _SILENCE_SECONDS + scrapes * self._interval,
+            )
+
+    def view(self) -> MeshView:
+        """The mesh as it was told of last."""
+        with self._changed:
+            return self._recent.view(time.monotonic())
+
+    def _follow(self, name: str) -> None:
+        while True:
+            scrape = self._ask(name)
+            with self._changed:
+                self._recent.add(name, scrape)
+                self._changed.notify_all()
+            time.sleep(self._interval)
+
+    def _ask(self, name: str) -> Scrape:
+        try:
+            page = self._target.ask(name, "/metrics")
+        except DeployError as error:
+            return Scrape(None, time.monotonic(), str(error))
+        now = time.monotonic()
+        return Scrape(None, now) if page is None else Scrape.of(page, now)
+
+
 @dataclass(frozen=True)
 class _Span:
     """A site's run between two scrapes, which may be the same."""
@@ -347,7 +395,7 @@ class _Span:
             {labels[label]: value for labels, value in scrape.series(metric, suffix, slot=self.slot)}
             for scrape in (self.last, self.first)
         )
-        return {key: value - (then[key] if self.iterations else 0.0) for key, value in now.items()}
+        return {key: value - (then.get(key, 0.0) if self.iterations else 0.0) for key, value in now.items()}
 
     def per_second(self, metric: RunMetric) -> float:
         """Of all neighbours together."""
