@@ -38,7 +38,8 @@ def _show(diagnosis: "Diagnosis") -> None:
     console = Console()
     participants = Table("participant", "server", "flaremesh", "certificate", "storage", "GPUs")
     for name, report in diagnosis.reports.items():
-        participants.add_row(name, *(_cells(report) if report else ["no report"]))
+        nothing = "elsewhere" if name in diagnosis.elsewhere else "no report"
+        participants.add_row(name, *(_cells(report) if report else [nothing]))
     console.print(participants)
     links = Table("from", "to", "link", "address", "state")
     for link in diagnosis.links:
@@ -49,6 +50,11 @@ def _show(diagnosis: "Diagnosis") -> None:
         typer.echo(f"{finding.what} {finding.remedy}")
     if not diagnosis.findings:
         typer.echo("Nothing is wrong.")
+    if diagnosis.elsewhere:
+        typer.echo(
+            f"Not looked at, since nothing of theirs is on this cluster: {', '.join(diagnosis.elsewhere)}. "
+            "`helm test` says there how they are."
+        )
 
 
 def _cells(report: "Report") -> list[str]:

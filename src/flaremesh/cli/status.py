@@ -38,7 +38,8 @@ def show(status: "MeshStatus", *, as_json: bool) -> None:
     console = Console()
     table = Table("participant", "state", "registered", "where", "metrics")
     for participant in status.participants:
-        state = "ready" if participant.ready else "starting" if participant.running else "down"
+        absent = "elsewhere" if participant.elsewhere else "down"
+        state = "ready" if participant.ready else "starting" if participant.running else absent
         registered = "yes" if participant.name in (status.registered or ()) else ""
         table.add_row(participant.name, state, registered, participant.place, participant.metrics or "")
     console.print(table)

@@ -47,11 +47,13 @@ class Diagnosis:
         reports: of the server, then of the sites; None for whoever gives none.
         links: all edges.
         findings: what is wrong.
+        elsewhere: participants that are out of sight, see Participant.
     """
 
     reports: Mapping[str, Report | None]
     links: Sequence[Link]
     findings: Sequence[Finding]
+    elsewhere: Sequence[str]
 
 
 def diagnose(topology: Topology, target: Target) -> Diagnosis:
@@ -84,7 +86,8 @@ def judge(
         *_skew(known),
         *_old_kits(topology, known),
     ]
-    return Diagnosis(reports, list(_links(topology, known)), findings)
+    elsewhere = [participant.name for participant in participants if participant.elsewhere]
+    return Diagnosis(reports, list(_links(topology, known)), findings, elsewhere)
 
 
 def _reports(participants: Sequence[Participant], ask: Ask) -> dict[str, Report | None]:
@@ -103,6 +106,8 @@ def _reports(participants: Sequence[Participant], ask: Ask) -> dict[str, Report 
 def _silence(participants: Sequence[Participant], known: Mapping[str, Report]) -> Iterator[Finding]:
     for participant in participants:
         name = participant.name
+        if participant.elsewhere:
+            continue
         if not participant.running:
             yield Finding(name, f"{name} does not run.", "Start it: `flaremesh up`.")
         elif name not in known:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +22,17 @@ from flaremesh.deploy.target import Address, DeployError, Participant, unpack
 from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.outcome import RUN_FOLDER
-from flaremesh.provision.releases import KIT_VALUES, VALUES, Release, release_folder, releases, values_of
+from flaremesh.provision.placement import may_be_elsewhere
+from flaremesh.provision.releases import (
+    KIT_VALUES,
+    MONITORING,
+    MONITORING_CHART,
+    VALUES,
+    Release,
+    release_folder,
+    releases,
+    values_of,
+)
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -53,7 +64,8 @@ class KubernetesTarget:
         self._releases = {release.name: release for release in releases(topology)}
         graph = build(topology)
         self._metrics = {name: values_of(topology, graph, name).metrics.port for name in self._releases}
-        self._port = topology.server.port
+        self._server: Address = (topology.server.host, topology.server.port)
+        self._movable = {name for name in self._releases if may_be_elsewhere(topology, name)}
         try:
             config.load_kube_config()
             self._core, self._apps = client.CoreV1Api(), client.AppsV1Api()
@@ -112,27 +124,47 @@ class KubernetesTarget:
 
     @contextlib.contextmanager
     def server(self) -> Iterator[Address]:
-        """See Target; a forwarded port of this machine."""
+        """See Target; a forwarded port of this machine, if the server is on this cluster."""
         release = self._releases[SERVER]
-        command = [
-            *("kubectl", "--namespace", release.namespace, "port-forward", "--pod-running-timeout=10s"),
-            *(f"pod/{release.name}-0", f":{self._port}"),
-        ]
-        _require("kubectl")
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as forward:
-            assert forward.stdout
-            assert forward.stderr
-            try:
-                line = forward.stdout.readline()
-                port = re.search(r"127\.0\.0\.1:(\d+)", line)
-                if port is None:
-                    raise DeployError(
-                        f"the server's pod {release.namespace}/{release.name}-0 cannot be reached: "
-                        f"{forward.stderr.read().strip()}"
-                    )
-                yield "localhost", int(port[1])
-            finally:
-                forward.terminate()
+        if self._participant(release).elsewhere:
+            yield self._server
+            return
+        with forwarded(release.namespace, f"pod/{release.name}-0", self._server[1]) as forward:
+            yield "localhost", forward.port
+
+    # what watches the mesh
+
+    def install_monitoring(self, namespace: str) -> dict[str, str | None]:
+        """Install or upgrade the release that watches the mesh, and wait for what it is made of.
+
+        Args:
+            namespace: the release's.
+
+        Returns:
+            what keeps each of its StatefulSets from getting ready; None where nothing does.
+        """
+        folder = release_folder(self._mesh, MONITORING)
+        chart = folder / MONITORING_CHART
+        self._make_namespace(namespace)
+        _helm(
+            *("upgrade", "--install", MONITORING, str(chart), "--namespace", namespace),
+            *("-f", str(folder / VALUES), "--reset-then-reuse-values"),  # keeps what its admin set
+        )
+        label = f"app.kubernetes.io/instance={MONITORING}"
+        found = self._apps.list_namespaced_stateful_set(namespace, label_selector=label).items
+        parts = [Release(part.metadata.name, namespace, MONITORING_CHART) for part in found]
+        return {part.name: self._what_keeps(part) for part in parts}
+
+    def _what_keeps(self, release: Release) -> str | None:
+        """Wait until a release's pod is ready; what keeps it from that, None if nothing does."""
+        deadline = time.monotonic() + self.start_seconds
+        while not ((stateful_set := self._stateful_set(release)) and _is_rolled_out(stateful_set)):
+            if trouble := self._trouble(release):
+                return trouble
+            if time.monotonic() > deadline:
+                return f"not ready after {self.start_seconds:.0f} s"
+            time.sleep(_POLL_SECONDS)
+        return None
 
     # releases
 
@@ -192,27 +224,24 @@ class KubernetesTarget:
     def _participant(self, release: Release) -> Participant:
         pod = self._pod(release)
         running = pod is not None and pod.metadata.deletion_timestamp is None
+        stateful_set = self._stateful_set(release)
         service = f"http://{release.name}.{release.namespace}.svc:{self._metrics[release.name]}"
         return Participant(
             name=release.name,
             running=running,
-            ready=running and self._is_rolled_out(release),
+            ready=running and stateful_set is not None and _is_rolled_out(stateful_set),
             place=f"{release.namespace}/{release.name}-0" if pod else "",
             metrics=f"{service}/metrics" if running else None,
+            elsewhere=stateful_set is None and release.name in self._movable,
         )
 
-    def _is_rolled_out(self, release: Release) -> bool:
-        """The pod is ready, and is the one that the release asks for now."""
+    def _stateful_set(self, release: Release) -> client.V1StatefulSet | None:
         try:
-            found = self._apps.read_namespaced_stateful_set(release.name, release.namespace)
-        except ApiException:
-            return False
-        status = found.status
-        return bool(
-            status.observed_generation >= found.metadata.generation
-            and status.current_revision == status.update_revision
-            and status.ready_replicas
-        )
+            return self._apps.read_namespaced_stateful_set(release.name, release.namespace)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise _silent(release, error) from None
 
     def _pod(self, release: Release) -> client.V1Pod | None:
         try:
@@ -220,9 +249,7 @@ class KubernetesTarget:
         except ApiException as error:
             if error.status == 404:
                 return None
-            raise DeployError(
-                f"{release.name}: the cluster does not tell of its pod: {error.reason}"
-            ) from None
+            raise _silent(release, error) from None
 
     def _trouble(self, release: Release) -> str | None:
         """What keeps a pod from starting and will not pass by itself."""
@@ -245,6 +272,65 @@ class KubernetesTarget:
         """Write to ``output`` what a command in the pod prints; says whether it succeeded."""
         pod = ("--namespace", self._releases[participant].namespace, f"{participant}-0")
         return _call("kubectl", "exec", *pod, "--", *command, output=output).returncode == 0
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of this machine that leads into the cluster."""
+
+    port: int
+    process: subprocess.Popen[str]
+
+    def check(self, name: str) -> None:
+        """Raise DeployError if it leads there no more."""
+        if self.process.poll() is not None:
+            reason = self.process.stderr.read().strip() if self.process.stderr else ""
+            raise DeployError(f"the way to {name} in the cluster has ended: {reason or 'its pod is gone'}")
+
+
+@contextlib.contextmanager
+def forwarded(namespace: str, what: str, port: int, local: int = 0) -> Iterator[Forward]:
+    """A port of this machine that leads to a pod's while the context lasts.
+
+    Args:
+        namespace: where it is.
+        what: ``pod/<name>`` or ``service/<name>``.
+        port: the one to reach.
+        local: the one of this machine; 0 takes a free one.
+
+    Raises:
+        DeployError: it cannot be reached.
+    """
+    command = [
+        *("kubectl", "--namespace", namespace, "port-forward", "--pod-running-timeout=10s"),
+        *(what, f"{local or ''}:{port}"),
+    ]
+    _require("kubectl")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as forward:
+        assert forward.stdout
+        assert forward.stderr
+        try:
+            found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
+            if found is None:
+                reason = forward.stderr.read().strip()
+                raise DeployError(f"{what} in the namespace {namespace} cannot be reached: {reason}")
+            yield Forward(int(found[1]), forward)
+        finally:
+            forward.terminate()
+
+
+def _is_rolled_out(found: client.V1StatefulSet) -> bool:
+    """The pod is ready, and is the one that the release asks for now."""
+    status = found.status
+    return bool(
+        status.observed_generation >= found.metadata.generation
+        and status.current_revision == status.update_revision
+        and status.ready_replicas
+    )
+
+
+def _silent(release: Release, error: ApiException) -> DeployError:
+    return DeployError(f"{release.name}: the cluster does not tell of it: {error.reason}")
 
 
 def _helm(*arguments: str) -> str:

@@ -52,7 +52,7 @@ def run(
         DeployError: somebody is not ready, or the server does not take the run.
     """
     check(topology)
-    _require([participant.name for participant in target.participants() if not participant.ready])
+    _require([p.name for p in target.participants() if not (p.ready or p.elsewhere)])
     with target.server() as server, connect(topology, mesh, server) as session:
         registered = session.sites()
         _require([site.name for site in topology.sites if site.name not in registered])

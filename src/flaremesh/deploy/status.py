@@ -7,7 +7,7 @@ from typing import Any
 
 from flaremesh.deploy.session import AdminSession, connect
 from flaremesh.deploy.target import DeployError, Participant, Target
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import SERVER, Topology
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,14 @@ class MeshStatus:
     @property
     def ready(self) -> bool:
         """A run may start."""
-        return all(participant.ready for participant in self.participants)
+        known = () if self.registered is None else (SERVER, *self.registered)
+        return all(p.ready or (p.elsewhere and p.name in known) for p in self.participants)
 
 
 def mesh_status(topology: Topology, target: Target, mesh: Path) -> MeshStatus:
     """Ask the target and, if it is there, the server."""
     participants = target.participants()
-    if not participants[0].ready:
+    if not (participants[0].ready or participants[0].elsewhere):
         return MeshStatus(participants, None, None)
     try:
         with target.server() as server, connect(topology, mesh, server) as session:

@@ -27,6 +27,7 @@ class Participant:
         ready: it may take part in a run.
         place: where it runs, e.g. ``pid 4711``.
         metrics: URL of its metrics, None while it serves none.
+        elsewhere: nothing of it is here, where it need not be; only the server knows whether it runs.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Participant:
     ready: bool
     place: str
     metrics: str | None
+    elsewhere: bool = False
 
 
 def unpack(archive: IO[bytes], folder: Path) -> None:

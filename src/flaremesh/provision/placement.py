@@ -41,6 +41,14 @@ def namespace_of(topology: Topology, participant: str) -> str:
     return namespace
 
 
+def may_be_elsewhere(topology: Topology, participant: str) -> bool:
+    """Whether a participant may run in another cluster than the one that is looked at."""
+    host = _host_of(topology, participant)
+    # who dials a Service of a cluster runs in that cluster; where the server is elsewhere, a site without
+    # an address of its own may be anywhere
+    return _service(host or topology.server.host) is None
+
+
 def server_peer(topology: Topology) -> DialledPeer:
     """The server, as the sites' policies see it."""
     server = topology.server
@@ -65,10 +73,8 @@ def _place(topology: Topology, participant: str, *, dialled: bool) -> dict[str, 
     # its pod too where a peer is known by an address: it may be in the same cluster, whose nodes
     # have turned a node port into a pod's port before a policy is asked
     place: dict[str, str | tuple[str, ...]] = {"namespace": namespace_of(topology, participant)}
-    host = _host_of(topology, participant)
-    # who dials a Service of a cluster runs in that cluster; where the server is elsewhere, a site without
-    # an address of its own may be anywhere
-    if not (_service(host) or (host is None and _service(topology.server.host))):
+    if may_be_elsewhere(topology, participant):
+        host = _host_of(topology, participant)
         place["cidrs"] = (_block(host) if dialled and host else _ANYWHERE,)
     return place
 

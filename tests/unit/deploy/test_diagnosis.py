@@ -54,6 +54,17 @@ def test_who_does_not_run_is_named_once_and_its_edges_are_not_judged(reports):
     }
 
 
+def test_who_is_elsewhere_is_no_finding_and_is_said_not_to_be_looked_at(reports):
+    reports["bonn"] = None
+    participants = [
+        Participant(name, name != "bonn", name != "bonn", "pod", None, elsewhere=name == "bonn")
+        for name in NAMES
+    ]
+    diagnosis = judge(TOPOLOGY, participants, reports)
+    assert (diagnosis.findings, diagnosis.elsewhere) == ([], ["bonn"])
+    assert all(link.ok is None for link in diagnosis.links if link.source == "bonn")
+
+
 def test_who_runs_and_gives_no_report_is_named(reports):
     reports["server"] = None
     (finding,) = judged(reports).findings

@@ -3,6 +3,7 @@ import pytest
 from flaremesh.provision.placement import (
     PlacementError,
     in_neighbour,
+    may_be_elsewhere,
     namespace_of,
     out_neighbour,
     server_peer,
@@ -83,6 +84,18 @@ def test_who_is_known_by_an_address_may_be_in_the_same_cluster_too(make_topology
     )
     peers = server_peer(topology), out_neighbour(topology, topology.sites[0]), in_neighbour(topology, "ulm")
     assert [peer.namespace for peer in peers] == ["ring-server", "ring-bonn", "ring-ulm"]
+
+
+@pytest.mark.parametrize(
+    ("host", "elsewhere"),
+    [
+        ("server.mesh-server.svc", {"ulm"}),  # ulm has an address of its own, bonn dials a Service
+        ("192.0.2.1", {"server", "bonn", "ulm"}),
+    ],
+)
+def test_who_has_no_service_in_the_cluster_may_be_elsewhere(make_topology, host: str, elsewhere) -> None:
+    topology = make_topology(server=server(host), sites=[site("bonn"), site("ulm", "ulm.example.org")])
+    assert {name for name in ("server", "bonn", "ulm") if may_be_elsewhere(topology, name)} == elsewhere
 
 
 def test_outside_a_name_and_who_dials_may_have_any_address(make_topology) -> None:
