@@ -7,6 +7,8 @@ from helm_python.errors import HelmError
 from installation import Installation
 from rendering import Rendered, merged, render
 
+from flaremesh.p2p.agents.shared import OFF, SHARE_VARIABLE
+
 SELECTOR = {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component"}
 
 
@@ -129,6 +131,11 @@ def test_a_site_without_gpus_asks_for_nothing(minimal: Rendered) -> None:
     assert "resources" not in container(minimal)
     assert "runtimeClassName" not in minimal.pod["spec"]
     assert environment(minimal)["FLAREMESH_GPUS"] == "0"
+
+
+def test_a_site_that_shares_no_metrics_tells_its_agent(site: dict[str, Any], minimal: Rendered) -> None:
+    assert SHARE_VARIABLE not in environment(minimal)
+    assert environment(with_(site, metrics={"share": False}))[SHARE_VARIABLE] == OFF
 
 
 def test_nothing_is_reached_from_outside_unless_asked_for(minimal: Rendered) -> None:

@@ -25,9 +25,14 @@ RING = Path(__file__).parents[2] / "provision" / "ring3-consensus.yaml"
 
 
 class RunningMesh:
-    """The ring of three, on free ports of this machine."""
+    """The ring of three, on free ports of this machine.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: of the mesh.
+        sections: of the topology, instead of the file's.
+    """
+
+    def __init__(self, folder: Path, **sections: Any):
         self.folder = folder
         topology = load(RING)
         server = topology.server.model_copy(update={"port": free_port()})
@@ -36,7 +41,7 @@ class RunningMesh:
             site.model_copy(update={"link": LinkAddress(host="localhost", ports=f"{low}-{high}")})
             for site, (low, high) in zip(topology.sites, self._ports.ranges, strict=True)
         ]
-        self.topology = topology.model_copy(update={"server": server, "sites": tuple(sites)})
+        self.topology = topology.model_copy(update={"server": server, "sites": tuple(sites)} | sections)
         self.target = LocalTarget(self.topology, folder)
         provision(self.topology, folder)
 

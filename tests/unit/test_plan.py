@@ -280,6 +280,14 @@ def test_a_changed_entry_redeploys_its_site_only() -> None:
     assert redeployed(topology(), topology(sites=sites)) == {"bonn": "its entry changed"}
 
 
+def test_what_sites_share_redeploys_those_that_share_something_else_now() -> None:
+    own = {"metrics": {"share": []}}
+    sites = [site("heidelberg"), site("bonn") | own, site("aachen"), site("dresden") | own]
+    before, now = topology(sites=sites), topology(sites=sites, metrics={"share": ["train_loss"]})
+
+    assert redeployed(before, now) == dict.fromkeys(["heidelberg", "aachen"], "what it shares changed")
+
+
 def test_a_moved_server_redeploys_everybody() -> None:
     moved = topology(server={"host": "new.example.org", "org": "consortium"})
 

@@ -14,13 +14,14 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
-from nvflare.private.defs import CellChannel, CellChannelTopic, JobFailureMsgKey
+from nvflare.private.defs import CellChannel, CellChannelTopic, CellMessageHeaderKeys, JobFailureMsgKey
 
 _CHANNEL: Final = "flaremesh"
 SERVER: Final = FQCN.ROOT_SERVER
 FRAMES: Final = "frames"
 PROGRESS: Final = "progress"
 PROBE: Final = "probe"
+METRICS: Final = "metrics"
 
 
 def hear_failures(cell: Any, handler: Callable[[str, str], None]) -> None:
@@ -61,6 +62,25 @@ def answer(cell: Any, topic: str, handler: Callable[[str], bytes]) -> None:
         return make_reply(ReturnCode.OK, body=handler(message.get_header(MessageHeaderKey.ORIGIN)))
 
     cell.core_cell.register_request_cb(_CHANNEL, topic, reply)
+
+
+def tell(cell: Any, topic: str, data: bytes) -> None:
+    """Send to the server's process; may be lost."""
+    cell.core_cell.fire_and_forget(_CHANNEL, topic, SERVER, Message(payload=data), optional=True)
+
+
+def hear(cell: Any, topic: str, handler: Callable[[str, bytes], None]) -> None:
+    """Call ``handler(site, data)`` at the server for what sites, but not their runs, `tell` it."""
+
+    def deliver(message: Message) -> None:
+        site = message.get_header(MessageHeaderKey.ORIGIN)
+        # NVFlare binds the name to the certificate, and the origin to the name only of a site that it knows
+        if site != message.get_header(CellMessageHeaderKeys.CLIENT_NAME):
+            return
+        if isinstance(message.payload, bytes | bytearray | memoryview):  # it may be any object
+            handler(site, bytes(message.payload))
+
+    cell.core_cell.register_request_cb(_CHANNEL, topic, deliver)
 
 
 class RunCell:

@@ -120,6 +120,7 @@ def _site_agents(topology: Topology) -> dict[str, dict[str, Any]]:
             "dials": [],
             "admits": [],
             "gpus": site.gpus,
+            "share": topology.shared_by(site),
         }
         for site in topology.sites
     }

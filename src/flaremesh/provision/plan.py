@@ -202,6 +202,7 @@ def _deployments(topology: Topology) -> dict[str, dict[str, Any]]:
             "its entry": site,
             "the server's address": dialled[site.name],
             "its direct neighbours": links[site.name],
+            "what it shares": topology.shared_by(site),
         }
         | common
         for site in topology.sites

@@ -25,6 +25,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from flaremesh import __version__
+from flaremesh.metrics.names import SHAREABLE
+from flaremesh.topology.findings import instead
 
 SERVER = "server"
 """The server's name in the mesh: of its kit and in its certificate. No site may have it."""
@@ -90,6 +92,30 @@ class Closed(BaseModel):
     )
 
 
+def _shareable(name: str) -> str:
+    if name not in SHAREABLE:
+        raise refusal(f"there is no metric {name} that a site could share", instead(name, list(SHAREABLE)))
+    return name
+
+
+MetricName: TypeAlias = Annotated[
+    str, AfterValidator(_shareable), WithJsonSchema({"type": "string", "enum": list(SHAREABLE)})
+]
+
+
+def _listed(names: Any) -> Any:
+    return tuple(SHAREABLE) if names == "all" else names
+
+
+class Metrics(Closed):
+    """What the server shows of a site's metrics: for a Prometheus that cannot reach the site itself."""
+
+    share: Annotated[
+        tuple[MetricName, ...],
+        BeforeValidator(_listed, json_schema_input_type=tuple[MetricName, ...] | Literal["all"]),
+    ] = Field((), description="names without the prefix flaremesh_, or all; default: nothing leaves a site")
+
+
 class Server(Closed):
     """The NVFlare server: job control and relay, never an aggregator."""
 
@@ -131,6 +157,7 @@ class Site(Closed):
         None, description="address for direct links; without it all edges are relayed"
     )
     gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs that a run may use at the site")
+    metrics: Metrics | None = Field(None, description="what the server shows of it; default: as the mesh's")
 
 
 class MaybeDirected(Closed):
@@ -386,6 +413,9 @@ class Deploy(Closed):
         None, description="Kubernetes namespace of all; default: one each, <mesh>-<participant>"
     )
     storage: str | None = Field(None, description="Kubernetes storage class of the workspaces")
+    monitoring: DnsLabel | None = Field(
+        None, description="Kubernetes namespace whose pods may scrape the metrics; default: nobody may"
+    )
     values: dict[str, Any] = Field(
         default_factory=dict, description="further values of the charts for all participants, e.g. resources"
     )
@@ -408,6 +438,11 @@ class Topology(Closed):
     run: Run = Field(description="defaults of a run")
     certificates: Certificates = Field(Certificates(), description="lifetimes of certificates")
     code: Code = Field(Code(), description="code that jobs may run")
+    metrics: Metrics = Field(Metrics(), description="what the server shows of all sites' metrics")
     deploy: Deploy | None = Field(
         None, description="settings of the container targets; {} takes the defaults"
     )
+
+    def shared_by(self, site: Site) -> tuple[str, ...]:
+        """Names of the metrics that the site is to let the server show."""
+        return (site.metrics or self.metrics).share

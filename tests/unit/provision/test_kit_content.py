@@ -102,6 +102,19 @@ def test_the_agents_live_in_the_parent_process(mesh: Path) -> None:
         ]
 
 
+def test_a_sites_agent_is_told_what_the_site_shares(tmp_path: Path, make_topology) -> None:
+    sites = [
+        {"name": "bonn", "org": "ukb"},
+        {"name": "ulm", "org": "uku", "metrics": {"share": []}},
+    ]
+    provision(make_topology(sites=sites, metrics={"share": ["ready", "train_loss"]}), tmp_path)
+    shared = {}
+    for site in ("bonn", "ulm"):
+        document = json.loads((tmp_path / "kits" / site / "local/flaremesh__p_resources.json").read_text())
+        shared[site] = document["components"][0]["args"]["share"]
+    assert shared == {"bonn": ["ready", "train_loss"], "ulm": []}
+
+
 def test_a_lost_site_is_noticed_within_a_minute(mesh: Path) -> None:
     resources = json.loads((mesh / "kits/server/local/resources.json").read_text())
     assert 30 <= resources["servers"][0]["heart_beat_timeout"] <= 60

@@ -163,6 +163,25 @@ BROKEN = {
         "sites[0].gpus",
         "of at least 0",
     ),
+    "metric with its prefix": Broken(
+        """
+        sites:
+        - name: bonn
+          org: ukb
+          metrics: {share: [ready, flaremesh_train_loss]}
+        - {name: aachen, org: uka}
+        """,
+        4,
+        "sites[0].metrics.share[1]",
+        "no metric flaremesh_train_loss that a site could share; did you mean train_loss?",
+    ),
+    "metric that no site has": Broken(
+        "metrics: {share: [registered_sites]}",
+        1,
+        "metrics.share[0]",
+        "no metric registered_sites that a site could share",
+    ),
+    "metrics that are no list": Broken("metrics: {share: some}", 1, "metrics.share", "'some' is no list"),
     "ports in the wrong order": Broken(
         """
         sites:

@@ -5,6 +5,7 @@ import pytest
 import yaml
 from topology_file import with_sections
 
+from flaremesh.metrics.names import SHAREABLE
 from flaremesh.topology.load import load
 from flaremesh.topology.schema import Run, Topology, Wire
 
@@ -34,6 +35,8 @@ def test_an_example_is_accepted_by_the_loader_and_by_the_schema_for_editors(
         "graph: {kind: ring, p: 0.5}",
         "server: {host: h}",
         "weights: best",
+        "metrics: {share: some}",
+        "metrics: {share: [patients]}",
         "run: {algorithm: dgd, iterations: 1, wire: int4, problem: {path: a.B}}",
         "run: {algorithm: dgd, iterations: 1, wire: {encoding: int8, bits: 4}, problem: {path: a.B}}",
     ],
@@ -71,6 +74,31 @@ def test_a_wire_is_a_word_or_a_mapping_to_the_loader_and_to_the_schema_for_edito
     (tmp_path / "topology.yaml").write_text(content)
 
     assert load(tmp_path / "topology.yaml").run.wire == meant
+    validator.validate(yaml.safe_load(content))
+
+
+SHARED = {
+    "": ((), ()),
+    "metrics: {share: [ready]}": (("ready",), ("train_loss",)),
+    "metrics: {share: all}": (tuple(SHAREABLE), ("train_loss",)),
+}
+
+
+@pytest.mark.parametrize(("written", "meant"), SHARED.items())
+def test_sites_share_what_they_say_themselves_or_else_what_the_mesh_says(
+    written: str,
+    meant: tuple[tuple[str, ...], tuple[str, ...]],
+    validator: jsonschema.Draft202012Validator,
+    tmp_path: Path,
+) -> None:
+    of_the_mesh, of_the_second = meant
+    own = "metrics: {share: [train_loss]}" if of_the_second else "metrics: {}"
+    sites = f"sites: [{{name: bonn, org: ukb}}, {{name: aachen, org: uka, {own}}}]"
+    content = with_sections(f"{written}\n{sites}")
+    (tmp_path / "topology.yaml").write_text(content)
+
+    topology = load(tmp_path / "topology.yaml")
+    assert [topology.shared_by(site) for site in topology.sites] == [of_the_mesh, of_the_second]
     validator.validate(yaml.safe_load(content))
 
 

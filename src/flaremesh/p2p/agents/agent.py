@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from abc import abstractmethod
@@ -171,6 +172,9 @@ class _AgentMetrics(Collector):
         yield info
         yield gauge(AgentMetric.CERTIFICATE_EXPIRY, self._agent.certificate_expiry())
         yield gauge(AgentMetric.READY, not self._agent.why_not_ready())
+        disk = shutil.disk_usage(self._agent.workspace)
+        yield gauge(AgentMetric.WORKSPACE_SIZE, disk.total)
+        yield gauge(AgentMetric.WORKSPACE_FREE, disk.free)
         yield gauge(AgentMetric.RUNNING_JOBS, len(self._agent.running_jobs()))
         yield from self._agent.collect()
 

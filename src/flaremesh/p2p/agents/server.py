@@ -10,10 +10,12 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
 
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.agent import Agent, gauge
-from flaremesh.p2p.cell import FRAMES, hear_failures
+from flaremesh.p2p.agents.shared import SharedMetrics
+from flaremesh.p2p.cell import FRAMES, METRICS, hear, hear_failures
 from flaremesh.topology.schema import SERVER
 
 _JOB_SECONDS = 15.0  # for the jobs to end: NVFlare kills their processes after 10 s
@@ -26,7 +28,7 @@ FIRST_FAILURE: Final = "first_failure"
 
 
 class ServerAgent(Agent):
-    """Also gives jobs that an earlier server process left unfinished their final status."""
+    """Also shows the metrics that sites share, and gives jobs that an earlier process left a final status."""
 
     # the jobs, then NVFlare's shutdown_period for sites to leave, then 6 s for the end of the process
     stop_seconds = 40.0
@@ -47,9 +49,15 @@ class ServerAgent(Agent):
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
             hear_failures(self.engine.get_cell(), self._note_failure)
+            hear(self.engine.get_cell(), METRICS, self._metrics.take)
             self._started = True
         elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
             self._keep_failure(fl_ctx)
+
+    def collectors(self) -> list[Collector]:
+        """See Agent.collectors."""
+        self._metrics = SharedMetrics(super().collectors())
+        return [self._metrics]
 
     def missing(self) -> Sequence[str]:
         """See Agent.missing."""

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics
 from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
 from flaremesh.p2p.agents.probe import ProbeListener
-from flaremesh.p2p.cell import PROBE, answer, ask
+from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
+from flaremesh.p2p.cell import METRICS, PROBE, answer, ask, tell
 
 
 class SiteAgent(Agent):
     """Also serves the metrics of the site's runs, which their processes leave in a shared directory.
 
-    The directory is ``metrics`` in the workspace unless PROMETHEUS_MULTIPROC_DIR names another one, e.g. in
+    The directory is ``metrics`` in the workspace unless FLAREMESH_METRICS_DIR names another one, e.g. in
     memory; it must belong to this site alone, and is emptied when the site starts.
 
     Args:
@@ -35,6 +37,7 @@ class SiteAgent(Agent):
         dials: the out-neighbours that this site dials, ``{"site": ..., "host": ...}`` each.
         admits: the in-neighbours that may dial.
         gpus: how many the site is to have.
+        share: names of the metrics that the server may show; FLAREMESH_SHARE_METRICS can take some away.
         settings: see Agent.
     """
 
@@ -48,6 +51,7 @@ class SiteAgent(Agent):
         dials: Sequence[Mapping[str, str]] = (),
         admits: Sequence[str] = (),
         gpus: int = 0,
+        share: Sequence[str] = (),
         **settings: Any,
     ):
         super().__init__(**settings)
@@ -55,6 +59,8 @@ class SiteAgent(Agent):
         self._dials = {peer["site"]: peer["host"] for peer in dials}
         self._admits = frozenset(admits)
         self.gpus = gpus
+        self._share = share
+        self._sharing: Sharing | None = None
 
     def start(self, fl_ctx: FLContext) -> None:
         """See Agent.start."""
@@ -74,8 +80,11 @@ class SiteAgent(Agent):
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
             answer(self._client.cell, PROBE, self._invite)
+            self._begin_to_share()
         elif event_type == EventType.JOB_COMPLETED:
             self.sweep()
+            if self._sharing:
+                self._sharing.soon()
 
     def collectors(self) -> list[Collector]:
         """See Agent.collectors."""
@@ -104,6 +113,17 @@ class SiteAgent(Agent):
             lambda peer, timeout: ask(self._client.cell, peer, PROBE, timeout),
             self._credentials,
         )
+
+    def _begin_to_share(self) -> None:
+        names = permitted(self._share, os.environ.get(SHARE_VARIABLE))
+        self.logger.info("the server may show of this site: %s", ", ".join(sorted(names)) or "nothing")
+        if names:
+            self._sharing = Sharing(self.collectors(), names, self._tell)
+
+    def _tell(self, message: bytes) -> None:
+        if not self.missing():
+            with suppress(RuntimeError):  # the cell was stopped meanwhile
+                tell(self._client.cell, METRICS, message)
 
     def _invite(self, peer: str) -> bytes:
         """Let an in-neighbour dial, or say why it cannot."""
