@@ -1,0 +1,50 @@
+"""Real cells of NVFlare in one process."""
+
+from types import SimpleNamespace
+
+import pytest
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.private.defs import CellMessageHeaderKeys
+
+from flaremesh.p2p.cell import METRICS, hear, tell
+from ports import free_port
+
+SITE, RUN = "bonn", "bonn.run-1"
+
+
+@pytest.fixture
+def cells():
+    """Those of the server, a site, and a run of the site, by name."""
+    url = f"tcp://127.0.0.1:{free_port()}"
+    cells = {
+        name: SimpleNamespace(core_cell=CoreCell(name, url, secure=False, credentials={}))
+        for name in ("server", SITE, RUN)
+    }
+    for cell in cells.values():
+        cell.core_cell.start()
+    yield cells
+    for cell in cells.values():
+        cell.core_cell.stop()
+
+
+def authenticate(cell, client):
+    """Let the cell send under this name, as NVFlare does once the server has verified it."""
+
+    def name(message):
+        message.set_header(CellMessageHeaderKeys.CLIENT_NAME, client)
+
+    cell.core_cell.add_outgoing_request_filter("*", "*", name)
+
+
+def test_the_server_hears_a_sites_bytes_and_neither_runs_nor_who_speaks_for_another_site(cells):
+    heard = []
+    hear(cells["server"], METRICS, lambda *what: heard.append(what))
+    authenticate(cells[RUN], SITE)
+    tell(cells[RUN], METRICS, b"by a run")
+    tell(cells[SITE], METRICS, b"without a name")
+    authenticate(cells[SITE], "ulm")
+    tell(cells[SITE], METRICS, b"under another name")
+    authenticate(cells[SITE], SITE)
+    tell(cells[SITE], METRICS, {"no": "bytes"})
+    tell(cells[SITE], METRICS, b"the last")
+    assert heard == [(SITE, b"the last")]
