@@ -167,7 +167,8 @@ def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, f
     _write(folder / VALUES, _merged(derived, _further(topology)), mode=0o644)
     _write(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
     rules = [rule for rule in firewall(topology, mesh) if release.name in (rule.source, rule.target)]
-    (folder / README).write_text(_readme(release, values, rules))
+    shared = [topology.shared_by(site) for site in topology.sites if site.name == release.name]
+    (folder / README).write_text(_readme(release, values, rules, *shared))
 
 
 def write_monitoring(topology: Topology, namespace: str, folder: Path) -> None:
@@ -186,10 +187,17 @@ def write_monitoring(topology: Topology, namespace: str, folder: Path) -> None:
     (folder / README).write_text(_page("monitoring.md.j2", release=release, values=values))
 
 
-def _readme(release: Release, values: Participant, rules: Sequence[FirewallRule]) -> str:
-    image, is_server = values.image.name, release.name == SERVER
+def _readme(
+    release: Release, values: Participant, rules: Sequence[FirewallRule], shared: Sequence[str] = ()
+) -> str:
     return _page(
-        "release.md.j2", release=release, values=values, rules=rules, image=image, is_server=is_server
+        "release.md.j2",
+        release=release,
+        values=values,
+        rules=rules,
+        shared=shared,
+        image=values.image.name,
+        is_server=release.name == SERVER,
     )
 
 

@@ -18,7 +18,8 @@ def site(name: str, **fields) -> dict:
 
 @pytest.fixture(scope="module")
 def topology(make_topology) -> Topology:
-    sites = [site("bonn", gpus=2), site("ulm"), site("kiel", link=None)]
+    shared = {"share": ["ready", "train_loss"]}
+    sites = [site("bonn", gpus=2, metrics=shared), site("ulm"), site("kiel", link=None)]
     deploy = {
         "image": "registry.example.org:5000/flaremesh:1.2",
         "gpuImage": f"flaremesh@sha256:{'0' * 64}",
@@ -144,3 +145,8 @@ def test_the_readme_says_how_to_install_this_release(folder: Path) -> None:
     ):
         assert words in readme
     assert "| kiel | ulm |" not in readme
+
+
+def test_the_readme_of_a_site_says_which_metrics_leave_it(folder: Path) -> None:
+    assert "show these metrics of the site: `ready`, `train_loss`." in (folder / "bonn/README.md").read_text()
+    assert "share" not in (folder / "ulm/README.md").read_text()
