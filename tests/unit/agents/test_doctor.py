@@ -132,6 +132,7 @@ def test_a_kit_says_whom_its_site_dials_and_whom_it_lets_dial(kits):
         "dials": [{"site": site, "host": "localhost"} for site in ("heidelberg", "aachen")],
         "admits": ["heidelberg", "aachen"],
         "gpus": 0,
+        "share": [],
     }
 
 

@@ -49,7 +49,7 @@ class ServerAgent(Agent):
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
             hear_failures(self.engine.get_cell(), self._note_failure)
-            hear(self.engine.get_cell(), METRICS, self._metrics.take)
+            hear(self.engine.get_cell(), METRICS, self._take_metrics)
             self._started = True
         elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
             self._keep_failure(fl_ctx)
@@ -87,6 +87,11 @@ class ServerAgent(Agent):
                     kind = "relay" if category.endswith(_RELAYED) else "control"
                     megabytes[kind] += sum(size["total"] for size in bins if size)
         return {kind: count * _NVFLARE_UNIT for kind, count in megabytes.items()}
+
+    def _take_metrics(self, site: str, message: bytes) -> None:
+        """Not from admins, and not from a site that an admin has disabled."""
+        if self.engine.get_client_from_name(site):
+            self._metrics.take(site, message)
 
     def _note_failure(self, site: str, job_id: str) -> None:
         """Remember who failed first: where no controller was up yet, nobody else knows why the job did."""

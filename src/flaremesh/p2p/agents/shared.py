@@ -84,12 +84,16 @@ class Sharing:
         self._news.set()
 
     def _keep_sending(self) -> None:
+        well = True
         while True:
             self._news.clear()
             try:
                 self._send(self._message())
+                well = True
             except (OSError, ValueError) as error:  # e.g. somebody replaces the certificate
-                _log.warning("no metrics are shared for now: %s", error)
+                if well:
+                    _log.warning("no metrics are shared for now: %s", error)
+                well = False
             self._news.wait(PERIOD_SECONDS)
 
     def _message(self) -> bytes:
@@ -101,7 +105,8 @@ class Sharing:
             for point in _points(self._names[family.name], family)
         ]
         message = json.dumps(points).encode()
-        _check_size(message, points)
+        _check(_series(points), _MAX_SERIES, "series")
+        _check(len(message), _MAX_BYTES, "bytes")
         return message
 
 
@@ -127,8 +132,9 @@ class SharedMetrics(Collector):
             message: of Sharing.
         """
         try:
+            _check(len(message), _MAX_BYTES, "bytes")
             points = _POINTS.validate_json(message)
-            _check_size(message, points)
+            _check(_series(points), _MAX_SERIES, "series")
         except ValueError as error:
             self._complain(site, error)
             return
@@ -176,13 +182,13 @@ def _family_name(metric: Metric) -> str:
     return metric.full_name.removesuffix("_total")
 
 
-def _check_size(message: bytes, points: Sequence[_Point]) -> None:
-    series = sum(len(values) for _, _, values in points)
-    if len(message) > _MAX_BYTES or series > _MAX_SERIES:
-        raise ValueError(
-            f"{series} series in {len(message)} bytes, and the server takes {_MAX_SERIES} in {_MAX_BYTES}: "
-            "share fewer metrics"
-        )
+def _series(points: Sequence[_Point]) -> int:
+    return sum(len(values) for _, _, values in points)
+
+
+def _check(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise ValueError(f"{count} {what}, and the server takes {most}: share fewer metrics")
 
 
 def _points(name: str, family: Family) -> Iterator[_Point]:
