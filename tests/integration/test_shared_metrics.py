@@ -6,10 +6,11 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from packages.wiretap import HEARD
-from prometheus import program
+from prometheus import scraping
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from running_mesh import START_SECONDS, RunningMesh, wait_until
@@ -17,6 +18,7 @@ from running_mesh import START_SECONDS, RunningMesh, wait_until
 from flaremesh.deploy.run import run
 from flaremesh.p2p.agents.shared import OFF, PERIOD_SECONDS, SHARE_VARIABLE
 from flaremesh.topology.schema import Code, Metrics
+from programs import program
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -137,6 +139,16 @@ def test_a_site_says_how_full_its_disk_is(mesh):
     size, free = (mesh.metric(SILENT, f"workspace_{part}_bytes") for part in ("size", "free"))
     assert size == shutil.disk_usage(mesh.workspace(SILENT)).total
     assert 0 < free <= size
+
+
+def test_a_prometheus_that_reaches_the_server_only_has_the_series_of_the_sites(mesh, tmp_path):
+    (address,) = [
+        urlsplit(each.metrics).netloc for each in mesh.target.participants() if each.name == "server"
+    ]
+    with scraping({"server": address}, tmp_path) as prometheus:
+        iterations = dict.fromkeys((OPEN, NARROWED), mesh.topology.run.iterations)
+        assert prometheus.query("flaremesh_iterations_total{mesh='mesh'}") == iterations
+        assert set(prometheus.query("flaremesh_workspace_free_bytes")) == {"server", OPEN, NARROWED}
 
 
 def test_sites_share_again_with_a_server_that_was_away(mesh):
