@@ -4,9 +4,12 @@ import contextlib
 import json
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -283,9 +286,11 @@ class Forward:
 
     def check(self, name: str) -> None:
         """Raise DeployError if it leads there no more."""
+        # kubectl notices a pod's end when somebody wants to go there
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         if self.process.poll() is not None:
-            reason = self.process.stderr.read().strip() if self.process.stderr else ""
-            raise DeployError(f"the way to {name} in the cluster has ended: {reason or 'its pod is gone'}")
+            raise DeployError(f"{name} in the cluster cannot be reached any more: its pod has ended")
 
 
 @contextlib.contextmanager
@@ -309,14 +314,23 @@ def forwarded(namespace: str, what: str, port: int, local: int = 0) -> Iterator[
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as forward:
         assert forward.stdout
         assert forward.stderr
+        listeners = [
+            threading.Thread(target=deque, args=(output, 0)) for output in (forward.stdout, forward.stderr)
+        ]
         try:
             found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
             if found is None:
                 reason = forward.stderr.read().strip()
                 raise DeployError(f"{what} in the namespace {namespace} cannot be reached: {reason}")
+            # it tells of every connection, and would wait where nobody listened
+            for listener in listeners:
+                listener.start()
             yield Forward(int(found[1]), forward)
         finally:
             forward.terminate()
+            for listener in listeners:
+                if listener.is_alive():
+                    listener.join()
 
 
 def _is_rolled_out(found: client.V1StatefulSet) -> bool:

@@ -31,7 +31,7 @@ _FIRST_DASHBOARD = "overview.json"
 _DEFAULTS = MonitoringValues().prometheus
 _PROMETHEUS_PORT, _GRAFANA_PORT = 9090, 3000  # in a cluster
 _REFRESH_SECONDS = 5.0
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 1.0
 _GRAFANA = {
     "GF_SERVER_HTTP_ADDR": "127.0.0.1",
     "GF_AUTH_ANONYMOUS_ENABLED": "true",
