@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,10 @@ class ContainerMesh:
 def engine(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Call ``docker``."""
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

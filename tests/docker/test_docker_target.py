@@ -4,11 +4,10 @@ import json
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
-from container_mesh import IMAGE, LINK_PORT, VALUES, engine
+from container_mesh import IMAGE, LINK_PORT, VALUES, engine, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -55,13 +54,6 @@ def test_status_shows_containers_and_metrics_that_the_engines_machine_can_read(m
     for participant in status["participants"]:
         with urllib.request.urlopen(participant["metrics"], timeout=10) as reply:
             assert b"flaremesh_build_info" in reply.read()
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def listening(mesh, site):

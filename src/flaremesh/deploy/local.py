@@ -153,16 +153,8 @@ class LocalTarget:
         return environment
 
     def _check_port(self) -> None:
-        port = self._topology.server.port
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError as error:
-                raise DeployError(
-                    f"the server's port {port} cannot be used: {owner_of(port) or error.strerror}. "
-                    "Stop that process or choose another server.port in the topology file."
-                ) from None
+        remedy = "Stop that process or choose another server.port in the topology file."
+        check_port("", self._topology.server.port, "the server's port", remedy)
 
     # readiness
 
@@ -272,8 +264,28 @@ def _end(processes: Sequence[psutil.Process], grace: float) -> None:
     psutil.wait_procs(left, timeout=5.0)
 
 
-def owner_of(port: int) -> str | None:
-    """Who listens on a port of this machine, as a phrase; None where that cannot be told."""
+def check_port(host: str, port: int, what: str, remedy: str) -> None:
+    """Make sure that a port of this machine is free.
+
+    Args:
+        host: address to be bound; empty for all.
+        port: the port.
+        what: it is, as the message begins.
+        remedy: what to do where it is not free.
+
+    Raises:
+        DeployError: it is not; the message says who has it.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = _owner_of(port) or error.strerror
+            raise DeployError(f"{what} {port} cannot be used: {reason}. {remedy}") from None
+
+
+def _owner_of(port: int) -> str | None:
     for process in psutil.process_iter(["name"]):
         try:
             connections = process.net_connections("tcp")

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from flaremesh.deploy.local import owner_of
+from flaremesh.deploy.local import check_port
 from flaremesh.deploy.services import NoImage, Service, container, engine_with, program, wait_until_ready
 from flaremesh.deploy.target import DeployError, Target
 from flaremesh.deploy.targets import TargetKind, target_of
@@ -186,15 +185,7 @@ def _alone(mesh: str, folder: Path) -> Iterator[None]:
 
 
 def _check_port(port: int, option: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise DeployError(
-                f"port {port} cannot be used: {owner_of(port) or error.strerror}. "
-                f"Choose another one with {option}."
-            ) from None
+    check_port("127.0.0.1", port, "port", f"Choose another one with {option}.")
 
 
 def _down(mesh: str) -> DeployError:
