@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from rich.console import Console
 
-from flaremesh.cli.top import frame
+from flaremesh.cli.frame import frame
 from flaremesh.deploy.top import Recent, Scrape
 from flaremesh.metrics.names import DIRECT, RELAY, SHAREABLE, AgentMetric, Phase, RunState
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, PrometheusSink
