@@ -11,22 +11,29 @@ from rich.table import Table
 from rich.text import Text
 
 from flaremesh.deploy.top import MeshView, RunView, ServerView, SiteView
-from flaremesh.metrics.names import DIRECT
+from flaremesh.metrics.names import DIRECT, Phase, RunState
 
 _BAR = 10
 _PROGRESS = 24
 _NOTES = 6
+_SILENT, _IDLE = "no answer", "idle"
 _STATES = {
-    "running": "green",
-    "configuring": "yellow",
-    "waiting": "yellow",
-    "finished": "blue",
-    "failed": "bold red",
-    "aborted": "magenta",
-    "no answer": "bold red",
-    "idle": "bright_black",
+    RunState.RUNNING: "green",
+    RunState.CONFIGURING: "yellow",
+    RunState.WAITING: "yellow",
+    RunState.FINISHED: "blue",
+    RunState.FAILED: "bold red",
+    RunState.ABORTED: "magenta",
+    _SILENT: "bold red",
+    _IDLE: "bright_black",
 }
-_PHASES = {"compute": "blue", "send": "cyan", "wait": "yellow", "mix": "green", "evaluate": "magenta"}
+_PHASES = {
+    Phase.COMPUTE: "blue",
+    Phase.SEND: "cyan",
+    Phase.WAIT: "yellow",
+    Phase.MIX: "green",
+    Phase.EVALUATE: "magenta",
+}
 
 
 def frame(view: MeshView, command: Callable[[str], str], console: Console) -> RenderableType:
@@ -48,15 +55,16 @@ def frame(view: MeshView, command: Callable[[str], str], console: Console) -> Re
             width,
         )
     ]
+    # before the sites, who may be more than the terminal has lines
+    notes = _notes(view)
+    page += [Text(note, "yellow") for note in notes[:_NOTES]]
+    if len(notes) > _NOTES:
+        page.append(Text(f"and {len(notes) - _NOTES} more", "yellow"))
     for run in view.runs:
         page += [Text(), *_heading(run, view, command, width), Text()]
         page.append(_table(run.sites, width, coloured))
     if any(site.shares for run in view.runs for site in run.sites):
         page += [Text(), *_flow(_legend(coloured), width)]
-    notes = _notes(view)
-    page += [Text(note, "yellow") for note in notes[:_NOTES]]
-    if len(notes) > _NOTES:
-        page.append(Text(f"and {len(notes) - _NOTES} more", "yellow"))
     return Group(*page)
 
 
@@ -216,7 +224,7 @@ def _table(sites: Sequence[SiteView], width: int, coloured: bool) -> RenderableT
 
 
 def _state(site: SiteView) -> Text:
-    state = "no answer" if not site.answers else site.state or "idle"
+    state = _SILENT if not site.answers else site.state or _IDLE
     mark = ("● ", "green") if site.ready else ("○ ", "yellow" if site.answers else "bold red")
     return Text.assemble(mark, (state, _STATES[state]))
 
