@@ -77,7 +77,7 @@ def _server(server: ServerView, sites: int) -> Iterable[Text]:
         return
     yield Text.assemble(("server ", "bright_black"), "ready" if server.ready else ("not ready", "yellow"))
     if server.registered_sites is not None:
-        yield _figure(str(server.registered_sites), f"of {sites} sites registered")
+        yield _figure(str(server.registered_sites), f"of {sites} sites")
     if server.running_jobs is not None:
         yield _figure(str(server.running_jobs), "job" if server.running_jobs == 1 else "jobs")
     if server.relay_bytes_per_second is not None:
