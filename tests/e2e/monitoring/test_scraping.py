@@ -60,8 +60,8 @@ def test_all_participants_are_scraped_during_a_run(
     assert {(s.labels["mesh"], s.labels["site"]) for s in samples} == {
         (mesh.topology.name, site.name) for site in mesh.topology.sites
     }
-    up = prometheus.query('min_over_time(up{job="flaremesh"}[1m])')
-    assert {s.labels["site"]: s.value for s in up} == dict.fromkeys(mesh.releases, 1.0)
+    worked = prometheus.query('max_over_time(flaremesh_running_jobs{job="flaremesh"}[10m]) >= 1')
+    assert {s.labels["site"] for s in worked} == set(mesh.releases)
 
 
 def test_discovery_and_the_operator_name_every_series_alike(
