@@ -24,12 +24,12 @@ class Prometheus:
     """Answers queries about what it has scraped."""
 
     def __init__(self, port: int):
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
 
     @property
     def ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5) as reply:
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as reply:
                 return bool(reply.status == 200)
         except OSError:
             return False
@@ -37,7 +37,7 @@ class Prometheus:
     def query(self, expression: str) -> dict[str, float]:
         """The values of an instant query by site."""
         parameters = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"{self._url}/api/v1/query?{parameters}", timeout=10) as reply:
+        with urllib.request.urlopen(f"{self.url}/api/v1/query?{parameters}", timeout=10) as reply:
             result = json.load(reply)["data"]["result"]
         values = {series["metric"].get("site", ""): float(series["value"][1]) for series in result}
         assert len(values) == len(result), f"{expression} has several series of a site"
@@ -53,15 +53,22 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(targets: Mapping[str, str], folder: Path) -> Iterator[Prometheus]:
+def scraping(
+    targets: Mapping[str, str], folder: Path, mesh: str = "mesh", rules: Path | None = None
+) -> Iterator[Prometheus]:
     """A Prometheus that scrapes ``targets``, host:port by site, and has reached all of them."""
     config = {
-        "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "scrape_timeout": f"{SCRAPE_SECONDS}s"},
+        "global": dict.fromkeys(
+            ("scrape_interval", "scrape_timeout", "evaluation_interval"), f"{SCRAPE_SECONDS}s"
+        ),
+        "rule_files": [str(rules)] if rules else [],
         "scrape_configs": [
             {
                 "job_name": "flaremesh",
+                "honor_labels": True,
                 "static_configs": [
-                    {"targets": [address], "labels": {"site": site}} for site, address in targets.items()
+                    {"targets": [address], "labels": {"mesh": mesh, "site": site}}
+                    for site, address in targets.items()
                 ],
             }
         ],

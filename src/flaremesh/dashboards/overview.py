@@ -66,6 +66,7 @@ def dashboard() -> Dashboard:
                     f"min by ({', '.join(columns)}) ({of_runs(state, 'site', *columns)})",
                     columns,
                     "progress",
+                    width=15,
                 ),
                 rows(
                     "Alerts",
@@ -73,7 +74,7 @@ def dashboard() -> Dashboard:
                     "none",
                     each(series("ALERTS"), *_ALERT),
                     _ALERT,
-                    None,
+                    width=9,
                 ),
             ),
             "Learning": (

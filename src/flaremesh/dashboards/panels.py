@@ -99,15 +99,21 @@ def number(
     if name_only:
         panel.text_mode(BigValueTextMode.NAME)
     _meaning(panel, meanings)
-    thresholds = [Threshold(None, PLAIN if steps else GOOD), *(Threshold(*step) for step in steps)]
+    thresholds = [Threshold(None, PLAIN), *(Threshold(*step) for step in steps)]
     return panel.thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(thresholds))
 
 
 def rows(
-    title: str, description: str, unit: str, expression: str, columns: Sequence[str], value: str | None
+    title: str,
+    description: str,
+    unit: str,
+    expression: str,
+    columns: Sequence[str],
+    value: str | None = None,
+    width: int = 12,
 ) -> table.Panel:
     """A table with a row per series: the labels ``columns``, then the value under the name ``value``."""
-    panel = _described(table.Panel(), title, description, unit, 24, 6)
+    panel = _described(table.Panel(), title, description, unit, width, 6).no_value("none")
     panel.with_target(_target("A", Query(expression, "")).instant().format(PromQueryFormat.TABLE))
     return panel.with_transformation(
         DataTransformerConfig(

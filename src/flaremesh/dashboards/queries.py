@@ -73,7 +73,7 @@ def per_iteration(counter: RunMetric | str, *by: str, of: Callable[..., str] = r
     site = ["site"] if "site" in by else []
     added = f"sum by ({', '.join(by)}) ({of_run(of(counter), *sorted({'site', *by}))})"
     iterations = f"sum by ({', '.join(site)}) ({of_run(of(RunMetric.ITERATIONS), 'site')})"
-    return f"{added} / on ({', '.join(site)}) group_left () {iterations}"
+    return f"{added} / on ({', '.join(site)}) group_left () ({iterations} > 0)"
 
 
 def total(expression: str, *by: str) -> str:

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -35,7 +36,7 @@ def page(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": _bytes, "data_uri": _data_uri}
+    environment.filters |= {"bytes": _bytes, "data_uri": _data_uri, "utc": _utc}
     return environment.get_template(template).render(**content)
 
 
@@ -51,6 +52,10 @@ def _png(draw: Draw, theme: Theme) -> bytes | None:
 
 def _data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _utc(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _bytes(count: float) -> str:

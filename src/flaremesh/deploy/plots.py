@@ -100,6 +100,23 @@ DARK = Theme(
 )
 
 
+def line_style(index: int) -> dict[str, Any]:
+    """The look of the line with this number; 24 look different, then they repeat."""
+    return {
+        "color": _COLOURS[index % len(_COLOURS)],
+        "linestyle": _DASHES[index // len(_COLOURS) % len(_DASHES)],
+    }
+
+
+def use_log_scale(axes: Axes, values: NDArray[np.float64]) -> None:
+    """Show positive values on a logarithmic axis with readable numbers."""
+    axes.set_yscale("log")
+    if values.max() < 1000 * values.min():
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def loss(run: Run, theme: Theme) -> Figure | None:
     """Loss per site: on the evaluation data where there are any, with the mini-batches' behind it."""
     training = _lines(run, lambda history: [(record.iteration, record.loss) for record in history.iterations])
@@ -116,7 +133,7 @@ def loss(run: Run, theme: Theme) -> Figure | None:
     _say(axes, said + ("; faint: on the mini-batches while training" if background else ""), theme)
     values = np.concatenate([values for _, values in [*lines.values(), *background.values()]])
     if values.min() > 0 and values.max() > 30 * values.min():
-        _use_log_scale(axes, values)
+        use_log_scale(axes, values)
     _draw_sites(axes, run, lines, theme, marker="o" if evaluated else "")
     return figure
 
@@ -155,7 +172,7 @@ def consensus(distance: Distance, predicted: float | None, fit: Fit | None, them
         else f"goes from {values[0]:.3g} to {distance.values[-1]:.3g}"
     )
     figure, axes = _axes(f"Consensus distance {found}", y="‖X − WX‖, all sites")
-    _use_log_scale(axes, values)
+    use_log_scale(axes, values)
     marker = "o" if len(values) <= 20 else ""
     axes.plot(iterations, values, color=theme.accent, linewidth=2.6, marker=marker, label="measured")
     if predicted is not None:
@@ -285,14 +302,6 @@ def _say(axes: Axes, what: str, theme: Theme) -> None:
     )
 
 
-def _use_log_scale(axes: Axes, values: NDArray[np.float64]) -> None:
-    axes.set_yscale("log")
-    if values.max() < 100 * values.min():
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
 def _lines(run: Run, points: Callable[[History], list[tuple[int, float | None]]]) -> dict[str, Line]:
     """What can be drawn of every site: a diverged run's line ends where its numbers do."""
     finite = {
@@ -319,7 +328,7 @@ def _style(run: Run, site: str) -> dict[str, Any]:
             "linewidth": 0.8,
             "alpha": 0.7,
         }
-    return {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _DASHES[index // len(_COLOURS)]}
+    return line_style(index)
 
 
 def _draw_sites(axes: Axes, run: Run, lines: Mapping[str, Line], theme: Theme, marker: str) -> None:

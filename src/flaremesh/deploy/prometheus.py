@@ -46,10 +46,13 @@ class Prometheus:
     Args:
         url: where it serves, its path prefix included.
         timeout: seconds for an answer.
+
+    Attributes:
+        url: as given, without a slash at its end.
     """
 
     def __init__(self, url: str = DEFAULT_URL, timeout: float = _SECONDS):
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._timeout = timeout
 
     def query(self, expression: str, at: float | None = None) -> list[Sample]:
@@ -74,16 +77,16 @@ class Prometheus:
 
     def _get(self, what: str, **parameters: str | float | None) -> Any:
         given = {name: value for name, value in parameters.items() if value is not None}
-        url = f"{self._url}/api/v1/{what}?{urllib.parse.urlencode(given)}"
+        url = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(given)}"
         try:
             with urllib.request.urlopen(url, timeout=self._timeout) as reply:
                 return json.load(reply)["data"]
         except urllib.error.HTTPError as error:
             with error:
-                raise DeployError(f"{self._url} refuses {given}: {_reason(error)}") from error
+                raise DeployError(f"{self.url} refuses {given}: {_reason(error)}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DeployError(
-                f"no Prometheus answers at {self._url}: {error}; start one with `flaremesh monitor`, "
+                f"no Prometheus answers at {self.url}: {error}; start one with `flaremesh monitor`, "
                 "or name another with --prometheus"
             ) from error
 

@@ -1,0 +1,150 @@
+"""Every query of every dashboard finds data in a Prometheus that scrapes a real run, and can be drawn."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import matplotlib.image
+import numpy as np
+import pytest
+from prometheus import program, scraping
+from running_mesh import RunningMesh, running_mesh, wait_until
+from typer.testing import CliRunner
+
+from flaremesh.cli.main import app
+from flaremesh.deploy.boards import Panel, boards
+from flaremesh.deploy.live import Reader
+from flaremesh.deploy.prometheus import Prometheus
+from flaremesh.deploy.run import run
+from flaremesh.deploy.target import DeployError
+from flaremesh.provision.releases import CHARTS
+from flaremesh.topology.schema import Run
+
+pytestmark = pytest.mark.timeout(400)
+
+RULES = CHARTS / "flaremesh-monitoring/files/rules.yaml"
+LEARNING = {
+    "algorithm": "gradient-tracking",
+    "iterations": 10**6,
+    "stepsize": 0.02,
+    "evaluate_every": 20,
+    "problem": {"path": "flaremesh.problems.digits.Digits", "args": {"hidden": 16}},
+}
+CONTRACTION = "mesh:flaremesh_contraction:ratio1m"
+RUN_SECONDS = 240.0
+LAST = "2m"
+
+EMPTY = {
+    ("overview", "Alerts"): "no alert is pending or fires while all is well",
+}
+"""Panels that have nothing to show in a healthy run, and why."""
+
+PANELS = [
+    pytest.param(name, panel, id=f"{name}: {panel.title}")
+    for name, board in boards().items()
+    for panel in board.panels
+    if panel.targets
+]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A mesh in the middle of a run, and the Prometheus that watches it."""
+
+    mesh: RunningMesh
+    prometheus: Prometheus
+    run_id: str
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    program("prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    with running_mesh(tmp_path_factory.mktemp("mesh")) as mesh:
+        participants = mesh.target.participants()
+        targets = {participant.name: urlsplit(participant.metrics).netloc for participant in participants}
+        with scraping(targets, folder, mesh.topology.name, RULES) as scraper:
+            prometheus = Prometheus(scraper.url)
+            ids: set[str] = set()
+            stop = threading.Event()
+            topology = mesh.topology.model_copy(update={"run": Run.model_validate(LEARNING)})
+            running = threading.Thread(
+                target=run,
+                args=(topology, mesh.target, mesh.folder, "watched"),
+                kwargs={"show": lambda run_id, progress: ids.add(run_id), "stop": stop},
+            )
+            running.start()
+            try:
+                # a contraction is told once the run is a minute old, the last of all figures
+                wait_until(lambda: prometheus.query(CONTRACTION) or not running.is_alive(), RUN_SECONDS)
+                assert running.is_alive(), "the run ended early"
+                yield Watched(mesh, prometheus, ids.pop())
+            finally:
+                stop.set()
+                running.join(60)
+
+
+@pytest.fixture(scope="module")
+def reader(watched: Watched) -> Reader:
+    return Reader(watched.prometheus, 60.0)
+
+
+@pytest.mark.parametrize("name", boards())
+def test_every_variable_offers_what_there_is(watched, reader, name):
+    board = boards()[name]
+    chosen = reader.choices(board)
+    sites = [site.name for site in watched.mesh.topology.sites]
+    expected = {
+        "mesh": [watched.mesh.topology.name],
+        "run": [watched.run_id],
+        "site": sorted([*sites, "server"] if name == "site" else sites),
+    }
+    for variable in board.templating.variables:
+        if variable.type == "query":
+            assert reader.options(variable, chosen) == expected[variable.name]
+
+
+@pytest.mark.parametrize(("name", "panel"), PANELS)
+def test_every_query_of_every_panel_finds_data(reader, name, panel: Panel):
+    chosen = reader.choices(boards()[name])
+    for target in panel.targets:
+        reading = reader.ask(target, chosen)
+        if (name, panel.title) in EMPTY:
+            assert (len(reading.samples), len(reading.curves)) == (0, 0)
+            continue
+        values = [sample.value for sample in reading.samples] + [
+            value for curve in reading.curves for value in curve.values
+        ]
+        assert np.isfinite(values).any(), target.expr
+
+
+@pytest.mark.parametrize("name", boards())
+def test_every_annotation_finds_the_run(watched, reader, name):
+    board = boards()[name]
+    for annotation in board.annotations.queries:
+        (curve,) = reader.curves(annotation.expr, reader.choices(board))
+        assert curve.labels == {"run_id": watched.run_id}
+
+
+def test_panels_that_must_be_empty_exist():
+    assert EMPTY.keys() <= {(param.values[0], param.values[1].title) for param in PANELS}
+
+
+def test_one_command_draws_all_dashboards(watched, tmp_path):
+    options = ["report", "--live", "--prometheus", watched.prometheus.url, "--last", LAST]
+    drawn = CliRunner().invoke(app, [*options, "--output", str(tmp_path)])
+    assert drawn.exit_code == 0, drawn.output
+    assert watched.run_id in drawn.output
+    page = (tmp_path / "index.html").read_text()
+    for name, board in boards().items():
+        picture = matplotlib.image.imread(tmp_path / f"{name}.png")
+        assert picture.std() > 0.05
+        assert board.description in page
+    assert page.count("data:image/png;base64,") == 2 * len(boards())
+
+
+def test_a_mesh_that_nobody_scrapes_is_named_with_those_there_are(watched):
+    reader = Reader(watched.prometheus, 60.0, {"mesh": "elsewhere"})
+    with pytest.raises(DeployError, match=f"no mesh elsewhere .* there is {watched.mesh.topology.name}"):
+        reader.choices(boards()["overview"])
