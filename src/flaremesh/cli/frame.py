@@ -117,7 +117,8 @@ def _heading(run: RunView, view: MeshView, command: Callable[[str], str], width:
     consensus = run.consensus
     if consensus.distance is None:
         return
-    parts = [_compared("consensus", consensus.distance, ".1e", consensus.expected_level, "< ")]
+    level = consensus.expected_level or None  # where the sites add nothing, round-off is what is left
+    parts = [_compared("consensus", consensus.distance, ".1e", level, "< ")]
     if consensus.predicted_contraction is not None:
         measured, predicted = consensus.measured_contraction, consensus.predicted_contraction
         parts.append(_compared("contraction", measured, ".4f", predicted))
