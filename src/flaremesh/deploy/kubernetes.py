@@ -311,7 +311,13 @@ def forwarded(namespace: str, what: str, port: int, local: int = 0) -> Iterator[
         *(what, f"{local or ''}:{port}"),
     ]
     _require("kubectl")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as forward:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a Ctrl-C aborts the run, and through this port
+    ) as forward:
         assert forward.stdout
         assert forward.stderr
         listeners = [
