@@ -17,7 +17,7 @@ ARTIFACTS = Path(__file__).parents[3] / "build" / "e2e-monitoring"
 
 # Grafana's image has no part in this; its dashboards' queries do
 SETTINGS = {
-    "prometheus": {"interval": "1s", "storage": {"size": "1Gi"}},
+    "prometheus": {"interval": "2s", "storage": {"size": "1Gi"}},
     "grafana": {"enabled": False},
     "operator": {"enabled": True, "labels": {"watches": "flaremesh"}},
     "dashboards": {"configMaps": {"enabled": True}},
@@ -48,8 +48,8 @@ spec:
   version: {PROMETHEUS_IMAGE.rpartition(":")[2]}
   replicas: 1
   serviceAccountName: operated
-  scrapeInterval: 1s
-  evaluationInterval: 1s
+  scrapeInterval: 2s
+  evaluationInterval: 2s
   podMonitorSelector: {{matchLabels: {{watches: flaremesh}}}}
   ruleSelector: {{matchLabels: {{watches: flaremesh}}}}
   securityContext:
