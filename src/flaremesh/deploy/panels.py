@@ -97,7 +97,7 @@ def _curves(
     # entries of the legend stand in columns below the axis
     columns = max(1, int(width / (0.45 + 0.055 * max(map(len, named), default=1))))
     legend = _LINE * math.ceil((len(named) + (len(curves) > len(named) > 0)) / columns)
-    axes = _axes(figure, (left + 0.55, bottom + legend + 0.3, width - 0.65, height - legend - 0.35))
+    axes = _axes(figure, (left + 0.62, bottom + legend + 0.3, width - 0.72, height - legend - 0.35))
     if custom.get("stacking", {}).get("mode") == "normal":
         times = np.unique(np.concatenate([times for _, times, _ in curves]))
         layers = [np.nan_to_num(_on(times, *curve[1:]), posinf=0) for curve in curves]
