@@ -29,8 +29,10 @@ from flaremesh.topology.neighborhood import Neighborhood
 DIRECTORY_VARIABLE: Final = "FLAREMESH_METRICS_DIR"
 """Environment variable with the directory that a site's exporter and the processes of its runs share."""
 
+PAGE_SECONDS: Final = 1.0
+"""How old what a scraper sees may be."""
+
 _STRANGER = ""
-_PAGE_SECONDS = 1.0
 _EVALUATED = {"loss": RunMetric.VALIDATION_LOSS, "accuracy": RunMetric.VALIDATION_ACCURACY}
 
 
@@ -283,7 +285,7 @@ class _Writer:
         self._stopped.set()
 
     def _keep_writing(self) -> None:
-        while not self._stopped.wait(_PAGE_SECONDS):
+        while not self._stopped.wait(PAGE_SECONDS):
             with suppress(OSError):  # e.g. no room: the next page may find some
                 self.write()
 
