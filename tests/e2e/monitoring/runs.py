@@ -51,7 +51,7 @@ def running(mesh: Mesh, name: str, **changes: Any) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until(lambda: ": running" in log.read_text() or process.poll() is not None, 90, log.read_text)
+        wait_until(lambda: ": running" in log.read_text() or process.poll() is not None, 240, log.read_text)
         assert process.poll() in (None, 0), log.read_text()
         (run_id,) = _ids(mesh) - before
         yield run_id
