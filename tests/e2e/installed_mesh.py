@@ -91,20 +91,30 @@ class Mesh:
     def ready(self, name: str) -> None:
         ready(self.namespaces[name], name)
 
-    def flaremesh(
-        self, command: str, *options: str, file: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """The command as a user calls it."""
-        return subprocess.run(
+    def start(self, command: str, *options: str, file: Path | None = None) -> subprocess.Popen[str]:
+        """The command as a user calls it, in a terminal of its own."""
+        return subprocess.Popen(
             [
                 *(sys.executable, "-m", "flaremesh.cli.main", command, str(file or self.file)),
                 *("--target", "kubernetes", "--output", str(self.folder), *options),
             ],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=400,
-            check=False,
+            start_new_session=True,
         )
+
+    def flaremesh(
+        self, command: str, *options: str, file: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """What the command has printed in the end."""
+        with self.start(command, *options, file=file) as started:
+            try:
+                output, errors = started.communicate(timeout=400)
+            except subprocess.TimeoutExpired:
+                started.kill()
+                raise
+        return subprocess.CompletedProcess(started.args, started.returncode, output, errors)
 
     def run(self, *options: str) -> dict[str, Any]:
         """The result of a run that must finish."""

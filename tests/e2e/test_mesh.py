@@ -1,6 +1,10 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -90,21 +94,29 @@ def test_a_site_logs_out_when_its_pod_is_stopped(mesh: Mesh):
     assert pod(namespace, "bonn-0")["metadata"]["uid"] != stopped
 
 
-def test_a_pod_that_is_killed_fails_the_run_by_its_name_and_comes_back(mesh: Mesh):
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "flaremesh.cli.main", "run", str(mesh.file), "--target", "kubernetes"),
-            *("--output", str(mesh.folder), "--iterations", str(10**6)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as run:
+@contextmanager
+def endless_run(mesh: Mesh) -> Iterator[subprocess.Popen[str]]:
+    """A run that iterates, in a terminal of its own; it must end in the block."""
+    with mesh.start("run", "--iterations", str(10**6)) as run:
         assert run.stderr
         assert any(": running" in line for line in run.stderr)
-        namespace = mesh.namespaces["dresden"]
+        yield run
+
+
+def test_a_ctrl_c_in_the_terminal_aborts_the_run_and_kubectl_does_not_end_before(mesh: Mesh):
+    with endless_run(mesh) as run:
+        os.killpg(run.pid, signal.SIGINT)  # all that runs in a terminal gets it
+        output, _ = run.communicate()
+    assert run.returncode == 130
+    assert "aborted" in output
+    assert json.loads(mesh.flaremesh("status", "--json").stdout)["runs"] == []
+
+
+def test_a_pod_that_is_killed_fails_the_run_by_its_name_and_comes_back(mesh: Mesh):
+    namespace = mesh.namespaces["dresden"]
+    with endless_run(mesh) as run:
         kubectl(namespace, "delete", "pod", "dresden-0", "--grace-period=0", "--force")
-        errors = run.stderr.read()
+        _, errors = run.communicate()
     assert run.returncode == 1
     assert "dresden" in errors.splitlines()[-1]
     mesh.ready("dresden")
