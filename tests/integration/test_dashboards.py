@@ -1,4 +1,4 @@
-"""Every query of every dashboard finds data in a Prometheus that scrapes a real run, and can be drawn."""
+"""A real run serves what the contract of the metrics says, and every query of every dashboard finds data."""
 
 import threading
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from prometheus import program, scraping
+from prometheus_client.parser import text_string_to_metric_families
 from running_mesh import RunningMesh, running_mesh, wait_until
 from typer.testing import CliRunner
 
@@ -18,6 +19,8 @@ from flaremesh.deploy.live import Reader
 from flaremesh.deploy.prometheus import Prometheus
 from flaremesh.deploy.run import run
 from flaremesh.deploy.target import DeployError
+from flaremesh.metrics.names import OF_SITES, OF_THE_SERVER, AgentMetric, RunMetric
+from flaremesh.provision.contract import LABEL_VALUES, most_series
 from flaremesh.provision.releases import CHARTS
 from flaremesh.topology.schema import Run
 
@@ -88,6 +91,35 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 @pytest.fixture(scope="module")
 def reader(watched: Watched) -> Reader:
     return Reader(watched.prometheus, 60.0)
+
+
+OF_PARTICIPANTS = {
+    "server": [metric for metric in AgentMetric if metric not in OF_SITES],
+    "bonn": [*RunMetric, *(metric for metric in AgentMetric if metric not in OF_THE_SERVER)],
+}
+
+
+@pytest.mark.parametrize("participant", OF_PARTICIPANTS)
+def test_a_participant_serves_what_the_contract_says_and_nothing_else(watched, participant):
+    status, text = watched.mesh.get(participant, "/metrics")
+    assert status == 200
+    served = {family.name: family for family in text_string_to_metric_families(text)}
+    declared = {m.value.full_name.removesuffix("_total"): m.value for m in OF_PARTICIPANTS[participant]}
+    assert served.keys() == declared.keys()
+    for name, metric in declared.items():
+        assert served[name].type == metric.kind
+        assert served[name].documentation == metric.help
+        slot = {"slot"} if metric in {run_metric.value for run_metric in RunMetric} else set()
+        for sample in served[name].samples:
+            assert sample.labels.keys() - {"le"} == {*metric.labels, *slot}
+            for label in LABEL_VALUES.keys() & sample.labels.keys() if slot else ():
+                assert sample.labels[label] in LABEL_VALUES[label]
+
+
+def test_a_site_has_no_more_series_than_the_contract_says(watched):
+    _, text = watched.mesh.get("bonn", "/metrics")
+    samples = sum(len(family.samples) for family in text_string_to_metric_families(text))
+    assert samples <= most_series(slots=1, neighbors=2)
 
 
 @pytest.mark.parametrize("name", boards())

@@ -65,11 +65,6 @@ as many slots as it has had runs at the same time: with four neighbours and one 
 def page() -> str:
     """The page."""
     run = [metric.value for metric in RunMetric]
-    # strangers share an empty name
-    strangers = _series(RunMetric.EXCHANGE_FAILURES.value)
-    fixed = sum(_series(metric) for metric in run if "peer" not in metric.labels) + strangers
-    each = sum(_series(metric) for metric in run if "peer" in metric.labels)
-    agents = len([metric for metric in AgentMetric if metric not in OF_THE_SERVER])
     return _TEXT.format(
         run="\n".join(_table(("metric", "type", "labels", "what it says"), map(_row, run))),
         agent="\n".join(
@@ -79,11 +74,21 @@ def page() -> str:
             )
         ),
         buckets=", ".join(f"{bound:g}" for bound in DURATION_BUCKETS),
-        fixed=fixed,
-        each=each,
-        agents=agents,
-        example=fixed + 4 * each + agents,
+        fixed=most_series(1, 0) - most_series(0, 0),
+        each=most_series(1, 1) - most_series(1, 0),
+        agents=most_series(0, 0),
+        example=most_series(1, 4),
     )
+
+
+def most_series(slots: int, neighbors: int) -> int:
+    """How many series a site has at most, with so many slots and neighbours."""
+    run = [metric.value for metric in RunMetric]
+    strangers = _series(RunMetric.EXCHANGE_FAILURES.value)  # they share an empty name
+    of_a_slot = sum(_series(m) for m in run if "peer" not in m.labels) + strangers
+    of_a_neighbor = sum(_series(m) for m in run if "peer" in m.labels)
+    of_the_site = len([metric for metric in AgentMetric if metric not in OF_THE_SERVER])
+    return slots * (of_a_slot + neighbors * of_a_neighbor) + of_the_site
 
 
 def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
