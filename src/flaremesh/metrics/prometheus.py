@@ -71,10 +71,11 @@ class PrometheusSink(Collector):
         self._state = RunState.CONFIGURING
         self._iterations = self._non_finite = 0
         self._last_iteration = time.time()
+        self._record: Iteration | None = None
         self._seconds = _Durations()
         self._phases = {phase: _Durations() for phase in Phase}
+        self._compute, self._send, self._wait, self._mix, self._evaluate = self._phases.values()
         self._gauges: dict[RunMetric, float | None] = {
-            RunMetric.CURRENT_ITERATION: 0,
             RunMetric.MAX_ITERATIONS: iterations,
             RunMetric.NEIGHBORS: len(self._weights),
             RunMetric.STEP_SIZE: step_size,
@@ -101,21 +102,19 @@ class PrometheusSink(Collector):
     def iteration(self, record: Iteration) -> None:
         """See MetricsSink.iteration."""
         self._iterations += 1
+        self._record = record
         self._last_iteration = time.time()
         self._seconds.add(record.seconds)
-        self._phases[Phase.COMPUTE].add(record.gradient_seconds)
-        self._phases[Phase.SEND].add(record.send_seconds)
-        self._phases[Phase.WAIT].add(record.wait_seconds)
-        self._phases[Phase.MIX].add(record.mix_seconds)
-        self._gauges[RunMetric.CURRENT_ITERATION] = record.iteration
-        self._gauges[RunMetric.CONSENSUS_DISTANCE] = record.consensus_distance
-        self._gauges[RunMetric.TRAIN_LOSS] = record.loss
+        self._compute.add(record.gradient_seconds)
+        self._send.add(record.send_seconds)
+        self._wait.add(record.wait_seconds)
+        self._mix.add(record.mix_seconds)
         if not record.finite:
             self._non_finite += 1
 
     def evaluation(self, record: Evaluation) -> None:
         """See MetricsSink.evaluation."""
-        self._phases[Phase.EVALUATE].add(record.seconds)
+        self._evaluate.add(record.seconds)
         for name, value in record.metrics.items():
             if name in _EVALUATED:
                 self._gauges[_EVALUATED[name]] = value
@@ -157,8 +156,14 @@ class PrometheusSink(Collector):
         yield self._family(RunMetric.ITERATIONS, {(): self._iterations})
         yield self._family(RunMetric.LAST_ITERATION, {(): self._last_iteration})
         yield self._family(RunMetric.NON_FINITE, {(): self._non_finite})
+        record = self._record
+        gauges = self._gauges | {
+            RunMetric.CURRENT_ITERATION: record.iteration if record else 0,
+            RunMetric.CONSENSUS_DISTANCE: record.consensus_distance if record else None,
+            RunMetric.TRAIN_LOSS: record.loss if record else None,
+        }
         # a figure that nobody has measured yet is not 0
-        for metric, value in list(self._gauges.items()):
+        for metric, value in gauges.items():
             if value is not None:
                 yield self._family(metric, {(): value})
         yield self._histogram(RunMetric.ITERATION_SECONDS, {(): self._seconds})
@@ -273,7 +278,8 @@ class _Writer:
         self._writing = threading.Lock()
         self._stopped = threading.Event()
         self.write()
-        threading.Thread(target=self._keep_writing, name="metrics", daemon=True).start()
+        self._thread = threading.Thread(target=self._keep_writing, name="metrics", daemon=True)
+        self._thread.start()
 
     def write(self) -> None:
         with self._writing:
@@ -283,6 +289,7 @@ class _Writer:
 
     def stop(self) -> None:
         self._stopped.set()
+        self._thread.join()
 
     def _keep_writing(self) -> None:
         while not self._stopped.wait(PAGE_SECONDS):
