@@ -54,7 +54,7 @@ demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVF
 .PHONY: test
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
 	$(BIN)/pytest tests/unit tests/charts tests/monitoring --numprocesses 2
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration --numprocesses 2 --dist loadfile
 
 .PHONY: charts
 charts: $(READY) ## Write what the code knows already: the charts' values, schemas and READMEs, docs/metrics.md
