@@ -22,6 +22,7 @@ context = ssl.create_default_context(cafile=str(kit / "rootCA.pem"))
 context.check_hostname = False
 context.load_cert_chain(kit / "client.crt", kit / "client.key")
 with context.wrap_socket(socket.create_connection(("127.0.0.1", 8102), timeout=5)) as connection:
+    connection.sendall(bytes(4096))
     connection.recv(1)
 """
 

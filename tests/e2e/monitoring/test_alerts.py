@@ -18,7 +18,6 @@ from watching import Watching
 
 FIRES, CLEARS = 180, 120  # seconds
 
-EXPLODING = {"algorithm": "dgd", "stepsize": 50.0, "iterations": 2000, "stop_on_non_finite": False}
 # The ring's matrix has the eigenvalue -1/3: just beyond a step size of 2/3 the sites drift apart slowly.
 DIVERGING = {
     "algorithm": "dgd",
@@ -29,6 +28,7 @@ DIVERGING = {
         "args": {"slow": "bonn", "seconds": 0.02, "dimension": 100},
     },
 }
+EXPLODING = DIVERGING | {"stepsize": 50.0, "iterations": 2000, "stop_on_non_finite": False}
 # With next to no γ the sites hardly come closer. A site may be away until it is seen that the run stalls.
 CONTRACTING = {
     "algorithm": "consensus",
