@@ -1,5 +1,6 @@
-"""Objects of the Prometheus Operator, judged by its definitions where this machine has them."""
+"""Objects of the Prometheus Operator, judged by its definitions: the file that PROMETHEUS_OPERATOR names."""
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,7 @@ import jsonschema
 import yaml
 from rendering import Object
 
-DEFINITIONS = Path("/usr/local/lib/kind-programs/prometheus-operator.yaml")
+DEFINITIONS = Path(file) if (file := os.environ.get("PROMETHEUS_OPERATOR")) else None
 
 # what there must be at least, for machines without the definitions
 _LEAST = {"PodMonitor": {"podMetricsEndpoints", "selector"}, "PrometheusRule": {"groups"}}
@@ -19,13 +20,14 @@ def problems(document: Object) -> Iterator[str]:
     """What the cluster would refuse, or drop without a word."""
     if missing := _LEAST[document["kind"]] - document["spec"].keys():
         yield f"no {', '.join(missing)}"
-    if DEFINITIONS.exists():
+    if DEFINITIONS:
         schema = _schemas()[document["kind"]]
         yield from (error.message for error in jsonschema.Draft7Validator(schema).iter_errors(document))
 
 
 @cache
 def _schemas() -> dict[str, dict[str, Any]]:
+    assert DEFINITIONS, "it is not called without"
     documents = yaml.load_all(DEFINITIONS.read_text(), _Loader)
     return {
         document["spec"]["names"]["kind"]: _closed(version["schema"]["openAPIV3Schema"])

@@ -16,6 +16,7 @@ from rendering import CHARTS, Object, Rendered, merged, render
 
 from flaremesh.provision.releases import ReleaseError, releases
 from flaremesh.topology.load import load
+from programs import lacking, program
 
 REPOSITORY = Path(__file__).parents[2]
 NAMESPACE = "monitoring"
@@ -70,12 +71,11 @@ def test_a_site_cannot_take_the_name_of_the_release():
         releases(topology.model_copy(update={"sites": (*topology.sites, site)}))
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool on this machine")
 def test_prometheus_takes_its_configuration_and_rules(values: dict[str, Any], tmp_path: Path):
     release = installed(values, prometheus={"alertmanagers": ["alertmanager:9093"]})
     for name, text in configuration(release).items():
         (tmp_path / name).write_text(text)
-    check = ["promtool", "check", "config", "prometheus.yml"]
+    check = [program("promtool"), "check", "config", "prometheus.yml"]
     ended = subprocess.run(check, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
@@ -239,8 +239,9 @@ def test_a_clusters_own_grafana_gets_the_config_maps_alone(values: dict[str, Any
         assert "prometheus.yml" not in config_map["data"]
 
 
-@pytest.mark.skipif(not DEFINITIONS.exists(), reason="no definitions of the operator on this machine")
 def test_a_field_that_the_operator_would_drop_is_found(values: dict[str, Any]):
+    if not DEFINITIONS:
+        lacking("PROMETHEUS_OPERATOR names no file with the definitions of the Prometheus Operator")
     monitor = installed(values, operator={"enabled": True}).one("PodMonitor")
     assert list(problems(monitor)) == []
     monitor["spec"]["podMetricsEndpoints"][0]["honourLabels"] = True

@@ -13,6 +13,7 @@ from flaremesh.deploy.monitor import FOLDER
 from flaremesh.deploy.prometheus import Prometheus
 from flaremesh.provision.monitoring_values import PROMETHEUS_IMAGE
 from ports import free_port
+from programs import lacking
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -23,7 +24,7 @@ NO_PROMETHEUS = {"PATH": "/nowhere"}
 @pytest.fixture(autouse=True, scope="module")
 def _an_image() -> None:
     if engine("image", "inspect", PROMETHEUS_IMAGE).returncode:
-        pytest.skip(f"the Docker engine has no image {PROMETHEUS_IMAGE}")
+        lacking(f"the Docker engine has no image {PROMETHEUS_IMAGE}")
 
 
 @contextmanager

@@ -129,7 +129,9 @@ class Reader:
         query = self._put_in(variable.query, chosen)
         if of_label := re.fullmatch(r"label_values\((.*), (\w+)\)", query):
             return self._prometheus.label_values(of_label[2], of_label[1], self.window.start, self.window.end)
-        (expression,) = re.fullmatch(r"query_result\((.*)\)", query).groups()  # type: ignore[union-attr]  # no third kind
+        of_series = re.fullmatch(r"query_result\((.*)\)", query)
+        assert of_series, f"{variable.name} is of neither kind that our dashboards have: {query}"
+        expression = of_series[1]
         (label,) = re.findall(r"(\w+)=", variable.regex)
         return [sample.labels[label] for sample in self._prometheus.query(expression, self.window.end)]
 
