@@ -17,14 +17,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh whose pods are ready."""
     mesh = Mesh(tmp_path_factory.mktemp("e2e"))
     _clear(mesh)
-    try:
-        for name in mesh.releases:
-            mesh.install(name)
-        for name in mesh.releases:
-            mesh.ready(name)
-    except BaseException:
-        collect(mesh.namespaces, ARTIFACTS / "installation")
-        raise
+    mesh.come_up(ARTIFACTS)
     yield mesh
     if not os.environ.get("KEEP_MESH"):
         mesh.flaremesh("down")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster import call, commands, helm, kubectl, objects, pod, ready
+from cluster import call, collect, commands, helm, kubectl, objects, pod, ready
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
@@ -48,6 +48,17 @@ class Mesh:
 
     def release_folder(self, name: str) -> Path:
         return self.folder / "helm" / name
+
+    def come_up(self, artifacts: Path) -> None:
+        """Install all and wait until they are ready; ``artifacts`` keeps what the cluster says if not."""
+        try:
+            for name in self.releases:
+                self.install(name)
+            for name in self.releases:
+                self.ready(name)
+        except BaseException:
+            collect(self.namespaces, artifacts / "installation")
+            raise
 
     def install(self, name: str) -> None:
         """Do what the README of the participant's folder says."""

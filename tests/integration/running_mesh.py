@@ -1,6 +1,7 @@
 """A mesh of real NVFlare processes for tests."""
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from flaremesh.deploy.local import LocalTarget
+from flaremesh.deploy.results import RunResult
+from flaremesh.deploy.run import run
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
@@ -64,6 +67,19 @@ class RunningMesh:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+    def run(self, name: str) -> RunResult:
+        """The result of the topology's run, which must finish."""
+        result = run(
+            self.topology,
+            self.target,
+            self.folder,
+            name,
+            show=lambda run_id, progress: None,
+            stop=threading.Event(),
+        )
+        assert result.outcome == "finished", result.reason
+        return result
 
     def missing(self, name: str) -> list[str]:
         return list(json.loads(self.get(name, "/readyz")[1])["missing"])

@@ -21,12 +21,11 @@ from flaremesh.deploy.run import run
 from flaremesh.deploy.target import DeployError
 from flaremesh.metrics.names import OF_SITES, OF_THE_SERVER, AgentMetric, RunMetric
 from flaremesh.provision.contract import LABEL_VALUES, most_series
-from flaremesh.provision.releases import CHARTS
+from flaremesh.provision.releases import RULES
 from flaremesh.topology.schema import Run
 
 pytestmark = pytest.mark.timeout(400)
 
-RULES = CHARTS / "flaremesh-monitoring/files/rules.yaml"
 LEARNING = {
     "algorithm": "gradient-tracking",
     "iterations": 10**6,

@@ -1,7 +1,6 @@
 """A real Prometheus scrapes the sites of a mesh before, during and after a run."""
 
 import subprocess
-import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -10,7 +9,6 @@ from prometheus import Prometheus, program, scraping
 from running_mesh import RunningMesh, running_mesh
 
 from flaremesh.deploy.results import RunResult
-from flaremesh.deploy.run import run
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -33,15 +31,7 @@ def prometheus(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def result(mesh: RunningMesh, prometheus: Prometheus) -> RunResult:
     """A run that has ended and been scraped since."""
-    result = run(
-        mesh.topology,
-        mesh.target,
-        mesh.folder,
-        "scraped",
-        show=lambda run_id, progress: None,
-        stop=threading.Event(),
-    )
-    assert result.outcome == "finished", result.reason
+    result = mesh.run("scraped")
     prometheus.scrape_again({"server", *result.sites})
     return result
 

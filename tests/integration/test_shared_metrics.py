@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from running_mesh import START_SECONDS, RunningMesh, wait_until
 
-from flaremesh.deploy.run import run
 from flaremesh.p2p.agents.shared import OFF, PERIOD_SECONDS, SHARE_VARIABLE
 from flaremesh.topology.schema import Code, Metrics
 from programs import program
@@ -61,15 +59,7 @@ def restart(mesh: RunningMesh, site: str, patch: pytest.MonkeyPatch, admin: str 
 
 
 def finish_a_run(mesh: RunningMesh) -> None:
-    result = run(
-        mesh.topology,
-        mesh.target,
-        mesh.folder,
-        "shared",
-        show=lambda run_id, progress: None,
-        stop=threading.Event(),
-    )
-    assert result.outcome == "finished", result.reason
+    mesh.run("shared")
     iterations = mesh.topology.run.iterations
     for site in (OPEN, NARROWED):
         wait_until(

@@ -6,9 +6,7 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from flaremesh.dashboards import edges, overview, run, site
-from flaremesh.provision.releases import CHARTS
-
-FOLDER = CHARTS / "flaremesh-monitoring/files/dashboards"
+from flaremesh.provision.releases import DASHBOARDS
 
 
 def files() -> dict[Path, str]:
@@ -20,7 +18,8 @@ def files() -> dict[Path, str]:
         "edges": edges.dashboard(),
     }
     return {
-        FOLDER / f"{name}.json": json.dumps(board.build(), cls=JSONEncoder, sort_keys=True, indent=2) + "\n"
+        DASHBOARDS / f"{name}.json": json.dumps(board.build(), cls=JSONEncoder, sort_keys=True, indent=2)
+        + "\n"
         for name, board in dashboards.items()
     }
 

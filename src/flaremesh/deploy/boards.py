@@ -5,9 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from flaremesh.provision.releases import CHARTS
+from flaremesh.provision.releases import DASHBOARDS
 
-_FOLDER = CHARTS / "flaremesh-monitoring/files/dashboards"
 _ORDER = ("overview", "run", "site", "edges")
 
 
@@ -100,4 +99,4 @@ class Board(_Read):
 
 def boards() -> dict[str, Board]:
     """The dashboards of the monitoring chart by their files' names."""
-    return {name: Board.model_validate_json((_FOLDER / f"{name}.json").read_bytes()) for name in _ORDER}
+    return {name: Board.model_validate_json((DASHBOARDS / f"{name}.json").read_bytes()) for name in _ORDER}

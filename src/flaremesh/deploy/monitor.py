@@ -18,14 +18,12 @@ from flaremesh.deploy.services import NoImage, Service, container, engine_with, 
 from flaremesh.deploy.target import DeployError, Target
 from flaremesh.deploy.targets import TargetKind, target_of
 from flaremesh.provision.monitoring_values import GRAFANA_IMAGE, PROMETHEUS_IMAGE, MonitoringValues
-from flaremesh.provision.releases import CHARTS, MONITORING, MONITORING_CHART
+from flaremesh.provision.releases import DASHBOARDS, MONITORING, RULES
 from flaremesh.topology.schema import Topology
 
 FOLDER = "monitoring"
 """Folder of the mesh with the configuration and the data of its Prometheus."""
 
-_FILES = CHARTS / MONITORING_CHART / "files"
-_RULES, _DASHBOARDS = _FILES / "rules.yaml", _FILES / "dashboards"
 _FIRST_DASHBOARD = "overview.json"
 _DEFAULTS = MonitoringValues().prometheus
 _PROMETHEUS_PORT, _GRAFANA_PORT = 9090, 3000  # in a cluster
@@ -193,7 +191,7 @@ def _down(mesh: str) -> DeployError:
 
 
 def _first_dashboard(port: int) -> str:
-    uid = json.loads((_DASHBOARDS / _FIRST_DASHBOARD).read_text())["uid"]
+    uid = json.loads((DASHBOARDS / _FIRST_DASHBOARD).read_text())["uid"]
     return f"http://127.0.0.1:{port}/d/{uid}"
 
 
@@ -246,10 +244,10 @@ def configure(folder: Path, targets: Path) -> None:
         folder: where to.
         targets: the file of Targets, in that folder.
     """
-    shutil.copyfile(_RULES, folder / _RULES.name)
+    shutil.copyfile(RULES, folder / RULES.name)
     document = {
         "global": {"scrape_interval": _DEFAULTS.interval, "evaluation_interval": _DEFAULTS.interval},
-        "rule_files": [_RULES.name],
+        "rule_files": [RULES.name],
         "scrape_configs": [
             # the server shows series of sites that share them, under their own site
             {"job_name": "flaremesh", "honor_labels": True, "file_sd_configs": [{"files": [targets.name]}]}
@@ -322,4 +320,4 @@ def provisioning(prometheus: str) -> dict[str, bytes]:
     return {
         f"/etc/grafana/provisioning/{kind}/flaremesh.yaml": yaml.safe_dump(document).encode()
         for kind, document in documents.items()
-    } | {f"/dashboards/{file.name}": file.read_bytes() for file in _DASHBOARDS.glob("*.json")}
+    } | {f"/dashboards/{file.name}": file.read_bytes() for file in DASHBOARDS.glob("*.json")}

@@ -10,13 +10,13 @@ import yaml
 from pydantic import BaseModel
 
 from flaremesh.provision.monitoring_values import MonitoringValues
-from flaremesh.provision.releases import CHARTS
+from flaremesh.provision.releases import CHARTS, MONITORING_CHART
 from flaremesh.provision.values import ServerValues, SiteValues, Values
 
 _MODELS: dict[str, type[Values]] = {
     "flaremesh-server": ServerValues,
     "flaremesh-site": SiteValues,
-    "flaremesh-monitoring": MonitoringValues,
+    MONITORING_CHART: MonitoringValues,
 }
 _WIDTH = 110
 

@@ -40,6 +40,10 @@ MONITORING = "monitoring"
 MONITORING_CHART = "flaremesh-monitoring"
 """Its chart."""
 
+RULES = CHARTS / MONITORING_CHART / "files/rules.yaml"
+DASHBOARDS = CHARTS / MONITORING_CHART / "files/dashboards"
+"""What a Prometheus and a Grafana take of it as it is."""
+
 VALUES, KIT_VALUES, README = "values.yaml", "kit.yaml", "README.md"
 
 _LONGEST_NAME = 52

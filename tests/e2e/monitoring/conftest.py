@@ -70,14 +70,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     mesh = Mesh(tmp_path_factory.mktemp("e2e"), deploy={"monitoring": NAMESPACE}, code={"files": True})
     namespaces = sorted({*mesh.namespaces.values(), NAMESPACE})
     call("kubectl", "delete", "namespace", *namespaces, "--ignore-not-found")
-    try:
-        for name in mesh.releases:
-            mesh.install(name)
-        for name in mesh.releases:
-            mesh.ready(name)
-    except BaseException:
-        collect(mesh.namespaces, ARTIFACTS / "installation")
-        raise
+    mesh.come_up(ARTIFACTS)
     yield mesh
     call("kubectl", "delete", "namespace", *namespaces, "--ignore-not-found", "--wait=false")
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from flaremesh.dashboards.__main__ import FOLDER, files
+from flaremesh.dashboards.__main__ import files
 from flaremesh.metrics.names import PREFIX, AgentMetric, Metric, RunMetric
+from flaremesh.provision.releases import DASHBOARDS, RULES
 
 DATASOURCE = {"type": "prometheus", "uid": "$datasource"}
 FOREIGN = {"up", "ALERTS"}
-RULES = FOLDER.parent / "rules.yaml"
+
 
 _SELECTOR = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\{([^}]*)\}")
 _NAME = re.compile(rf"\b(?:\w+:)?{PREFIX}\w+(?::\w+)?\b|\bALERTS\b|\bup\b")
@@ -67,7 +68,7 @@ def test_the_checked_in_file_is_what_the_code_makes(file):
 
 
 def test_no_other_file_lies_beside_the_dashboards():
-    assert set(FOLDER.iterdir()) == set(files())
+    assert set(DASHBOARDS.iterdir()) == set(files())
 
 
 def test_each_dashboard_has_an_address_of_its_own():
