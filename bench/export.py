@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.processes import ROOT
+from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, PAGE_SECONDS, PrometheusSink
 from flaremesh.metrics.sink import Iteration
@@ -49,8 +50,9 @@ def overhead(degree: int, iterations: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         os.environ[DIRECTORY_VARIABLE] = directory
         hood = Neighborhood("site", 0.5, dict.fromkeys(peers, 0.5 / degree), tuple(peers))
-        sink = PrometheusSink("run", "dgd", "bench", _ITERATIONS, [hood], 0.1, 0.5)
-        telling = [telling_seconds(sink, peers, iteration) for iteration in range(iterations)]
+        traffic = TrafficCounter(peers)
+        sink = PrometheusSink("run", "dgd", "bench", iterations, [hood], traffic, 0.1, 0.5)
+        telling = [telling_seconds(sink, traffic, peers, iteration) for iteration in range(iterations)]
         pages = [page_seconds(sink) for _ in range(_PAGES)]
         sink.state(RunState.FINISHED)
     tell = statistics.median(telling)
@@ -71,7 +73,7 @@ def page_seconds(sink: PrometheusSink) -> float:
     return time.thread_time() - started
 
 
-def telling_seconds(sink: PrometheusSink, peers: list[str], iteration: int) -> float:
+def telling_seconds(sink: PrometheusSink, traffic: TrafficCounter, peers: list[str], iteration: int) -> float:
     """Seconds to tell all of an iteration, what its links do and what it measured, after it did its work."""
     record = Iteration(iteration, 0.5, 0.1, 1e-3, 2e-4, 5e-4, 1e-4, 1e-4, 1e-4)
     ended = time.perf_counter() + ITERATION_SECONDS
@@ -79,9 +81,9 @@ def telling_seconds(sink: PrometheusSink, peers: list[str], iteration: int) -> f
         pass
     started = time.perf_counter()
     for peer in peers:
-        sink.sent(peer, 1000)
-        sink.received(peer, 1000)
-        sink.waited(peer, 1e-4)
+        traffic.sent(peer, 1000)
+        traffic.received(peer, 1000)
+        traffic.waited(peer, 1e-4)
     sink.iteration(record)
     return time.perf_counter() - started
 

@@ -32,8 +32,9 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
     meter = Meter(each.warm_up, each.iterations)
     name, run_id = site.hood.site, f"round {number}"
     iterations = each.warm_up + each.iterations
-    metrics = PrometheusSink(run_id, "consensus", "ring", iterations, [site.hood])
-    link = _Link(site, run_id, TrafficCounter([metrics]))
+    traffic = TrafficCounter({*site.hood.in_weights, *site.hood.out})
+    metrics = PrometheusSink(run_id, "consensus", "ring", iterations, [site.hood], traffic)
+    link = _Link(site, run_id, traffic)
     problem = Vector(SiteContext(name, site.sites.index(name), len(site.sites), 0), each.floats)
     with History(site.scratch / f"{name}.jsonl") as history:
         run = SiteRun(

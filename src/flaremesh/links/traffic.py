@@ -1,52 +1,63 @@
-"""Bytes exchanged with each peer, for a run's result."""
+"""What a site exchanges with each peer, counted once for the run's result and for its metrics."""
 
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 
-from flaremesh.links.protocol import LinkKind, LinkObserver, Refusal
+from flaremesh.links.protocol import LinkKind, Refusal
+
+_STRANGER = ""
 
 
 class TrafficCounter:
-    """A LinkObserver that counts, and passes on to ``others``.
+    """A LinkObserver that counts.
+
+    Args:
+        peers: the site's neighbours.
 
     Attributes:
+        sent_messages: by peer, one per attempt.
         sent_bytes, received_bytes: payload bytes by peer.
-        refused_messages: by reason.
+        waits: seconds by peer.
+        refusals: by peer, empty for whoever is none, and reason.
         links: what carries the messages to each peer.
+        wanted: what would carry them if it could.
     """
 
-    def __init__(self, others: Sequence[LinkObserver] = ()):
+    def __init__(self, peers: Collection[str]):
+        self._peers = frozenset(peers)
+        self.sent_messages: Counter[str] = Counter()
         self.sent_bytes: Counter[str] = Counter()
         self.received_bytes: Counter[str] = Counter()
-        self.refused_messages: Counter[str] = Counter()
+        self.waits: dict[str, float] = dict.fromkeys(peers, 0.0)
+        self.refusals: Counter[tuple[str, str]] = Counter()
         self.links: dict[str, str] = {}
-        self._others = others
+        self.wanted: dict[str, str] = {}
+        # link threads count, and an increment is not atomic
+        self._counting = threading.Lock()
 
     def sent(self, peer: str, payload_bytes: int) -> None:
         """See LinkObserver.sent."""
-        self.sent_bytes[peer] += payload_bytes
-        for other in self._others:
-            other.sent(peer, payload_bytes)
+        with self._counting:
+            self.sent_messages[peer] += 1
+            self.sent_bytes[peer] += payload_bytes
 
     def received(self, peer: str, payload_bytes: int) -> None:
         """See LinkObserver.received."""
-        self.received_bytes[peer] += payload_bytes
-        for other in self._others:
-            other.received(peer, payload_bytes)
+        with self._counting:
+            self.received_bytes[peer] += payload_bytes
 
     def refused(self, peer: str, reason: Refusal) -> None:
         """See LinkObserver.refused."""
-        self.refused_messages[reason] += 1
-        for other in self._others:
-            other.refused(peer, reason)
+        # whoever is no neighbour chose its own name: nothing may grow with it
+        with self._counting:
+            self.refusals[peer if peer in self._peers else _STRANGER, reason] += 1
 
     def waited(self, peer: str, seconds: float) -> None:
         """See LinkObserver.waited."""
-        for other in self._others:
-            other.waited(peer, seconds)
+        self.waits[peer] += seconds
 
     def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
         """See LinkObserver.linked."""
-        self.links[peer] = kind.value  # plain: it goes into messages and files
-        for other in self._others:
-            other.linked(peer, kind, wanted)
+        self.wanted[peer] = wanted.value  # plain: they go into messages and files
+        self.links[peer] = kind.value

@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from prometheus_client.utils import floatToGoString
 
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import DIRECT, DURATION_BUCKETS, LINK_KINDS, Phase, RunMetric, RunState
-from flaremesh.metrics.sink import Evaluation, Iteration, Norms
+from flaremesh.metrics.sink import Evaluation, Iteration, Norms, Traffic
 from flaremesh.topology.neighborhood import Neighborhood
 
 DIRECTORY_VARIABLE: Final = "FLAREMESH_METRICS_DIR"
@@ -32,12 +31,11 @@ DIRECTORY_VARIABLE: Final = "FLAREMESH_METRICS_DIR"
 PAGE_SECONDS: Final = 1.0
 """How old what a scraper sees may be."""
 
-_STRANGER = ""
 _EVALUATED = {"loss": RunMetric.VALIDATION_LOSS, "accuracy": RunMetric.VALIDATION_ACCURACY}
 
 
 class PrometheusSink(Collector):
-    """MetricsSink and LinkObserver of one run at one site.
+    """MetricsSink of one run at one site.
 
     Its values can be scraped where DIRECTORY_VARIABLE names a directory, and stay in the process otherwise.
     The last page outlives it until another run takes the slot.
@@ -47,6 +45,7 @@ class PrometheusSink(Collector):
         algorithm, topology: their names.
         iterations: how many are asked for.
         schedule: the site's neighbourhood in each phase.
+        traffic: what its links count.
         step_size: the algorithm's, None where it has none.
         predicted_contraction: see RunMetric.PREDICTED_CONTRACTION, None where theory has none.
     """
@@ -58,6 +57,7 @@ class PrometheusSink(Collector):
         topology: str,
         iterations: int,
         schedule: Sequence[Neighborhood],
+        traffic: Traffic,
         step_size: float | None = None,
         predicted_contraction: float | None = None,
     ):
@@ -66,7 +66,7 @@ class PrometheusSink(Collector):
         self._run = (run_id, algorithm, topology)
         self._weights = _mean_weights(schedule)
         self._targets = {peer for hood in schedule for peer in hood.out}
-        self._peers = self._targets | self._weights.keys()
+        self._traffic = traffic
 
         self._state = RunState.CONFIGURING
         self._iterations = self._non_finite = 0
@@ -81,14 +81,6 @@ class PrometheusSink(Collector):
             RunMetric.STEP_SIZE: step_size,
             RunMetric.PREDICTED_CONTRACTION: predicted_contraction,
         }
-        # link threads count too, and an increment is not atomic
-        self._counting = threading.Lock()
-        self._attempts = Counter(dict.fromkeys(self._targets, 0))
-        self._sent_bytes = Counter(dict.fromkeys(self._targets, 0))
-        self._received_bytes = Counter(dict.fromkeys(self._weights, 0))
-        self._waits = dict.fromkeys(self._weights, 0.0)
-        self._failures: Counter[tuple[str, str]] = Counter()
-        self._links: dict[str, tuple[str, str]] = {}
         self._writer = _Writer(self, _page(Path(directory), self._slot)) if directory else None
 
     def state(self, state: RunState) -> None:
@@ -124,31 +116,6 @@ class PrometheusSink(Collector):
         self._gauges[RunMetric.GRADIENT_NORM] = record.gradient
         self._gauges[RunMetric.INNOVATION_NORM] = record.innovation
 
-    def sent(self, peer: str, payload_bytes: int) -> None:
-        """See LinkObserver.sent."""
-        with self._counting:
-            self._attempts[peer] += 1
-            self._sent_bytes[peer] += payload_bytes
-
-    def received(self, peer: str, payload_bytes: int) -> None:
-        """See LinkObserver.received."""
-        with self._counting:
-            self._received_bytes[peer] += payload_bytes
-
-    def waited(self, peer: str, seconds: float) -> None:
-        """See LinkObserver.waited."""
-        self._waits[peer] += seconds
-
-    def refused(self, peer: str, reason: str) -> None:
-        """See LinkObserver.refused."""
-        # whoever is no neighbour chose its own name: it must not become a series
-        with self._counting:
-            self._failures[peer if peer in self._peers else _STRANGER, reason] += 1
-
-    def linked(self, peer: str, kind: str, wanted: str) -> None:
-        """See LinkObserver.linked."""
-        self._links[peer] = kind, wanted
-
     def collect(self) -> Iterator[Family]:
         """All that is known now."""
         yield self._family(RunMetric.INFO, {self._run: 1})
@@ -168,22 +135,25 @@ class PrometheusSink(Collector):
                 yield self._family(metric, {(): value})
         yield self._histogram(RunMetric.ITERATION_SECONDS, {(): self._seconds})
         yield self._histogram(RunMetric.PHASE_SECONDS, {(phase,): d for phase, d in self._phases.items()})
-        yield self._family(RunMetric.MIXING_WEIGHT, _by_peer(self._weights))
-        yield self._family(RunMetric.NEIGHBOR_WAIT, _by_peer(self._waits))
-        with self._counting:
-            yield self._family(RunMetric.EXCHANGE_ATTEMPTS, _by_peer(self._attempts))
-            yield self._family(RunMetric.SENT_BYTES, _by_peer(self._sent_bytes))
-            yield self._family(RunMetric.RECEIVED_BYTES, _by_peer(self._received_bytes))
-            yield self._family(RunMetric.EXCHANGE_FAILURES, dict(self._failures))
-        links = dict(self._links)
+        yield self._by_peer(RunMetric.MIXING_WEIGHT, self._weights, self._weights)
+        traffic = self._traffic
+        yield self._by_peer(RunMetric.NEIGHBOR_WAIT, self._weights, traffic.waits)
+        yield self._by_peer(RunMetric.EXCHANGE_ATTEMPTS, self._targets, traffic.sent_messages)
+        yield self._by_peer(RunMetric.SENT_BYTES, self._targets, traffic.sent_bytes)
+        yield self._by_peer(RunMetric.RECEIVED_BYTES, self._weights, traffic.received_bytes)
+        yield self._family(RunMetric.EXCHANGE_FAILURES, dict(traffic.refusals))
+        links, wanted = dict(traffic.links), dict(traffic.wanted)
         yield self._family(
             RunMetric.LINK,
-            {(peer, kind): kind == used for peer, (used, _) in links.items() for kind in LINK_KINDS},
+            {(peer, kind): kind == used for peer, used in links.items() for kind in LINK_KINDS},
         )
         yield self._family(
-            RunMetric.DIRECT_WANTED,
-            {(peer,): wanted == DIRECT for peer, (_, wanted) in links.items()},
+            RunMetric.DIRECT_WANTED, {(peer,): kind == DIRECT for peer, kind in wanted.items()}
         )
+
+    def _by_peer(self, metric: RunMetric, peers: Iterable[str], values: Mapping[str, float]) -> Family:
+        """One with whom nothing happened yet stands at 0."""
+        return self._family(metric, {(peer,): values.get(peer, 0) for peer in peers})
 
     def _family(self, metric: RunMetric, values: Mapping[Any, float]) -> Family:
         name, text, labels = _described(metric)
@@ -303,10 +273,6 @@ def _page(directory: Path, slot: int | str) -> Path:
 
 def _described(metric: RunMetric) -> tuple[str, str, list[str]]:
     return metric.value.full_name, metric.value.help, ["slot", *metric.value.labels]
-
-
-def _by_peer(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
-    return {(peer,): value for peer, value in values.items()}
 
 
 def _mean_weights(schedule: Sequence[Neighborhood]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What a run tells about itself, and who may listen."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,6 +63,18 @@ class Norms:
     iteration: int
     gradient: float | None
     innovation: float
+
+
+class Traffic(Protocol):
+    """What links count; see flaremesh.links.traffic.TrafficCounter."""
+
+    sent_messages: Counter[str]
+    sent_bytes: Counter[str]
+    received_bytes: Counter[str]
+    waits: dict[str, float]
+    refusals: Counter[tuple[str, str]]
+    links: dict[str, str]
+    wanted: dict[str, str]
 
 
 class MetricsSink(Protocol):

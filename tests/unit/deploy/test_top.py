@@ -16,7 +16,9 @@ from rich.console import Console
 
 from flaremesh.cli.frame import frame
 from flaremesh.deploy.top import Recent, Scrape
-from flaremesh.metrics.names import DIRECT, RELAY, SHAREABLE, AgentMetric, Phase, RunState
+from flaremesh.links.protocol import LinkKind
+from flaremesh.links.traffic import TrafficCounter
+from flaremesh.metrics.names import RELAY, SHAREABLE, AgentMetric, Phase, RunState
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, PrometheusSink
 from flaremesh.metrics.sink import Evaluation, Iteration, Norms
 from flaremesh.p2p.agents.agent import gauge
@@ -62,6 +64,7 @@ class Ring:
     def __init__(self) -> None:
         self.recent = Recent(TOPOLOGY)
         self.sinks: dict[str, PrometheusSink] = {}
+        self.traffic: dict[str, TrafficCounter] = {}
         self.silent: set[str] = set()
         self.relayed = 0.0
         self.clock = 0.0
@@ -75,11 +78,12 @@ class Ring:
         for name in sites:
             peers = [peer for peer in SITES if peer != name]
             hood = Neighborhood(name, 0.5, dict.fromkeys(peers, 0.25), tuple(peers))
-            sink = PrometheusSink(run_id, "dgd", "ring", 400, [hood], 0.1, predicted_contraction=0.5)
+            traffic = TrafficCounter(peers)
+            sink = PrometheusSink(run_id, "dgd", "ring", 400, [hood], traffic, 0.1, predicted_contraction=0.5)
             sink.state(RunState.RUNNING)
             for peer in peers:
-                sink.linked(peer, DIRECT, wanted=DIRECT)
-            self.sinks[name] = sink
+                traffic.linked(peer, LinkKind.DIRECT, wanted=LinkKind.DIRECT)
+            self.sinks[name], self.traffic[name] = sink, traffic
 
     def iterate(self, first: int, count: int, distance: float = 0.1, loss: float = 0.25) -> None:
         for k in range(first, first + count):
@@ -95,9 +99,9 @@ class Ring:
             )
             for name, sink in self.sinks.items():
                 for peer in set(SITES) - {name}:
-                    sink.sent(peer, BYTES)
-                    sink.received(peer, BYTES)
-                    sink.waited(peer, SECONDS / 2 if peer == "bonn" or name == "bonn" else 0.0)
+                    self.traffic[name].sent(peer, BYTES)
+                    self.traffic[name].received(peer, BYTES)
+                    self.traffic[name].waited(peer, SECONDS / 2 if peer == "bonn" or name == "bonn" else 0.0)
                 sink.iteration(record)
 
     def look(self, when: float = 0.0) -> None:
@@ -377,7 +381,7 @@ def test_a_column_that_would_be_empty_is_left_out(ring):
 
 def test_a_relay_that_nobody_wanted_is_told(ring):
     running(ring)
-    ring.sinks["bonn"].linked("aachen", RELAY, wanted=DIRECT)
+    ring.traffic["bonn"].linked("aachen", LinkKind.RELAY, wanted=LinkKind.DIRECT)
     ring.look()
     text = page(ring.view(), 100)
     assert "1/2" in text

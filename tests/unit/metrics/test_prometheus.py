@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import RunMetric, RunState
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, PrometheusSink, RunMetrics
@@ -96,7 +97,7 @@ def test_a_scrape_in_mid_run_shows_how_far_it_is(directory):
 
 def test_what_happens_is_shown_while_the_loop_goes_on(directory, monkeypatch):
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
-    sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())])
+    sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())], TrafficCounter(()))
     sink.iteration(Iteration(1, None, 0.0, seconds=1.0, wait_seconds=0.0, gradient_seconds=0.0))
     deadline = time.monotonic() + 30
     while Scrape(directory).value("iterations_total") != 1:
@@ -176,6 +177,6 @@ def test_a_stranger_does_not_become_a_series(directory):
 def test_without_a_directory_a_run_goes_on_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.delenv(DIRECTORY_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
-    sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())])
+    sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())], TrafficCounter(()))
     sink.iteration(Iteration(1, None, math.inf, seconds=1.0, wait_seconds=0.0, gradient_seconds=0.0))
     assert not list(tmp_path.iterdir())

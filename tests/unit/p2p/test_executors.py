@@ -86,7 +86,7 @@ class Sites:
                 sources,
                 targets,
                 post=lambda peer, data, site=site: self._post(site, peer, data),
-                observer=TrafficCounter(),
+                observer=TrafficCounter(sources | targets),
                 inbox=Inbox(lambda: bool(self.signal.triggered)),
             )
 

@@ -44,7 +44,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         self.neighbors_values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
         self.sync_timeout = sync_timeout
         self._exchanged = 0
-        self._traffic = TrafficCounter()
+        self._traffic = TrafficCounter(())
         self._metrics: PrometheusSink | None = None
         self._progress: ProgressReporter | None = None
         self._link: RoutedLink | None = None
@@ -59,16 +59,17 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         run_id = fl_ctx.get_job_id()
         sources = {peer for hood in config.schedule for peer in hood.in_weights}
         targets = {peer for hood in config.schedule for peer in hood.out}
+        self._traffic = TrafficCounter(sources | targets)
         self._metrics = PrometheusSink(
             run_id,
             self._algorithm_name(),
             config.labels.get("topology", ""),
             int(config.extra.get("iterations", 0)),
             config.schedule,
+            self._traffic,
             config.extra.get("stepsize"),
             config.labels.get("predicted_contraction"),
         )
-        self._traffic = TrafficCounter([self._metrics])
         cell = RunCell(fl_ctx, sources | targets)
         inbox = Inbox(lambda: bool(abort_signal.triggered))
         relay = RelayLink(
