@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +141,16 @@ def nothing_runs(mesh: Mesh, argument: str | None = None) -> bool:
 def mesh_in(folder: Path, name: str, port: int | None = None) -> Iterator[Mesh]:
     """A mesh that is not up yet; in the end nothing of it is left."""
     mesh = Mesh(folder, name, port)
-    try:
+    with ExitStack() as stack:
+        stack.callback(mesh.release)
+        stack.callback(_end, mesh)
         yield mesh
-    finally:
-        for command in mesh.commands:
-            if command.poll() is None:
-                command.kill()
-                finished(command)
-        mesh.call("down")
-        assert nothing_runs(mesh)
-        mesh.release()
+
+
+def _end(mesh: Mesh) -> None:
+    for command in mesh.commands:
+        if command.poll() is None:
+            command.kill()
+            finished(command)
+    mesh.call("down")
+    assert nothing_runs(mesh)
