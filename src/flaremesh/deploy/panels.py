@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.dates import AutoDateLocator, DateFormatter
+from matplotlib.dates import DateFormatter
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MultipleLocator
 from numpy.typing import NDArray
 
 from flaremesh.deploy.boards import Board, Panel
@@ -23,6 +23,7 @@ _COLUMNS = 24
 _ROW = 0.42
 _SHORT = 600.0
 _DAY = 86400.0  # matplotlib counts time in days
+_TICK_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200)
 _GAP = 0.13
 _LINE = 0.15
 _NAMED = 14
@@ -141,8 +142,11 @@ def _curves(
 def _scale_time(axes: Axes, window: Window, width: float) -> None:
     look = "%H:%M:%S" if window.seconds <= _SHORT else "%H:%M" if window.seconds <= _DAY else "%d %b %H:%M"
     axes.set_xlim(window.start / _DAY, window.end / _DAY)
+    least = window.seconds / max(2, int(width))
+    days = math.ceil(least / _DAY) * _DAY
+    step = next((step for step in _TICK_SECONDS if step >= least), days)
+    axes.xaxis.set_major_locator(MultipleLocator(step / _DAY))
     # matplotlib.dates is not annotated
-    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=max(3, int(width))))  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_formatter(DateFormatter(look))  # type: ignore[no-untyped-call]
 
 

@@ -20,11 +20,11 @@ MANY = [f"site-{number:02}" for number in range(64)]
 Answer = Callable[[Panel], Reading]
 
 
-def drawn(name: str, answer: Answer, theme=LIGHT) -> Figure:
+def drawn(name: str, answer: Answer, theme=LIGHT, window: Window = WINDOW) -> Figure:
     board = boards()[name]
     with theme.applied():
         return draw(
-            board, [[answer(panel)] if panel.targets else [] for panel in board.panels], WINDOW, theme
+            board, [[answer(panel)] if panel.targets else [] for panel in board.panels], window, theme
         )
 
 
@@ -92,6 +92,19 @@ def test_many_sites_fit(name, theme):
 def test_any_value_can_be_drawn(value, tmp_path):
     for name in ("run", "edges"):  # all kinds of panels
         drawn(name, of_sites(["bonn", "aachen"], value)).savefig(tmp_path / "any.png", dpi=30)
+
+
+@pytest.mark.parametrize("seconds", [15, 60, 119, 120, 900, 3599, 21600, 86400, 200_000, 40 * 86400])
+def test_every_time_axis_has_two_ticks_or_more_and_room_for_them(seconds):
+    window = Window(WINDOW.start, WINDOW.start + seconds, seconds / 100)
+    figure = drawn("run", of_sites(MANY[:2]), window=window)
+    low, high = window.start / 86400, window.end / 86400
+    curves = [axes for axes in figure.axes if axes.get_xlim() == (low, high)]
+    assert curves
+    for axes in curves:
+        shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        inches = axes.get_position().width * figure.get_figwidth()
+        assert 2 <= len(shown) <= inches + 2
 
 
 def test_a_matrix_shows_the_row_waiting_for_the_column():
