@@ -20,7 +20,8 @@ def dashboard() -> Dashboard:
     waited = per_iteration(RunMetric.NEIGHBOR_WAIT, "site", "peer", of=series)
     relayed = series(RunMetric.LINK, kind=RELAY)
     carrier = f"{relayed} * ignoring (kind) (1 + {series(RunMetric.DIRECT_WANTED)})"
-    refused = total(of_run(rate(RunMetric.EXCHANGE_FAILURES), "site", "peer", "reason"), "site", "reason")
+    # not its rate: a series begins with its first refusal, of which a rate sees nothing
+    refused = total(of_run(series(RunMetric.EXCHANGE_FAILURES), "site", "peer", "reason"), "site", "reason")
     sent = of_run(rate(RunMetric.EXCHANGE_ATTEMPTS), "site")
     return frame(
         "edges",
@@ -70,8 +71,8 @@ def dashboard() -> Dashboard:
                 ),
                 lines(
                     "Arrivals refused",
-                    "Messages and connections that a site would not take, by the reason.",
-                    "ops",
+                    "Messages and connections that a site has not taken since the run began, by the reason.",
+                    "none",
                     Query(
                         f"{refused} or on (site) 0 * {sent}",
                         "{{site}} {{reason}}",

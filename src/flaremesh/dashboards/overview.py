@@ -22,7 +22,8 @@ def dashboard() -> Dashboard:
     )
     columns = (*RunMetric.INFO.value.labels, *RunMetric.STATE.value.labels)
     sent = total(each(rate(RunMetric.EXCHANGE_ATTEMPTS), "site", "slot", "peer"), "site")
-    refused = total(each(rate(RunMetric.EXCHANGE_FAILURES), "site", "slot", "peer", "reason"), "site")
+    # not its rate: a series begins with its first refusal, of which a rate sees nothing
+    refused = total(each(series(RunMetric.EXCHANGE_FAILURES), "site", "slot", "peer", "reason"), "site")
     waits = each(rate(PHASE_BUCKETS, phase=Phase.WAIT), "site", "slot", "le")
     return frame(
         "overview",
@@ -114,8 +115,8 @@ def dashboard() -> Dashboard:
                 ),
                 lines(
                     "Arrivals refused",
-                    "Messages and connections that a site would not take.",
-                    "ops",
+                    "Messages and connections that a site has not taken since its runs began.",
+                    "none",
                     Query(f"{refused} or 0 * {sent}", "{{site}}"),
                 ),
                 lines(

@@ -9,7 +9,7 @@ import yaml
 from cluster import call, collect, commands, kubectl, wait_until
 from compressed import compressed
 from installed_mesh import Mesh
-from watching import NAMESPACE, Watching, forwarded
+from watching import NAMESPACE, OPTED_OUT, Watching, forwarded
 
 from flaremesh.provision.monitoring_values import PROMETHEUS_IMAGE
 
@@ -67,7 +67,16 @@ spec:
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh whose pods are ready, which admits scrapers and jobs with problems in files."""
-    mesh = Mesh(tmp_path_factory.mktemp("e2e"), deploy={"monitoring": NAMESPACE}, code={"files": True})
+    mesh = Mesh(
+        tmp_path_factory.mktemp("e2e"),
+        deploy={"monitoring": NAMESPACE},
+        code={"files": True},
+        metrics={"share": ["current_iteration", "workspace_free_bytes"]},
+    )
+    values = mesh.release_folder(OPTED_OUT) / "values.yaml"
+    document = yaml.safe_load(values.read_text())
+    document.setdefault("metrics", {})["share"] = False
+    values.write_text(yaml.safe_dump(document))
     namespaces = sorted({*mesh.namespaces.values(), NAMESPACE})
     call("kubectl", "delete", "namespace", *namespaces, "--ignore-not-found")
     mesh.come_up(ARTIFACTS)

@@ -4,11 +4,17 @@ import pytest
 import yaml
 from cluster import call, connects, kubectl, objects, wait_until
 from installed_mesh import Mesh
-from watching import NAMESPACE, Watching
+from prometheus_client.parser import text_string_to_metric_families
+from watching import NAMESPACE, OPTED_OUT, Watching
 
 from flaremesh.metrics.ask import PORT
+from flaremesh.p2p.agents.shared import PERIOD_SECONDS
 
 STRANGER = "flaremesh-stranger"
+PAGE = """
+import sys, urllib.request
+print(urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/metrics").read().decode())
+"""
 # under the restricted standard, which the namespaces enforce
 POD = """
 apiVersion: v1
@@ -54,7 +60,10 @@ def test_all_participants_are_scraped_during_a_run(
 ):
     prometheus: Watching = request.getfixturevalue(which)
     info = f'flaremesh_run_info{{run_id="{run_id}"}}'
-    running = 'count_over_time((flaremesh_run_state{state="running"} == 1)[10m:1s])'
+    # a pod that was made anew has series of its own
+    running = (
+        'max by (mesh, site, slot) (count_over_time((flaremesh_run_state{state="running"} == 1)[10m:1s]))'
+    )
     expression = f"{running} * on (mesh, site, slot) {info}"
     samples = wait_until(lambda: prometheus.query(expression), 15)
     assert {(s.labels["mesh"], s.labels["site"]) for s in samples} == {
@@ -88,6 +97,36 @@ def test_the_rules_of_the_file_are_loaded_and_none_fails(
 
     expected = sorted(rule.get("alert") or rule["record"] for rule in written)
     wait_until(lambda: loaded() == expected, 60, lambda: str(prometheus.rules()))
+
+
+def test_a_site_that_opted_out_is_absent_from_the_servers_metrics(
+    mesh: Mesh, run_id: str, prometheus: Watching
+):
+    others = {site.name for site in mesh.topology.sites} - {OPTED_OUT}
+
+    def heard() -> dict[str, float]:
+        samples = prometheus.query("flaremesh_shared_metrics_timestamp_seconds")
+        return {sample.labels["site"]: sample.value for sample in samples}
+
+    wait_until(lambda: heard().keys() == others, 2 * PERIOD_SECONDS, lambda: str(heard()))
+    first = heard()
+    # each of the others has sent twice since: a whole period has passed
+    twice = 1.5 * PERIOD_SECONDS
+    wait_until(
+        lambda: all(heard()[site] > first[site] + twice for site in others),
+        4 * PERIOD_SECONDS,
+        lambda: str(heard()),
+    )
+    assert heard().keys() == others
+    (namespace, pod_name) = (mesh.namespaces["server"], "server-0")
+    page = kubectl(namespace, "exec", pod_name, "--", "python", "-c", PAGE, str(PORT))
+    shown = {
+        sample.labels["site"]
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if "site" in sample.labels
+    }
+    assert shown == others
 
 
 def test_scrapers_reach_the_metrics_of_all_participants_and_nobody_else_does(

@@ -14,6 +14,9 @@ from flaremesh.deploy.prometheus import Prometheus
 
 NAMESPACE = "flaremesh-monitoring"
 
+OPTED_OUT = "bonn"
+"""The site whose admin lets no metrics leave it."""
+
 
 class Watching(Prometheus):
     """A Prometheus with rules."""
