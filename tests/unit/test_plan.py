@@ -303,3 +303,14 @@ def test_a_plan_can_be_written_as_json() -> None:
 
     assert FirewallRule(**document["firewall"][0]).target == "server"
     assert document["mixing"]["predicted_contraction"] == pytest.approx(0, abs=1e-9)
+
+
+def test_compression_slows_down_what_is_predicted() -> None:
+    # the ring of four has the eigenvalues 1, 1/3, 1/3 and -1/3, and γ is the fraction
+    compressed = topology(run={"wire": {"encoding": "top-k", "fraction": 0.1}})
+
+    predicted = plan(compressed).mixing
+
+    assert predicted.predicted_contraction == pytest.approx(1 - 0.1 * (1 - 1 / 3))
+    assert predicted.spectral_gap == pytest.approx(1 - 1 / 3)
+    assert predicted.iterations_to_a_thousandth == 101

@@ -68,7 +68,7 @@ def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
                         "name": name,
                         "topology": topology.name,
                         "algorithm": topology.run.algorithm,
-                        "predicted_contraction": mesh.properties.contraction,
+                        "predicted_contraction": mesh.contraction(topology.run.wire.step),
                     },
                 },
             }

@@ -45,6 +45,8 @@ class Mixing:
     """The mixing matrix, and what it does to the disagreement of the sites.
 
     Attributes:
+        predicted_contraction: per iteration of mixing alone, with the γ of the run's wire.
+        spectral_gap: of W.
         iterations_to_a_thousandth: until the disagreement is a thousandth of what it was; None for never.
         influence: per site its weight in the limit of mixing, where rows sum to one and columns do not; else
             None: all weigh the same.
@@ -247,6 +249,7 @@ def _graph(mesh: Mesh) -> GraphSummary:
 
 def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
     properties = mesh.properties
+    contraction = mesh.contraction(topology.run.wire.step)
     influence = None
     if properties.connected and properties.row_stochastic and not properties.column_stochastic:
         shares = stationary(period(mesh.matrices))
@@ -258,9 +261,9 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
         row_stochastic=properties.row_stochastic,
         column_stochastic=properties.column_stochastic,
         primitive=properties.primitive,
-        predicted_contraction=properties.contraction,
+        predicted_contraction=contraction,
         spectral_gap=properties.spectral_gap,
-        iterations_to_a_thousandth=iterations_to(1e-3, properties.contraction, len(mesh.matrices)),
+        iterations_to_a_thousandth=iterations_to(1e-3, contraction, len(mesh.matrices)),
         influence=influence,
     )
 

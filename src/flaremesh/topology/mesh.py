@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import networkx as nx
+import numpy as np
 
 from flaremesh.topology.analysis import Properties, analyse
 from flaremesh.topology.graphs import Digraph, phases
@@ -37,6 +38,15 @@ class Mesh:
     def properties(self) -> Properties:
         """See analysis.Properties."""
         return analyse(self.matrices)
+
+    def contraction(self, step: float = 1.0) -> float:
+        """Of mixing with the step size γ, x⁺ = ((1 − γ)I + γW)x: see analysis.Properties.
+
+        Args:
+            step: γ; below 1 only where the graph does not change.
+        """
+        lazy = (1 - step) * np.eye(len(self.sites))
+        return analyse([lazy + step * matrix for matrix in self.matrices]).contraction
 
 
 def build(topology: Topology) -> Mesh:

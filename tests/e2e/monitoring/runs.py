@@ -1,10 +1,12 @@
 """Runs that go on while a test looks."""
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -48,6 +50,8 @@ def running(mesh: Mesh, name: str, **changes: Any) -> Iterator[str]:
                 *(sys.executable, "-m", "flaremesh.cli.main", "run", str(file), "--name", name),
                 *("--target", "kubernetes", "--output", str(mesh.folder)),
             ],
+            # an algorithm beside the problem's file is to be known here too
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

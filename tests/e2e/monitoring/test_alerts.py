@@ -19,22 +19,18 @@ from watching import Watching
 FIRES, CLEARS = 180, 120  # seconds
 
 # The ring's matrix has the eigenvalue -1/3: just beyond a step size of 2/3 the sites drift apart slowly.
-DIVERGING = {
-    "algorithm": "dgd",
-    "stepsize": 2 / 3 + 0.002,
-    "problem": {
-        "file": str(Path(__file__).with_name("uneven.py")),
-        "name": "Uneven",
-        "args": {"slow": "bonn", "seconds": 0.02, "dimension": 100},
-    },
+UNEVEN = {
+    "file": str(Path(__file__).with_name("uneven.py")),
+    "name": "Uneven",
+    "args": {"slow": "bonn", "seconds": 0.02, "dimension": 100},
 }
+DIVERGING = {"algorithm": "dgd", "stepsize": 2 / 3 + 0.002, "problem": UNEVEN}
 EXPLODING = DIVERGING | {"stepsize": 50.0, "iterations": 2000, "stop_on_non_finite": False}
-# With next to no γ the sites hardly come closer. A site may be away until it is seen that the run stalls.
+# The sites hardly come closer. One may be away until it is seen that the run stalls.
 CONTRACTING = {
-    "algorithm": "consensus",
+    "algorithm": "uneven.Reluctant",
     "stepsize": None,
-    "problem": {"path": "flaremesh.problems.consensus.Consensus", "args": {"dimension": 100}},
-    "wire": {"encoding": "top-k", "fraction": 0.1, "gossip": 1e-6},
+    "problem": UNEVEN,
     "peer_timeout": 600.0,
 }
 

@@ -10,6 +10,7 @@ from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 
 from flaremesh.p2p.types import Config
 from flaremesh.provision.job import write_job
+from flaremesh.provision.plan import plan
 from flaremesh.topology.mesh import build
 
 
@@ -43,6 +44,18 @@ def test_the_job_runs_on_all_sites_of_the_topology_and_needs_every_one(job: Path
     assert meta["deploy_map"] == {"app_server": ["server"], "app_sites": ["bonn", "ulm", "worms"]}
     assert meta["min_clients"] == 3
     assert meta["mandatory_clients"] == ["bonn", "ulm", "worms"]
+
+
+def test_the_result_will_say_what_the_plan_predicts(job: Path, make_topology) -> None:
+    consensus = {
+        "algorithm": "consensus",
+        "iterations": 10,
+        "problem": {"path": "flaremesh.problems.consensus.Consensus"},
+    }
+    topology = make_topology(run=consensus | {"wire": "top-k"})
+    write_job(topology, job, name="first")
+    labels = controller(job)["labels"]
+    assert labels["predicted_contraction"] == plan(topology).mixing.predicted_contraction
 
 
 def test_a_site_with_gpus_asks_for_them(job: Path, make_topology) -> None:
