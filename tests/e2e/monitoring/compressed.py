@@ -3,9 +3,9 @@
 import re
 
 FACTOR = 10
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
-# `for: 5m`, `[5m]`, `offset 5m`; numbers of seconds in an expression stay what they are
-_DURATION = re.compile(r"(for: |\[|offset )(\d+)([smh])\b")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# `for: 5m`, `[5m]`, `[6h:1m]`, `offset 5m`; numbers of seconds in an expression stay what they are
+_DURATION = re.compile(r"(for: |\[|:|offset )(\d+)([smhd])\b")
 
 
 def compressed(rules: str) -> str:

@@ -45,6 +45,7 @@ for process in working:
 
 ALERTS = {
     "FlareMeshSiteDown": {"site": "bonn"},
+    "FlareMeshSiteNotReady": {"site": "bonn"},
     "FlareMeshSiteMissing": {},
     "FlareMeshRunStalled": {"site": "dresden", "slot": "1"},
     "FlareMeshSlowNeighbor": {"site": "bonn", "slot": "0"},
@@ -177,12 +178,16 @@ def _mend(scenarios: Scenarios) -> None:
 
 
 def _without_a_pod(scenarios: Scenarios) -> None:
-    namespace = scenarios.mesh.namespaces["bonn"]
-    scale = (namespace, "scale", "statefulset/bonn")
+    """A site goes, and when it comes again its policy does not let it through to the server."""
+    mesh = scenarios.mesh
+    scale = (mesh.namespaces["bonn"], "scale", "statefulset/bonn")
+    mesh.upgrade("bonn", "--set", "server.namespace=elsewhere")
     kubectl(*scale, "--replicas=0")
     scenarios.fires("FlareMeshSiteDown", "FlareMeshSiteMissing")
     kubectl(*scale, "--replicas=1")
-    scenarios.mesh.ready("bonn")
+    scenarios.fires("FlareMeshSiteNotReady")
+    mesh.upgrade("bonn")
+    mesh.ready("bonn")
 
 
 @pytest.mark.timeout(900)  # the first test plays all scenarios
