@@ -57,7 +57,8 @@ def test_provisioning_copies_the_chart_and_says_how_to_install_it(folder: Path):
         CHARTS / MONITORING / "Chart.yaml"
     ).read_text()
     readme = (folder / "README.md").read_text()
-    assert "helm install monitoring ./flaremesh-monitoring --namespace monitoring -f values.yaml" in readme
+    assert "helm install monitoring ./flaremesh-monitoring --namespace monitoring \\\n" in readme
+    assert "-f values.yaml -f mine.yaml" in readme
 
 
 def test_no_monitoring_is_provisioned_where_no_namespace_may_scrape(two_clusters: Installation):

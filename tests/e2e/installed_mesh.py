@@ -68,7 +68,7 @@ class Mesh:
     def upgrade(self, name: str, *options: str) -> None:
         folder = self.release_folder(name)
         chart = folder / self.releases[name].chart
-        values = ("-f", folder / "values.yaml", "-f", folder / "kit.yaml")
+        values = [option for name in ("values", "kit", "mine") for option in ("-f", folder / f"{name}.yaml")]
         helm(self.namespaces[name], "upgrade", name, chart, *values, *options)
 
     def certificate(self, site: str, ends: datetime) -> Path:

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
@@ -30,6 +31,7 @@ from flaremesh.provision.releases import (
     KIT_VALUES,
     MONITORING,
     MONITORING_CHART,
+    OWN_VALUES,
     VALUES,
     Release,
     release_folder,
@@ -145,13 +147,18 @@ class KubernetesTarget:
 
         Returns:
             what keeps each of its StatefulSets from getting ready; None where nothing does.
+
+        Raises:
+            DeployError: the release there watches another mesh, which it would lose.
         """
         folder = release_folder(self._mesh, MONITORING)
-        chart = folder / MONITORING_CHART
+        release = Release(MONITORING, namespace, MONITORING_CHART)
         self._make_namespace(namespace)
+        if self._is_installed(release):
+            _check_meshes(release, folder)
         _helm(
-            *("upgrade", "--install", MONITORING, str(chart), "--namespace", namespace),
-            *("-f", str(folder / VALUES), "--reset-then-reuse-values"),  # keeps what its admin set
+            *("upgrade", "--install", MONITORING, str(folder / MONITORING_CHART), "--namespace", namespace),
+            *_files(folder, VALUES, OWN_VALUES),
         )
         label = f"app.kubernetes.io/instance={MONITORING}"
         found = self._apps.list_namespaced_stateful_set(namespace, label_selector=label).items
@@ -176,7 +183,8 @@ class KubernetesTarget:
         self._make_namespace(release.namespace)
         _helm(
             *("upgrade", "--install", release.name, str(folder / release.chart)),
-            *("--namespace", release.namespace, "-f", str(folder / VALUES), "-f", str(folder / KIT_VALUES)),
+            *("--namespace", release.namespace),
+            *_files(folder, VALUES, KIT_VALUES, OWN_VALUES),
         )
 
     def _uninstall(self, names: Sequence[str]) -> None:
@@ -351,6 +359,27 @@ def _is_rolled_out(found: client.V1StatefulSet) -> bool:
 
 def _silent(release: Release, error: ApiException) -> DeployError:
     return DeployError(f"{release.name}: the cluster does not tell of it: {error.reason}")
+
+
+def _files(folder: Path, *names: str) -> list[str]:
+    """Helm's options for files of values, those that are there."""
+    found = [folder / name for name in names if (folder / name).exists()]
+    return [option for file in found for option in ("-f", str(file))]
+
+
+def _check_meshes(release: Release, folder: Path) -> None:
+    installed = json.loads(
+        _helm("get", "values", release.name, "--namespace", release.namespace, "--output", "json")
+    )
+    given: dict[str, Any] = {}
+    for name in (VALUES, OWN_VALUES):
+        given |= yaml.safe_load((folder / name).read_text()) or {}
+    if lost := sorted(set(installed["meshes"]).difference(given["meshes"])):
+        raise DeployError(
+            f"the release {release.name} in the namespace {release.namespace} also watches {', '.join(lost)}: "
+            f"list the meshes and the namespaces of all in {folder / OWN_VALUES}, as `meshes: [...]` and "
+            "`namespaces: [...]`"
+        )
 
 
 def _helm(*arguments: str) -> str:

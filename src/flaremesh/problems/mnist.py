@@ -29,7 +29,8 @@ class Mnist(ModuleProblem):
         place = folder or site.data_dir
         if place is None:
             raise ValueError(
-                "give the folder of the MNIST files: the argument folder, or the site's data folder"
+                "give the folder of the MNIST files: the argument folder, or FLAREMESH_DATA_DIR in the "
+                "site's environment"
             )
         train_images, train_labels = _images(Path(place), train=True)
         test_images, test_labels = _images(Path(place), train=False)

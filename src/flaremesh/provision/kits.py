@@ -19,7 +19,14 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall
 from flaremesh.provision.builder import KitBuilder, project_of
 from flaremesh.provision.certificates import Certificate, CertificateStore
-from flaremesh.provision.releases import MONITORING, RELEASES, releases, write_monitoring, write_release
+from flaremesh.provision.releases import (
+    MONITORING,
+    RELEASES,
+    keep_own_values,
+    releases,
+    write_monitoring,
+    write_release,
+)
 from flaremesh.provision.replacement import replace_file, replace_folder, replace_text, workplace
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import Topology
@@ -124,6 +131,8 @@ def _write_releases(topology: Topology, mesh: Mesh, out: Path, work: Path) -> No
         write_release(topology, mesh, release, kit, work / RELEASES / release.name)
     if topology.deploy and topology.deploy.monitoring:
         write_monitoring(topology, topology.deploy.monitoring, work / RELEASES / MONITORING)
+    for folder in (work / RELEASES).iterdir():
+        keep_own_values(out / RELEASES / folder.name, folder)
     replace_folder(work / RELEASES, out / RELEASES, work)
 
 

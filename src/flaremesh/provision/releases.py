@@ -46,6 +46,11 @@ DASHBOARDS = CHARTS / MONITORING_CHART / "files/dashboards"
 
 VALUES, KIT_VALUES, README = "values.yaml", "kit.yaml", "README.md"
 
+OWN_VALUES = "mine.yaml"
+"""What the participant's admin sets beside them."""
+
+_OWN = "# Your own values. They win over those of the other files; provisioning never changes this one.\n"
+
 _LONGEST_NAME = 52
 """Kubernetes appends a hyphen and ten characters to a StatefulSet's name, and a label holds 63."""
 
@@ -157,6 +162,8 @@ def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues |
 def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, folder: Path) -> None:
     """Write ``folder``: chart, values, the kit as values, and a README that suffices to install them.
 
+    A file of its admin's own values is begun; see keep_own_values.
+
     Args:
         topology: the mesh.
         mesh: what was built from it.
@@ -170,6 +177,7 @@ def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, f
     derived = _given(_derived(topology, mesh, release.name)) | {"kit": _given(local)}
     _write(folder / VALUES, _merged(derived, _further(topology)), mode=0o644)
     _write(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
+    (folder / OWN_VALUES).write_text(_OWN)
     rules = [rule for rule in firewall(topology, mesh) if release.name in (rule.source, rule.target)]
     shared = [topology.shared_by(site) for site in topology.sites if site.name == release.name]
     (folder / README).write_text(_readme(release, values, rules, *shared))
@@ -188,7 +196,14 @@ def write_monitoring(topology: Topology, namespace: str, folder: Path) -> None:
     namespaces = sorted({participant.namespace for participant in releases(topology)})
     values = MonitoringValues(meshes=(topology.name,), namespaces=tuple(namespaces))
     _write(folder / VALUES, _given(values), mode=0o644)
+    (folder / OWN_VALUES).write_text(_OWN)
     (folder / README).write_text(_page("monitoring.md.j2", release=release, values=values))
+
+
+def keep_own_values(old: Path, new: Path) -> None:
+    """Take the admin's own values along from a release's old folder, if there is one, into its new one."""
+    if (old / OWN_VALUES).exists():
+        shutil.copy(old / OWN_VALUES, new)
 
 
 def _readme(

@@ -73,10 +73,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         code={"files": True},
         metrics={"share": ["current_iteration", "workspace_free_bytes"]},
     )
-    values = mesh.release_folder(OPTED_OUT) / "values.yaml"
-    document = yaml.safe_load(values.read_text())
-    document.setdefault("metrics", {})["share"] = False
-    values.write_text(yaml.safe_dump(document))
+    own = mesh.release_folder(OPTED_OUT) / "mine.yaml"
+    own.write_text(yaml.safe_dump({"metrics": {"share": False}}))
     namespaces = sorted({*mesh.namespaces.values(), NAMESPACE})
     call("kubectl", "delete", "namespace", *namespaces, "--ignore-not-found")
     mesh.come_up(ARTIFACTS)
@@ -92,8 +90,7 @@ def prometheus(mesh: Mesh) -> Iterator[Watching]:
     rules = folder / "flaremesh-monitoring" / "files" / "rules.yaml"
     rules.write_text(compressed(rules.read_text()))
     (folder / "mine.yaml").write_text(yaml.safe_dump(SETTINGS))
-    script = commands(folder / "README.md", "Install").replace("values.yaml", "values.yaml -f mine.yaml")
-    call("bash", "-euo", "pipefail", "-c", script, folder=folder)
+    call("bash", "-euo", "pipefail", "-c", commands(folder / "README.md", "Install"), folder=folder)
     pod = "monitoring-prometheus-0"
     try:
         kubectl(NAMESPACE, "rollout", "status", "statefulset/monitoring-prometheus", "--timeout=120s")

@@ -132,12 +132,23 @@ def test_a_release_holds_its_chart_without_links_to_elsewhere(folder: Path) -> N
         assert [path for path in release.rglob("*") if path.is_symlink()] == []
 
 
+def test_an_admins_own_values_outlive_another_provisioning(make_topology, tmp_path: Path) -> None:
+    own = [tmp_path / "helm" / release / "mine.yaml" for release in ("bonn", "monitoring")]
+    provision(make_topology(deploy={"monitoring": "watch"}), tmp_path)
+    for file in own:
+        assert yaml.safe_load(file.read_text()) is None
+        file.write_text("metrics: {share: false}\n")
+    provision(make_topology(deploy={"monitoring": "watch", "storage": "fast"}), tmp_path)
+    assert "fast" in (tmp_path / "helm/bonn/values.yaml").read_text()
+    assert [file.read_text() for file in own] == ["metrics: {share: false}\n"] * 2
+
+
 def test_the_readme_says_how_to_install_this_release(folder: Path) -> None:
     readme = (folder / "bonn/README.md").read_text()
     for words in (
         "kubectl create namespace ring-bonn",
         "helm install bonn ./flaremesh-site --namespace ring-bonn",
-        "-f values.yaml -f kit.yaml",
+        "-f values.yaml -f kit.yaml -f mine.yaml",
         "helm test bonn --namespace ring-bonn",
         f"flaremesh@sha256:{'0' * 64}",
         "| bonn | server | server.ring-server.svc | 8002 |",
