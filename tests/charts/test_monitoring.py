@@ -100,7 +100,12 @@ def test_discovery_and_the_operator_choose_the_same_pods_and_give_them_the_same_
     assert discovery["selectors"] == [
         {"role": "pod", "label": "=".join(*monitor["selector"]["matchLabels"].items())}
     ]
-    assert scrape["honor_labels"] is endpoint["honorLabels"] is True
+    assert not {"honor_labels", "honorLabels"} & (scrape.keys() | endpoint.keys())
+    camel = {"source_labels": "sourceLabels", "target_label": "targetLabel"}
+    assert endpoint["metricRelabelings"] == [
+        {camel.get(key, key): value for key, value in rule.items()}
+        for rule in scrape["metric_relabel_configs"]
+    ]
     given = {rule["target_label"]: rule["source_labels"] for rule in scrape["relabel_configs"][1:]}
     assert given == {
         rule["targetLabel"]: rule["sourceLabels"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from running_mesh import wait_until
 
+from flaremesh.provision.releases import METRIC_RELABELING
 from ports import free_port
 from programs import program
 
@@ -65,7 +66,7 @@ def scraping(
         "scrape_configs": [
             {
                 "job_name": "flaremesh",
-                "honor_labels": True,
+                "metric_relabel_configs": yaml.safe_load(METRIC_RELABELING.read_text()),
                 "static_configs": [
                     {"targets": [address], "labels": {"mesh": mesh, "site": site}}
                     for site, address in targets.items()

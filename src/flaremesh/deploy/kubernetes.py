@@ -376,9 +376,9 @@ def _check_meshes(release: Release, folder: Path) -> None:
         given |= yaml.safe_load((folder / name).read_text()) or {}
     if lost := sorted(set(installed["meshes"]).difference(given["meshes"])):
         raise DeployError(
-            f"the release {release.name} in the namespace {release.namespace} also watches {', '.join(lost)}: "
-            f"list the meshes and the namespaces of all in {folder / OWN_VALUES}, as `meshes: [...]` and "
-            "`namespaces: [...]`"
+            f"the release {release.name} in the namespace {release.namespace} also watches "
+            f"{', '.join(lost)}: list the meshes and the namespaces of all in {folder / OWN_VALUES}, "
+            "as `meshes: [...]` and `namespaces: [...]`"
         )
 
 

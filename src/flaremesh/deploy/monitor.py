@@ -18,7 +18,7 @@ from flaremesh.deploy.services import NoImage, Service, container, engine_with, 
 from flaremesh.deploy.target import DeployError, Target
 from flaremesh.deploy.targets import TargetKind, target_of
 from flaremesh.provision.monitoring_values import GRAFANA_IMAGE, PROMETHEUS_IMAGE, MonitoringValues
-from flaremesh.provision.releases import DASHBOARDS, MONITORING, RULES
+from flaremesh.provision.releases import DASHBOARDS, METRIC_RELABELING, MONITORING, RULES
 from flaremesh.topology.schema import Topology
 
 FOLDER = "monitoring"
@@ -162,7 +162,7 @@ def _on_kubernetes(kind: TargetKind, topology: Topology, mesh: Path, ports: Port
             f"kubectl -n {namespace} get secret {grafana} -o "
             "go-template='{{index .data \"admin-password\" | base64decode}}'"
         )
-        login = f"Log in as admin; the password: {password}"
+        login = f"Log in as admin; the password, unless the release uses a Secret of your own: {password}"
         yield Monitor(url, _first_dashboard(ports.grafana), (login, stays), services, None)
 
 
@@ -249,8 +249,11 @@ def configure(folder: Path, targets: Path) -> None:
         "global": {"scrape_interval": _DEFAULTS.interval, "evaluation_interval": _DEFAULTS.interval},
         "rule_files": [RULES.name],
         "scrape_configs": [
-            # the server shows series of sites that share them, under their own site
-            {"job_name": "flaremesh", "honor_labels": True, "file_sd_configs": [{"files": [targets.name]}]}
+            {
+                "job_name": "flaremesh",
+                "file_sd_configs": [{"files": [targets.name]}],
+                "metric_relabel_configs": yaml.safe_load(METRIC_RELABELING.read_text()),
+            }
         ],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(document, sort_keys=False))

@@ -182,6 +182,7 @@ class _Iteration(BaseModel):
     wait_seconds: _Number
     gradient_seconds: _Number
     overlap_seconds: _Number = 0.0
+    finite: bool = True
 
 
 class _Evaluation(BaseModel):

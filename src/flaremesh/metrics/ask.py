@@ -15,6 +15,9 @@ PORT: Final = 9464
 PORT_VARIABLE: Final = "FLAREMESH_METRICS_PORT"
 """Environment variable that overrides an agent's port; 0 takes a free one."""
 
+HOST_VARIABLE: Final = "FLAREMESH_METRICS_HOST"
+"""Environment variable with the address on which an agent serves; all of the machine's without it."""
+
 COMMAND: Final = ("python", "-m", "flaremesh.metrics.ask")
 
 SECONDS: Final = 30.0

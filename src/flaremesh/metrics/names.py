@@ -122,7 +122,9 @@ class RunMetric(Enum):
         "Factor by which an iteration's mixing alone multiplies the consensus distance, by theory.",
     )
     NON_FINITE = Metric(
-        "non_finite_values_total", "counter", "Iterations with a NaN or infinite loss or distance."
+        "non_finite_values_total",
+        "counter",
+        "Iterations with a NaN or infinite loss, distance or estimate.",
     )
     NEIGHBORS = Metric("neighbors", "gauge", "Sites whose values this site mixes.")
     MIXING_WEIGHT = Metric(
@@ -170,7 +172,9 @@ class AgentMetric(Enum):
         "workspace_free_bytes", "gauge", "What the participant may still write to that file system."
     )
     RUNNING_JOBS = Metric("running_jobs", "gauge", "Jobs whose process runs here.")
-    REGISTERED = Metric("registered", "gauge", "1 while the server knows the site.")
+    REGISTERED = Metric(
+        "registered", "gauge", "1 while the site is registered with the server, and connected."
+    )
     REGISTERED_SITES = Metric("registered_sites", "gauge", "Sites that the server knows.")
     SHARED = Metric(
         "shared_metrics_timestamp_seconds",

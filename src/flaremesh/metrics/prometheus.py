@@ -91,11 +91,15 @@ class PrometheusSink(Collector):
             if state.ended:
                 self._writer.stop()
 
+    def reached(self, iteration: int) -> None:
+        """``iteration`` iterations have ended, of which nothing else is known."""
+        self._iterations = iteration
+        self._last_iteration = time.time()
+
     def iteration(self, record: Iteration) -> None:
         """See MetricsSink.iteration."""
-        self._iterations += 1
+        self.reached(record.iteration)
         self._record = record
-        self._last_iteration = time.time()
         self._seconds.add(record.seconds)
         self._compute.add(record.gradient_seconds)
         self._send.add(record.send_seconds)
@@ -125,7 +129,7 @@ class PrometheusSink(Collector):
         yield self._family(RunMetric.NON_FINITE, {(): self._non_finite})
         record = self._record
         gauges = self._gauges | {
-            RunMetric.CURRENT_ITERATION: record.iteration if record else 0,
+            RunMetric.CURRENT_ITERATION: self._iterations,
             RunMetric.CONSENSUS_DISTANCE: record.consensus_distance if record else None,
             RunMetric.TRAIN_LOSS: record.loss if record else None,
         }
@@ -252,7 +256,7 @@ class _Writer:
         self._thread.start()
 
     def write(self) -> None:
-        with self._writing:
+        with self._writing, suppress(OSError):  # e.g. no room: the next page may find some
             partial = self._file.with_suffix(".partial")
             partial.write_bytes(generate_latest(self._registry))
             partial.replace(self._file)
@@ -263,8 +267,7 @@ class _Writer:
 
     def _keep_writing(self) -> None:
         while not self._stopped.wait(PAGE_SECONDS):
-            with suppress(OSError):  # e.g. no room: the next page may find some
-                self.write()
+            self.write()
 
 
 def _page(directory: Path, slot: int | str) -> Path:

@@ -48,7 +48,7 @@ class Prometheus(Workload):
         "30d", description="age of the oldest data"
     )
     retention_size: Annotated[str, Field(pattern=r"^(\d+[KMGT]B)?$")] = Field(
-        "", description="most data, e.g. 8GB: less than its storage holds"
+        "7GB", description="most data: less than its storage holds; empty: no limit"
     )
     alertmanagers: tuple[str, ...] = Field(
         (),

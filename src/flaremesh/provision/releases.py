@@ -42,6 +42,7 @@ MONITORING_CHART = "flaremesh-monitoring"
 
 RULES = CHARTS / MONITORING_CHART / "files/rules.yaml"
 DASHBOARDS = CHARTS / MONITORING_CHART / "files/dashboards"
+METRIC_RELABELING = CHARTS / MONITORING_CHART / "files/metric-relabeling.yaml"
 """What a Prometheus and a Grafana take of it as it is."""
 
 VALUES, KIT_VALUES, README = "values.yaml", "kit.yaml", "README.md"

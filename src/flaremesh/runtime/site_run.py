@@ -202,6 +202,7 @@ class SiteRun:
             overlap_seconds=observed.overlap_seconds,
             send_seconds=observed.sent - observed.started,
             mix_seconds=observed.mix_seconds,
+            finite=finite,
         )
         if observed.look:
             self._look(iteration + 1)

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import signal
 import socket
 import urllib.request
@@ -12,18 +13,35 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
-from flaremesh.metrics.ask import PORT_VARIABLE
+from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE
 from flaremesh.p2p.agents.agent import AGENT_FILE, Agent
 
 
 class IdleAgent(Agent):
     stop_seconds = 1.0
+    certificate = "client.crt"
 
     def missing(self):
         return []
 
     def running_jobs(self):
         return []
+
+    def collect(self):
+        return []
+
+
+@pytest.fixture(autouse=True)
+def this_machine_only(monkeypatch) -> None:
+    monkeypatch.setenv(HOST_VARIABLE, "127.0.0.1")
+
+
+@pytest.fixture
+def workspace(tmp_path, authority) -> Path:
+    for part in ("startup", "local"):
+        (tmp_path / part).mkdir()
+    shutil.copy(authority.issue("bonn").certificate, tmp_path / "startup/client.crt")
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -41,34 +59,49 @@ def taken_port() -> Iterator[int]:
 
 
 def bootstrap(agent: Agent, workspace: Path) -> None:
-    for part in ("startup", "local"):
-        (workspace / part).mkdir()
     fl_ctx = FLContext()
     fl_ctx.set_prop(FLContextKey.WORKSPACE_OBJECT, Workspace(str(workspace)), private=True)
     agent.handle_event(EventType.SYSTEM_BOOTSTRAP, fl_ctx)
 
 
-def test_the_workspace_says_where_the_agent_serves(tmp_path, monkeypatch):
+def asked(workspace: Path, path: str) -> bytes:
+    url = json.loads((workspace / AGENT_FILE).read_text())["url"]
+    with urllib.request.urlopen(url + path, timeout=5) as reply:
+        return bytes(reply.read())
+
+
+def test_the_workspace_says_where_the_agent_serves(workspace, monkeypatch):
     monkeypatch.delenv(PORT_VARIABLE, raising=False)
-    bootstrap(IdleAgent(host="127.0.0.1", port=0), tmp_path)
-    url = json.loads((tmp_path / AGENT_FILE).read_text())["url"]
-    with urllib.request.urlopen(f"{url}/readyz", timeout=5) as reply:
-        assert json.load(reply) == {"ready": True, "missing": []}
+    bootstrap(IdleAgent(port=0), workspace)
+    assert json.loads(asked(workspace, "/readyz")) == {"ready": True, "missing": []}
 
 
-def test_the_environment_overrides_the_port(tmp_path, monkeypatch, taken_port):
+def test_the_environment_overrides_port_and_address(workspace, monkeypatch, taken_port):
     monkeypatch.setenv(PORT_VARIABLE, "0")
-    bootstrap(IdleAgent(host="127.0.0.1", port=taken_port), tmp_path)
-    assert (tmp_path / AGENT_FILE).exists()
+    monkeypatch.setenv(HOST_VARIABLE, "127.0.0.2")
+    bootstrap(IdleAgent(port=taken_port), workspace)
+    assert json.loads((workspace / AGENT_FILE).read_text())["url"].startswith("http://127.0.0.2:")
+
+
+def test_the_certificate_that_counts_is_the_one_with_which_the_process_started(
+    workspace, authority, monkeypatch
+):
+    monkeypatch.setenv(PORT_VARIABLE, "0")
+    bootstrap(IdleAgent(), workspace)
+    before = asked(workspace, "/metrics")
+    assert b"flaremesh_certificate_expiry_timestamp_seconds 1" in before
+    shutil.copy(authority.issue("bonn", days=300).certificate, workspace / "startup/client.crt")
+    expiry = [line for line in before.splitlines() if line.startswith(b"flaremesh_certificate_expiry")]
+    assert set(expiry) <= set(asked(workspace, "/metrics").splitlines())
 
 
 @pytest.mark.parametrize("port", ["taken", "http", "99999"])
 def test_a_port_that_cannot_be_bound_is_reported_and_the_process_goes_on(
-    tmp_path, monkeypatch, taken_port, caplog, port
+    workspace, monkeypatch, taken_port, caplog, port
 ):
-    (tmp_path / AGENT_FILE).write_text("{}")
+    (workspace / AGENT_FILE).write_text("{}")
     monkeypatch.setenv(PORT_VARIABLE, str(taken_port) if port == "taken" else port)
     with caplog.at_level(logging.ERROR):
-        bootstrap(IdleAgent(host="127.0.0.1"), tmp_path)
+        bootstrap(IdleAgent(), workspace)
     assert PORT_VARIABLE in caplog.text
-    assert not (tmp_path / AGENT_FILE).exists()
+    assert not (workspace / AGENT_FILE).exists()

@@ -96,6 +96,7 @@ class Ring:
                 wait_seconds=SECONDS / 2,
                 gradient_seconds=SECONDS / 4,
                 send_seconds=SECONDS / 8,
+                finite=math.isfinite(loss),
             )
             for name, sink in self.sinks.items():
                 for peer in set(SITES) - {name}:

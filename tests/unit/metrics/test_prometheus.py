@@ -106,6 +106,26 @@ def test_what_happens_is_shown_while_the_loop_goes_on(directory, monkeypatch):
     sink.state(RunState.FINISHED)
 
 
+def test_iterations_of_which_nothing_is_measured_count_too(directory, monkeypatch):
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
+    sink = PrometheusSink("run", "mine", "ring", 9, [Neighborhood("bonn", 1.0, {}, ())], TrafficCounter(()))
+    configured = time.time()
+    sink.reached(7)
+    sink.state(RunState.FINISHED)
+    scrape = Scrape(directory)
+    assert scrape.value("current_iteration") == scrape.value("iterations_total") == 7
+    assert scrape.value("last_iteration_timestamp_seconds") >= configured
+
+
+def test_a_page_that_cannot_be_written_does_not_disturb_the_run(directory, monkeypatch):
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
+    sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())], TrafficCounter(()))
+    (directory / "slot-0.partial").mkdir()
+    sink.state(RunState.RUNNING)
+    sink.state(RunState.FINISHED)
+    assert Scrape(directory).state("0") != RunState.FINISHED
+
+
 def test_neighbours_that_sent_nothing_yet_stand_at_zero(directory):
     with run_process(directory, "run-1"):
         scrape = Scrape(directory)

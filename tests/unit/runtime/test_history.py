@@ -35,6 +35,7 @@ def test_every_record_is_a_line_of_json_in_order_even_if_the_run_fails(tmp_path)
             "overlap_seconds": 0.04,
             "send_seconds": 0.0,
             "mix_seconds": 0.0,
+            "finite": True,
         },
     ]
 

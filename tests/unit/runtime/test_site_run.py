@@ -382,3 +382,4 @@ def test_only_a_gradient_can_make_a_finite_mixture_infinite_and_then_it_is_notic
     pair.bonn.problem.loss_and_gradient = lambda x: (torch.tensor(1.0), torch.tensor([0.0, -math.inf]))
     with pytest.raises(NonFiniteValue, match=r"bonn has a non-finite value at iteration 1 \(loss 1.0\)"):
         pair.iterate(0, [1.0, 1.0])
+    assert not pair.history.iterations[0].finite

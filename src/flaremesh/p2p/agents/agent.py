@@ -19,7 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from flaremesh.metrics.ask import PORT, PORT_VARIABLE
+from flaremesh.metrics.ask import HOST_VARIABLE, PORT, PORT_VARIABLE
 from flaremesh.metrics.exporter import Exporter
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.doctor import Doctor, Edge, Report, examine, versions
@@ -29,6 +29,7 @@ from flaremesh.p2p.agents.termination import on_termination
 AGENT_FILE: Final = "agent.json"
 """File in the workspace that says where the agent serves: ``{"url": ..., "pid": ...}``."""
 
+_EVERYWHERE = "0.0.0.0"
 _SWEEP_SECONDS = 3600.0
 
 
@@ -36,8 +37,7 @@ class Agent(FLComponent):
     """Serves metrics, readiness and a report, stops its process in order, and removes old run folders.
 
     Args:
-        host: address to serve on.
-        port: port to serve on.
+        port: port to serve on; FLAREMESH_METRICS_PORT and FLAREMESH_METRICS_HOST say otherwise.
         keep_runs: how many of the last runs' folders to keep.
         keep_days: for how many days to keep a run's folder.
     """
@@ -51,12 +51,14 @@ class Agent(FLComponent):
     participant: str
     """Its name; known once the agent has started."""
 
+    certificate_expiry: float
+    """When the certificate with which it started ends, Unix time."""
+
     gpus: int = 0
     """How many the participant is to have."""
 
-    def __init__(self, host: str = "0.0.0.0", port: int = PORT, keep_runs: int = 50, keep_days: float = 30.0):
+    def __init__(self, port: int = PORT, keep_runs: int = 50, keep_days: float = 30.0):
         super().__init__()
-        self._host = host
         self._port = port
         self._retention = Retention(keep_runs, keep_days)
         self._stopping = False
@@ -90,6 +92,9 @@ class Agent(FLComponent):
 
     def start(self, fl_ctx: FLContext) -> None:
         """Begin to listen to signals, to serve and to sweep."""
+        # NVFlare's too is the one that was there at the start
+        pem = (self.workspace / "startup" / self.certificate).read_bytes()
+        self.certificate_expiry = load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
         on_termination(self._stop, self.stop_seconds)
         self._serve(fl_ctx)
         threading.Thread(target=self._sweep_for_ever, name="janitor", daemon=True).start()
@@ -114,36 +119,32 @@ class Agent(FLComponent):
         """See Exporter: what is missing, or that the process is on its way out."""
         return ["stopping"] if self._stopping else self.missing()
 
-    def certificate_expiry(self) -> float:
-        """When the participant's certificate ends, Unix time."""
-        pem = (self.workspace / "startup" / self.certificate).read_bytes()
-        return load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
-
     def _serve(self, fl_ctx: FLContext) -> None:
+        host = os.environ.get(HOST_VARIABLE, _EVERYWHERE)
         port = os.environ.get(PORT_VARIABLE, self._port)
         file = self.workspace / AGENT_FILE
         file.unlink(missing_ok=True)
         try:
-            exporter = Exporter(self._host, int(port), self.collectors(), self.why_not_ready, self._report)
+            exporter = Exporter(host, int(port), self.collectors(), self.why_not_ready, self._report)
         except (OSError, ValueError, OverflowError) as error:
             self.log_error(
                 fl_ctx,
-                f"no metrics and no readiness: cannot serve on {self._host}:{port} ({error}). "
+                f"no metrics and no readiness: cannot serve on {host}:{port} ({error}). "
                 f"Free the port, or choose another one with {PORT_VARIABLE}, and start again.",
             )
             return
-        host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
+        self.log_info(fl_ctx, f"serving metrics and readiness on {host}:{exporter.port}")
+        here = "127.0.0.1" if host == _EVERYWHERE else host
         partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"url": f"http://{host}:{exporter.port}", "pid": os.getpid()}) + "\n")
+        partial.write_text(json.dumps({"url": f"http://{here}:{exporter.port}", "pid": os.getpid()}) + "\n")
         partial.replace(file)
-        self.log_info(fl_ctx, f"serving metrics and readiness on {self._host}:{exporter.port}")
 
     def _examine(self) -> Report:
         return examine(
             self.participant,
             self.workspace,
             self.why_not_ready(),
-            self.certificate_expiry(),
+            self.certificate_expiry,
             self.gpus,
             self.edges(),
         )
@@ -170,7 +171,7 @@ class _AgentMetrics(Collector):
         info = gauge(AgentMetric.BUILD_INFO)
         info.add_metric(list(versions().values()), 1)
         yield info
-        yield gauge(AgentMetric.CERTIFICATE_EXPIRY, self._agent.certificate_expiry())
+        yield gauge(AgentMetric.CERTIFICATE_EXPIRY, self._agent.certificate_expiry)
         yield gauge(AgentMetric.READY, not self._agent.why_not_ready())
         disk = shutil.disk_usage(self._agent.workspace)
         yield gauge(AgentMetric.WORKSPACE_SIZE, disk.total)

@@ -144,7 +144,7 @@ class SiteAgent(Agent):
 
     def collect(self) -> Iterable[Family]:
         """See Agent.collect."""
-        yield gauge(AgentMetric.REGISTERED, bool(self._client.token))
+        yield gauge(AgentMetric.REGISTERED, not self.missing())
 
     def stop(self) -> None:
         """End the jobs, since they cannot go on without this process, then log out."""

@@ -148,6 +148,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         self._exchanged = iteration + 1
         if self._progress is not None:
             self._progress.reached(self._exchanged)
+        if self._metrics is not None:
+            self._metrics.reached(self._exchanged)
 
 
 def _credentials(fl_ctx: FLContext) -> Credentials | None:
