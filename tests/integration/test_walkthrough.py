@@ -87,6 +87,10 @@ def on_a_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
             assert session.job(run_id).status == "FINISHED:COMPLETED"
             downloaded = session.download(run_id, folder / "results")
         result = json.loads((downloaded / "workspace" / RUN_FOLDER / "result.json").read_text())
+        for site in SITES:
+            page = (folder / "local" / site / "metrics" / "slot-0.prom").read_text()
+            iterations = float(result["sites"][site]["iterations"])
+            assert f'flaremesh_current_iteration{{slot="0"}} {iterations}' in page
         return Left(result, {site: folder / "local" / site / run_id for site in SITES})
 
     try:
