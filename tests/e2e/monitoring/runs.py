@@ -1,17 +1,22 @@
 """Runs that go on while a test looks."""
 
-import os
+import json
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import yaml
 from cluster import kubectl, wait_until
 from installed_mesh import Mesh
+
+from flaremesh.deploy.kubernetes import KubernetesTarget
+from flaremesh.deploy.session import connect
+from flaremesh.metrics.names import RunState
+from flaremesh.provision.job import write_job
+from flaremesh.topology.schema import Topology
 
 FOREVER = 10**6
 """Iterations."""
@@ -50,8 +55,6 @@ def running(mesh: Mesh, name: str, **changes: Any) -> Iterator[str]:
                 *(sys.executable, "-m", "flaremesh.cli.main", "run", str(file), "--name", name),
                 *("--target", "kubernetes", "--output", str(mesh.folder)),
             ],
-            # an algorithm beside the problem's file is to be known here too
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -63,6 +66,38 @@ def running(mesh: Mesh, name: str, **changes: Any) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=120)
+
+
+@contextmanager
+def running_with_other_weights(mesh: Mesh, name: str, weight: float, **changes: Any) -> Iterator[str]:
+    """The id of a job, while it runs, whose network somebody edited after it was planned.
+
+    Args:
+        mesh: where.
+        name: of the job.
+        weight: of every edge.
+        changes: further settings of run.
+    """
+    document = yaml.safe_load(mesh.file.read_text())
+    document["run"] |= {"iterations": FOREVER} | changes
+    planned = Topology.model_validate(document)
+    job = mesh.file.with_name(name)
+    write_job(planned, job, name=name)
+    config = job / "app_server/config/config_fed_server.json"
+    edited = json.loads(config.read_text())
+    for node in edited["workflows"][0]["args"]["config"]["network"]["nodes"]:
+        node["weight"] = 1 - weight * len(node["neighbors"])
+        for neighbor in node["neighbors"]:
+            neighbor["weight"] = weight
+    config.write_text(json.dumps(edited))
+    target = KubernetesTarget(planned, mesh.folder)
+    with target.server() as server, connect(planned, mesh.folder, server) as session:
+        run_id = session.submit(job)
+        try:
+            wait_until(lambda: (session.progress(run_id) or {}).get("state") == RunState.RUNNING, 120)
+            yield run_id
+        finally:
+            session.abort(run_id, 60)
 
 
 def _ids(mesh: Mesh) -> set[str]:
