@@ -9,6 +9,8 @@ from flaremesh.links.frame import Frame, Kind, pack
 LARGE_BYTES = 1 << 15
 """From here on a message is sent by the edge's own thread, and received into pooled memory."""
 
+_GONE_MILLISECONDS = 10_000  # of a peer that takes nothing, be it gone or have a full inbox
+
 
 def tune(connection: socket.socket) -> None:
     """Small messages leave at once, and a peer that is gone is noticed within some seconds."""
@@ -18,7 +20,7 @@ def tune(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 4)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GONE_MILLISECONDS)
 
 
 def hang_up(connection: ssl.SSLSocket, *, reading: bool = False) -> None:

@@ -13,10 +13,8 @@ from flaremesh.links.inbox import Inbox
 from flaremesh.links.incoming import Incoming
 from flaremesh.links.listener import Listener
 from flaremesh.links.outgoing import Address, Lost, Outgoing
-from flaremesh.links.protocol import Key, LinkObserver, Payload
+from flaremesh.links.protocol import FLUSH_SECONDS, MAX_MESSAGE_BYTES, Key, LinkObserver, Payload
 from flaremesh.links.tls import Credentials
-
-_FLUSH_SECONDS = 5.0
 
 
 class DirectLink:
@@ -47,7 +45,7 @@ class DirectLink:
         inbox: Inbox,
         lost: Lost,
         listen: tuple[str, tuple[int, int]] | None,
-        max_message_bytes: int = 4 << 30,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ):
         self._site = site
         self._run = run_digest(run_id)
@@ -76,13 +74,17 @@ class DirectLink:
         return {peer: cause for peer, cause in causes.items() if cause is not None}
 
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> bool:
-        """See Link.send; False if there is no link to ``peer`` any more."""
+        """See Link.send; False if there is no link to ``peer`` any more, LinkRefused if it may not be."""
         edge = self._outgoing.get(peer)
         length = sum(len(buffer) for buffer in buffers)
         if edge is None or not edge.send(key, buffers, length):
             return False
         self._observer.sent(peer, length)
         return True
+
+    def why_gone(self, peer: str) -> str | None:
+        """Why there is no link to an out-neighbour any more."""
+        return self._outgoing[peer].wait()
 
     def attend(self, keys: Collection[Key]) -> None:
         """To be called by a thread before it waits for ``keys``; it may be quicker than the edges' own."""
@@ -94,12 +96,12 @@ class DirectLink:
         """What is known of the link from an in-neighbour, in words; None where it never dialled in."""
         return self._incoming[peer].condition if peer in self._incoming else None
 
-    def close(self, *, deliver: bool = True) -> None:
+    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
         """See Link.close."""
         if deliver:
-            deadline = time.monotonic() + _FLUSH_SECONDS
+            deadline = time.monotonic() + timeout
             for outgoing in self._outgoing.values():
-                outgoing.flush(deadline)
+                outgoing.flush(deadline, self._inbox.cancelled)
         if self._listener is not None:
             self._listener.close()
         for outgoing in self._outgoing.values():

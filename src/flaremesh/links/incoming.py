@@ -138,7 +138,8 @@ class Incoming:
         with self._reading:
             self._tell(stream)
         self._stream = stream
-        while not self._closed.is_set():
+        # the peer makes a new connection where a full inbox let the old one time out
+        while not self._closed.is_set() and self._offered is None:
             if stream.error is not None:
                 raise stream.error
             if time.monotonic() - self._attention < _PARK_SECONDS:

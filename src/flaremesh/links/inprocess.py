@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import Cancelled, Key, LinkError, Payload
+from flaremesh.links.protocol import FLUSH_SECONDS, Cancelled, Key, LinkError, Payload
 
 
 class InProcessLink:
@@ -28,7 +28,7 @@ class InProcessLink:
         """Take messages out of the own inbox."""
         return self._inboxes[self._site].take(keys, timeout)
 
-    def close(self, *, deliver: bool = True) -> None:
+    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
         """Nothing to free."""
 
 

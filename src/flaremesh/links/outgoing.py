@@ -12,11 +12,12 @@ from typing import NamedTuple, TypeAlias
 
 from flaremesh.links.connection import LARGE_BYTES, hang_up, signal, some, tune
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
-from flaremesh.links.protocol import Key, LinkError, Payload, Refusal
+from flaremesh.links.protocol import Cancelled, Key, LinkError, Payload, Refusal
 from flaremesh.links.tls import peer_name
 
 _DIAL_SECONDS = 5.0  # for one attempt, and for all attempts to make a link or to make it again
 _BACKOFF_SECONDS = 0.05  # after the first failed attempt; doubles
+_POLL_SECONDS = 0.2  # how soon an abort is noticed
 
 Address: TypeAlias = tuple[str, int]
 """Host and port."""
@@ -77,7 +78,7 @@ class Outgoing:
         self._thread.start()
 
     def wait(self) -> str | None:
-        """Wait for the first connection; returns why there is none."""
+        """Wait for the first connection; returns why there is none, or none any more."""
         with self._state:
             self._state.wait_for(lambda: self._tried)
         if self._refused is not None:
@@ -85,9 +86,14 @@ class Outgoing:
         return self._gone
 
     def send(self, key: Key, buffers: Sequence[Payload], length: int) -> bool:
-        """Hand over a message of ``length`` bytes; False if there will be no connection any more."""
+        """Hand over a message of ``length`` bytes; False if there will be no connection any more.
+
+        Raises LinkRefused if that is because one end does not accept the other.
+        """
         with self._state:
             if self._gone is not None:
+                if self._refused is not None:
+                    raise self._refused
                 return False
             self._sequence += 1
             self._messages.append(_Message(self._sequence, key, buffers, length))
@@ -104,15 +110,16 @@ class Outgoing:
             self._rouse()
         return True
 
-    def flush(self, deadline: float) -> None:
-        """Wait until all messages are acknowledged, or until ``deadline``."""
+    def flush(self, deadline: float, cancelled: Cancelled) -> None:
+        """Wait until all messages are acknowledged, until ``deadline``, or until ``cancelled``."""
         self._ending = True
         self._rouse()
         with self._state:
-            self._state.wait_for(
-                lambda: not self._messages or self._gone is not None or self._done,
-                max(0.0, deadline - time.monotonic()),
-            )
+            while self._messages and not self._done and not cancelled():
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return
+                self._state.wait(min(remaining, _POLL_SECONDS))
 
     def stop(self) -> None:
         """End the connection and make no other; does not wait."""
@@ -306,8 +313,9 @@ class Outgoing:
             unsent: Unsent = [(message.key, message.buffers) for message in self._messages]
             self._messages.clear()
             first, self._tried = not self._tried, True
+            closed = self._closed.is_set()
             self._state.notify_all()
-        if first or self._closed.is_set():
+        if first or closed:
             return
         if self._refused is not None:
             self._fail(self._refused)

@@ -2,9 +2,15 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from flaremesh.errors import FlaremeshError
+
+MAX_MESSAGE_BYTES: Final = 4 << 30
+"""A peer that announces more is cut off."""
+
+FLUSH_SECONDS: Final = 5.0
+"""For how long a link that ends tries to deliver, unless it is told otherwise."""
 
 Payload: TypeAlias = bytes | memoryview
 Cancelled: TypeAlias = Callable[[], bool]
@@ -97,8 +103,8 @@ class Link(Protocol):
         Raises PeerTimeout naming the missing peers, RunAborted, or LinkError when a peer refused.
         """
 
-    def close(self, *, deliver: bool = True) -> None:
-        """Free all resources, after what is unacknowledged was delivered or a bounded time is over.
+    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
+        """Free all resources, after what is unacknowledged was delivered or ``timeout`` seconds are over.
 
         Without ``deliver``, as at the end of a failed run, nothing is waited for.
         """

@@ -6,6 +6,7 @@ has been authenticated by the transport. Each directed edge numbers its frames; 
 cumulative and ride on data going the other way where there is any.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -14,7 +15,16 @@ from dataclasses import dataclass, field
 
 from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest, unpack
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import Key, LinkError, LinkObserver, Payload, PeerTimeout, Refusal
+from flaremesh.links.protocol import (
+    FLUSH_SECONDS,
+    MAX_MESSAGE_BYTES,
+    Key,
+    LinkError,
+    LinkObserver,
+    Payload,
+    PeerTimeout,
+    Refusal,
+)
 
 _CHUNK_BYTES = 1 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
 _WINDOW_FRAMES = 8  # under way on an edge: what is queued in NVFlare delays acknowledgements behind it
@@ -23,7 +33,6 @@ _ACK_FRAMES = 4  # and no longer than this many frames
 _RESEND_SECONDS = 1.0  # without any progress on the edge; doubles up to the next line
 _RESEND_SECONDS_MAX = 16.0
 _HELLO_SECONDS = 0.25  # the peer may not be up yet, so the first frame is repeated faster
-_FLUSH_SECONDS = 5.0
 _PARTIAL_MESSAGES = 8  # of one peer, that lack pieces
 _HELLO = -1  # iteration number of the greeting
 
@@ -83,7 +92,7 @@ class RelayLink:
         post: Post,
         observer: LinkObserver,
         inbox: Inbox,
-        max_message_bytes: int = 4 << 30,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ):
         self._site = site
         self._run = run_digest(run_id)
@@ -132,10 +141,10 @@ class RelayLink:
         """See Link.receive."""
         return self._inbox.take(keys, timeout)
 
-    def close(self, *, deliver: bool = True) -> None:
+    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
         """See Link.close."""
         if deliver:
-            self._flush(_FLUSH_SECONDS)
+            self._flush(timeout, FLUSH_SECONDS)
         with self._state:
             self._closed = True
             self._state.notify_all()
@@ -165,9 +174,19 @@ class RelayLink:
         if frame.total > self._max_message_bytes:
             self._observer.refused(sender, Refusal.OVERSIZED)
             return
-        opens = len(frame.payload) < frame.total and (frame.iteration, frame.stage) not in edge.partial
+        # no honest sender goes beyond its window, or sends pieces of nothing
+        if frame.sequence > edge.received + _WINDOW_FRAMES or len(frame.payload) == 0 < frame.total:
+            self._observer.refused(sender, Refusal.MALFORMED)
+            return
+        message_key = frame.iteration, frame.stage
+        opens = len(frame.payload) < frame.total and message_key not in edge.partial
         if self._inbox.is_full(sender) or (opens and len(edge.partial) >= _PARTIAL_MESSAGES):
             self._observer.refused(sender, Refusal.EARLY)  # not acknowledged: an honest peer sends it again
+            return
+        try:
+            opened = _Partial(bytearray(frame.total), frame.total) if opens else None
+        except MemoryError:
+            self._observer.refused(sender, Refusal.OVERSIZED)
             return
         with self._state:
             duplicate = frame.sequence <= edge.received or frame.sequence in edge.beyond
@@ -176,6 +195,8 @@ class RelayLink:
                 while edge.received + 1 in edge.beyond:
                     edge.received += 1
                     edge.beyond.remove(edge.received)
+            if opened and not duplicate:
+                edge.partial[message_key] = opened
             message = None if duplicate else _assemble(edge.partial, frame)
             if edge.due is None:
                 edge.due = time.monotonic() + _ACK_SECONDS
@@ -261,14 +282,25 @@ class RelayLink:
         waits += [edge.progress + edge.patience for edge in self._outgoing.values() if edge.unacknowledged]
         return min(waits, default=time.monotonic() + _RESEND_SECONDS_MAX)
 
-    def _flush(self, timeout: float) -> set[str]:
-        """Wait until everything is acknowledged; returns the peers that did not answer in time."""
-        deadline = time.monotonic() + timeout
+    def _flush(self, timeout: float, patience: float = math.inf) -> set[str]:
+        """Wait until everything is acknowledged; returns the peers that did not answer in time.
+
+        ``patience`` is for how long nothing may be acknowledged: who is gone took the last word along.
+        """
+        started = heard = time.monotonic()
+        before = None
         with self._state:
-            while silent := {p for p, edge in self._outgoing.items() if edge.unacknowledged or edge.waiting}:
-                remaining = deadline - time.monotonic()
+            while left := {
+                peer: count
+                for peer, edge in self._outgoing.items()
+                if (count := len(edge.unacknowledged) + len(edge.waiting))
+            }:
+                now = time.monotonic()
+                if left != before:
+                    heard, before = now, left
+                remaining = min(started + timeout, heard + patience) - now
                 if remaining <= 0 or self._inbox.cancelled():
-                    return silent
+                    return set(left)
                 self._state.wait(min(remaining, 0.2))
         return set()
 
@@ -278,9 +310,7 @@ def _assemble(partial: dict[tuple[int, int], _Partial], frame: Frame) -> Payload
     if len(frame.payload) == frame.total:
         return frame.payload
     key = (frame.iteration, frame.stage)
-    message = partial.get(key)
-    if message is None:
-        message = partial[key] = _Partial(bytearray(frame.total), frame.total)
+    message = partial[key]
     if len(message.data) != frame.total:
         return None
     message.data[frame.offset : frame.offset + len(frame.payload)] = frame.payload

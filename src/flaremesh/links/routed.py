@@ -8,7 +8,16 @@ from typing import Literal, TypeAlias
 from flaremesh.links.direct import DirectLink
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.outgoing import Address, Lost, Unsent
-from flaremesh.links.protocol import Key, LinkError, LinkKind, LinkObserver, Payload, PeerTimeout
+from flaremesh.links.protocol import (
+    FLUSH_SECONDS,
+    MAX_MESSAGE_BYTES,
+    Key,
+    LinkError,
+    LinkKind,
+    LinkObserver,
+    Payload,
+    PeerTimeout,
+)
 from flaremesh.links.relay import RelayLink
 
 _log = logging.getLogger(__name__)
@@ -77,9 +86,18 @@ class RoutedLink:
         self._relay.open(timeout - (time.monotonic() - started))
 
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
-        """See Link.send."""
-        if self._direct is None or not self._direct.send(peer, key, buffers):
-            self._relay.send(peer, key, buffers)
+        """See Link.send; in mode ``direct``, LinkError where the direct link is gone."""
+        length = sum(len(buffer) for buffer in buffers)
+        if length > MAX_MESSAGE_BYTES:
+            raise LinkError(
+                f"{self._site} has {length:,} bytes for {peer} in iteration {key.iteration + 1}, links carry "
+                f"{MAX_MESSAGE_BYTES:,} in one message: a narrower `wire`, e.g. bfloat16, sends less"
+            )
+        if self._direct is not None and self._direct.send(peer, key, buffers):
+            return
+        if self._mode == "direct":
+            raise self._gone(peer, self._direct.why_gone(peer) if self._direct else None)
+        self._relay.send(peer, key, buffers)
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         """See Link.receive; a PeerTimeout says whether a silent peer's direct link is up."""
@@ -94,20 +112,22 @@ class RoutedLink:
             conditions = {peer: c for peer in error.peers if (c := self._direct.condition(peer))}
             raise PeerTimeout(error.peers, error.iteration, error.seconds, conditions) from None
 
-    def close(self, *, deliver: bool = True) -> None:
+    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
         """See Link.close."""
+        deadline = time.monotonic() + timeout
         if self._direct:
-            self._direct.close(deliver=deliver)
-        self._relay.close(deliver=deliver)
+            self._direct.close(deliver=deliver, timeout=timeout)
+        self._relay.close(deliver=deliver, timeout=max(FLUSH_SECONDS, deadline - time.monotonic()))
 
     def _waited(self, peer: str, seconds: float) -> None:
         self._observer.waited(peer, max(0.0, seconds))
 
+    def _gone(self, peer: str, cause: str | None) -> LinkError:
+        return LinkError(f"{self._site} lost its direct link to {peer} and cannot make it again: {cause}")
+
     def _fall_back(self, peer: str, cause: str, unsent: Unsent) -> None:
         if self._mode == "direct":
-            self._inbox.fail(
-                LinkError(f"{self._site} lost its direct link to {peer} and cannot make it again: {cause}")
-            )
+            self._inbox.fail(self._gone(peer, cause))
             return
         _log.warning("%s -> %s: the direct link is lost (%s), the server relays", self._site, peer, cause)
         self._observer.linked(peer, LinkKind.RELAY, LinkKind.DIRECT)

@@ -145,6 +145,9 @@ class Proxy:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.address = self._socket.getsockname()
         self.connections = 0
+        self.passing = threading.Event()
+        """Whether anything passes."""
+        self.passing.set()
         self._open, self._lock = [], threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -164,6 +167,7 @@ class Proxy:
     def close(self):
         with suppress(OSError):  # refused already
             self.refuse()
+        self.passing.set()
         self.cut()
 
     def _accept(self):
@@ -186,6 +190,7 @@ class Proxy:
     def _pump(self, source, target):
         try:
             while data := source.recv(1 << 16):
+                self.passing.wait()
                 target.sendall(data)
             target.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -2,11 +2,12 @@
 
 import itertools
 import threading
+import time
 
 import pytest
 from direct_mesh import Proxy, exchange
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, outgoing
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, connection, inbox, outgoing, routed
 
 BOTH = [("a", "b"), ("b", "a")]
 
@@ -114,6 +115,73 @@ def test_an_edge_that_cannot_be_made_again_is_relayed_without_losing_an_iteratio
     assert sites.observers["a"].links == {"b": LinkKind.RELAY}
     assert sites.observers["a"].wanted == {"b": LinkKind.DIRECT}
     assert sites.observers["b"].links == {"a": LinkKind.DIRECT}
+
+
+def test_in_mode_direct_nothing_takes_the_relay_after_a_link_is_lost(proxies, sites, monkeypatch):
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
+    sites.add("a", [], ["b"], mode="direct")
+    proxy = Proxy(sites.add("b", ["a"], [], mode="direct").address)
+    proxies.append(proxy)
+    assert not any(sites.open({"b": proxy.address}).values())
+    relayed = sites.relayed["a", "b"]
+    proxy.refuse()
+    proxy.cut()
+
+    def go_on():
+        for k in itertools.count():  # a waits for nobody
+            sites.links["a"].send("b", Key(k, 0, "a"), [b"x"])
+
+    with pytest.raises(LinkError, match="a lost its direct link to b and cannot make it again"):
+        go_on()
+    assert sites.relayed["a", "b"] == relayed
+
+
+def test_a_message_that_no_link_carries_is_refused_with_what_to_do(pair, monkeypatch):
+    monkeypatch.setattr(routed, "MAX_MESSAGE_BYTES", 10)
+    pair.links["a"].send("b", Key(0, 0, "a"), [bytes(10)])
+    with pytest.raises(LinkError, match=r"a has 11 bytes for b in iteration 2.*narrower `wire`"):
+        pair.links["a"].send("b", Key(1, 0, "a"), [bytes(5), bytes(6)])
+
+
+def test_a_receiver_with_a_full_inbox_is_not_taken_for_gone(behind_proxy, monkeypatch):
+    monkeypatch.setattr(connection, "_GONE_MILLISECONDS", 1000)
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 1.0)
+    monkeypatch.setattr(inbox, "_EARLY_BYTES", 1 << 20)
+    sites, proxy = behind_proxy
+    proxy.cut()  # the next connection has the timeout of this test
+    payload = numbered(7_000_000)
+    for k in range(8):
+        sites.links["a"].send("b", Key(k, 0, "a"), [payload("a", k)])
+    first = proxy.connections
+    deadline = time.monotonic() + 30
+    while proxy.connections < first + 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for k in range(8):
+        key = Key(k, 0, "a")
+        assert bytes(sites.links["b"].receive([key], 20)[key]) == payload("a", k)
+    assert sites.observers["a"].links == {"b": LinkKind.DIRECT}
+
+
+@pytest.mark.parametrize("way", ["direct", "relay"])
+def test_a_site_that_ends_waits_until_its_last_message_has_arrived(behind_proxy, monkeypatch, way):
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
+    sites, proxy = behind_proxy
+    proxy.passing.clear()
+    message = bytes(range(256)) * 10_000
+    sites.links["a"].send("b", Key(0, 0, "a"), [message])
+    closer = threading.Thread(target=sites.links.pop("a").close, kwargs={"timeout": 30})
+    closer.start()
+    closer.join(0.5)
+    assert closer.is_alive()
+    if way == "relay":
+        proxy.refuse()
+        proxy.cut()
+    proxy.passing.set()
+    key = Key(0, 0, "a")
+    assert bytes(sites.links["b"].receive([key], 20)[key]) == message
+    closer.join(10)
+    assert not closer.is_alive()
 
 
 @pytest.mark.parametrize("length", [7, 7_000_000])

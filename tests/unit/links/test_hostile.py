@@ -13,7 +13,7 @@ from direct_mesh import Observer, Proxy, Sites, exchange
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, direct, listener, outgoing
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, listener, outgoing
 from flaremesh.links.direct import DirectLink
 from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest, unpack
 from flaremesh.links.inbox import Inbox
@@ -491,7 +491,6 @@ def test_a_neighbour_that_trickles_its_answer_is_given_up_in_time(run, authority
 
 
 def test_a_neighbour_that_reads_nothing_does_not_hold_up_the_end(run, authority, mallory, monkeypatch):
-    monkeypatch.setattr(direct, "_FLUSH_SECONDS", 0.2)
     receiver = Receiver(
         mallory, lambda connection, over: connection.sendall(acknowledgement(0)) or over.wait()
     )
@@ -500,7 +499,7 @@ def test_a_neighbour_that_reads_nothing_does_not_hold_up_the_end(run, authority,
         for k in range(4):
             link.send("m", Key(k, 0, "x"), [bytes(10_000_000)])
         with bounded(3):
-            link.close()
+            link.close(timeout=0.2)
 
 
 @pytest.mark.parametrize("address", [("x" * 70, 1), ("localhost", 99_999), ("localhost", -1), ("", 0)])

@@ -134,7 +134,7 @@ def test_a_peer_that_is_slow_is_not_flooded(unanswered):
 
 
 def test_opening_names_the_neighbour_that_is_not_there(monkeypatch, network):
-    monkeypatch.setattr(relay, "_FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(relay, "FLUSH_SECONDS", 0.2)
     a = network.site("a", ["b"], ["b"])
     with pytest.raises(PeerTimeout, match="no sign of b within"):
         a.open(0.5)
@@ -164,6 +164,8 @@ def data(run_id="run", total=1, payload=b"x", sequence=1, offset=0):
         ("b", data(total=1, payload=b"xx"), "malformed"),
         ("b", data(total=3, offset=3), "malformed"),
         ("b", data(sequence=0), "malformed"),
+        ("b", data(sequence=9), "malformed"),
+        ("b", data(total=3, payload=b""), "malformed"),
         ("b", data()[:4] + b"\x07" + data()[5:], "version"),
         ("b", data(run_id="another run"), "run"),
         ("b", data(total=1 << 40), "oversized"),
@@ -201,7 +203,7 @@ def test_a_neighbour_that_runs_far_ahead_is_held_back_and_loses_nothing(network)
 
 def test_messages_that_never_become_whole_do_not_fill_the_memory(network):
     a = network.site("a", ["b"], [])
-    for sequence in range(1, 20):
+    for sequence in range(1, 17):
         frame = Frame(Kind.DATA, sequence, 0, sequence, 0, 0, 1 << 20, b"x")
         a.deliver("b", pack(frame, run_digest("run")))
-    assert network.counters["a"].refusals["b", "early"] == 11
+    assert network.counters["a"].refusals["b", "early"] == 8
