@@ -11,11 +11,19 @@ from numpy.typing import NDArray
 Buffer: TypeAlias = NDArray[np.uint8]
 
 _KEPT = 8  # buffers that nobody uses: of each neighbour one is under way while the one before is mixed
-_UNUSED = 3  # references to a buffer in the pool's list: the list's, the loop's, and getrefcount's own
 
 
 def _allocate(length: int) -> Buffer:
     return np.empty(length, dtype=np.uint8)
+
+
+def _references_without_a_user() -> int:
+    """What a loop over a list counts of a buffer that only the list holds: it varies between Pythons."""
+    (count,) = [sys.getrefcount(buffer) for buffer in [_allocate(1)]]
+    return count
+
+
+_UNUSED = _references_without_a_user()
 
 
 class BufferPool:

@@ -106,16 +106,3 @@ class Fanout:
         """See MetricsSink.norms."""
         for sink in self._sinks:
             sink.norms(record)
-
-
-class NullSink:
-    """Ignores everything."""
-
-    def iteration(self, record: Iteration) -> None:
-        """See MetricsSink.iteration."""
-
-    def evaluation(self, record: Evaluation) -> None:
-        """See MetricsSink.evaluation."""
-
-    def norms(self, record: Norms) -> None:
-        """See MetricsSink.norms."""

@@ -40,7 +40,7 @@ class Network:
     """The weighted graph.
 
     Attributes:
-        nodes: one per site.
+        nodes: one per site; by default those of the first phase.
         phases: for a graph that changes, the nodes of each phase; iteration k uses phase k mod len(phases).
     """
 
@@ -50,10 +50,12 @@ class Network:
     def __post_init__(self) -> None:
         self.nodes = [Node(**n) if isinstance(n, dict) else n for n in self.nodes]
         self.phases = [[Node(**n) if isinstance(n, dict) else n for n in phase] for phase in self.phases]
+        if not self.nodes and self.phases:
+            self.nodes = self.phases[0]
 
     def node(self, site: str) -> Node:
         """The node of a site in the first phase."""
-        return next(node for node in (self.nodes or self.phases[0]) if node.id == site)
+        return next(node for node in self.nodes if node.id == site)
 
     def matrices(self) -> list[list[list[float]]]:
         """The mixing matrix of each phase, rows and columns in the order of the nodes."""
@@ -76,7 +78,7 @@ class Network:
             for node in phase
             for neighbor in node.neighbors
         ]
-        root = (self.nodes or self.phases[0])[0].id
+        root = self.nodes[0].id
         return {child: parent for parent, child in nx.bfs_edges(nx.DiGraph([(root, root), *edges]), root)}
 
     def schedules(self) -> dict[str, list[Neighborhood]]:
@@ -86,7 +88,7 @@ class Network:
         repeated neighbour, a repeated node, and a phase that lacks a node; and for a network without nodes.
         """
         phases = self.phases or [self.nodes]
-        sites = [node.id for node in self.nodes or phases[0]]
+        sites = [node.id for node in self.nodes]
         if not sites:
             raise ValueError("the network has no nodes")
         for number, phase in enumerate(phases):

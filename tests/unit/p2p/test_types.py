@@ -123,3 +123,14 @@ def test_every_phase_lists_every_node():
     network = Network(nodes=[Node("bonn"), Node("ulm")], phases=[[Node("bonn"), Node("ulm")], [Node("bonn")]])
     with pytest.raises(ValueError, match="ulm is not in every phase: see phase 1"):
         network.schedules()
+
+
+def test_a_network_given_by_its_phases_has_the_sites_of_the_first():
+    network = Network(phases=[[Node("bonn"), Node("ulm")], [Node("bonn"), Node("ulm")]])
+    assert [node.id for node in network.nodes] == ["bonn", "ulm"]
+
+
+@pytest.mark.parametrize(("extra", "seconds"), [({}, 300.0), ({"start_timeout": 20.0}, 20.0)])
+def test_sites_wait_for_the_start_as_long_as_their_controller(extra, seconds):
+    controller = DistOptController(Config(Network([Node("bonn")]), extra), start_timeout=300.0)
+    assert controller.config.extra["start_timeout"] == seconds

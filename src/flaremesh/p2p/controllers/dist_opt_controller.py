@@ -89,7 +89,9 @@ class DistOptController(Controller):
     @cached_property
     def config(self) -> Config:
         """The network and ``extra``."""
-        return Config(**self._config)
+        config = Config(**self._config)
+        config.extra = {"start_timeout": self.start_timeout} | config.extra  # the sites wait as long
+        return config
 
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
         """Called by FedJob."""
@@ -164,7 +166,7 @@ class DistOptController(Controller):
                 column_stochastic=mixing.column_stochastic,
             )
             self.send(self._task(Task.CONFIG, asdict(part)), fl_ctx, targets=[site])
-        timeout = float(self.config.extra.get("start_timeout", self.start_timeout))
+        timeout = float(self.config.extra["start_timeout"])
         deadline = time.monotonic() + timeout
         self._await_sites(self._addresses, deadline, timeout, abort_signal)
         for site in schedules if not abort_signal.triggered else ():

@@ -105,7 +105,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
 
     def _connect(self, addresses: Mapping[str, Address]) -> None:
         assert self._link is not None, "the first config task comes before the second"
-        self._link.open(addresses, float(self.config.extra.get("start_timeout", DEFAULT_PEER_TIMEOUT)))
+        self._link.open(addresses, float(self.config.extra["start_timeout"]))
 
     def _enter(self, state: RunState) -> None:
         if self._metrics is not None:
