@@ -10,11 +10,11 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
@@ -39,7 +39,10 @@ from flaremesh.provision.releases import (
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
 
+T = TypeVar("T")
+
 _POLL_SECONDS = 1.0
+_API_SECONDS = 10.0
 _HELM_SECONDS = 120
 _COMMAND_SECONDS = 180.0  # of helm or kubectl, which have shorter limits of their own
 _AT_ONCE = 32  # calls of kubectl
@@ -72,7 +75,7 @@ class KubernetesTarget:
         try:
             config.load_kube_config()
             self._core, self._apps = client.CoreV1Api(), client.AppsV1Api()
-            self._core.list_namespace(limit=1, _request_timeout=10)
+            self._core.list_namespace(limit=1, _request_timeout=_API_SECONDS)
         except (ConfigException, ApiException, HTTPError) as error:
             raise DeployError(
                 f"no Kubernetes cluster answers in the current context: {error}. "
@@ -239,20 +242,10 @@ class KubernetesTarget:
         )
 
     def _stateful_set(self, release: Release) -> client.V1StatefulSet | None:
-        try:
-            return self._apps.read_namespaced_stateful_set(release.name, release.namespace)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise _silent(release, error) from None
+        return _if_there(release, self._apps.read_namespaced_stateful_set, release.name)
 
     def _pod(self, release: Release) -> client.V1Pod | None:
-        try:
-            return self._core.read_namespaced_pod(f"{release.name}-0", release.namespace)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise _silent(release, error) from None
+        return _if_there(release, self._core.read_namespaced_pod, f"{release.name}-0")
 
     def _trouble(self, release: Release) -> str | None:
         """What keeps a pod from starting and will not pass by itself."""
@@ -349,8 +342,17 @@ def _is_rolled_out(found: client.V1StatefulSet) -> bool:
     )
 
 
-def _silent(release: Release, error: ApiException) -> DeployError:
-    return DeployError(f"{release.name}: the cluster does not tell of it: {error.reason}")
+def _if_there(release: Release, read: Callable[..., T], name: str) -> T | None:
+    """What the cluster tells of an object, None where it has no such object."""
+    try:
+        return read(name, release.namespace, _request_timeout=_API_SECONDS)
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        reason = error.reason
+    except HTTPError as error:
+        reason = error
+    raise DeployError(f"{release.name}: the cluster does not tell of it: {reason}")
 
 
 def _helm(*arguments: str) -> str:

@@ -4,7 +4,8 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ Progress = Mapping[str, Any]
 
 _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 10.0  # a server that is silent for longer is lost
+_RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
+_RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
 
@@ -49,23 +52,32 @@ def run(
 
     Raises:
         UnsoundRun: the run makes no sense.
-        DeployError: somebody is not ready, or the server does not take the run.
+        DeployError: somebody is not ready, or the server does not take the run; or the way to it was lost
+            for good, and the run goes on.
     """
     check(topology)
     _require([p.name for p in target.participants() if not (p.ready or p.elsewhere)])
-    with target.server() as server, connect(topology, mesh, server) as session:
+    with ExitStack() as connection:
+        session = connection.enter_context(_connected(topology, target, mesh))
         registered = session.sites()
         _require([site.name for site in topology.sites if site.name not in registered])
         run_id, folder = _submit(session, topology, mesh / "runs", name)
         submitted = time.monotonic()
-        try:
-            result = _follow(session, run_id, show, stop)
-            if result is None:
-                result = _abort(session, run_id)
-                target.end_run(run_id, _END_SECONDS)
-        except ServerLost as error:
-            result = _failed(str(error))
-            target.end_run(run_id, 0)  # nobody is left to tell the sites
+        result = None
+        while result is None:
+            try:
+                result = _follow(session, run_id, show, stop)
+                if result is None:
+                    result = _abort(session, run_id)
+                    target.end_run(run_id, _END_SECONDS)
+            except ServerLost as error:
+                connection.close()
+                again = _reconnect(connection, topology, target, mesh, run_id, stop)
+                if again:
+                    session = again
+                else:
+                    result = _failed(str(error))
+                    target.end_run(run_id, 0)  # nobody is left to tell the sites
         seconds = time.monotonic() - submitted
     known = {
         "run_id": run_id,
@@ -76,6 +88,40 @@ def run(
     }
     _gather(folder, known | result | {"submit_to_result_seconds": seconds}, target)
     return load_result(folder)
+
+
+@contextmanager
+def _connected(topology: Topology, target: Target, mesh: Path) -> Iterator[AdminSession]:
+    with target.server() as server, connect(topology, mesh, server) as session:
+        yield session
+
+
+def _reconnect(
+    connection: ExitStack, topology: Topology, target: Target, mesh: Path, run_id: str, stop: threading.Event
+) -> AdminSession | None:
+    """A new session, for the way to the server may break while it runs; None where it does not run.
+
+    Raises:
+        DeployError: there is none within _RECONNECT_SECONDS.
+    """
+    deadline = time.monotonic() + _RECONNECT_SECONDS
+    while not stop.is_set():
+        try:
+            server = target.participants()[0]
+            if not (server.running or server.elsewhere):
+                return None
+            session = connection.enter_context(_connected(topology, target, mesh))
+            session.job(run_id)
+            return session
+        except DeployError as error:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise DeployError(
+                    f"the server cannot be reached from here any more: {error}. The run {run_id} was left "
+                    "alone: `flaremesh status` shows whether it goes on, and the sites keep its results."
+                ) from None
+        stop.wait(_RETRY_SECONDS)
+    return None
 
 
 def _require(missing: list[str]) -> None:
