@@ -1,6 +1,9 @@
 """A run: from submission to the folder with what it leaves behind."""
 
 import json
+import logging
+import re
+import shutil
 import tempfile
 import threading
 import time
@@ -17,6 +20,8 @@ from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
 from flaremesh.topology.schema import Topology
+
+_log = logging.getLogger(__name__)
 
 Progress = Mapping[str, Any]
 """What a run's controller tells: its state, and the latest figures of every site."""
@@ -36,6 +41,7 @@ def run(
     name: str,
     show: Callable[[str, Progress], None],
     stop: threading.Event,
+    warn: Callable[[str], None] = _log.warning,
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
 
@@ -49,6 +55,7 @@ def run(
         name: of the run, for people.
         show: hears the run id and the progress, a few times a second.
         stop: set it to abort the run.
+        warn: hears what keeps the results from being complete.
 
     Raises:
         UnsoundRun: the run makes no sense.
@@ -85,8 +92,9 @@ def run(
         "topology": topology.name,
         "algorithm": topology.run.algorithm,
         "iterations": topology.run.iterations,
+        "submit_to_result_seconds": seconds,
     }
-    _gather(folder, known | result | {"submit_to_result_seconds": seconds}, target)
+    gather(topology, target, folder, known, result, warn)
     return load_result(folder)
 
 
@@ -135,6 +143,8 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
         job = Path(staging) / "job"
         write_job(topology, job, name=name)
         run_id = session.submit(job)
+        if not re.fullmatch(r"[\w-]+", run_id):  # it names folders here
+            raise DeployError(f"the server answers with a run id that cannot be one: {run_id!r}")
         folder = runs / run_id
         folder.mkdir()
         job.rename(folder / "job")
@@ -210,11 +220,46 @@ def _reason(job: Job) -> str:
     return f"NVFlare ended the job with {job.status}" + (f": {details[-1]}" if details else "")
 
 
-def _gather(folder: Path, document: dict[str, Any], target: Target) -> None:
+def gather(
+    topology: Topology,
+    target: Target,
+    folder: Path,
+    known: Mapping[str, Any],
+    told: Mapping[str, Any],
+    warn: Callable[[str], None],
+) -> None:
+    """Write a run's result into ``folder``, and beside it a copy of what each site keeps of the run.
+
+    Where a copy fails, or nothing can be reached, the thinned history that the server has stands in for it.
+
+    Args:
+        topology: the mesh; sites that it does not name are ignored.
+        target: where the sites are.
+        folder: of the run.
+        known: fields of the result that are known here, ``run_id`` among them.
+        told: the others, by the server.
+        warn: hears of copies that failed.
+    """
+    document = {**told, **known}
     histories = document.pop("histories", {})
+    sites = [site.name for site in topology.sites if site.name in document.get("sites", histories)]
+    if "sites" in document:
+        document["sites"] = {site: document["sites"][site] for site in sites}
     (folder / RESULT).write_text(json.dumps(document, indent=2) + "\n")
-    for site in document.get("sites", histories):
-        if not target.fetch(site, document["run_id"], folder / site) and histories.get(site):
+    for site in sites:
+        if not _copied(target, site, known["run_id"], folder / site, warn) and histories.get(site):
             (folder / site).mkdir()
             rows = "".join(json.dumps(row) + "\n" for row in histories[site])
             (folder / site / HISTORY).write_text(rows)
+
+
+def _copied(target: Target, site: str, run_id: str, folder: Path, warn: Callable[[str], None]) -> bool:
+    try:
+        return target.fetch(site, run_id, folder)
+    except (DeployError, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        warn(
+            f"what {site} keeps of the run could not be copied: {error}. "
+            f"It is still there, in {run_id}/{RUN_FOLDER} of its workspace."
+        )
+        return False
