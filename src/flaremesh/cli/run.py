@@ -40,7 +40,7 @@ def run(
     mesh = mesh_folder(loaded, output)
     target = target_of(where, loaded, mesh)
     with ProgressView(loaded.run.iterations) as view, _interruption() as stop:
-        result = runs.run(loaded, target, mesh, name or loaded.run.algorithm, view.show, stop)
+        result = runs.run(loaded, target, mesh, name or loaded.run.algorithm, view.show, stop, _warn)
     folder = mesh / "runs" / result.run_id
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
@@ -57,6 +57,10 @@ def run(
     if result.reason:
         typer.echo(f"Error: {result.reason}", err=True)
     raise typer.Exit(_EXIT_CODES.get(result.outcome, 1))
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"Warning: {message}", err=True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -10,11 +11,11 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import yaml
 from kubernetes import client, config
@@ -41,10 +42,14 @@ from flaremesh.provision.releases import (
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
 
+T = TypeVar("T")
+
 _POLL_SECONDS = 1.0
+_API_SECONDS = 10.0
 _HELM_SECONDS = 120
-_COMMAND_SECONDS = 180.0  # of helm or kubectl, which have shorter limits of their own
+_COMMAND_SECONDS = 180.0  # of silence of helm or kubectl, which have shorter limits of their own
 _AT_ONCE = 32  # calls of kubectl
+_TAR_FAILS = 2  # its exit code where there is no such folder
 _FATAL = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CrashLoopBackOff"}
 _POD_SECURITY = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -74,7 +79,7 @@ class KubernetesTarget:
         try:
             config.load_kube_config()
             self._core, self._apps = client.CoreV1Api(), client.AppsV1Api()
-            self._core.list_namespace(limit=1, _request_timeout=10)
+            self._core.list_namespace(limit=1, _request_timeout=_API_SECONDS)
         except (ConfigException, ApiException, HTTPError) as error:
             raise DeployError(
                 f"no Kubernetes cluster answers in the current context: {error}. "
@@ -107,7 +112,11 @@ class KubernetesTarget:
         """See Target; it is copied out of the pod."""
         source = f"/workspace/{run_id}"
         with tempfile.TemporaryFile() as archive:
-            if not self._exec(participant, archive, "tar", "--create", "--directory", source, RUN_FOLDER):
+            tar = ("tar", "--create", "--directory", source, RUN_FOLDER)
+            ended = self._exec(participant, archive, *tar)
+            if ended.returncode not in (0, _TAR_FAILS) and archive.seek(0, os.SEEK_END):
+                raise DeployError(f"the copy broke off: {ended.stderr.decode().strip()}")
+            if ended.returncode:
                 return False
             archive.seek(0)
             unpack(archive, folder)
@@ -122,7 +131,7 @@ class KubernetesTarget:
     def ask(self, participant: str, path: str) -> bytes | None:
         """See Target."""
         with tempfile.TemporaryFile() as answer:
-            if not self._exec(participant, answer, *ASK, path):
+            if self._exec(participant, answer, *ASK, path).returncode:
                 return None
             answer.seek(0)
             return answer.read()
@@ -247,20 +256,10 @@ class KubernetesTarget:
         )
 
     def _stateful_set(self, release: Release) -> client.V1StatefulSet | None:
-        try:
-            return self._apps.read_namespaced_stateful_set(release.name, release.namespace)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise _silent(release, error) from None
+        return _if_there(release, self._apps.read_namespaced_stateful_set, release.name)
 
     def _pod(self, release: Release) -> client.V1Pod | None:
-        try:
-            return self._core.read_namespaced_pod(f"{release.name}-0", release.namespace)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise _silent(release, error) from None
+        return _if_there(release, self._core.read_namespaced_pod, f"{release.name}-0")
 
     def _trouble(self, release: Release) -> str | None:
         """What keeps a pod from starting and will not pass by itself."""
@@ -279,10 +278,12 @@ class KubernetesTarget:
         own = [e for e in events if e.involved_object.name in (name, f"{name}-0", f"workspace-{name}-0")]
         return str(own[-1].message) if own else None
 
-    def _exec(self, participant: str, output: IO[bytes] | int, *command: str) -> bool:
-        """Write to ``output`` what a command in the pod prints; says whether it succeeded."""
+    def _exec(
+        self, participant: str, output: IO[bytes] | int, *command: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Write to ``output`` what a command in the pod prints."""
         pod = ("--namespace", self._releases[participant].namespace, f"{participant}-0")
-        return _call("kubectl", "exec", *pod, "--", *command, output=output).returncode == 0
+        return call("kubectl", "exec", *pod, "--", *command, output=output)
 
 
 @dataclass(frozen=True)
@@ -357,8 +358,17 @@ def _is_rolled_out(found: client.V1StatefulSet) -> bool:
     )
 
 
-def _silent(release: Release, error: ApiException) -> DeployError:
-    return DeployError(f"{release.name}: the cluster does not tell of it: {error.reason}")
+def _if_there(release: Release, read: Callable[..., T], name: str) -> T | None:
+    """What the cluster tells of an object, None where it has no such object."""
+    try:
+        return read(name, release.namespace, _request_timeout=_API_SECONDS)
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        reason = error.reason
+    except HTTPError as error:
+        reason = error
+    raise DeployError(f"{release.name}: the cluster does not tell of it: {reason}")
 
 
 def _files(folder: Path, *names: str) -> list[str]:
@@ -383,20 +393,39 @@ def _check_meshes(release: Release, folder: Path) -> None:
 
 
 def _helm(*arguments: str) -> str:
-    ended = _call("helm", *arguments, output=subprocess.PIPE)
+    ended = call("helm", *arguments, output=subprocess.PIPE)
     if ended.returncode:
         raise DeployError(f"helm {arguments[0]} failed: {ended.stderr.decode().strip()}")
     return str(ended.stdout.decode())
 
 
-def _call(*command: str, output: IO[bytes] | int) -> subprocess.CompletedProcess[bytes]:
+def call(*command: str, output: IO[bytes] | int) -> subprocess.CompletedProcess[bytes]:
+    """Run helm or kubectl, for as long as bytes come.
+
+    Args:
+        command: the command.
+        output: file for what it prints, or as in subprocess.
+
+    Raises:
+        DeployError: it is not installed, or prints nothing for _COMMAND_SECONDS.
+    """
     _require(command[0])
-    try:
-        return subprocess.run(
-            command, stdout=output, stderr=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DeployError(f"{' '.join(command[:3])} gives no answer within {error.timeout:.0f} s") from None
+    with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE) as process:
+        try:
+            before = 0
+            while True:
+                try:
+                    printed, errors = process.communicate(timeout=_COMMAND_SECONDS)
+                    return subprocess.CompletedProcess(command, process.returncode, printed, errors)
+                except subprocess.TimeoutExpired as error:
+                    size = 0 if isinstance(output, int) else os.fstat(output.fileno()).st_size
+                    if size == before:
+                        raise DeployError(
+                            f"{' '.join(command[:3])} gives no answer within {error.timeout:.0f} s"
+                        ) from None
+                    before = size
+        finally:
+            process.kill()
 
 
 def _require(program: str) -> None:

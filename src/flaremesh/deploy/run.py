@@ -1,10 +1,14 @@
 """A run: from submission to the folder with what it leaves behind."""
 
 import json
+import logging
+import re
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,15 @@ from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
 from flaremesh.topology.schema import Topology
 
+_log = logging.getLogger(__name__)
+
 Progress = Mapping[str, Any]
 """What a run's controller tells: its state, and the latest figures of every site."""
 
 _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 10.0  # a server that is silent for longer is lost
+_RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
+_RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
 
@@ -33,6 +41,7 @@ def run(
     name: str,
     show: Callable[[str, Progress], None],
     stop: threading.Event,
+    warn: Callable[[str], None] = _log.warning,
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
 
@@ -46,26 +55,36 @@ def run(
         name: of the run, for people.
         show: hears the run id and the progress, a few times a second.
         stop: set it to abort the run.
+        warn: hears what keeps the results from being complete.
 
     Raises:
         UnsoundRun: the run makes no sense.
-        DeployError: somebody is not ready, or the server does not take the run.
+        DeployError: somebody is not ready, or the server does not take the run; or the way to it was lost
+            for good, and the run goes on.
     """
     check(topology)
     _require([p.name for p in target.participants() if not (p.ready or p.elsewhere)])
-    with target.server() as server, connect(topology, mesh, server) as session:
+    with ExitStack() as connection:
+        session = connection.enter_context(_connected(topology, target, mesh))
         registered = session.sites()
         _require([site.name for site in topology.sites if site.name not in registered])
         run_id, folder = _submit(session, topology, mesh / "runs", name)
         submitted = time.monotonic()
-        try:
-            result = _follow(session, run_id, show, stop)
-            if result is None:
-                result = _abort(session, run_id)
-                target.end_run(run_id, _END_SECONDS)
-        except ServerLost as error:
-            result = _failed(str(error))
-            target.end_run(run_id, 0)  # nobody is left to tell the sites
+        result = None
+        while result is None:
+            try:
+                result = _follow(session, run_id, show, stop)
+                if result is None:
+                    result = _abort(session, run_id)
+                    target.end_run(run_id, _END_SECONDS)
+            except ServerLost as error:
+                connection.close()
+                again = _reconnect(connection, topology, target, mesh, run_id, stop)
+                if again:
+                    session = again
+                else:
+                    result = _failed(str(error))
+                    target.end_run(run_id, 0)  # nobody is left to tell the sites
         seconds = time.monotonic() - submitted
     known = {
         "run_id": run_id,
@@ -73,9 +92,44 @@ def run(
         "topology": topology.name,
         "algorithm": topology.run.algorithm,
         "iterations": topology.run.iterations,
+        "submit_to_result_seconds": seconds,
     }
-    _gather(folder, known | result | {"submit_to_result_seconds": seconds}, target)
+    gather(topology, target, folder, known, result, warn)
     return load_result(folder)
+
+
+@contextmanager
+def _connected(topology: Topology, target: Target, mesh: Path) -> Iterator[AdminSession]:
+    with target.server() as server, connect(topology, mesh, server) as session:
+        yield session
+
+
+def _reconnect(
+    connection: ExitStack, topology: Topology, target: Target, mesh: Path, run_id: str, stop: threading.Event
+) -> AdminSession | None:
+    """A new session, for the way to the server may break while it runs; None where it does not run.
+
+    Raises:
+        DeployError: there is none within _RECONNECT_SECONDS.
+    """
+    deadline = time.monotonic() + _RECONNECT_SECONDS
+    while not stop.is_set():
+        try:
+            server = target.participants()[0]
+            if not (server.running or server.elsewhere):
+                return None
+            session = connection.enter_context(_connected(topology, target, mesh))
+            session.job(run_id)
+            return session
+        except DeployError as error:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise DeployError(
+                    f"the server cannot be reached from here any more: {error}. The run {run_id} was left "
+                    "alone: `flaremesh status` shows whether it goes on, and the sites keep its results."
+                ) from None
+        stop.wait(_RETRY_SECONDS)
+    return None
 
 
 def _require(missing: list[str]) -> None:
@@ -89,6 +143,8 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
         job = Path(staging) / "job"
         write_job(topology, job, name=name)
         run_id = session.submit(job)
+        if not re.fullmatch(r"[\w-]+", run_id):  # it names folders here
+            raise DeployError(f"the server answers with a run id that cannot be one: {run_id!r}")
         folder = runs / run_id
         folder.mkdir()
         job.rename(folder / "job")
@@ -164,11 +220,46 @@ def _reason(job: Job) -> str:
     return f"NVFlare ended the job with {job.status}" + (f": {details[-1]}" if details else "")
 
 
-def _gather(folder: Path, document: dict[str, Any], target: Target) -> None:
+def gather(
+    topology: Topology,
+    target: Target,
+    folder: Path,
+    known: Mapping[str, Any],
+    told: Mapping[str, Any],
+    warn: Callable[[str], None],
+) -> None:
+    """Write a run's result into ``folder``, and beside it a copy of what each site keeps of the run.
+
+    Where a copy fails, or nothing can be reached, the thinned history that the server has stands in for it.
+
+    Args:
+        topology: the mesh; sites that it does not name are ignored.
+        target: where the sites are.
+        folder: of the run.
+        known: fields of the result that are known here, ``run_id`` among them.
+        told: the others, by the server.
+        warn: hears of copies that failed.
+    """
+    document = {**told, **known}
     histories = document.pop("histories", {})
+    sites = [site.name for site in topology.sites if site.name in document.get("sites", histories)]
+    if "sites" in document:
+        document["sites"] = {site: document["sites"][site] for site in sites}
     (folder / RESULT).write_text(json.dumps(document, indent=2) + "\n")
-    for site in document.get("sites", histories):
-        if not target.fetch(site, document["run_id"], folder / site) and histories.get(site):
+    for site in sites:
+        if not _copied(target, site, known["run_id"], folder / site, warn) and histories.get(site):
             (folder / site).mkdir()
             rows = "".join(json.dumps(row) + "\n" for row in histories[site])
             (folder / site / HISTORY).write_text(rows)
+
+
+def _copied(target: Target, site: str, run_id: str, folder: Path, warn: Callable[[str], None]) -> bool:
+    try:
+        return target.fetch(site, run_id, folder)
+    except (DeployError, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        warn(
+            f"what {site} keeps of the run could not be copied: {error}. "
+            f"It is still there, in {run_id}/{RUN_FOLDER} of its workspace."
+        )
+        return False

@@ -39,10 +39,18 @@ class Participant:
 
 
 def unpack(archive: IO[bytes], folder: Path) -> None:
-    """Make ``folder`` of the one folder in a tar archive."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, tarfile.open(fileobj=archive) as files:
-        files.extractall(scratch, filter="data")
-        (content,) = Path(scratch).iterdir()
+    """Make ``folder`` of the one folder in a tar archive.
+
+    Raises:
+        DeployError: the archive is cut off, or would write elsewhere.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        try:
+            with tarfile.open(fileobj=archive) as files:
+                files.extractall(scratch, filter="data")
+            (content,) = Path(scratch).iterdir()
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise DeployError(f"the archive is damaged or cut off: {error}") from None
         content.rename(folder)
 
 
@@ -78,6 +86,9 @@ class Target(Protocol):
             participant: whose.
             run_id: id of the run.
             folder: where to; must not exist.
+
+        Raises:
+            DeployError, OSError: the copy failed; a part of it may be there.
         """
 
     def server(self) -> AbstractContextManager[Address]:

@@ -20,6 +20,7 @@ from flaremesh.provision import firewall
 from flaremesh.provision.builder import KitBuilder, project_of
 from flaremesh.provision.certificates import Certificate, CertificateStore
 from flaremesh.provision.releases import (
+    KIT_VALUES,
     MONITORING,
     RELEASES,
     keep_own_values,
@@ -29,7 +30,7 @@ from flaremesh.provision.releases import (
 )
 from flaremesh.provision.replacement import replace_file, replace_folder, replace_text, workplace
 from flaremesh.topology.mesh import Mesh, build
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import SERVER, Topology
 
 _log = logging.getLogger(__name__)
 
@@ -100,11 +101,16 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     kits.mkdir(exist_ok=True)
-    with workplace(out, kits) as work:
+    with workplace(out, f"{kits.name}/*", RELEASES) as work:
+        if (kits / RELEASES / SERVER / KIT_VALUES).exists():
+            # no kit, but the releases of before, which earlier versions left here
+            (kits / RELEASES).rename(work / "stray")
         built, certificates = _build(project, topology, store, work / "nvflare")
         before = {kit.name for kit in kits.iterdir()}
-        for name in before.intersection(removed):
-            (kits / name).rename(work / f"removed {name}")
+        for name in removed:
+            for place in (kits, out / RELEASES):
+                if (place / name).exists():
+                    (place / name).rename(work / f"removed {place.name} {name}")
         # keys before kits: what a run loses that ends between the two, the next run makes again from the keys
         replace_file(certificates, state / "cert.json", mode=0o600)
         replaced = [name for name in names if replace_folder(built / name, kits / name, work)]

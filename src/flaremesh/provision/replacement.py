@@ -1,7 +1,7 @@
 """Replacing files and folders in one step, so that nobody finds half of one."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,16 +10,21 @@ _RETIRED = "retired"
 
 
 @contextmanager
-def workplace(out: Path, kits: Path) -> Iterator[Path]:
-    """A private scratch folder in ``out``, on one file system with what it will replace; gone at the end."""
+def workplace(out: Path, *folders: str) -> Iterator[Path]:
+    """A private scratch folder in ``out``, on one file system with what it will replace; gone at the end.
+
+    Args:
+        out: where it is.
+        folders: patterns, relative to ``out``, of the folders that may be replaced.
+    """
     work = out / _PLACE
-    _clear(work, kits)
+    _clear(work, folders)
     (work / _RETIRED).mkdir(mode=0o700, parents=True)
     work.chmod(0o700)
     try:
         yield work
     finally:
-        _clear(work, kits)
+        _clear(work, folders)
 
 
 def replace_file(new: Path, old: Path, *, mode: int) -> None:
@@ -41,16 +46,20 @@ def replace_folder(new: Path, old: Path, work: Path) -> bool:
     if old.exists() and _content(new) == _content(old):
         return False
     if old.exists():
-        old.rename(work / _RETIRED / old.name)
+        retired = work / _RETIRED / old.relative_to(work.parent)
+        retired.parent.mkdir(exist_ok=True)
+        old.rename(retired)
     new.rename(old)
     return True
 
 
-def _clear(work: Path, kits: Path) -> None:
-    # a kit is missing from its place only if a run ended between the two renames of replace_folder
-    for kit in work.glob(f"{_RETIRED}/*"):
-        if not (kits / kit.name).exists():
-            kit.rename(kits / kit.name)
+def _clear(work: Path, folders: Iterable[str]) -> None:
+    # a folder is missing from its place only if a run ended between the two renames of replace_folder
+    retired = work / _RETIRED
+    for folder in (found for pattern in folders for found in retired.glob(pattern)):
+        place = work.parent / folder.relative_to(retired)
+        if not place.exists():
+            folder.rename(place)
     shutil.rmtree(work, ignore_errors=True)
 
 

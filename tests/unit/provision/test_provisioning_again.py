@@ -1,5 +1,6 @@
 """What a further provisioning changes, and what it leaves alone."""
 
+import re
 import time
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, int, bytes]]:
 def certificate(out: Path, name: str) -> x509.Certificate:
     (path,) = (out / "kits" / name / "startup").glob(f"{'server' if name == 'server' else 'client'}.crt")
     return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def private_keys(folder: Path) -> set[str]:
+    """The private keys in all files of a folder, however they are indented."""
+    pattern = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", re.DOTALL)
+    texts = (path.read_text().replace("\\n", "\n") for path in folder.rglob("*") if path.is_file())
+    return {"".join(key.split()) for text in texts for key in pattern.findall(text)}
 
 
 def touched(before: dict[str, object], after: dict[str, object]) -> set[str]:
@@ -70,6 +78,41 @@ def test_a_removed_site_leaves_neither_kit_nor_private_key(tmp_path: Path, make_
     assert touched(before, snapshot(tmp_path / "kits")) == {"heidelberg"}
     assert not (tmp_path / "kits/heidelberg").exists()
     assert all(b"heidelberg" not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("deploy_again", [{"deploy": {}}, {}])
+def test_a_removed_site_leaves_no_private_key_in_a_release_either(
+    tmp_path: Path, make_topology, deploy_again: dict
+) -> None:
+    provision(make_topology("bonn", "heidelberg", "ulm", deploy={}), tmp_path)
+    keys = private_keys(tmp_path / "helm/heidelberg")
+    assert keys
+    provision(make_topology("bonn", "ulm", **deploy_again), tmp_path, remove=True)
+    assert private_keys(tmp_path).isdisjoint(keys)
+
+
+def test_releases_that_were_replaced_are_gone(tmp_path: Path, make_topology) -> None:
+    provision(make_topology(deploy={}), tmp_path)
+    result = provision(make_topology(deploy={"values": {"storage": {"size": "50Gi"}}}), tmp_path)
+    assert {path.name for path in (tmp_path / "kits").iterdir()} == set(result.kits)
+    assert {path.name for path in tmp_path.iterdir()} == {"firewall.md", "helm", "kits", "state"}
+
+
+def test_releases_that_an_earlier_version_left_among_the_kits_are_deleted(
+    tmp_path: Path, make_topology
+) -> None:
+    provision(make_topology(deploy={}), tmp_path)
+    (tmp_path / "helm").rename(tmp_path / "kits/helm")
+    provision(make_topology(), tmp_path)
+    assert not (tmp_path / "kits/helm").exists()
+
+
+def test_a_site_may_have_the_name_of_the_folder_of_releases(tmp_path: Path, make_topology) -> None:
+    provision(make_topology("bonn", "helm", "ulm", deploy={}), tmp_path)
+    before = snapshot(tmp_path / "kits")
+    larger = {"values": {"storage": {"size": "50Gi"}}}
+    assert provision(make_topology("bonn", "helm", "ulm", deploy=larger), tmp_path).changed == ()
+    assert snapshot(tmp_path / "kits") == before
 
 
 def test_a_site_may_have_the_name_of_the_mesh(tmp_path: Path, make_topology) -> None:
@@ -200,15 +243,17 @@ def test_an_interrupted_run_leaves_usable_kits_and_is_completed_by_the_next(
     assert (fresh.added, fresh.changed, fresh.reissued) == ((), (), {})
 
 
-def test_a_kit_that_a_killed_run_had_set_aside_comes_back(tmp_path: Path, make_topology) -> None:
-    provision(make_topology(), tmp_path)
-    before = snapshot(tmp_path / "kits")
-    retired = tmp_path / ".provision/retired"
-    retired.mkdir(parents=True)
-    (tmp_path / "kits/bonn").rename(retired / "bonn")
-    result = provision(make_topology(), tmp_path)
+@pytest.mark.parametrize("folder", ["kits/bonn", "helm"])
+def test_what_a_killed_run_had_set_aside_comes_back(tmp_path: Path, make_topology, folder: str) -> None:
+    topology = make_topology(deploy={})
+    provision(topology, tmp_path)
+    before = snapshot(tmp_path / folder)
+    retired = tmp_path / ".provision/retired" / folder
+    retired.parent.mkdir(parents=True)
+    (tmp_path / folder).rename(retired)
+    result = provision(topology, tmp_path)
     assert (result.added, result.changed) == ((), ())
-    assert snapshot(tmp_path / "kits") == before
+    assert snapshot(tmp_path / folder) == before
 
 
 def test_what_nvflare_refuses_is_said_in_one_sentence(tmp_path: Path, make_topology) -> None:

@@ -1,0 +1,154 @@
+"""What a run leaves on the admin's machine, whatever its server tells and whichever copies fail."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flaremesh.deploy import kubernetes
+from flaremesh.deploy.local import LocalTarget
+from flaremesh.deploy.run import gather
+from flaremesh.deploy.target import DeployError, unpack
+from flaremesh.topology.load import load
+
+RING = Path(__file__).parents[3] / "provision/ring3-consensus.yaml"
+SITES = ("heidelberg", "bonn", "aachen")
+KNOWN = {"run_id": "run-1", "name": "mine", "topology": "ring3-consensus"}
+THINNED = {"iteration": 1, "evaluation": {}}
+
+
+class Gathering:
+    """A run of the ring of three that has ended, and every site keeps a history of it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "runs/run-1"
+        self.folder.mkdir(parents=True)
+        self.warnings: list[str] = []
+        self._topology = load(RING)
+        self._target = LocalTarget(self._topology, folder)
+        self.kept = {site: folder / f"local/{site}/run-1/flaremesh" for site in SITES}
+        for site, kept in self.kept.items():
+            kept.mkdir(parents=True)
+            (kept / "history.jsonl").write_text(f"all of {site}\n")
+
+    def gather(self, **told: Any) -> dict[str, Any]:
+        """The document that is written; the server tells of all sites, and ``told``."""
+        usual = {"outcome": "finished", "sites": {s: {"iterations": 1} for s in SITES}}
+        histories = {"histories": {site: [THINNED] for site in SITES}}
+        gather(self._topology, self._target, self.folder, KNOWN, usual | histories | told, self._warn)
+        return dict(json.loads((self.folder / "result.json").read_text()))
+
+    def history(self, site: str) -> str:
+        return (self.folder / site / "history.jsonl").read_text()
+
+    def _warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Gathering:
+    return Gathering(tmp_path / "mesh")
+
+
+def test_what_the_sites_keep_is_copied(run: Gathering) -> None:
+    assert run.gather()["outcome"] == "finished"
+    assert [run.history(site) for site in SITES] == [f"all of {site}\n" for site in SITES]
+    assert run.warnings == []
+
+
+def test_a_copy_that_fails_is_told_and_the_servers_history_stands_in_for_it(run: Gathering) -> None:
+    (run.kept["bonn"] / "model.safetensors").symlink_to("nowhere")
+    assert run.gather()["outcome"] == "finished"
+    (warning,) = run.warnings
+    assert warning.startswith("what bonn keeps of the run could not be copied: ")
+    assert "model.safetensors" in warning
+    assert json.loads(run.history("bonn")) == THINNED
+    assert run.history("aachen") == "all of aachen\n"
+
+
+def test_a_site_with_nothing_to_copy_has_the_servers_history(run: Gathering) -> None:
+    (run.kept["bonn"] / "history.jsonl").unlink()
+    run.kept["bonn"].rmdir()
+    run.gather()
+    assert json.loads(run.history("bonn")) == THINNED
+    assert run.warnings == []
+
+
+@pytest.mark.parametrize("name", ["../../../elsewhere", "stranger"])
+def test_sites_that_the_topology_does_not_name_are_ignored(run: Gathering, tmp_path: Path, name: str) -> None:
+    before = set(tmp_path.rglob("*"))
+    sites = {name: {"iterations": 1}, "bonn": {"iterations": 1}}
+    document = run.gather(sites=sites, histories={name: [THINNED]})
+    assert document["sites"].keys() == {"bonn"}
+    written = {path.relative_to(run.folder) for path in set(tmp_path.rglob("*")) - before}
+    assert {str(path) for path in written} == {"result.json", "bonn", "bonn/history.jsonl"}
+
+
+def test_the_server_does_not_say_which_run_it_was(run: Gathering) -> None:
+    document = run.gather(run_id="../run-2", name="other", topology="other")
+    assert {key: document[key] for key in KNOWN} == KNOWN
+
+
+# archives out of containers and pods
+
+
+def archive(*names: str) -> io.BytesIO:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as files:
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.size = 5000
+            files.addfile(entry, io.BytesIO(bytes(5000)))
+    content.seek(0)
+    return content
+
+
+def test_an_archive_becomes_a_folder(tmp_path: Path) -> None:
+    unpack(archive("flaremesh/model", "flaremesh/history"), tmp_path / "bonn")
+    assert {path.name for path in (tmp_path / "bonn").iterdir()} == {"model", "history"}
+
+
+def cut_off() -> io.BytesIO:
+    return io.BytesIO(archive("flaremesh/model").getvalue()[:2000])
+
+
+@pytest.mark.parametrize("broken", [cut_off(), io.BytesIO(), archive(), archive("../model")])
+def test_an_archive_that_is_no_copy_is_an_error_and_leaves_nothing(
+    tmp_path: Path, broken: io.BytesIO
+) -> None:
+    with pytest.raises(DeployError, match="damaged or cut off"):
+        unpack(broken, tmp_path / "bonn")
+    assert list(tmp_path.iterdir()) == []
+
+
+# commands that copy
+
+SLOW = ("sh", "-c", "for i in 1 2 3 4 5 6; do sleep 0.5; echo x; done")
+SILENT = (sys.executable, "-c", "import signal; signal.pause()")
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "_COMMAND_SECONDS", 2.0)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_copy_takes_as_long_as_bytes_come(tmp_path: Path) -> None:
+    with (tmp_path / "copy").open("wb") as output:
+        assert kubernetes.call(*SLOW, output=output).returncode == 0
+    assert (tmp_path / "copy").read_text() == 6 * "x\n"
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("into_file", [True, False])
+def test_a_command_that_says_nothing_is_given_up(tmp_path: Path, into_file: bool) -> None:
+    with (
+        (tmp_path / "copy").open("wb") as output,
+        pytest.raises(DeployError, match="gives no answer within 2 s"),
+    ):
+        kubernetes.call(*SILENT, output=output if into_file else subprocess.PIPE)
