@@ -21,7 +21,7 @@ from docker.models.networks import Network
 from docker.types import DeviceRequest, IPAMConfig, IPAMPool, Mount
 from requests.exceptions import RequestException
 
-from flaremesh.deploy.target import Address, DeployError, Participant, unpack
+from flaremesh.deploy.target import MESH_LABEL, Address, DeployError, Participant, unpack
 from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.metrics.ask import PORT, PORT_VARIABLE
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
@@ -35,9 +35,7 @@ from flaremesh.topology.schema import SERVER, Deploy, Topology
 
 T = TypeVar("T")
 
-MESH_LABEL, PARTICIPANT_LABEL = "flaremesh.dev/mesh", "flaremesh.dev/participant"
-"""Labels of all containers, networks and volumes of a mesh, and of a participant's container."""
-
+_PARTICIPANT_LABEL = "flaremesh.dev/participant"
 _ROOT_LABEL = "flaremesh.dev/root"  # which root certificate the container's kit is of
 _USER = 10001  # the image's
 _ADDRESSES = ipaddress.IPv4Network("10.213.0.0/16")
@@ -198,7 +196,7 @@ class DockerTarget:
                     )
 
     def _labels(self, name: str) -> dict[str, str]:
-        return {MESH_LABEL: self._topology.name, PARTICIPANT_LABEL: name, _ROOT_LABEL: self._root()}
+        return {MESH_LABEL: self._topology.name, _PARTICIPANT_LABEL: name, _ROOT_LABEL: self._root()}
 
     def _container_name(self, name: str) -> str:
         return f"{self._topology.name}-{name}"
@@ -286,7 +284,7 @@ class DockerTarget:
             found = self._engine.containers.list(
                 all=True, filters={"label": self._label}, ignore_removed=True
             )
-        return {container.labels[PARTICIPANT_LABEL]: container for container in found}
+        return {container.labels[_PARTICIPANT_LABEL]: container for container in found}
 
     def _participant(self, name: str, container: Container | None) -> Participant:
         if container is None or not _runs(container):
@@ -411,8 +409,8 @@ class DockerTarget:
 
     def _remove(self, containers: Sequence[Container]) -> None:
         """Stop these containers, the sites first, since they log out; then remove them and idle networks."""
-        sites = [c for c in containers if c.labels[PARTICIPANT_LABEL] != SERVER]
-        servers = [c for c in containers if c.labels[PARTICIPANT_LABEL] == SERVER]
+        sites = [c for c in containers if c.labels[_PARTICIPANT_LABEL] != SERVER]
+        servers = [c for c in containers if c.labels[_PARTICIPANT_LABEL] == SERVER]
         with _refusals(self._topology.name):
             _at_once(lambda container: _end(container, SiteAgent.stop_seconds), sites)
             _at_once(lambda container: _end(container, ServerAgent.stop_seconds), servers)

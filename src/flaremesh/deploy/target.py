@@ -12,6 +12,9 @@ from flaremesh.errors import FlaremeshError
 Address: TypeAlias = tuple[str, int]
 """Host and port."""
 
+MESH_LABEL = "flaremesh.dev/mesh"
+"""Label, with the mesh's name, of all that a mesh has in Docker and on Kubernetes."""
+
 
 class DeployError(FlaremeshError):
     """A mesh cannot be started, reached or stopped; the message says whom it concerns and what to do."""
