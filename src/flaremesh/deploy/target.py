@@ -41,6 +41,11 @@ class Participant:
     elsewhere: bool = False
 
 
+def threads(cores: int, sites: int) -> dict[str, str]:
+    """Environment of each of the sites that share these cores: torch at each of them would take all."""
+    return {"OMP_NUM_THREADS": str(max(1, cores // sites))}
+
+
 def unpack(archive: IO[bytes], folder: Path) -> None:
     """Make ``folder`` of the one folder in a tar archive.
 
