@@ -21,7 +21,7 @@ from docker.models.networks import Network
 from docker.types import DeviceRequest, IPAMConfig, IPAMPool, Mount
 from requests.exceptions import RequestException
 
-from flaremesh.deploy.target import Address, DeployError, Participant, unpack
+from flaremesh.deploy.target import MESH_LABEL, Address, DeployError, Participant, threads, unpack
 from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.metrics.ask import PORT, PORT_VARIABLE
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
@@ -30,20 +30,18 @@ from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.p2p.participant import GPUS_VARIABLE, NAME_VARIABLE, StartError
 from flaremesh.provision.plan import firewall
+from flaremesh.provision.values import Memory, PodSecurity
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Deploy, Topology
 
 T = TypeVar("T")
 
-MESH_LABEL, PARTICIPANT_LABEL = "flaremesh.dev/mesh", "flaremesh.dev/participant"
-"""Labels of all containers, networks and volumes of a mesh, and of a participant's container."""
-
+_PARTICIPANT_LABEL = "flaremesh.dev/participant"
 _ROOT_LABEL = "flaremesh.dev/root"  # which root certificate the container's kit is of
-_USER = 10001  # the image's
+_USER = PodSecurity().user
 _ADDRESSES = ipaddress.IPv4Network("10.213.0.0/16")
 _PREFIX = 29  # a network has room for 5 containers, and there may be 8192 networks
-_MEBIBYTE = 1 << 20
-_MEMORY = {"/tmp": "size=256m,mode=1777", "/metrics": "size=64m,mode=1777"}
+_MEMORY = Memory()
 _POLL_SECONDS = 0.5
 _LOG_LINES = 8
 _AT_ONCE = 32  # calls of the engine
@@ -198,7 +196,7 @@ class DockerTarget:
                     )
 
     def _labels(self, name: str) -> dict[str, str]:
-        return {MESH_LABEL: self._topology.name, PARTICIPANT_LABEL: name, _ROOT_LABEL: self._root()}
+        return {MESH_LABEL: self._topology.name, _PARTICIPANT_LABEL: name, _ROOT_LABEL: self._root()}
 
     def _container_name(self, name: str) -> str:
         return f"{self._topology.name}-{name}"
@@ -286,7 +284,7 @@ class DockerTarget:
             found = self._engine.containers.list(
                 all=True, filters={"label": self._label}, ignore_removed=True
             )
-        return {container.labels[PARTICIPANT_LABEL]: container for container in found}
+        return {container.labels[_PARTICIPANT_LABEL]: container for container in found}
 
     def _participant(self, name: str, container: Container | None) -> Participant:
         if container is None or not _runs(container):
@@ -341,8 +339,11 @@ class DockerTarget:
                 read_only=True,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
-                tmpfs=_MEMORY,
-                shm_size=64 * _MEBIBYTE,
+                tmpfs={
+                    "/tmp": f"size={_size(_MEMORY.tmp)},mode=1777",
+                    "/metrics": f"size={_size(_MEMORY.metrics)},mode=1777",
+                },
+                shm_size=_size(_MEMORY.shm),
                 mounts=self._mounts(name),
                 device_requests=self._device_requests(name),
             ),
@@ -352,14 +353,12 @@ class DockerTarget:
         return self._engine.containers.get(created["Id"])
 
     def _environment(self, name: str) -> dict[str, str]:
-        # the sites share the engine's cores; torch at each of them would take all
-        threads = max(1, self._engine.info()["NCPU"] // len(self._gpus))
         return {
             NAME_VARIABLE: name,
             PORT_VARIABLE: str(PORT),
             DIRECTORY_VARIABLE: "/metrics",
             GPUS_VARIABLE: str(self._gpus.get(name, 0)),
-            "OMP_NUM_THREADS": str(threads),
+            **threads(self._engine.info()["NCPU"], len(self._gpus)),
         }
 
     def _mounts(self, name: str) -> list[Mount]:
@@ -411,8 +410,8 @@ class DockerTarget:
 
     def _remove(self, containers: Sequence[Container]) -> None:
         """Stop these containers, the sites first, since they log out; then remove them and idle networks."""
-        sites = [c for c in containers if c.labels[PARTICIPANT_LABEL] != SERVER]
-        servers = [c for c in containers if c.labels[PARTICIPANT_LABEL] == SERVER]
+        sites = [c for c in containers if c.labels[_PARTICIPANT_LABEL] != SERVER]
+        servers = [c for c in containers if c.labels[_PARTICIPANT_LABEL] == SERVER]
         with _refusals(self._topology.name):
             _at_once(lambda container: _end(container, SiteAgent.stop_seconds), sites)
             _at_once(lambda container: _end(container, ServerAgent.stop_seconds), servers)
@@ -437,6 +436,11 @@ def engine() -> DockerClient:
             "`docker context use` chooses an engine."
         ) from None
     return client
+
+
+def _size(quantity: str) -> str:
+    """A quantity such as 64Mi as Docker writes it."""
+    return quantity.removesuffix("i").lower()
 
 
 def _runs(container: Container | None) -> bool:

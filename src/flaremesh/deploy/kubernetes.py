@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
-from flaremesh.deploy.target import Address, DeployError, Participant, unpack
+from flaremesh.deploy.target import MESH_LABEL, Address, DeployError, Participant, unpack
 from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.outcome import RUN_FOLDER
@@ -49,6 +50,7 @@ _API_SECONDS = 10.0
 _HELM_SECONDS = 120
 _COMMAND_SECONDS = 180.0  # of silence of helm or kubectl, which have shorter limits of their own
 _AT_ONCE = 32  # calls of kubectl
+_ROOT = "rootCA.pem"
 _TAR_FAILS = 2  # its exit code where there is no such folder
 _FATAL = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CrashLoopBackOff"}
 _POD_SECURITY = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -71,6 +73,7 @@ class KubernetesTarget:
 
     def __init__(self, topology: Topology, mesh: Path):
         self._mesh = mesh
+        self._label = f"{MESH_LABEL}={topology.name}"
         self._releases = {release.name: release for release in releases(topology)}
         graph = build(topology)
         self._metrics = {name: values_of(topology, graph, name).metrics.port for name in self._releases}
@@ -79,7 +82,7 @@ class KubernetesTarget:
         try:
             config.load_kube_config()
             self._core, self._apps = client.CoreV1Api(), client.AppsV1Api()
-            self._core.list_namespace(limit=1, _request_timeout=_API_SECONDS)
+            client.VersionApi().get_code(_request_timeout=_API_SECONDS)  # whoever may log in may ask
         except (ConfigException, ApiException, HTTPError) as error:
             raise DeployError(
                 f"no Kubernetes cluster answers in the current context: {error}. "
@@ -88,21 +91,24 @@ class KubernetesTarget:
 
     def up(self, timeout: float) -> list[str]:
         """See Target."""
-        started = [name for name, release in self._releases.items() if not self._is_installed(release)]
+        started = [release for release in self._releases.values() if not self._is_installed(release)]
         try:
             for release in self._releases.values():
                 self._install(release)
             self._wait_until_ready(timeout)
         except BaseException:
-            self._uninstall(started)
+            with contextlib.suppress(DeployError):  # the first error says more
+                self._uninstall(started)
             raise
-        return started
+        return [release.name for release in started]
 
     def down(self) -> list[str]:
         """See Target; the volumes stay."""
-        installed = [name for name, release in self._releases.items() if self._is_installed(release)]
+        installed = [release for release in self._releases.values() if self._is_installed(release)]
+        # a site that left the topology while it was up is stopped too
+        installed += self._left()
         self._uninstall(installed)
-        return installed
+        return list(dict.fromkeys(release.name for release in installed))
 
     def participants(self) -> list[Participant]:
         """See Target."""
@@ -196,21 +202,50 @@ class KubernetesTarget:
             *_files(folder, VALUES, KIT_VALUES, OWN_VALUES),
         )
 
-    def _uninstall(self, names: Sequence[str]) -> None:
-        sites = [name for name in names if name != SERVER]
-        for group in (sites, [name for name in names if name == SERVER]):  # the sites log out
-            for name in group:
+    def _uninstall(self, installed: Sequence[Release]) -> None:
+        sites = [release for release in installed if release.name != SERVER]
+        servers = [release for release in installed if release.name == SERVER]
+        for group in (sites, servers):  # the sites log out
+            for release in group:
                 options = ("--ignore-not-found", "--wait", "--timeout", f"{_HELM_SECONDS}s")
-                _helm("uninstall", name, "--namespace", self._releases[name].namespace, *options)
+                _helm("uninstall", release.name, "--namespace", release.namespace, *options)
             self._wait_until_gone(group)
 
-    def _wait_until_gone(self, names: Sequence[str]) -> None:
+    def _wait_until_gone(self, group: Sequence[Release]) -> None:
         """Helm does not wait for pods that end in order, as these do."""
         deadline = time.monotonic() + _HELM_SECONDS
-        while left := [name for name in names if self._pod(self._releases[name])]:
+        while left := [release.name for release in group if self._pod(release)]:
             if time.monotonic() > deadline:
                 raise DeployError(f"still there after {_HELM_SECONDS} s: the pods of {', '.join(left)}")
             time.sleep(_POLL_SECONDS)
+
+    def _left(self) -> list[Release]:
+        """The releases of this mesh that its topology no longer names, as far as this user may see them."""
+        known = {(release.name, release.namespace) for release in self._releases.values()}
+        found = [
+            Release(s.metadata.name, s.metadata.namespace, s.metadata.labels["app.kubernetes.io/name"])
+            for s in self._stateful_sets()
+        ]
+        return [r for r in found if (r.name, r.namespace) not in known and self._has_root(r)]
+
+    def _stateful_sets(self) -> list[client.V1StatefulSet]:
+        """Those of meshes of this name: in all namespaces, or where that is forbidden in the mesh's own."""
+        options = {"label_selector": self._label, "_request_timeout": _API_SECONDS}
+        with contextlib.suppress(ApiException, HTTPError):
+            return list(self._apps.list_stateful_set_for_all_namespaces(**options).items)
+        found = []
+        for namespace in {release.namespace for release in self._releases.values()}:
+            with contextlib.suppress(ApiException, HTTPError):
+                found += self._apps.list_namespaced_stateful_set(namespace, **options).items
+        return found
+
+    def _has_root(self, release: Release) -> bool:
+        """The kit that the chart made is of this mesh, and not of another one with the same name."""
+        root = self._mesh / "kits" / SERVER / "startup" / _ROOT
+        with contextlib.suppress(DeployError, OSError):
+            secret = _if_there(release, self._core.read_namespaced_secret, f"{release.name}-kit")
+            return bool(secret and b64decode((secret.data or {}).get(_ROOT, "")) == root.read_bytes())
+        return False
 
     def _is_installed(self, release: Release) -> bool:
         found = json.loads(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from flaremesh.deploy.target import Address, DeployError, Participant
+from flaremesh.deploy.target import Address, DeployError, Participant, threads
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p import job_processes, participant
@@ -146,10 +146,8 @@ class LocalTarget:
         return psutil.Process(pid)
 
     def _environment(self) -> dict[str, str]:
-        # the sites share this machine's cores; torch at each of them would take all
-        threads = max(1, (os.cpu_count() or 1) // len(self._topology.sites))
-        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
-        environment |= {HOST_VARIABLE: "127.0.0.1", PORT_VARIABLE: "0"}
+        shared = threads(os.cpu_count() or 1, len(self._topology.sites))
+        environment = shared | os.environ | {HOST_VARIABLE: "127.0.0.1", PORT_VARIABLE: "0"}
         environment.pop(DIRECTORY_VARIABLE, None)  # one directory for all sites would mix their metrics
         return environment
 

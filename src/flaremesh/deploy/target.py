@@ -12,6 +12,9 @@ from flaremesh.errors import FlaremeshError
 Address: TypeAlias = tuple[str, int]
 """Host and port."""
 
+MESH_LABEL = "flaremesh.dev/mesh"
+"""Label, with the mesh's name, of all that a mesh has in Docker and on Kubernetes."""
+
 
 class DeployError(FlaremeshError):
     """A mesh cannot be started, reached or stopped; the message says whom it concerns and what to do."""
@@ -36,6 +39,11 @@ class Participant:
     place: str
     metrics: str | None
     elsewhere: bool = False
+
+
+def threads(cores: int, sites: int) -> dict[str, str]:
+    """Environment of each of the sites that share these cores: torch at each of them would take all."""
+    return {"OMP_NUM_THREADS": str(max(1, cores // sites))}
 
 
 def unpack(archive: IO[bytes], folder: Path) -> None:

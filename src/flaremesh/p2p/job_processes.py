@@ -7,19 +7,28 @@ import psutil
 
 COMMAND: Final = ("python", "-m", "flaremesh.p2p.job_processes")
 
+MODULES: Final = frozenset(
+    {"nvflare.private.fed.app.client.worker_process", "nvflare.private.fed.app.server.runner_process"}
+)
+"""What NVFlare runs as a job's process, at a site and at the server."""
+
 
 def end(run_id: str, timeout: float) -> None:
     """Wait until no process of this machine or container works on a run; then kill those that still do.
 
-    NVFlare gives every process that it starts for a run the run's id as an argument.
+    NVFlare gives every process that it starts for a run the run's id as an argument. Others may have it too,
+    such as a user's ``flaremesh report``: they are left alone.
 
     Args:
         run_id: id of the run.
         timeout: seconds to wait.
     """
-    working = [p for p in psutil.process_iter(["cmdline"]) if run_id in (p.info["cmdline"] or ())]
-    others = [p for p in working if p.pid != psutil.Process().pid]
-    _, left = psutil.wait_procs(others, timeout=timeout)
+    working = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if run_id in (arguments := process.info["cmdline"] or ()) and not MODULES.isdisjoint(arguments)
+    ]
+    _, left = psutil.wait_procs(working, timeout=timeout)
     for process in left:
         try:
             process.kill()

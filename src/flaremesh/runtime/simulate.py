@@ -18,7 +18,7 @@ from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run
 
-_COORDINATES = 10  # of the mean, in the JSON document
+_COORDINATES = 10  # of the mean; all of them, of every iteration, would fill the memory
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Snapshot:
     Attributes:
         iteration: 0 is the initial point.
         consensus_distance: ‖X − JX‖_F of the sites' estimates X (n, d).
-        mean: their mean, (d,).
+        coordinates: the first ones of their mean, at most _COORDINATES.
         loss: mean training loss of the sites; None without a gradient.
     """
 
     iteration: int
     consensus_distance: float
-    mean: Tensor
+    coordinates: tuple[float, ...]
     loss: float | None
 
 
@@ -97,6 +97,11 @@ class Simulation:
             self.snapshots.append(self._snapshot(iteration + 1))
             yield self.snapshots[-1]
 
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the sites' estimates now, (d,)."""
+        return self._estimates().mean(dim=0)
+
     def metric_ranges(self) -> dict[str, tuple[float, float]]:
         """Least and greatest value over the sites of each metric's last evaluation."""
         metrics = [history.last_metrics for history in self.histories.values()]
@@ -115,7 +120,7 @@ class Simulation:
                 {
                     "iteration": snapshot.iteration,
                     "consensus_distance": finite_or_none(snapshot.consensus_distance),
-                    "mean": [finite_or_none(value) for value in snapshot.mean[:_COORDINATES].tolist()],
+                    "mean": [finite_or_none(value) for value in snapshot.coordinates],
                     "loss": finite_or_none(snapshot.loss),
                 }
                 for snapshot in self.snapshots
@@ -126,15 +131,18 @@ class Simulation:
             },
         }
 
+    def _estimates(self) -> Tensor:
+        return torch.stack([site.estimate for site in self.sites.values()])
+
     def _snapshot(self, iteration: int) -> Snapshot:
-        x = torch.stack([site.estimate for site in self.sites.values()])
+        x = self._estimates()
         mean = x.mean(dim=0)
         records = [history.iterations[-1] for history in self.histories.values() if history.iterations]
         losses = [record.loss for record in records if record.loss is not None]
         return Snapshot(
             iteration=iteration,
             consensus_distance=float(torch.linalg.matrix_norm(x - mean)),
-            mean=mean,
+            coordinates=tuple(mean[:_COORDINATES].tolist()),
             loss=sum(losses) / len(losses) if losses else None,
         )
 

@@ -60,10 +60,10 @@ def test_the_mean_moves_by_the_mean_gradient():
     alpha = 0.005
     run = simulation(ring(), create("dgd", stepsize=alpha), LeastSquares, iterations=50)
     x = estimates(run)
-    for snapshot in run.steps():
+    for _ in run.steps():
         problems = [site.problem for site in run.sites.values()]
         g = torch.stack([problem.loss_and_gradient(row)[1] for problem, row in zip(problems, x, strict=True)])
-        torch.testing.assert_close(snapshot.mean, x.mean(dim=0) - alpha * g.mean(dim=0), rtol=0, atol=1e-12)
+        torch.testing.assert_close(run.mean, x.mean(dim=0) - alpha * g.mean(dim=0), rtol=0, atol=1e-12)
         x = estimates(run)
 
 
@@ -71,7 +71,7 @@ def test_weights_that_are_not_doubly_stochastic_lead_to_the_minimiser_of_another
     w = star_with_equal_rows()
     run = simulation(w, create("dgd", stepsize=1e-3), LeastSquares, iterations=2000)
     run.run()
-    solution = run.snapshots[-1].mean
+    solution = run.mean
     to_weighted = torch.linalg.vector_norm(solution - minimiser(stationary_distribution(w)))
     to_wanted = torch.linalg.vector_norm(solution - minimiser([1] * 8))
     assert to_weighted < 0.1 * to_wanted

@@ -59,9 +59,9 @@ def errors(run, solution):
 @parametrized(WIRES)
 def test_consensus_keeps_the_mean_whatever_the_wire_drops(wire, w):
     run = simulation(w, create("consensus"), vectors, 200, wire)
-    mean = run.snapshots[0].mean
-    for snapshot in run.steps():
-        torch.testing.assert_close(snapshot.mean, mean, rtol=0, atol=1e-13)
+    mean = run.mean
+    for _ in run.steps():
+        torch.testing.assert_close(run.mean, mean, rtol=0, atol=1e-13)
 
 
 @GRAPHS

@@ -1,5 +1,7 @@
 import json
+import pickle
 import textwrap
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -48,13 +50,23 @@ def test_256_sites_run_in_one_process(topology_file):
     assert all(history.last_iteration == 20 for history in run.histories.values())
 
 
+def test_a_simulation_of_a_large_model_keeps_ten_coordinates_of_every_iteration(topology_file):
+    mesh = build(load(topology_file(3, CONSENSUS)))
+    large = partial(Consensus, dimension=100_000)
+    run = Simulation(mesh.schedules, create("consensus"), large, RunOptions(iterations=20))
+    run.run()
+    assert [len(row["mean"]) for row in run.document()["history"]] == 21 * [10]
+    assert run.document()["history"][-1]["mean"] == run.mean[:10].tolist()
+    assert len(pickle.dumps(run.snapshots)) < run.mean.nbytes / 10
+
+
 def test_the_seed_decides_the_run(topology_file):
     mesh = build(load(topology_file(3, CONSENSUS)))
 
     def result(seed):
         run = Simulation(mesh.schedules, create("consensus"), Consensus, RunOptions(iterations=5), seed)
         run.run()
-        return run.snapshots[-1].mean.tolist()
+        return run.mean.tolist()
 
     assert result(1) == result(1)
     assert result(1) != result(2)
