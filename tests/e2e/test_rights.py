@@ -1,6 +1,7 @@
 """What an admin needs of the cluster."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from installed_mesh import Mesh
 
 
 @pytest.fixture
-def _rights_in_the_mesh_only(mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _rights_in_the_mesh_only(mesh: Mesh, tmp_path: Path) -> Iterator[None]:
     """The commands run as an admin of the mesh's namespaces, without any right beyond them."""
     home = mesh.namespaces["server"]
     kubectl(home, "create", "serviceaccount", "limited")
@@ -20,7 +21,12 @@ def _rights_in_the_mesh_only(mesh: Mesh, tmp_path: Path, monkeypatch: pytest.Mon
     config["users"][0]["user"] = {"token": kubectl(home, "create", "token", "limited").strip()}
     file = tmp_path / "kubeconfig"
     file.write_text(json.dumps(config))
-    monkeypatch.setenv("KUBECONFIG", str(file))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(file))
+        yield
+    kubectl(home, "delete", "serviceaccount", "limited")
+    for namespace in set(mesh.namespaces.values()):
+        kubectl(namespace, "delete", "rolebinding", "limited")
 
 
 @pytest.mark.usefixtures("_rights_in_the_mesh_only")
