@@ -48,9 +48,14 @@ class ForwardedTarget(LocalTarget):
 
 
 class WatchedRun:
-    """An endless run through a forward, in a thread."""
+    """An endless run through a forward, in a thread.
 
-    def __init__(self, mesh: RunningMesh):
+    Args:
+        mesh: where.
+        reconnect_seconds: for how long a lost way is looked for.
+    """
+
+    def __init__(self, mesh: RunningMesh, reconnect_seconds: float):
         self.target = ForwardedTarget(mesh)
         self.stop = threading.Event()
         self.run_id = ""
@@ -59,7 +64,14 @@ class WatchedRun:
         topology = mesh.topology.model_copy(update={"run": endless})
         self._pool = ThreadPoolExecutor(1)
         self.result = self._pool.submit(
-            runs.run, topology, self.target, mesh.folder, "endless", self._show, self.stop
+            runs.run,
+            topology,
+            self.target,
+            mesh.folder,
+            "endless",
+            self._show,
+            self.stop,
+            reconnect_seconds=reconnect_seconds,
         )
 
     def _show(self, run_id: str, progress: runs.Progress) -> None:
@@ -79,8 +91,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 
 
 @pytest.fixture
-def watched(mesh: RunningMesh) -> Iterator[WatchedRun]:
-    run = WatchedRun(mesh)
+def watched(mesh: RunningMesh, request: pytest.FixtureRequest) -> Iterator[WatchedRun]:
+    run = WatchedRun(mesh, getattr(request, "param", runs.RECONNECT_SECONDS))
     wait_until(lambda: run.goes_on_from(0), 60)
     yield run
     run.stop.set()
@@ -101,10 +113,8 @@ def test_a_run_goes_on_and_is_watched_again_when_the_way_to_the_server_broke(
     assert watched.result.result().outcome == "aborted"
 
 
-def test_a_run_whose_server_stays_out_of_reach_is_left_alone(
-    mesh: RunningMesh, watched: WatchedRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "_RECONNECT_SECONDS", 1.0)
+@pytest.mark.parametrize("watched", [1.0], indirect=True)
+def test_a_run_whose_server_stays_out_of_reach_is_left_alone(mesh: RunningMesh, watched: WatchedRun) -> None:
     watched.target.blocked = True
     watched.target.forwards[0].kill()
     with pytest.raises(DeployError, match=rf"cluster cannot be reached.*{watched.run_id} was left alone"):

@@ -28,7 +28,7 @@ Progress = Mapping[str, Any]
 
 _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 10.0  # a server that is silent for longer is lost
-_RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
+RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
 _RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
@@ -42,6 +42,7 @@ def run(
     show: Callable[[str, Progress], None],
     stop: threading.Event,
     warn: Callable[[str], None] = _log.warning,
+    reconnect_seconds: float = RECONNECT_SECONDS,
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
 
@@ -56,6 +57,7 @@ def run(
         show: hears the run id and the progress, a few times a second.
         stop: set it to abort the run.
         warn: hears what keeps the results from being complete.
+        reconnect_seconds: for how long a way to the server is looked for that was lost.
 
     Raises:
         UnsoundRun: the run makes no sense.
@@ -79,7 +81,8 @@ def run(
                     target.end_run(run_id, _END_SECONDS)
             except ServerLost as error:
                 connection.close()
-                again = _reconnect(connection, topology, target, mesh, run_id, stop)
+                deadline = time.monotonic() + reconnect_seconds
+                again = _reconnect(connection, topology, target, mesh, run_id, stop, deadline)
                 if again:
                     session = again
                 else:
@@ -105,14 +108,19 @@ def _connected(topology: Topology, target: Target, mesh: Path) -> Iterator[Admin
 
 
 def _reconnect(
-    connection: ExitStack, topology: Topology, target: Target, mesh: Path, run_id: str, stop: threading.Event
+    connection: ExitStack,
+    topology: Topology,
+    target: Target,
+    mesh: Path,
+    run_id: str,
+    stop: threading.Event,
+    deadline: float,
 ) -> AdminSession | None:
     """A new session, for the way to the server may break while it runs; None where it does not run.
 
     Raises:
-        DeployError: there is none within _RECONNECT_SECONDS.
+        DeployError: there is none before ``deadline``.
     """
-    deadline = time.monotonic() + _RECONNECT_SECONDS
     while not stop.is_set():
         try:
             server = target.participants()[0]

@@ -148,8 +148,13 @@ class Proxy:
         self.passing = threading.Event()
         """Whether anything passes."""
         self.passing.set()
-        self._open, self._lock = [], threading.Lock()
+        self._open, self._lock = [], threading.Condition()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def carries(self, connections, timeout=30):
+        """Whether it has carried so many connections within ``timeout`` seconds."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self.connections >= connections, timeout)
 
     def cut(self):
         """Break all connections that there are."""
@@ -184,6 +189,7 @@ class Proxy:
             with self._lock:
                 self._open += [near, far]
                 self.connections += 1
+                self._lock.notify_all()
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
 
