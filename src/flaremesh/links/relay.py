@@ -196,7 +196,7 @@ class RelayLink:
                     edge.received += 1
                     edge.beyond.remove(edge.received)
             if opened and not duplicate:
-                edge.partial[message_key] = opened
+                edge.partial.setdefault(message_key, opened)  # another thread may bring another piece
             message = None if duplicate else _assemble(edge.partial, frame)
             if edge.due is None:
                 edge.due = time.monotonic() + _ACK_SECONDS
@@ -310,8 +310,8 @@ def _assemble(partial: dict[tuple[int, int], _Partial], frame: Frame) -> Payload
     if len(frame.payload) == frame.total:
         return frame.payload
     key = (frame.iteration, frame.stage)
-    message = partial[key]
-    if len(message.data) != frame.total:
+    message = partial.get(key)
+    if message is None or len(message.data) != frame.total:
         return None
     message.data[frame.offset : frame.offset + len(frame.payload)] = frame.payload
     message.missing -= len(frame.payload)
