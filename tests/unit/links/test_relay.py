@@ -2,8 +2,10 @@
 
 import queue
 import random
+import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -199,6 +201,32 @@ def test_a_neighbour_that_runs_far_ahead_is_held_back_and_loses_nothing(network)
         key = Key(iteration, 0, "a")
         assert bytes(b.receive([key], 30)[key]) == b"%d" % iteration
     assert network.counters["b"].refusals.keys() <= {("a", "early")}
+
+
+def test_pieces_that_threads_bring_at_once_become_one_message(network):
+    a, run, pieces = network.site("a", ["b"], []), run_digest("run"), 8
+    together = threading.Barrier(pieces)
+
+    def bring(offset):
+        for k in range(300):
+            sequence = pieces * k + offset + 1
+            piece = pack(Frame(Kind.DATA, sequence, 0, k, 0, offset, pieces, b"%d" % offset), run)
+            together.wait()
+            a.deliver("b", piece)
+            together.wait()
+            if offset == 0:
+                key = Key(k, 0, "b")
+                arrived.append(bytes(a.receive([key], 1)[key]))
+
+    arrived = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(pieces) as pool:
+            list(pool.map(bring, range(pieces)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert arrived == [b"01234567"] * 300
 
 
 def test_messages_that_never_become_whole_do_not_fill_the_memory(network):
