@@ -13,7 +13,7 @@ from flaremesh.links.inbox import Inbox
 from flaremesh.links.incoming import Incoming
 from flaremesh.links.listener import Listener
 from flaremesh.links.outgoing import Address, Lost, Outgoing
-from flaremesh.links.protocol import FLUSH_SECONDS, MAX_MESSAGE_BYTES, Key, LinkObserver, Payload
+from flaremesh.links.protocol import FLUSH_SECONDS, MAX_MESSAGE_BYTES, Key, LinkObserver, Payload, length_of
 from flaremesh.links.tls import Credentials
 
 
@@ -76,7 +76,7 @@ class DirectLink:
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> bool:
         """See Link.send; False if there is no link to ``peer`` any more, LinkRefused if it may not be."""
         edge = self._outgoing.get(peer)
-        length = sum(len(buffer) for buffer in buffers)
+        length = length_of(peer, key, buffers)
         if edge is None or not edge.send(key, buffers, length):
             return False
         self._observer.sent(peer, length)

@@ -313,7 +313,7 @@ class Outgoing:
             unsent: Unsent = [(message.key, message.buffers) for message in self._messages]
             self._messages.clear()
             first, self._tried = not self._tried, True
-            closed = self._closed.is_set()
+            closed = self._closed.is_set()  # who closes after this waits for what is unsent to be handed on
             self._state.notify_all()
         if first or closed:
             return

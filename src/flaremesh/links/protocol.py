@@ -87,6 +87,17 @@ class RunAborted(LinkError):
     """The run was aborted while waiting for neighbours."""
 
 
+def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
+    """Bytes of a message to ``peer``; raises LinkError for one that no link carries."""
+    length = sum(len(buffer) for buffer in buffers)
+    if length > MAX_MESSAGE_BYTES:
+        raise LinkError(
+            f"{key.sender} has {length:,} bytes for {peer} in iteration {key.iteration + 1}, links carry "
+            f"{MAX_MESSAGE_BYTES:,} in one message: a narrower `wire`, e.g. bfloat16, sends less"
+        )
+    return length
+
+
 class Link(Protocol):
     """Delivers each message to each peer exactly once, in spite of loss and duplicates below it."""
 
@@ -94,7 +105,7 @@ class Link(Protocol):
         """Hand over one message and return at once.
 
         The buffers are kept, not copied, until the peer has acknowledged them: the caller must not change
-        them afterwards. Raises LinkError for a peer that is no out-neighbour.
+        them afterwards. Raises LinkError for a peer that is no out-neighbour, or a message that is too long.
         """
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:

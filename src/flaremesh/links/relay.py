@@ -24,6 +24,7 @@ from flaremesh.links.protocol import (
     Payload,
     PeerTimeout,
     Refusal,
+    length_of,
 )
 
 _CHUNK_BYTES = 1 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
@@ -124,8 +125,8 @@ class RelayLink:
         edge = self._outgoing.get(peer)
         if edge is None:
             raise LinkError(f"{self._site} has no edge to {peer}")
+        total = length_of(peer, key, buffers)
         message = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
-        total = len(message)
         kind = Kind.REPEAT if repeat else Kind.DATA
         with self._state:
             for offset in range(0, total or 1, _CHUNK_BYTES):

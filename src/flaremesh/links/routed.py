@@ -10,7 +10,6 @@ from flaremesh.links.inbox import Inbox
 from flaremesh.links.outgoing import Address, Lost, Unsent
 from flaremesh.links.protocol import (
     FLUSH_SECONDS,
-    MAX_MESSAGE_BYTES,
     Key,
     LinkError,
     LinkKind,
@@ -87,12 +86,6 @@ class RoutedLink:
 
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
         """See Link.send; in mode ``direct``, LinkError where the direct link is gone."""
-        length = sum(len(buffer) for buffer in buffers)
-        if length > MAX_MESSAGE_BYTES:
-            raise LinkError(
-                f"{self._site} has {length:,} bytes for {peer} in iteration {key.iteration + 1}, links carry "
-                f"{MAX_MESSAGE_BYTES:,} in one message: a narrower `wire`, e.g. bfloat16, sends less"
-            )
         if self._direct is not None and self._direct.send(peer, key, buffers):
             return
         if self._mode == "direct":
