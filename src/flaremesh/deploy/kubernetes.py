@@ -91,7 +91,7 @@ class KubernetesTarget:
 
     def up(self, timeout: float) -> list[str]:
         """See Target."""
-        started = [release for release in self._releases.values() if not self._is_installed(release)]
+        started = [release for release in self._releases.values() if not _installed_chart(release)]
         try:
             for release in self._releases.values():
                 self._install(release)
@@ -104,7 +104,7 @@ class KubernetesTarget:
 
     def down(self) -> list[str]:
         """See Target; the volumes stay."""
-        installed = [release for release in self._releases.values() if self._is_installed(release)]
+        installed = [release for release in self._releases.values() if _installed_chart(release)]
         # a site that left the topology while it was up is stopped too
         installed += self._left()
         self._uninstall(installed)
@@ -164,13 +164,13 @@ class KubernetesTarget:
             what keeps each of its StatefulSets from getting ready; None where nothing does.
 
         Raises:
-            DeployError: the release there watches another mesh, which it would lose.
+            DeployError: the release there is another one's, or watches another mesh, which it would lose.
         """
         folder = release_folder(self._mesh, MONITORING)
         release = Release(MONITORING, namespace, MONITORING_CHART)
         self._make_namespace(namespace)
-        if self._is_installed(release):
-            _check_meshes(release, folder)
+        if chart := _installed_chart(release):
+            _check_takeover(release, chart, folder)
         _helm(
             *("upgrade", "--install", MONITORING, str(folder / MONITORING_CHART), "--namespace", namespace),
             *_files(folder, VALUES, OWN_VALUES),
@@ -246,14 +246,6 @@ class KubernetesTarget:
             secret = _if_there(release, self._core.read_namespaced_secret, f"{release.name}-kit")
             return bool(secret and b64decode((secret.data or {}).get(_ROOT, "")) == root.read_bytes())
         return False
-
-    def _is_installed(self, release: Release) -> bool:
-        found = json.loads(
-            _helm(
-                "list", "--namespace", release.namespace, "--filter", f"^{release.name}$", "--output", "json"
-            )
-        )
-        return bool(found)
 
     def _make_namespace(self, name: str) -> None:
         body = client.V1Namespace(metadata=client.V1ObjectMeta(name=name, labels=_POD_SECURITY))
@@ -412,7 +404,19 @@ def _files(folder: Path, *names: str) -> list[str]:
     return [option for file in found for option in ("-f", str(file))]
 
 
-def _check_meshes(release: Release, folder: Path) -> None:
+def _installed_chart(release: Release) -> str | None:
+    """Chart and version of what is installed under the release's name."""
+    only = ("--namespace", release.namespace, "--filter", f"^{release.name}$")
+    found = json.loads(_helm("list", *only, "--output", "json"))
+    return str(found[0]["chart"]) if found else None
+
+
+def _check_takeover(release: Release, chart: str, folder: Path) -> None:
+    if not re.fullmatch(rf"{release.chart}-\d.*", chart):
+        raise DeployError(
+            f"the namespace {release.namespace} has a release {release.name} of the chart {chart}: name "
+            "another namespace in deploy.monitoring"
+        )
     installed = json.loads(
         _helm("get", "values", release.name, "--namespace", release.namespace, "--output", "json")
     )

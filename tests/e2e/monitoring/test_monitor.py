@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
-from cluster import kubectl, pod
+from cluster import call, helm, kubectl, pod
 from watching import NAMESPACE, Watching
 
 from flaremesh.provision.kits import provision
@@ -54,15 +55,34 @@ def test_it_opens_a_way_to_the_release_that_stays_as_its_admin_made_it(mesh, pro
     assert pod(NAMESPACE, "monitoring-prometheus-0")["metadata"]["uid"] == before["metadata"]["uid"]
 
 
+def refused(mesh, folder: Path, **changes: Any) -> str:
+    """Why the command installs nothing for a mesh of another name in the same namespaces."""
+    file = folder / "other.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(mesh.file.read_text()) | {"name": "other"} | changes))
+    provision(load(file), folder / "other")
+    arguments = command(file, folder / "other", free_port())
+    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    return " ".join(ended.stderr.split())
+
+
 def test_a_release_that_watches_another_mesh_is_not_taken_from_it(mesh, prometheus, tmp_path):
-    file = tmp_path / "other.yaml"
-    file.write_text(yaml.safe_dump(yaml.safe_load(mesh.file.read_text()) | {"name": "other"}))
-    provision(load(file), tmp_path / "other")
-    arguments = command(file, tmp_path / "other", free_port())
-    refused = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
-    assert refused.returncode == 1
-    assert f"also watches {mesh.topology.name}: list the meshes" in refused.stderr.replace("\n", " ")
+    assert f"also watches {mesh.topology.name}: list the meshes" in refused(mesh, tmp_path)
     prometheus.scrapes(set(mesh.releases))
+
+
+def test_a_release_of_another_chart_is_left_alone(mesh, tmp_path):
+    namespace = f"{NAMESPACE}-taken"
+    chart = tmp_path / "dashboards"
+    chart.mkdir()
+    (chart / "Chart.yaml").write_text("{apiVersion: v2, name: dashboards, version: 1.2.3}")
+    helm(namespace, "install", "monitoring", chart, "--create-namespace")
+    try:
+        said = refused(mesh, tmp_path, deploy={"monitoring": namespace})
+        assert f"{namespace} has a release monitoring of the chart dashboards-1.2.3" in said
+        assert "dashboards-1.2.3" in helm(namespace, "list")
+    finally:
+        call("kubectl", "delete", "namespace", namespace, "--wait=false")
 
 
 def test_a_way_that_is_cut_ends_it(mesh, prometheus):
