@@ -13,6 +13,7 @@ from flaremesh.algorithms import create
 from flaremesh.links import Key, LinkError, Payload
 from flaremesh.links.direct import DirectLink
 from flaremesh.links.inbox import Inbox
+from flaremesh.links.protocol import FLUSH_SECONDS
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.metrics.sink import Fanout
@@ -86,5 +87,5 @@ class _Link:
         self._direct.attend(keys)
         return self._inbox.take(keys, timeout)
 
-    def close(self, *, deliver: bool = True) -> None:
-        self._direct.close(deliver=deliver)
+    def close(self, *, patience: float = FLUSH_SECONDS) -> None:
+        self._direct.close(patience=patience)

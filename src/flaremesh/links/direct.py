@@ -96,10 +96,10 @@ class DirectLink:
         """What is known of the link from an in-neighbour, in words; None where it never dialled in."""
         return self._incoming[peer].condition if peer in self._incoming else None
 
-    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
+    def close(self, *, patience: float = FLUSH_SECONDS) -> None:
         """See Link.close."""
-        if deliver:
-            deadline = time.monotonic() + timeout
+        if patience:
+            deadline = time.monotonic() + patience
             for outgoing in self._outgoing.values():
                 outgoing.flush(deadline, self._inbox.cancelled)
         if self._listener is not None:
@@ -109,7 +109,7 @@ class DirectLink:
         for outgoing in self._outgoing.values():
             outgoing.close()
         for incoming in self._incoming.values():
-            incoming.close(orderly=deliver)
+            incoming.close(orderly=patience > 0)
 
     def _welcome(self, name: str, connection: ssl.SSLSocket) -> bool:
         edge = self._incoming.get(name)

@@ -28,7 +28,7 @@ class InProcessLink:
         """Take messages out of the own inbox."""
         return self._inboxes[self._site].take(keys, timeout)
 
-    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
+    def close(self, *, patience: float = FLUSH_SECONDS) -> None:
         """Nothing to free."""
 
 

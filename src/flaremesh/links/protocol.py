@@ -10,7 +10,7 @@ MAX_MESSAGE_BYTES: Final = 4 << 30
 """A peer that announces more is cut off."""
 
 FLUSH_SECONDS: Final = 5.0
-"""For how long a link that ends tries to deliver, unless it is told otherwise."""
+"""The patience of a link that ends, unless it is told otherwise."""
 
 Payload: TypeAlias = bytes | memoryview
 Cancelled: TypeAlias = Callable[[], bool]
@@ -114,10 +114,10 @@ class Link(Protocol):
         Raises PeerTimeout naming the missing peers, RunAborted, or LinkError when a peer refused.
         """
 
-    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
-        """Free all resources, after what is unacknowledged was delivered or ``timeout`` seconds are over.
+    def close(self, *, patience: float = FLUSH_SECONDS) -> None:
+        """Free all resources, after what is unacknowledged was delivered or ``patience`` seconds are over.
 
-        Without ``deliver``, as at the end of a failed run, nothing is waited for.
+        Without patience, as at the end of a failed run, the peers do not hear that this was orderly.
         """
 
 

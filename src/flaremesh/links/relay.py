@@ -142,10 +142,10 @@ class RelayLink:
         """See Link.receive."""
         return self._inbox.take(keys, timeout)
 
-    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
+    def close(self, *, patience: float = FLUSH_SECONDS) -> None:
         """See Link.close."""
-        if deliver:
-            self._flush(timeout, FLUSH_SECONDS)
+        if patience:
+            self._flush(patience, FLUSH_SECONDS)
         with self._state:
             self._closed = True
             self._state.notify_all()
@@ -283,10 +283,10 @@ class RelayLink:
         waits += [edge.progress + edge.patience for edge in self._outgoing.values() if edge.unacknowledged]
         return min(waits, default=time.monotonic() + _RESEND_SECONDS_MAX)
 
-    def _flush(self, timeout: float, patience: float = math.inf) -> set[str]:
+    def _flush(self, timeout: float, silence: float = math.inf) -> set[str]:
         """Wait until everything is acknowledged; returns the peers that did not answer in time.
 
-        ``patience`` is for how long nothing may be acknowledged: who is gone took the last word along.
+        ``silence`` is for how long nothing may be acknowledged: who is gone took the last word along.
         """
         started = heard = time.monotonic()
         before = None
@@ -299,7 +299,7 @@ class RelayLink:
                 now = time.monotonic()
                 if left != before:
                     heard, before = now, left
-                remaining = min(started + timeout, heard + patience) - now
+                remaining = min(started + timeout, heard + silence) - now
                 if remaining <= 0 or self._inbox.cancelled():
                     return set(left)
                 self._state.wait(min(remaining, 0.2))

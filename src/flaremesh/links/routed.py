@@ -105,12 +105,12 @@ class RoutedLink:
             conditions = {peer: c for peer in error.peers if (c := self._direct.condition(peer))}
             raise PeerTimeout(error.peers, error.iteration, error.seconds, conditions) from None
 
-    def close(self, *, deliver: bool = True, timeout: float = FLUSH_SECONDS) -> None:
+    def close(self, *, patience: float = FLUSH_SECONDS) -> None:
         """See Link.close."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + patience
         if self._direct:
-            self._direct.close(deliver=deliver, timeout=timeout)
-        self._relay.close(deliver=deliver, timeout=max(FLUSH_SECONDS, deadline - time.monotonic()))
+            self._direct.close(patience=patience)
+        self._relay.close(patience=patience and max(FLUSH_SECONDS, deadline - time.monotonic()))
 
     def _waited(self, peer: str, seconds: float) -> None:
         self._observer.waited(peer, max(0.0, seconds))

@@ -89,8 +89,8 @@ class Sites:
             {name: lambda link=link: link.open(known, timeout) for name, link in self.links.items()}
         )
 
-    def close(self, *, deliver=True):
-        in_parallel({n: lambda link=link: link.close(deliver=deliver) for n, link in self.links.items()})
+    def close(self, **options):
+        in_parallel({n: lambda link=link: link.close(**options) for n, link in self.links.items()})
         self._posts.put(None)
         self._thread.join()
 

@@ -165,7 +165,7 @@ def test_a_site_that_ends_waits_until_its_last_message_has_arrived(behind_proxy,
     proxy.passing.clear()
     message = bytes(range(256)) * 10_000
     sites.links["a"].send("b", Key(0, 0, "a"), [message])
-    closer = threading.Thread(target=sites.links.pop("a").close, kwargs={"timeout": 30})
+    closer = threading.Thread(target=sites.links.pop("a").close, kwargs={"patience": 30})
     closer.start()
     closer.join(0.5)
     assert closer.is_alive()
@@ -196,7 +196,7 @@ def test_a_wait_is_counted_for_the_neighbour_whose_message_was_late(sites, lengt
 def test_a_peer_that_is_slow_is_told_from_one_that_is_gone(pair):
     with pytest.raises(PeerTimeout, match=r"b \(its link is up: it is slow"):
         pair.links["a"].receive([Key(0, 0, "b")], 0.3)
-    pair.links.pop("b").close(deliver=False)
+    pair.links.pop("b").close(patience=0)
     with pytest.raises(PeerTimeout, match=r"b \(its link broke \d s ago: it is gone"):
         pair.links["a"].receive([Key(0, 0, "b")], 0.5)
 

@@ -88,7 +88,7 @@ def others(authority):
     """Another mesh, of attackers."""
     mesh = Sites(authority)
     yield mesh
-    mesh.close(deliver=False)
+    mesh.close(patience=0)
 
 
 def connect(address, credentials):
@@ -223,7 +223,7 @@ def test_a_site_of_another_run_is_refused(run, authority):
         assert isinstance(error, LinkRefused)
         assert "a has no link to b" in str(error)
         assert "(run)" in str(error)
-    other.close(deliver=False)
+    other.close(patience=0)
     assert run.refusals == {("a", "run"): 1}
 
 
@@ -434,7 +434,7 @@ def dialling(authority, receiver):
         yield link, inbox
     finally:
         with bounded(8):
-            link.close(deliver=False)
+            link.close(patience=0)
         receiver.close()
     assert not lost
 
@@ -499,7 +499,7 @@ def test_a_neighbour_that_reads_nothing_does_not_hold_up_the_end(run, authority,
         for k in range(4):
             link.send("m", Key(k, 0, "x"), [bytes(10_000_000)])
         with bounded(3):
-            link.close(timeout=0.2)
+            link.close(patience=0.2)
 
 
 @pytest.mark.parametrize("address", [("x" * 70, 1), ("localhost", 99_999), ("localhost", -1), ("", 0)])

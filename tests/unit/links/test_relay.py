@@ -119,7 +119,7 @@ def unanswered():
         "a", "run", [], ["b"], lambda peer, data: posted.put(data), Counters(), Inbox(lambda: False)
     )
     yield link, posted
-    link.close(deliver=False)
+    link.close(patience=0)
 
 
 def test_a_greeting_that_nobody_heard_is_soon_repeated(unanswered):

@@ -113,7 +113,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         if state.ended and self._progress is not None:
             self._progress.stop()
         if state.ended and self._link is not None:
-            self._link.close(deliver=state is RunState.FINISHED, timeout=self.peer_timeout)
+            self._link.close(patience=self.peer_timeout if state is RunState.FINISHED else 0)
 
     def _result(self) -> dict[str, Any]:
         outcome = SiteOutcome(
