@@ -10,6 +10,7 @@ import multiprocessing as mp
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -67,13 +68,16 @@ class Site:
         return dict(self._parent.recv())
 
 
-def run(module: str, mesh: Mesh, kits: Path, rounds: Sequence[Round], scratch: Path) -> dict[str, Any]:
+def run(module: str, mesh: Mesh, kits: Path, rounds: Sequence[Round], folder: Path) -> dict[str, Any]:
     """Let every site of ``mesh`` run ``module.run``; returns what each returned, by name.
+
+    The sites' scratch folder is a new one in ``folder``: gloo's store of another group would mislead them.
 
     Raises:
         RuntimeError: it failed; the message is what the processes printed.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder, prefix="scratch-"))
     task = {
         "module": module,
         "sites": mesh.sites,

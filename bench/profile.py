@@ -38,7 +38,8 @@ def main() -> None:
         provision(topology, folder)
         rounds = [Round(given.floats, given.iterations, 0)]
         processes.run("bench.profile", build(topology), folder / "kits", rounds, folder)
-        statistics = pstats.Stats(str(folder / _STATISTICS)).strip_dirs()
+        (file,) = folder.glob(f"scratch-*/{_STATISTICS}")
+        statistics = pstats.Stats(str(file)).strip_dirs()
     statistics.sort_stats("tottime").print_stats(given.lines)
 
 
