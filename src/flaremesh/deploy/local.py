@@ -55,7 +55,7 @@ class LocalTarget:
                 self._record(running)
             self._wait_until_ready(running, timeout)
         except BaseException:
-            self._stop([name for name in missing if name in running])
+            self._stop(missing)  # found by their workspaces too: an interrupt may come before one is recorded
             raise
         return missing
 
