@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BENCH_SECONDS = 300  # two meshes, and a dozen groups of processes, one after the other
+
+pytestmark = pytest.mark.timeout(BENCH_SECONDS + 10)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +19,7 @@ def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     cases = [argument for case in ("vectors", "growth") for argument in ("--case", case)]
     command = [sys.executable, "-m", "bench.links", "--quick", *cases, "--output", str(folder)]
-    bench = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    bench = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BENCH_SECONDS)
     assert bench.returncode == 0, bench.stderr
     return folder, bench.stdout
 

@@ -24,7 +24,10 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Look twice, print one frame and end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Watch a mesh live: every site's progress, speed, loss, waiting and traffic. Ctrl-C ends it."""
+    """Watch a mesh live: every site's progress, speed, loss, waiting and traffic. Ctrl-C ends it.
+
+    Exit code: 1 where one look finds nobody who answers.
+    """
     from rich.console import Console, RenderableType
     from rich.live import Live
 
@@ -42,11 +45,12 @@ def top(
     with until_interrupted():
         if once or not console.is_terminal:
             watch.wait(scrapes=2)
+            view = watch.view()
             if as_json:
-                typer.echo(json.dumps(_finite(asdict(watch.view())), indent=2))
+                typer.echo(json.dumps(_finite(asdict(view)), indent=2))
             else:
-                console.print(frame(watch.view(), commands, console))
-            return
+                console.print(frame(view, commands, console))
+            raise typer.Exit(int(not view.up))
         with console.status(f"Asking {loaded.name}"):
             watch.wait(scrapes=1)
         with Live(console=console, screen=True, auto_refresh=False) as live:

@@ -26,13 +26,13 @@ UNEVEN = {
 }
 DIVERGING = {"algorithm": "dgd", "stepsize": 2 / 3 + 0.002, "problem": UNEVEN}
 EXPLODING = DIVERGING | {"stepsize": 50.0, "iterations": 2000, "stop_on_non_finite": False}
-# A site may be away until it is seen that the run stalls.
 CONTRACTING = {
     "algorithm": "consensus",
     "stepsize": None,
     "problem": {"path": "flaremesh.problems.consensus.Consensus", "args": {"dimension": 100}},
-    "peer_timeout": 600.0,
 }
+# A site may be away until it is seen that the run stalls.
+STALLING = CONTRACTING | {"peer_timeout": 600.0}
 
 SIGNAL = """
 import psutil, sys
@@ -47,7 +47,7 @@ ALERTS = {
     "FlareMeshSiteDown": {"site": "bonn"},
     "FlareMeshSiteNotReady": {"site": "bonn"},
     "FlareMeshSiteMissing": {},
-    "FlareMeshRunStalled": {"site": "dresden", "slot": "1"},
+    "FlareMeshRunStalled": {"site": "dresden", "slot": "2"},
     "FlareMeshSlowNeighbor": {"site": "bonn", "slot": "0"},
     "FlareMeshLinkOnRelay": {"site": "bonn", "peer": "aachen"},
     "FlareMeshConsensusDiverging": {"slot": "0"},
@@ -150,8 +150,10 @@ def _play_runs(scenarios: Scenarios) -> None:
     with (
         running(mesh, "diverging", **DIVERGING),
         # the sites hardly come closer
-        running_with_other_weights(mesh, "contracting", 1e-6, **CONTRACTING) as contracting,
+        running_with_other_weights(mesh, "contracting", 1e-6, **CONTRACTING),
+        running(mesh, "stalling", **STALLING) as stalling,
     ):
+        scenarios.signal("dresden", stalling, signal.SIGSTOP)
         dial_as_a_stranger(mesh, "aachen")
         scenarios.fires(
             "FlareMeshConnectionsRefused",
@@ -161,11 +163,10 @@ def _play_runs(scenarios: Scenarios) -> None:
             "FlareMeshSlowNeighbor",
             "FlareMeshSlowContraction",
             "FlareMeshConsensusDiverging",
+            "FlareMeshRunStalled",
         )
         scenarios.clears("FlareMeshNonFiniteValues")  # another run has the slot
-        scenarios.signal("dresden", contracting, signal.SIGSTOP)
-        scenarios.fires("FlareMeshRunStalled")
-        scenarios.signal("dresden", contracting, signal.SIGCONT)
+        scenarios.signal("dresden", stalling, signal.SIGCONT)
         scenarios.clears("FlareMeshRunStalled")
 
 
