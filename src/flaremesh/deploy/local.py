@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -250,17 +250,9 @@ def _alive(process: psutil.Process) -> bool:
 def _end(processes: Sequence[psutil.Process], grace: float) -> None:
     """Ask the processes to end, and kill what is left after ``grace`` seconds."""
     for process in processes:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.terminate()
-        except psutil.NoSuchProcess:
-            continue
-    _, left = psutil.wait_procs(processes, timeout=grace)
-    for process in left:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(left, timeout=5.0)
+    job_processes.kill_late(processes, grace)
 
 
 def check_port(host: str, port: int, what: str, remedy: str) -> None:

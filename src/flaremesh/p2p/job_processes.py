@@ -1,6 +1,8 @@
 """Ends what still works on a run: ``python -m flaremesh.p2p.job_processes RUN SECONDS``."""
 
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import psutil
@@ -28,12 +30,15 @@ def end(run_id: str, timeout: float) -> None:
         for process in psutil.process_iter(["cmdline"])
         if run_id in (arguments := process.info["cmdline"] or ()) and not MODULES.isdisjoint(arguments)
     ]
-    _, left = psutil.wait_procs(working, timeout=timeout)
+    kill_late(working, timeout)
+
+
+def kill_late(processes: Sequence[psutil.Process], timeout: float) -> None:
+    """Wait until all have ended, and kill those that have not within ``timeout`` seconds."""
+    _, left = psutil.wait_procs(processes, timeout=timeout)
     for process in left:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
     psutil.wait_procs(left, timeout=5.0)
 
 

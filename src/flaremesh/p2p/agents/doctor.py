@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from flaremesh import __version__
 from flaremesh.links.tls import Credentials
 from flaremesh.p2p import participant
 from flaremesh.p2p.agents.probe import Failure, Invitation, dial
@@ -178,7 +179,7 @@ def examine(
 
 def versions() -> dict[str, str]:
     """Of what must be the same everywhere."""
-    return {package: version(package) for package in ("flaremesh", "nvflare", "torch")}
+    return {"flaremesh": __version__} | {package: version(package) for package in ("nvflare", "torch")}
 
 
 def try_edges(
