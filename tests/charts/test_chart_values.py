@@ -73,6 +73,7 @@ def _text(chart: Path, values: dict[str, Any]) -> str:
 
 def _changed(chart: Path, values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     changed = copy.deepcopy(values)
+    valid = jsonschema.Draft7Validator(schema_of(chart)).is_valid
     holder: Any = changed
     for key in path[:-1]:
         holder = holder[key][0] if isinstance(holder[key], list) else holder[key]
@@ -81,9 +82,11 @@ def _changed(chart: Path, values: dict[str, Any], path: tuple[str, ...]) -> dict
         holder[path[-1]] = not value
     elif isinstance(value, dict):
         holder[path[-1]] = value | {"another": "x"}
+        if not valid(changed):  # it holds more than text
+            holder[path[-1]] = {}
     elif isinstance(value, list):
         holder[path[-1]] = value * 2
-    elif not jsonschema.Draft7Validator(schema_of(chart)).is_valid(changed):  # it is required
+    elif not valid(changed):  # it is required
         holder[path[-1]] = value + ("x" if isinstance(value, str) else 1)
     return changed
 

@@ -89,6 +89,42 @@ def test_the_rules_are_those_of_the_file_for_prometheus_and_for_the_operator(val
     assert release.one("PrometheusRule")["spec"] == rules
 
 
+def alerts(values: dict[str, Any], **rules: Any) -> list[dict[str, Any]]:
+    """Those that the operator's Prometheus and the chart's own get, which are the same."""
+    release = installed(values, operator={"enabled": True}, rules=rules)
+    spec = release.one("PrometheusRule")["spec"]
+    assert yaml.safe_load(configuration(release)["rules.yaml"]) == spec
+    return [rule for group in spec["groups"] for rule in group["rules"] if "alert" in rule]
+
+
+def test_an_alert_that_does_not_suit_is_left_out_and_all_others_stay(values: dict[str, Any]):
+    before = alerts(values)
+    after = alerts(values, alerts={"FlareMeshSlowNeighbor": {"enabled": False}})
+    assert after == [rule for rule in before if rule["alert"] != "FlareMeshSlowNeighbor"]
+    assert len(after) == len(before) - 1
+
+
+def test_an_alert_takes_the_severity_and_the_time_of_the_admin(values: dict[str, Any]):
+    before = alerts(values)
+    after = alerts(values, alerts={"FlareMeshSlowNeighbor": {"severity": "critical", "for": "1h"}})
+    (changed,) = [rule for rule in after if rule not in before]
+    assert changed["alert"] == "FlareMeshSlowNeighbor"
+    assert (changed["labels"]["severity"], changed["for"]) == ("critical", "1h")
+
+
+def test_the_alerts_link_to_the_admins_copy_of_the_runbooks(values: dict[str, Any]):
+    links = {
+        rule["annotations"]["runbook_url"] for rule in alerts(values, runbooks="https://wiki.example/mesh")
+    }
+    assert "https://wiki.example/mesh#flaremeshsitedown" in links
+    assert all(link.startswith("https://wiki.example/mesh#flaremesh") for link in links)
+
+
+def test_an_alert_that_there_is_not_is_refused_with_those_that_there_are(values: dict[str, Any]):
+    with pytest.raises(HelmError, match="no alert FlareMeshSlow; there are FlareMeshSiteDown, "):
+        alerts(values, alerts={"FlareMeshSlow": {"enabled": False}})
+
+
 def test_discovery_and_the_operator_choose_the_same_pods_and_give_them_the_same_labels(
     values: dict[str, Any],
 ):
@@ -322,6 +358,10 @@ def test_notes_say_what_to_do_next(values: dict[str, Any]):
         ({"prometheus": {"interval": "often"}}, "/prometheus/interval"),
         ({"prometheus": {"retention": "long"}}, "/prometheus/retention"),
         ({"grafana": {"password": "x"}}, "password"),
+        (
+            {"rules": {"alerts": {"FlareMeshSiteDown": {"for": "long"}}}},
+            "/rules/alerts/FlareMeshSiteDown/for",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_by_a_message_that_names_it(

@@ -1,6 +1,6 @@
 """The values of the chart flaremesh-monitoring; see values.py."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -75,6 +75,30 @@ class Grafana(Workload):
     )
 
 
+class Alert(Values):
+    """What an admin changes of an alert."""
+
+    enabled: bool = Field(True, description="off: there is no such alert")
+    severity: Literal["", "critical", "warning", "info"] = Field("", description="instead of the file's")
+    held: Annotated[str, Field(pattern=r"^(\d+[smhd])*$")] = Field(
+        "", alias="for", description="how long it must hold before it fires, instead of the file's"
+    )
+
+
+class Rules(Values):
+    """The recording rules and alerts, for whichever Prometheus."""
+
+    alerts: dict[str, Alert] = Field(
+        {},
+        description="by name, what to change of alerts, e.g. FlareMeshSlowNeighbor: {enabled: false}; "
+        "severity and for take other values than the file's",
+    )
+    runbooks: str = Field(
+        "docs/runbooks.md",
+        description="where the alerts' links find the runbooks: the address of your copy of that page",
+    )
+
+
 class Operator(Values):
     """For clusters with the Prometheus Operator."""
 
@@ -126,5 +150,6 @@ class MonitoringValues(Values):
         ),
         description="a Grafana with the dashboards",
     )
+    rules: Rules = Field(Rules(), description="the alerts")
     operator: Operator = Field(Operator(), description="where the cluster has the Prometheus Operator")
     dashboards: Dashboards = Field(Dashboards(), description="where the cluster has a Grafana")

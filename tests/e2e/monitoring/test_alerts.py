@@ -3,6 +3,7 @@
 The scenarios play once for all tests of this file, side by side where they do not disturb each other.
 """
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +18,8 @@ from runs import dial_as_a_stranger, running, running_with_other_weights
 from watching import Watching
 
 FIRES, CLEARS = 180, 120  # seconds
+
+_log = logging.getLogger(__name__)
 
 # The ring's matrix has the eigenvalue -1/3: just beyond a step size of 2/3 the sites drift apart slowly.
 UNEVEN = {
@@ -71,7 +74,7 @@ class Scenarios:
 
     def fires(self, *alerts: str) -> None:
         """Wait until all of them fire, and remember those that do."""
-        self._wait(alerts, self._remember, FIRES)
+        self._wait(alerts, self._remember, FIRES, "fires")
 
     def clears(self, *alerts: str) -> None:
         """Wait until none of those that fired does any longer, and remember those."""
@@ -81,7 +84,7 @@ class Scenarios:
                 self.cleared.add(alert)
             return alert in self.cleared
 
-        self._wait([alert for alert in alerts if alert in self.fired], cleared, CLEARS)
+        self._wait([alert for alert in alerts if alert in self.fired], cleared, CLEARS, "clears")
 
     def _remember(self, alert: str) -> bool:
         if found := self._of_scenario(alert):
@@ -91,11 +94,14 @@ class Scenarios:
     def _of_scenario(self, alert: str) -> list[dict[str, str]]:
         return [found for found in self.prometheus.firing(alert) if ALERTS[alert].items() <= found.items()]
 
-    def _wait(self, alerts: Iterable[str], done: Callable[[str], bool], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+    def _wait(self, alerts: Iterable[str], done: Callable[[str], bool], seconds: float, what: str) -> None:
+        started = time.monotonic()
         waiting = list(alerts)
         # the test of each alert tells of what did not come in time
-        while (waiting := [alert for alert in waiting if not done(alert)]) and time.monotonic() < deadline:
+        while waiting and time.monotonic() < started + seconds:
+            for alert in filter(done, tuple(waiting)):
+                waiting.remove(alert)
+                _log.info("%s %s after %.0f s", alert, what, time.monotonic() - started)
             time.sleep(0.5)
 
     def idle(self) -> None:

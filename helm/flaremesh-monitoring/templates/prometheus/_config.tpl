@@ -13,5 +13,5 @@ prometheus.yml: |
   scrape_configs:
     {{- tpl (.Files.Get "files/scrape-config.yaml") . | trim | nindent 4 }}
 rules.yaml: |
-  {{- .Files.Get "files/rules.yaml" | nindent 2 }}
+  {{- include "flaremesh.rules" . | nindent 2 }}
 {{- end }}
