@@ -14,6 +14,7 @@ from cluster import call, collect, commands, helm, kubectl, objects, pod, ready
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+from flaremesh.deploy.target import at_once
 from flaremesh.provision.kits import provision
 from flaremesh.provision.releases import releases
 from flaremesh.topology.load import load
@@ -52,10 +53,8 @@ class Mesh:
     def come_up(self, artifacts: Path) -> None:
         """Install all and wait until they are ready; ``artifacts`` keeps what the cluster says if not."""
         try:
-            for name in self.releases:
-                self.install(name)
-            for name in self.releases:
-                self.ready(name)
+            at_once(self.install, self.releases)
+            at_once(self.ready, self.releases)
         except BaseException:
             collect(self.namespaces, artifacts / "installation")
             raise

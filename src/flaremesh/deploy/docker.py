@@ -7,12 +7,10 @@ import ipaddress
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import TypeVar
 
 from docker.client import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -21,7 +19,16 @@ from docker.models.networks import Network
 from docker.types import DeviceRequest, IPAMConfig, IPAMPool, Mount
 from requests.exceptions import RequestException
 
-from flaremesh.deploy.target import MESH_LABEL, Address, DeployError, Participant, threads, unpack
+from flaremesh.deploy.target import (
+    AT_ONCE,
+    MESH_LABEL,
+    Address,
+    DeployError,
+    Participant,
+    at_once,
+    threads,
+    unpack,
+)
 from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.metrics.ask import PORT, PORT_VARIABLE
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
@@ -34,8 +41,6 @@ from flaremesh.provision.values import Memory, PodSecurity
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Deploy, Topology
 
-T = TypeVar("T")
-
 _PARTICIPANT_LABEL = "flaremesh.dev/participant"
 _ROOT_LABEL = "flaremesh.dev/root"  # which root certificate the container's kit is of
 _USER = PodSecurity().user
@@ -44,7 +49,6 @@ _PREFIX = 29  # a network has room for 5 containers, and there may be 8192 netwo
 _MEMORY = Memory()
 _POLL_SECONDS = 0.5
 _LOG_LINES = 8
-_AT_ONCE = 32  # calls of the engine
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class DockerTarget:
     def participants(self) -> list[Participant]:
         """See Target."""
         containers = self._containers()
-        return _at_once(lambda name: self._participant(name, containers.get(name)), self._names)
+        return at_once(lambda name: self._participant(name, containers.get(name)), self._names)
 
     def fetch(self, participant: str, run_id: str, folder: Path) -> bool:
         """See Target; it is copied out of the container."""
@@ -145,7 +149,7 @@ class DockerTarget:
         """See Target."""
         command = [*END, run_id, str(timeout)]
         running = [c for c in self._containers().values() if _runs(c)]
-        _at_once(lambda container: _output(container, command), running)
+        at_once(lambda container: _output(container, command), running)
 
     # what must hold before anything starts
 
@@ -389,7 +393,7 @@ class DockerTarget:
             for name in waiting:
                 if not _runs(containers.get(name)):
                     raise DeployError(_why_ended(name, containers.get(name)))
-            ready = _at_once(self._is_ready, [containers[name] for name in waiting])
+            ready = at_once(self._is_ready, [containers[name] for name in waiting])
             waiting = [name for name, answered in zip(waiting, ready, strict=True) if not answered]
             if not waiting:
                 return
@@ -413,8 +417,8 @@ class DockerTarget:
         sites = [c for c in containers if c.labels[_PARTICIPANT_LABEL] != SERVER]
         servers = [c for c in containers if c.labels[_PARTICIPANT_LABEL] == SERVER]
         with _refusals(self._topology.name):
-            _at_once(lambda container: _end(container, SiteAgent.stop_seconds), sites)
-            _at_once(lambda container: _end(container, ServerAgent.stop_seconds), servers)
+            at_once(lambda container: _end(container, SiteAgent.stop_seconds), sites)
+            at_once(lambda container: _end(container, ServerAgent.stop_seconds), servers)
             for network in self._own_networks():
                 network.reload()
                 if not network.attrs["Containers"]:
@@ -428,7 +432,7 @@ def engine() -> DockerClient:
         DeployError: no engine answers.
     """
     try:
-        client = DockerClient.from_env(max_pool_size=_AT_ONCE)
+        client = DockerClient.from_env(max_pool_size=AT_ONCE)
         client.ping()
     except (DockerException, RequestException) as error:
         raise DeployError(
@@ -503,11 +507,6 @@ def _why_ended(name: str, container: Container | None) -> str:
 def _last_lines(container: Container) -> str:
     text = container.logs(tail=_LOG_LINES).decode(errors="replace")
     return "\n".join(f"  {line}" for line in text.splitlines() if line.strip())
-
-
-def _at_once(call: Callable[..., T], arguments: Iterable[object]) -> list[T]:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(call, arguments))
 
 
 @contextlib.contextmanager

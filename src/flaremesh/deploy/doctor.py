@@ -1,18 +1,15 @@
 """How a mesh is: what its participants find out about themselves, and what only the whole shows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from flaremesh.deploy.target import Participant, Target
+from flaremesh.deploy.target import Participant, Target, at_once
 from flaremesh.links.protocol import LinkKind
 from flaremesh.p2p.agents.doctor import PATH, Edge, Finding, Report
 from flaremesh.provision.certificates import RENEWAL_DAYS
 from flaremesh.provision.plan import firewall
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
-
-_AT_ONCE = 32  # questions; each takes up to some seconds of waiting
 
 Ask = Callable[[str, str], bytes | None]
 """(participant, path): see Target.ask."""
@@ -98,9 +95,8 @@ def _reports(participants: Sequence[Participant], ask: Ask) -> dict[str, Report 
         except ValueError:
             return None
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = pool.map(report, participants)
-        return {participant.name: report for participant, report in zip(participants, found, strict=True)}
+    names = (participant.name for participant in participants)
+    return dict(zip(names, at_once(report, participants), strict=True))
 
 
 def _silence(participants: Sequence[Participant], known: Mapping[str, Report]) -> Iterator[Finding]:

@@ -13,7 +13,6 @@ import time
 from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -24,7 +23,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
-from flaremesh.deploy.target import MESH_LABEL, Address, DeployError, Participant, unpack
+from flaremesh.deploy.target import MESH_LABEL, Address, DeployError, Participant, at_once, unpack
 from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.outcome import RUN_FOLDER
@@ -49,7 +48,7 @@ _POLL_SECONDS = 1.0
 _API_SECONDS = 10.0
 _HELM_SECONDS = 120
 _COMMAND_SECONDS = 180.0  # of silence of helm or kubectl, which have shorter limits of their own
-_AT_ONCE = 32  # calls of kubectl
+_HELMS = 8  # at the same time; each takes a core and a hundred megabytes
 _ROOT = "rootCA.pem"
 _TAR_FAILS = 2  # its exit code where there is no such folder
 _FATAL = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CrashLoopBackOff"}
@@ -91,10 +90,10 @@ class KubernetesTarget:
 
     def up(self, timeout: float) -> list[str]:
         """See Target."""
-        started = [release for release in self._releases.values() if not _installed_chart(release)]
+        there = self._installed()
+        started = [release for release in self._releases.values() if release not in there]
         try:
-            for release in self._releases.values():
-                self._install(release)
+            at_once(self._install, self._releases.values(), _HELMS)
             self._wait_until_ready(timeout)
         except BaseException:
             with contextlib.suppress(DeployError):  # the first error says more
@@ -104,9 +103,8 @@ class KubernetesTarget:
 
     def down(self) -> list[str]:
         """See Target; the volumes stay."""
-        installed = [release for release in self._releases.values() if _installed_chart(release)]
         # a site that left the topology while it was up is stopped too
-        installed += self._left()
+        installed = [*self._installed(), *self._left()]
         self._uninstall(installed)
         return list(dict.fromkeys(release.name for release in installed))
 
@@ -130,9 +128,8 @@ class KubernetesTarget:
 
     def end_run(self, run_id: str, timeout: float) -> None:
         """See Target."""
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for name in self._releases:
-                pool.submit(self._exec, name, subprocess.DEVNULL, *END, run_id, str(timeout))
+        command = (*END, run_id, str(timeout))
+        at_once(lambda name: self._exec(name, subprocess.DEVNULL, *command), self._releases)
 
     def ask(self, participant: str, path: str) -> bytes | None:
         """See Target."""
@@ -193,6 +190,12 @@ class KubernetesTarget:
 
     # releases
 
+    def _installed(self) -> list[Release]:
+        """Those of the mesh's releases that are there."""
+        wanted = list(self._releases.values())
+        charts = at_once(_installed_chart, wanted, _HELMS)
+        return [release for release, chart in zip(wanted, charts, strict=True) if chart]
+
     def _install(self, release: Release) -> None:
         folder = release_folder(self._mesh, release.name)
         self._make_namespace(release.namespace)
@@ -206,9 +209,7 @@ class KubernetesTarget:
         sites = [release for release in installed if release.name != SERVER]
         servers = [release for release in installed if release.name == SERVER]
         for group in (sites, servers):  # the sites log out
-            for release in group:
-                options = ("--ignore-not-found", "--wait", "--timeout", f"{_HELM_SECONDS}s")
-                _helm("uninstall", release.name, "--namespace", release.namespace, *options)
+            at_once(_uninstall, group, _HELMS)
             self._wait_until_gone(group)
 
     def _wait_until_gone(self, group: Sequence[Release]) -> None:
@@ -409,6 +410,11 @@ def _installed_chart(release: Release) -> str | None:
     only = ("--namespace", release.namespace, "--filter", f"^{release.name}$")
     found = json.loads(_helm("list", *only, "--output", "json"))
     return str(found[0]["chart"]) if found else None
+
+
+def _uninstall(release: Release) -> None:
+    options = ("--ignore-not-found", "--wait", "--timeout", f"{_HELM_SECONDS}s")
+    _helm("uninstall", release.name, "--namespace", release.namespace, *options)
 
 
 def _check_takeover(release: Release, chart: str, folder: Path) -> None:

@@ -2,15 +2,23 @@
 
 import tarfile
 import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias
+from typing import IO, Final, Protocol, TypeAlias, TypeVar
 
 from flaremesh.errors import FlaremeshError
 
 Address: TypeAlias = tuple[str, int]
 """Host and port."""
+
+AT_ONCE: Final = 32
+"""So many participants may be asked or told something at the same time."""
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 MESH_LABEL = "flaremesh.dev/mesh"
 """Label, with the mesh's name, of all that a mesh has in Docker and on Kubernetes."""
@@ -44,6 +52,18 @@ class Participant:
 def threads(cores: int, sites: int) -> dict[str, str]:
     """Environment of each of the sites that share these cores: torch at each of them would take all."""
     return {"OMP_NUM_THREADS": str(max(1, cores // sites))}
+
+
+def at_once(act: Callable[[T], U], on: Iterable[T], most: int = AT_ONCE) -> list[U]:
+    """What each call returns, in order; the first that fails is raised, and none begins after it.
+
+    Args:
+        act: what to do.
+        on: with whom.
+        most: how many at the same time.
+    """
+    with ThreadPoolExecutor(most) as pool:
+        return list(pool.map(act, on))
 
 
 def unpack(archive: IO[bytes], folder: Path) -> None:

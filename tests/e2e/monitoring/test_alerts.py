@@ -17,6 +17,8 @@ from installed_mesh import Mesh
 from runs import dial_as_a_stranger, running, running_with_other_weights
 from watching import Watching
 
+from flaremesh.deploy.target import at_once
+
 FIRES, CLEARS = 180, 120  # seconds
 
 _log = logging.getLogger(__name__)
@@ -180,9 +182,7 @@ def _mend(scenarios: Scenarios) -> None:
     mesh = scenarios.mesh
     node, folder = mesh.volume("heidelberg")
     call("docker", "exec", node, "umount", "--lazy", folder, check=False)
-    for site in ("dresden", "heidelberg", "aachen"):
-        mesh.upgrade(site)
-        mesh.ready(site)
+    _set_back(mesh, "dresden", "heidelberg", "aachen")
 
 
 def _without_a_pod(scenarios: Scenarios) -> None:
@@ -194,8 +194,13 @@ def _without_a_pod(scenarios: Scenarios) -> None:
     scenarios.fires("FlareMeshSiteDown", "FlareMeshSiteMissing")
     kubectl(*scale, "--replicas=1")
     scenarios.fires("FlareMeshSiteNotReady")
-    mesh.upgrade("bonn")
-    mesh.ready("bonn")
+    _set_back(mesh, "bonn")
+
+
+def _set_back(mesh: Mesh, *sites: str) -> None:
+    """Make these sites again what provisioning made them."""
+    at_once(mesh.upgrade, sites)
+    at_once(mesh.ready, sites)
 
 
 @pytest.mark.timeout(900)  # the first test plays all scenarios
