@@ -18,7 +18,8 @@ from ports import LinkPorts, free_port
 SITES = ("heidelberg", "bonn", "aachen")
 VALUES = {"heidelberg": 1.0, "bonn": 2.0, "aachen": 6.0}
 PEER_TIMEOUT = 15.0
-ENDLESS = 10**7
+ENDLESS = {"algorithm": "dgd", "stepsize": 0.1, "iterations": 10**7}
+UNHURRIED = {"path": "faulty.Unhurried", "args": {"values": VALUES}}
 
 
 class Mesh:
@@ -89,6 +90,10 @@ class Mesh:
         )
         self.commands.append(process)
         return process
+
+    def start_endless(self, **options: Any) -> subprocess.Popen[str]:
+        """A run that goes on until it is ended; ``options`` are those of ``topology``."""
+        return self.start("run", file=self.topology(**ENDLESS, **({"problem": UNHURRIED} | options)))
 
     def call(self, command: str, *options: str, file: Path | None = None) -> subprocess.CompletedProcess[str]:
         return finished(self.start(command, *options, file=file))

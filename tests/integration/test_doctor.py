@@ -5,7 +5,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from command_mesh import ENDLESS, SITES, finished, running
+from command_mesh import SITES, finished, running
 from running_mesh import wait_until
 
 from flaremesh.p2p.agents.agent import AGENT_FILE
@@ -45,7 +45,7 @@ def test_nothing_is_wrong_with_a_healthy_mesh(mesh):
 
 
 def test_a_run_in_progress_is_no_trouble_and_is_not_troubled(mesh):
-    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run = mesh.start_endless()
     running(run)
     code, document = diagnosis(mesh)
     assert (code, document["findings"]) == (0, [])
@@ -102,11 +102,11 @@ def test_an_edge_whose_ports_are_all_in_use_by_runs_is_not_tried_and_no_trouble(
     mesh = make_mesh("narrow")
     (port, _) = mesh.link_ports
     one = {"host": "localhost", "ports": str(port)}
-    mesh.file = mesh.topology("consensus", addresses={SITES[0]: one}, iterations=ENDLESS)
+    mesh.file = mesh.topology("consensus", addresses={SITES[0]: one})
     up = mesh.call("up")
     assert up.returncode == 0, up.stderr
     assert state(diagnosis(mesh)[1]) == dict.fromkeys(EDGES, True)
-    run = mesh.start("run")
+    run = mesh.start_endless(addresses={SITES[0]: one})
     running(run)
     code, document = diagnosis(mesh)
     assert (code, document["findings"]) == (0, [])

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import yaml
-from command_mesh import ENDLESS, PEER_TIMEOUT, SITES, finished, nothing_runs, running
+from command_mesh import PEER_TIMEOUT, SITES, finished, nothing_runs, running
 from running_mesh import wait_until
 
 from flaremesh.deploy.local import LocalTarget
@@ -37,7 +37,7 @@ def result_of(mesh, run_id):
 
 
 def test_a_site_that_is_killed_fails_the_run_by_its_name(mesh):
-    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run = mesh.start_endless()
     run_id = running(run)
     kill(mesh, "bonn")
     killed = time.monotonic()
@@ -50,7 +50,7 @@ def test_a_site_that_is_killed_fails_the_run_by_its_name(mesh):
 
 
 def test_a_job_process_that_is_killed_fails_the_run_by_its_name(mesh):
-    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run = mesh.start_endless()
     run_id = running(run)
     (process,) = (p for p in mesh.processes(run_id) if p.ppid() == mesh.process("bonn").pid)
     process.kill()
@@ -62,7 +62,7 @@ def test_a_job_process_that_is_killed_fails_the_run_by_its_name(mesh):
 
 
 def test_a_job_process_that_is_killed_before_the_run_begins_fails_it_by_its_name(mesh):
-    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run = mesh.start_endless()
     parent = mesh.process("bonn")
     wait_until(parent.children, 30)
     parent.children()[0].kill()
@@ -72,7 +72,7 @@ def test_a_job_process_that_is_killed_before_the_run_begins_fails_it_by_its_name
 
 
 def test_a_server_that_is_killed_fails_the_run(mesh):
-    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run = mesh.start_endless()
     run_id = running(run)
     kill(mesh, "server")
     killed = time.monotonic()
@@ -109,7 +109,7 @@ def test_a_loss_that_is_nan_fails_the_run_with_the_site_and_the_iteration(mesh):
 
 
 def test_ctrl_c_leaves_nothing_of_a_run_running_and_the_mesh_usable(mesh):
-    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run = mesh.start_endless()
     run_id = running(run)
     run.send_signal(signal.SIGINT)
     assert finished(run).returncode == 130

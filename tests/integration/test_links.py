@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from command_mesh import ENDLESS, SITES, finished, running
+from command_mesh import SITES, finished, running
 from prometheus_client.parser import text_string_to_metric_families
 from running_mesh import wait_until
 
@@ -18,14 +18,14 @@ from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 
-VECTOR = {"path": "flaremesh.problems.consensus.Consensus", "args": {"dimension": 100_000}}
+VECTOR = {"path": "faulty.Unhurried", "args": {"dimension": 100_000}}
 DIRECT = {site: dict.fromkeys(set(SITES) - {site}, "direct") for site in SITES}
 RELAYED = {site: dict.fromkeys(peers, "relay") for site, peers in DIRECT.items()}
 
 
 @contextmanager
 def endless(mesh, **options):
-    run = mesh.start("run", file=mesh.topology("consensus", VECTOR, iterations=ENDLESS, **options))
+    run = mesh.start_endless(problem=VECTOR, **options)
     try:
         yield running(run)
     finally:

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from command_mesh import ENDLESS, SITES, VALUES, finished, nothing_runs, running
+from command_mesh import SITES, VALUES, finished, nothing_runs, running
 from running_mesh import wait_until
 
 MEAN = sum(VALUES.values()) / len(VALUES)
@@ -55,7 +55,7 @@ def test_two_runs_at_once_do_not_mix(mesh):
 
 
 def test_status_shows_who_is_ready_and_how_far_a_run_is(mesh):
-    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run = mesh.start_endless()
     run_id = running(run)
     wait_until(lambda: progressed(mesh.status(), run_id), 20)
     status = mesh.status()
@@ -87,7 +87,7 @@ def test_two_meshes_on_one_machine_do_not_disturb_each_other(mesh, make_mesh):
 def test_down_ends_a_run_in_progress_and_every_process(make_mesh):
     mesh = make_mesh("brief")
     assert mesh.call("up").returncode == 0
-    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run = mesh.start_endless()
     running(run)
     assert mesh.processes()
     assert "Stopped server, " in mesh.call("down").stdout

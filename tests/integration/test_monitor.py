@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
-from command_mesh import ENDLESS, SITES, Mesh, finished, running
+from command_mesh import SITES, Mesh, finished, running
 from running_mesh import wait_until
 
 from flaremesh.deploy.monitor import FOLDER
@@ -70,7 +70,7 @@ def servers(mesh: Mesh) -> list[psutil.Process]:
 
 def test_a_run_is_seen_at_all_sites_with_the_labels_and_the_rules(mesh):
     with monitored(mesh) as monitor:
-        run = mesh.start("run", "--iterations", str(ENDLESS))
+        run = mesh.start_endless()
         run_id = running(run)
         wait_until(lambda: monitor.sites("up") == dict.fromkeys(PARTICIPANTS, 1.0), 60)
         running_at = f'flaremesh_run_info{{run_id="{run_id}", job="flaremesh", mesh="ring"}}'
@@ -147,12 +147,12 @@ def look(mesh: Mesh):
 
 
 def test_top_shows_a_run_at_all_sites_without_prometheus(mesh):
-    run = mesh.start("run", "--iterations", str(ENDLESS))
+    run = mesh.start_endless()
     run_id = running(run)
     wait_until(lambda: all(site["iteration"] for site in look(mesh)["runs"][0]["sites"]), 60)
     view = look(mesh)
     (shown,) = view["runs"]
-    assert (shown["run_id"], shown["algorithm"], shown["state"]) == (run_id, "consensus", "running")
+    assert (shown["run_id"], shown["algorithm"], shown["state"]) == (run_id, "dgd", "running")
     assert [site["name"] for site in shown["sites"]] == list(SITES)
     for site in shown["sites"]:
         assert (site["state"], site["ready"], site["links"]) == ("running", True, {"direct": 2})

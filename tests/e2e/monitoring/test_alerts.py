@@ -52,12 +52,12 @@ ALERTS = {
     "FlareMeshSiteDown": {"site": "bonn"},
     "FlareMeshSiteNotReady": {"site": "bonn"},
     "FlareMeshSiteMissing": {},
-    "FlareMeshRunStalled": {"site": "dresden", "slot": "2"},
-    "FlareMeshSlowNeighbor": {"site": "bonn", "slot": "0"},
+    "FlareMeshRunStalled": {"site": "dresden", "slot": "0"},
+    "FlareMeshSlowNeighbor": {"site": "bonn", "slot": "1"},
     "FlareMeshLinkOnRelay": {"site": "bonn", "peer": "aachen"},
-    "FlareMeshConsensusDiverging": {"slot": "0"},
-    "FlareMeshSlowContraction": {"slot": "1"},
-    "FlareMeshNonFiniteValues": {"slot": "0"},
+    "FlareMeshConsensusDiverging": {"slot": "1"},
+    "FlareMeshSlowContraction": {"slot": "2"},
+    "FlareMeshNonFiniteValues": {"slot": "1"},
     "FlareMeshCertificateExpiring": {"site": "dresden", "severity": "warning"},
     "FlareMeshConnectionsRefused": {"site": "aachen"},
     "FlareMeshDiskFilling": {"site": "heidelberg"},
@@ -106,13 +106,23 @@ class Scenarios:
                 _log.info("%s %s after %.0f s", alert, what, time.monotonic() - started)
             time.sleep(0.5)
 
-    def idle(self) -> None:
-        """Wait until no process of a run is left, so that the next runs take the same slot everywhere."""
+    def alone(self) -> None:
+        """Wait until one run's processes are left, so that the next run takes the same slot everywhere."""
         wait_until(
-            lambda: [s.value for s in self.prometheus.query("sum(flaremesh_running_jobs)")] == [0],
+            lambda: (
+                [s.value for s in self.prometheus.query("sum(flaremesh_running_jobs)")]
+                == [len(self.mesh.releases)]
+            ),
             60,
             lambda: str(self.prometheus.query("flaremesh_running_jobs")),
         )
+
+    def stall(self, site: str, run_id: str) -> None:
+        """Stop the process of a run at a site, once it is seen that the run iterates."""
+        info = f'flaremesh_run_info{{site="{site}", run_id="{run_id}"}}'
+        iterates = f"flaremesh_iteration_duration_seconds_count > 0 and on (site, slot) {info}"
+        wait_until(lambda: self.prometheus.query(iterates), 60)
+        self.signal(site, run_id, signal.SIGSTOP)
 
     def signal(self, site: str, run_id: str, number: int) -> None:
         """Send a signal to the process of a run at a site."""
@@ -152,28 +162,28 @@ def _before_runs(scenarios: Scenarios) -> None:
 
 def _play_runs(scenarios: Scenarios) -> None:
     mesh = scenarios.mesh
-    with running(mesh, "exploding", **EXPLODING):
-        scenarios.fires("FlareMeshNonFiniteValues")
-    scenarios.idle()
-    with (
-        running(mesh, "diverging", **DIVERGING),
-        # the sites hardly come closer
-        running_with_other_weights(mesh, "contracting", 1e-6, **CONTRACTING),
-        running(mesh, "stalling", **STALLING) as stalling,
-    ):
-        scenarios.signal("dresden", stalling, signal.SIGSTOP)
-        dial_as_a_stranger(mesh, "aachen")
-        scenarios.fires(
-            "FlareMeshConnectionsRefused",
-            "FlareMeshLinkOnRelay",
-            "FlareMeshCertificateExpiring",
-            "FlareMeshDiskFilling",
-            "FlareMeshSlowNeighbor",
-            "FlareMeshSlowContraction",
-            "FlareMeshConsensusDiverging",
-            "FlareMeshRunStalled",
-        )
-        scenarios.clears("FlareMeshNonFiniteValues")  # another run has the slot
+    with running(mesh, "stalling", **STALLING) as stalling:
+        scenarios.stall("dresden", stalling)
+        with running(mesh, "exploding", **EXPLODING):
+            scenarios.fires("FlareMeshNonFiniteValues")
+        scenarios.alone()
+        with (
+            running(mesh, "diverging", **DIVERGING),
+            # the sites hardly come closer
+            running_with_other_weights(mesh, "contracting", 1e-6, **CONTRACTING),
+        ):
+            dial_as_a_stranger(mesh, "aachen")
+            scenarios.fires(
+                "FlareMeshConnectionsRefused",
+                "FlareMeshLinkOnRelay",
+                "FlareMeshCertificateExpiring",
+                "FlareMeshDiskFilling",
+                "FlareMeshSlowNeighbor",
+                "FlareMeshSlowContraction",
+                "FlareMeshConsensusDiverging",
+                "FlareMeshRunStalled",
+            )
+            scenarios.clears("FlareMeshNonFiniteValues")  # another run has the slot
         scenarios.signal("dresden", stalling, signal.SIGCONT)
         scenarios.clears("FlareMeshRunStalled")
 

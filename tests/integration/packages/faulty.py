@@ -1,5 +1,6 @@
-"""Problems that go wrong, as a user's own package at the sites."""
+"""Problems that go wrong, or take their time, as a user's own package at the sites."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,3 +29,11 @@ class Faulty(Consensus):
 
     def evaluate(self, x: Tensor) -> Mapping[str, float]:
         return {}
+
+
+class Unhurried(Consensus):
+    """Leaves the machine to others, as a model on a GPU does: a gradient takes 10 ms."""
+
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        time.sleep(0.01)
+        return super().loss_and_gradient(x)
