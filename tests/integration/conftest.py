@@ -22,3 +22,10 @@ def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Mesh]]:
     """Makes further meshes, which are not up."""
     with ExitStack() as stack:
         yield lambda name, port=None: stack.enter_context(mesh_in(tmp_path, name, port))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The end of a test that hangs: on a slow machine a mesh alone takes half a minute to come up."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(300))
