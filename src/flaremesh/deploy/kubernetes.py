@@ -291,8 +291,10 @@ class KubernetesTarget:
 
     def _trouble(self, release: Release) -> str | None:
         """What keeps a pod from starting and will not pass by itself."""
-        pod = self._pod(release)
-        for status in (pod.status.container_statuses or []) if pod else []:
+        pod, stateful_set = self._pod(release), self._stateful_set(release)
+        if not (pod and stateful_set and _is_of(pod, stateful_set)):
+            return None
+        for status in pod.status.container_statuses or []:
             waiting, last = status.state.waiting, status.last_state.terminated
             if last and last.message and waiting:
                 return str(last.message).strip()
@@ -374,6 +376,15 @@ def forwarded(namespace: str, what: str, port: int, local: int = 0) -> Iterator[
             for listener in listeners:
                 if listener.is_alive():
                     listener.join()
+
+
+def _is_of(pod: client.V1Pod, found: client.V1StatefulSet) -> bool:
+    """The pod is what the release asks for now, not what an upgrade is about to replace."""
+    status = found.status
+    return bool(
+        (status.observed_generation or 0) >= found.metadata.generation
+        and pod.metadata.labels.get("controller-revision-hash") == status.update_revision
+    )
 
 
 def _is_rolled_out(found: client.V1StatefulSet) -> bool:
