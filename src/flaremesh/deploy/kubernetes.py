@@ -380,21 +380,21 @@ def forwarded(namespace: str, what: str, port: int, local: int = 0) -> Iterator[
 
 def _is_of(pod: client.V1Pod, found: client.V1StatefulSet) -> bool:
     """The pod is what the release asks for now, not what an upgrade is about to replace."""
-    status = found.status
-    return bool(
-        (status.observed_generation or 0) >= found.metadata.generation
-        and pod.metadata.labels.get("controller-revision-hash") == status.update_revision
-    )
+    revision = pod.metadata.labels.get("controller-revision-hash")
+    return _is_observed(found) and bool(revision == found.status.update_revision)
 
 
 def _is_rolled_out(found: client.V1StatefulSet) -> bool:
     """The pod is ready, and is the one that the release asks for now."""
     status = found.status
-    return bool(
-        status.observed_generation >= found.metadata.generation
-        and status.current_revision == status.update_revision
-        and status.ready_replicas
+    return _is_observed(found) and bool(
+        status.current_revision == status.update_revision and status.ready_replicas
     )
+
+
+def _is_observed(found: client.V1StatefulSet) -> bool:
+    """Its status tells of what the release asks for now; one that was just made has none."""
+    return bool((found.status.observed_generation or 0) >= found.metadata.generation)
 
 
 def _if_there(release: Release, read: Callable[..., T], name: str) -> T | None:
