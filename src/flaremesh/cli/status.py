@@ -31,12 +31,14 @@ def show(status: "MeshStatus", *, as_json: bool) -> None:
         typer.echo(json.dumps(asdict(status) | {"ready": status.ready}, indent=2))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from flaremesh.cli.progress import progress_table
 
     console = Console()
-    table = Table("participant", "state", "registered", "where", "metrics")
+    # half an address is none
+    where, metrics = (Column(name, overflow="fold") for name in ("where", "metrics"))
+    table = Table("participant", "state", "registered", where, metrics)
     for participant in status.participants:
         absent = "elsewhere" if participant.elsewhere else "down"
         state = "ready" if participant.ready else "starting" if participant.running else absent
