@@ -62,7 +62,7 @@ class RunningMesh:
     def get(self, name: str, path: str) -> tuple[int, str]:
         url = json.loads((self.workspace(name) / AGENT_FILE).read_text())["url"]
         try:
-            with urllib.request.urlopen(url + path, timeout=20) as reply:
+            with urllib.request.urlopen(url + path, timeout=5) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             with error:

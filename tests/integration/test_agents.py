@@ -110,6 +110,6 @@ def test_a_server_that_stops_in_mid_run_stores_that_it_aborted_the_run(mesh, end
 def test_a_run_whose_process_is_killed_has_failed(mesh, endless_run):
     (slot,) = mesh.slots(SITE, endless_run)
     mesh.job_process(SITE, endless_run).kill()
-    wait_until(lambda: mesh.metric(SITE, "run_state", slot=slot, state="failed"), 20)
+    wait_until(lambda: mesh.metric(SITE, "run_state", slot=slot, state="failed"), 5)
     with connect(mesh.topology, mesh.folder) as session:
         assert session.wait(endless_run, 30)

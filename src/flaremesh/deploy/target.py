@@ -55,7 +55,7 @@ def threads(cores: int, sites: int) -> dict[str, str]:
 
 
 def at_once(act: Callable[[T], U], on: Iterable[T], most: int = AT_ONCE) -> list[U]:
-    """What each call returns, in order; the first that fails is raised, and none begins after it.
+    """What each call returns, in order; the first that fails is raised once all that have begun have ended.
 
     Args:
         act: what to do.
