@@ -13,6 +13,7 @@ from command_mesh import PEER_TIMEOUT, SITES, finished, nothing_runs, running
 from running_mesh import wait_until
 
 from flaremesh.deploy.local import LocalTarget
+from flaremesh.deploy.session import connect
 from flaremesh.deploy.target import DeployError
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
@@ -116,6 +117,17 @@ def test_ctrl_c_leaves_nothing_of_a_run_running_and_the_mesh_usable(mesh):
     assert nothing_runs(mesh, run_id)
     assert result_of(mesh, run_id)["outcome"] == "aborted"
     assert mesh.run()["outcome"] == "finished"
+
+
+def test_a_run_that_another_admin_aborts_ends_with_the_reason_and_as_a_failure(mesh):
+    run = mesh.start_endless()
+    run_id = running(run)
+    with connect(load(mesh.file), mesh.folder) as session:
+        assert session.abort(run_id, END_SECONDS)
+    ended = finished(run)
+    assert ended.returncode == 1
+    assert "another admin" in ended.stderr.splitlines()[-1]
+    assert result_of(mesh, run_id)["outcome"] == "aborted"
 
 
 def test_a_port_in_use_is_reported_with_its_user(make_mesh):

@@ -13,7 +13,7 @@ from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, Wire, mes
 from flaremesh.deploy.targets import TargetKind, target_of
 from flaremesh.topology.load import load
 
-_EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 130}
+_EXIT_CODES = {"finished": 0, "aborted": 130}
 
 
 def run(
@@ -29,7 +29,7 @@ def run(
 ) -> None:
     """Run the topology's algorithm on a mesh that is up, watch it, and fetch what it leaves behind.
 
-    Exit code: 0 finished, 1 failed, 130 aborted with Ctrl-C.
+    Exit code: 0 finished, 1 failed or aborted from elsewhere, 130 aborted with Ctrl-C.
     """
     from rich.console import Console
 
@@ -56,7 +56,7 @@ def run(
         typer.echo(f"Report: {written.page}", err=as_json)
     if result.reason:
         typer.echo(f"Error: {result.reason}", err=True)
-    raise typer.Exit(_EXIT_CODES.get(result.outcome, 1))
+    raise typer.Exit(1 if result.reason else _EXIT_CODES.get(result.outcome, 1))
 
 
 def _warn(message: str) -> None:

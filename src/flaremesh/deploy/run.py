@@ -32,6 +32,7 @@ RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
 _RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
+_ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another admin"
 
 
 def run(
@@ -204,10 +205,15 @@ def _downloaded(session: AdminSession, run_id: str) -> dict[str, Any] | None:
 
 
 def _explained(session: AdminSession, run_id: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A job process that died before its site began leaves the controller with an abort and no reason."""
-    unexplained = result["outcome"] == RunState.ABORTED and not result["reason"]
-    reason = _first_failure(session, run_id) if unexplained else None
-    return dict(result) | (_failed(reason) if reason else {})
+    """The result, with a reason where the controller was told to end and not why.
+
+    NVFlare ends it so when a job process dies before its site begins, when the server stops, and for other
+    admins.
+    """
+    if result["outcome"] != RunState.ABORTED or result["reason"]:
+        return dict(result)
+    reason = _first_failure(session, run_id)
+    return dict(result) | (_failed(reason) if reason else {"reason": _ABORTED_ELSEWHERE})
 
 
 def _first_failure(session: AdminSession, run_id: str) -> str | None:
