@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from flaremesh.provision.plan import FirewallRule, UnsoundRun, check, firewall, plan
+from flaremesh.provision import firewall
+from flaremesh.provision.firewall import FirewallRule
+from flaremesh.provision.plan import UnsoundRun, check, plan
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 
@@ -208,7 +210,7 @@ def test_the_influence_of_sites_is_shown_where_it_is_not_equal() -> None:
 
 
 def rules(mesh: Topology) -> set[tuple[str, str, str, str]]:
-    return {(rule.source, rule.target, rule.host, rule.ports) for rule in firewall(mesh, build(mesh))}
+    return {(rule.source, rule.target, rule.host, rule.ports) for rule in firewall.rules(mesh, build(mesh))}
 
 
 def test_every_site_must_reach_the_server_and_nothing_else_without_links() -> None:

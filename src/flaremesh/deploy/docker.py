@@ -36,7 +36,7 @@ from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.p2p.participant import GPUS_VARIABLE, NAME_VARIABLE, StartError
-from flaremesh.provision.plan import firewall
+from flaremesh.provision import firewall
 from flaremesh.provision.values import Memory, PodSecurity
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Deploy, Topology
@@ -219,7 +219,7 @@ class DockerTarget:
 
     def _networks(self) -> list[_Network]:
         """The server's own, through which it is published, and one for each pair of the firewall sheet."""
-        rules = firewall(self._topology, build(self._topology))
+        rules = firewall.rules(self._topology, build(self._topology))
         # an underscore is in no name: no two networks have the same one
         pairs = {
             "_".join([self._topology.name, *pair]): pair

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from flaremesh.deploy.target import Participant, Target, at_once
 from flaremesh.links.protocol import LinkKind
 from flaremesh.p2p.agents.doctor import PATH, Edge, Finding, Report
+from flaremesh.provision import firewall
 from flaremesh.provision.certificates import RENEWAL_DAYS
-from flaremesh.provision.plan import firewall
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -155,7 +155,7 @@ def _old_kits(topology: Topology, known: Mapping[str, Report]) -> Iterator[Findi
 def _dialled(topology: Topology) -> dict[str, set[str]]:
     """By site, whom it dials."""
     peers: dict[str, set[str]] = {site.name: set() for site in topology.sites}
-    for rule in firewall(topology, build(topology)):
+    for rule in firewall.rules(topology, build(topology)):
         if rule.target != SERVER:
             peers[rule.source].add(rule.target)
     return peers

@@ -13,7 +13,7 @@ from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder
 from nvflare.security.security import COMMAND_CATEGORIES
 
-from flaremesh.provision.plan import firewall
+from flaremesh.provision import firewall
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Code, Topology
 
@@ -124,7 +124,7 @@ def _site_agents(topology: Topology) -> dict[str, dict[str, Any]]:
         }
         for site in topology.sites
     }
-    for rule in firewall(topology, build(topology)):
+    for rule in firewall.rules(topology, build(topology)):
         if rule.target != SERVER:
             agents[rule.source]["dials"].append({"site": rule.target, "host": rule.host})
             agents[rule.target]["admits"].append(rule.source)

@@ -1,13 +1,37 @@
-"""The sheet for those who open firewalls."""
+"""Who must reach whom, and the sheet for those who open firewalls."""
 
-from flaremesh.provision.plan import firewall
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from flaremesh.topology.mesh import Mesh
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import SERVER, Topology
+
+
+@dataclass(frozen=True)
+class FirewallRule:
+    """``source`` must be able to open a TCP connection to ``target`` at ``host``, one of ``ports``."""
+
+    source: str
+    target: str
+    host: str
+    ports: str
+
+
+def rules(topology: Topology, mesh: Mesh) -> Iterator[FirewallRule]:
+    """Who must reach whom: every site the server, and in-neighbours the sites that have a link address."""
+    server = topology.server
+    for site in topology.sites:
+        yield FirewallRule(site.name, SERVER, server.host, str(server.port))
+    if topology.run.links == "relay":
+        return
+    for site in topology.sites:
+        if site.link:
+            for peer in sorted(mesh.graph.predecessors(site.name), key=mesh.sites.index):
+                yield FirewallRule(peer, site.name, site.link.host, site.link.ports)
 
 
 def sheet(topology: Topology, mesh: Mesh) -> str:
     """Who must reach whom on which port, as Markdown."""
-    rules = firewall(topology, mesh)
     return "\n".join(
         [
             f"# Firewall sheet of {topology.name}",
@@ -16,7 +40,10 @@ def sheet(topology: Topology, mesh: Mesh) -> str:
             "",
             "| from | to | host | ports |",
             "|---|---|---|---|",
-            *(f"| {rule.source} | {rule.target} | {rule.host} | {rule.ports} |" for rule in rules),
+            *(
+                f"| {rule.source} | {rule.target} | {rule.host} | {rule.ports} |"
+                for rule in rules(topology, mesh)
+            ),
             "",
         ]
     )

@@ -1,6 +1,5 @@
 """What a topology means before anything is made: its graph, its algorithms, its traffic, its firewalls."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,8 @@ from flaremesh.algorithms import Weights
 from flaremesh.errors import FlaremeshError
 from flaremesh.problems.protocol import ProblemError, SiteContext
 from flaremesh.problems.reference import class_path, importable, load_problem
+from flaremesh.provision import firewall
+from flaremesh.provision.firewall import FirewallRule
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.findings import instead
 from flaremesh.topology.graphs import directed
@@ -78,16 +79,6 @@ class Message:
 
 
 @dataclass(frozen=True)
-class FirewallRule:
-    """``source`` must be able to open a TCP connection to ``target`` at ``host``, one of ``ports``."""
-
-    source: str
-    target: str
-    host: str
-    ports: str
-
-
-@dataclass(frozen=True)
 class Plan:
     """All of it, as ``flaremesh plan`` shows it.
 
@@ -126,7 +117,7 @@ def plan(topology: Topology, previous: Topology | None = None) -> Plan:
         refusal=refusal,
         algorithms={name: unsoundness(name, mesh) for name in algorithms.names()},
         message=Message(None, "the run is refused") if refusal else _message(topology),
-        firewall=tuple(firewall(topology, mesh)),
+        firewall=tuple(firewall.rules(topology, mesh)),
         redeploy=None if previous is None else redeploy(topology, previous),
     )
 
@@ -163,19 +154,6 @@ def unsoundness(algorithm: str, mesh: Mesh) -> str | None:
     return None
 
 
-def firewall(topology: Topology, mesh: Mesh) -> Iterator[FirewallRule]:
-    """Who must reach whom: every site the server, and in-neighbours the sites that have a link address."""
-    server = topology.server
-    for site in topology.sites:
-        yield FirewallRule(site.name, SERVER, server.host, str(server.port))
-    if topology.run.links == "relay":
-        return
-    for site in topology.sites:
-        if site.link:
-            for peer in sorted(mesh.graph.predecessors(site.name), key=mesh.sites.index):
-                yield FirewallRule(peer, site.name, site.link.host, site.link.ports)
-
-
 def redeploy(topology: Topology, previous: Topology) -> dict[str, str]:
     """Participants to deploy anew because something that their deployment is made of changed, and what."""
     before, now = _deployments(previous), _deployments(topology)
@@ -193,7 +171,7 @@ def _deployments(topology: Topology) -> dict[str, dict[str, Any]]:
     common = {"the name of the mesh": topology.name, "code": topology.code, "deploy": topology.deploy}
     dialled: dict[str, set[FirewallRule]] = {site.name: set() for site in topology.sites}
     links: dict[str, set[FirewallRule]] = {site.name: set() for site in topology.sites}
-    for rule in firewall(topology, build(topology)):
+    for rule in firewall.rules(topology, build(topology)):
         if rule.target == SERVER:
             dialled[rule.source].add(rule)
         else:

@@ -12,9 +12,10 @@ from jinja2 import StrictUndefined, Template
 from pydantic import ValidationError
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.provision import firewall
+from flaremesh.provision.firewall import FirewallRule
 from flaremesh.provision.monitoring_values import MonitoringValues
 from flaremesh.provision.placement import in_neighbour, namespace_of, out_neighbour, server_peer
-from flaremesh.provision.plan import FirewallRule, firewall
 from flaremesh.provision.values import (
     Gpus,
     Image,
@@ -141,7 +142,7 @@ def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues |
     sites_by_name = {site.name: site for site in topology.sites}
     site = sites_by_name[participant]
     first, last = site.link.port_range if site.link else (0, 0)
-    links = [rule for rule in firewall(topology, mesh) if rule.target != SERVER]
+    links = [rule for rule in firewall.rules(topology, mesh) if rule.target != SERVER]
     return SiteValues(
         **base,
         image=Image.of(deploy.gpu_image if site.gpus else deploy.image),
@@ -179,7 +180,7 @@ def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, f
     _write(folder / VALUES, _merged(derived, _further(topology)), mode=0o644)
     _write(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
     (folder / OWN_VALUES).write_text(_OWN)
-    rules = [rule for rule in firewall(topology, mesh) if release.name in (rule.source, rule.target)]
+    rules = [rule for rule in firewall.rules(topology, mesh) if release.name in (rule.source, rule.target)]
     shared = [topology.shared_by(site) for site in topology.sites if site.name == release.name]
     (folder / README).write_text(_readme(release, values, rules, *shared))
 
