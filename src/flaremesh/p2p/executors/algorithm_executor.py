@@ -1,5 +1,6 @@
 """Any registered algorithm on any problem: the executor of `flaremesh run` and base of the named ones."""
 
+import gc
 import os
 import time
 from dataclasses import asdict, fields, replace
@@ -100,6 +101,8 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                     Fanout(history, self._progress, self._metrics, self),
                     replace(options, peer_timeout=self.peer_timeout),
                 )
+                # torch's modules stay to the end: looking at them cost seconds when the process ended
+                gc.freeze()
                 for iteration in range(options.iterations):
                     run.send(iteration)
                     run.advance(iteration)
