@@ -13,8 +13,7 @@ def say(word):
     sys.stdout.write(word + "\\n")
     sys.stdout.flush()
 
-stopped = threading.Event()
-def orderly(): stopped.set()
+def orderly(): say("stopping")
 def failing(): raise RuntimeError("no")
 def hanging(): say("stopping"); time.sleep(60)
 
@@ -22,7 +21,7 @@ def hanging(): say("stopping"); time.sleep(60)
 on_termination = runpy.run_path({path!r})["on_termination"]
 on_termination({stop}, seconds={seconds})
 say("up")
-while not stopped.wait(0.05): pass
+threading.Event().wait()
 """
 
 
@@ -48,9 +47,10 @@ def start():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_process_in_its_own_time(start, number):
-    process = start("orderly", seconds=20)
+def test_a_signal_ends_the_process_with_its_orderly_stop(start, number):
+    process = start("orderly", seconds=60)
     process.send_signal(number)
+    assert process.stdout.readline() == "stopping\n"
     assert process.wait(timeout=10) == 0
 
 

@@ -81,7 +81,7 @@ class Agent(FLComponent):
 
     @abstractmethod
     def stop(self) -> None:
-        """Leave the mesh and bring the process to its end."""
+        """Leave the mesh; the process ends when this returns."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Start when the process does."""

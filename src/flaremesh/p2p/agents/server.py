@@ -8,6 +8,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
+from nvflare.private.fed.server.server_status import ServerStatus
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
@@ -30,7 +31,7 @@ FIRST_FAILURE: Final = "first_failure"
 class ServerAgent(Agent):
     """Also shows the metrics that sites share, and gives jobs that an earlier process left a final status."""
 
-    # the jobs, then NVFlare's shutdown_period for sites to leave, then 6 s for the end of the process
+    # the jobs, then NVFlare's shutdown_period for sites to leave, and room for a busy machine
     stop_seconds = 40.0
     certificate = "server.crt"
     participant = SERVER
@@ -116,3 +117,6 @@ class ServerAgent(Agent):
         while self.running_jobs() and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         self.engine.shutdown_server()
+        # NVFlare's main thread would go on for 5 s
+        while self.engine.server.status != ServerStatus.SHUTDOWN:
+            time.sleep(_POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.private.fed.client.client_status import ClientStatus
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
@@ -24,6 +26,8 @@ from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
 from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
 from flaremesh.p2p.cell import METRICS, PROBE, answer, ask, tell
+
+_POLL_SECONDS = 0.1
 
 
 class SiteAgent(Agent):
@@ -41,7 +45,7 @@ class SiteAgent(Agent):
         settings: see Agent.
     """
 
-    # a job process is given 10 s to end (NVFlare's limit), the logout and the end of the process take 5 s
+    # a job process is given 10 s to end (NVFlare's limit), a logout that the server does not answer 5 s
     stop_seconds = 25.0
     certificate = "client.crt"
 
@@ -149,10 +153,13 @@ class SiteAgent(Agent):
     def stop(self) -> None:
         """End the jobs, since they cannot go on without this process, then log out."""
         if not self._client.token:
-            os._exit(0)  # the main thread waits for the server, and there is nothing to log out of
+            return
         aborts = [threading.Thread(target=self.engine.abort_app, args=[job]) for job in self.running_jobs()]
         for abort in aborts:
             abort.start()
         for abort in aborts:
             abort.join()
         self.engine.shutdown()
+        # NVFlare's main thread would go on for 5 s
+        while self._client.status != ClientStatus.STOPPED:
+            time.sleep(_POLL_SECONDS)

@@ -13,13 +13,13 @@ _log = logging.getLogger(__name__)
 def on_termination(stop: Callable[[], None], seconds: float) -> None:
     """From now on SIGTERM and SIGINT stop the process in an orderly way; call it in the main thread.
 
-    The first signal runs ``stop`` in a thread of its own, so that the main thread goes on and can end by
-    itself. A second signal, an exception in ``stop``, or ``seconds`` without an end, ends the process at
+    The first signal runs ``stop`` in a thread of its own, so that the main thread goes on; when it returns,
+    the process ends. A second signal, an exception in ``stop``, or ``seconds`` without an end, ends it at
     once.
 
     Args:
-        stop: makes the main thread come to its end.
-        seconds: time for ``stop`` and for that end.
+        stop: leaves nothing that has to be done.
+        seconds: time for ``stop``.
     """
     asked = threading.Event()
 
@@ -29,6 +29,7 @@ def on_termination(stop: Callable[[], None], seconds: float) -> None:
         except Exception:  # noqa: BLE001  (whatever goes wrong, the process was told to end)
             _log.exception("the orderly stop failed")
             os._exit(1)
+        os._exit(0)
 
     def expire() -> None:
         _log.error("not stopped after %g s: ending now", seconds)
