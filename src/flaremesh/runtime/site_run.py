@@ -227,7 +227,8 @@ class SiteRun:
     def _look(self, iteration: int) -> None:
         observed = self._observed
         assert observed.mix is not None, "every algorithm mixes"
-        innovation = torch.linalg.vector_norm(self._algorithm.message(self.state)[0] - observed.mix)
+        # in place: of large models one more vector shows in the site's memory
+        innovation = torch.linalg.vector_norm(observed.mix.sub_(self._algorithm.message(self.state)[0]))
         norms = [innovation] if observed.gradient_norm is None else [innovation, observed.gradient_norm]
         values = floats(*norms)
         self._untold_norms = Norms(iteration, values[1] if len(values) > 1 else None, values[0])
