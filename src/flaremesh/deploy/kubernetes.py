@@ -131,9 +131,8 @@ class KubernetesTarget:
         command = (*END, run_id, str(timeout))
 
         def end(name: str) -> None:
-            with contextlib.suppress(
-                DeployError
-            ):  # a pod that does not answer must not cost the run its result
+            # a pod that does not answer must not cost the run its result
+            with contextlib.suppress(DeployError):
                 self._exec(name, subprocess.DEVNULL, *command)
 
         at_once(end, self._releases)
