@@ -24,7 +24,6 @@ from flaremesh.topology.schema import LinkAddress
 from ports import LinkPorts, free_port
 
 START_SECONDS = 120.0
-AWHILE = 60.0  # for what comes true at once, and on a busy machine is seen late
 RING = Path(__file__).parents[2] / "provision" / "ring3-consensus.yaml"
 
 
@@ -63,7 +62,7 @@ class RunningMesh:
     def get(self, name: str, path: str) -> tuple[int, str]:
         url = json.loads((self.workspace(name) / AGENT_FILE).read_text())["url"]
         try:
-            with urllib.request.urlopen(url + path, timeout=AWHILE) as reply:
+            with urllib.request.urlopen(url + path, timeout=5) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -126,7 +125,7 @@ def running_mesh(folder: Path) -> Iterator[RunningMesh]:
         mesh.release()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = AWHILE) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"

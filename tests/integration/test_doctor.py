@@ -120,7 +120,7 @@ def test_a_server_that_is_away_is_named_with_everybody_who_misses_it(make_mesh):
     assert mesh.call("up").returncode == 0
     mesh.process("server").kill()
     mesh.process("server").wait(timeout=20)
-    wait_until(lambda: asked(mesh, "bonn", "/readyz")[0] == 503)
+    wait_until(lambda: asked(mesh, "bonn", "/readyz")[0] == 503, 20)
     ended = mesh.call("doctor")
     assert ended.returncode == 1
     assert "server does not run." in ended.stdout

@@ -47,7 +47,7 @@ def test_a_site_that_is_killed_fails_the_run_by_its_name(mesh):
     assert ended.returncode == 1
     assert "bonn" in ended.stderr.splitlines()[-1]
     assert result_of(mesh, run_id)["outcome"] == "failed"
-    wait_until(lambda: nothing_runs(mesh, run_id))
+    wait_until(lambda: nothing_runs(mesh, run_id), 20)
 
 
 def test_a_job_process_that_is_killed_fails_the_run_by_its_name(mesh):
@@ -65,7 +65,7 @@ def test_a_job_process_that_is_killed_fails_the_run_by_its_name(mesh):
 def test_a_job_process_that_is_killed_before_the_run_begins_fails_it_by_its_name(mesh):
     run = mesh.start_endless()
     parent = mesh.process("bonn")
-    wait_until(parent.children)
+    wait_until(parent.children, 30)
     parent.children()[0].kill()
     ended = finished(run)
     assert ended.returncode == 1
@@ -152,7 +152,7 @@ def test_a_site_that_dies_while_it_starts_is_named_and_takes_the_rest_down(make_
 def test_ctrl_c_while_the_mesh_starts_stops_what_was_started(make_mesh):
     mesh = make_mesh("hesitant")
     up = mesh.start("up")
-    wait_until(lambda: len(mesh.processes()) == 1 + len(SITES))
+    wait_until(lambda: len(mesh.processes()) == 1 + len(SITES), 60)
     up.send_signal(signal.SIGINT)
     assert finished(up).returncode != 0
     assert nothing_runs(mesh)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 from command_mesh import SITES, finished, running
 from prometheus_client.parser import text_string_to_metric_families
-from running_mesh import AWHILE, wait_until
+from running_mesh import wait_until
 
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.kits import provision
@@ -41,7 +41,7 @@ def links_of(result):
 def samples(mesh, site, name):
     """Labels and values of the series of one name at a site."""
     url = json.loads((mesh.folder / "local" / site / AGENT_FILE).read_text())["url"]
-    with urllib.request.urlopen(f"{url}/metrics", timeout=AWHILE) as reply:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=5) as reply:
         families = text_string_to_metric_families(reply.read().decode())
     return [(s.labels, s.value) for f in families for s in f.samples if s.name == f"flaremesh_{name}"]
 
@@ -75,7 +75,7 @@ def server_bytes(mesh):
 def share_of_the_server(mesh, run_id, payload_bytes):
     """Bytes through the server for each byte exchanged, while so many bytes or more are exchanged."""
     server, exchanged = server_bytes(mesh), exchanged_bytes(mesh, run_id)
-    wait_until(lambda: exchanged_bytes(mesh, run_id) > exchanged + payload_bytes)
+    wait_until(lambda: exchanged_bytes(mesh, run_id) > exchanged + payload_bytes, 60)
     return (server_bytes(mesh) - server) / (exchanged_bytes(mesh, run_id) - exchanged)
 
 
@@ -88,7 +88,7 @@ def links_shown(mesh, run_id):
 def test_everything_is_relayed_where_the_run_says_so(mesh):
     with endless(mesh, links="relay") as run_id:
         assert share_of_the_server(mesh, run_id, 5e7) > 1
-        wait_until(lambda: links_shown(mesh, run_id) == RELAYED)
+        wait_until(lambda: links_shown(mesh, run_id) == RELAYED, 20)
 
 
 def test_a_site_without_an_address_is_relayed_to_and_reaches_the_others_itself(mesh):
@@ -150,7 +150,7 @@ def run_id(mesh):
 
 
 def test_every_link_of_sites_with_addresses_is_direct_wherever_one_looks(mesh, run_id):
-    wait_until(lambda: links_shown(mesh, run_id) == DIRECT)
+    wait_until(lambda: links_shown(mesh, run_id) == DIRECT, 20)
     for site, peers in DIRECT.items():
         carried = {(labels["peer"], labels["kind"]): on for labels, on in samples(mesh, site, "edge_link")}
         assert carried == {(peer, kind): kind == "direct" for peer in peers for kind in ("direct", "relay")}

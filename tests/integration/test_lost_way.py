@@ -93,7 +93,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 @pytest.fixture
 def watched(mesh: RunningMesh, request: pytest.FixtureRequest) -> Iterator[WatchedRun]:
     run = WatchedRun(mesh, getattr(request, "param", runs.RECONNECT_SECONDS))
-    wait_until(lambda: run.goes_on_from(0))
+    wait_until(lambda: run.goes_on_from(0), 60)
     yield run
     run.stop.set()
     run.result.exception()
@@ -105,9 +105,9 @@ def test_a_run_goes_on_and_is_watched_again_when_the_way_to_the_server_broke(
 ) -> None:
     job = mesh.job_process("bonn", watched.run_id)
     watched.target.forwards[0].kill()
-    wait_until(lambda: len(watched.target.forwards) > 1)
+    wait_until(lambda: len(watched.target.forwards) > 1, 60)
     before = watched.iteration
-    wait_until(lambda: watched.goes_on_from(before))
+    wait_until(lambda: watched.goes_on_from(before), 60)
     assert job.is_running()
     watched.stop.set()
     assert watched.result.result().outcome == "aborted"

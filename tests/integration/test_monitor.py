@@ -72,17 +72,17 @@ def test_a_run_is_seen_at_all_sites_with_the_labels_and_the_rules(mesh):
     with monitored(mesh) as monitor:
         run = mesh.start_endless()
         run_id = running(run)
-        wait_until(lambda: monitor.sites("up") == dict.fromkeys(PARTICIPANTS, 1.0))
+        wait_until(lambda: monitor.sites("up") == dict.fromkeys(PARTICIPANTS, 1.0), 60)
         running_at = f'flaremesh_run_info{{run_id="{run_id}", job="flaremesh", mesh="ring"}}'
-        wait_until(lambda: monitor.sites(running_at) == dict.fromkeys(SITES, 1.0))
-        wait_until(lambda: monitor.prometheus.query("mesh:flaremesh_consensus_distance:norm"))
+        wait_until(lambda: monitor.sites(running_at) == dict.fromkeys(SITES, 1.0), 60)
+        wait_until(lambda: monitor.prometheus.query("mesh:flaremesh_consensus_distance:norm"), 60)
         run.terminate()
         assert finished(run).returncode == 130
 
 
 def test_what_was_recorded_is_there_the_next_time(mesh):
     with monitored(mesh) as monitor:
-        wait_until(lambda: monitor.sites("up").keys() == PARTICIPANTS)
+        wait_until(lambda: monitor.sites("up").keys() == PARTICIPANTS, 60)
         (before,) = monitor.prometheus.query('min(timestamp(up{site="server"}))')
     with monitored(mesh) as monitor:
         found = monitor.prometheus.scraped('up{site="server"}[1h]')
@@ -101,11 +101,11 @@ def test_a_site_that_goes_and_comes_back_is_followed(make_mesh):
     mesh = make_mesh("followed")
     assert mesh.call("up").returncode == 0
     with monitored(mesh) as monitor:
-        wait_until(lambda: monitor.sites("up").get("bonn") == 1)
+        wait_until(lambda: monitor.sites("up").get("bonn") == 1, 60)
         mesh.process("bonn").kill()
-        wait_until(lambda: monitor.sites("up").get("bonn") == 0)
+        wait_until(lambda: monitor.sites("up").get("bonn") == 0, 60)
         assert mesh.call("up").returncode == 0
-        wait_until(lambda: monitor.sites("up") == dict.fromkeys(PARTICIPANTS, 1.0))
+        wait_until(lambda: monitor.sites("up") == dict.fromkeys(PARTICIPANTS, 1.0), 60)
 
 
 def test_a_second_monitor_of_the_mesh_is_refused(mesh):
@@ -149,7 +149,7 @@ def look(mesh: Mesh):
 def test_top_shows_a_run_at_all_sites_without_prometheus(mesh):
     run = mesh.start_endless()
     run_id = running(run)
-    wait_until(lambda: all(site["iteration"] for site in look(mesh)["runs"][0]["sites"]))
+    wait_until(lambda: all(site["iteration"] for site in look(mesh)["runs"][0]["sites"]), 60)
     view = look(mesh)
     (shown,) = view["runs"]
     assert (shown["run_id"], shown["algorithm"], shown["state"]) == (run_id, "dgd", "running")

@@ -147,5 +147,5 @@ def test_sites_share_again_with_a_server_that_was_away(mesh):
     server.wait(timeout=40)
     assert mesh.target.up(START_SECONDS) == ["server"]
     for site in (OPEN, NARROWED):
-        wait_until(lambda site=site: mesh.metric("server", "iterations_total", site=site))
+        wait_until(lambda site=site: mesh.metric("server", "iterations_total", site=site), 60)
     assert names(mesh, SILENT) == set()

@@ -26,7 +26,7 @@ def reader(mesh: Mesh, prometheus: Watching) -> Reader:
     """Reads what there was to be seen during a run with a refused connection, which raises an alert."""
     with running(mesh, "watched") as run_id:
         dial_as_a_stranger(mesh, "aachen")
-        wait_until(lambda: prometheus.firing("FlareMeshConnectionsRefused"), 60)
+        wait_until(lambda: prometheus.firing("FlareMeshConnectionsRefused"), 30)
         info = f'flaremesh_run_info{{run_id="{run_id}"}}'
         # the last of what is recorded: it looks back
         wait_until(

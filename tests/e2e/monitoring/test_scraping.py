@@ -65,7 +65,7 @@ def test_all_participants_are_scraped_during_a_run(
         'max by (mesh, site, slot) (count_over_time((flaremesh_run_state{state="running"} == 1)[10m:1s]))'
     )
     expression = f"{running} * on (mesh, site, slot) {info}"
-    samples = wait_until(lambda: prometheus.query(expression), 60)
+    samples = wait_until(lambda: prometheus.query(expression), 15)
     assert {(s.labels["mesh"], s.labels["site"]) for s in samples} == {
         (mesh.topology.name, site.name) for site in mesh.topology.sites
     }
