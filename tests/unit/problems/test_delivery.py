@@ -171,5 +171,5 @@ def test_a_description_that_is_none_is_refused(tmp_path: Path, text: str) -> Non
 def test_a_file_that_did_not_arrive_is_named(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config/problem.yaml").write_text("file: mine.py\nname: P\n")
-    with pytest.raises(ProblemError, match="mine.py did not arrive with the job"):
+    with pytest.raises(ProblemError, match=r"mine\.py did not arrive with the job"):
         DeliveredProblem.of(tmp_path).build(SITE)
