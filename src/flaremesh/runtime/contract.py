@@ -56,7 +56,7 @@ class CheckedProblem:
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise self._broken(f"{_kind(answer)}; loss and gradient are expected: return loss, gradient")
         loss, gradient = answer
-        if not isinstance(loss, Tensor) or loss.ndim:
+        if not (isinstance(loss, Tensor) and not loss.ndim and loss.dtype.is_floating_point):
             loss = self._scalar(loss)
         if not (_is_vector(gradient) and gradient.shape == x.shape and gradient.dtype == x.dtype):
             raise self._broken(f"a gradient of {_kind(gradient)}; x is {_kind(x)}")
@@ -95,7 +95,7 @@ class CheckedProblem:
                 "its buffers in new memory at each call; what is mixed would be lost: return one tensor, "
                 "of which the model's buffers are views"
             )
-        return buffers.detach()
+        return buffers.detach() if buffers.numel() else None
 
     def state(self, x: Tensor) -> dict[str, Tensor]:
         """What can be saved of the model at x; the log names the rest."""
@@ -117,17 +117,15 @@ class CheckedProblem:
 
     def _scalar(self, loss: Any) -> Tensor:
         try:
-            return torch.as_tensor(loss).reshape(()).double()
-        except (TypeError, ValueError, RuntimeError):
+            return torch.tensor(_float(loss), dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             raise self._broken(
                 f"a loss of {_kind(loss)}; one number is expected, such as loss.mean()"
             ) from None
 
     def _number(self, name: str, value: Any) -> float:
         try:
-            return float(
-                value.item() if isinstance(value, Tensor | np.ndarray | np.generic) else _real(value)
-            )
+            return _float(value)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             raise self._broken(
                 f"a metric {name} that is {_kind(value)}; a number is expected, or None"
@@ -163,11 +161,13 @@ def _can_be_saved(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
 
 
-def _real(value: Any) -> Any:
-    """The value, unless float() would read it although it is no number."""
-    if isinstance(value, str | bytes):
+def _float(value: Any) -> float:
+    """A number of any kind, alone in an array or not; what float() would read of a text is none."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.item()
+    if isinstance(value, str | bytes | bytearray):
         raise TypeError
-    return value
+    return float(value)
 
 
 def _kind(value: Any) -> str:
