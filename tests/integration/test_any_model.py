@@ -61,6 +61,7 @@ class FourSites:
             ],
             capture_output=True,
             text=True,
+            cwd=self.folder,
         )
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
@@ -70,6 +71,8 @@ class FourSites:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FourSites]:
     ports = LinkPorts(len(SITES))
     mesh = FourSites(tmp_path_factory.mktemp("models"), ports)
+    # where the mesh is started lies another file of that name, which no site must take for the job's
+    (mesh.folder / "brought.py").write_text("raise RuntimeError('this is the wrong file')")
     mesh.call("up", MODELS[0])
     yield mesh
     mesh.call("down", MODELS[0])

@@ -63,6 +63,8 @@ def create(name: str, **hyperparameters: Any) -> Algorithm[Any]:
 
 def configured(run: Run) -> Algorithm[Any]:
     """The algorithm of a run as its topology file configures it; raises what ``create`` raises."""
+    if taken := sorted(run.options.keys() & Run.model_fields.keys()):
+        raise TypeError(f"{_list(taken)} stands beside the options, not among them")
     stepsize = {} if run.stepsize is None else {"stepsize": run.stepsize}
     return create(run.algorithm, **stepsize, **run.options)
 
