@@ -12,8 +12,8 @@ from torch.nn.parameter import UninitializedParameter
 class FlatParameters:
     """Trainable parameters as one vector x (d,), entries in each parameter's logical order.
 
-    A contiguous parameter of x's dtype is a view of x, so that no step loops over layers. Others are copied:
-    those in another memory format, those of another dtype, and complex ones, which are pairs of numbers in x.
+    A parameter of x's dtype is a view of x, so that no step loops over layers. Others are copied: those in
+    another memory format, those of another dtype, and complex ones, which are pairs of numbers in x.
 
     Args:
         module: its trainable parameters are taken.
@@ -32,10 +32,13 @@ class FlatParameters:
         if any(isinstance(parameter, UninitializedParameter) for parameter in self._parameters):
             raise ValueError("the model has lazy parameters; let a batch through it when it is built")
         self.vector, parts = _flattened(self._parameters)
-        pairs = list(zip(self._parameters, parts, strict=True))
-        self._views = [(own, part) for own, part in pairs if own.is_contiguous() and own.dtype == part.dtype]
-        viewed = {id(own) for own, _ in self._views}
-        self._copies = [(own, part) for own, part in pairs if id(own) not in viewed]
+        self._views, self._copies = [], []
+        for own, part in zip(self._parameters, parts, strict=True):
+            if own.dtype == part.dtype and not _in_format(own):
+                self._views.append((own, part))
+            else:
+                own.data = own.data.clone()  # it may have shared memory with others, or with itself
+                self._copies.append((own, part))
         self.load(self.vector)
 
     def load(self, x: Tensor) -> None:
@@ -115,10 +118,10 @@ class FlatBuffers:
                 owner._buffers[name] = part
 
     def scatter(self) -> None:
-        """Give buffers of other dtypes, which are no views, the values of the vector."""
+        """Give the buffers the values of the vector."""
         for (owner, name, _), part in zip(self._slots, self._parts, strict=True):
             own = owner._buffers[name]
-            if own is not None and own.dtype != part.dtype:
+            if own is not None and own.data_ptr() != part.data_ptr():
                 owner._buffers[name] = part.to(own.dtype)
 
 
@@ -140,6 +143,15 @@ def _flattened(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     vector = torch.cat([value.reshape(-1).to(dtype) for value in values])
     parts = torch.split(vector, [value.numel() for value in values])
     return vector, [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def _in_format(parameter: Parameter) -> bool:
+    """Whether it is in channels_last or channels_last_3d, which its owner has chosen for speed."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    chosen = formats.get(parameter.ndim)
+    return (
+        chosen is not None and not parameter.is_contiguous() and parameter.is_contiguous(memory_format=chosen)
+    )
 
 
 def _real(tensor: Tensor | Parameter) -> Tensor:

@@ -1,8 +1,10 @@
 """A torch module, a loss and batches as a problem over one flat vector."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -32,8 +34,8 @@ class ModuleProblem:
         device: where to compute; default a GPU if there is one.
 
     Raises:
-        ValueError: nothing to train, no training data, or batches that can be gone through only once.
-        TypeError: what is given is no module, no function or no batches.
+        ValueError: nothing to train, no training data, or a loss that is to be trained itself.
+        TypeError: what is given is no module, no function, or nothing that gives batches again and again.
     """
 
     def __init__(
@@ -46,12 +48,18 @@ class ModuleProblem:
         device: str | None = None,
     ):
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        module = model if isinstance(model, Module) else _built(model, site.seed)
+        module = _own(model) if isinstance(model, Module) else _built(model, site.seed)
         module.to(self._device)
         if not module.training:
             module.train()
         if not callable(loss):
             raise TypeError("the loss is no function of outputs and targets")
+        if isinstance(loss, Module):
+            if any(parameter.requires_grad for parameter in loss.parameters()):
+                raise ValueError(
+                    "the loss has trainable parameters, and only the model's are trained: put it there"
+                )
+            loss.to(self._device)
         require_passes(train, "train")
         require_passes(test, "test")
         if is_empty(train):
@@ -134,6 +142,18 @@ class ModuleProblem:
         finally:
             for part, mode in modes:
                 part.training = mode
+
+
+_taken: WeakSet[Module] = WeakSet()
+"""Modules of problems of this process."""
+
+
+def _own(module: Module) -> Module:
+    """The module, or a copy: in the simulator a file may give all sites the one that it has made."""
+    if module in _taken:
+        module = copy.deepcopy(module)
+    _taken.add(module)
+    return module
 
 
 def _built(model: Callable[[], Module], seed: int) -> Module:

@@ -67,16 +67,16 @@ class Simulation:
     ):
         boxes = inboxes(schedules)
         self.histories = {site: History() for site in schedules}
+        contexts = [
+            SiteContext.here(site, index, len(schedules), seed) for index, site in enumerate(schedules)
+        ]
+        # all before the first computes: what they share while they are built is still as it was
+        problems = {site.name: TakingTurns(site, problem) for site in contexts}
         self.sites = {
             site: SiteRun(
-                algorithm,
-                TakingTurns(SiteContext.here(site, index, len(schedules), seed), problem),
-                schedule,
-                InProcessLink(site, boxes),
-                self.histories[site],
-                options,
+                algorithm, problems[site], schedule, InProcessLink(site, boxes), self.histories[site], options
             )
-            for index, (site, schedule) in enumerate(schedules.items())
+            for site, schedule in schedules.items()
         }
         self._require_one_model()
         self._options = options

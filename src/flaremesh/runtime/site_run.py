@@ -286,7 +286,8 @@ class SiteRun:
         """
         assert self._buffers is not None, "it is called where there are some"
         change = mixed / row_sum - self._sent_buffers
-        self._buffers.add_(torch.where(self._buffers == self._first_buffers, 0.0, change))
+        constant = (self._buffers == self._first_buffers) | ~change.isfinite()
+        self._buffers.add_(change.masked_fill_(constant, 0.0))
 
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()

@@ -459,3 +459,36 @@ def test_metrics_are_plain_numbers():
     assert {type(value) for value in metrics.values()} == {float}
     assert all(math.isfinite(value) for value in metrics.values())
     assert not isinstance(metrics["loss"], np.generic)
+
+
+def test_sites_that_are_given_one_module_train_each_its_own():
+    model = convolutional()
+    first, second = (module_problem(model, IMAGES) for _ in range(2))
+    descended(first)
+    assert first._module[1].running_mean.any()
+    assert not second._module[1].running_mean.any()
+
+
+def test_a_parameter_that_shares_memory_with_itself_is_taken():
+    class Expanded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(1).expand(2))
+            self.weight = nn.Parameter(torch.randn(2, 5).t())
+
+        def forward(self, inputs):
+            return inputs @ self.weight + self.shift
+
+    problem = module_problem(Expanded)
+    before = problem.evaluate(problem.initial())["loss"]
+    assert problem.evaluate(descended(problem, 20))["loss"] < before
+
+
+def test_a_loss_with_parameters_of_its_own_is_refused():
+    class Weighted(nn.CrossEntropyLoss):
+        def __init__(self):
+            super().__init__()
+            self.temperature = nn.Parameter(torch.ones(()))
+
+    with pytest.raises(ValueError, match="the loss has trainable parameters"):
+        module_problem(lambda: nn.Linear(5, 2), loss=Weighted())
