@@ -49,8 +49,10 @@ class CheckedProblem:
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, a 0-d tensor, and gradient (d,), both detached."""
         version = x._version
-        with self._blamed():
+        try:  # no context manager, which would cost half of all these checks
             answer = self.problem.loss_and_gradient(x.detach())
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
         if x._version != version:
             raise self._broken("back an x that it has written to; work on x.clone()")
         if not isinstance(answer, tuple) or len(answer) != 2:
@@ -64,9 +66,9 @@ class CheckedProblem:
             raise self._broken(f"a gradient on {gradient.device}; x is on {x.device}")
         if not gradient.is_contiguous():
             raise self._broken("a gradient that is not contiguous; return gradient.contiguous()")
-        gradient = gradient.detach()
+        gradient = gradient.detach()  # an object that the problem does not have
         self._require_fresh(gradient)
-        return loss.detach(), gradient
+        return (loss.detach() if loss.requires_grad else loss), gradient
 
     def evaluate(self, x: Tensor) -> dict[str, float]:
         """Metrics by name; those that are None are left out."""
@@ -138,10 +140,16 @@ class CheckedProblem:
     def _blamed(self) -> Iterator[None]:
         try:
             yield
-        except SystemExit as asked:
-            raise ProblemError(f"the problem of {self._site} failed: {ended(asked)}") from None
-        except Exception as error:
-            raise ProblemError(f"the problem of {self._site} failed", error) from error
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception | SystemExit) -> ProblemError:
+        what = f"the problem of {self._site} failed"
+        return (
+            ProblemError(f"{what}: {ended(error)}")
+            if isinstance(error, SystemExit)
+            else ProblemError(what, error)
+        )
 
 
 def fault_at_start(site: str, loss: Tensor, gradient: Tensor) -> str | None:
