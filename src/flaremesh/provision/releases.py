@@ -1,5 +1,7 @@
 """A folder per participant with all that its admin needs to install it on Kubernetes with Helm."""
 
+import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +121,11 @@ def values_of(topology: Topology, mesh: Mesh, participant: str) -> ServerValues 
     values = _derived(topology, mesh, participant)
     merged = _merged(values.model_dump(mode="json", by_alias=True), _further(topology))
     try:
-        return type(values).model_validate(_without_nulls(merged))
+        # as strictly as Helm, which takes no text for a number
+        document = json.dumps(_without_nulls(merged))
+        return type(values).model_validate_json(document, strict=True, by_alias=True, by_name=False)
+    except TypeError as error:
+        raise ReleaseError(f"deploy.values: {error}; put dates in quotes") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("deploy.values", *first["loc"])))
@@ -268,11 +274,20 @@ def _write(path: Path, document: Mapping[str, Any], *, mode: int) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as they are."""
+    """Writes texts of several lines as they are, and others so that every reader of YAML takes them for text.
+
+    Helm's takes 1234e56 and 0934812 for numbers and y for a truth value; PyYAML's does not.
+    """
+
+
+_ONLY_TEXT = re.compile(
+    r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z][a-z0-9./_-]*", re.ASCII | re.IGNORECASE
+)
+"""What needs no quotes."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
+    style = "|" if "\n" in text else None if _ONLY_TEXT.fullmatch(text) else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

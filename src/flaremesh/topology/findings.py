@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from flaremesh.errors import FlaremeshError
 
@@ -37,7 +37,8 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.field + ': ' if self.field else ''}{self.problem}; {self.remedy}"
+        field = f"{self.field}: " if self.field else ""
+        return _visible(f"line {self.line}: {field}{self.problem}; {self.remedy}")
 
 
 class TopologyError(FlaremeshError):
@@ -52,7 +53,32 @@ class TopologyError(FlaremeshError):
     def __init__(self, path: Path, findings: Sequence[Finding]):
         self.findings = tuple(findings)
         count = "1 mistake" if len(findings) == 1 else f"{len(findings)} mistakes"
-        super().__init__("\n".join([f"{path}: {count}", *(f"  {finding}" for finding in findings)]))
+        lines = [f"{path}: {count}", *(f"  {finding}" for finding in findings[:_MOST_SHOWN])]
+        if len(findings) > _MOST_SHOWN:
+            lines.append(f"  … and {len(findings) - _MOST_SHOWN} more")
+        super().__init__("\n".join(lines))
+
+
+_MOST_SHOWN = 50
+
+
+def _visible(text: str) -> str:
+    """The text with escapes for what a terminal would not show, or obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+_LONGEST = 80
+
+
+def shown(value: Any) -> str:
+    """A value as a finding quotes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python writes
+        text = hex(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def near(word: str, known: Sequence[str]) -> str | None:
