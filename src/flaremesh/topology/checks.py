@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
-from flaremesh.topology.findings import Mistake, instead
+from flaremesh.topology.findings import Location, Mistake, instead, shown
 from flaremesh.topology.graphs import Digraph, GraphError, directed, phases
 from flaremesh.topology.schema import DEFAULT_PORT, SERVER, Graph, LinkAddress, Port, Weight, WeightRule
 from flaremesh.topology.weights import UNDIRECTED_ONLY
@@ -20,6 +20,7 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
     """All mistakes between the fields of a topology file's data."""
     sites = [site.get("name") for site in _mappings(data.get("sites"))]
     yield from _unique(sites, "sites", "name")
+    yield from _nameless(data)
     emails = [admin.get("email") for admin in _mappings(data.get("admins"))]
     yield from _unique(emails, "admins", "email")
     for index, name in enumerate(sites):
@@ -60,6 +61,23 @@ def _valid(model: TypeAdapter[_T], value: Any) -> _T | None:
         return model.validate_python(value)
     except ValidationError:
         return None
+
+
+_OPEN = {("run", "problem", "args"), ("deploy", "values")}
+"""What is inside their values is the problem's and the charts' business."""
+
+
+def _nameless(data: Any, at: Location = ()) -> Iterator[Mistake]:
+    """Fields whose names are no text."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            if not isinstance(key, str):
+                yield Mistake((*at, key), f"YAML takes the field's name for {shown(key)}", "put it in quotes")
+            if at not in _OPEN:
+                yield from _nameless(value, (*at, key))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from _nameless(value, (*at, index))
 
 
 def _unique(values: Sequence[Any], section: str, field: str) -> Iterator[Mistake]:
@@ -111,7 +129,7 @@ def _edge_mistakes(
             )
         return
     known, seen = set(sites), set[tuple[str, str]]()
-    one_way = _valid(_TRUTH, graph.get("directed"))
+    one_way = _valid(_TRUTH, graph.get("directed", False)) is not False
     sums: defaultdict[str, float] = defaultdict(float)
     for index, edge in enumerate(edges):
         at = ("graph", "edges", index)

@@ -158,7 +158,7 @@ def _composed(text: str) -> _Node | None:
         if count > _MOST or node.size > _MOST:
             raise Unreadable(
                 f"the file holds more than {_MOST:,} values, those of aliases included",
-                "name an edge list instead of edges: graph: {file: edges.txt}",
+                "use fewer aliases, or name an edge list instead of edges: graph: {file: edges.txt}",
                 line,
             )
         if node.depth > _DEEPEST:
@@ -328,6 +328,8 @@ _YAML_1_1 = yaml.SafeLoader("")
 
 def _meant(text: str) -> _Scalar:
     """The value of a scalar without quotes."""
+    if text[:1] not in _YAML_1_1.yaml_implicit_resolvers:
+        return text  # as most are
     tag: str = _YAML_1_1.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's
     old = tag.removeprefix(_TAG)
     digits = text.replace("_", "")

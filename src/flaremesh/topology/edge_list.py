@@ -33,6 +33,8 @@ class EdgeList:
         match mistake.location:
             case ("graph", "edges", int(index), *_) if self.lines:
                 return self._mistake(self.lines[index], mistake.problem, mistake.remedy)
+            case ("graph", "edges") if self.name:
+                return Mistake(("graph", "file"), f"{self.name}: {mistake.problem}", mistake.remedy)
         return mistake
 
     def read(self, path: Path) -> None:
@@ -75,7 +77,11 @@ def inlined(data: Mapping[str, Any], folder: Path) -> tuple[Mapping[str, Any], E
 
 
 def _fields(line: str) -> list[str]:
-    separator = next((mark for mark in ";," if mark in line), None)  # else white space
+    separator = None  # white space
+    if ";" in line:
+        separator = ";"
+    elif any("," in field for field in line.split()[:2]):  # and not only in a weight, as Germans write 0.3
+        separator = ","
     fields = [field.strip().strip('"') for field in line.split(separator)]
     while fields and not fields[-1]:
         fields.pop()  # a row may end with empty cells

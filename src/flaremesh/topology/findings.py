@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -38,7 +39,8 @@ class Finding:
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        return _visible(f"line {self.line}: {field}{self.problem}; {self.remedy}")
+        parts = (_visible(part) for part in (field, self.problem, self.remedy))
+        return "line {}: {}{}; {}".format(self.line, *parts)
 
 
 class TopologyError(FlaremeshError):
@@ -63,8 +65,9 @@ _MOST_SHOWN = 50
 
 
 def _visible(text: str) -> str:
-    """The text with escapes for what a terminal would not show, or obey."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """A part of a finding, of bearable length, with escapes for what a terminal would not show, or obey."""
+    short = text if len(text) <= 400 else f"{text[:400]}…"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
 
 
 _LONGEST = 80
@@ -75,7 +78,7 @@ def shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
     try:
-        text = repr(value)
+        text = str(value) if isinstance(value, date) else repr(value)
     except ValueError:  # an integer with more digits than Python writes
         text = hex(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

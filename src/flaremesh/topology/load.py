@@ -32,6 +32,8 @@ def load(path: str | Path) -> Topology:
     others = [*invalid, *edge_list.mistakes, *_missing_file(data, path.parent), *mistakes(data)]
     # what else is wrong with a value that cannot be read may be wrong only because of that
     places = {mistake.location for mistake in unreadable}
+    if edge_list.mistakes:
+        places.add(("graph", "edges"))
     found = [*unreadable, *(mistake for mistake in others if mistake.location not in places)]
     if topology is None or found:
         findings = dict.fromkeys(document.located(edge_list.relocate(mistake)) for mistake in found)

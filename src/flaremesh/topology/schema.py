@@ -488,12 +488,13 @@ class Deploy(Closed):
 
     image: ImageName = Field(
         f"flaremesh:{__version__}",
-        description="container image of server and sites, e.g. registry.example.org/flaremesh:1.0",
+        description="container image of server and sites, e.g. registry.example.org/flaremesh:1.0; "
+        "no capitals in its path",
     )
     gpu_image: ImageName = Field(
         f"flaremesh:{__version__}-cuda",
         alias="gpuImage",
-        description="container image of sites with GPUs, e.g. registry.example.org/flaremesh:1.0-cuda",
+        description="container image of sites with GPUs",
     )
     namespace: DnsLabel | None = Field(
         None, description="Kubernetes namespace of all; default: one each, <mesh>-<participant>"

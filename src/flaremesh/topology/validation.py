@@ -53,8 +53,10 @@ def _mistakes(errors: Sequence[ErrorDetails], written: Callable[[Location], str 
             continue  # reported as an unknown field
         if error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
             continue  # pydantic counts the valid entries only
+        if error["type"] == "invalid_key" or location[-1] == "[key]":
+            continue  # see checks.py
         # the name of a union's member stands in pydantic's location, but not in the file
-        place = tuple(step for step in location if step not in _MODELS and step != "[key]")
+        place = tuple(step for step in location if step not in _MODELS)
         value = error["input"]
         quoted = shown(value) if isinstance(value, str) else written(place) or shown(value)
         yield Mistake(place, *_words(error, quoted))
@@ -92,10 +94,6 @@ def _words(error: ErrorDetails, value: str) -> tuple[str, str]:
             return _graph_words(error["input"])
         case "string_pattern_mismatch":
             return f"{value} is not allowed", f"expected: {description}"
-        case "invalid_key":
-            return f"the name {value} is no text", "put it in quotes"
-    if location[-1] == "[key]":
-        return f"the name {value} is no text", "put it in quotes"
     for bound in context.keys() & _BOUNDS.keys():
         return f"{value} is out of range", f"write a value {_BOUNDS[bound]} {context[bound]}: {description}"
     problem = _NO_SUCH_VALUE.get(kind.partition("_")[0], "is not valid")
