@@ -10,7 +10,7 @@ from flaremesh.algorithms import Weights
 from flaremesh.errors import FlaremeshError
 from flaremesh.problems.protocol import ProblemError, SiteContext
 from flaremesh.problems.reference import class_path, importable, load_problem
-from flaremesh.provision import firewall
+from flaremesh.provision import firewall, releases
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.findings import instead
@@ -106,8 +106,11 @@ def plan(topology: Topology, previous: Topology | None = None) -> Plan:
 
     Raises:
         GraphError, MissingExtra: see topology.mesh.build.
+        PlacementError, ReleaseError: see releases.check.
     """
     mesh = build(topology)
+    if topology.deploy:
+        releases.check(topology, mesh)
     refusal = _refusal(topology, mesh)
     return Plan(
         name=topology.name,

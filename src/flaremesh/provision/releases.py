@@ -59,6 +59,10 @@ _LONGEST_NAME = 52
 """Kubernetes appends a hyphen and ten characters to a StatefulSet's name, and a label holds 63."""
 
 
+_OF_TEST = "-test"
+"""What follows a release's name in the names of what its chart makes to test it."""
+
+
 class ReleaseError(FlaremeshError):
     """The topology file asks for a release that Helm or Kubernetes would refuse."""
 
@@ -94,7 +98,24 @@ def releases(topology: Topology) -> tuple[Release, ...]:
         )
     if MONITORING in names and topology.deploy and topology.deploy.monitoring:
         raise ReleaseError(f"deploy.monitoring makes a release of the name {MONITORING}: rename that site")
-    return tuple(Release(name, namespace_of(topology, name), _chart(name)) for name in names)
+    found = tuple(Release(name, namespace_of(topology, name), _chart(name)) for name in names)
+    places = {(release.namespace, release.name) for release in found}
+    for release in found:
+        if (release.namespace, of_test := f"{release.name}{_OF_TEST}") in places:
+            raise ReleaseError(
+                f"{of_test} is what Kubernetes calls the test of {release.name}: rename that site"
+            )
+    return found
+
+
+def check(topology: Topology, mesh: Mesh) -> None:
+    """Make sure that every participant's release can be written.
+
+    Raises:
+        PlacementError, ReleaseError: see releases and values_of.
+    """
+    for release in releases(topology):
+        values_of(topology, mesh, release.name)
 
 
 def release_folder(mesh: Path, participant: str) -> Path:
