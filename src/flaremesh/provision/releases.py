@@ -204,8 +204,8 @@ def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, f
     values = values_of(topology, mesh, release.name)
     local = Kit(local=_files(kit / "local"))
     derived = _given(_derived(topology, mesh, release.name)) | {"kit": _given(local)}
-    _write(folder / VALUES, _merged(derived, _further(topology)), mode=0o644)
-    _write(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
+    write_values(folder / VALUES, _merged(derived, _further(topology)), mode=0o644)
+    write_values(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
     (folder / OWN_VALUES).write_text(_OWN)
     rules = [rule for rule in firewall.rules(topology, mesh) if release.name in (rule.source, rule.target)]
     shared = [topology.shared_by(site) for site in topology.sites if site.name == release.name]
@@ -224,7 +224,7 @@ def write_monitoring(topology: Topology, namespace: str, folder: Path) -> None:
     shutil.copytree(CHARTS / release.chart, folder / release.chart)
     namespaces = sorted({participant.namespace for participant in releases(topology)})
     values = MonitoringValues(meshes=(topology.name,), namespaces=tuple(namespaces))
-    _write(folder / VALUES, _given(values), mode=0o644)
+    write_values(folder / VALUES, _given(values), mode=0o644)
     (folder / OWN_VALUES).write_text(_OWN)
     (folder / README).write_text(_page("monitoring.md.j2", release=release, values=values))
 
@@ -289,7 +289,14 @@ def _given(values: Any) -> dict[str, Any]:
     return dict(values.model_dump(mode="json", by_alias=True, exclude_defaults=True))
 
 
-def _write(path: Path, document: Mapping[str, Any], *, mode: int) -> None:
+def write_values(path: Path, document: Mapping[str, Any], *, mode: int) -> None:
+    """Write a file of values, in which every reader of YAML takes text for text.
+
+    Args:
+        path: the file.
+        document: its values.
+        mode: of the file, for one that does not exist yet.
+    """
     path.touch(mode=mode)
     path.write_text(yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, width=110))
 

@@ -177,9 +177,10 @@ def _events(text: str) -> Iterator[Any]:
         yield from yaml.parse(text, Loader=_Parser)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line if mark else 0
+        lines = text.split("\n")
+        line = min(mark.line if mark else 0, len(lines) - 1)  # libyaml counts one after the last
         remedy = "check indentation, colons, brackets and quotes here"
-        if "\t" in [*text.split("\n"), ""][min(line, text.count("\n"))]:
+        if "\t" in lines[line]:
             remedy = "indent with spaces, not with a tab"
         raise Unreadable(f"this is not YAML: {error.problem}", remedy, line + 1) from None
     except yaml.YAMLError as error:
