@@ -171,6 +171,9 @@ def _edge_mistakes(
         )
 
 
+_MOST_OPTIMAL = 150
+
+
 def _graph_mistakes(data: Any, sites: Sequence[str], rule: WeightRule | None) -> Iterator[Mistake]:
     graph = _valid(_GRAPH, data)
     if graph is None:
@@ -183,6 +186,12 @@ def _graph_mistakes(data: Any, sites: Sequence[str], rule: WeightRule | None) ->
     whole = nx.compose_all(parts)
     if not nx.is_strongly_connected(whole):
         yield Mistake(("graph",), *_disconnection(whole))
+    if rule == "optimal" and len(sites) > _MOST_OPTIMAL:
+        yield Mistake(
+            ("weights",),
+            f"the programme that finds optimal weights takes hours for {len(sites)} sites",
+            f"write weights: metropolis; {_MOST_OPTIMAL} sites are the most",
+        )
     if rule in UNDIRECTED_ONLY and any(directed(part) for part in parts):
         yield Mistake(
             ("weights",),

@@ -21,6 +21,7 @@ _NO_SUCH_VALUE = {
     "model": "is no mapping of fields",
     "dict": "is no mapping of fields",
     "finite": "is not finite",
+    "path": "is no path",
 }
 """By the first word of pydantic's error type."""
 

@@ -633,6 +633,12 @@ BROKEN = {
         "graph.kind",
         "600 sites would have 359,400 edges",
     ),
+    "optimal weights of many sites": Broken(
+        f"sites: [{', '.join(f'{{name: s{i}, org: o}}' for i in range(151))}]\nweights: optimal",
+        2,
+        "weights",
+        "takes hours for 151 sites; write weights: metropolis",
+    ),
     # scalars
     "number with a leading zero": Broken(
         "run: {algorithm: dgd, iterations: 010, problem: {path: flaremesh.problems.digits.Digits}}",
