@@ -16,7 +16,9 @@ import yaml
 from flaremesh.topology.findings import Finding, Location, Mistake, shown
 from flaremesh.topology.text import Unreadable
 
-_Parser = getattr(yaml, "CLoader", yaml.Loader)  # libyaml's is ten times faster; only its events are used
+_Parser = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # libyaml's is ten times faster; only its events are used
 
 _DEEPEST = 100  # of values inside values
 _MOST = 1_000_000  # values, those of an alias counted wherever it stands
@@ -242,6 +244,7 @@ def _mapping(line: int, nodes: Sequence[_Node]) -> _Node:
                 )
             else:
                 merged |= parts
+                mistakes += value.mistakes
         elif isinstance(key.value, list | dict):
             mistakes.append(
                 Mistake(

@@ -680,6 +680,9 @@ BROKEN = {
         "sites[1].name",
         "already in line 4",
     ),
+    "field given twice in what a merge key takes": Broken(
+        "server: {host: localhost, <<: {org: a, org: b}}", 1, "server.org", "already in line 1"
+    ),
     "merge key of a number": Broken(
         """
         server:
