@@ -6,6 +6,7 @@ A model checks its own fields; what holds between fields is checked where a file
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
@@ -144,6 +145,8 @@ Ports: TypeAlias = Annotated[
 
 
 def _scalar(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise refusal(f"{value} is not finite", "write another number")
     if isinstance(value, bool | int | float | str):
         return value
     raise refusal(f"{shown(value)} is neither number, text nor truth value", "write one value")

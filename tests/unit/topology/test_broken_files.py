@@ -424,6 +424,13 @@ BROKEN = {
         "run.options.beta1",
         "neither number, text nor truth value",
     ),
+    "option that is no number": Broken(
+        "run: {algorithm: dgd, iterations: 1, options: {a: .nan}, "
+        "problem: {path: flaremesh.problems.digits.Digits}}",
+        1,
+        "run.options.a",
+        "nan is not finite",
+    ),
     "two sources of a problem": Broken(
         "run: {algorithm: dgd, iterations: 1, problem: {path: flaremesh.problems.digits.Digits, name: D}}",
         1,
