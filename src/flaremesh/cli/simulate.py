@@ -27,8 +27,8 @@ def simulate(
     mesh = check(loaded)
     run = loaded.run
     torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other
-    simulation = simulation_of(run, mesh)
-    simulation.run()
+    with simulation_of(run, mesh) as simulation:
+        simulation.run()
 
     document = {"name": loaded.name, "algorithm": run.algorithm, **simulation.document()}
     if output:

@@ -6,6 +6,8 @@ from typing import Any
 
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 
+from flaremesh.p2p.components import COMPONENTS
+
 
 def prepare(job: Any) -> None:
     """Called when a flaremesh component is added to ``job``; calling it again changes nothing.
@@ -25,7 +27,7 @@ def prepare(job: Any) -> None:
         resources = Path(workspace) / "local" / "resources.json"
         if not resources.exists():
             resources.parent.mkdir(parents=True, exist_ok=True)
-            allowed = [*DEFAULT_CLASS_ALLOW_LIST, "flaremesh."]
+            allowed = [*DEFAULT_CLASS_ALLOW_LIST, *COMPONENTS]
             resources.write_text(
                 json.dumps({"class_list_enforcement_mode": "enforce", "class_allow_list": allowed})
             )

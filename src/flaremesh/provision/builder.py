@@ -13,6 +13,7 @@ from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder
 from nvflare.security.security import COMMAND_CATEGORIES
 
+from flaremesh.p2p.components import COMPONENTS
 from flaremesh.provision import firewall
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Code, Topology
@@ -82,7 +83,7 @@ class KitBuilder(Builder):
         for client, site in zip(project.get_clients(), sites, strict=True):
             _add_agent(site, "flaremesh.p2p.agents.SiteAgent", client.get_prop(_AGENT))
         for local in [server, *sites]:
-            _allow(local / "resources.json", ["flaremesh", *self._code.packages])
+            _allow(local / "resources.json", self._code.packages)
             _authorize(local / "authorization.json", files=self._code.files)
             _log(local / "log_config.json")
 
@@ -141,7 +142,7 @@ def _add_agent(local: Path, path: str, arguments: dict[str, Any]) -> None:
 def _allow(path: Path, packages: Iterable[str]) -> None:
     with _edited(path) as resources:
         # an explicit list replaces NVFlare's default, so it goes on from it; a trailing dot means a package
-        resources["class_allow_list"] += [f"{package}." for package in packages]
+        resources["class_allow_list"] += [*COMPONENTS, *(f"{package}." for package in packages)]
 
 
 def _authorize(path: Path, *, files: bool) -> None:

@@ -1,11 +1,10 @@
 """Any registered algorithm on any problem: the executor of `flaremesh run` and base of the named ones."""
 
 import gc
-import os
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.fl_context import FLContext
@@ -21,15 +20,14 @@ from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, Norms
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome
 from flaremesh.p2p.types import LocalConfig
+from flaremesh.problems.delivery import DeliveredProblem
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.problems.reference import load_problem
 from flaremesh.runtime.history import History
+from flaremesh.runtime.randomness import built
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 
 _HISTORY_POINTS = 500  # of a site's history that leave the site
-
-DATA_DIR_VARIABLE: Final = "FLAREMESH_DATA_DIR"
-"""Environment variable of a site's process: where the site's own data is; see SiteContext.data_dir."""
 
 
 class UnsoundWeights(FlaremeshError):
@@ -41,8 +39,8 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
 
     Args:
         algorithm: name in the registry.
-        problem: {"path": dotted class path, "args": keyword arguments}; None where a subclass overrides
-            ``_make_problem``.
+        problem: {"path": dotted class path, "args": keyword arguments}; None where the job brings it
+            along (see flaremesh.problems.delivery), or a subclass overrides ``_make_problem``.
         sync_timeout: see SyncAlgorithmExecutor.
     """
 
@@ -52,6 +50,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         super().__init__(sync_timeout)
         self.algorithm = algorithm
         self.problem = problem
+        self._app = Path()
         self._outcome = SiteOutcome()
 
     def iteration(self, record: Iteration) -> None:
@@ -71,7 +70,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
 
     def _make_problem(self, site: SiteContext) -> Problem:
         if self.problem is None:
-            raise ValueError("the job names no problem")
+            return DeliveredProblem.of(self._app).build(site)
         return load_problem(self.problem["path"], site, self.problem.get("args", {}))
 
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
@@ -82,12 +81,8 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         extra = from_shareable(shareable).data
         folder = self._run_dir(fl_ctx) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        site = SiteContext(
-            self.client_name,
-            self.config.index,
-            self.config.sites,
-            int(extra.get("seed", 0)),
-            Path(data_dir) if (data_dir := os.environ.get(DATA_DIR_VARIABLE)) else None,
+        site = SiteContext.here(
+            self.client_name, self.config.index, self.config.sites, int(extra.get("seed", 0))
         )
         options = RunOptions(**{name: extra[name] for name in _names(RunOptions) & extra.keys()})
         started = time.perf_counter()
@@ -95,7 +90,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             try:
                 run = SiteRun(
                     self._make_algorithm(extra),
-                    self._make_problem(site),
+                    built(site, self._make_problem),
                     self.config.schedule,
                     self._link,
                     Fanout(history, self._progress, self._metrics, self),
@@ -120,9 +115,16 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                 )
 
     def _authorize(self, fl_ctx: FLContext) -> None:
-        """Hold classes that a job names in its arguments to the kit's allow-list, as NVFlare does its own."""
-        for path in (self.algorithm, (self.problem or {}).get("path", "")):
-            if "." not in path:
+        """Hold the classes that a job names to the kit's allow-list, as NVFlare does its own components.
+
+        flaremesh's own problems and algorithms need no entry: they can be nothing but classes of that kind,
+        see class_path.class_at.
+        """
+        for path, own in (
+            (self.algorithm, "flaremesh.algorithms."),
+            (self._problem_path(), "flaremesh.problems."),
+        ):
+            if "." not in path or path.startswith(own):
                 continue
             try:
                 ComponentPathAuthorizer().authorize_component_config({"path": path}, fl_ctx=fl_ctx)
@@ -132,10 +134,19 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                     "`code: {packages: [...]}` in the topology file, provision again and update the site"
                 ) from error
 
+    def _problem_path(self) -> str:
+        """Of an installed class; empty where the job brings a file, which NVFlare has refused or let pass."""
+        if self.problem is not None:
+            return str(self.problem.get("path", ""))
+        if type(self)._make_problem is not AlgorithmExecutor._make_problem:
+            return ""
+        return DeliveredProblem.of(self._app).path or ""
+
     def _algorithm_name(self) -> str:
         return self.algorithm
 
     def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
+        self._app = Path(fl_ctx.get_workspace().get_app_dir(fl_ctx.get_job_id()))
         self._authorize(fl_ctx)
         self._require_sound_weights(config)
         return super()._configure(config, fl_ctx, abort_signal)

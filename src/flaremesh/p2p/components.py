@@ -1,0 +1,22 @@
+"""The classes of flaremesh that a job may name as NVFlare components: its allow-list, entry by entry.
+
+A prefix such as ``flaremesh.`` would allow every function below it, and some import what their arguments say.
+"""
+
+from typing import Final
+
+COMPONENTS: Final = (
+    "flaremesh.p2p.controllers.DistOptController",
+    "flaremesh.p2p.controllers.dist_opt_controller.DistOptController",
+    "flaremesh.p2p.executors.AlgorithmExecutor",
+    "flaremesh.p2p.executors.ConsensusExecutor",
+    "flaremesh.p2p.executors.DGDExecutor",
+    "flaremesh.p2p.executors.GTADAMExecutor",
+    "flaremesh.p2p.executors.GTExecutor",
+    "flaremesh.p2p.executors.algorithm_executor.AlgorithmExecutor",
+    "flaremesh.p2p.executors.consensus.ConsensusExecutor",
+    "flaremesh.p2p.executors.module_executors.DGDExecutor",
+    "flaremesh.p2p.executors.module_executors.GTADAMExecutor",
+    "flaremesh.p2p.executors.module_executors.GTExecutor",
+)
+"""Under the names that the documentation uses, and under those that NVFlare's FedJob writes."""
