@@ -11,7 +11,7 @@ from flaremesh.class_path import ClassPathError
 from flaremesh.errors import FlaremeshError
 from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import ProblemError, SiteContext
-from flaremesh.provision import firewall
+from flaremesh.provision import firewall, releases
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.runtime.contract import CheckedProblem
 from flaremesh.topology.analysis import iterations_to, period, stationary
@@ -108,8 +108,11 @@ def plan(topology: Topology, previous: Topology | None = None) -> Plan:
 
     Raises:
         GraphError, MissingExtra: see topology.mesh.build.
+        PlacementError, ReleaseError: see releases.check.
     """
     mesh = build(topology)
+    if topology.deploy:
+        releases.check(topology, mesh)
     refusal = _refusal(topology, mesh)
     return Plan(
         name=topology.name,
