@@ -12,6 +12,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
+from enum import Enum
 from itertools import islice
 from typing import Any, Final, NoReturn
 
@@ -101,8 +102,8 @@ def _can_be_key(value: Any) -> bool:
     """Whether ``value`` equals itself and has the same hash at the receiver."""
     if type(value) in (tuple, frozenset):
         return all(map(_can_be_key, value))
-    plain = type(value) in _LEAVES or isinstance(value, complex | datetime | np.generic)
-    return plain and bool(value == value)  # NaN does not
+    plain = type(value) in _LEAVES or isinstance(value, str | bytes | complex | datetime | np.generic)
+    return plain and not isinstance(value, Enum) and bool(value == value)  # NaN does not
 
 
 class _Encoder:
@@ -136,8 +137,10 @@ class _Encoder:
         elif kind in (np.ndarray, np.memmap) and value.dtype.str in _NUMPY_DTYPES:
             flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
             self._array(_NDARRAY, value.dtype.str, value.shape, flat)
-        elif isinstance(value, np.str_ | np.bytes_) or kind in (bytearray, memoryview):
-            self.put(str(value) if kind is np.str_ else bytes(value))
+        elif isinstance(value, str) and not isinstance(value, Enum):  # of a class of its own, such as numpy's
+            self.put(str.__str__(value))
+        elif isinstance(value, bytes | bytearray | memoryview) and not isinstance(value, Enum):
+            self.put(bytes(value))
         elif isinstance(value, np.generic) and value.dtype.str in _NUMPY_DTYPES:
             self._mark(_NUMPY_NUMBER, 0, value.dtype.str, value.tobytes())
         elif kind is complex:

@@ -5,7 +5,7 @@ import math
 import struct
 import tracemalloc
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 
 import msgpack
 import numpy as np
@@ -320,6 +320,14 @@ class Level(IntEnum):
     HIGH = 1
 
 
+class Word(StrEnum):
+    YES = "yes"
+
+
+class Name(str):
+    __slots__ = ()
+
+
 Point = namedtuple("Point", "x y")
 
 
@@ -345,6 +353,8 @@ Point = namedtuple("Point", "x y")
         (Colour.RED, "Colour"),
         (Level.HIGH, "Level"),
         ([1.0, Level.HIGH], "Level"),
+        (Word.YES, "Word"),
+        ({Word.YES: 1}, "dict with the key"),
         (datetime.date(2026, 1, 1), "date"),
         ({math.nan: 1}, "dict with the key nan"),
         ({(1, math.nan): 1}, r"dict with the key \(1, nan\)"),
@@ -441,6 +451,8 @@ def test_a_state_dict_arrives_as_one():
         (bytearray(b"x"), b"x"),
         (memoryview(b"x"), b"x"),
         (np.str_("x"), "x"),
+        (Name("x"), "x"),
+        ({Name("x"): Name("x")}, {"x": "x"}),
         (np.bytes_(b"x"), b"x"),
     ],
 )
