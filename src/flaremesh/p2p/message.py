@@ -29,7 +29,7 @@ _FLAT = 64  # added to the kind of a sequence without further marks, which is re
 _COUNT = struct.Struct("<Q")
 _ALIGNMENT = 16  # of every array in the message
 _MAX_DEPTH = 100  # of lists, tuples, sets and dicts in one another
-_MAX_EQUAL_HASHES = 16  # as many of msgpack's integers share one; more keys of a hash make a dict slow
+_MAX_EQUAL_HASHES = 64  # 35 powers of two share one, as floats; many keys of one hash make a dict slow
 
 _LEAVES: Final = frozenset({type(None), bool, int, float, str, bytes})
 _SEQUENCES: Final[dict[int, Callable[[Iterable[Any]], Collection[Any]]]] = {
@@ -94,7 +94,7 @@ def decode(data: bytes | memoryview) -> Any:
         *(msgpack.exceptions.UnpackException, struct.error),
         *(ValueError, TypeError, RuntimeError, OverflowError),  # numpy's and torch's
     ) as error:
-        raise ValueError(f"malformed message: {error}") from error
+        raise ValueError(f"malformed message: {str(error)[:200]}") from error  # it may quote what came
     return value
 
 
