@@ -240,12 +240,11 @@ def _check(node: Node, sites: set[str]) -> None:
         raise NetworkError(f"{node.id} lists a neighbour twice or itself")
     total = 0.0
     for neighbor in node.neighbors:
-        if not _in_range(neighbor.weight) or not neighbor.weight:
-            raise NetworkError(
-                f"{node.id} gives {neighbor.id} the weight {neighbor.weight!r}; it must lie in (0, 1]"
-            )
-        total += neighbor.weight
-    if node.weight is not None and not _in_range(node.weight):
+        weight = _plain(neighbor.weight)  # again, because it may have been set since
+        if not _in_range(weight) or not weight:
+            raise NetworkError(f"{node.id} gives {neighbor.id} the weight {weight!r}; it must lie in (0, 1]")
+        total += weight
+    if node.weight is not None and not _in_range(_plain(node.weight)):
         raise NetworkError(f"{node.id} gives itself the weight {node.weight!r}; it must lie in [0, 1]")
     if node.weight is None and total > 1 + _ROUNDING:
         raise NetworkError(f"the weights of {node.id}'s neighbours sum to {total:g}, more than 1")
@@ -254,8 +253,10 @@ def _check(node: Node, sites: set[str]) -> None:
 def _neighborhood(site: str, phase: list[Node]) -> Neighborhood:
     row = next(node for node in phase if node.id == site)
     weights = {neighbor.id: float(neighbor.weight or 0) for neighbor in row.neighbors}
-    self_weight, total = row.weight, sum(weights.values())
-    if self_weight is None:
+    if row.weight is not None:
+        self_weight = float(row.weight)
+    else:
+        total = sum(weights.values())
         self_weight = max(0.0, 1.0 - total)
         weights = {peer: weight / max(1.0, total) for peer, weight in weights.items()}
     out = tuple(_site(node) for node in phase if any(neighbor.id == site for neighbor in node.neighbors))

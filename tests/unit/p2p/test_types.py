@@ -321,6 +321,15 @@ def test_a_node_without_neighbours_neither_sends_nor_waits():
     assert (hood.in_weights, hood.out, hood.self_weight) == ({}, (), 1)
 
 
+def test_a_weight_may_be_set_later_from_a_matrix():
+    network = Network([Node("bonn", [Neighbor("ulm")]), Node("ulm", [Neighbor("bonn")])])
+    network.nodes[0].neighbors[0].weight = torch.tensor(0.25)
+    network.nodes[1].neighbors[0].weight = np.float32(0.5)
+    network.nodes[1].weight = np.float32(0.5)
+    assert network.matrices() == [[[0.75, 0.25], [0.5, 0.5]]]
+    assert json.loads(json.dumps(vars(network)))["nodes"][1]["weight"] == 0.5
+
+
 def test_weights_of_float32_that_sum_to_one_leave_nothing_to_the_site():
     third = float(np.float32(1 / 3))
     network = Network([Node("a", [Neighbor(peer, third) for peer in "bcd"]), *map(Node, "bcd")])
