@@ -16,6 +16,7 @@ from nvflare.app_opt.p2p import types as stock
 from nvflare.fuel.utils.component_builder import ComponentBuilder
 from nvflare.job_config.api import FedJob
 
+from flaremesh.p2p import types as ours
 from flaremesh.p2p.controllers import DistOptController
 from flaremesh.p2p.executors import ConsensusExecutor
 from flaremesh.p2p.types import Config, LocalConfig, Neighbor, Network, NetworkError, Node
@@ -56,11 +57,6 @@ def test_copies_have_the_attributes_that_were_added():
     assert copy.deepcopy(node).colour == pickle.loads(pickle.dumps(node)).colour == "red"
 
 
-def in_both(make):
-    """The same object of the stock package and of flaremesh."""
-    return make(stock), make(__import__("flaremesh.p2p.types", fromlist=["types"]))
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -75,9 +71,9 @@ def in_both(make):
     ],
 )
 def test_the_json_of_an_object_is_that_of_the_stock_package(make):
-    theirs, ours = in_both(make)
-    assert vars(ours) == vars(theirs)
-    assert type(ours).of(theirs) == ours
+    theirs, own = make(stock), make(ours)
+    assert vars(own) == vars(theirs)
+    assert type(own).of(theirs) == own
 
 
 @pytest.mark.parametrize(
