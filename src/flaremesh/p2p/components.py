@@ -18,5 +18,11 @@ COMPONENTS: Final = (
     "flaremesh.p2p.executors.module_executors.DGDExecutor",
     "flaremesh.p2p.executors.module_executors.GTADAMExecutor",
     "flaremesh.p2p.executors.module_executors.GTExecutor",
+    # plain data, as arguments of the others
+    "flaremesh.p2p.types.Config",
+    "flaremesh.p2p.types.LocalConfig",
+    "flaremesh.p2p.types.Neighbor",
+    "flaremesh.p2p.types.Network",
+    "flaremesh.p2p.types.Node",
 )
 """Under the names that the documentation uses, and under those that NVFlare's FedJob writes."""

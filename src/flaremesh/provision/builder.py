@@ -16,7 +16,7 @@ from nvflare.security.security import COMMAND_CATEGORIES
 from flaremesh.p2p.components import COMPONENTS
 from flaremesh.provision import firewall
 from flaremesh.topology.mesh import build
-from flaremesh.topology.schema import SERVER, Code, Topology
+from flaremesh.topology.schema import MOST_SITES, SERVER, Code, Topology
 
 _HEART_BEAT_TIMEOUT = 30  # seconds of silence after which a site is lost; sites beat every 10 s
 
@@ -26,7 +26,6 @@ _SHUTDOWN_PERIOD = 2  # seconds that a stopping server waits for its sites; they
 
 _JOB_END_POLL = 0.2  # seconds; NVFlare's default of 3 s delays the end of every run
 _AGENT = "flaremesh_agent"  # id of the agent, and a client's property with the arguments of its own
-_MAX_SITES = 10_000  # NVFlare's default of 100 would turn the 101st site away
 
 
 def project_of(topology: Topology) -> Project:
@@ -99,7 +98,7 @@ def _serve(path: Path) -> None:
     with _edited(path) as resources:
         resources["servers"][0] |= {
             "heart_beat_timeout": _HEART_BEAT_TIMEOUT,
-            "max_num_clients": _MAX_SITES,
+            "max_num_clients": MOST_SITES,  # NVFlare's default of 100 would turn the 101st site away
             "shutdown_period": _SHUTDOWN_PERIOD,
             "check_engine_frequency": _JOB_END_POLL,
         }

@@ -14,7 +14,7 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 from nvflare.fuel.sec.authz import AuthzContext, Person
 from nvflare.security.security import FLAuthorizer
 
-from flaremesh.p2p import controllers, executors
+from flaremesh.p2p import controllers, executors, types
 from flaremesh.p2p.components import COMPONENTS
 from flaremesh.p2p.storage import WorkspaceStorage
 from flaremesh.provision.kits import provision
@@ -81,7 +81,8 @@ def test_every_component_is_listed_by_both_of_its_names() -> None:
         if not inspect.isabstract(cls)
         for name in (f"{package}.{cls.__name__}", f"{cls.__module__}.{cls.__name__}")
     }
-    assert set(COMPONENTS) == found
+    data = (types.Config, types.LocalConfig, types.Neighbor, types.Network, types.Node)
+    assert set(COMPONENTS) == found | {f"{types.__name__}.{cls.__name__}" for cls in data}
 
 
 def test_a_package_in_the_topology_file_is_allowed_too(tmp_path: Path, make_topology) -> None:
