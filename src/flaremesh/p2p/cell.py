@@ -119,7 +119,7 @@ class RunCell:
         self._cell.register_request_cb(_CHANNEL, topic, deliver)
 
     def senders(self) -> Callable[[], str]:
-        """A function that tells, in the thread that handles a request, which site or whatever else sent it."""
+        """A function that tells, in the thread that handles a request, who sent it."""
         now = threading.local()
 
         def note(message: Message) -> None:

@@ -65,6 +65,6 @@ def _require_json(component: Any) -> None:
             json.dumps(value)
         except TypeError as error:
             raise ArgumentError(
-                f"{type(component).__name__}: the job cannot carry the argument {name}: {error}; give numbers, "
-                "texts, lists and dicts of them, or one object with such arguments, as Network(nodes=[...]) is one"
+                f"{type(component).__name__}: the job cannot carry the argument {name}: {error}; give "
+                "numbers, texts, lists and dicts of them, or an object of such arguments, as a Network is"
             ) from error

@@ -21,7 +21,7 @@ ADDRESS: Final = "address"
 """In the reply to the first ``config`` task: host and port where in-neighbours dial, None if they cannot."""
 
 BY_VALUE: Final = "by_value"
-"""Beside ADDRESS: the site's code wants to see values, not vectors. Beside ADDRESSES: that of some site does."""
+"""Beside ADDRESS: code of the site sees or makes what is sent. Beside ADDRESSES: that of some site does."""
 
 ADDRESSES: Final = "addresses"
 """In the second ``config`` task, which comes when all sites listen: the addresses of all that have one."""

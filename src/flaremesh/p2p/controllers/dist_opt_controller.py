@@ -80,7 +80,7 @@ class DistOptController(Controller):
     ) -> None:
         super().__init__(task_check_period)
         # FedJob writes constructor arguments as JSON and finds them under their names, or with an underscore
-        self._config = asdict(config) if isinstance(config, Config) else config
+        self._config = Config.of(config).__dict__
         self.start_timeout = start_timeout
         self.labels = labels or {}
         self._state = RunState.WAITING
@@ -100,7 +100,7 @@ class DistOptController(Controller):
     @cached_property
     def config(self) -> Config:
         """The network and ``extra``."""
-        return Config(**self._config)
+        return Config.of(self._config)
 
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
         """Called by FedJob."""
@@ -182,8 +182,8 @@ class DistOptController(Controller):
             return
         if self._strangers and self._strangers != set(schedules):
             self._fail(
-                f"{', '.join(sorted(self._strangers))}: its executor answers the config task without the address "
-                "of its link, which its neighbours need; let its execute return what super().execute returns"
+                f"{', '.join(sorted(self._strangers))}: its executor answers the config task without the "
+                "address of its link, which its neighbours need; let execute return what super().execute does"
             )
         for site in set(schedules) - self._linked:
             known = {peer: self._addresses[peer] for hood in schedules[site] for peer in hood.out}
@@ -196,9 +196,7 @@ class DistOptController(Controller):
             self.send(self._task(Task.CONFIG, {PREPARE: True}), fl_ctx, targets=[site])
         doing = "it is still loading data, building its problem or computing its first gradient"
         remedy = "raise run.start_timeout, in a job's config extra['start_timeout']"
-        self._await_sites(
-            self._prepared, deadline, f"not prepared {late}: {doing}; {remedy}", abort_signal
-        )
+        self._await_sites(self._prepared, deadline, f"not prepared {late}: {doing}; {remedy}", abort_signal)
 
     @property
     def _start_timeout(self) -> float:
@@ -207,11 +205,13 @@ class DistOptController(Controller):
     def _await_sites(
         self, ready: Collection[str], deadline: float, otherwise: str, abort_signal: Signal
     ) -> bool:
-        """Wait until all sites are ready, and fail naming those that are not; False if the run was aborted."""
+        """Wait until all sites are ready, and fail naming the others; False if the run was aborted."""
         while missing := {node.id for node in self.config.network.nodes}.difference(ready):
             if time.monotonic() > deadline:
                 # who itself waits for a late one is not to blame
-                waiting = {site for site in missing if self._progress.get(site, {}).get("waits_for") in missing}
+                waiting = {
+                    site for site in missing if self._progress.get(site, {}).get("waits_for") in missing
+                }
                 self._fail(f"{', '.join(sorted(missing - waiting or missing))}: {otherwise}")
             if self._wait(abort_signal):
                 return False
@@ -348,7 +348,6 @@ class DistOptController(Controller):
         seen = self._progress.get(site, {})
         metrics = {name: seen[name] for name in ("loss", "accuracy") if name in seen}
         return {"iterations": seen.get("iteration", 0), "metrics": metrics}
-
 
 
 def _data(reply: Shareable) -> dict[str, Any]:

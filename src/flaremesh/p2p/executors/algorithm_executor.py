@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import numpy as np
 import torch
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.fl_context import FLContext
@@ -57,8 +58,8 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             ``_make_problem``.
         sync_timeout: see SyncAlgorithmExecutor.
 
-    A subclass that overrides one of the methods that see messages takes part in what all sites tell each other:
-    the run then exchanges values by ``_exchange_values`` instead of vectors.
+    Where a site's subclass overrides one of the methods that see messages, all sites exchange values by
+    ``_exchange_values`` instead of vectors.
     """
 
     _hooks: ClassVar[frozenset[str]] = MESSAGES
@@ -154,8 +155,8 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             if part.by_value:
                 if extra.get("mix_buffers") and problem.buffers() is not None:
                     raise ExtraError(
-                        f"{self.client_name}: mix_buffers is on, and a subclass makes this run's messages, in "
-                        "which buffers have no place; leave mix_buffers out, and they stay as each site has them"
+                        f'{self.client_name}: extra["mix_buffers"] is true, and a subclass makes the '
+                        "messages, which have no place for buffers; without it each site keeps its own"
                     )
                 options = replace(options, mix_buffers=False)
                 make = partial(RunByValue, self._exchange_vectors)
@@ -183,7 +184,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             raise ExtraError(f'extra["wire"]: {error.errors()[0]["msg"]}') from error
         if self._flaremesh.by_value and options.wire != Wire():
             raise ExtraError(
-                f'{self.client_name}: extra["wire"] is {options.wire.encoding}, and a subclass makes this run\'s '
+                f'{self.client_name}: extra["wire"] is {options.wire.encoding}, and a subclass makes the '
                 "messages, which travel as they are; leave wire out, and narrow the values in _to_message"
             )
         return options
@@ -196,16 +197,14 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         """The last iteration is over; hook of the named executors."""
 
     def _leave(self, name: str, sequence: Sequence[Any]) -> None:
-        """Save a sequence in the run's folder, and in the simulator also where the stock package leaves it."""
-        try:
-            tensor = torch.tensor(sequence)
-        except (TypeError, ValueError):  # its elements are tensors
-            tensor = torch.stack([torch.as_tensor(element) for element in sequence])
+        """Save a sequence in the run's folder, in the simulator also where the stock package leaves it."""
+        arrays = any(isinstance(element, torch.Tensor | np.ndarray) for element in sequence)
+        tensor = torch.stack([*map(torch.as_tensor, sequence)]) if arrays else torch.tensor(sequence)
         for folder in (self._flaremesh.folder, *([Path.cwd()] if self._flaremesh.simulated else [])):
             torch.save(tensor, folder / name)
 
     def _exchange_vectors(self, vectors: Vectors, iteration: int) -> Mixture:
-        """Let the subclass's methods exchange the vectors, and mix what they leave in ``neighbors_values``."""
+        """Let a subclass's methods exchange the vectors, and mix what is in ``neighbors_values`` then."""
         context = self._flaremesh.context
         assert context is not None, "an iteration runs in a task"
         with torch.no_grad():
@@ -229,12 +228,12 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             return self._vectors_of(value, like)
         except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
             raise LinkError(
-                f"{self.client_name}: what _from_message of {type(self).__name__} makes of {peer}'s value does not "
-                f"fit its own: {error}"
+                f"{self.client_name}: what _from_message of {type(self).__name__} makes of {peer}'s value "
+                f"does not fit the own one: {error}"
             ) from error
 
     def _value_of(self, vectors: Vectors) -> Any:
-        """What ``_exchange_values`` gets for vectors; a subclass of the stock package's class gets its shape."""
+        """What ``_exchange_values`` gets for vectors; from the named executors, what the stock's give."""
         return [vector.clone() for vector in vectors]
 
     def _own_vectors(self, vectors: Vectors) -> Vectors:
@@ -274,8 +273,8 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         if not (rows and config.column_stochastic):
             raise UnsoundWeights(
                 f"{self._algorithm_name()} needs a {needed.value} mixing matrix, and the "
-                f"{'columns' if rows else 'rows'} of this network's do not sum to one; on these weights run what "
-                "is made for them, in a run_algorithm of your own"
+                f"{'columns' if rows else 'rows'} of this network's do not sum to one; what is made for such "
+                "weights runs in a run_algorithm of your own"
             )
 
     def _make_algorithm(self, extra: dict[str, Any]) -> algorithms.Algorithm[Any]:

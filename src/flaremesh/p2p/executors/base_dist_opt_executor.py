@@ -120,10 +120,13 @@ class BaseDistOptExecutor(Executor, ABC):
             return make_reply(ReturnCode.OK)
         self._learn_name(fl_ctx)  # again, because a subclass's handle_event need not call this one's
         require_free_names(vars(self), type(self))
-        config = LocalConfig(**data)
+        config = LocalConfig.of(dict(data))
         if not config.schedule:
             # from a controller that sends neighbours alone: every edge goes both ways
-            ends = [Node(neighbor.id, [Neighbor(self.client_name, neighbor.weight)]) for neighbor in config.neighbors]
+            ends = [
+                Node(neighbor.id, [Neighbor(self.client_name, neighbor.weight)])
+                for neighbor in config.neighbors
+            ]
             network = Network([Node(self.client_name, config.neighbors), *ends])
             config.schedule = network.schedules()[self.client_name]
         address = self._configure(config, fl_ctx, abort_signal)

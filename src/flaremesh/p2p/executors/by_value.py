@@ -37,7 +37,7 @@ class RunByValue(SiteRun):
 
 
 def joined(tensors: Iterable[Tensor]) -> Tensor:
-    """A vector (d,) of the entries of all, a complex number as two, in the narrowest dtype that holds them."""
+    """A vector (d,) of the entries of all, complex ones as two, in the narrowest dtype that holds them."""
     parts = [_real(tensor).reshape(-1) for tensor in tensors]
     dtype = reduce(torch.promote_types, (part.dtype for part in parts))
     return torch.cat([part.to(dtype) for part in parts])

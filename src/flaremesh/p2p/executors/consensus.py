@@ -51,8 +51,8 @@ class ConsensusExecutor(AlgorithmExecutor):
             start = torch.as_tensor(self.current_value, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ProblemError(
-                f"the current_value of {site.name} is {self.current_value!r}; a number or an array of numbers is "
-                "expected"
+                f"the current_value of {site.name} is {self.current_value!r}; a number is expected, "
+                "or an array of numbers"
             ) from error
         return Consensus(site, values={site.name: start.reshape(-1).tolist()})
 

@@ -1,8 +1,8 @@
-"""Distributed gradient descent on a torch module: subclass it, and build model and data in the constructor."""
+"""Distributed gradient descent on a torch module: subclass it, build model and data in the constructor."""
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,7 +18,9 @@ class DGDExecutor(ModuleExecutor):
 
     def _make_algorithm(self, extra: dict[str, Any]) -> Algorithm[Any]:
         algorithm = super()._make_algorithm(extra)
-        return _Descent(self, algorithm) if self._flaremesh.by_value else algorithm
+        if self._flaremesh.by_value and isinstance(algorithm, DgdCta):
+            return _Descent(self, algorithm)
+        return algorithm
 
     def _to_message(self, x: Any) -> Any:
         """The trainable ones of the parameters ``x``, as arrays."""
@@ -32,7 +34,7 @@ class DGDExecutor(ModuleExecutor):
 class _Descent:
     """The algorithm with the executor's step size, which a subclass may change in any iteration."""
 
-    weights = Weights.DOUBLY_STOCHASTIC
+    weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
 
     def __init__(self, executor: DGDExecutor, algorithm: DgdCta):
         self._executor, self._algorithm = executor, algorithm
@@ -47,9 +49,10 @@ class _Descent:
 
     def update(self, state: DgdState, mixed: Mixed, gradient: Gradient) -> DgdState:
         """See Algorithm."""
+        vectors = mixed()  # first, because the step size may change in the exchange
         if stepsize := self._executor._stepsize:
             self._algorithm = replace(self._algorithm, stepsize=stepsize)
-        return self._algorithm.update(state, mixed, gradient)
+        return self._algorithm.update(state, lambda: vectors, gradient)
 
     def estimate(self, state: DgdState) -> Tensor:
         """See Algorithm."""

@@ -1,7 +1,7 @@
 """Gradient tracking on a torch module: subclass it, and build model and data in the constructor."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ class GTExecutor(ModuleExecutor):
 
     Attributes:
         tracker, old_gradient: tensors shaped like the model's parameters: in `_update_local_state` and
-            `_exchange_values`, and when the run is over. Where `_pre_algorithm_run` leaves them zero or empty,
-            both start as the gradient at the initial point.
+            `_exchange_values`, and when the run is over. Where `_pre_algorithm_run` leaves them zero, both
+            start as the gradient at the initial point.
     """
 
     algorithm_name = "gradient-tracking"
@@ -51,8 +51,10 @@ class GTExecutor(ModuleExecutor):
                 parameter.sub_(tracker, alpha=stepsize)
 
     def _make_algorithm(self, extra: dict[str, Any]) -> Algorithm[Any]:
-        algorithm = super()._make_algorithm(extra)
-        return _Tracking(self) if self._flaremesh.by_value else algorithm
+        algorithm = super()._make_algorithm(extra)  # which also checks what extra says
+        if self._flaremesh.by_value:
+            return _Tracking(self)
+        return algorithm
 
     def _to_message(self, x: Mapping[str, Iterable[Tensor]]) -> Any:
         """``parameters`` and ``tracker`` as arrays."""
@@ -115,7 +117,7 @@ class GTExecutor(ModuleExecutor):
 class _Tracking:
     """Gradient tracking whose local step and step size are the executor's, which a subclass may change."""
 
-    weights = Weights.DOUBLY_STOCHASTIC
+    weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
 
     def __init__(self, executor: GTExecutor):
         self._executor = executor

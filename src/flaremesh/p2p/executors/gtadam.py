@@ -57,7 +57,9 @@ class GTADAMExecutor(GTExecutor):
         self.m, self.v = self.m or self._zeros(), self.v or self._zeros()
         for i, (parameter, tracker) in enumerate(zip(self.model.parameters(), self.tracker, strict=True)):
             self.m[i] = torch.lerp(tracker, self.m[i], self.beta1)
-            self.v[i] = torch.minimum(self.beta2 * self.v[i] + (1 - self.beta2) * tracker**2, self.G.to(tracker))
+            self.v[i] = torch.minimum(
+                self.beta2 * self.v[i] + (1 - self.beta2) * tracker**2, self.G.to(tracker)
+            )
             if parameter.requires_grad:
                 parameter.addcdiv_(self.m[i], (self.v[i] + self.epsilon).sqrt(), value=-stepsize)
 

@@ -53,7 +53,7 @@ def overrides(executor: object, name: str) -> bool:
 
 
 def require_free_names(names: Any, executor: type) -> None:
-    """Raise NameTaken if one of the ``names`` that a subclass of ``executor`` gives is a method in use here."""
+    """Raise NameTaken if one of the ``names`` that a subclass gives anew is a method in use here."""
     methods = {
         name
         for cls in executor.__mro__
@@ -63,8 +63,8 @@ def require_free_names(names: Any, executor: type) -> None:
     }
     if taken := sorted(methods.intersection(names) - _FOR_SUBCLASSES):
         raise NameTaken(
-            f"{executor.__name__}.{taken[0]} is the name of a method that flaremesh's executors use themselves; "
-            "call yours something else"
+            f"{executor.__name__}.{taken[0]} is the name of a method that flaremesh's executors use "
+            "themselves; call yours something else"
         )
 
 

@@ -159,8 +159,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
     def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
         """Send ``value`` and fill ``neighbors_values[iteration]``.
 
-        Whoever is listed in ``neighbors`` is waited for. Out-neighbours get the value, except one that was taken
-        off ``neighbors``: it is told so.
+        Whoever is listed in ``neighbors`` is waited for. Out-neighbours get the value, except one that was
+        taken off ``neighbors``: it is told so.
 
         Raises PeerTimeout that names the silent neighbours, RunAborted, LinkError for a value that cannot be
         read or is not to be had, or TypeError for one that cannot be sent.
@@ -249,7 +249,9 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         try:
             number = operator.index(iteration)
         except TypeError:
-            raise LinkError(f"the iteration of _exchange_values must be a whole number, not {iteration!r}") from None
+            raise LinkError(
+                f"the iteration of _exchange_values must be a whole number, not {iteration!r}"
+            ) from None
         latest, stage = self._flaremesh.latest
         self._flaremesh.latest = number, stage + 1 if number == latest else 0
         return self._flaremesh.latest
@@ -274,7 +276,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         listed = list(dict.fromkeys(neighbor.id for neighbor in self.neighbors))
         if strangers := [peer for peer in listed if peer not in hood.in_weights]:
             raise LinkError(
-                f"{self.client_name} lists {strangers[0]} in neighbors, and the network of this run has no edge "
+                f"{self.client_name} lists {strangers[0]} in neighbors, and this run's network has no edge "
                 "from there; put it into the Config that the controller gets"
             )
         return listed
