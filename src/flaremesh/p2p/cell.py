@@ -5,7 +5,6 @@ the server against the token of the client that sent it, so it is used here; byt
 are, where an array would become a download.
 """
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -117,14 +116,3 @@ class RunCell:
             handler(self._names.get(origin, origin), message.payload)
 
         self._cell.register_request_cb(_CHANNEL, topic, deliver)
-
-    def senders(self) -> Callable[[], str]:
-        """A function that tells, in the thread that handles a request, who sent it."""
-        now = threading.local()
-
-        def note(message: Message) -> None:
-            now.origin = message.get_header(MessageHeaderKey.ORIGIN)
-
-        # for "*": see hear_failures
-        self._cell.add_incoming_request_filter("*", "*", note)
-        return lambda: self._names.get(now.origin, now.origin)

@@ -3,7 +3,7 @@
 import operator
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -109,7 +109,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         cell.listen(FRAMES, relay.deliver)
         if overrides(self, "_exchange_values"):
             # it may send by NVFlare's own messages, as the stock package does
-            self._hear_requests(fl_ctx, cell.senders())
+            self._hear_requests(fl_ctx)
         credentials = _credentials(fl_ctx)
         part.simulated = credentials is None
         listen = (config.link["host"], tuple(config.link["ports"])) if config.link else None
@@ -294,18 +294,27 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
                     del unread[0]
                 del part.unread[peer]
 
-    def _hear_requests(self, fl_ctx: FLContext, sender: Callable[[], str]) -> None:
-        """Take in values that come by ``send_aux_request``, whose sender NVFlare has authenticated."""
+    def _hear_requests(self, fl_ctx: FLContext) -> None:
+        """Take in values that come by ``send_aux_request``, unless this executor exchanges as others do.
 
-        def handle(topic: str, request: Shareable, context: FLContext) -> Shareable:
-            peer = sender()
-            if peer not in {neighbor.id for neighbor in self.neighbors}:
+        Of their senders there is no more proof than NVFlare asks for.
+        """
+        engine = fl_ctx.get_engine()
+
+        def handle(topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+            peer = request.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
+            stranger = peer not in {neighbor.id for neighbor in self.neighbors}
+            if stranger or self._flaremesh.exchanged:
                 return make_reply(ReturnCode.EXECUTION_EXCEPTION)
-            request.set_peer_props({**(request.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: peer})
-            return self._handle_neighbor_value(topic, request, context)
+            try:
+                return self._handle_neighbor_value(topic, request, fl_ctx)
+            except Exception as error:
+                # who waits for the value by itself would wait for ever
+                self._panicked(f"cannot take in what {peer} sent: {type(error).__name__}: {error}")
+                raise
 
         with suppress(ValueError):  # a subclass's handle_event has registered one
-            fl_ctx.get_engine().register_aux_message_handler(_TOPIC, handle)
+            engine.register_aux_message_handler(_TOPIC, handle)
 
 
 def _credentials(fl_ctx: FLContext) -> Credentials | None:
