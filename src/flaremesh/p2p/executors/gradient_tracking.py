@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
 from torch import Tensor
 from torch.nn import Module
 
@@ -39,8 +42,8 @@ class GTExecutor(ModuleExecutor):
         self.tracker: list[Tensor] = []
         self.old_gradient: list[Tensor] = []
 
-    def _pre_algorithm_run(self, *args: Any) -> None:
-        super()._pre_algorithm_run(*args)
+    def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+        super()._pre_algorithm_run(fl_ctx, shareable, abort_signal)
         self.tracker, self.old_gradient = self._zeros(), self._zeros()
 
     def _update_local_state(self, stepsize: float) -> None:
