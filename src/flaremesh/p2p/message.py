@@ -12,6 +12,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
+from enum import Enum
 from itertools import islice
 from typing import Any, Final, NoReturn
 
@@ -28,7 +29,7 @@ _FLAT = 64  # added to the kind of a sequence without further marks, which is re
 _COUNT = struct.Struct("<Q")
 _ALIGNMENT = 16  # of every array in the message
 _MAX_DEPTH = 100  # of lists, tuples, sets and dicts in one another
-_MAX_EQUAL_HASHES = 16  # as many of msgpack's integers share one; more keys of a hash make a dict slow
+_MAX_EQUAL_HASHES = 64  # 35 powers of two share one, as floats; many keys of one hash make a dict slow
 
 _LEAVES: Final = frozenset({type(None), bool, int, float, str, bytes})
 _SEQUENCES: Final[dict[int, Callable[[Iterable[Any]], Collection[Any]]]] = {
@@ -93,7 +94,7 @@ def decode(data: bytes | memoryview) -> Any:
         *(msgpack.exceptions.UnpackException, struct.error),
         *(ValueError, TypeError, RuntimeError, OverflowError),  # numpy's and torch's
     ) as error:
-        raise ValueError(f"malformed message: {error}") from error
+        raise ValueError(f"malformed message: {str(error)[:200]}") from error  # it may quote what came
     return value
 
 
@@ -101,8 +102,8 @@ def _can_be_key(value: Any) -> bool:
     """Whether ``value`` equals itself and has the same hash at the receiver."""
     if type(value) in (tuple, frozenset):
         return all(map(_can_be_key, value))
-    plain = type(value) in _LEAVES or isinstance(value, complex | datetime | np.generic)
-    return plain and bool(value == value)  # NaN does not
+    plain = type(value) in _LEAVES or isinstance(value, str | bytes | complex | datetime | np.generic)
+    return plain and not isinstance(value, Enum) and bool(value == value)  # NaN does not
 
 
 class _Encoder:
@@ -136,8 +137,10 @@ class _Encoder:
         elif kind in (np.ndarray, np.memmap) and value.dtype.str in _NUMPY_DTYPES:
             flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
             self._array(_NDARRAY, value.dtype.str, value.shape, flat)
-        elif isinstance(value, np.str_ | np.bytes_) or kind in (bytearray, memoryview):
-            self.put(str(value) if kind is np.str_ else bytes(value))
+        elif isinstance(value, str) and not isinstance(value, Enum):  # of a class of its own, such as numpy's
+            self.put(str.__str__(value))
+        elif isinstance(value, bytes | bytearray | memoryview) and not isinstance(value, Enum):
+            self.put(bytes(value))
         elif isinstance(value, np.generic) and value.dtype.str in _NUMPY_DTYPES:
             self._mark(_NUMPY_NUMBER, 0, value.dtype.str, value.tobytes())
         elif kind is complex:

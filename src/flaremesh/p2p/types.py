@@ -51,7 +51,9 @@ class _Json(_Instance):
         else:
             raise NetworkError(f"{value!r} is no {cls.__name__}; give one, or a dict with {', '.join(known)}")
         if unknown := given.keys() - known.keys():
-            raise NetworkError(f"a {cls.__name__} has no {min(map(str, unknown))}, only {', '.join(known)}")
+            raise NetworkError(
+                f"a {cls.__name__} has no field {min(map(repr, unknown))}, only {', '.join(known)}"
+            )
         for name, f in known.items():
             if name not in given and f.default is MISSING and f.default_factory is MISSING:
                 raise NetworkError(f"a {cls.__name__} needs the field {name}, and {value!r} has none")
@@ -78,10 +80,14 @@ def _default(f: Field[Any]) -> Any:
 _AnyJson = TypeVar("_AnyJson", bound=_Json)
 
 
-def _each(kind: type[_AnyJson], values: Any, what: str) -> list[_AnyJson]:
+def _list(values: Any, what: str) -> list[Any]:
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
         raise NetworkError(f"{what} must be a list, not {values!r}")
-    return [kind.of(value) for value in values]
+    return list(values)
+
+
+def _each(kind: type[_AnyJson], values: Any, what: str) -> list[_AnyJson]:
+    return [kind.of(value) for value in _list(values, what)]
 
 
 def _plain(value: Any) -> Any:
@@ -161,7 +167,8 @@ class Network(_Json):
 
     def __post_init__(self) -> None:
         self.nodes = _each(Node, self.nodes, "the nodes of a network")
-        self.phases = [_each(Node, phase, "a phase of a network") for phase in self.phases or ()]
+        phases = _list(self.phases or [], "the phases of a network")
+        self.phases = [_each(Node, phase, "a phase of a network") for phase in phases]
         if not self.nodes and self.phases:
             self.nodes = self.phases[0]
 
@@ -227,18 +234,17 @@ def _in_range(weight: Any) -> bool:
 
 def _check(node: Node, sites: set[str]) -> None:
     names = [neighbor.id for neighbor in node.neighbors]
+    if strangers := [name for name in names if not isinstance(name, str) or name not in sites]:
+        raise NetworkError(f"{node.id} lists {strangers[0]}, which is no node of the network")
     if len(set(names)) < len(names) or node.id in names:
         raise NetworkError(f"{node.id} lists a neighbour twice or itself")
     total = 0.0
     for neighbor in node.neighbors:
-        if neighbor.id not in sites:
-            raise NetworkError(f"{node.id} lists {neighbor.id}, which is no node of the network")
-        if not _in_range(neighbor.weight) or not neighbor.weight:
-            raise NetworkError(
-                f"{node.id} gives {neighbor.id} the weight {neighbor.weight!r}; it must lie in (0, 1]"
-            )
-        total += neighbor.weight
-    if node.weight is not None and not _in_range(node.weight):
+        weight = _plain(neighbor.weight)  # again, because it may have been set since
+        if not _in_range(weight) or not weight:
+            raise NetworkError(f"{node.id} gives {neighbor.id} the weight {weight!r}; it must lie in (0, 1]")
+        total += weight
+    if node.weight is not None and not _in_range(_plain(node.weight)):
         raise NetworkError(f"{node.id} gives itself the weight {node.weight!r}; it must lie in [0, 1]")
     if node.weight is None and total > 1 + _ROUNDING:
         raise NetworkError(f"the weights of {node.id}'s neighbours sum to {total:g}, more than 1")
@@ -247,19 +253,29 @@ def _check(node: Node, sites: set[str]) -> None:
 def _neighborhood(site: str, phase: list[Node]) -> Neighborhood:
     row = next(node for node in phase if node.id == site)
     weights = {neighbor.id: float(neighbor.weight or 0) for neighbor in row.neighbors}
-    if row.weight is None and (total := sum(weights.values())) > 1:
-        weights = {peer: weight / total for peer, weight in weights.items()}
+    if row.weight is not None:
+        self_weight = float(row.weight)
+    else:
+        total = sum(weights.values())
+        self_weight = max(0.0, 1.0 - total)
+        weights = {peer: weight / max(1.0, total) for peer, weight in weights.items()}
     out = tuple(_site(node) for node in phase if any(neighbor.id == site for neighbor in node.neighbors))
-    self_weight = 1.0 - sum(weights.values()) if row.weight is None else row.weight
     return Neighborhood(site, self_weight, weights, out)
 
 
-def _extra(value: Any) -> dict[str, Any]:
+def _dict(value: Any, what: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise NetworkError(f"extra must be a dict, not {value!r}")
+        raise NetworkError(f"{what} must be a dict, not {value!r}")
     return value
+
+
+def _is_link(value: Any) -> bool:
+    match value:
+        case {"host": str(), "ports": [int(low), int(high)]} if 0 < low <= high < 1 << 16:
+            return len(value) == 2
+    return False
 
 
 @dataclass
@@ -278,12 +294,21 @@ class Config(_Json):
 
     def __post_init__(self) -> None:
         self.network = Network.of(self.network)
-        self.extra = _extra(self.extra)
+        self.extra = _dict(self.extra, "extra")
+        self.links = _dict(self.links, "links")
 
     @classmethod
     def of(cls, value: Any) -> Self:
         """See ``_Json.of``; raises NetworkError too for what JSON cannot carry, with its place."""
         config = super().of(value)
+        sites = [node.id for node in config.network.nodes]
+        for site, link in config.links.items():
+            if site not in sites:
+                raise NetworkError(f"links tells where to dial {site}, which is no node of the network")
+            if not _is_link(link):
+                raise NetworkError(
+                    f"links must say {{'host': ..., 'ports': [low, high]}} for {site}, and says {link!r}"
+                )
         try:
             _require_json(config.__dict__, "the configuration")
         except RecursionError:
@@ -321,7 +346,7 @@ class LocalConfig(_Json):
 
     def __post_init__(self) -> None:
         self.neighbors = _each(Neighbor, self.neighbors, "the neighbors of a site")
-        self.extra = _extra(self.extra)
+        self.extra = _dict(self.extra, "extra")
         self.schedule = [
             Neighborhood(**{**n, "out": tuple(n["out"])}) if isinstance(n, dict) else n for n in self.schedule
         ]

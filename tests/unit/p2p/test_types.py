@@ -10,10 +10,13 @@ from enum import Enum
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nvflare.app_opt.p2p import types as stock
 from nvflare.fuel.utils.component_builder import ComponentBuilder
 from nvflare.job_config.api import FedJob
 
+from flaremesh.p2p import types as ours
 from flaremesh.p2p.controllers import DistOptController
 from flaremesh.p2p.executors import ConsensusExecutor
 from flaremesh.p2p.types import Config, LocalConfig, Neighbor, Network, NetworkError, Node
@@ -54,11 +57,6 @@ def test_copies_have_the_attributes_that_were_added():
     assert copy.deepcopy(node).colour == pickle.loads(pickle.dumps(node)).colour == "red"
 
 
-def in_both(make):
-    """The same object of the stock package and of flaremesh."""
-    return make(stock), make(__import__("flaremesh.p2p.types", fromlist=["types"]))
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -73,9 +71,9 @@ def in_both(make):
     ],
 )
 def test_the_json_of_an_object_is_that_of_the_stock_package(make):
-    theirs, ours = in_both(make)
-    assert vars(ours) == vars(theirs)
-    assert type(ours).of(theirs) == ours
+    theirs, own = make(stock), make(ours)
+    assert vars(own) == vars(theirs)
+    assert type(own).of(theirs) == own
 
 
 @pytest.mark.parametrize(
@@ -173,10 +171,10 @@ def test_objects_among_the_arguments_of_a_component_come_back_from_the_job(tmp_p
     [
         (None, "None is no Config; give one, or a dict with network, extra, links"),
         ({"extra": {}}, "a Config needs the field network"),
-        ({"network": {}, "iterations": 3}, "a Config has no iterations, only network, extra, links"),
+        ({"network": {}, "iterations": 3}, "a Config has no field 'iterations', only network, extra, links"),
         (
             {"network": {"nodes": [{"id": "a", "neighbours": []}]}},
-            "a Node has no neighbours, only id, neighbors",
+            "a Node has no field 'neighbours', only id, neighbors",
         ),
         ({"network": {"nodes": ["a"]}}, "'a' is no Node; give one, or a dict with id"),
         ({"network": {"nodes": "ab"}}, "the nodes of a network must be a list, not 'ab'"),
@@ -193,6 +191,7 @@ def test_objects_among_the_arguments_of_a_component_come_back_from_the_job(tmp_p
             {"network": {"nodes": [{"id": "a", "neighbors": [{"weight": 1}]}]}},
             "a Neighbor needs the field id",
         ),
+        ({"network": {"phases": True}}, "the phases of a network must be a list, not True"),
         ({"network": None}, "None is no Network"),
         ({"network": {}, "extra": [3]}, r"extra must be a dict, not \[3\]"),
         (
@@ -207,6 +206,66 @@ def test_objects_among_the_arguments_of_a_component_come_back_from_the_job(tmp_p
 def test_what_is_no_configuration_is_refused_with_its_place(value, sentence):
     with pytest.raises(NetworkError, match=sentence):
         Config.of(value)
+
+
+@pytest.mark.parametrize(
+    ("links", "sentence"),
+    [
+        ({"ulm": {"host": "localhost", "ports": [8110, 8113]}}, "dial ulm, which is no node"),
+        ({"bonn": "localhost:8110"}, r"\[low, high\]} for bonn, and says 'localhost:8110'"),
+        ({"bonn": {"host": "localhost", "ports": [8113, 8110]}}, "for bonn, and says"),
+        ({"bonn": {"host": "localhost", "ports": [1, 2], "port": 3}}, "for bonn, and says"),
+        (["bonn"], "links must be a dict"),
+    ],
+)
+def test_a_link_that_nobody_could_dial_is_refused(links, sentence):
+    with pytest.raises(NetworkError, match=sentence):
+        Config.of({"network": {"nodes": [{"id": "bonn"}]}, "links": links})
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from(["a", "b"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def almost(names, **fields):
+    """Dicts with mostly the right fields and mostly the right kind of value."""
+    fields = {name: values | anything for name, values in fields.items()}
+    return st.fixed_dictionaries({name: fields.pop(name) for name in names}, optional=fields) | anything
+
+
+neighbors = almost(["id"], id=st.sampled_from(["a", "b"]), weight=st.floats(0, 1))
+nodes = almost(
+    ["id"], id=st.sampled_from(["a", "b"]), neighbors=st.lists(neighbors, max_size=3), weight=st.floats(0, 1)
+)
+configs = almost(
+    ["network"],
+    network=almost(
+        ["nodes"], nodes=st.lists(nodes, max_size=3), phases=st.lists(st.lists(nodes, max_size=3), max_size=2)
+    ),
+    extra=st.dictionaries(st.text(max_size=3), anything, max_size=3),
+    links=st.dictionaries(
+        st.sampled_from(["a", "b"]), almost(["host"], host=st.text(max_size=3), ports=st.lists(st.integers()))
+    ),
+)
+
+
+@settings(derandomize=True, max_examples=500)
+@given(configs)
+def test_whatever_a_configuration_says_it_is_one_or_a_sentence(value):
+    try:
+        config = Config.of(value)
+        matrices = config.network.matrices()
+    except NetworkError:
+        return
+    assert Config.of(json.loads(json.dumps(vars(config)))).network.matrices() == matrices
 
 
 def test_a_configuration_that_contains_itself_is_refused():
@@ -256,6 +315,15 @@ def test_a_node_without_neighbours_neither_sends_nor_waits():
     network = Network(nodes=[*RING.nodes, Node("alone")])
     hood = network.schedules()["alone"][0]
     assert (hood.in_weights, hood.out, hood.self_weight) == ({}, (), 1)
+
+
+def test_a_weight_may_be_set_later_from_a_matrix():
+    network = Network([Node("bonn", [Neighbor("ulm")]), Node("ulm", [Neighbor("bonn")])])
+    network.nodes[0].neighbors[0].weight = torch.tensor(0.25)
+    network.nodes[1].neighbors[0].weight = np.float32(0.5)
+    network.nodes[1].weight = np.float32(0.5)
+    assert network.matrices() == [[[0.75, 0.25], [0.5, 0.5]]]
+    assert json.loads(json.dumps(vars(network)))["nodes"][1]["weight"] == 0.5
 
 
 def test_weights_of_float32_that_sum_to_one_leave_nothing_to_the_site():
