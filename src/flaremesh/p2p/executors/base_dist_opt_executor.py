@@ -178,7 +178,7 @@ class BaseDistOptExecutor(Executor, ABC):
         """Hook after the algorithm; gets the arguments of run_algorithm."""
 
     @abstractmethod
-    def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
+    def _exchange_values(self, fl_ctx: FLContext, value: Any, *args: Any, **kwargs: Any) -> None:
         """Send ``value`` to the out-neighbours and collect the in-neighbours' values."""
 
     @abstractmethod
