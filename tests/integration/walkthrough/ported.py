@@ -96,7 +96,7 @@ class OwnController(DistOptController):
             data = {"neighbors": [neighbor.__dict__ for neighbor in node.neighbors]}
             task = Task(name="config", data=DXO(DataKind.APP_DEFINED, data=data).to_shareable())
             self.send_and_wait(task=task, targets=[node.id], fl_ctx=fl_ctx)
-        data = {key: value for key, value in self.config.extra.items()}
+        data = dict(self.config.extra.items())
         self.broadcast_and_wait(
             task=Task(name="run_algorithm", data=DXO(DataKind.APP_DEFINED, data=data).to_shareable()),
             targets=[node.id for node in self.config.network.nodes],
