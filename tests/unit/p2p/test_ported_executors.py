@@ -541,17 +541,17 @@ def test_a_site_name_taken_for_a_number_says_what_it_is(use):
 
 def test_names_that_flaremesh_uses_itself_cannot_be_taken_by_accident(connect):
     with pytest.raises(
-        NameTaken, match=r"Ported\._result is the name of a method that flaremesh's executors use"
+        NameTaken, match=r"Ported\._site_result is the name of a method that flaremesh's executors use"
     ):
 
         class Ported(Averaging):
-            def _result(self):
+            def _site_result(self):
                 return 3
 
     executor = Averaging(1.0)
-    executor._connect = None
+    executor._connect_links = None
     reply = executor.execute("config", _config(), FLContext(), None)
-    assert "Averaging._connect is the name of a method" in reply.get_header(REASON)
+    assert "Averaging._connect_links is the name of a method" in reply.get_header(REASON)
 
 
 def _config():

@@ -125,8 +125,8 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             history=history.thinned(_HISTORY_POINTS),
         )
 
-    def _prepare(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        super()._prepare(fl_ctx, shareable, abort_signal)
+    def _prepare_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+        super()._prepare_run(fl_ctx, shareable, abort_signal)
         # a subclass's own run_algorithm may still change what the run is made of
         if not overrides(self, "run_algorithm"):
             self._build_run(from_shareable(shareable).data)
@@ -136,7 +136,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         part = self._flaremesh
         assert part.link is not None, "the controller configures a site before it runs"
         self._require_sound_weights(self.config)
-        options = self._options(extra)
+        options = self._run_options(extra)
         folder = part.folder / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         site = SiteContext(
@@ -170,7 +170,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             )
             opened.pop_all()
 
-    def _options(self, extra: Mapping[str, Any]) -> RunOptions:
+    def _run_options(self, extra: Mapping[str, Any]) -> RunOptions:
         given = {name: extra[name] for name in _names(RunOptions) & extra.keys()}
         given |= _given(iterations=self._iterations) | {"peer_timeout": self.peer_timeout}
         for name in ("stop_on_non_finite", "mix_buffers"):
@@ -196,7 +196,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
     def _show_end(self, run: SiteRun) -> None:
         """The last iteration is over; hook of the named executors."""
 
-    def _leave(self, name: str, sequence: Sequence[Any]) -> None:
+    def _save_sequence(self, name: str, sequence: Sequence[Any]) -> None:
         """Save a sequence in the run's folder, in the simulator also where the stock package leaves it."""
         arrays = any(isinstance(element, torch.Tensor | np.ndarray) for element in sequence)
         tensor = torch.stack([*map(torch.as_tensor, sequence)]) if arrays else torch.tensor(sequence)
@@ -285,9 +285,9 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
     def _wants_values(self) -> bool:
         return any(overrides(self, name) for name in self._hooks)
 
-    def _result(self) -> dict[str, Any]:
+    def _site_result(self) -> dict[str, Any]:
         if self._flaremesh.outcome is None:
-            return super()._result()
+            return super()._site_result()
         return {"algorithm": self._algorithm_name(), **asdict(self._flaremesh.outcome)}
 
 

@@ -60,20 +60,20 @@ class BaseDistOptExecutor(Executor, ABC):
             if task_name == Task.RUN_ALGORITHM:
                 self.config.extra = self.config.extra or dict(from_shareable(shareable).data)
                 if not self._flaremesh.linked:
-                    self._connect({}, positive(self.config.extra, START_TIMEOUT, START_SECONDS), True)
+                    self._connect_links({}, positive(self.config.extra, START_TIMEOUT, START_SECONDS), True)
                 if not self._flaremesh.prepared:
-                    self._prepare(fl_ctx, shareable, abort_signal)
-                self._enter(RunState.RUNNING)
+                    self._prepare_run(fl_ctx, shareable, abort_signal)
+                self._enter_state(RunState.RUNNING)
                 self.run_algorithm(fl_ctx, shareable, abort_signal)
                 self._post_algorithm_run(fl_ctx, shareable, abort_signal)
-                self._enter(RunState.FINISHED)
-                return DXO(DataKind.APP_DEFINED, data=self._result()).to_shareable()
+                self._enter_state(RunState.FINISHED)
+                return DXO(DataKind.APP_DEFINED, data=self._site_result()).to_shareable()
         except RunAborted:
-            self._enter(RunState.ABORTED)
+            self._enter_state(RunState.ABORTED)
             return make_reply(ReturnCode.TASK_ABORTED)
         # user code may raise anything, or leave by sys.exit; the controller must hear of it
         except (Exception, SystemExit) as error:  # noqa: BLE001  (see above)
-            self._enter(RunState.FAILED)
+            self._enter_state(RunState.FAILED)
             self.log_exception(fl_ctx, f"{task_name} failed")
             # only flaremesh's own errors are sentences that stand for themselves
             reason = str(error) if isinstance(error, FlaremeshError) else f"{type(error).__name__}: {error}"
@@ -94,7 +94,7 @@ class BaseDistOptExecutor(Executor, ABC):
         if event_type == EventType.START_RUN:
             self._learn_name(fl_ctx)
         elif event_type == EventType.ABORT_TASK and self._flaremesh.idle:
-            self._enter(RunState.ABORTED)
+            self._enter_state(RunState.ABORTED)
         elif event_type == EventType.FATAL_SYSTEM_ERROR:
             self._panicked(str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, "")))
 
@@ -112,11 +112,11 @@ class BaseDistOptExecutor(Executor, ABC):
             # a subclass's execute may prepare by itself, as the stock package's does
             if not overrides(self, "execute"):
                 run = DXO(DataKind.APP_DEFINED, data=dict(self.config.extra)).to_shareable()
-                self._prepare(fl_ctx, run, abort_signal)
+                self._prepare_run(fl_ctx, run, abort_signal)
             return make_reply(ReturnCode.OK)
         if ADDRESSES in data:
             addresses = {site: (host, port) for site, (host, port) in data[ADDRESSES].items()}
-            self._connect(addresses, data[START_TIMEOUT], data[BY_VALUE])
+            self._connect_links(addresses, data[START_TIMEOUT], data[BY_VALUE])
             return make_reply(ReturnCode.OK)
         self._learn_name(fl_ctx)  # again, because a subclass's handle_event need not call this one's
         require_free_names(vars(self), type(self))
@@ -146,7 +146,9 @@ class BaseDistOptExecutor(Executor, ABC):
         self._weight = config.schedule[0].self_weight
         return None
 
-    def _connect(self, addresses: Mapping[str, tuple[str, int]], timeout: float, by_value: bool) -> None:
+    def _connect_links(
+        self, addresses: Mapping[str, tuple[str, int]], timeout: float, by_value: bool
+    ) -> None:
         """Link the neighbours.
 
         Args:
@@ -156,18 +158,18 @@ class BaseDistOptExecutor(Executor, ABC):
         """
         self._flaremesh.linked = True
 
-    def _prepare(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+    def _prepare_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """All that precedes the first iteration: nobody waits for it with the patience for a neighbour."""
         self._pre_algorithm_run(fl_ctx, shareable, abort_signal)
         self._flaremesh.prepared = True
 
-    def _enter(self, state: RunState) -> None:
+    def _enter_state(self, state: RunState) -> None:
         """The run has come to ``state`` at this site; after the last one nothing of it is left running."""
 
     def _panicked(self, reason: str) -> None:
         """Code of this site ends the run with ``system_panic``."""
 
-    def _result(self) -> dict[str, Any]:
+    def _site_result(self) -> dict[str, Any]:
         """What the server learns of a finished run; see flaremesh.p2p.outcome.SiteOutcome."""
         return {}
 

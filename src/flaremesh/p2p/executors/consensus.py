@@ -70,7 +70,7 @@ class ConsensusExecutor(AlgorithmExecutor):
         return (flat([value], like[0]),)
 
     def _post_algorithm_run(self, *args: Any, **kwargs: Any) -> None:
-        self._leave("value_sequence.pt", self.value_history)
+        self._save_sequence("value_sequence.pt", self.value_history)
 
 
 def _plain(value: Any) -> Any:

@@ -44,7 +44,7 @@ class GTExecutor(ModuleExecutor):
 
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         super()._pre_algorithm_run(fl_ctx, shareable, abort_signal)
-        self.tracker, self.old_gradient = self._zeros(), self._zeros()
+        self.tracker, self.old_gradient = self._zeros_like_parameters(), self._zeros_like_parameters()
 
     def _update_local_state(self, stepsize: float) -> None:
         """Descend from the mixed parameters, in place; ``tracker`` is the one before mixing."""
@@ -68,40 +68,43 @@ class GTExecutor(ModuleExecutor):
         return {name: [received(array) for array in arrays] for name, arrays in x.items()}
 
     def _value_of(self, vectors: Vectors) -> Any:
-        self.tracker = self._shaped(vectors[1])
+        self.tracker = self._like_parameters(vectors[1])
         return {"parameters": super()._value_of(vectors), "tracker": self.tracker}
 
     def _own_vectors(self, vectors: Vectors) -> Vectors:
-        return (*super()._own_vectors(vectors), self._flat(self.tracker, vectors[1]))
+        return (*super()._own_vectors(vectors), self._flat_trainable(self.tracker, vectors[1]))
 
     def _vectors_of(self, value: Any, like: Vectors) -> Vectors:
         (parameters,) = super()._vectors_of(value["parameters"], like)
-        return parameters, self._flat(value["tracker"], like[1])
+        return parameters, self._flat_trainable(value["tracker"], like[1])
 
     def _show_end(self, run: SiteRun) -> None:
         if not self._flaremesh.by_value:
-            self.tracker, self.old_gradient = self._shaped(run.state[1]), self._shaped(run.state.g)
+            self.tracker, self.old_gradient = (
+                self._like_parameters(run.state[1]),
+                self._like_parameters(run.state.g),
+            )
 
-    def _zeros(self) -> list[Tensor]:
+    def _zeros_like_parameters(self) -> list[Tensor]:
         parameters = [] if self.model is None else self.model.parameters()
         return [torch.zeros_like(parameter, requires_grad=False) for parameter in parameters]
 
-    def _shaped(self, vector: Tensor) -> list[Tensor]:
+    def _like_parameters(self, vector: Tensor) -> list[Tensor]:
         """A vector's parts shaped like the parameters, zero for those that are frozen."""
         assert self.model is not None, "the problem has been built"
-        tensors = self._zeros()
+        tensors = self._zeros_like_parameters()
         set_all(self._of_trainable(tensors), vector)
         return tensors
 
-    def _flat(self, tensors: Iterable[Any], like: Tensor) -> Tensor:
+    def _flat_trainable(self, tensors: Iterable[Any], like: Tensor) -> Tensor:
         return flat(self._of_trainable(tensors), like)
 
-    def _start(self, x0: Tensor, gradient: Gradient) -> tuple[Tensor, Tensor]:
+    def _tracking_start(self, x0: Tensor, gradient: Gradient) -> tuple[Tensor, Tensor]:
         """Tracker and gradient to begin with."""
         if any(bool(tensor.any()) for tensor in [*self.tracker, *self.old_gradient]):
-            return self._flat(self.tracker, x0), self._flat(self.old_gradient, x0)
+            return self._flat_trainable(self.tracker, x0), self._flat_trainable(self.old_gradient, x0)
         g = gradient(x0)
-        self.old_gradient = self._shaped(g)
+        self.old_gradient = self._like_parameters(g)
         return g, g
 
     def _descended(self, wx: Tensor, wy: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,11 +112,11 @@ class GTExecutor(ModuleExecutor):
         assert self.model is not None, "the problem has been built"
         assert self._stepsize is not None, "without one the algorithm is not made"
         parameters = trainable_of(self.model)
-        before = self._flat(self.tracker, wy)
+        before = self._flat_trainable(self.tracker, wy)
         with torch.no_grad():
             set_all(parameters, wx)
             self._update_local_state(self._stepsize)
-            changed = self._flat(self.tracker, wy) - before
+            changed = self._flat_trainable(self.tracker, wy) - before
             return flat(parameters, wx), wy.add_(changed, alpha=self._weight)
 
 
@@ -127,7 +130,7 @@ class _Tracking:
 
     def init(self, x0: Tensor, gradient: Gradient) -> GradientTrackingState:
         """See Algorithm."""
-        return GradientTrackingState(x0, *self._executor._start(x0, gradient))
+        return GradientTrackingState(x0, *self._executor._tracking_start(x0, gradient))
 
     def message(self, state: GradientTrackingState) -> Vectors:
         """See Algorithm."""
@@ -138,8 +141,8 @@ class _Tracking:
         executor = self._executor
         x, wy = executor._descended(*mixed())
         g = gradient(x)
-        y = wy.add_(g).sub_(executor._flat(executor.old_gradient, g))
-        executor.tracker, executor.old_gradient = executor._shaped(y), executor._shaped(g)
+        y = wy.add_(g).sub_(executor._flat_trainable(executor.old_gradient, g))
+        executor.tracker, executor.old_gradient = executor._like_parameters(y), executor._like_parameters(g)
         return GradientTrackingState(x, y, g)
 
     def estimate(self, state: GradientTrackingState) -> Tensor:

@@ -49,12 +49,12 @@ class GTADAMExecutor(GTExecutor):
         self.beta2 = extra.get("beta2", self.beta2)
         self.epsilon = extra.get("epsilon", self.epsilon)
         self.G = torch.tensor(float(extra.get("G", GtAdam.G)), device=self.device)
-        self.m, self.v = self._zeros(), self._zeros()
+        self.m, self.v = self._zeros_like_parameters(), self._zeros_like_parameters()
 
     def _update_local_state(self, stepsize: float) -> None:
         """As in GTExecutor; the moments take in the tracker first."""
         assert self.model is not None, "the problem has been built"
-        self.m, self.v = self.m or self._zeros(), self.v or self._zeros()
+        self.m, self.v = self.m or self._zeros_like_parameters(), self.v or self._zeros_like_parameters()
         for i, (parameter, tracker) in enumerate(zip(self.model.parameters(), self.tracker, strict=True)):
             self.m[i] = torch.lerp(tracker, self.m[i], self.beta1)
             self.v[i] = torch.minimum(
@@ -66,4 +66,4 @@ class GTADAMExecutor(GTExecutor):
     def _show_end(self, run: SiteRun) -> None:
         super()._show_end(run)
         if not self._flaremesh.by_value:
-            self.m, self.v = self._shaped(run.state.m), self._shaped(run.state.v)
+            self.m, self.v = self._like_parameters(run.state.m), self._like_parameters(run.state.v)

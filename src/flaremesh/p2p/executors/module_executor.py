@@ -89,9 +89,9 @@ class ModuleExecutor(AlgorithmExecutor):
                     loss = compute_loss_over_dataset(self.model, self.loss, batches, self.device)
                     losses.append((0.0, loss))
 
-    def _prepare(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+    def _prepare_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         self._share_start()  # before a subclass copies what it starts from
-        super()._prepare(fl_ctx, shareable, abort_signal)
+        super()._prepare_run(fl_ctx, shareable, abort_signal)
         self._share_start()
 
     def _make_problem(self, site: SiteContext) -> Problem:
@@ -158,8 +158,8 @@ class ModuleExecutor(AlgorithmExecutor):
         return [value for value, own in zip(given, parameters, strict=True) if own.requires_grad]
 
     def _post_algorithm_run(self, *args: Any, **kwargs: Any) -> None:
-        self._leave("train_loss_sequence.pt", self.train_loss_sequence)
-        self._leave("test_loss_sequence.pt", self.test_loss_sequence)
+        self._save_sequence("train_loss_sequence.pt", self.train_loss_sequence)
+        self._save_sequence("test_loss_sequence.pt", self.test_loss_sequence)
 
 
 class _LossSequences:

@@ -123,14 +123,14 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         )
         return part.routes.address
 
-    def _connect(self, addresses: Mapping[str, Address], timeout: float, by_value: bool) -> None:
+    def _connect_links(self, addresses: Mapping[str, Address], timeout: float, by_value: bool) -> None:
         self._flaremesh.by_value = by_value
         self._flaremesh.start_timeout = timeout
         if self._flaremesh.routes is not None:
             self._flaremesh.routes.open(addresses, timeout)
-        super()._connect(addresses, timeout, by_value)
+        super()._connect_links(addresses, timeout, by_value)
 
-    def _enter(self, state: RunState) -> None:
+    def _enter_state(self, state: RunState) -> None:
         part = self._flaremesh
         if part.metrics is not None:
             part.metrics.state(state)
@@ -143,7 +143,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         if self._flaremesh.progress is not None:
             self._flaremesh.progress.panic(reason)
 
-    def _result(self) -> dict[str, Any]:
+    def _site_result(self) -> dict[str, Any]:
         traffic = self._flaremesh.traffic
         outcome = SiteOutcome(
             iterations=self._flaremesh.exchanged,
@@ -171,9 +171,9 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
                 f"{self.client_name} is not linked: its execute takes the config task itself; "
                 "let it call super().execute for it"
             )
-        iteration, stage = self._count(iteration)
-        hood = self._hood(iteration)
-        listed = self._listed(hood)
+        iteration, stage = self._exchange_number(iteration)
+        hood = self._present_hood(iteration)
+        listed = self._listed_neighbors(hood)
         self.sync_waiter.clear()
         message = encode(self._to_message(value))
         key = Key(iteration, stage, self.client_name)
@@ -183,7 +183,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         received = link.receive([Key(iteration, stage, peer) for peer in listed], self.peer_timeout)
         values = self.neighbors_values[iteration]
         for peer, payload in ((key.sender, payload) for key, payload in received.items()):
-            self._take_in(peer, payload, iteration, fl_ctx)
+            self._take_in_payload(peer, payload, iteration, fl_ctx)
         if missing := [peer for peer in listed if peer not in values and not self.sync_waiter.is_set()]:
             raise LinkError(
                 f"{self.client_name}: _handle_neighbor_value of {type(self).__name__} stored no value of "
@@ -210,16 +210,16 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         """
         sender = request.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
         data = from_shareable(request).data
-        self._store(sender, data["iteration"], data["value"])
+        self._store_neighbor_value(sender, data["iteration"], data["value"])
         return make_reply(ReturnCode.OK)
 
-    def _store(self, sender: str, iteration: int, value: Any) -> None:
+    def _store_neighbor_value(self, sender: str, iteration: int, value: Any) -> None:
         with self.lock:
             self.neighbors_values[iteration][sender] = self._from_message(value)
             if len(self.neighbors_values[iteration]) >= len(self.neighbors):
                 self.sync_waiter.set()
 
-    def _take_in(self, peer: str, payload: Payload, iteration: int, fl_ctx: FLContext) -> None:
+    def _take_in_payload(self, peer: str, payload: Payload, iteration: int, fl_ctx: FLContext) -> None:
         if not payload:
             raise LinkError(
                 f"{peer} has taken {self.client_name} off its neighbors and sends it nothing; "
@@ -232,7 +232,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         if self._flaremesh.hands_over is None:
             self._flaremesh.hands_over = overrides(self, "_handle_neighbor_value")
         if not self._flaremesh.hands_over:
-            self._store(peer, iteration, value)
+            self._store_neighbor_value(peer, iteration, value)
             return
         request = DXO(DataKind.WEIGHTS, data={"value": value, "iteration": iteration}).to_shareable()
         request.set_peer_props({ReservedKey.IDENTITY_NAME: peer})
@@ -244,7 +244,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         finally:
             fl_ctx.set_peer_context(before)
 
-    def _count(self, iteration: Any) -> tuple[int, int]:
+    def _exchange_number(self, iteration: Any) -> tuple[int, int]:
         """The iteration as a plain number, and how many exchanges it has had just before this one."""
         try:
             number = operator.index(iteration)
@@ -256,7 +256,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         self._flaremesh.latest = number, stage + 1 if number == latest else 0
         return self._flaremesh.latest
 
-    def _hood(self, iteration: int) -> Neighborhood:
+    def _present_hood(self, iteration: int) -> Neighborhood:
         """This iteration's phase; ``neighbors`` and the own weight are that phase's, too."""
         schedule, part = self.config.schedule, self._flaremesh
         hood = schedule[iteration % len(schedule)]
@@ -271,7 +271,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             part.shown = list(self.neighbors), self._weight
         return hood
 
-    def _listed(self, hood: Neighborhood) -> list[str]:
+    def _listed_neighbors(self, hood: Neighborhood) -> list[str]:
         """Whom ``neighbors`` names, which subclasses may change."""
         listed = list(dict.fromkeys(neighbor.id for neighbor in self.neighbors))
         if strangers := [peer for peer in listed if peer not in hood.in_weights]:
