@@ -603,3 +603,39 @@ def test_constructors_take_the_arguments_of_the_stock_package_in_its_order(name)
 
     expected = names(getattr(stock, name))
     assert names(getattr(executors, name))[: len(expected)] == expected
+
+
+class Identity(DGDExecutor):
+    def _to_message(self, x):
+        return super()._to_message(x)
+
+
+def with_statistics(site):
+    _, loss, batches, _ = parts(site)
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1)).double()
+    return model, loss, batches, batches
+
+
+def test_where_a_subclass_makes_the_messages_each_site_keeps_its_statistics(connect):
+    sites = connect(RING, {site: Identity(*with_statistics(site)) for site in SITES})
+    finished(sites.run(5, stepsize=0.1))
+    models = [executor.model for executor in sites.executors.values()]
+    assert not torch.allclose(models[0][0].running_mean, models[1][0].running_mean)
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"mix_buffers": True}, 'extra["mix_buffers"] is true, and a subclass makes the messages'),
+        ({"wire": "bfloat16"}, 'extra["wire"] is bfloat16, and a subclass makes the messages'),
+        ({"wire": "narrow"}, 'extra["wire"]: '),
+        ({"evaluate_every": 0}, 'extra["evaluate_every"] must be a whole number of at least 1, not 0'),
+        ({"stop_on_non_finite": "no"}, "extra[\"stop_on_non_finite\"] must be true or false, not 'no'"),
+        ({"seed": "x"}, 'extra["seed"] must be a whole number'),
+        ({"stepsize": "0.1"}, "extra[\"stepsize\"] must be a number above 0, not '0.1'"),
+    ],
+)
+def test_what_extra_says_in_vain_or_wrongly_is_refused(connect, extra, reason):
+    sites = connect(RING, {site: Identity(*with_statistics(site)) for site in SITES})
+    reasons = failed(sites.run(1, **{"stepsize": 0.1} | extra))
+    assert reason in reasons["bonn"]
