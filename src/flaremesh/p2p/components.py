@@ -15,9 +15,9 @@ COMPONENTS: Final = (
     "flaremesh.p2p.executors.GTExecutor",
     "flaremesh.p2p.executors.algorithm_executor.AlgorithmExecutor",
     "flaremesh.p2p.executors.consensus.ConsensusExecutor",
-    "flaremesh.p2p.executors.module_executors.DGDExecutor",
-    "flaremesh.p2p.executors.module_executors.GTADAMExecutor",
-    "flaremesh.p2p.executors.module_executors.GTExecutor",
+    "flaremesh.p2p.executors.distributed_gradient_descent.DGDExecutor",
+    "flaremesh.p2p.executors.gtadam.GTADAMExecutor",
+    "flaremesh.p2p.executors.gradient_tracking.GTExecutor",
     # plain data, as arguments of the others
     "flaremesh.p2p.types.Config",
     "flaremesh.p2p.types.LocalConfig",

@@ -38,7 +38,7 @@ class SiteContext:
     @property
     def own_seed(self) -> int:
         """A seed of this site's own, below 2^32, reproducible from the run's seed."""
-        (seed,) = np.random.SeedSequence((self.seed, self.index)).generate_state(1)
+        (seed,) = np.random.SeedSequence((self.seed % 2**64, self.index)).generate_state(1)
         return int(seed)
 
     def generator(self) -> Generator:

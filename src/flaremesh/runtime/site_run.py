@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Vectors
 from flaremesh.errors import FlaremeshError
-from flaremesh.gossip import Gossip
+from flaremesh.gossip import Gossip, Mixture
 from flaremesh.links import Key, Link
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.problems.protocol import Problem
@@ -150,6 +150,11 @@ class SiteRun:
         return self._schedule[0].site
 
     @property
+    def iterations(self) -> int:
+        """How many there will be."""
+        return self._options.iterations
+
+    @property
     def estimate(self) -> Tensor:
         """The site's current estimate of the solution, (d,)."""
         return self._algorithm.estimate(self.state)
@@ -185,10 +190,7 @@ class SiteRun:
             # states never change, but these do
             self._sent_buffers = self._buffers.clone()
             vectors = (*vectors, self._sent_buffers)
-        payloads = self._gossip.publish(vectors)
-        key = Key(iteration, 0, self.site)
-        for peer in hood.out:
-            self._link.send(peer, key, payloads)
+        self._publish(iteration, hood, vectors)
         self._observed.sent = time.perf_counter()
         self._tell()
 
@@ -261,15 +263,8 @@ class SiteRun:
 
     def _mixed(self, iteration: int) -> Vectors:
         hood = self._hood(iteration)
-        started = time.perf_counter()
-        self._observed.overlap_seconds = started - self._observed.sent
-        received = self._link.receive(
-            [Key(iteration, 0, peer) for peer in hood.in_weights], self._options.peer_timeout
-        )
-        came = time.perf_counter()
-        self._observed.wait_seconds = came - started
-        mixture = self._gossip.mix(hood, {key.sender: payload for key, payload in received.items()})
-        self._observed.mix_seconds = time.perf_counter() - came
+        self._observed.overlap_seconds = time.perf_counter() - self._observed.sent
+        mixture = self._collect(iteration, hood)
         self._observed.distance = mixture.distance
         if self._observed.look:
             self._observed.mix = mixture.vectors[0].clone()  # the algorithm may work in the mixture's memory
@@ -288,6 +283,25 @@ class SiteRun:
         change = mixed / row_sum - self._sent_buffers
         constant = (self._buffers == self._first_buffers) | ~change.isfinite()
         self._buffers.add_(change.masked_fill_(constant, 0.0))
+
+    def _publish(self, iteration: int, hood: Neighborhood, vectors: Vectors) -> None:
+        """Hand a message to the out-neighbours."""
+        payloads = self._gossip.publish(vectors)
+        key = Key(iteration, 0, self.site)
+        for peer in hood.out:
+            self._link.send(peer, key, payloads)
+
+    def _collect(self, iteration: int, hood: Neighborhood) -> Mixture:
+        """Wait for the in-neighbours' messages, and mix them with the one that was published."""
+        started = time.perf_counter()
+        received = self._link.receive(
+            [Key(iteration, 0, peer) for peer in hood.in_weights], self._options.peer_timeout
+        )
+        came = time.perf_counter()
+        mixture = self._gossip.mix(hood, {key.sender: payload for key, payload in received.items()})
+        self._observed.wait_seconds = came - started
+        self._observed.mix_seconds = time.perf_counter() - came
+        return mixture
 
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()

@@ -390,4 +390,5 @@ def test_a_network_given_by_its_phases_has_the_sites_of_the_first():
 @pytest.mark.parametrize(("extra", "seconds"), [({}, 300.0), ({"start_timeout": 20.0}, 20.0)])
 def test_sites_wait_for_the_start_as_long_as_their_controller(extra, seconds):
     controller = DistOptController(Config(Network([Node("bonn")]), extra), start_timeout=300.0)
-    assert controller.config.extra["start_timeout"] == seconds
+    assert controller._start_timeout == seconds  # which it tells them
+    assert controller.config.extra == extra
