@@ -93,7 +93,8 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """Read ``_iterations`` and ``_stepsize``, which subclasses may change, from the run's ``extra``."""
         extra = from_shareable(shareable).data
-        self._iterations = whole(extra, "iterations")
+        if "iterations" in extra or not overrides(self, "run_algorithm"):
+            self._iterations = whole(extra, "iterations")
         if extra.get("stepsize") is not None:
             self._stepsize = positive(extra, "stepsize")
 
@@ -143,7 +144,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             self.client_name,
             self.config.index,
             self.config.sites,
-            whole(extra, "seed", -(2**63), 0),
+            whole(extra, "seed", None, 0),
             Path(data_dir) if (data_dir := os.environ.get(DATA_DIR_VARIABLE)) else None,
         )
         with ExitStack() as opened:
