@@ -13,15 +13,15 @@ class ExtraError(FlaremeshError):
     exit_code = 2
 
 
-def whole(extra: Mapping[str, Any], name: str, least: int = 0, default: int | None = None) -> int:
-    """A whole number of at least ``least``, also where it is written 10.0.
+def whole(extra: Mapping[str, Any], name: str, least: int | None = 0, default: int | None = None) -> int:
+    """A whole number of at least ``least``, of any size if that is None, also where it is written 10.0.
 
     Raises ExtraError for anything else, and for none where there is no ``default``.
     """
     value = extra.get(name, default)
     number = _number(value)
-    if number is None or not number.is_integer() or number < least:
-        raise _refusal(name, f"a whole number of at least {least}", extra)
+    if number is None or number != int(number) or (least is not None and number < least):
+        raise _refusal(name, "a whole number" + ("" if least is None else f" of at least {least}"), extra)
     return int(number)
 
 
@@ -30,7 +30,7 @@ def positive(extra: Mapping[str, Any], name: str, default: float | None = None) 
     number = _number(extra.get(name, default))
     if number is None or number <= 0:
         raise _refusal(name, "a number above 0", extra)
-    return number
+    return float(number)
 
 
 def flag(extra: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -49,10 +49,10 @@ def planned_iterations(extra: Mapping[str, Any]) -> int:
         return 0
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _number(value: Any) -> int | float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    return value if isinstance(value, int) or math.isfinite(value) else None
 
 
 def _refusal(name: str, expected: str, extra: Mapping[str, Any]) -> ExtraError:

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from nvflare.apis.dxo import from_shareable
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
@@ -550,14 +550,12 @@ def test_names_that_flaremesh_uses_itself_cannot_be_taken_by_accident(connect):
 
     executor = Averaging(1.0)
     executor._connect_links = None
-    reply = executor.execute("config", _config(), FLContext(), None)
+    reply = executor.execute("config", _data({"neighbors": []}), FLContext(), None)
     assert "Averaging._connect_links is the name of a method" in reply.get_header(REASON)
 
 
-def _config():
-    from nvflare.apis.dxo import DXO, DataKind
-
-    return DXO(DataKind.APP_DEFINED, data={"neighbors": []}).to_shareable()
+def _data(data):
+    return DXO(DataKind.APP_DEFINED, data=data).to_shareable()
 
 
 def test_attributes_of_any_name_disturb_nothing(train):
@@ -585,6 +583,17 @@ def test_iterations_that_are_no_number_of_them_are_refused(connect, iterations):
     sites = connect(RING, {site: ConsensusExecutor(value) for site, value in VALUES.items()})
     reason = f'extra["iterations"] must be a whole number of at least 0, not {iterations!r}'
     assert set(failed(sites.run(iterations)).values()) == {reason}
+
+
+def test_a_loop_of_the_subclasss_own_needs_no_number_of_iterations(connect):
+    class Until(ConsensusExecutor):
+        def run_algorithm(self, fl_ctx, shareable, abort_signal):
+            self.rounds = from_shareable(shareable).data["rounds"]
+
+    executor = Until(1.0)
+    executor._pre_algorithm_run(FLContext(), _data({"rounds": 3}), None)
+    executor.run_algorithm(FLContext(), _data({"rounds": 3}), None)
+    assert executor.rounds == 3
 
 
 def test_a_subclass_that_leaves_by_sys_exit_is_told_from_a_process_that_died(connect):

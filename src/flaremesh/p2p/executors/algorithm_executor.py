@@ -92,7 +92,8 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """Read ``_iterations`` and ``_stepsize``, which subclasses may change, from the run's ``extra``."""
         extra = from_shareable(shareable).data
-        self._iterations = whole(extra, "iterations")
+        if "iterations" in extra or not overrides(self, "run_algorithm"):
+            self._iterations = whole(extra, "iterations")
         if extra.get("stepsize") is not None:
             self._stepsize = positive(extra, "stepsize")
 
@@ -139,7 +140,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         folder = part.folder / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         site = SiteContext.here(
-            self.client_name, self.config.index, self.config.sites, whole(extra, "seed", -(2**63), 0)
+            self.client_name, self.config.index, self.config.sites, whole(extra, "seed", None, 0)
         )
         with ExitStack() as opened:
             part.history = opened.enter_context(History(folder / "history.jsonl"))

@@ -15,6 +15,7 @@ from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import Neighbor
 from flaremesh.runtime.history import History
 from flaremesh.runtime.site_run import SiteRun
+from flaremesh.topology.neighborhood import Neighborhood
 
 START_SECONDS = 60.0  # where nobody says how long the start may take
 
@@ -37,6 +38,7 @@ class Part:
         unread: iterations of which a neighbour was not listed, by neighbour: their messages are dropped.
         shown: ``neighbors`` and own weight as a graph that changes set them last.
         hands_over: a subclass takes in the neighbours' values; None as long as nobody looked.
+        listed, hood: whom ``neighbors`` named when it was last looked at, and in which neighbourhood.
         shared: models that have started where the parent's did.
         run, history, outcome: of an algorithm of flaremesh's own.
         context: of the task at hand.
@@ -59,6 +61,8 @@ class Part:
     unread: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     shown: tuple[list[Neighbor], float] | None = None
     hands_over: bool | None = None
+    listed: list[str] | None = None
+    hood: Neighborhood | None = None
     shared: list[Module] = field(default_factory=list)
     run: SiteRun | None = None
     history: History | None = None

@@ -49,7 +49,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
 
     Attributes:
         neighbors_values: received values by iteration and neighbour; delete an iteration after use.
-        sync_waiter: set while the latest exchange is complete.
+        sync_waiter: set when an exchange is complete; cleared by the next one if a subclass takes in values.
         lock: held while a value is stored.
     """
 
@@ -63,12 +63,11 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
     @property
     def peer_timeout(self) -> float:
         """Seconds to wait for a neighbour."""
-        if self.sync_timeout:
-            return float(self.sync_timeout)
-        return positive(self.config.extra, "peer_timeout", DEFAULT_PEER_TIMEOUT)
+        return float(self.sync_timeout or self.config.extra.get("peer_timeout", DEFAULT_PEER_TIMEOUT))
 
     def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
         super()._configure(config, fl_ctx, abort_signal)
+        positive(config.extra, "peer_timeout", DEFAULT_PEER_TIMEOUT)
         mode = config.extra.get("links", "auto")
         if mode not in get_args(LinkMode):
             raise ExtraError(f'extra["links"] must be one of {", ".join(get_args(LinkMode))}, not {mode!r}')
@@ -174,24 +173,28 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         iteration, stage = self._exchange_number(iteration)
         hood = self._present_hood(iteration)
         listed = self._listed_neighbors(hood)
-        self.sync_waiter.clear()
+        if part.hands_over is None:
+            part.hands_over = overrides(self, "_handle_neighbor_value")
+        if part.hands_over:
+            self.sync_waiter.clear()
         message = encode(self._to_message(value))
         key = Key(iteration, stage, self.client_name)
+        unlisted = hood.in_weights.keys() - set(listed) if len(listed) < len(hood.in_weights) else ()
         for peer in hood.out:
-            dropped = peer in hood.in_weights and peer not in listed
-            link.send(peer, key, [_NOTHING if dropped else message])
+            link.send(peer, key, [_NOTHING if peer in unlisted else message])
         received = link.receive([Key(iteration, stage, peer) for peer in listed], self.peer_timeout)
         values = self.neighbors_values[iteration]
-        for peer, payload in ((key.sender, payload) for key, payload in received.items()):
-            self._take_in_payload(peer, payload, iteration, fl_ctx)
-        if missing := [peer for peer in listed if peer not in values and not self.sync_waiter.is_set()]:
-            raise LinkError(
-                f"{self.client_name}: _handle_neighbor_value of {type(self).__name__} stored no value of "
-                f"{', '.join(missing)} for iteration {iteration}"
-            )
-        self.sync_waiter.set()
-        if len(listed) < len(hood.in_weights) or part.unread:
-            self._drop_unlisted(hood, listed, iteration, stage)
+        for key, payload in received.items():
+            self._take_in_payload(key.sender, payload, iteration, fl_ctx)
+        if not self.sync_waiter.is_set():
+            if missing := [peer for peer in listed if peer not in values]:
+                raise LinkError(
+                    f"{self.client_name}: _handle_neighbor_value of {type(self).__name__} stored no value of "
+                    f"{', '.join(missing)} for iteration {iteration}"
+                )
+            self.sync_waiter.set()
+        if unlisted or part.unread:
+            self._drop_unlisted(unlisted, iteration, stage)
         part.exchanged = iteration + 1
         if part.progress is not None:
             part.progress.reached(part.exchanged)
@@ -210,14 +213,12 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         """
         sender = request.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
         data = from_shareable(request).data
-        self._store_neighbor_value(sender, data["iteration"], data["value"])
-        return make_reply(ReturnCode.OK)
-
-    def _store_neighbor_value(self, sender: str, iteration: int, value: Any) -> None:
+        iteration = data["iteration"]
         with self.lock:
-            self.neighbors_values[iteration][sender] = self._from_message(value)
+            self.neighbors_values[iteration][sender] = self._from_message(data["value"])
             if len(self.neighbors_values[iteration]) >= len(self.neighbors):
                 self.sync_waiter.set()
+        return make_reply(ReturnCode.OK)
 
     def _take_in_payload(self, peer: str, payload: Payload, iteration: int, fl_ctx: FLContext) -> None:
         if not payload:
@@ -229,10 +230,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             value = decode(payload)
         except ValueError as error:
             raise LinkError(f"{peer} sent a value that cannot be read: {error}") from error
-        if self._flaremesh.hands_over is None:
-            self._flaremesh.hands_over = overrides(self, "_handle_neighbor_value")
         if not self._flaremesh.hands_over:
-            self._store_neighbor_value(peer, iteration, value)
+            self.neighbors_values[iteration][peer] = self._from_message(value)
             return
         request = DXO(DataKind.WEIGHTS, data={"value": value, "iteration": iteration}).to_shareable()
         request.set_peer_props({ReservedKey.IDENTITY_NAME: peer})
@@ -273,19 +272,23 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
 
     def _listed_neighbors(self, hood: Neighborhood) -> list[str]:
         """Whom ``neighbors`` names, which subclasses may change."""
-        listed = list(dict.fromkeys(neighbor.id for neighbor in self.neighbors))
+        listed = [neighbor.id for neighbor in self.neighbors]
+        if listed == self._flaremesh.listed and hood is self._flaremesh.hood:
+            return listed
+        listed = list(dict.fromkeys(listed))
         if strangers := [peer for peer in listed if peer not in hood.in_weights]:
             raise LinkError(
                 f"{self.client_name} lists {strangers[0]} in neighbors, and this run's network has no edge "
                 "from there; put it into the Config that the controller gets"
             )
+        self._flaremesh.listed, self._flaremesh.hood = listed, hood
         return listed
 
-    def _drop_unlisted(self, hood: Neighborhood, listed: Collection[str], iteration: int, stage: int) -> None:
+    def _drop_unlisted(self, unlisted: Collection[str], iteration: int, stage: int) -> None:
         """Do away with what neighbours send who are not listed, as soon as it has come."""
         part = self._flaremesh
         assert part.link is not None, "an exchange is over"
-        for peer in hood.in_weights.keys() - set(listed):
+        for peer in unlisted:
             part.unread.setdefault(peer, []).append((iteration, stage))
         for peer, unread in list(part.unread.items()):
             with suppress(PeerTimeout):
