@@ -79,7 +79,10 @@ class AdminSession:
 
     def submit(self, folder: Path) -> str:
         """Submit a job; returns the run id."""
-        return self._ask(lambda: str(self._session.submit_job(str(folder.resolve()))))
+        # NVFlare would take a backslash in the folder's path for a slash
+        with tempfile.TemporaryDirectory() as scratch:
+            job = shutil.copytree(folder, Path(scratch) / "job")
+            return self._ask(lambda: str(self._session.submit_job(str(job))))
 
     def job(self, run_id: str) -> Job:
         """NVFlare's view of a run."""

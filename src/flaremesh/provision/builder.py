@@ -79,7 +79,9 @@ class KitBuilder(Builder):
         _serve(server / "resources.json")
         _add_agent(server, "flaremesh.p2p.agents.ServerAgent", {})
         sites = [Path(ctx.get_local_dir(client)) for client in project.get_clients()]
+        _launch(server / "resources.json", "flaremesh.p2p.job_launcher.ServerJobLauncher")
         for client, site in zip(project.get_clients(), sites, strict=True):
+            _launch(site / "resources.json", "flaremesh.p2p.job_launcher.SiteJobLauncher")
             _add_agent(site, "flaremesh.p2p.agents.SiteAgent", client.get_prop(_AGENT))
         for local in [server, *sites]:
             _allow(local / "resources.json", ["flaremesh", *self._code.packages])
@@ -136,6 +138,12 @@ def _add_agent(local: Path, path: str, arguments: dict[str, Any]) -> None:
     components = [{"id": _AGENT, "path": path, "args": arguments}]
     document = {"format_version": 2, "components": components}
     (local / "flaremesh__p_resources.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _launch(path: Path, launcher: str) -> None:
+    with _edited(path) as resources:
+        components = {component["id"]: component for component in resources["components"]}
+        components["process_launcher"]["path"] = launcher
 
 
 def _allow(path: Path, packages: Iterable[str]) -> None:
