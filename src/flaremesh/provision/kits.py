@@ -29,6 +29,7 @@ from flaremesh.provision.releases import (
     write_release,
 )
 from flaremesh.provision.replacement import replace_file, replace_folder, replace_text, workplace
+from flaremesh.provision.stamp import stamp
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -106,6 +107,8 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
             # no kit, but the releases of before, which earlier versions left here
             (kits / RELEASES).rename(work / "stray")
         built, certificates = _build(project, topology, store, work / "nvflare")
+        for name in names:
+            stamp(built / name, topology.code)
         before = {kit.name for kit in kits.iterdir()}
         for name in removed:
             for place in (kits, out / RELEASES):
