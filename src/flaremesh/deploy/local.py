@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from flaremesh.deploy import proxies
 from flaremesh.deploy.target import Address, DeployError, Participant, threads
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
@@ -38,6 +39,7 @@ class LocalTarget:
 
     def __init__(self, topology: Topology, mesh: Path):
         self._topology = topology
+        proxies.spare(topology.server.host)
         self._kits = mesh / "kits"
         # NVFlare changes directory, so every path it is given must be absolute
         self._folder = (mesh / "local").resolve()
@@ -173,6 +175,7 @@ class LocalTarget:
                     f"not ready after {timeout:.0f} s: {', '.join(waiting)}. "
                     f"See {', '.join(str(self.console(name)) for name in waiting)}; "
                     f"the sites dial {self._topology.server.host}:{self._topology.server.port}."
+                    f"{proxies.remark(self._topology.server.host)}"
                 )
             if waiting:
                 time.sleep(_POLL_SECONDS)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flaremesh.deploy.proxies import remark
 from flaremesh.deploy.target import DeployError
 
 DEFAULT_URL = "http://127.0.0.1:9090"
@@ -87,7 +88,7 @@ class Prometheus:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DeployError(
                 f"no Prometheus answers at {self.url}: {error}; start one with `flaremesh monitor`, "
-                "or name another with --prometheus"
+                f"or name another with --prometheus.{remark(urllib.parse.urlsplit(self.url).hostname or '')}"
             ) from error
 
 

@@ -1,14 +1,15 @@
 """An admin's session with the server of a mesh."""
 
 import contextlib
-import io
 import json
+import logging
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from nvflare.apis.job_def import JobMetaKey, RunStatus
@@ -17,12 +18,21 @@ from nvflare.fuel.flare_api.api_spec import (
     InvalidJobDefinition,
 )
 from nvflare.fuel.flare_api.flare_api import Session
+from nvflare.fuel.hci.client import api as admin_api
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
 
+from flaremesh.deploy import proxies
 from flaremesh.deploy.target import Address, DeployError
 from flaremesh.p2p.agents.server import FIRST_FAILURE
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
 from flaremesh.topology.schema import Topology
+
+_log = logging.getLogger(__name__)
+
+# NVFlare prints what goes wrong on the way, tracebacks included, and then tells it as the answer. It is
+# silenced here: to redirect the process's streams meanwhile would swallow what others print.
+admin_api.traceback = SimpleNamespace(print_exc=lambda: _log.debug("in NVFlare's client", exc_info=True))
+logging.getLogger("nvflare").addHandler(logging.NullHandler())
 
 T = TypeVar("T")
 
@@ -119,8 +129,7 @@ class AdminSession:
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:
-            with _quiet():
-                return question()
+            return question()
         except AuthorizationError as error:
             raise DeployError(f"the server refuses: {error}") from error
         except InvalidJobDefinition as error:
@@ -151,21 +160,22 @@ def connect(topology: Topology, mesh: Path, server: Address | None = None) -> It
     if not kit.is_dir():
         raise DeployError(f"there is no kit of {admin} in {kit.parent}: run `flaremesh provision` first")
     server = server or (topology.server.host, topology.server.port)
+    proxies.spare(server[0])
     with tempfile.TemporaryDirectory() as scratch:
         copy = shutil.copytree(kit, Path(scratch) / admin)
         _direct(copy / "startup" / "fed_admin.json", server)
         session = Session(admin, str(copy))
+        session.api._print_hci = _log.debug
         try:
-            with _quiet():
-                session.try_connect(_CONNECT_SECONDS)
+            session.try_connect(_CONNECT_SECONDS)
             yield AdminSession(session)
         except ConnectionError as error:
             raise ServerLost(
                 f"no server answers at {server[0]}:{server[1]}; is the mesh up (`flaremesh up`)?"
+                f"{proxies.remark(server[0])}"
             ) from error
         finally:
-            with _quiet():
-                session.close()  # its threads would keep this process alive
+            session.close()  # its threads would keep this process alive
 
 
 def _direct(config: Path, server: Address) -> None:
@@ -173,13 +183,6 @@ def _direct(config: Path, server: Address) -> None:
     document = json.loads(config.read_text())
     document["admin"]["host"], document["admin"]["port"] = server
     config.write_text(json.dumps(document))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # NVFlare prints what goes wrong on the way, tracebacks included, and then raises it
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _job(meta: dict[str, Any]) -> Job:
