@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from flaremesh.cli.outputs import folder
 from flaremesh.deploy.targets import TargetKind
 from flaremesh.topology.schema import Run, Topology, WireEncoding
 
@@ -27,5 +28,9 @@ def overridden(topology: Topology, **fields: Any) -> Topology:
 
 
 def mesh_folder(topology: Topology, output: Path | None) -> Path:
-    """The folder with everything that is made from a topology."""
-    return output or Path("build") / topology.name
+    """The folder with everything that is made from a topology.
+
+    Raises:
+        FileError: it cannot be one.
+    """
+    return folder(output or Path("build") / topology.name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, mesh_folder
+from flaremesh.cli.outputs import writable_folder
 
 if TYPE_CHECKING:
     from flaremesh.provision.kits import Provisioned  # brings NVFlare, which --help does not need
@@ -27,7 +28,7 @@ def provision(
 
     loaded = load(topology)
     check(loaded)
-    mesh = mesh_folder(loaded, output)
+    mesh = writable_folder(mesh_folder(loaded, output))
     result = kits.provision(loaded, mesh, remove=remove)
     if as_json:
         typer.echo(_json(result))

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.cli.outputs import writable_folder
 from flaremesh.deploy.target import DeployError
 from flaremesh.deploy.targets import TargetKind, target_of
 from flaremesh.topology.load import load
@@ -30,7 +31,7 @@ def up(
     from flaremesh.provision.kits import provision
 
     loaded = load(topology)
-    mesh = mesh_folder(loaded, output)
+    mesh = writable_folder(mesh_folder(loaded, output))
     provision(loaded, mesh)
     target = target_of(where, loaded, mesh)
     started = target.up(timeout or target.start_seconds)
