@@ -53,6 +53,8 @@ def _changes(result: "Provisioned") -> Iterator[str]:
         yield f"changed  {name}{why}; deploy it again"
     for name in result.removed:
         yield f"removed  {name}; its certificate is valid until it expires: destroy the kit it got"
+    for folder in result.kept:
+        yield f"kept     {folder}: what lay beside the kit or the values that were made"
     if not (result.added or result.changed or result.removed):
         yield "nothing changed"
 
@@ -63,6 +65,7 @@ def _json(result: "Provisioned") -> str:
         "added": result.added,
         "changed": result.changed,
         "removed": result.removed,
+        "kept": [str(folder) for folder in result.kept],
         "reissued": result.reissued,
         "certificates": {
             certificate.holder: {

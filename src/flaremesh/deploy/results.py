@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from flaremesh.errors import FlaremeshError
+from flaremesh.errors import FlaremeshError, first_mistake
 from flaremesh.metrics.sink import Evaluation, Iteration
 from flaremesh.runtime.history import History
 
@@ -129,7 +129,7 @@ def load_result(folder: Path) -> RunResult:
         reason = f"There is no {RESULT}: the run has not ended, or its result was not fetched."
         return RunResult(run_id=folder.name, name=folder.name, outcome="unfinished", reason=reason)
     except ValidationError as error:
-        raise RunFolderError(f"{path} is not the result of a run: {_first(error)}.") from error
+        raise RunFolderError(f"{path} is not the result of a run: {first_mistake(error)}.") from error
 
 
 def load_history(path: Path) -> History:
@@ -147,7 +147,7 @@ def load_history(path: Path) -> History:
             if number < len(lines):
                 raise RunFolderError(f"{path}, line {number}: not JSON ({error.msg}).") from error
         except ValidationError as error:
-            raise RunFolderError(f"{path}, line {number}: {_first(error)}.") from error
+            raise RunFolderError(f"{path}, line {number}: {first_mistake(error)}.") from error
     return history
 
 
@@ -196,9 +196,3 @@ def _keep(row: object, history: History) -> None:
         history.evaluation(Evaluation(evaluation.iteration, evaluation.evaluation))
     else:
         history.iteration(Iteration(**vars(_Iteration.model_validate(row))))
-
-
-def _first(error: ValidationError) -> str:
-    detail = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in detail["loc"])
-    return f"{where}: {detail['msg']}" if where else detail["msg"]

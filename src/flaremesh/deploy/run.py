@@ -37,6 +37,12 @@ _NO_CODE = "BYOC not permitted"  # NVFlare's answer of a site
 _ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another admin"
 
 
+class NotSubmitted(DeployError):
+    """The run was to be aborted before there was one."""
+
+    exit_code = 130
+
+
 def run(
     topology: Topology,
     target: Target,
@@ -64,6 +70,7 @@ def run(
 
     Raises:
         UnsoundRun: the run makes no sense.
+        NotSubmitted: ``stop`` was set before the run began.
         DeployError: somebody is not ready, or the server does not take the run; or the way to it was lost
             for good, and the run goes on.
     """
@@ -79,6 +86,8 @@ def run(
         session = connection.enter_context(_connected(topology, target, mesh))
         registered = session.sites()
         _require([site.name for site in topology.sites if site.name not in registered])
+        if stop.is_set():
+            raise NotSubmitted("interrupted before the run was submitted")
         run_id, folder = _submit(session, topology, mesh / "runs", name)
         submitted = time.monotonic()
         result = None
@@ -106,7 +115,13 @@ def run(
         "iterations": topology.run.iterations,
         "submit_to_result_seconds": seconds,
     }
-    gather(topology, target, folder, known, result, warn)
+    try:
+        gather(topology, target, folder, known, result, warn)
+    except OSError as error:
+        raise DeployError(
+            f"the run {run_id} {result['outcome']}, and its result cannot be written into {folder}: "
+            f"{error.strerror}. The sites keep what they have of it in their workspaces, {run_id}/{RUN_FOLDER}."
+        ) from error
     return load_result(folder)
 
 

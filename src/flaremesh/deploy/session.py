@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.fuel.common.excepts import ConfigError
 from nvflare.fuel.flare_api.api_spec import (
     AuthorizationError,
     InvalidJobDefinition,
@@ -23,7 +24,9 @@ from nvflare.fuel.hci.client.file_transfer import FileTransferModule
 
 from flaremesh.deploy import proxies
 from flaremesh.deploy.target import Address, DeployError
+from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.agents.server import FIRST_FAILURE
+from flaremesh.p2p.participant import StartError, identity
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
 from flaremesh.topology.schema import Topology
 
@@ -162,9 +165,7 @@ def connect(topology: Topology, mesh: Path, server: Address | None = None) -> It
     server = server or (topology.server.host, topology.server.port)
     proxies.spare(server[0])
     with tempfile.TemporaryDirectory() as scratch:
-        copy = shutil.copytree(kit, Path(scratch) / admin)
-        _direct(copy / "startup" / "fed_admin.json", server)
-        session = Session(admin, str(copy))
+        session = _session(admin, kit, Path(scratch) / admin, server)
         session.api._print_hci = _log.debug
         try:
             session.try_connect(_CONNECT_SECONDS)
@@ -176,6 +177,23 @@ def connect(topology: Topology, mesh: Path, server: Address | None = None) -> It
             ) from error
         finally:
             session.close()  # its threads would keep this process alive
+
+
+def _session(admin: str, kit: Path, copy: Path, server: Address) -> Session:
+    """A session with what of an admin's kit it needs, which it may write to."""
+    try:
+        identity(kit)  # or a damaged kit would be taken for a server that is away
+        for part in PARTS:
+            shutil.copytree(kit / part, copy / part)
+        (copy / "transfer").mkdir()
+        _direct(copy / "startup" / "fed_admin.json", server)
+        return Session(admin, str(copy))
+    except StartError as error:
+        raise DeployError(f"{admin}: {error}") from None
+    except (OSError, ValueError, TypeError, LookupError, ConfigError) as error:
+        raise DeployError(
+            f"the kit of {admin} in {kit} is damaged: {error}. `flaremesh provision` makes it anew."
+        ) from error
 
 
 def _direct(config: Path, server: Address) -> None:
