@@ -15,8 +15,10 @@ def monitor(
     topology: TopologyFile,
     where: Where = TargetKind.LOCAL,
     output: Output = None,
-    port: Annotated[int, typer.Option(help="Port of this machine for Grafana.")] = 3000,
-    prometheus_port: Annotated[int, typer.Option(help="Port of this machine for Prometheus.")] = 9090,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine for Grafana.")] = 3000,
+    prometheus_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of this machine for Prometheus.")
+    ] = 9090,
 ) -> None:
     """Open the dashboards of a mesh that is up, in Grafana over Prometheus, until Ctrl-C.
 

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
+from pydantic import ValidationError
 
 from flaremesh.cli.outputs import folder
 from flaremesh.deploy.targets import TargetKind
+from flaremesh.errors import first_mistake
 from flaremesh.topology.schema import Run, Topology, WireEncoding
 
 TopologyFile: TypeAlias = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="The topology file.")]
@@ -21,9 +23,16 @@ Wire: TypeAlias = Annotated[
 
 
 def overridden(topology: Topology, **fields: Any) -> Topology:
-    """The topology with other fields of its run, as far as they are not None."""
+    """The topology with other fields of its run, as far as they are not None.
+
+    Raises:
+        BadParameter: a run cannot have them.
+    """
     given = {name: value for name, value in fields.items() if value is not None}
-    run = Run.model_validate(topology.run.model_dump() | given)
+    try:
+        run = Run.model_validate(topology.run.model_dump() | given)
+    except ValidationError as error:
+        raise typer.BadParameter(first_mistake(error)) from None
     return topology.model_copy(update={"run": run})
 
 

@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from flaremesh.errors import FlaremeshError, first_mistake
 from flaremesh.metrics.sink import Evaluation, Iteration
@@ -58,6 +58,13 @@ class Graph(_Result):
 
     sites: tuple[str, ...]
     matrices: tuple[tuple[tuple[float, ...], ...], ...]
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        count = len(self.sites)
+        if any([len(row) for row in matrix] != [count] * count for matrix in self.matrices):
+            raise ValueError(f"a matrix has not {count} rows and columns, one for each site")
+        return self
 
 
 class RunResult(_Result):

@@ -120,7 +120,7 @@ def run(
     except OSError as error:
         raise DeployError(
             f"the run {run_id} {result['outcome']}, and its result cannot be written into {folder}: "
-            f"{error.strerror}. The sites keep what they have of it in their workspaces, {run_id}/{RUN_FOLDER}."
+            f"{error.strerror}. The sites keep it in {run_id}/{RUN_FOLDER} of their workspaces."
         ) from error
     return load_result(folder)
 
