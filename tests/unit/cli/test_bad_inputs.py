@@ -237,7 +237,7 @@ def test_a_damaged_record_of_the_last_topology_ends_the_commands_that_need_it(
 @pytest.mark.parametrize(
     "content", [b"", b"no", b"null", b"[1]", b'{"bonn": 1}', b'{"url": "no"}', b"\xff", None]
 )
-@pytest.mark.parametrize("command", ["status", "doctor", "down", "top", "run"])
+@pytest.mark.parametrize("command", ["status", "doctor", "down", "run"])
 def test_what_the_local_target_notes_may_be_damaged(
     here: Path, command: str, file: str, content: bytes | None
 ) -> None:
