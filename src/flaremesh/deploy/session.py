@@ -4,6 +4,8 @@ import contextlib
 import json
 import logging
 import shutil
+import socket
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -168,21 +170,41 @@ def connect(topology: Topology, mesh: Path, server: Address | None = None) -> It
         session = _session(admin, kit, Path(scratch) / admin, server)
         session.api._print_hci = _log.debug
         try:
-            session.try_connect(_CONNECT_SECONDS)
+            _log_in(session, server)
             yield AdminSession(session)
-        except ConnectionError as error:
-            raise ServerLost(
-                f"no server answers at {server[0]}:{server[1]}; is the mesh up (`flaremesh up`)?"
-                f"{proxies.remark(server[0])}"
-            ) from error
         finally:
             session.close()  # its threads would keep this process alive
+
+
+def _log_in(session: Session, server: Address) -> None:
+    try:
+        session.try_connect(_CONNECT_SECONDS)
+    except ConnectionError as error:
+        raise ServerLost(_why_no_answer(server)) from error
+    except Exception as error:  # of many classes
+        raise ServerLost(f"{server[0]}:{server[1]} lets nobody log in: {error}") from error
+
+
+def _why_no_answer(server: Address) -> str:
+    host, port = server
+    try:
+        socket.create_connection(server, timeout=1.0).close()
+    except OSError:
+        return f"no server answers at {host}:{port}; is the mesh up (`flaremesh up`)?{proxies.remark(host)}"
+    return (
+        f"no server of this mesh answers at {host}:{port}, where somebody listens: another mesh, or one with "
+        f"kits of another provisioning.{proxies.remark(host)}"
+    )
 
 
 def _session(admin: str, kit: Path, copy: Path, server: Address) -> Session:
     """A session with what of an admin's kit it needs, which it may write to."""
     try:
-        identity(kit)  # or a damaged kit would be taken for a server that is away
+        # or a damaged kit would be taken for a server that is away
+        identity(kit)
+        startup = kit / "startup"
+        pair = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        pair.load_cert_chain(startup / "client.crt", startup / "client.key", password="")  # which asks nobody
         for part in PARTS:
             shutil.copytree(kit / part, copy / part)
         (copy / "transfer").mkdir()
