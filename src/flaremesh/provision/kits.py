@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from flaremesh.errors import FlaremeshError, first_mistake
 from flaremesh.p2p.agents.kit import PARTS
-from flaremesh.provision import firewall
+from flaremesh.provision import LAST_TOPOLOGY, firewall
 from flaremesh.provision.builder import KitBuilder, project_of
 from flaremesh.provision.certificates import Certificate, CertificateStore, StateError
 from flaremesh.provision.releases import (
@@ -137,7 +137,7 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         if topology.deploy:
             replace_releases(work / RELEASES, out / RELEASES, work)
         # last, for it says that all of the above is done
-        replace_text(topology.model_dump_json(), state / _TOPOLOGY, work, mode=0o600)
+        replace_text(topology.model_dump_json(), out / LAST_TOPOLOGY, work, mode=0o600)
     return Provisioned(
         kits={name: kits / name for name in names},
         added=tuple(name for name in replaced if name not in before),
@@ -164,7 +164,7 @@ def previous(out: Path) -> Topology | None:
     Raises:
         StateError: the file that says it is damaged, or of another version.
     """
-    path = out / "state" / _TOPOLOGY
+    path = out / LAST_TOPOLOGY
     try:
         return Topology.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -176,9 +176,6 @@ def previous(out: Path) -> Topology | None:
             "was written by another version of flaremesh. Restore it from a copy, or remove it: all that is "
             "lost is what to deploy anew after the next change."
         ) from None
-
-
-_TOPOLOGY = "topology.json"
 
 
 def _check_root(topology: Topology, store: CertificateStore) -> None:

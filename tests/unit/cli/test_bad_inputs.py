@@ -250,12 +250,12 @@ def test_what_the_local_target_notes_may_be_damaged(
     call(command, "mesh.yaml", *OF_A_TOPOLOGY[command], "--output", "out")
 
 
-def test_another_mesh_in_the_same_folder_is_told(here: Path, kits: Path) -> None:
+@pytest.mark.parametrize("command", [command for command in OF_A_MESH if command != "plan"])
+def test_another_mesh_in_the_same_folder_is_told(here: Path, kits: Path, command: str) -> None:
     document = yaml.safe_load(RING.read_text()) | {"name": "another"}
     Path("another.yaml").write_text(yaml.safe_dump(document))
-    for command in ("provision", "up"):
-        said = refused(command, "another.yaml", "--output", kits)
-        assert "holds the mesh ring3-consensus, and the topology file names it another" in said
+    said = refused(command, "another.yaml", *OF_A_TOPOLOGY[command], "--output", kits)
+    assert "holds the mesh ring3-consensus, and the topology file names it another" in said
 
 
 def process(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
