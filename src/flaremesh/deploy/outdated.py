@@ -81,10 +81,10 @@ def check_server(topology: Topology, mesh: Path) -> None:
 
 
 def check_code(topology: Topology, in_use: Mapping[str, Kit]) -> None:
-    """Make sure that all who tell of their kit let in what the run needs.
+    """Make sure that all who tell of their kit let in the file that the run brings, if it does.
 
     Raises:
-        DeployError: somebody does not; the run would fail there.
+        DeployError: somebody does not; NVFlare would say how many sites are missing, and not why.
     """
     run = topology.run
     if run.problem.file and (names := [name for name, kit in in_use.items() if not kit.files]):
@@ -92,13 +92,3 @@ def check_code(topology: Topology, in_use: Mapping[str, Kit]) -> None:
             f"{', '.join(names)}: the process was started with a kit that accepts no code of a job, and the "
             f"run brings {run.problem.file.name}. {REMEDY}"
         )
-    paths = (run.algorithm, run.problem.path or "")
-    needed = {
-        package for package in topology.code.packages if any(p.startswith(f"{package}.") for p in paths)
-    }
-    for package in sorted(needed):
-        if names := [name for name, kit in in_use.items() if package not in kit.packages]:
-            raise DeployError(
-                f"{', '.join(names)}: the process was started with a kit that allows no code of {package}, "
-                f"which the run needs. {REMEDY}"
-            )

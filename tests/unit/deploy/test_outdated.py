@@ -113,13 +113,6 @@ def test_a_run_that_brings_a_file_needs_kits_that_accept_it(mesh, written):
     check_code(written(), in_use(mesh))
 
 
-def test_a_run_needs_kits_that_allow_the_package_of_its_problem(mesh, written):
-    run = FILE["run"] | {"problem": {"path": "ours.problems.P"}}
-    with pytest.raises(DeployError, match="allows no code of ours"):
-        check_code(written(code={"packages": ["ours"]}, run=run), in_use(mesh))
-    check_code(written(code={"packages": ["ours"]}), in_use(mesh))
-
-
 def test_kits_that_lead_to_another_server_are_told(mesh, written):
     with pytest.raises(DeployError, match=r"localhost:\d+, and the topology file has it at localhost:1234"):
         check_server(written(server={"host": "localhost", "port": 1234, "org": "consortium"}), mesh)

@@ -42,6 +42,7 @@ def page():
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
 def test_a_page_of_this_machine_is_read_whatever_proxy_is_set(page, environment, variable):
+    environment.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
     environment.setenv(variable, NOWHERE)
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(page, timeout=5)
