@@ -1,6 +1,9 @@
 """What every error that a user can act on has in common."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class FlaremeshError(Exception):
@@ -11,3 +14,10 @@ class FlaremeshError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+
+def first_mistake(error: "ValidationError") -> str:
+    """The first thing that pydantic found wrong, and where."""
+    detail = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in detail["loc"])
+    return f"{where}: {detail['msg']}" if where else str(detail["msg"])

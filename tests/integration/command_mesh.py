@@ -18,6 +18,8 @@ from ports import LinkPorts, free_port
 SITES = ("heidelberg", "bonn", "aachen")
 VALUES = {"heidelberg": 1.0, "bonn": 2.0, "aachen": 6.0}
 PEER_TIMEOUT = 15.0
+PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"), "http://127.0.0.1:9")
+"""As many machines of institutions have them; nobody listens at that port."""
 ENDLESS = {"algorithm": "dgd", "stepsize": 0.1, "iterations": 10**7}
 UNHURRIED = {"path": "faulty.Unhurried", "args": {"values": VALUES}}
 
@@ -77,7 +79,9 @@ class Mesh:
         self._ports.release()
 
     def start(self, command: str, *options: str, file: Path | None = None) -> subprocess.Popen[str]:
-        packages = str(Path(__file__).parent / "packages")
+        packages = os.pathsep.join(
+            [str(Path(__file__).parent / "packages"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "flaremesh.cli.main", command),
@@ -86,7 +90,7 @@ class Mesh:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": packages, "COLUMNS": "200"},
+            env=os.environ | PROXIES | {"PYTHONPATH": packages, "COLUMNS": "200"},
         )
         self.commands.append(process)
         return process

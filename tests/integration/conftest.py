@@ -19,9 +19,11 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 @pytest.fixture
 def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Mesh]]:
-    """Makes further meshes, which are not up."""
+    """Makes further meshes, which are not up, in a folder that a shell would split."""
+    folder = tmp_path / 'My #1 project\'s "mesh"'
+    folder.mkdir()
     with ExitStack() as stack:
-        yield lambda name, port=None: stack.enter_context(mesh_in(tmp_path, name, port))
+        yield lambda name, port=None: stack.enter_context(mesh_in(folder, name, port))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -125,3 +125,18 @@ def test_a_server_that_is_away_is_named_with_everybody_who_misses_it(make_mesh):
     assert ended.returncode == 1
     assert "server does not run." in ended.stdout
     assert "bonn: no connection to the server." in ended.stdout
+
+
+def test_whose_kit_became_newer_than_the_process_is_said_by_up_run_and_doctor(mesh):
+    """The last test of this mesh, whose kits change."""
+    moved = {"host": "127.0.0.1", "ports": mesh.links["bonn"]["ports"]}
+    file = mesh.topology("consensus", addresses={"bonn": moved})
+    up = mesh.call("up", file=file)
+    assert up.returncode == 1
+    assert f"heidelberg, bonn, aachen: the kit in {mesh.folder / 'kits'} is newer" in up.stderr
+    run = mesh.call("run", file=file)
+    assert run.returncode == 0
+    assert "heidelberg, bonn, aachen: the kit in" in run.stderr
+    code, document = diagnosis(mesh, file)
+    assert (code, {finding["participant"] for finding in document["findings"]}) == (1, set(SITES))
+    assert all("other addresses" in finding["what"] for finding in document["findings"])

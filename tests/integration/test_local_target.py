@@ -96,3 +96,12 @@ def test_down_ends_a_run_in_progress_and_every_process(make_mesh):
     again = mesh.call("down")
     assert (again.returncode, again.stdout) == (0, "Nothing was running.\n")
     assert not mesh.status()["ready"]
+
+
+def test_a_damaged_record_of_the_processes_loses_none_of_them(mesh):
+    record = mesh.folder / "local/processes.json"
+    kept = record.read_text()
+    before = mesh.status()
+    record.write_text(kept[:20])
+    assert mesh.status() == before
+    record.write_text(kept)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flaremesh.cli.options import Output, TopologyFile, mesh_folder
+from flaremesh.cli.outputs import writable_folder
 from flaremesh.topology.load import load
 
 
@@ -19,7 +20,7 @@ def bundle(
     from flaremesh.provision.releases import releases
 
     loaded = load(topology)
-    mesh = mesh_folder(loaded, output)
+    mesh = writable_folder(mesh_folder(loaded, output))
     found = {release.name: release for release in releases(loaded)}
     if participant not in found:
         raise typer.BadParameter(f"{participant} is not one of {', '.join(found)}", param_hint="PARTICIPANT")

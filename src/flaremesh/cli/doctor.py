@@ -22,7 +22,8 @@ def doctor(
     from flaremesh.deploy.doctor import diagnose
 
     loaded = load(topology)
-    diagnosis = diagnose(loaded, target_of(where, loaded, mesh_folder(loaded, output)))
+    mesh = mesh_folder(loaded, output)
+    diagnosis = diagnose(loaded, target_of(where, loaded, mesh), mesh)
     if as_json:
         typer.echo(json.dumps(asdict(diagnosis), indent=2))
     else:

@@ -1,29 +1,70 @@
-"""How commands that go on until they are told to stop are told."""
+"""How commands are told to stop: Ctrl-C, SIGTERM, the end of the terminal."""
 
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+import typer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Interrupted(KeyboardInterrupt):
+    """The command was told to stop.
+
+    Attributes:
+        exit_code: with which it ends, as shells have it.
+    """
+
+    def __init__(self, number: int):
+        super().__init__("Interrupted." if number == signal.SIGINT else "Terminated.")
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """The first signal raises Interrupted; the second lets the clearing up go on, the third ends it."""
+    heard = 0
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard += 1
+        if heard == 1:
+            raise Interrupted(number)
+        if heard > 2:
+            os._exit(128 + number)
+        typer.echo("Clearing up; once more ends this at once.", err=True)
+
+    if threading.current_thread() is threading.main_thread():
+        with _handlers(interrupt):
+            yield
+    else:
+        yield
+
+
 @contextlib.contextmanager
 def until_interrupted() -> Iterator[None]:
-    """Ctrl-C, SIGTERM or the end of the terminal leaves the block and is no error."""
+    """A signal leaves the block and is no error."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         for other in _SIGNALS:
             signal.signal(other, signal.SIG_IGN)  # what is under way now is the clearing up
         raise KeyboardInterrupt
 
+    with _handlers(leave), contextlib.suppress(KeyboardInterrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup does
     wanted = [number for number in _SIGNALS if not (ignored and number is signal.SIGHUP)]
-    before = {number: signal.signal(number, leave) for number in wanted}
+    before = {number: signal.signal(number, handler) for number in wanted}
     try:
         yield
-    except KeyboardInterrupt:
-        pass
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

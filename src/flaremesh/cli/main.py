@@ -1,5 +1,8 @@
 """The ``flaremesh`` command; one module per subcommand."""
 
+import os
+import sys
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +12,9 @@ from flaremesh import __version__
 from flaremesh.cli.bundle import bundle
 from flaremesh.cli.doctor import doctor
 from flaremesh.cli.down import down
+from flaremesh.cli.interruption import interruptible
 from flaremesh.cli.monitor import monitor
+from flaremesh.cli.outputs import FileError
 from flaremesh.cli.plan import plan
 from flaremesh.cli.provision import provision
 from flaremesh.cli.report import report
@@ -19,6 +24,7 @@ from flaremesh.cli.simulate import simulate
 from flaremesh.cli.status import status
 from flaremesh.cli.top import top
 from flaremesh.cli.up import up
+from flaremesh.deploy import proxies
 from flaremesh.errors import FlaremeshError
 
 
@@ -27,11 +33,35 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand."""
+        _forgive()
+        proxies.spare()
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
         except FlaremeshError as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
+            raise _failure(f"Error: {error}", error.exit_code) from None
+        except BrokenPipeError:
+            raise  # whoever read the output has seen enough: typer ends in silence
+        except OSError as error:
+            raise _failure(f"Error: {FileError.of(error)}", 1) from None
+        except KeyboardInterrupt as interrupt:
+            raise _failure(str(interrupt) or "Interrupted.", getattr(interrupt, "exit_code", 130)) from None
+
+
+def _failure(message: str, exit_code: int) -> typer.Exit:
+    try:
+        sys.stdout.flush()
+    except OSError:  # what it still holds would fail again at the end of the process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    typer.echo(message, err=True)
+    return typer.Exit(exit_code)
+
+
+def _forgive() -> None:
+    """Print a question mark for a character that the terminal has not, instead of ending there."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 app = typer.Typer(

@@ -6,6 +6,7 @@ import typer
 
 from flaremesh.cli.interruption import until_interrupted
 from flaremesh.cli.options import Output, TopologyFile, Where, mesh_folder
+from flaremesh.cli.outputs import writable_folder
 from flaremesh.deploy.targets import TargetKind
 from flaremesh.topology.load import load
 
@@ -14,8 +15,10 @@ def monitor(
     topology: TopologyFile,
     where: Where = TargetKind.LOCAL,
     output: Output = None,
-    port: Annotated[int, typer.Option(help="Port of this machine for Grafana.")] = 3000,
-    prometheus_port: Annotated[int, typer.Option(help="Port of this machine for Prometheus.")] = 9090,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine for Grafana.")] = 3000,
+    prometheus_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of this machine for Prometheus.")
+    ] = 9090,
 ) -> None:
     """Open the dashboards of a mesh that is up, in Grafana over Prometheus, until Ctrl-C.
 
@@ -26,7 +29,10 @@ def monitor(
 
     loaded = load(topology)
     ports = Ports(prometheus_port, port)
-    with until_interrupted(), monitor(where, loaded, mesh_folder(loaded, output), ports) as opened:
+    with (
+        until_interrupted(),
+        monitor(where, loaded, writable_folder(mesh_folder(loaded, output)), ports) as opened,
+    ):
         if opened.grafana:
             typer.echo(f"Dashboards: {opened.grafana}")
         typer.echo(f"Prometheus: {opened.prometheus}")

@@ -1,11 +1,16 @@
 """Arguments and options that several commands share."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
+from pydantic import ValidationError
 
+from flaremesh.cli.outputs import FileError, folder
 from flaremesh.deploy.targets import TargetKind
+from flaremesh.errors import first_mistake
+from flaremesh.provision import LAST_TOPOLOGY
 from flaremesh.topology.schema import Run, Topology, WireEncoding
 
 TopologyFile: TypeAlias = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="The topology file.")]
@@ -20,12 +25,42 @@ Wire: TypeAlias = Annotated[
 
 
 def overridden(topology: Topology, **fields: Any) -> Topology:
-    """The topology with other fields of its run, as far as they are not None."""
+    """The topology with other fields of its run, as far as they are not None.
+
+    Raises:
+        BadParameter: a run cannot have them.
+    """
     given = {name: value for name, value in fields.items() if value is not None}
-    run = Run.model_validate(topology.run.model_dump() | given)
+    try:
+        run = Run.model_validate(topology.run.model_dump() | given)
+    except ValidationError as error:
+        raise typer.BadParameter(first_mistake(error)) from None
     return topology.model_copy(update={"run": run})
 
 
+def place_of(topology: Topology, output: Path | None) -> Path:
+    """The folder with everything that is made from a topology, whatever is in it now.
+
+    Raises:
+        FileError: it cannot be one.
+    """
+    return folder(output or Path("build") / topology.name)
+
+
 def mesh_folder(topology: Topology, output: Path | None) -> Path:
-    """The folder with everything that is made from a topology."""
-    return output or Path("build") / topology.name
+    """The same, unless it holds another mesh.
+
+    Raises:
+        FileError: it does, or cannot be a folder.
+    """
+    path = place_of(topology, output)
+    try:
+        held = json.loads((path / LAST_TOPOLOGY).read_bytes())["name"]
+    except (OSError, ValueError, TypeError, LookupError):
+        return path  # what needs that file tells what is wrong with it
+    if held != topology.name:
+        raise FileError(
+            f"{path} holds the mesh {held}, and the topology file names it {topology.name}. "
+            "Name another folder with --output, or undo that change."
+        )
+    return path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, mesh_folder
+from flaremesh.cli.options import AsJson, Output, TopologyFile, place_of
 
 if TYPE_CHECKING:
     from flaremesh.provision.plan import Mixing, Plan
@@ -24,7 +24,7 @@ def plan(topology: TopologyFile, output: Output = None, as_json: AsJson = False)
     from flaremesh.topology.load import load
 
     loaded = load(topology)
-    result = plan_of(loaded, _provisioned(mesh_folder(loaded, output)))
+    result = plan_of(loaded, _provisioned(place_of(loaded, output)))
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, mesh_folder
+from flaremesh.cli.outputs import writable_folder
 
 if TYPE_CHECKING:
     from flaremesh.provision.kits import Provisioned  # brings NVFlare, which --help does not need
@@ -27,7 +28,7 @@ def provision(
 
     loaded = load(topology)
     check(loaded)
-    mesh = mesh_folder(loaded, output)
+    mesh = writable_folder(mesh_folder(loaded, output))
     result = kits.provision(loaded, mesh, remove=remove)
     if as_json:
         typer.echo(_json(result))
@@ -52,6 +53,8 @@ def _changes(result: "Provisioned") -> Iterator[str]:
         yield f"changed  {name}{why}; deploy it again"
     for name in result.removed:
         yield f"removed  {name}; its certificate is valid until it expires: destroy the kit it got"
+    for folder in result.kept:
+        yield f"kept     {folder}: what lay beside the kit or the values that were made"
     if not (result.added or result.changed or result.removed):
         yield "nothing changed"
 
@@ -62,6 +65,7 @@ def _json(result: "Provisioned") -> str:
         "added": result.added,
         "changed": result.changed,
         "removed": result.removed,
+        "kept": [str(folder) for folder in result.kept],
         "reissued": result.reissued,
         "certificates": {
             certificate.holder: {

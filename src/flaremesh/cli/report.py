@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flaremesh.cli.options import AsJson
+from flaremesh.cli.outputs import writable_folder
 from flaremesh.deploy.prometheus import DEFAULT_URL
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -47,7 +48,7 @@ def report(
 def _of_run(folder: Path, output: Path | None) -> dict[str, Any]:
     from flaremesh.deploy.report import write_report
 
-    written = write_report(folder, output or folder / "report")
+    written = write_report(folder, writable_folder(output or folder / "report"))
     measured, predicted = written.fitted_contraction, written.predicted_contraction
     beside = "" if predicted is None else f", predicted {predicted:.4f}"
     return {
@@ -64,7 +65,7 @@ def _of_live(url: str, last: float, output: Path | None, mesh: str | None, run: 
     from flaremesh.deploy.live import write_live_report
     from flaremesh.deploy.prometheus import Prometheus
 
-    written = write_live_report(Prometheus(url), last, output, mesh, run)
+    written = write_live_report(Prometheus(url), last, output and writable_folder(output), mesh, run)
     return {
         "page": str(written.page),
         "figures": {name: str(path) for name, path in written.figures.items()},

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, Wire, mesh_folder, overridden
+from flaremesh.cli.outputs import writable_folder
 from flaremesh.deploy.targets import TargetKind, target_of
 from flaremesh.topology.load import load
 
@@ -37,7 +38,7 @@ def run(
     from flaremesh.deploy import run as runs
 
     loaded = overridden(load(topology), iterations=iterations, stepsize=stepsize, wire=wire)
-    mesh = mesh_folder(loaded, output)
+    mesh = writable_folder(mesh_folder(loaded, output))
     target = target_of(where, loaded, mesh)
     with ProgressView(loaded.run.iterations) as view, _interruption() as stop:
         result = runs.run(loaded, target, mesh, name or loaded.run.algorithm, view.show, stop, _warn)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flaremesh.cli.outputs import writable_file
 from flaremesh.topology.schema import Topology
 
 
@@ -17,4 +18,4 @@ def schema(
     if output is None:
         typer.echo(text, nl=False)
     else:
-        output.write_text(text)
+        writable_file(output).write_text(text)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flaremesh.cli.options import Wire, overridden
+from flaremesh.cli.outputs import writable_file
 
 
 def simulate(
@@ -27,8 +28,17 @@ def simulate(
     mesh = check(loaded)
     run = loaded.run
     torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other
+    if output:
+        writable_file(output)
     with simulation_of(run, mesh) as simulation:
-        simulation.run()
+        try:
+            simulation.run()
+        except KeyboardInterrupt as interrupt:
+            done = simulation.snapshots[-1].iteration
+            interrupt.args = (
+                f"Interrupted after {done} of {run.iterations} iterations; nothing is written.",
+            )
+            raise
 
     document = {"name": loaded.name, "algorithm": run.algorithm, **simulation.document()}
     if output:

@@ -33,6 +33,7 @@ from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.metrics.ask import PORT, PORT_VARIABLE
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
+from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.p2p.participant import GPUS_VARIABLE, NAME_VARIABLE, StartError
@@ -312,7 +313,7 @@ class DockerTarget:
         if stopped:
             stopped.remove(v=True, force=True)
         container = self._create(name, [network for network in networks if name in network.hosts])
-        for part in ("startup", "local"):
+        for part in PARTS:
             container.put_archive(f"/workspace/{part}", _archive(self._kit(name, part)))
         container.start()
 
@@ -370,10 +371,7 @@ class DockerTarget:
         return [
             Mount("/workspace", f"{self._topology.name}_{name}", type="volume", labels=labels),
             # the kit's go with the container; a folder of this machine would not be there on another engine
-            *(
-                Mount(f"/workspace/{part}", None, type="volume", labels=labels)
-                for part in ("startup", "local")
-            ),
+            *(Mount(f"/workspace/{part}", None, type="volume", labels=labels) for part in PARTS),
         ]
 
     def _device_requests(self, name: str) -> list[DeviceRequest]:

@@ -1,8 +1,11 @@
 """How a mesh is: what its participants find out about themselves, and what only the whole shows."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
+from flaremesh.deploy.outdated import kits_in_use, older_than_kits, unlike_file
 from flaremesh.deploy.target import Participant, Target, at_once
 from flaremesh.links.protocol import LinkKind
 from flaremesh.p2p.agents.doctor import PATH, Edge, Finding, Report
@@ -36,6 +39,21 @@ class Link:
     reason: str
 
 
+class OldKits(NamedTuple):
+    """Participants whose process was started with another kit than it should have.
+
+    Attributes:
+        older: their kit in the mesh's folder is newer.
+        unlike_file: what their kit has otherwise than the topology file, e.g. addresses.
+    """
+
+    older: Collection[str]
+    unlike_file: Mapping[str, str]
+
+
+NO_OLD_KITS = OldKits((), {})
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """What the doctor found.
@@ -53,19 +71,29 @@ class Diagnosis:
     elsewhere: Sequence[str]
 
 
-def diagnose(topology: Topology, target: Target) -> Diagnosis:
+def diagnose(topology: Topology, target: Target, mesh: Path) -> Diagnosis:
     """Ask all participants at once, and judge the whole.
+
+    Args:
+        topology: the mesh.
+        target: where it is up.
+        mesh: its folder.
 
     Raises:
         DeployError: the target cannot be asked.
         GraphError, MissingExtra: see topology.mesh.build.
     """
     participants = target.participants()
-    return judge(topology, participants, _reports(participants, target.ask))
+    in_use = kits_in_use(target, participants)
+    kits = OldKits(older_than_kits(in_use, mesh), unlike_file(topology, in_use))
+    return judge(topology, participants, _reports(participants, target.ask), kits)
 
 
 def judge(
-    topology: Topology, participants: Sequence[Participant], reports: Mapping[str, Report | None]
+    topology: Topology,
+    participants: Sequence[Participant],
+    reports: Mapping[str, Report | None],
+    kits: OldKits = NO_OLD_KITS,
 ) -> Diagnosis:
     """Put what the participants say together.
 
@@ -73,6 +101,7 @@ def judge(
         topology: the mesh.
         participants: as their target sees them.
         reports: of all participants.
+        kits: what is known of the kits with which they were started.
     """
     known = {name: report for name, report in reports.items() if report is not None}
     findings = [
@@ -81,7 +110,7 @@ def judge(
         *(f for report in known.values() for f in report.findings if f.peer is None or f.peer in known),
         *_old_certificates(known),
         *_skew(known),
-        *_old_kits(topology, known),
+        *_old_kits(topology, reports, kits),
     ]
     elsewhere = [participant.name for participant in participants if participant.elsewhere]
     return Diagnosis(reports, list(_links(topology, known)), findings, elsewhere)
@@ -141,15 +170,25 @@ def _skew(known: Mapping[str, Report]) -> Iterator[Finding]:
                 )
 
 
-def _old_kits(topology: Topology, known: Mapping[str, Report]) -> Iterator[Finding]:
+def _old_kits(topology: Topology, reports: Mapping[str, Report | None], kits: OldKits) -> Iterator[Finding]:
+    """One finding for each participant that runs with another kit than it should."""
     dialled = _dialled(topology)
-    for name, report in known.items():
-        if {edge.peer for edge in report.edges} != dialled.get(name, set()):
-            yield Finding(
-                name,
-                f"{name} runs with a kit that was made for other neighbours than those in the topology file.",
-                f"Run `flaremesh provision`, and deploy {name} anew with its kit.",
-            )
+    for name, report in reports.items():
+        other = kits.unlike_file.get(name)
+        if report and {edge.peer for edge in report.edges} != dialled.get(name, set()):
+            other = "neighbours"
+        if other:
+            what = f"a kit that was made for other {other} than in the topology file"
+        elif name in kits.older:
+            what = "an older kit than the one that it has now in the mesh's folder"
+        else:
+            continue
+        yield Finding(
+            name,
+            f"{name} runs with {what}.",
+            f"Run `flaremesh down`, then `flaremesh up`, or deploy {name} anew with the kit that "
+            "`flaremesh provision` makes.",
+        )
 
 
 def _dialled(topology: Topology) -> dict[str, set[str]]:

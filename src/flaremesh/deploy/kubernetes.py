@@ -444,8 +444,11 @@ def _check_takeover(release: Release, chart: str, folder: Path) -> None:
         _helm("get", "values", release.name, "--namespace", release.namespace, "--output", "json")
     )
     given: dict[str, Any] = {}
-    for name in (VALUES, OWN_VALUES):
-        given |= yaml.safe_load((folder / name).read_text()) or {}
+    for file in (folder / VALUES, folder / OWN_VALUES):
+        try:
+            given |= yaml.safe_load(file.read_bytes()) or {} if file.exists() else {}
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise DeployError(f"{file} holds no values: {' '.join(str(error).split())}") from None
     if lost := sorted(set(installed["meshes"]).difference(given["meshes"])):
         raise DeployError(
             f"the release {release.name} in the namespace {release.namespace} also watches "

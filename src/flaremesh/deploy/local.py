@@ -9,16 +9,20 @@ import time
 import urllib.request
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
 
+from flaremesh.deploy import proxies
 from flaremesh.deploy.target import Address, DeployError, Participant, threads
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p import job_processes, participant
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.agent import AGENT_FILE
+from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.p2p.job_processes import PARENT_MODULES
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.problems.data_folder import DATA_DIR_VARIABLE, data_folder
 from flaremesh.topology.schema import SERVER, Topology
@@ -39,6 +43,7 @@ class LocalTarget:
 
     def __init__(self, topology: Topology, mesh: Path):
         self._topology = topology
+        proxies.spare(topology.server.host)
         self._kits = mesh / "kits"
         # NVFlare changes directory, so every path it is given must be absolute
         self._folder = (mesh / "local").resolve()
@@ -105,7 +110,7 @@ class LocalTarget:
         try:
             with urllib.request.urlopen(f"{agent}{path}", timeout=SECONDS) as reply:
                 return bytes(reply.read())
-        except OSError:
+        except (OSError, ValueError, HTTPException):  # or what serves there now is no agent
             return None
 
     def end_run(self, run_id: str, timeout: float) -> None:
@@ -123,14 +128,13 @@ class LocalTarget:
 
     def _start(self, name: str) -> psutil.Process:
         workspace = self._workspace(name)
-        for part in ("startup", "local"):
-            shutil.rmtree(workspace / part, ignore_errors=True)
-            try:
-                shutil.copytree(self._kits / name / part, workspace / part)
-            except FileNotFoundError:
+        for part in PARTS:
+            if not (self._kits / name / part).is_dir():
                 raise DeployError(
                     f"there is no kit of {name} in {self._kits}: run `flaremesh provision` first"
-                ) from None
+                )
+            # what else is there stays
+            shutil.copytree(self._kits / name / part, workspace / part, dirs_exist_ok=True)
         self._agent_file(name).unlink(missing_ok=True)
         log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
@@ -180,6 +184,7 @@ class LocalTarget:
                     f"not ready after {timeout:.0f} s: {', '.join(waiting)}. "
                     f"See {', '.join(str(self.console(name)) for name in waiting)}; "
                     f"the sites dial {self._topology.server.host}:{self._topology.server.port}."
+                    f"{proxies.remark(self._topology.server.host)}"
                 )
             if waiting:
                 time.sleep(_POLL_SECONDS)
@@ -192,8 +197,8 @@ class LocalTarget:
 
     def _agent(self, name: str) -> str | None:
         try:
-            return str(json.loads(self._agent_file(name).read_text())["url"])
-        except (FileNotFoundError, json.JSONDecodeError):
+            return str(json.loads(self._agent_file(name).read_bytes())["url"])
+        except (OSError, ValueError, TypeError, LookupError):
             return None
 
     # stopping
@@ -233,18 +238,30 @@ class LocalTarget:
     def _processes(self) -> dict[str, psutil.Process]:
         """The participants that run; a process that merely inherited a recorded pid is not one of them."""
         try:
-            entries = json.loads(self._record_file.read_text())
+            entries = json.loads(self._record_file.read_bytes())
+            recorded = {str(name): (int(e["pid"]), float(e["created"])) for name, e in entries.items()}
         except FileNotFoundError:
             return {}
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
+            return self._found()
         running = {}
-        for name, entry in entries.items():
+        for name, (pid, created) in recorded.items():
             try:
-                process = psutil.Process(entry["pid"])
-                if abs(process.create_time() - entry["created"]) < _CLOCK_SECONDS and _alive(process):
+                process = psutil.Process(pid)
+                if abs(process.create_time() - created) < _CLOCK_SECONDS and _alive(process):
                     running[name] = process
-            except psutil.NoSuchProcess:
+            except (psutil.NoSuchProcess, ValueError, OverflowError):
                 continue
         return running
+
+    def _found(self) -> dict[str, psutil.Process]:
+        """The participants that run, where the record of them is damaged."""
+        return {
+            name: process
+            for name in self._names
+            for process in self._on_workspaces([name])
+            if not {participant.__name__, *PARENT_MODULES}.isdisjoint(process.info["cmdline"])
+        }
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flaremesh.deploy.proxies import remark
 from flaremesh.deploy.target import DeployError
 
 DEFAULT_URL = "http://127.0.0.1:9090"
@@ -53,6 +54,10 @@ class Prometheus:
 
     def __init__(self, url: str = DEFAULT_URL, timeout: float = _SECONDS):
         self.url = url.rstrip("/")
+        try:
+            self._host = urllib.parse.urlsplit(url).hostname or ""
+        except ValueError as error:
+            raise DeployError(f"{url} is no URL: {error}") from None
         self._timeout = timeout
 
     def query(self, expression: str, at: float | None = None) -> list[Sample]:
@@ -87,7 +92,7 @@ class Prometheus:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DeployError(
                 f"no Prometheus answers at {self.url}: {error}; start one with `flaremesh monitor`, "
-                "or name another with --prometheus"
+                f"or name another with --prometheus.{remark(self._host)}"
             ) from error
 
 

@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from flaremesh.errors import FlaremeshError
+from flaremesh.errors import FlaremeshError, first_mistake
 from flaremesh.metrics.sink import Evaluation, Iteration
 from flaremesh.runtime.history import History
 
@@ -58,6 +58,13 @@ class Graph(_Result):
 
     sites: tuple[str, ...]
     matrices: tuple[tuple[tuple[float, ...], ...], ...]
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        count = len(self.sites)
+        if any([len(row) for row in matrix] != [count] * count for matrix in self.matrices):
+            raise ValueError(f"a matrix has not {count} rows and columns, one for each site")
+        return self
 
 
 class RunResult(_Result):
@@ -129,7 +136,7 @@ def load_result(folder: Path) -> RunResult:
         reason = f"There is no {RESULT}: the run has not ended, or its result was not fetched."
         return RunResult(run_id=folder.name, name=folder.name, outcome="unfinished", reason=reason)
     except ValidationError as error:
-        raise RunFolderError(f"{path} is not the result of a run: {_first(error)}.") from error
+        raise RunFolderError(f"{path} is not the result of a run: {first_mistake(error)}.") from error
 
 
 def load_history(path: Path) -> History:
@@ -147,7 +154,7 @@ def load_history(path: Path) -> History:
             if number < len(lines):
                 raise RunFolderError(f"{path}, line {number}: not JSON ({error.msg}).") from error
         except ValidationError as error:
-            raise RunFolderError(f"{path}, line {number}: {_first(error)}.") from error
+            raise RunFolderError(f"{path}, line {number}: {first_mistake(error)}.") from error
     return history
 
 
@@ -196,9 +203,3 @@ def _keep(row: object, history: History) -> None:
         history.evaluation(Evaluation(evaluation.iteration, evaluation.evaluation))
     else:
         history.iteration(Iteration(**vars(_Iteration.model_validate(row))))
-
-
-def _first(error: ValidationError) -> str:
-    detail = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in detail["loc"])
-    return f"{where}: {detail['msg']}" if where else detail["msg"]

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from flaremesh.deploy.outdated import check_code, check_server, kits_in_use, older_than_kits, say_older
 from flaremesh.deploy.results import HISTORY, RESULT, RunResult, load_result
 from flaremesh.deploy.session import AdminSession, Job, ServerLost, connect
 from flaremesh.deploy.target import DeployError, Target
@@ -32,7 +33,14 @@ RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
 _RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
+_NO_CODE = "BYOC not permitted"  # NVFlare's answer of a site
 _ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another admin"
+
+
+class NotSubmitted(DeployError):
+    """The run was to be aborted before there was one."""
+
+    exit_code = 130
 
 
 def run(
@@ -62,15 +70,24 @@ def run(
 
     Raises:
         UnsoundRun: the run makes no sense.
+        NotSubmitted: ``stop`` was set before the run began.
         DeployError: somebody is not ready, or the server does not take the run; or the way to it was lost
             for good, and the run goes on.
     """
     check(topology)
-    _require([p.name for p in target.participants() if not (p.ready or p.elsewhere)])
+    check_server(topology, mesh)
+    participants = target.participants()
+    _require([p.name for p in participants if not (p.ready or p.elsewhere)])
+    in_use = kits_in_use(target, participants)
+    check_code(topology, in_use)
+    if older := older_than_kits(in_use, mesh):
+        warn(say_older(older, mesh))
     with ExitStack() as connection:
         session = connection.enter_context(_connected(topology, target, mesh))
         registered = session.sites()
         _require([site.name for site in topology.sites if site.name not in registered])
+        if stop.is_set():
+            raise NotSubmitted("interrupted before the run was submitted")
         run_id, folder = _submit(session, topology, mesh / "runs", name)
         submitted = time.monotonic()
         result = None
@@ -98,7 +115,13 @@ def run(
         "iterations": topology.run.iterations,
         "submit_to_result_seconds": seconds,
     }
-    gather(topology, target, folder, known, result, warn)
+    try:
+        gather(topology, target, folder, known, result, warn)
+    except OSError as error:
+        raise DeployError(
+            f"the run {run_id} {result['outcome']}, and its result cannot be written into {folder}: "
+            f"{error.strerror}. The sites keep it in {run_id}/{RUN_FOLDER} of their workspaces."
+        ) from error
     return load_result(folder)
 
 
@@ -230,8 +253,15 @@ def _failed(reason: str) -> dict[str, Any]:
 
 
 def _reason(job: Job) -> str:
+    """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
+    refusing = [detail.partition(":")[0] for detail in job.details if detail.endswith(_NO_CODE)]
+    if refusing:
+        return (
+            f"{', '.join(refusing)}: the kit there accepts no code of a job, and this one brings some. "
+            "Deploy them anew with kits of a topology file that says `code: {files: true}`."
+        )
     details = [detail for detail in job.details if not detail.endswith(": OK")]
-    return f"NVFlare ended the job with {job.status}" + (f": {details[-1]}" if details else "")
+    return f"NVFlare ended the job with {job.status}" + (f": {'; '.join(details)}" if details else "")
 
 
 def gather(

@@ -1,28 +1,43 @@
 """An admin's session with the server of a mesh."""
 
 import contextlib
-import io
 import json
+import logging
 import shutil
+import socket
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.fuel.common.excepts import ConfigError
 from nvflare.fuel.flare_api.api_spec import (
     AuthorizationError,
     InvalidJobDefinition,
 )
 from nvflare.fuel.flare_api.flare_api import Session
+from nvflare.fuel.hci.client import api as admin_api
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
 
+from flaremesh.deploy import proxies
 from flaremesh.deploy.target import Address, DeployError
+from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.agents.server import FIRST_FAILURE
+from flaremesh.p2p.participant import StartError, identity
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
 from flaremesh.topology.schema import Topology
+
+_log = logging.getLogger(__name__)
+
+# NVFlare prints what goes wrong on the way, tracebacks included, and then tells it as the answer. It is
+# silenced here: to redirect the process's streams meanwhile would swallow what others print.
+admin_api.traceback = SimpleNamespace(print_exc=lambda: _log.debug("in NVFlare's client", exc_info=True))
+logging.getLogger("nvflare").addHandler(logging.NullHandler())
 
 T = TypeVar("T")
 
@@ -79,7 +94,10 @@ class AdminSession:
 
     def submit(self, folder: Path) -> str:
         """Submit a job; returns the run id."""
-        return self._ask(lambda: str(self._session.submit_job(str(folder.resolve()))))
+        # NVFlare would take a backslash in the folder's path for a slash
+        with tempfile.TemporaryDirectory() as scratch:
+            job = shutil.copytree(folder, Path(scratch) / "job")
+            return self._ask(lambda: str(self._session.submit_job(str(job))))
 
     def job(self, run_id: str) -> Job:
         """NVFlare's view of a run."""
@@ -116,8 +134,7 @@ class AdminSession:
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:
-            with _quiet():
-                return question()
+            return question()
         except AuthorizationError as error:
             raise DeployError(f"the server refuses: {error}") from error
         except InvalidJobDefinition as error:
@@ -148,21 +165,57 @@ def connect(topology: Topology, mesh: Path, server: Address | None = None) -> It
     if not kit.is_dir():
         raise DeployError(f"there is no kit of {admin} in {kit.parent}: run `flaremesh provision` first")
     server = server or (topology.server.host, topology.server.port)
+    proxies.spare(server[0])
     with tempfile.TemporaryDirectory() as scratch:
-        copy = shutil.copytree(kit, Path(scratch) / admin)
-        _direct(copy / "startup" / "fed_admin.json", server)
-        session = Session(admin, str(copy))
+        session = _session(admin, kit, Path(scratch) / admin, server)
+        session.api._print_hci = _log.debug
         try:
-            with _quiet():
-                session.try_connect(_CONNECT_SECONDS)
+            _log_in(session, server)
             yield AdminSession(session)
-        except ConnectionError as error:
-            raise ServerLost(
-                f"no server answers at {server[0]}:{server[1]}; is the mesh up (`flaremesh up`)?"
-            ) from error
         finally:
-            with _quiet():
-                session.close()  # its threads would keep this process alive
+            session.close()  # its threads would keep this process alive
+
+
+def _log_in(session: Session, server: Address) -> None:
+    try:
+        session.try_connect(_CONNECT_SECONDS)
+    except ConnectionError as error:
+        raise ServerLost(_why_no_answer(server)) from error
+    except Exception as error:  # of many classes
+        raise ServerLost(f"{server[0]}:{server[1]} lets nobody log in: {error}") from error
+
+
+def _why_no_answer(server: Address) -> str:
+    host, port = server
+    try:
+        socket.create_connection(server, timeout=1.0).close()
+    except OSError:
+        return f"no server answers at {host}:{port}; is the mesh up (`flaremesh up`)?{proxies.remark(host)}"
+    return (
+        f"no server of this mesh answers at {host}:{port}, where somebody listens: another mesh, or one with "
+        f"kits of another provisioning.{proxies.remark(host)}"
+    )
+
+
+def _session(admin: str, kit: Path, copy: Path, server: Address) -> Session:
+    """A session with what of an admin's kit it needs, which it may write to."""
+    try:
+        # or a damaged kit would be taken for a server that is away
+        identity(kit)
+        startup = kit / "startup"
+        pair = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        pair.load_cert_chain(startup / "client.crt", startup / "client.key", password="")  # which asks nobody
+        for part in PARTS:
+            shutil.copytree(kit / part, copy / part)
+        (copy / "transfer").mkdir()
+        _direct(copy / "startup" / "fed_admin.json", server)
+        return Session(admin, str(copy))
+    except StartError as error:
+        raise DeployError(f"{admin}: {error}") from None
+    except (OSError, ValueError, TypeError, LookupError, ConfigError) as error:
+        raise DeployError(
+            f"the kit of {admin} in {kit} is damaged: {error}. `flaremesh provision` makes it anew."
+        ) from error
 
 
 def _direct(config: Path, server: Address) -> None:
@@ -170,13 +223,6 @@ def _direct(config: Path, server: Address) -> None:
     document = json.loads(config.read_text())
     document["admin"]["host"], document["admin"]["port"] = server
     config.write_text(json.dumps(document))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # NVFlare prints what goes wrong on the way, tracebacks included, and then raises it
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _job(meta: dict[str, Any]) -> Job:

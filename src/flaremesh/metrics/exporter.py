@@ -3,7 +3,7 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -35,13 +35,20 @@ class Exporter:
         collectors: the metrics.
         missing: see Missing; called for every request.
         examine: see Examine; called for every request.
+        documents: further JSON, by path.
 
     Raises:
         OSError: the address cannot be bound.
     """
 
     def __init__(
-        self, host: str, port: int, collectors: Iterable[Collector], missing: Missing, examine: Examine
+        self,
+        host: str,
+        port: int,
+        collectors: Iterable[Collector],
+        missing: Missing,
+        examine: Examine,
+        documents: Mapping[str, bytes] | None = None,
     ):
         registry = CollectorRegistry(support_collectors_without_names=True)
         for collector in collectors:
@@ -53,6 +60,7 @@ class Exporter:
         Handler.registry = registry
         Handler.missing = staticmethod(missing)
         Handler.examine = staticmethod(examine)
+        Handler.documents = documents or {}
         self._server = _Server((host, port), Handler)
         threading.Thread(target=self._server.serve_forever, name="exporter", daemon=True).start()
 
@@ -77,6 +85,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(MetricsHandler):
     missing: Missing
     examine: Examine
+    documents: Mapping[str, bytes]
     timeout = _CLIENT_SECONDS
 
     def do_GET(self) -> None:  # noqa: N802  (the name is BaseHTTPRequestHandler's)
@@ -93,6 +102,8 @@ class _Handler(MetricsHandler):
             case "/doctor":
                 well, report = self.examine()
                 self._reply(_status(well or url.query == "report"), report)
+            case path if path in self.documents:
+                self._reply(HTTPStatus.OK, self.documents[path])
             case _:
                 self.send_error(HTTPStatus.NOT_FOUND)
 

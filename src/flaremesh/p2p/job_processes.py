@@ -14,6 +14,11 @@ MODULES: Final = frozenset(
 )
 """What NVFlare runs as a job's process, at a site and at the server."""
 
+PARENT_MODULES: Final = frozenset(
+    {"nvflare.private.fed.app.client.client_train", "nvflare.private.fed.app.server.server_train"}
+)
+"""What a site's and the server's own process runs; see participant.command."""
+
 
 def end(run_id: str, timeout: float) -> None:
     """Wait until no process of this machine or container works on a run; then kill those that still do.

@@ -163,7 +163,7 @@ def _built(model: Callable[[], Module], seed: int) -> Module:
             f"the model is a {type(model).__name__}, neither a module nor a function that builds one"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed % 2**64)
         module = model()
     if not isinstance(module, Module):
         raise TypeError(f"the model's builder returns a {type(module).__name__}, no torch.nn.Module")

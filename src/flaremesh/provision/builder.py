@@ -25,6 +25,12 @@ _STORAGE = "storage"  # the server's folder for jobs and snapshots, in its works
 _SHUTDOWN_PERIOD = 2  # seconds that a stopping server waits for its sites; they come back to the next one
 
 _JOB_END_POLL = 0.2  # seconds; NVFlare's default of 3 s delays the end of every run
+AGENT_RESOURCES = "flaremesh__p_resources.json"
+"""File in a kit's ``local`` with the agent and its arguments.
+
+__p_: loaded by the parent process only, never by a job's process.
+"""
+
 _AGENT = "flaremesh_agent"  # id of the agent, and a client's property with the arguments of its own
 
 
@@ -79,7 +85,9 @@ class KitBuilder(Builder):
         _serve(server / "resources.json")
         _add_agent(server, "flaremesh.p2p.agents.ServerAgent", {})
         sites = [Path(ctx.get_local_dir(client)) for client in project.get_clients()]
+        _launch(server / "resources.json", "flaremesh.p2p.job_launcher.ServerJobLauncher")
         for client, site in zip(project.get_clients(), sites, strict=True):
+            _launch(site / "resources.json", "flaremesh.p2p.job_launcher.SiteJobLauncher")
             _add_agent(site, "flaremesh.p2p.agents.SiteAgent", client.get_prop(_AGENT))
         for local in [server, *sites]:
             _allow(local / "resources.json", self._code.packages)
@@ -132,10 +140,15 @@ def _site_agents(topology: Topology) -> dict[str, dict[str, Any]]:
 
 
 def _add_agent(local: Path, path: str, arguments: dict[str, Any]) -> None:
-    # __p_: loaded by the parent process only, never by a job's process
     components = [{"id": _AGENT, "path": path, "args": arguments}]
     document = {"format_version": 2, "components": components}
-    (local / "flaremesh__p_resources.json").write_text(json.dumps(document, indent=2) + "\n")
+    (local / AGENT_RESOURCES).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _launch(path: Path, launcher: str) -> None:
+    with _edited(path) as resources:
+        components = {component["id"]: component for component in resources["components"]}
+        components["process_launcher"]["path"] = launcher
 
 
 def _allow(path: Path, packages: Iterable[str]) -> None:

@@ -12,6 +12,8 @@ from nvflare.lighter.constants import CtxKey, ParticipantType, PropKey
 from nvflare.lighter.entity import Participant, Project
 from nvflare.lighter.utils import build_subject_alt_names, x509_name
 
+from flaremesh.errors import FlaremeshError
+
 RENEWAL_DAYS = 30
 """A participant's certificate with fewer days left is issued anew by the next provisioning."""
 
@@ -36,15 +38,45 @@ class Certificate:
         return (self.expires - datetime.now(UTC)).days
 
 
+class StateError(FlaremeshError):
+    """A file of the mesh's state is damaged, or of another version; the message says what to do."""
+
+    exit_code = 2
+
+
 class CertificateStore:
     """NVFlare's ``cert.json``: the root and, per participant, the certificate and the private key.
 
     Args:
         path: the file; a missing one is an empty store.
+
+    Raises:
+        StateError: it is damaged.
     """
 
     def __init__(self, path: Path):
-        self._content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self._content: dict[str, Any] = {}
+        try:
+            self._content = json.loads(path.read_bytes())
+            self._check()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _damaged(path, error.strerror or str(error)) from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise _damaged(path, "it is not JSON") from None
+        except (ValueError, TypeError, LookupError, AttributeError):
+            raise _damaged(path, "a certificate or a key is missing or damaged") from None
+
+    def _check(self) -> None:
+        """Raise an error of whatever kind if something is missing, or is not what it should be."""
+        _parse(self._content[CtxKey.ROOT_CERT])
+        keys = [self._content[CtxKey.ROOT_PRI_KEY]]
+        for holder in self.holders:
+            self._of(holder)
+            keys.append(self._content[holder]["pri_key"])
+        if not all(isinstance(key, str) and key for key in keys):
+            raise ValueError
 
     @property
     def root(self) -> x509.Certificate | None:
@@ -99,6 +131,14 @@ class CertificateStore:
         ):
             return f"{days_left} days were left"
         return None
+
+
+def _damaged(path: Path, why: str) -> StateError:
+    return StateError(
+        f"{path} holds the certificates and private keys of the mesh, and cannot be used: {why}. "
+        "Restore it from a copy. Without one, provision into another folder (--output) and hand out all kits "
+        "anew: the mesh gets a new root certificate, and who has it accepts none of the kits of before."
+    )
 
 
 def _parse(pem: str) -> x509.Certificate:

@@ -14,25 +14,37 @@ from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
+from pydantic import ValidationError
 
-from flaremesh.errors import FlaremeshError
-from flaremesh.provision import firewall
+from flaremesh.errors import FlaremeshError, first_mistake
+from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.provision import LAST_TOPOLOGY, firewall
 from flaremesh.provision.builder import KitBuilder, project_of
-from flaremesh.provision.certificates import Certificate, CertificateStore
+from flaremesh.provision.certificates import Certificate, CertificateStore, StateError
 from flaremesh.provision.releases import (
     KIT_VALUES,
     MONITORING,
     RELEASES,
-    keep_own_values,
     releases,
+    remove_release,
+    replace_releases,
     write_monitoring,
     write_release,
 )
-from flaremesh.provision.replacement import replace_file, replace_folder, replace_text, workplace
+from flaremesh.provision.replacement import (
+    remove_entries,
+    replace_file,
+    replace_folder,
+    replace_text,
+    workplace,
+)
+from flaremesh.provision.stamp import stamp
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, Topology
 
 _log = logging.getLogger(__name__)
+
+_KIT = (*PARTS, "readme.txt")  # NVFlare's transfer goes with it where it is empty
 
 
 class ProvisionError(FlaremeshError):
@@ -48,6 +60,7 @@ class Provisioned:
         added: participants whose kit is new.
         changed: participants whose kit differs from the one before and must be handed out again.
         removed: participants whose kit and private key were deleted.
+        kept: folders of removed participants with what others put beside kit and release.
         reissued: participants of before with a new certificate, and why.
         certificates: all certificates, the root's first.
     """
@@ -56,6 +69,7 @@ class Provisioned:
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
+    kept: tuple[Path, ...]
     reissued: Mapping[str, str]
     certificates: tuple[Certificate, ...]
 
@@ -65,7 +79,8 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
 
     The private keys, the root's among them, stay in ``out/state``; a further run reuses them and does not
     touch a kit that needs no change. New kits are made in a scratch folder and then renamed: an interrupted
-    run leaves the kits of before, and the next run completes it.
+    run leaves the kits of before, and the next run completes it. What lies beside a kit, such as logs and
+    downloads of NVFlare, stays.
 
     The root certificate is valid for ``topology.certificates.root_days``. NVFlare fixes 360 days for a
     participant's certificate and ends it with the root's; in its last 30 days a run issues it anew.
@@ -101,54 +116,66 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     kits.mkdir(exist_ok=True)
-    with workplace(out, f"{kits.name}/*", RELEASES) as work:
+    with workplace(out, f"{kits.name}/*", f"{kits.name}/*/*", RELEASES, f"{RELEASES}/*/*") as work:
         if (kits / RELEASES / SERVER / KIT_VALUES).exists():
             # no kit, but the releases of before, which earlier versions left here
             (kits / RELEASES).rename(work / "stray")
         built, certificates = _build(project, topology, store, work / "nvflare")
-        before = {kit.name for kit in kits.iterdir()}
+        for name in names:
+            stamp(built / name, topology.code)
+        if topology.deploy:
+            _write_releases(topology, mesh, built, work / RELEASES)
+        before = {kit.name for kit in kits.iterdir() if (kit / PARTS[0]).exists()}
+        kept = []
         for name in removed:
-            for place in (kits, out / RELEASES):
-                if (place / name).exists():
-                    (place / name).rename(work / f"removed {place.name} {name}")
+            kept += [kits / name] * remove_entries(kits / name, _KIT, work)
+            kept += [out / RELEASES / name] * remove_release(out / RELEASES / name, work)
         # keys before kits: what a run loses that ends between the two, the next run makes again from the keys
         replace_file(certificates, state / "cert.json", mode=0o600)
         replaced = [name for name in names if replace_folder(built / name, kits / name, work)]
         replace_text(firewall.sheet(topology, mesh), out / "firewall.md", work, mode=0o644)
         if topology.deploy:
-            _write_releases(topology, mesh, out, work)
+            replace_releases(work / RELEASES, out / RELEASES, work)
         # last, for it says that all of the above is done
-        replace_text(topology.model_dump_json(), state / _TOPOLOGY, work, mode=0o600)
+        replace_text(topology.model_dump_json(), out / LAST_TOPOLOGY, work, mode=0o600)
     return Provisioned(
         kits={name: kits / name for name in names},
         added=tuple(name for name in replaced if name not in before),
         changed=tuple(name for name in replaced if name in before),
         removed=tuple(removed),
+        kept=tuple(kept),
         reissued=reissued,
         certificates=CertificateStore(state / "cert.json").certificates(),
     )
 
 
-def _write_releases(topology: Topology, mesh: Mesh, out: Path, work: Path) -> None:
-    """Make a folder per participant."""
-    (work / RELEASES).mkdir()
+def _write_releases(topology: Topology, mesh: Mesh, kits: Path, folder: Path) -> None:
+    """Make ``folder`` with a folder per participant."""
+    folder.mkdir()
     for release in releases(topology):
-        kit = out / "kits" / release.name
-        write_release(topology, mesh, release, kit, work / RELEASES / release.name)
+        write_release(topology, mesh, release, kits / release.name, folder / release.name)
     if topology.deploy and topology.deploy.monitoring:
-        write_monitoring(topology, topology.deploy.monitoring, work / RELEASES / MONITORING)
-    for folder in (work / RELEASES).iterdir():
-        keep_own_values(out / RELEASES / folder.name, folder)
-    replace_folder(work / RELEASES, out / RELEASES, work)
+        write_monitoring(topology, topology.deploy.monitoring, folder / MONITORING)
 
 
 def previous(out: Path) -> Topology | None:
-    """The topology that ``out`` was last provisioned from, None if it never was."""
-    path = out / "state" / _TOPOLOGY
-    return Topology.model_validate_json(path.read_text()) if path.exists() else None
+    """The topology that ``out`` was last provisioned from, None if it never was.
 
-
-_TOPOLOGY = "topology.json"
+    Raises:
+        StateError: the file that says it is damaged, or of another version.
+    """
+    path = out / LAST_TOPOLOGY
+    try:
+        return Topology.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = first_mistake(error) if isinstance(error, ValidationError) else error
+        raise StateError(
+            f"{path} says what the kits were last made from, and cannot be read: {reason}. It is damaged, or "
+            "was written by another version of flaremesh. Restore it from a copy, or remove it: all that is "
+            "lost is what to deploy anew after the next change."
+        ) from None
 
 
 def _check_root(topology: Topology, store: CertificateStore) -> None:

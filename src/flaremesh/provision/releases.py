@@ -18,6 +18,7 @@ from flaremesh.provision import firewall
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.provision.monitoring_values import MonitoringValues
 from flaremesh.provision.placement import in_neighbour, namespace_of, out_neighbour, server_peer
+from flaremesh.provision.replacement import remove_entries, replace_folder
 from flaremesh.provision.values import (
     Gpus,
     Image,
@@ -42,6 +43,8 @@ MONITORING = "monitoring"
 
 MONITORING_CHART = "flaremesh-monitoring"
 """Its chart."""
+
+_CHARTS = ("flaremesh-server", "flaremesh-site", MONITORING_CHART)
 
 RULES = CHARTS / MONITORING_CHART / "files/rules.yaml"
 DASHBOARDS = CHARTS / MONITORING_CHART / "files/dashboards"
@@ -191,7 +194,7 @@ def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues |
 def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, folder: Path) -> None:
     """Write ``folder``: chart, values, the kit as values, and a README that suffices to install them.
 
-    A file of its admin's own values is begun; see keep_own_values.
+    A file of its admin's own values is begun.
 
     Args:
         topology: the mesh.
@@ -229,10 +232,30 @@ def write_monitoring(topology: Topology, namespace: str, folder: Path) -> None:
     (folder / README).write_text(_page("monitoring.md.j2", release=release, values=values))
 
 
-def keep_own_values(old: Path, new: Path) -> None:
-    """Take the admin's own values along from a release's old folder, if there is one, into its new one."""
-    if (old / OWN_VALUES).exists():
-        shutil.copy(old / OWN_VALUES, new)
+def replace_releases(new: Path, old: Path, work: Path) -> None:
+    """Bring the folders of ``old`` up to date with those in ``new``; what their admins put there stays.
+
+    Args:
+        new: what write_release and write_monitoring made.
+        old: RELEASES of the mesh.
+        work: see replacement.workplace.
+    """
+    old.mkdir(exist_ok=True)
+    folders = sorted(new.iterdir())
+    for folder in folders:
+        if (old / folder.name / OWN_VALUES).exists():
+            (folder / OWN_VALUES).unlink()
+        replace_folder(folder, old / folder.name, work, whole=_CHARTS)
+    for name in {folder.name for folder in old.iterdir()}.difference(folder.name for folder in folders):
+        if any((old / name / chart).exists() for chart in _CHARTS):
+            remove_release(old / name, work)
+
+
+def remove_release(folder: Path, work: Path) -> bool:
+    """Remove what was made in a release's folder; says whether something stays, e.g. its admin's values."""
+    own = folder / OWN_VALUES
+    untouched = own.is_file() and own.read_bytes() == _OWN.encode()
+    return remove_entries(folder, [*_CHARTS, VALUES, KIT_VALUES, README, *[OWN_VALUES] * untouched], work)
 
 
 def _readme(
@@ -256,7 +279,7 @@ def _page(name: str, **content: Any) -> str:
 
 
 def _chart(participant: str) -> str:
-    return "flaremesh-server" if participant == SERVER else "flaremesh-site"
+    return _CHARTS[0] if participant == SERVER else _CHARTS[1]
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Replacing files and folders in one step, so that nobody finds half of one."""
+"""Replacing files and folders in one step, so that nobody finds half of one; what is others' stays."""
 
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PLACE = ".provision"
@@ -41,16 +41,71 @@ def replace_text(text: str, old: Path, work: Path, *, mode: int) -> None:
     replace_file(new, old, mode=mode)
 
 
-def replace_folder(new: Path, old: Path, work: Path) -> bool:
-    """Put ``new`` in the place of ``old`` unless they are alike; says whether it did."""
-    if old.exists() and _content(new) == _content(old):
-        return False
-    if old.exists():
-        retired = work / _RETIRED / old.relative_to(work.parent)
-        retired.parent.mkdir(exist_ok=True)
-        old.rename(retired)
-    new.rename(old)
-    return True
+def replace_folder(new: Path, old: Path, work: Path, whole: Collection[str] = ()) -> bool:
+    """Bring the folder ``old`` up to date with ``new``, each entry in one step; says whether it had to.
+
+    What ``new`` does not hold stays as it is.
+
+    Args:
+        new: what is to be there; its entries are moved.
+        old: where.
+        work: see workplace.
+        whole: entries in which nothing else may stay.
+    """
+    if not old.is_dir():
+        _set_aside(old, work)
+        new.rename(old)
+        return True
+    changed = [
+        path for path in sorted(new.iterdir()) if not _holds(old / path.name, path, path.name in whole)
+    ]
+    for path in changed:
+        if path.is_dir() and path.name not in whole:
+            _carry_over(old / path.name, path)
+        _set_aside(old / path.name, work)
+        path.rename(old / path.name)
+    return bool(changed)
+
+
+def remove_entries(folder: Path, names: Iterable[str], work: Path) -> bool:
+    """Remove entries of a folder, and the folder if there is nothing else in it; says whether it stays.
+
+    Args:
+        folder: may be missing.
+        names: of entries that may be missing too.
+        work: see workplace.
+    """
+    for name in names:
+        _move(folder / name, work.parent, work / "removed")
+    for place in (*folder.glob("*/"), folder):
+        with suppress(OSError):  # it is not empty
+            place.rmdir()
+    return folder.exists()
+
+
+def _set_aside(path: Path, work: Path) -> None:
+    _move(path, work.parent, work / _RETIRED)
+
+
+def _move(path: Path, out: Path, place: Path) -> None:
+    """Move what is at ``path``, if anything is, to the same place in another folder."""
+    if path.exists():
+        moved = place / path.relative_to(out)
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(moved)
+
+
+def _carry_over(old: Path, new: Path) -> None:
+    """Copy into ``new`` what only ``old`` has."""
+    for path in old.iterdir() if old.is_dir() else ():
+        place = new / path.name
+        if place.is_dir() and path.is_dir():
+            _carry_over(path, place)
+        elif not place.exists():
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, place, symlinks=True)
+            else:
+                shutil.copy2(path, place, follow_symlinks=False)
 
 
 def _clear(work: Path, folders: Iterable[str]) -> None:
@@ -63,11 +118,16 @@ def _clear(work: Path, folders: Iterable[str]) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _content(folder: Path) -> dict[Path, tuple[int, bytes | None]]:
-    return {
-        path.relative_to(folder): (_mode(path), path.read_bytes() if path.is_file() else None)
-        for path in folder.rglob("*")
-    }
+def _holds(old: Path, new: Path, exactly: bool) -> bool:
+    """Everything in ``new`` is alike in ``old``, and if asked nothing else is there."""
+    if not old.exists() or old.is_dir() != new.is_dir() or _mode(old) != _mode(new):
+        return False
+    if not new.is_dir():
+        return old.read_bytes() == new.read_bytes()
+    entries = {path.name for path in new.iterdir()}
+    if exactly and entries != {path.name for path in old.iterdir()}:
+        return False
+    return all(_holds(old / name, new / name, exactly) for name in entries)
 
 
 def _mode(path: Path) -> int:

@@ -17,10 +17,10 @@ from flaremesh.problems.protocol import Problem, SiteContext
 
 
 def seed_all(seed: int) -> None:
-    """Seed all of them; of an integer of any size NumPy, which takes 32 bits, gets the lowest."""
+    """Seed all of them with an integer of any size; NumPy takes 32 bits of it, torch 64."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**64)
 
 
 def built(site: SiteContext, build: Callable[[SiteContext], Problem]) -> Problem:

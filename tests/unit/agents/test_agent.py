@@ -15,6 +15,7 @@ from nvflare.apis.workspace import Workspace
 
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE
 from flaremesh.p2p.agents.agent import AGENT_FILE, Agent
+from flaremesh.p2p.agents.kit import Kit
 
 
 class IdleAgent(Agent):
@@ -105,3 +106,10 @@ def test_a_port_that_cannot_be_bound_is_reported_and_the_process_goes_on(
         bootstrap(IdleAgent(), workspace)
     assert PORT_VARIABLE in caplog.text
     assert not (workspace / AGENT_FILE).exists()
+
+
+def test_the_agent_tells_with_which_kit_it_was_started(workspace, monkeypatch):
+    monkeypatch.setenv(PORT_VARIABLE, "0")
+    kit = {"digest": "abc", "files": True, "packages": ["ours"]}
+    bootstrap(IdleAgent(kit=kit), workspace)
+    assert Kit.model_validate_json(asked(workspace, "/kit")) == Kit(**kit)

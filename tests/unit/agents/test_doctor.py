@@ -10,6 +10,7 @@ from flaremesh.p2p.agents import doctor
 from flaremesh.p2p.agents.doctor import Doctor, Edge, Finding, Report, invite, try_edges, turn_away
 from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.provision.kits import provision
+from flaremesh.provision.stamp import digest
 from flaremesh.topology.load import load
 
 RING = Path(__file__).parents[3] / "provision/ring3-consensus.yaml"
@@ -127,7 +128,9 @@ def test_a_site_that_is_not_registered_is_found(kit):
 
 def test_a_kit_says_whom_its_site_dials_and_whom_it_lets_dial(kits):
     document = json.loads((kits["bonn"] / "local/flaremesh__p_resources.json").read_text())
-    assert document["components"][0]["args"] == {
+    arguments = document["components"][0]["args"]
+    assert arguments.pop("kit") == {"digest": digest(kits["bonn"]), "files": False, "packages": []}
+    assert arguments == {
         "link": {"host": "localhost", "ports": [8120, 8123]},
         "dials": [{"site": site, "host": "localhost"} for site in ("heidelberg", "aachen")],
         "admits": ["heidelberg", "aachen"],

@@ -1,6 +1,8 @@
 """What a further provisioning changes, and what it leaves alone."""
 
+import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from cryptography import x509
 
 from flaremesh.provision import certificates, kits
+from flaremesh.provision.certificates import StateError
 from flaremesh.provision.kits import ProvisionError, previous, provision
 
 SERVER = {"host": "mesh.example.org", "org": "consortium"}
@@ -243,7 +246,7 @@ def test_an_interrupted_run_leaves_usable_kits_and_is_completed_by_the_next(
     assert (fresh.added, fresh.changed, fresh.reissued) == ((), (), {})
 
 
-@pytest.mark.parametrize("folder", ["kits/bonn", "helm"])
+@pytest.mark.parametrize("folder", ["kits/bonn", "kits/bonn/startup", "helm", "helm/bonn/flaremesh-site"])
 def test_what_a_killed_run_had_set_aside_comes_back(tmp_path: Path, make_topology, folder: str) -> None:
     topology = make_topology(deploy={})
     provision(topology, tmp_path)
@@ -285,3 +288,162 @@ def test_a_hundred_sites_take_under_15_seconds(tmp_path: Path, make_topology) ->
     result = provision(topology, tmp_path)
     assert len(result.kits) == 100 + 1 + len(topology.admins)
     assert time.process_time() - started < 15
+
+
+def leave(out: Path, *paths: str) -> dict[Path, bytes]:
+    """Files that are no part of a kit, with a content of their own each."""
+    files = {out / path: path.encode() for path in paths}
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return files
+
+
+def contents(files: dict[Path, bytes]) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.exists() else None for path in files}
+
+
+BESIDE_KITS = (
+    "kits/server/storage/jobs/1/meta",
+    "kits/server/log.txt",
+    "kits/bonn/run-1/flaremesh/history.jsonl",
+    "kits/bonn/local/custom/ours.py",
+    "kits/bonn/startup/notes.txt",
+    "kits/lead@example.org/transfer/run-1/workspace/result.json",
+)
+
+
+def test_what_lies_beside_a_kit_is_no_change_of_it(tmp_path: Path, make_topology) -> None:
+    provision(make_topology(), tmp_path)
+    files = leave(tmp_path, *BESIDE_KITS)
+    result = provision(make_topology(), tmp_path)
+    assert (result.added, result.changed) == ((), ())
+    assert contents(files) == files
+
+
+def test_what_lies_beside_a_kit_stays_when_the_kit_is_replaced(tmp_path: Path, make_topology) -> None:
+    provision(make_topology(server=SERVER), tmp_path)
+    files = leave(tmp_path, *BESIDE_KITS)
+    moved = make_topology(server=SERVER | {"host": "elsewhere.example.org"})
+    assert set(provision(moved, tmp_path).changed) == {path.name for path in (tmp_path / "kits").iterdir()}
+    assert contents(files) == files
+    assert provision(moved, tmp_path).changed == ()
+
+
+def test_what_lies_beside_the_kit_of_a_removed_site_stays_and_is_told(tmp_path: Path, make_topology) -> None:
+    provision(make_topology("bonn", "heidelberg", "ulm", deploy={}), tmp_path)
+    keys = private_keys(tmp_path / "kits/heidelberg") | private_keys(tmp_path / "kits/ulm")
+    files = leave(
+        tmp_path, "kits/heidelberg/log.txt", "kits/heidelberg/transfer/x", "helm/heidelberg/mine.yaml"
+    )
+    result = provision(make_topology("bonn", "aachen", deploy={}), tmp_path, remove=True)
+    assert result.removed == ("heidelberg", "ulm")
+    assert result.kept == (tmp_path / "kits/heidelberg", tmp_path / "helm/heidelberg")
+    assert contents(files) == files
+    assert private_keys(tmp_path).isdisjoint(keys)
+    assert not (tmp_path / "kits/ulm").exists()
+    assert not (tmp_path / "helm/ulm").exists()
+    again = provision(make_topology("bonn", "aachen", "heidelberg", deploy={}), tmp_path)
+    assert again.added == ("heidelberg",)
+    assert contents(files) == files
+
+
+def test_what_admins_put_beside_a_release_stays_and_old_parts_of_a_chart_do_not(
+    tmp_path: Path, make_topology
+) -> None:
+    provision(make_topology(deploy={"monitoring": "watch"}), tmp_path)
+    files = leave(
+        tmp_path,
+        "helm/bonn/mine.yaml",
+        "helm/bonn/secrets/values.yaml",
+        "helm/own/values.yaml",
+        "helm/notes.txt",
+        "helm/monitoring/mine.yaml",
+    )
+    (old,) = leave(tmp_path, "helm/bonn/flaremesh-site/templates/old.yaml")
+    provision(make_topology(deploy={"values": {"storage": {"size": "50Gi"}}}), tmp_path)
+    assert contents(files) == files
+    assert not old.exists()
+    assert "50Gi" in (tmp_path / "helm/bonn/values.yaml").read_text()
+    assert {path.name for path in (tmp_path / "helm/monitoring").iterdir()} == {"mine.yaml"}
+    assert (tmp_path / "helm/ulm/mine.yaml").exists()
+
+
+DAMAGE = {
+    "empty": b"",
+    "truncated": b'{"root_cert": "-----BEGIN',
+    "binary": bytes(range(256)),
+    "null": b"null",
+    "a list": b"[1]",
+    "no certificates": b"{}",
+    "wrong types": b'{"root_cert": 1, "root_pri_key": [], "bonn": "x"}',
+    "no PEM": b'{"root_cert": "not PEM", "root_pri_key": "x"}',
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_certificates_are_told_with_what_a_new_root_means(
+    tmp_path: Path, make_topology, content: bytes
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/cert.json").write_bytes(content)
+    with pytest.raises(StateError, match=r"state/cert\.json.*Restore it from a copy.*new root certificate"):
+        provision(make_topology(), tmp_path)
+    assert (tmp_path / "state/cert.json").read_bytes() == content
+
+
+def test_a_participant_without_its_key_is_damage_too(tmp_path: Path, make_topology) -> None:
+    provision(make_topology(), tmp_path)
+    file = tmp_path / "state/cert.json"
+    content = json.loads(file.read_text())
+    del content["bonn"]["pri_key"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(StateError, match="missing or damaged"):
+        provision(make_topology(), tmp_path)
+
+
+def test_a_folder_in_the_place_of_the_certificates_is_told(tmp_path: Path, make_topology) -> None:
+    (tmp_path / "state/cert.json").mkdir(parents=True)
+    with pytest.raises(StateError, match="Is a directory"):
+        provision(make_topology(), tmp_path)
+
+
+@pytest.mark.parametrize("content", [*DAMAGE.values(), b'{"x": 1}'], ids=[*DAMAGE, "of another version"])
+def test_a_damaged_record_of_the_last_topology_is_told_and_may_be_removed(
+    tmp_path: Path, make_topology, content: bytes
+) -> None:
+    provision(make_topology(), tmp_path)
+    file = tmp_path / "state/topology.json"
+    file.write_bytes(content)
+    with pytest.raises(StateError, match=r"state/topology\.json.*another version.*or remove it"):
+        previous(tmp_path)
+    file.unlink()
+    assert previous(tmp_path) is None
+
+
+def test_a_topology_with_a_field_of_a_newer_version_is_told_by_its_name(
+    tmp_path: Path, make_topology
+) -> None:
+    provision(make_topology(), tmp_path)
+    file = tmp_path / "state/topology.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantum": True}))
+    with pytest.raises(StateError, match="quantum"):
+        previous(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["gone", "half", "file", "no PEM"])
+def test_a_damaged_kit_is_made_anew(tmp_path: Path, make_topology, damage: str) -> None:
+    provision(make_topology(), tmp_path)
+    kit = tmp_path / "kits/bonn"
+    before = {path.relative_to(kit): path.read_bytes() for path in kit.rglob("*") if path.is_file()}
+    if damage in ("gone", "file"):
+        shutil.rmtree(kit)
+    elif damage == "half":
+        shutil.rmtree(kit / "startup")
+    if damage == "file":
+        kit.write_text("a file")
+    elif damage == "no PEM":
+        (kit / "startup/client.crt").write_bytes(b"\xff")
+    result = provision(make_topology(), tmp_path)
+    assert {*result.added, *result.changed} == {"bonn"}
+    assert {path.relative_to(kit): path.read_bytes() for path in kit.rglob("*") if path.is_file()} == before

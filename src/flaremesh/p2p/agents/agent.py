@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ from flaremesh.metrics.exporter import Exporter
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.doctor import Doctor, Edge, Report, examine, versions
 from flaremesh.p2p.agents.janitor import Retention, sweep
+from flaremesh.p2p.agents.kit import PATH as KIT_PATH
+from flaremesh.p2p.agents.kit import Kit
 from flaremesh.p2p.agents.termination import on_termination
 
 AGENT_FILE: Final = "agent.json"
@@ -40,6 +42,7 @@ class Agent(FLComponent):
         port: port to serve on; FLAREMESH_METRICS_PORT and FLAREMESH_METRICS_HOST say otherwise.
         keep_runs: how many of the last runs' folders to keep.
         keep_days: for how many days to keep a run's folder.
+        kit: digest, files and packages of Kit; None in kits of earlier versions.
     """
 
     stop_seconds: float
@@ -57,9 +60,16 @@ class Agent(FLComponent):
     gpus: int = 0
     """How many the participant is to have."""
 
-    def __init__(self, port: int = PORT, keep_runs: int = 50, keep_days: float = 30.0):
+    def __init__(
+        self,
+        port: int = PORT,
+        keep_runs: int = 50,
+        keep_days: float = 30.0,
+        kit: Mapping[str, Any] | None = None,
+    ):
         super().__init__()
         self._port = port
+        self._kit = kit
         self._retention = Retention(keep_runs, keep_days)
         self._stopping = False
         self._sweeping = threading.Lock()
@@ -103,6 +113,10 @@ class Agent(FLComponent):
         """Try the direct edges that the participant dials."""
         return []
 
+    def addresses(self) -> Mapping[str, Any]:
+        """Fields of Kit that say where the participant is dialled and where it dials."""
+        return {}
+
     def collectors(self) -> list[Collector]:
         """What is exported."""
         return [_AgentMetrics(self)]
@@ -125,7 +139,9 @@ class Agent(FLComponent):
         file = self.workspace / AGENT_FILE
         file.unlink(missing_ok=True)
         try:
-            exporter = Exporter(host, int(port), self.collectors(), self.why_not_ready, self._report)
+            exporter = Exporter(
+                host, int(port), self.collectors(), self.why_not_ready, self._report, self._documents()
+            )
         except (OSError, ValueError, OverflowError) as error:
             self.log_error(
                 fl_ctx,
@@ -148,6 +164,11 @@ class Agent(FLComponent):
             self.gpus,
             self.edges(),
         )
+
+    def _documents(self) -> dict[str, bytes]:
+        if self._kit is None:
+            return {}
+        return {KIT_PATH: Kit(**self._kit, **self.addresses()).model_dump_json().encode() + b"\n"}
 
     def _report(self) -> tuple[bool, bytes]:
         report = self._doctor.report()

@@ -94,6 +94,10 @@ class SiteAgent(Agent):
         """See Agent.collectors."""
         return [*super().collectors(), RunMetrics(self._metrics)]
 
+    def addresses(self) -> Mapping[str, Any]:
+        """See Agent.addresses."""
+        return {"link": self._link, "dials": self._dials}
+
     def missing(self) -> Sequence[str]:
         """See Agent.missing."""
         if not self._client.token:

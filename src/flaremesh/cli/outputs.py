@@ -1,0 +1,87 @@
+"""Where a command may write: looked at before the work, so that no result is lost for want of a place."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from flaremesh.errors import FlaremeshError
+
+_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_RIGHTS: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PATH: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+class FileError(FlaremeshError):
+    """A file or folder cannot be used; the message says which one, why, and what to do."""
+
+    exit_code = 2
+
+    @classmethod
+    def of(cls, error: OSError) -> "FileError":
+        """What the operating system says, as a sentence."""
+        where = "" if error.filename is None else f"{error.filename}: "
+        return cls(f"{where}{error.strerror or error}. {_remedy(error.errno)}".strip())
+
+
+def folder(path: Path) -> Path:
+    """A folder that is there, or could be.
+
+    Raises:
+        FileError: something else is in its place, or on the way to it.
+    """
+    try:
+        for place in (path, *path.parents):
+            if place.is_dir():
+                return path
+            if place.exists():
+                raise FileError(
+                    f"{path} cannot be a folder: {place} is a file. Name another one with --output."
+                )
+    except OSError as error:
+        raise FileError.of(error) from None
+    return path
+
+
+def writable_folder(path: Path) -> Path:
+    """A folder into which one can write, or that can be made; it is not made yet.
+
+    Raises:
+        FileError: it is neither.
+    """
+    place = next(place for place in (folder(path), *path.absolute().parents) if place.is_dir())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise FileError(
+            f"nothing can be written into {place}: it belongs to somebody else, or is read-only. "
+            "Name another folder with --output."
+        )
+    return path
+
+
+def writable_file(path: Path) -> Path:
+    """A file into which one can write, or that can be made; its folder is made.
+
+    Raises:
+        FileError: it is neither.
+    """
+    if path.is_dir():
+        raise FileError(f"{path} is a folder. Name a file with --output, e.g. {path / 'history.json'}.")
+    try:
+        folder(path.parent).mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name) as probe:
+                probe.write(bytes(4096))
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    except OSError as error:
+        raise FileError.of(error) from None
+    return path
+
+
+def _remedy(number: int | None) -> str:
+    if number in _ROOM:
+        return "Make room there."
+    if number in _RIGHTS:
+        return "Make it accessible to the user of this command, or name another place."
+    return "Check the path." if number in _PATH else ""

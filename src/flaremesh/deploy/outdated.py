@@ -1,0 +1,94 @@
+"""Who runs with another kit than the one in the mesh's folder, or than the topology file asks for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from flaremesh.deploy.target import DeployError, Participant, Target, at_once
+from flaremesh.p2p.agents.kit import PATH, Kit
+from flaremesh.provision import firewall
+from flaremesh.provision.kits import previous
+from flaremesh.provision.stamp import digest
+from flaremesh.topology.mesh import build
+from flaremesh.topology.schema import SERVER, Topology
+
+REMEDY: Final = "Run `flaremesh down`, then `flaremesh up`, or deploy them anew with their kits."
+
+
+def kits_in_use(target: Target, participants: Sequence[Participant]) -> dict[str, Kit]:
+    """With which kits the processes were started, of all whose agents tell."""
+
+    def kit(participant: Participant) -> Kit | None:
+        answer = target.ask(participant.name, PATH) if participant.running else None
+        try:
+            return Kit.model_validate_json(answer) if answer else None
+        except ValueError:
+            return None
+
+    names = [participant.name for participant in participants]
+    return {name: told for name, told in zip(names, at_once(kit, participants), strict=True) if told}
+
+
+def older_than_kits(in_use: Mapping[str, Kit], mesh: Path) -> list[str]:
+    """Participants whose kit in the mesh's folder is newer than their process."""
+    return [name for name, kit in in_use.items() if digest(mesh / "kits" / name) not in (None, kit.digest)]
+
+
+def say_older(names: Sequence[str], mesh: Path) -> str:
+    """What to say of the participants that ``older_than_kits`` names, and what to do."""
+    return f"{', '.join(names)}: the kit in {mesh / 'kits'} is newer than the process. {REMEDY}"
+
+
+def unlike_file(topology: Topology, in_use: Mapping[str, Kit]) -> dict[str, str]:
+    """By participant, what its kit has otherwise than the topology file: neighbours, addresses or code.
+
+    Where the file has no address any more nobody dials: what the kit says then does no harm.
+    """
+    dials: dict[str, dict[str, str]] = {site.name: {} for site in topology.sites}
+    for rule in firewall.rules(topology, build(topology)):
+        if rule.target != SERVER:
+            dials[rule.source][rule.target] = rule.host
+    links = {
+        site.name: {"host": site.link.host, "ports": list(site.link.port_range)}
+        for site in topology.sites
+        if site.link
+    }
+    found = {}
+    for name, kit in in_use.items():
+        dialled = dials.get(name, {})
+        if kit.dials.keys() != dialled.keys():
+            found[name] = "neighbours"
+        elif kit.dials != dialled or kit.link != links.get(name, kit.link):
+            found[name] = "addresses"
+        elif (kit.files, tuple(kit.packages)) != (topology.code.files, topology.code.packages):
+            found[name] = "code"
+    return found
+
+
+def check_server(topology: Topology, mesh: Path) -> None:
+    """Make sure that the kits lead to the server of the topology file.
+
+    Raises:
+        DeployError: they lead elsewhere.
+    """
+    before = previous(mesh)
+    if before and (before.server.host, before.server.port) != (topology.server.host, topology.server.port):
+        there, now = (f"{server.host}:{server.port}" for server in (before.server, topology.server))
+        raise DeployError(
+            f"the kits in {mesh / 'kits'} lead to the server at {there}, and the topology file has it at "
+            f"{now}. {REMEDY}"
+        )
+
+
+def check_code(topology: Topology, in_use: Mapping[str, Kit]) -> None:
+    """Make sure that all who tell of their kit let in the file that the run brings, if it does.
+
+    Raises:
+        DeployError: somebody does not; NVFlare would say how many sites are missing, and not why.
+    """
+    run = topology.run
+    if run.problem.file and (names := [name for name, kit in in_use.items() if not kit.files]):
+        raise DeployError(
+            f"{', '.join(names)}: the process was started with a kit that accepts no code of a job, and the "
+            f"run brings {run.problem.file.name}. {REMEDY}"
+        )

@@ -1,0 +1,62 @@
+"""Proxies in the environment: on many machines of institutions they are set for everybody."""
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Final
+from urllib.request import proxy_bypass
+
+_KINDS: Final = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")
+_HERE: Final = ("localhost", "127.0.0.1", "::1")
+
+
+def spare(host: str = _HERE[0]) -> None:
+    """From now on neither this process nor those that it starts take a proxy to this machine.
+
+    Args:
+        host: a name of a machine; if it leads here, it is spared too.
+    """
+    if not _set():
+        return
+    names = list(dict.fromkeys([*_HERE, host] if _leads_here(host) else _HERE))
+    for variable in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        # who has one of them set means it for all; gRPC reads the last one alone where it is set
+        given = os.environ.get(variable) or os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        known = [name for name in given.split(",") if name.strip()]
+        if known != ["*"] or variable == "no_grpc_proxy":  # the star means all where it stands alone
+            os.environ[variable] = ",".join([*known, *(name for name in names if name not in known)])
+
+
+def remark(host: str) -> str:
+    """What to add where nobody answers at ``host``: nothing, unless a proxy may be the reason."""
+    variables = ", ".join(_set())
+    if not variables or proxy_bypass(host) or _leads_here(host):
+        return ""
+    return f" {variables} is set: the way to {host} leads through that proxy unless no_proxy names {host}."
+
+
+def _set() -> list[str]:
+    return [name for kind in _KINDS for name in (kind, kind.upper()) if os.environ.get(name)]
+
+
+def _leads_here(host: str) -> bool:
+    return any(_is_own(family, address) for family, address in _addresses(host))
+
+
+def _addresses(host: str) -> Iterator[tuple[int, str]]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return
+    for family, _, _, _, address in found:
+        yield family, str(address[0])
+
+
+def _is_own(family: int, address: str) -> bool:
+    """A machine can bind its own addresses only."""
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
