@@ -150,9 +150,12 @@ def test_a_message_of_push_sum_carries_its_weight_and_the_buffers_of_the_model(t
     (tmp_path / "planned_problem.py").write_text(
         "import torch\n"
         "class Normalised:\n"
-        "    def __init__(self, site, size): self.size = size\n"
+        "    def __init__(self, site, size): self.size, self.statistics = size, torch.zeros(10)\n"
         "    def initial(self): return torch.zeros(self.size)\n"
-        "    def buffers(self): return torch.zeros(10)\n"
+        "    def buffers(self): return self.statistics\n"
+        "    def loss_and_gradient(self, x): return x.sum(), x\n"
+        "    def evaluate(self, x): return {}\n"
+        "    def state(self, x): return {}\n"
     )
     problem = {"file": tmp_path / "planned_problem.py", "name": "Normalised", "args": {"size": 1000}}
     run = {"algorithm": "push-sum", "problem": problem}
@@ -176,9 +179,12 @@ def test_a_message_is_as_long_as_its_wire_makes_it_and_the_buffers_stay_exact(
     (tmp_path / "wired_problem.py").write_text(
         "import torch\n"
         "class Normalised:\n"
-        "    def __init__(self, site): pass\n"
+        "    def __init__(self, site): self.statistics = torch.zeros(50_000)\n"
         "    def initial(self): return torch.zeros(1_000_000)\n"
-        "    def buffers(self): return torch.zeros(50_000)\n"
+        "    def buffers(self): return self.statistics\n"
+        "    def loss_and_gradient(self, x): return x.sum(), x\n"
+        "    def evaluate(self, x): return {}\n"
+        "    def state(self, x): return {}\n"
     )
     problem = {"file": tmp_path / "wired_problem.py", "name": "Normalised"}
     run = {"algorithm": "gradient-tracking", "stepsize": 0.1, "problem": problem, "wire": wire}

@@ -1,6 +1,8 @@
 """Distributed algorithms as pure steps; importing the package fills the registry."""
 
-from flaremesh.algorithms import consensus, dgd, gradient_tracking, gtadam, push_sum, sgp  # noqa: F401  # each registers itself
+import pkgutil
+from importlib import import_module
+
 from flaremesh.algorithms.protocol import Algorithm, Gradient, Mixed, Vectors, Weights
 from flaremesh.algorithms.registry import algorithm_class, configured, create, names, register
 
@@ -16,3 +18,6 @@ __all__ = [
     "names",
     "register",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")  # each registers what it defines

@@ -1,11 +1,11 @@
 """The one list of algorithms: name in a topology file -> class."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
-from importlib import import_module
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
 
-from flaremesh.algorithms.protocol import Algorithm
+from flaremesh.algorithms.protocol import Algorithm, Weights
+from flaremesh.class_path import ClassPathError, class_at
 from flaremesh.topology.schema import Run
 
 _ALGORITHMS: dict[str, type[Algorithm[Any]]] = {}
@@ -32,11 +32,13 @@ def names() -> list[str]:
 def algorithm_class(name: str) -> type[Algorithm[Any]]:
     """The class registered under ``name``, or at the dotted path ``name`` of an installed package.
 
-    Raises KeyError that names the known ones, ImportError or AttributeError for a path that leads nowhere.
+    Raises KeyError that names the known ones, ImportError for a path whose module is not there, and
+    ClassPathError for one that leads to no algorithm.
     """
-    module, _, class_name = name.rpartition(".")
-    if module:
-        cls: type[Algorithm[Any]] = getattr(import_module(module), class_name)
+    if "." in name:
+        cls: type[Algorithm[Any]] = class_at(name)
+        if not (is_dataclass(cls) and isinstance(getattr(cls, "weights", None), Weights)):
+            raise ClassPathError(f"{name} is no algorithm: a dataclass that says its weights")
         return cls
     try:
         return _ALGORITHMS[name]
@@ -61,6 +63,8 @@ def create(name: str, **hyperparameters: Any) -> Algorithm[Any]:
 
 def configured(run: Run) -> Algorithm[Any]:
     """The algorithm of a run as its topology file configures it; raises what ``create`` raises."""
+    if taken := sorted(run.options.keys() & Run.model_fields.keys()):
+        raise TypeError(f"{_list(taken)} stands beside the options, not among them")
     stepsize = {} if run.stepsize is None else {"stepsize": run.stepsize}
     return create(run.algorithm, **stepsize, **run.options)
 

@@ -30,13 +30,13 @@ def simulate(
     torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other
     if output:
         writable_file(output)
-    simulation = simulation_of(run, mesh)
-    try:
-        simulation.run()
-    except KeyboardInterrupt as interrupt:
-        done = simulation.snapshots[-1].iteration
-        interrupt.args = (f"Interrupted after {done} of {run.iterations} iterations; nothing is written.",)
-        raise
+    with simulation_of(run, mesh) as simulation:
+        try:
+            simulation.run()
+        except KeyboardInterrupt as interrupt:
+            done = f"{simulation.snapshots[-1].iteration} of {run.iterations} iterations"
+            interrupt.args = (f"Interrupted after {done}; nothing is written.",)
+            raise
 
     document = {"name": loaded.name, "algorithm": run.algorithm, **simulation.document()}
     if output:

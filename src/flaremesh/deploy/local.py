@@ -24,6 +24,7 @@ from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.job_processes import PARENT_MODULES
 from flaremesh.p2p.outcome import RUN_FOLDER
+from flaremesh.problems.data_folder import DATA_DIR_VARIABLE, data_folder
 from flaremesh.topology.schema import SERVER, Topology
 
 _POLL_SECONDS = 0.1
@@ -153,6 +154,12 @@ class LocalTarget:
         shared = threads(os.cpu_count() or 1, len(self._topology.sites))
         environment = shared | os.environ | {HOST_VARIABLE: "127.0.0.1", PORT_VARIABLE: "0"}
         environment.pop(DIRECTORY_VARIABLE, None)  # one directory for all sites would mix their metrics
+        # the sites' working directory is another one
+        if folder := data_folder():
+            environment[DATA_DIR_VARIABLE] = str(folder.absolute())
+        if folders := environment.get("PYTHONPATH"):
+            absolute = (str(Path(folder).absolute()) for folder in folders.split(os.pathsep))
+            environment["PYTHONPATH"] = os.pathsep.join(absolute)
         return environment
 
     def _check_port(self) -> None:

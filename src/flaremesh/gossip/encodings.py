@@ -68,6 +68,8 @@ class Exact:
 
     def decode(self, data: Tensor, length: int) -> Blocks:
         """See Encoding."""
+        if data.storage_offset() % self.dtype.itemsize:  # behind an odd number of narrower entries
+            data = data.clone()
         return entries_of(data.view(self.dtype))
 
 

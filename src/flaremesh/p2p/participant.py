@@ -176,6 +176,7 @@ def main() -> NoReturn:
     except StartError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(error.exit_code)
+    os.environ["PYTHONSAFEPATH"] = "1"  # nothing is imported from the workspace, where jobs put their files
     os.execv(arguments[0], arguments)
 
 

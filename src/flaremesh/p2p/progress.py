@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flaremesh.links import Cancelled
 from flaremesh.metrics.sink import Evaluation, Iteration, Norms
 
 _PERIOD_SECONDS = 0.5
@@ -16,11 +17,13 @@ class ProgressReporter:
     Args:
         post: sends bytes to the server; may lose them.
         links: what carries the messages to each out-neighbour, as it is at any time.
+        cancelled: the run was aborted; told as ``stopped`` at once, even where the site's code goes on.
     """
 
-    def __init__(self, post: Callable[[bytes], None], links: Mapping[str, str]):
+    def __init__(self, post: Callable[[bytes], None], links: Mapping[str, str], cancelled: Cancelled):
         self._post = post
         self._links = links
+        self._cancelled = cancelled
         self._latest: dict[str, Any] = {"iteration": 0}
         self._news = threading.Event()
         self._stopped = threading.Event()
@@ -49,6 +52,15 @@ class ProgressReporter:
     def norms(self, record: Norms) -> None:
         """Not told."""
 
+    def waits_for(self, site: str | None) -> None:
+        """Before the first iteration this site waits for another one, or no longer does."""
+        self._update({"waits_for": site})
+
+    def panic(self, reason: str) -> None:
+        """The site's code ends the run; told at once, because its process may end now."""
+        self._update({"panic": reason})
+        self._tell()
+
     def stop(self) -> None:
         """Tell the last figures and end; ``stopped`` lets the server tell an aborted site from a dead one."""
         self._update({"stopped": True})
@@ -61,9 +73,11 @@ class ProgressReporter:
 
     def _report(self) -> None:
         while True:
-            self._news.wait()
-            self._news.clear()
-            self._tell()
+            if self._news.wait(_PERIOD_SECONDS):
+                self._news.clear()
+                self._tell()
+            elif self._cancelled():
+                self._update({"stopped": True})
             if self._stopped.wait(_PERIOD_SECONDS):
                 self._tell()
                 return

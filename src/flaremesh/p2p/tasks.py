@@ -20,8 +20,17 @@ ITERATION: Final = "flaremesh.iteration"
 ADDRESS: Final = "address"
 """In the reply to the first ``config`` task: host and port where in-neighbours dial, None if they cannot."""
 
+BY_VALUE: Final = "by_value"
+"""Beside ADDRESS: code of the site sees or makes what is sent. Beside ADDRESSES: that of some site does."""
+
 ADDRESSES: Final = "addresses"
 """In the second ``config`` task, which comes when all sites listen: the addresses of all that have one."""
+
+START_TIMEOUT: Final = "start_timeout"
+"""Beside ADDRESSES: seconds that a site may take until it is linked."""
+
+PREPARE: Final = "prepare"
+"""In the third ``config`` task, which comes when all are linked: do all that precedes the first iteration."""
 
 SERVER_PARAMETERS: Final = {
     "server": {"task_request_interval": 0.1},  # a site may else ask for its next task only every 2 s

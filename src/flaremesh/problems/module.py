@@ -1,57 +1,28 @@
 """A torch module, a loss and batches as a problem over one flat vector."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import Module
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from flaremesh.problems.batches import Batch, Batches, endless, is_empty, pair_on, require_passes, samples
+from flaremesh.problems.flat import FlatBuffers, FlatParameters
 from flaremesh.problems.protocol import SiteContext
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
-"""Inputs and targets, first dimension the batch."""
-
-
-class Batches:
-    """Mini-batches of tensors in memory, in a new order at each pass.
-
-    Args:
-        inputs: (m, ...).
-        targets: (m, ...).
-        size: samples in a batch; None is one batch of all samples.
-        generator: draws the order; None keeps it.
-    """
-
-    def __init__(
-        self, inputs: Tensor, targets: Tensor, size: int | None = None, generator: Generator | None = None
-    ):
-        if size is not None and size < 1:
-            raise ValueError(f"the batch size must be at least 1, not {size}")
-        self._inputs = inputs
-        self._targets = targets
-        self._size = size
-        self._generator = generator
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._size is None:
-            yield self._inputs, self._targets
-        elif self._generator is None:
-            yield from zip(
-                torch.split(self._inputs, self._size), torch.split(self._targets, self._size), strict=True
-            )
-        else:
-            order = torch.randperm(len(self._inputs), generator=self._generator)
-            for chosen in torch.split(order, self._size):
-                yield self._inputs[chosen], self._targets[chosen]
+__all__ = ["Batch", "Batches", "ModuleProblem"]
 
 
 class ModuleProblem:
     """Trains a torch module: x is the concatenation of its trainable parameters.
 
-    Parameters, their gradients and the floating-point buffers are views of three flat tensors, so that no
-    step loops over layers. Frozen parameters stay as they are; unused ones have a zero gradient.
+    Frozen parameters stay as they are; unused ones have a zero gradient. The module trains in the mode in
+    which it was built: parts that were put in eval mode stay in it, but a module that is in eval mode as a
+    whole, as pretrained ones are, is put in train mode.
 
     Args:
         site: where the problem lives.
@@ -63,39 +34,46 @@ class ModuleProblem:
         device: where to compute; default a GPU if there is one.
 
     Raises:
-        ValueError: nothing to train, or no training data.
+        ValueError: nothing to train, no training data, or a loss that is to be trained itself.
+        TypeError: what is given is no module, no function, or nothing that gives batches again and again.
     """
 
     def __init__(
         self,
         site: SiteContext,
         model: Module | Callable[[], Module],
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Callable[[Any, Any], Tensor],
         train: Iterable[Batch],
         test: Iterable[Batch] = (),
         device: str | None = None,
     ):
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        module = model if isinstance(model, Module) else _built(model, site.seed)
-        self._module = module.to(self._device).train()
+        module = _own(model) if isinstance(model, Module) else _built(model, site.seed)
+        module.to(self._device)
+        if not module.training:
+            module.train()
+        if not callable(loss):
+            raise TypeError("the loss is no function of outputs and targets")
+        if isinstance(loss, Module):
+            if any(parameter.requires_grad for parameter in loss.parameters()):
+                raise ValueError(
+                    "the loss has trainable parameters, and only the model's are trained: put it there"
+                )
+            loss.to(self._device)
+        require_passes(train, "train")
+        require_passes(test, "test")
+        if is_empty(train):
+            raise ValueError("there is no training data")
+        self._module = module
         self._loss = loss
-        self._batches = _endless(train)
+        self._batches = endless(train)
         self._test = test
-
-        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if not trainable:
-            raise ValueError("the model has no trainable parameters")
-        self._x = _flattened(trainable)
-        self._gradient = torch.zeros_like(self._x)
-        sizes = [parameter.numel() for parameter in trainable]
-        for parameter, gradient in zip(trainable, torch.split(self._gradient, sizes), strict=True):
-            parameter.grad = gradient.view_as(parameter)  # backward() accumulates into it in place
-        floating = [buffer for buffer in module.buffers() if buffer.dtype == self._x.dtype]
-        self._buffers = _flattened(floating) if floating else None
+        self._parameters = FlatParameters(module)
+        self._flat_buffers: FlatBuffers | None = None
 
     def initial(self) -> Tensor:
         """The module's parameters as they are now, (d,)."""
-        return self._x.clone()
+        return self._parameters.vector.clone()
 
     def start_at(self, x: Tensor) -> None:
         """Make x (d,) the initial point."""
@@ -104,78 +82,118 @@ class ModuleProblem:
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and gradient (d,) on the next mini-batch, in train mode."""
         self._load(x)
-        inputs, targets = self._on_device(next(self._batches))
-        self._gradient.zero_()
-        loss = self._loss(self._module(inputs), targets)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return loss.detach(), self._gradient.clone()
+        inputs, targets = pair_on(self._device, next(self._batches))
+        loss = _scalar(self._loss(self._module(inputs), targets))
+        self._parameters.clear_gradients()
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        gradient = self._parameters.take_gradient()
+        if self._flat_buffers:
+            self._flat_buffers.gather()
+        return loss.detach(), gradient
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Mapping[str, float]:
-        """Mean ``loss`` on the test batches and ``accuracy`` where targets are class labels; in eval mode."""
+        """Mean ``loss`` on the test batches and ``accuracy`` where targets are class labels; in eval mode.
+
+        Outputs (m, C, ...) or (m, ..., C) with integer targets (m, ...) are classes; where both would fit
+        there is no accuracy, because it would be a guess. Labels outside 0, ..., C − 1 and the loss's
+        ``ignore_index`` do not count.
+        """
         self._load(x)
-        self._module.eval()
-        try:
-            return _metrics(self._scored(self._on_device(batch)) for batch in self._test)
-        finally:
-            self._module.train()
+        loss, count, correct, counted = 0.0, 0, 0, 0
+        with self._evaluating():
+            for batch in self._test:
+                inputs, targets = pair_on(self._device, batch)
+                if not (size := samples((inputs, targets))):
+                    continue
+                outputs = self._module(inputs)
+                loss += size * float(_scalar(self._loss(outputs, targets)))
+                count += size
+                right, of = _accuracy(outputs, targets, getattr(self._loss, "ignore_index", None))
+                correct += right
+                counted += of
+        metrics = {"loss": loss / count} if count else {}
+        return metrics | ({"accuracy": correct / counted} if counted else {})
 
     def buffers(self) -> Tensor | None:
-        """The floating-point buffers (BatchNorm's statistics) as one flat view, or None."""
-        return self._buffers
+        """The persistent floating-point buffers (BatchNorm's statistics) as one flat view, or None."""
+        if self._flat_buffers is None:
+            self._flat_buffers = FlatBuffers(self._module)
+        return self._flat_buffers.vector
 
-    def state(self, x: Tensor) -> Mapping[str, Tensor]:
-        """The module's state_dict at x, copied to the CPU."""
+    def state(self, x: Tensor) -> Mapping[str, Any]:
+        """The module's state_dict at x."""
         self._load(x)
-        return {name: value.detach().cpu().clone() for name, value in self._module.state_dict().items()}
+        state: Mapping[str, Any] = self._module.state_dict()
+        return state
 
     def _load(self, x: Tensor) -> None:
-        if x.data_ptr() != self._x.data_ptr():
-            self._x.copy_(x)
+        self._parameters.load(x)
+        if self._flat_buffers:
+            self._flat_buffers.scatter()
 
-    def _on_device(self, batch: Batch) -> Batch:
-        inputs, targets = batch
-        return inputs.to(self._device), targets.to(self._device)
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        modes = [(part, part.training) for part in self._module.modules()]
+        self._module.eval()
+        try:
+            yield
+        finally:
+            for part, mode in modes:
+                part.training = mode
 
-    def _scored(self, batch: Batch) -> tuple[int, dict[str, float]]:
-        inputs, targets = batch
-        outputs = self._module(inputs)
-        scores = {"loss": float(self._loss(outputs, targets))}
-        if targets.dtype == torch.long and outputs.ndim == targets.ndim + 1:
-            scores["accuracy"] = float((outputs.argmax(dim=1) == targets).double().mean())
-        return len(inputs), scores
+
+_taken: WeakSet[Module] = WeakSet()
+"""Modules of problems of this process."""
+
+
+def _own(module: Module) -> Module:
+    """The module, or a copy: in the simulator a file may give all sites the one that it has made."""
+    if module in _taken:
+        module = copy.deepcopy(module)
+    _taken.add(module)
+    return module
 
 
 def _built(model: Callable[[], Module], seed: int) -> Module:
     """Build on the CPU with ``seed``, leaving the caller's random state alone."""
+    if not callable(model):
+        raise TypeError(
+            f"the model is a {type(model).__name__}, neither a module nor a function that builds one"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return model()
+        module = model()
+    if not isinstance(module, Module):
+        raise TypeError(f"the model's builder returns a {type(module).__name__}, no torch.nn.Module")
+    return module
 
 
-def _flattened(tensors: Sequence[Tensor]) -> Tensor:
-    """Copy the tensors into one flat tensor and make them views of it."""
-    flat = parameters_to_vector(tensors).detach()
-    vector_to_parameters(flat, tensors)
-    return flat
+def _scalar(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"the loss is {shape}; one number is expected, a 0-d tensor such as loss.mean()")
+    return loss.reshape(())
 
 
-def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
-    while True:
-        empty = True
-        for batch in batches:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError("there is no training data")
-
-
-def _metrics(scored: Iterable[tuple[int, dict[str, float]]]) -> dict[str, float]:
-    """Means over all samples of batches given as (samples, means over the batch)."""
-    totals: dict[str, float] = {}
-    count = 0
-    for samples, scores in scored:
-        count += samples
-        for name, score in scores.items():
-            totals[name] = totals.get(name, 0.0) + samples * score
-    return {name: total / count for name, total in totals.items()}
+def _accuracy(outputs: Any, targets: Any, ignored: int | None) -> tuple[int, int]:
+    """How many labels are right, of how many; 0 of 0 where the targets are no class labels."""
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        return 0, 0
+    whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+    if not (whole and outputs.is_floating_point() and outputs.ndim == targets.ndim + 1 >= 2):
+        return 0, 0
+    fitting = {
+        dim
+        for dim in (1, outputs.ndim - 1)
+        if outputs.shape[:dim] + outputs.shape[dim + 1 :] == targets.shape and outputs.shape[dim] > 1
+    }
+    if len(fitting) != 1:
+        return 0, 0
+    (dim,) = fitting
+    counts = (targets >= 0) & (targets < outputs.shape[dim])
+    if ignored is not None:
+        counts &= targets != ignored
+    right = (outputs.argmax(dim=dim) == targets) & counts
+    return int(right.sum()), int(counts.sum())

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from torch import Generator, Tensor
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.problems.data_folder import data_folder
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,20 @@ class SiteContext:
     seed: int
     data_dir: Path | None = None
 
+    @classmethod
+    def here(cls, name: str, index: int, sites: int, seed: int) -> Self:
+        """A site whose data is where this process's environment says."""
+        return cls(name, index, sites, seed, data_folder())
+
+    @property
+    def own_seed(self) -> int:
+        """A seed of this site's own, below 2^32, reproducible from the run's seed."""
+        (seed,) = np.random.SeedSequence((self.seed % 2**64, self.index)).generate_state(1)
+        return int(seed)
+
     def generator(self) -> Generator:
         """Random numbers of this site's own, reproducible from the run's seed."""
-        (seed,) = np.random.SeedSequence((self.seed, self.index)).generate_state(1)
-        return Generator().manual_seed(int(seed))
+        return Generator().manual_seed(self.own_seed)
 
 
 class ProblemError(FlaremeshError):
@@ -44,7 +55,7 @@ class ProblemError(FlaremeshError):
     """
 
     def __init__(self, what: str, cause: Exception | None = None):
-        if isinstance(cause, ValueError | ModuleNotFoundError):
+        if isinstance(cause, ValueError | ModuleNotFoundError | FlaremeshError):
             what = f"{what}: {cause}"
         elif cause is not None:
             what = f"{what}: {type(cause).__name__}: {cause}"
@@ -56,6 +67,10 @@ class Problem(Protocol):
 
     A class of a user is built as ``Class(site, **args)`` with ``args`` from the topology file. The run keeps
     and sends vectors without copying them: the problem writes neither to an x nor to a gradient it returned.
+
+    The global generators of torch, NumPy and Python hold the run's seed while problems are built, so that all
+    sites make the same model, and then numbers of the site's own: a run can be repeated. What shall differ
+    from site to site while a problem is built, is drawn from ``site.generator()``.
     """
 
     def initial(self) -> Tensor:

@@ -1,32 +1,12 @@
-"""Build the problem that a topology file names."""
+"""Build the problem that a topology file or a job names."""
 
-import importlib
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from flaremesh.class_path import ClassPathError, class_at, ended
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
-from flaremesh.topology.schema import ProblemReference
 
-
-def class_path(reference: ProblemReference) -> str:
-    """The dotted path of the problem's class; a ``file``'s folder has to be on the import path."""
-    return reference.path or f"{reference.file.stem if reference.file else ''}.{reference.name}"
-
-
-@contextmanager
-def importable(reference: ProblemReference) -> Iterator[None]:
-    """Put the folder of a problem's ``file``, if it is one, on the import path for the while."""
-    if reference.file is None:
-        yield
-        return
-    folder = str(reference.file.parent)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
+_METHODS = ("initial", "loss_and_gradient", "evaluate", "buffers", "state")
 
 
 def load_problem(path: str, site: SiteContext, args: Mapping[str, Any]) -> Problem:
@@ -35,20 +15,37 @@ def load_problem(path: str, site: SiteContext, args: Mapping[str, Any]) -> Probl
     Raises:
         ProblemError: a sentence naming the class, the site and the cause.
     """
-    module_name, _, class_name = path.rpartition(".")
-    if not module_name or not class_name:
-        raise ProblemError(f"{path!r} names no problem class; write package.module.Class")
+    return build_problem(path, lambda: class_at(path), site, args)
+
+
+def build_problem(
+    name: str, find: Callable[[], Callable[..., Problem]], site: SiteContext, args: Mapping[str, Any]
+) -> Problem:
+    """Find what makes the problem, and let it make one for a site.
+
+    Args:
+        name: of the class, for messages.
+        find: returns the class, or raises what importing its module raises.
+        site: where the problem lives.
+        args: keyword arguments.
+
+    Raises:
+        ProblemError: a sentence naming the class, the site and the cause.
+    """
     try:
-        module = importlib.import_module(module_name)
+        make = find()
     except Exception as error:
-        raise ProblemError(f"cannot import the problem {path} at {site.name}", error) from error
-    problem_class = getattr(module, class_name, None)
-    if not callable(problem_class):
+        raise ProblemError(f"cannot import the problem {name} at {site.name}", error) from error
+    try:
+        problem = make(site, **args)
+    except SystemExit as asked:
         raise ProblemError(
-            f"cannot load the problem {path} at {site.name}: {module_name} has no class {class_name}"
-        )
-    try:
-        problem: Problem = problem_class(site, **args)
+            f"cannot build the problem {name} at {site.name}", ClassPathError(ended(asked))
+        ) from None
     except Exception as error:
-        raise ProblemError(f"cannot build the problem {path} at {site.name}", error) from error
+        raise ProblemError(f"cannot build the problem {name} at {site.name}", error) from error
+    if missing := [method for method in _METHODS if not callable(getattr(problem, method, None))]:
+        raise ProblemError(
+            f"{name} is no problem: it has no {', '.join(missing)}; see flaremesh.problems.protocol.Problem"
+        )
     return problem

@@ -13,9 +13,10 @@ from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder
 from nvflare.security.security import COMMAND_CATEGORIES
 
+from flaremesh.p2p.components import COMPONENTS
 from flaremesh.provision import firewall
 from flaremesh.topology.mesh import build
-from flaremesh.topology.schema import SERVER, Code, Topology
+from flaremesh.topology.schema import MOST_SITES, SERVER, Code, Topology
 
 _HEART_BEAT_TIMEOUT = 30  # seconds of silence after which a site is lost; sites beat every 10 s
 
@@ -31,7 +32,6 @@ __p_: loaded by the parent process only, never by a job's process.
 """
 
 _AGENT = "flaremesh_agent"  # id of the agent, and a client's property with the arguments of its own
-_MAX_SITES = 10_000  # NVFlare's default of 100 would turn the 101st site away
 
 
 def project_of(topology: Topology) -> Project:
@@ -90,7 +90,7 @@ class KitBuilder(Builder):
             _launch(site / "resources.json", "flaremesh.p2p.job_launcher.SiteJobLauncher")
             _add_agent(site, "flaremesh.p2p.agents.SiteAgent", client.get_prop(_AGENT))
         for local in [server, *sites]:
-            _allow(local / "resources.json", ["flaremesh", *self._code.packages])
+            _allow(local / "resources.json", self._code.packages)
             _authorize(local / "authorization.json", files=self._code.files)
             _log(local / "log_config.json")
 
@@ -106,7 +106,7 @@ def _serve(path: Path) -> None:
     with _edited(path) as resources:
         resources["servers"][0] |= {
             "heart_beat_timeout": _HEART_BEAT_TIMEOUT,
-            "max_num_clients": _MAX_SITES,
+            "max_num_clients": MOST_SITES,  # NVFlare's default of 100 would turn the 101st site away
             "shutdown_period": _SHUTDOWN_PERIOD,
             "check_engine_frequency": _JOB_END_POLL,
         }
@@ -154,7 +154,7 @@ def _launch(path: Path, launcher: str) -> None:
 def _allow(path: Path, packages: Iterable[str]) -> None:
     with _edited(path) as resources:
         # an explicit list replaces NVFlare's default, so it goes on from it; a trailing dot means a package
-        resources["class_allow_list"] += [f"{package}." for package in packages]
+        resources["class_allow_list"] += [*COMPONENTS, *(f"{package}." for package in packages)]
 
 
 def _authorize(path: Path, *, files: bool) -> None:

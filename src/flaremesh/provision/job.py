@@ -9,8 +9,9 @@ from typing import Any
 
 from flaremesh.p2p.networks import network_of
 from flaremesh.p2p.tasks import SERVER_PARAMETERS, Task
+from flaremesh.problems.delivery import deliver
 from flaremesh.topology.mesh import Mesh, build
-from flaremesh.topology.schema import SERVER, LinkAddress, ProblemReference, Run, Topology
+from flaremesh.topology.schema import SERVER, LinkAddress, Run, Topology
 
 _SERVER_APP = "app_server"
 _SITE_APP = "app_sites"
@@ -26,6 +27,7 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
 
     Raises:
         GraphError, MissingExtra: see topology.mesh.build.
+        DeliveryError: see problems.delivery.deliver.
     """
     run, sites = topology.run, [site.name for site in topology.sites]
     mesh = build(topology)
@@ -43,11 +45,7 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
     )
     _write(folder / _SERVER_APP / "config/config_fed_server.json", _server_config(topology, mesh, name))
     _write(folder / _SITE_APP / "config/config_fed_client.json", _site_config(run))
-    if run.problem.file:
-        # NVFlare puts custom/ on the sites' import path, where the kits allow it: see builder._authorize
-        custom = folder / _SITE_APP / "custom"
-        custom.mkdir()
-        shutil.copy(run.problem.file, custom)
+    deliver(run.problem, folder / _SITE_APP)
 
 
 def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
@@ -77,15 +75,8 @@ def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
 
 
 def _site_config(run: Run) -> dict[str, Any]:
-    args = {"algorithm": run.algorithm, "problem": _problem(run.problem)}
-    executor = {"path": "flaremesh.p2p.executors.AlgorithmExecutor", "args": args}
+    executor = {"path": "flaremesh.p2p.executors.AlgorithmExecutor", "args": {"algorithm": run.algorithm}}
     return {"format_version": 2, "executors": [{"tasks": list(Task), "executor": executor}]}
-
-
-def _problem(problem: ProblemReference) -> dict[str, Any]:
-    path = f"{problem.file.stem}.{problem.name}" if problem.file else problem.path
-    # without its type NVFlare would take the dict for a component and build it before the site is known
-    return {"config_type": "dict", "path": path, "args": problem.args}
 
 
 def _link(address: LinkAddress) -> dict[str, Any]:

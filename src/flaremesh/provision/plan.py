@@ -7,11 +7,13 @@ import torch
 
 from flaremesh import algorithms, gossip
 from flaremesh.algorithms import Weights
+from flaremesh.class_path import ClassPathError
 from flaremesh.errors import FlaremeshError
+from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import ProblemError, SiteContext
-from flaremesh.problems.reference import class_path, importable, load_problem
-from flaremesh.provision import firewall
+from flaremesh.provision import firewall, releases
 from flaremesh.provision.firewall import FirewallRule
+from flaremesh.runtime.contract import CheckedProblem
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.findings import instead
 from flaremesh.topology.graphs import directed
@@ -106,8 +108,11 @@ def plan(topology: Topology, previous: Topology | None = None) -> Plan:
 
     Raises:
         GraphError, MissingExtra: see topology.mesh.build.
+        PlacementError, ReleaseError: see releases.check.
     """
     mesh = build(topology)
+    if topology.deploy:
+        releases.check(topology, mesh)
     refusal = _refusal(topology, mesh)
     return Plan(
         name=topology.name,
@@ -202,7 +207,7 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
     try:
         algorithms.configured(run)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, ClassPathError) as error:
         return f"the algorithm {run.algorithm} cannot be imported: {error}; is its package installed here?"
     except (TypeError, ValueError) as error:
         return f"the run's hyper-parameters do not fit: {error}; set them by stepsize and options"
@@ -249,13 +254,13 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
 def _message(topology: Topology) -> Message:
     """Build the first site's problem and ask the algorithm for its first message, without a gradient."""
     run = topology.run
-    site = SiteContext(topology.sites[0].name, 0, len(topology.sites), run.seed)
+    site = SiteContext.here(topology.sites[0].name, 0, len(topology.sites), run.seed)
     try:
-        with importable(run.problem):
-            problem = load_problem(class_path(run.problem), site, run.problem.args)
-        algorithm = algorithms.configured(run)
-        message = algorithm.message(algorithm.init(problem.initial(), torch.zeros_like))
-        buffers = problem.buffers() if run.mix_buffers else None
+        with delivered(run.problem) as build_problem:
+            problem = CheckedProblem(build_problem(site), site.name)
+            algorithm = algorithms.configured(run)
+            message = algorithm.message(algorithm.init(problem.initial(), torch.zeros_like))
+            buffers = problem.buffers() if run.mix_buffers else None
     except ProblemError as error:
         return Message(None, str(error))
     vectors = message if buffers is None else (*message, buffers)

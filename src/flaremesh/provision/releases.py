@@ -1,5 +1,7 @@
 """A folder per participant with all that its admin needs to install it on Kubernetes with Helm."""
 
+import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +62,10 @@ _LONGEST_NAME = 52
 """Kubernetes appends a hyphen and ten characters to a StatefulSet's name, and a label holds 63."""
 
 
+_OF_TEST = "-test"
+"""What follows a release's name in the names of what its chart makes to test it."""
+
+
 class ReleaseError(FlaremeshError):
     """The topology file asks for a release that Helm or Kubernetes would refuse."""
 
@@ -95,7 +101,24 @@ def releases(topology: Topology) -> tuple[Release, ...]:
         )
     if MONITORING in names and topology.deploy and topology.deploy.monitoring:
         raise ReleaseError(f"deploy.monitoring makes a release of the name {MONITORING}: rename that site")
-    return tuple(Release(name, namespace_of(topology, name), _chart(name)) for name in names)
+    found = tuple(Release(name, namespace_of(topology, name), _chart(name)) for name in names)
+    places = {(release.namespace, release.name) for release in found}
+    for release in found:
+        if (release.namespace, of_test := f"{release.name}{_OF_TEST}") in places:
+            raise ReleaseError(
+                f"{of_test} is what Kubernetes calls the test of {release.name}: rename that site"
+            )
+    return found
+
+
+def check(topology: Topology, mesh: Mesh) -> None:
+    """Make sure that every participant's release can be written.
+
+    Raises:
+        PlacementError, ReleaseError: see releases and values_of.
+    """
+    for release in releases(topology):
+        values_of(topology, mesh, release.name)
 
 
 def release_folder(mesh: Path, participant: str) -> Path:
@@ -122,7 +145,11 @@ def values_of(topology: Topology, mesh: Mesh, participant: str) -> ServerValues 
     values = _derived(topology, mesh, participant)
     merged = _merged(values.model_dump(mode="json", by_alias=True), _further(topology))
     try:
-        return type(values).model_validate(_without_nulls(merged))
+        # as strictly as Helm, which takes no text for a number
+        document = json.dumps(_without_nulls(merged))
+        return type(values).model_validate_json(document, strict=True, by_alias=True, by_name=False)
+    except TypeError as error:
+        raise ReleaseError(f"deploy.values: {error}; put dates in quotes") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("deploy.values", *first["loc"])))
@@ -180,8 +207,8 @@ def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, f
     values = values_of(topology, mesh, release.name)
     local = Kit(local=_files(kit / "local"))
     derived = _given(_derived(topology, mesh, release.name)) | {"kit": _given(local)}
-    _write(folder / VALUES, _merged(derived, _further(topology)), mode=0o644)
-    _write(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
+    write_values(folder / VALUES, _merged(derived, _further(topology)), mode=0o644)
+    write_values(folder / KIT_VALUES, {"kit": _given(Kit(startup=_files(kit / "startup")))}, mode=0o600)
     (folder / OWN_VALUES).write_text(_OWN)
     rules = [rule for rule in firewall.rules(topology, mesh) if release.name in (rule.source, rule.target)]
     shared = [topology.shared_by(site) for site in topology.sites if site.name == release.name]
@@ -200,7 +227,7 @@ def write_monitoring(topology: Topology, namespace: str, folder: Path) -> None:
     shutil.copytree(CHARTS / release.chart, folder / release.chart)
     namespaces = sorted({participant.namespace for participant in releases(topology)})
     values = MonitoringValues(meshes=(topology.name,), namespaces=tuple(namespaces))
-    _write(folder / VALUES, _given(values), mode=0o644)
+    write_values(folder / VALUES, _given(values), mode=0o644)
     (folder / OWN_VALUES).write_text(_OWN)
     (folder / README).write_text(_page("monitoring.md.j2", release=release, values=values))
 
@@ -285,17 +312,33 @@ def _given(values: Any) -> dict[str, Any]:
     return dict(values.model_dump(mode="json", by_alias=True, exclude_defaults=True))
 
 
-def _write(path: Path, document: Mapping[str, Any], *, mode: int) -> None:
+def write_values(path: Path, document: Mapping[str, Any], *, mode: int) -> None:
+    """Write a file of values, in which every reader of YAML takes text for text.
+
+    Args:
+        path: the file.
+        document: its values.
+        mode: of the file, for one that does not exist yet.
+    """
     path.touch(mode=mode)
     path.write_text(yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, width=110))
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as they are."""
+    """Writes texts of several lines as they are, and others so that every reader of YAML takes them for text.
+
+    Helm's takes 1234e56 and 0934812 for numbers and y for a truth value; PyYAML's does not.
+    """
+
+
+_ONLY_TEXT = re.compile(
+    r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z][a-z0-9./_-]*", re.ASCII | re.IGNORECASE
+)
+"""What needs no quotes."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
+    style = "|" if "\n" in text else None if _ONLY_TEXT.fullmatch(text) else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

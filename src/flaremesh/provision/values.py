@@ -20,9 +20,9 @@ Objects: TypeAlias = tuple[dict[str, Any], ...]
 
 
 class Values(Closed):
-    """Keys are in camelCase, as Helm has them."""
+    """Keys are in camelCase, as Helm has them; Python's own names are for Python alone."""
 
-    model_config = ConfigDict(alias_generator=to_camel)
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 
 
 class Image(Values):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, configured
 from flaremesh.links.inprocess import InProcessLink, inboxes
-from flaremesh.problems.protocol import Problem, SiteContext
-from flaremesh.problems.reference import class_path, importable, load_problem
+from flaremesh.problems.delivery import delivered
+from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.runtime.history import History, finite_or_none
+from flaremesh.runtime.randomness import TakingTurns
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.neighborhood import Neighborhood
@@ -65,17 +67,18 @@ class Simulation:
     ):
         boxes = inboxes(schedules)
         self.histories = {site: History() for site in schedules}
+        contexts = [
+            SiteContext.here(site, index, len(schedules), seed) for index, site in enumerate(schedules)
+        ]
+        # all before the first computes: what they share while they are built is still as it was
+        problems = {site.name: TakingTurns(site, problem) for site in contexts}
         self.sites = {
             site: SiteRun(
-                algorithm,
-                problem(SiteContext(site, index, len(schedules), seed)),
-                schedule,
-                InProcessLink(site, boxes),
-                self.histories[site],
-                options,
+                algorithm, problems[site], schedule, InProcessLink(site, boxes), self.histories[site], options
             )
-            for index, (site, schedule) in enumerate(schedules.items())
+            for site, schedule in schedules.items()
         }
+        self._require_one_model()
         self._options = options
         self.seconds = 0.0
         self.snapshots = [self._snapshot(0)]
@@ -131,6 +134,16 @@ class Simulation:
             },
         }
 
+    def _require_one_model(self) -> None:
+        first, *others = self.sites.values()
+        for site in others:
+            mine, theirs = site.estimate, first.estimate
+            if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+                raise ProblemError(
+                    f"{site.site} has {_size(mine)} parameters, and {first.site} has {_size(theirs)}: "
+                    "is its model another one?"
+                )
+
     def _estimates(self) -> Tensor:
         return torch.stack([site.estimate for site in self.sites.values()])
 
@@ -147,17 +160,17 @@ class Simulation:
         )
 
 
-def simulation_of(run: Run, mesh: Mesh) -> Simulation:
-    """The simulation of a topology file's run.
+def _size(x: Tensor) -> str:
+    return f"{len(x)} {str(x.dtype).removeprefix('torch.')}"
+
+
+@contextmanager
+def simulation_of(run: Run, mesh: Mesh) -> Iterator[Simulation]:
+    """The simulation of a topology file's run, with its problem as it would arrive at the sites.
 
     Raises:
         ProblemError: the problem cannot be built, or it failed.
+        DeliveryError: it could not travel to the sites.
     """
-    with importable(run.problem):
-        return Simulation(
-            mesh.schedules,
-            configured(run),
-            lambda site: load_problem(class_path(run.problem), site, run.problem.args),
-            RunOptions.of(run),
-            run.seed,
-        )
+    with delivered(run.problem) as problem:
+        yield Simulation(mesh.schedules, configured(run), problem, RunOptions.of(run), run.seed)

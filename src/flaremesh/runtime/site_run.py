@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Vectors
 from flaremesh.errors import FlaremeshError
-from flaremesh.gossip import Gossip
+from flaremesh.gossip import Gossip, Mixture
 from flaremesh.links import Key, Link
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
-from flaremesh.problems.protocol import Problem, ProblemError
+from flaremesh.problems.protocol import Problem
+from flaremesh.runtime.contract import CheckedProblem, fault_at_start
 from flaremesh.runtime.vectors import floats
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run, Wire
@@ -104,11 +104,12 @@ class SiteRun:
         options: see RunOptions.
 
     Attributes:
-        problem: the site's objective.
+        problem: the site's objective, checked.
         state: the algorithm's state.
 
     Raises:
-        ProblemError: the problem failed.
+        ProblemError: the problem failed, or gives what it should not.
+        NonFiniteValue: see RunOptions.stop_on_non_finite.
         GossipError: the wire does not fit the schedule.
     """
 
@@ -122,7 +123,7 @@ class SiteRun:
         options: RunOptions,
     ):
         self._algorithm = algorithm
-        self.problem = problem
+        self.problem = CheckedProblem(problem, schedule[0].site)
         self._schedule = schedule
         self._link = link
         self._sink = sink
@@ -131,18 +132,27 @@ class SiteRun:
         self._looked = -math.inf
         self._untold: Iteration | None = None
         self._untold_norms: Norms | None = None
-        with self._blaming_the_problem():
-            # a copy, because the state's memory is sent and the problem may go on working in its own
-            initial = problem.initial().detach().clone()
-            self._buffers = problem.buffers() if options.mix_buffers else None
+        self._started = False
+        initial = self.problem.initial()
+        if options.stop_on_non_finite and not bool(initial.isfinite().all()):
+            raise NonFiniteValue(f"the initial point of {self.site} is not finite")
+        self._buffers = self.problem.buffers() if options.mix_buffers else None
+        if self._buffers is not None:
+            self._first_buffers = self._buffers.clone()
         self._gossip = Gossip(options.wire, len(schedule), exact_last=self._buffers is not None)
         self.state = algorithm.init(initial, self._gradient)
+        self.problem.state(self.estimate)  # what could not be saved at the end is told before the work
         self._evaluate(0)
 
     @property
     def site(self) -> str:
         """The site's name."""
         return self._schedule[0].site
+
+    @property
+    def iterations(self) -> int:
+        """How many there will be."""
+        return self._options.iterations
 
     @property
     def estimate(self) -> Tensor:
@@ -157,9 +167,15 @@ class SiteRun:
 
     def save(self, path: Path) -> None:
         """Write the problem's model at the estimate as safetensors."""
-        with self._blaming_the_problem():
-            state = self.problem.state(self.estimate)
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+        # tied weights share memory, and the format demands that each tensor has its own
+        state = self.problem.state(self.estimate)
+        save_file(
+            {
+                name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in state.items()
+            },
+            path,
+        )
 
     def send(self, iteration: int) -> None:
         """Hand this iteration's message to every out-neighbour.
@@ -174,10 +190,7 @@ class SiteRun:
             # states never change, but these do
             self._sent_buffers = self._buffers.clone()
             vectors = (*vectors, self._sent_buffers)
-        payloads = self._gossip.publish(vectors)
-        key = Key(iteration, 0, self.site)
-        for peer in hood.out:
-            self._link.send(peer, key, payloads)
+        self._publish(iteration, hood, vectors)
         self._observed.sent = time.perf_counter()
         self._tell()
 
@@ -210,7 +223,7 @@ class SiteRun:
             self._tell()
             raise NonFiniteValue(
                 f"{self.site} has a non-finite value at iteration {iteration + 1} (loss {record.loss}); "
-                "a smaller stepsize may help"
+                "a smaller stepsize may help, unless its data hold such values"
             )
         if self._options.evaluates(iteration + 1):
             self._tell()
@@ -235,13 +248,14 @@ class SiteRun:
         self._looked = time.perf_counter()
 
     def _read(self) -> tuple[float | None, float, bool]:
-        """Loss and consensus distance of this iteration, and whether they and the estimate are finite."""
+        """Loss and consensus distance, and whether they and what is sent next are finite."""
         loss, distance = self._observed.loss, self._observed.distance
-        if loss is None:  # the estimate is a mixture, which is finite if the distance is
+        if loss is None:  # what is sent next is a mixture, which is finite if the distance is
             (distance,) = floats(distance)
             return None, distance, math.isfinite(distance)
+        # not the estimate: a neighbour would get a spoilt message and be blamed before the site that made it;
         # both extremes are NaN if any entry is
-        values = floats(loss, distance, *torch.aminmax(self.estimate))
+        values = floats(loss, distance, *torch.aminmax(self._algorithm.message(self.state)[0]))
         return values[0], values[1], all(map(math.isfinite, values))
 
     def _hood(self, iteration: int) -> Neighborhood:
@@ -249,44 +263,60 @@ class SiteRun:
 
     def _mixed(self, iteration: int) -> Vectors:
         hood = self._hood(iteration)
-        started = time.perf_counter()
-        self._observed.overlap_seconds = started - self._observed.sent
-        received = self._link.receive(
-            [Key(iteration, 0, peer) for peer in hood.in_weights], self._options.peer_timeout
-        )
-        came = time.perf_counter()
-        self._observed.wait_seconds = came - started
-        mixture = self._gossip.mix(hood, {key.sender: payload for key, payload in received.items()})
-        self._observed.mix_seconds = time.perf_counter() - came
+        self._observed.overlap_seconds = time.perf_counter() - self._observed.sent
+        mixture = self._collect(iteration, hood)
         self._observed.distance = mixture.distance
         if self._observed.look:
             self._observed.mix = mixture.vectors[0].clone()  # the algorithm may work in the mixture's memory
         if self._buffers is None:
             return mixture.vectors
-        # Statistics, not iterates: averaged with rows that sum to one even where only W's columns do, and as
-        # a difference, because a gradient computed since the message was sent has updated them.
-        row_sum = hood.self_weight + sum(hood.in_weights.values())
-        self._buffers.add_(mixture.vectors[-1] / row_sum - self._sent_buffers)
+        self._mix_buffers(mixture.vectors[-1], hood.self_weight + sum(hood.in_weights.values()))
         return mixture.vectors[:-1]
+
+    def _mix_buffers(self, mixed: Tensor, row_sum: float) -> None:
+        """Mix the statistics among the buffers: what training changes. Constants, such as masks, stay.
+
+        Averaged with rows that sum to one even where only W's columns do, and as a difference, because a
+        gradient computed since the message was sent has updated them.
+        """
+        assert self._buffers is not None, "it is called where there are some"
+        change = mixed / row_sum - self._sent_buffers
+        constant = (self._buffers == self._first_buffers) | ~change.isfinite()
+        self._buffers.add_(change.masked_fill_(constant, 0.0))
+
+    def _publish(self, iteration: int, hood: Neighborhood, vectors: Vectors) -> None:
+        """Hand a message to the out-neighbours."""
+        payloads = self._gossip.publish(vectors)
+        key = Key(iteration, 0, self.site)
+        for peer in hood.out:
+            self._link.send(peer, key, payloads)
+
+    def _collect(self, iteration: int, hood: Neighborhood) -> Mixture:
+        """Wait for the in-neighbours' messages, and mix them with the one that was published."""
+        started = time.perf_counter()
+        received = self._link.receive(
+            [Key(iteration, 0, peer) for peer in hood.in_weights], self._options.peer_timeout
+        )
+        came = time.perf_counter()
+        mixture = self._gossip.mix(hood, {key.sender: payload for key, payload in received.items()})
+        self._observed.wait_seconds = came - started
+        self._observed.mix_seconds = time.perf_counter() - came
+        return mixture
 
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()
-        with self._blaming_the_problem():
-            self._observed.loss, gradient = self.problem.loss_and_gradient(x)
+        self._observed.loss, gradient = self.problem.loss_and_gradient(x)
+        if not self._started:
+            self._started = True
+            wrong = fault_at_start(self.site, self._observed.loss, gradient)
+            if wrong and self._options.stop_on_non_finite:
+                raise NonFiniteValue(wrong)
         if self._observed.look:
-            self._observed.gradient_norm = torch.linalg.vector_norm(gradient.detach())
+            self._observed.gradient_norm = torch.linalg.vector_norm(gradient)
         self._observed.gradient_seconds += time.perf_counter() - started
-        return gradient.detach()
+        return gradient
 
     def _evaluate(self, iteration: int) -> None:
         started = time.perf_counter()
-        with self._blaming_the_problem():
-            metrics = dict(self.problem.evaluate(self.estimate))
+        metrics = self.problem.evaluate(self.estimate)
         self._sink.evaluation(Evaluation(iteration, metrics, time.perf_counter() - started))
-
-    @contextmanager
-    def _blaming_the_problem(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            raise ProblemError(f"the problem of {self.site} failed", error) from error

@@ -5,14 +5,14 @@ The checks read the plain data of the file, so that a mistake in one field hides
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
-from flaremesh.topology.findings import Mistake, instead
+from flaremesh.topology.findings import Location, Mistake, instead, shown
 from flaremesh.topology.graphs import Digraph, GraphError, directed, phases
-from flaremesh.topology.schema import SERVER, Graph, WeightRule
+from flaremesh.topology.schema import DEFAULT_PORT, SERVER, Graph, LinkAddress, Port, Weight, WeightRule
 from flaremesh.topology.weights import UNDIRECTED_ONLY
 
 
@@ -20,12 +20,15 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
     """All mistakes between the fields of a topology file's data."""
     sites = [site.get("name") for site in _mappings(data.get("sites"))]
     yield from _unique(sites, "sites", "name")
-    yield from _unique([admin.get("email") for admin in _mappings(data.get("admins"))], "admins", "email")
+    yield from _nameless(data)
+    emails = [admin.get("email") for admin in _mappings(data.get("admins"))]
+    yield from _unique(emails, "admins", "email")
     for index, name in enumerate(sites):
         if name == SERVER:
             yield Mistake(
                 ("sites", index, "name"), f"{SERVER} is the server's own name", "choose another name"
             )
+    yield from _port_mistakes(data)
     graph, weights = data.get("graph"), data.get("weights", "metropolis")
     rule = weights if weights in get_args(WeightRule) else None
     names = [name for name in sites if isinstance(name, str)]
@@ -43,15 +46,76 @@ def _mappings(entries: Any) -> list[Mapping[str, Any]]:
     return [entry if isinstance(entry, Mapping) else {} for entry in entries]
 
 
+_TRUTH = TypeAdapter(bool)
+_WEIGHT = TypeAdapter(Weight)
+_GRAPH = TypeAdapter[Any](Graph)
+_LINK = TypeAdapter(LinkAddress)
+_PORT = TypeAdapter(Port)
+
+_T = TypeVar("_T")
+
+
+def _valid(model: TypeAdapter[_T], value: Any) -> _T | None:
+    """What the schema takes a value for; None where it refuses it, which validation says."""
+    try:
+        return model.validate_python(value)
+    except ValidationError:
+        return None
+
+
+_OPEN = {("run", "problem", "args"), ("deploy", "values")}
+"""What is inside their values is the problem's and the charts' business."""
+
+
+def _nameless(data: Any, at: Location = ()) -> Iterator[Mistake]:
+    """Fields whose names are no text."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            if not isinstance(key, str):
+                yield Mistake((*at, key), f"YAML takes the field's name for {shown(key)}", "put it in quotes")
+            if at not in _OPEN:
+                yield from _nameless(value, (*at, key))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from _nameless(value, (*at, index))
+
+
 def _unique(values: Sequence[Any], section: str, field: str) -> Iterator[Mistake]:
-    first: dict[Any, int] = {}
+    first: dict[str, int] = {}
     for index, value in enumerate(values):
-        if isinstance(value, str) and first.setdefault(value, index) != index:
+        # kits are folders, and some file systems take no notice of case
+        if isinstance(value, str) and (known := first.setdefault(value.casefold(), index)) != index:
             yield Mistake(
                 (section, index, field),
-                f"{value} is already {section}[{first[value]}]",
+                f"{value} is already {section}[{known}]",
                 f"give every entry of {section} its own {field}",
             )
+
+
+def _port_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Participants that share a host need a port each; of a range a run takes one that is free."""
+    taken: defaultdict[str, set[int]] = defaultdict(set)
+    server = data.get("server")
+    if isinstance(server, Mapping) and isinstance(host := server.get("host"), str):
+        taken[host.lower()].add(_valid(_PORT, server.get("port")) or DEFAULT_PORT)
+    links = [
+        (link, index)
+        for index, site in enumerate(_mappings(data.get("sites")))
+        if (link := _valid(_LINK, site.get("link"))) is not None
+    ]
+    # whoever has the lowest last port chooses first: so all find one if all can
+    for link, index in sorted(links, key=lambda entry: (entry[0].port_range[1], entry[1])):
+        low, high = link.port_range
+        others = taken[link.host.lower()]
+        free = next((port for port in range(low, high + 1) if port not in others), None)
+        if free is None:
+            yield Mistake(
+                ("sites", index, "link", "ports"),
+                f"others at {link.host} take all of {link.ports}",
+                "give every participant of a host ports of its own",
+            )
+        else:
+            others.add(free)
 
 
 def _edge_mistakes(
@@ -65,6 +129,7 @@ def _edge_mistakes(
             )
         return
     known, seen = set(sites), set[tuple[str, str]]()
+    one_way = _valid(_TRUTH, graph.get("directed", False)) is not False
     sums: defaultdict[str, float] = defaultdict(float)
     for index, edge in enumerate(edges):
         at = ("graph", "edges", index)
@@ -75,9 +140,7 @@ def _edge_mistakes(
         if len(ends) < 2:
             continue  # validation says so
         source, target = ends.values()
-        both_ways = (
-            [(source, target)] if graph.get("directed") is True else [(source, target), (target, source)]
-        )
+        both_ways = [(source, target)] if one_way else [(source, target), (target, source)]
         if source == target:
             yield Mistake(
                 at,
@@ -87,12 +150,11 @@ def _edge_mistakes(
         if (source, target) in seen:
             yield Mistake(at, f"the edge between {source} and {target} stands twice", "remove one of them")
         seen.update(both_ways)
-        weight = edge.get("weight")
-        if rule == "explicit" and weight is None:
+        if rule == "explicit" and edge.get("weight") is None:
             yield Mistake(
                 at, "the edge has no weight, but weights are explicit", "add a weight between 0 and 1"
             )
-        if isinstance(weight, int | float):
+        if (weight := _valid(_WEIGHT, edge.get("weight"))) is not None:
             for _, user in both_ways:
                 sums[user] += weight
                 if sums[user] - weight <= 1 + 1e-9 < sums[user]:
@@ -109,17 +171,27 @@ def _edge_mistakes(
         )
 
 
+_MOST_OPTIMAL = 150
+
+
 def _graph_mistakes(data: Any, sites: Sequence[str], rule: WeightRule | None) -> Iterator[Mistake]:
+    graph = _valid(_GRAPH, data)
+    if graph is None:
+        return
     try:
-        parts = phases(TypeAdapter[Any](Graph).validate_python(data), sites)
-    except ValidationError:
-        return  # reported with the other fields
+        parts = phases(graph, sites)
     except GraphError as error:
         yield Mistake(("graph", error.field), error.problem, error.remedy)
         return
     whole = nx.compose_all(parts)
     if not nx.is_strongly_connected(whole):
         yield Mistake(("graph",), *_disconnection(whole))
+    if rule == "optimal" and len(sites) > _MOST_OPTIMAL:
+        yield Mistake(
+            ("weights",),
+            f"the programme that finds optimal weights takes hours for {len(sites)} sites",
+            f"write weights: metropolis; {_MOST_OPTIMAL} sites are the most",
+        )
     if rule in UNDIRECTED_ONLY and any(directed(part) for part in parts):
         yield Mistake(
             ("weights",),
@@ -145,8 +217,8 @@ def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
     problem = run.get("problem") if isinstance(run, Mapping) else None
     if not isinstance(problem, Mapping) or not isinstance(code, Mapping):
         return
-    path, packages = problem.get("path"), code.get("packages", [])
-    allowed = ("flaremesh", *packages) if isinstance(packages, list) else ()
+    path, packages = problem.get("path"), code.get("packages", ())
+    allowed = ("flaremesh", *packages) if isinstance(packages, list | tuple) else ()
     if isinstance(path, str) and not any(path.startswith(f"{package}.") for package in allowed):
         package = path.partition(".")[0]
         yield Mistake(
@@ -154,7 +226,7 @@ def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
             f"the kits allow no code of {package}",
             f"write code: {{packages: [{package}]}}",
         )
-    if "file" in problem and code.get("files") is not True:
+    if "file" in problem and not _valid(_TRUTH, code.get("files")):
         yield Mistake(
             ("run", "problem", "file"),
             "the kits allow no code that a job brings along",

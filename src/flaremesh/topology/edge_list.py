@@ -1,11 +1,15 @@
-"""Edge-list files: one ``from to [weight]`` a line, ``#`` starts a comment."""
+"""Edge-list files: one ``from to [weight]`` a line, ``#`` starts a comment.
+
+Commas or semicolons may stand between the fields and these words in the first line, as spreadsheets write.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flaremesh.topology.findings import Mistake
+from flaremesh.topology.findings import Mistake, shown
+from flaremesh.topology.text import Unreadable, read
 
 
 @dataclass
@@ -29,20 +33,23 @@ class EdgeList:
         match mistake.location:
             case ("graph", "edges", int(index), *_) if self.lines:
                 return self._mistake(self.lines[index], mistake.problem, mistake.remedy)
+            case ("graph", "edges") if self.name:
+                return Mistake(("graph", "file"), f"{self.name}: {mistake.problem}", mistake.remedy)
         return mistake
 
     def read(self, path: Path) -> None:
         """Fill in what the file holds."""
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            self.mistakes.append(
-                Mistake(("graph", "file"), f"{self.name} cannot be read: {error}", "check the path")
-            )
+            lines = read(path, self.name).split("\n")
+        except Unreadable as error:
+            line = f" (line {error.line})" if error.line > 1 else ""
+            self.mistakes.append(Mistake(("graph", "file"), f"{error.problem}{line}", error.remedy))
             return
         for number, line in enumerate(lines, start=1):
-            match line.partition("#")[0].split():
+            match _fields(line.partition("#")[0]):
                 case []:
+                    continue
+                case ["from", "to"] | ["from", "to", "weight"] if not self.lines:
                     continue
                 case [source, target]:
                     self.edges.append({"from": source, "to": target})
@@ -50,7 +57,7 @@ class EdgeList:
                     self.edges.append({"from": source, "to": target, "weight": _number(weight)})
                 case _:
                     self.mistakes.append(
-                        self._mistake(number, f"{line!r} is no edge", "write: from to [weight]")
+                        self._mistake(number, f"{shown(line)} is no edge", "write: from to [weight]")
                     )
                     continue
             self.lines.append(number)
@@ -62,11 +69,23 @@ class EdgeList:
 def inlined(data: Mapping[str, Any], folder: Path) -> tuple[Mapping[str, Any], EdgeList]:
     """A topology file's data with the edges themselves in the place of ``graph.file``."""
     match data:
-        case {"graph": {"file": str(name), **others}}:
+        case {"graph": {"file": str(name), **others}} if "edges" not in others:
             found = EdgeList(name)
             found.read(folder / name)
             return {**data, "graph": others | {"edges": found.edges}}, found
     return data, EdgeList()
+
+
+def _fields(line: str) -> list[str]:
+    separator = None  # white space
+    if ";" in line:
+        separator = ";"
+    elif any("," in field for field in line.split()[:2]):  # and not only in a weight, as Germans write 0.3
+        separator = ","
+    fields = [field.strip().strip('"') for field in line.split(separator)]
+    while fields and not fields[-1]:
+        fields.pop()  # a row may end with empty cells
+    return fields
 
 
 def _number(text: str) -> float | str:

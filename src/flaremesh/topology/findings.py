@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from flaremesh.errors import FlaremeshError
 
@@ -37,7 +38,9 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.field + ': ' if self.field else ''}{self.problem}; {self.remedy}"
+        field = f"{self.field}: " if self.field else ""
+        parts = (_visible(part) for part in (field, self.problem, self.remedy))
+        return "line {}: {}{}; {}".format(self.line, *parts)
 
 
 class TopologyError(FlaremeshError):
@@ -52,7 +55,33 @@ class TopologyError(FlaremeshError):
     def __init__(self, path: Path, findings: Sequence[Finding]):
         self.findings = tuple(findings)
         count = "1 mistake" if len(findings) == 1 else f"{len(findings)} mistakes"
-        super().__init__("\n".join([f"{path}: {count}", *(f"  {finding}" for finding in findings)]))
+        lines = [f"{path}: {count}", *(f"  {finding}" for finding in findings[:_MOST_SHOWN])]
+        if len(findings) > _MOST_SHOWN:
+            lines.append(f"  … and {len(findings) - _MOST_SHOWN} more")
+        super().__init__("\n".join(lines))
+
+
+_MOST_SHOWN = 50
+
+
+def _visible(text: str) -> str:
+    """A part of a finding, of bearable length, with escapes for what a terminal would not show, or obey."""
+    short = text if len(text) <= 400 else f"{text[:400]}…"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
+
+
+_LONGEST = 80
+
+
+def shown(value: Any) -> str:
+    """A value as a finding quotes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    try:
+        text = str(value) if isinstance(value, date) else repr(value)
+    except ValueError:  # an integer with more digits than Python writes
+        text = hex(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def near(word: str, known: Sequence[str]) -> str | None:

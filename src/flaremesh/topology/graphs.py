@@ -59,8 +59,31 @@ def phases(graph: Graph, sites: Sequence[str]) -> tuple[Digraph, ...]:
             return (_explicit(graph, sites),)
         case EdgeListFile():
             raise GraphError("file", f"the edges are still in {graph.file}", "read the topology with load()")
+    if (edges := _expected_edges(graph, len(sites))) > _MOST_EDGES:
+        raise GraphError(
+            "kind",
+            f"{len(sites)} sites would have {edges:,.0f} edges, and {_MOST_EDGES:,} are the most",
+            "take a sparser graph, e.g. exponential or random-regular",
+        )
     one_way = isinstance(graph, MaybeDirected) and graph.directed
     return ((_directed if one_way else _undirected)(sites, _edges(graph, len(sites))),)
+
+
+_MOST_EDGES = 300_000
+
+
+def _expected_edges(graph: Graph, n: int) -> float:
+    """Directed edges of what is made of a few words."""
+    match graph:
+        case FixedGraph(kind="complete"):
+            return n * (n - 1)
+        case ErdosRenyi():
+            return graph.p * n * (n - 1)
+        case RandomRegular():
+            return n * min(graph.degree, n - 1)
+        case WattsStrogatz():
+            return n * min(graph.k, n - 1)
+    return 0
 
 
 def directed(graph: Digraph) -> bool:
@@ -173,7 +196,13 @@ def _random_regular(n: int, graph: RandomRegular) -> Iterable[tuple[int, int]]:
             f"{n} sites with {d} neighbours each would have {n * d}/2 edges",
             f"write an even degree, e.g. {d - 1 or 2}, or add a site",
         )
-    return _pairs(nx.random_regular_graph(d, n, seed=random.Random(graph.seed)))
+    generator = random.Random(graph.seed)
+    if n > _DENSE and 2 * d > n:  # few trials of such a graph succeed, but all of the edges that it lacks
+        return _pairs(nx.complement(nx.random_regular_graph(n - 1 - d, n, seed=generator)))
+    return _pairs(nx.random_regular_graph(d, n, seed=generator))
+
+
+_DENSE = 40  # sites, up to which a trial takes no time
 
 
 def _watts_strogatz(n: int, graph: WattsStrogatz) -> Iterable[tuple[int, int]]:

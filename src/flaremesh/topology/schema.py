@@ -5,6 +5,8 @@ A model checks its own fields; what holds between fields is checked where a file
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
@@ -26,10 +28,16 @@ from pydantic_core import PydanticCustomError
 
 from flaremesh import __version__
 from flaremesh.metrics.names import SHAREABLE
-from flaremesh.topology.findings import instead
+from flaremesh.topology.findings import instead, shown
 
 SERVER = "server"
 """The server's name in the mesh: of its kit and in its certificate. No site may have it."""
+
+
+DEFAULT_PORT = 8002
+"""The server's."""
+
+MOST_SITES = 10_000
 
 
 def refusal(problem: str, remedy: str) -> PydanticCustomError:
@@ -37,22 +45,87 @@ def refusal(problem: str, remedy: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{problem}", {"problem": problem, "remedy": remedy})
 
 
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise refusal(f"{shown(value)} is a truth value", "write a number")
+    return value
+
+
+NUMBER = BeforeValidator(_no_truth_value)
+"""Beside int and float, for pydantic takes true for 1."""
+
+Count: TypeAlias = Annotated[int, Field(gt=0, le=10**9), NUMBER]
+Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1), NUMBER]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=10**6), NUMBER]  # clocks of libraries end somewhere
+Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32), NUMBER]  # every library's generator takes these
+
 DnsLabel: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
-Org: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
-Host: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
-Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
-ImageName: TypeAlias = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$")
-]
+Port: TypeAlias = Annotated[int, Field(ge=1, le=65535), NUMBER]
+
+_LONGEST_NAME = 64
+"""Of a holder and of an organisation in a certificate (X.509)."""
+
+Org: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=_LONGEST_NAME)]
 Email: TypeAlias = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$")
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$",
+        max_length=_LONGEST_NAME,
+    ),
+]
+
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = rf"^{_LABEL}(\.{_LABEL})*$"
+
+
+def _host(text: str) -> str:
+    if ":" in text or "/" in text:
+        raise refusal(
+            f"{shown(text)} is more than a name or an IPv4 address",
+            "write the host alone, without scheme and port; NVFlare takes no IPv6 addresses, but their names",
+        )
+    if not re.match(_HOST, text) or len(text) > 253:
+        raise refusal(
+            f"{shown(text)} is neither a host name nor an IPv4 address",
+            "write letters, digits and inner hyphens, 63 at most between two dots",
+        )
+    if text.rpartition(".")[2].isdecimal():
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError as error:
+            raise refusal(
+                f"{shown(text)} is no IPv4 address: {error}", "correct it, or write a name"
+            ) from None
+    return text
+
+
+Host: TypeAlias = Annotated[
+    str, AfterValidator(_host), WithJsonSchema({"type": "string", "pattern": _HOST, "maxLength": 253})
+]
+
+_DOMAIN = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+_PATH = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
+
+ImageName: TypeAlias = Annotated[
+    str,
+    StringConstraints(
+        # a registry has a dot or a port, or is localhost
+        pattern=rf"^(({_DOMAIN}(\.{_DOMAIN})+(:[0-9]+)?|{_DOMAIN}:[0-9]+|localhost)/)?{_PATH}(/{_PATH})*"
+        r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
+        max_length=255 + 1 + 128 + 72,
+    ),
+]
+KubernetesName: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=253)
 ]
 
 
 def _ports(text: str) -> str:
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
     if match is None:
-        raise refusal(f"{text!r} is neither a port nor a range", "write a port or a range such as 8102-8105")
+        raise refusal(
+            f"{shown(text)} is neither a port nor a range", "write a port or a range such as 8102-8105"
+        )
     low, high = int(match[1]), int(match[2] or match[1])
     if not 1 <= low <= high <= 65535:
         raise refusal(
@@ -72,9 +145,11 @@ Ports: TypeAlias = Annotated[
 
 
 def _scalar(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise refusal(f"{value} is not finite", "write another number")
     if isinstance(value, bool | int | float | str):
         return value
-    raise refusal(f"{value!r} is neither number, text nor truth value", "write one value")
+    raise refusal(f"{shown(value)} is neither number, text nor truth value", "write one value")
 
 
 Option: TypeAlias = Annotated[
@@ -87,9 +162,7 @@ Option: TypeAlias = Annotated[
 class Closed(BaseModel):
     """Unknown fields are errors: a misspelt key never passes silently."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, allow_inf_nan=False)
 
 
 def _shareable(name: str) -> str:
@@ -120,7 +193,7 @@ class Server(Closed):
     """The NVFlare server: job control and relay, never an aggregator."""
 
     host: Host = Field(description="name or address that sites and admins dial")
-    port: Port = Field(8002, description="the server's one port")
+    port: Port = Field(DEFAULT_PORT, description="the server's one port")
     org: Org = Field(description="organisation that runs the server: letters, digits and underscores")
     names: tuple[Host, ...] = Field((), description="further names and addresses in the server's certificate")
 
@@ -156,7 +229,9 @@ class Site(Closed):
     link: LinkAddress | None = Field(
         None, description="address for direct links; without it all edges are relayed"
     )
-    gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs that a run may use at the site")
+    gpus: Annotated[int, Field(ge=0, le=1024), NUMBER] = Field(
+        0, description="GPUs that a run may use at the site"
+    )
     metrics: Metrics | None = Field(None, description="what the server shows of it; default: as the mesh's")
 
 
@@ -187,34 +262,37 @@ class GridGraph(Closed):
     """Rows and columns, filled row by row; a torus closes them to rings."""
 
     kind: Literal["grid", "torus"] = Field(description="grid: with borders; torus: without")
-    rows: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="number of rows; default: the squarest grid"
-    )
+    rows: Count | None = Field(None, description="number of rows; default: the squarest grid")
 
 
 class ErdosRenyi(MaybeDirected):
     """Every edge exists with probability p."""
 
     kind: Literal["erdos-renyi"] = Field(description="random edges")
-    p: Annotated[float, Field(gt=0, le=1)] = Field(description="probability of an edge")
-    seed: int = Field(0, description="fixes the graph")
+    p: Fraction = Field(description="probability of an edge")
+    seed: Seed = Field(0, description="fixes the graph")
 
 
 class RandomRegular(Closed):
     """A random graph in which every site has the same number of neighbours."""
 
     kind: Literal["random-regular"] = Field(description="random, all degrees equal")
-    degree: Annotated[int, Field(gt=0)] = Field(description="neighbours of a site")
-    seed: int = Field(0, description="fixes the graph")
+    degree: Count = Field(description="neighbours of a site")
+    seed: Seed = Field(0, description="fixes the graph")
 
 
 class WattsStrogatz(Closed):
     """A ring of k neighbours whose edges are rewired with probability p: a small world."""
 
     kind: Literal["watts-strogatz"] = Field(description="a small world")
-    k: Annotated[int, Field(ge=2)] = Field(description="neighbours of a site before rewiring, an even number")
-    p: Annotated[float, Field(ge=0, le=1)] = Field(description="probability of rewiring an edge")
-    seed: int = Field(0, description="fixes the graph")
+    k: Annotated[int, Field(ge=2, le=10**9), NUMBER] = Field(
+        description="neighbours of a site before rewiring, an even number"
+    )
+    p: Annotated[float, Field(ge=0, le=1), NUMBER] = Field(description="probability of rewiring an edge")
+    seed: Seed = Field(0, description="fixes the graph")
+
+
+Weight: TypeAlias = Annotated[float, Field(gt=0, lt=1), NUMBER]
 
 
 class Edge(Closed):
@@ -222,7 +300,7 @@ class Edge(Closed):
 
     source: str = Field(alias="from", description="site whose value is used")
     target: str = Field(alias="to", description="site that uses it")
-    weight: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    weight: Weight | None = Field(
         None, description="entry (to, from) of the mixing matrix; only with explicit weights"
     )
 
@@ -288,7 +366,9 @@ class ProblemReference(Closed):
     file: Path | None = Field(
         None, description="Python file, relative to the topology file, that holds the class"
     )
-    name: str | None = Field(None, description="class name in `file`")
+    name: Annotated[str, StringConstraints(pattern=r"^\w+$")] | None = Field(
+        None, description="class name in `file`"
+    )
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
 
     @model_validator(mode="after")
@@ -316,10 +396,10 @@ class Wire(Closed):
         "exact",
         description="exact, float32, bfloat16, float16, int8 or top-k; never wider than the vectors are",
     )
-    fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    fraction: Fraction | None = Field(
         None, description="of top-k: the fraction of entries that is sent; default 0.1"
     )
-    gossip: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    gossip: Fraction | None = Field(
         None, description="step size γ of the mixing; default 1 for int8, for top-k the fraction"
     )
 
@@ -362,22 +442,26 @@ class Wire(Closed):
 class Run(Closed):
     """Defaults of a run; `flaremesh run` may override them."""
 
-    algorithm: str = Field(description="name of a registered algorithm, e.g. gradient-tracking")
-    iterations: Annotated[int, Field(gt=0)] = Field(description="number of iterations")
-    stepsize: Annotated[float, Field(gt=0)] | None = Field(None, description="step size α of the algorithm")
+    algorithm: Annotated[str, StringConstraints(pattern=r"^[\w-]+(\.\w+)*$")] = Field(
+        description="name of a registered algorithm, e.g. gradient-tracking"
+    )
+    iterations: Count = Field(description="number of iterations")
+    stepsize: Annotated[float, Field(gt=0), NUMBER] | None = Field(
+        None, description="step size α of the algorithm"
+    )
     options: dict[str, Option] = Field(
         default_factory=dict, description="further hyper-parameters of the algorithm, e.g. beta1"
     )
     problem: ProblemReference = Field(description="model, loss and data")
-    seed: int = Field(0, description="seed of the problem, equal at all sites")
+    seed: Seed = Field(0, description="seed of the problem, equal at all sites")
     links: Literal["auto", "relay", "direct"] = Field(
         "auto", description="auto: direct where both ends can, else relay"
     )
-    evaluate_every: Annotated[int, Field(gt=0)] | None = Field(
+    evaluate_every: Count | None = Field(
         None, description="iterations between evaluations; default: 20 times a run"
     )
-    peer_timeout: Annotated[float, Field(gt=0)] = Field(60.0, description="seconds to wait for a neighbour")
-    start_timeout: Annotated[float, Field(gt=0)] = Field(60.0, description="seconds for all sites to come up")
+    peer_timeout: Seconds = Field(60.0, description="seconds to wait for a neighbour")
+    start_timeout: Seconds = Field(60.0, description="seconds for all sites to come up")
     stop_on_non_finite: bool = Field(True, description="fail the run at the first NaN or infinite value")
     mix_buffers: bool = Field(True, description="mix BatchNorm statistics too")
     wire: Annotated[Wire, BeforeValidator(_spelt_out, json_schema_input_type=Wire | WireEncoding)] = Field(
@@ -388,7 +472,7 @@ class Run(Closed):
 class Certificates(Closed):
     """Lifetimes that NVFlare lets us choose."""
 
-    root_days: Annotated[int, Field(gt=0)] = Field(
+    root_days: Annotated[int, Field(gt=0, le=36500), NUMBER] = Field(
         3650, description="days of validity of the root certificate"
     )
 
@@ -396,7 +480,7 @@ class Certificates(Closed):
 class Code(Closed):
     """Code that the kits let jobs run beside flaremesh's own."""
 
-    packages: tuple[str, ...] = Field(
+    packages: tuple[Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)*$")], ...] = Field(
         (), description="installed packages whose problems and algorithms are allowed"
     )
     files: bool = Field(False, description="accept problems that a job brings along as a file")
@@ -405,14 +489,20 @@ class Code(Closed):
 class Deploy(Closed):
     """Settings of the container targets; the local target needs none."""
 
-    image: ImageName = Field(f"flaremesh:{__version__}", description="container image of server and sites")
+    image: ImageName = Field(
+        f"flaremesh:{__version__}",
+        description="container image of server and sites, e.g. registry.example.org/flaremesh:1.0; "
+        "no capitals in its path",
+    )
     gpu_image: ImageName = Field(
-        f"flaremesh:{__version__}-cuda", alias="gpuImage", description="container image of sites with GPUs"
+        f"flaremesh:{__version__}-cuda",
+        alias="gpuImage",
+        description="container image of sites with GPUs",
     )
     namespace: DnsLabel | None = Field(
         None, description="Kubernetes namespace of all; default: one each, <mesh>-<participant>"
     )
-    storage: str | None = Field(None, description="Kubernetes storage class of the workspaces")
+    storage: KubernetesName | None = Field(None, description="Kubernetes storage class of the workspaces")
     monitoring: DnsLabel | None = Field(
         None, description="Kubernetes namespace whose pods may scrape the metrics; default: nobody may"
     )
@@ -432,7 +522,9 @@ class Topology(Closed):
     )
     server: Server = Field(description="the NVFlare server")
     admins: Annotated[tuple[Admin, ...], Field(min_length=1)] = Field(description="who may submit runs")
-    sites: Annotated[tuple[Site, ...], Field(min_length=2)] = Field(description="the participants")
+    sites: Annotated[tuple[Site, ...], Field(min_length=2, max_length=MOST_SITES)] = Field(
+        description="the participants"
+    )
     graph: Graph = Field(description="who uses whose values, e.g. {kind: ring} or {edges: [...]}")
     weights: WeightRule = Field("metropolis", description="rule that turns the graph into a mixing matrix")
     run: Run = Field(description="defaults of a run")

@@ -1,13 +1,13 @@
 """Validate the data of a topology file, and say in plain words what pydantic found."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flaremesh.topology.findings import Location, Mistake, instead, near
-from flaremesh.topology.schema import GRAPH_KINDS, Topology
+from flaremesh.topology.findings import Location, Mistake, instead, near, shown
+from flaremesh.topology.schema import GRAPH_KINDS, Deploy, Edge, Topology
 
 _SCHEMA: dict[str, Any] = Topology.model_json_schema()
 _MODELS: dict[str, Any] = _SCHEMA["$defs"]
@@ -21,38 +21,51 @@ _NO_SUCH_VALUE = {
     "model": "is no mapping of fields",
     "dict": "is no mapping of fields",
     "finite": "is not finite",
+    "path": "is no path",
 }
 """By the first word of pydantic's error type."""
 
 _BOUNDS = {"gt": "greater than", "ge": "of at least", "lt": "less than", "le": "of at most"}
 
 
-def validate(data: Mapping[str, Any]) -> tuple[Topology | None, list[Mistake]]:
-    """The topology, or the mistakes in its fields."""
+def validate(
+    data: Mapping[str, Any], written: Callable[[Location], str | None]
+) -> tuple[Topology | None, list[Mistake]]:
+    """The topology, or the mistakes in its fields.
+
+    Args:
+        data: what the file says.
+        written: how it says a value.
+    """
     try:
         return Topology.model_validate(data), []
     except ValidationError as error:
-        return None, list(_mistakes(error.errors(include_url=False)))
+        return None, list(_mistakes(error.errors(include_url=False), written))
 
 
-def _mistakes(errors: Sequence[ErrorDetails]) -> Iterator[Mistake]:
+def _mistakes(errors: Sequence[ErrorDetails], written: Callable[[Location], str | None]) -> Iterator[Mistake]:
     unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
     for error in errors:
         location = error["loc"]
         misspelt = any(
-            location[:-1] == other[:-1] and near(str(other[-1]), [str(location[-1])]) for other in unknown
+            location[:-1] == other[:-1] and _near(str(other[-1]), [str(location[-1])]) for other in unknown
         )
         if error["type"] == "missing" and misspelt:
             continue  # reported as an unknown field
         if error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
             continue  # pydantic counts the valid entries only
+        if error["type"] == "invalid_key" or location[-1] == "[key]":
+            continue  # see checks.py
         # the name of a union's member stands in pydantic's location, but not in the file
-        yield Mistake(tuple(step for step in location if step not in _MODELS), *_words(error))
+        place = tuple(step for step in location if step not in _MODELS)
+        value = error["input"]
+        quoted = shown(value) if isinstance(value, str) else written(place) or shown(value)
+        yield Mistake(place, *_words(error, quoted))
 
 
-def _words(error: ErrorDetails) -> tuple[str, str]:
-    """Problem and remedy."""
-    location, value, context = error["loc"], error["input"], error.get("ctx", {})
+def _words(error: ErrorDetails, value: str) -> tuple[str, str]:
+    """Problem and remedy; ``value`` is how to quote what was given."""
+    location, context = error["loc"], error.get("ctx", {})
     schema = _schema_at(location)
     description = schema.get("description", "another value").splitlines()[0]
     kind = error["type"]
@@ -62,31 +75,55 @@ def _words(error: ErrorDetails) -> tuple[str, str]:
         case "missing":
             return "the field is missing", f"add {location[-1]}: {description}"
         case "extra_forbidden":
-            return "there is no such field", instead(
-                str(location[-1]), list(_schema_at(location[:-1])["properties"])
-            )
+            name, known = str(location[-1]), list(_schema_at(location[:-1])["properties"])
+            return "there is no such field", instead(_near(name, known) or name, known)
         case "literal_error":
-            return f"{value!r} is unknown", instead(str(value), schema.get("enum", [schema.get("const")]))
+            known = schema.get("enum", [schema.get("const")])
+            return f"{value} is unknown", instead(str(error["input"]), known)
         case "too_short":
-            return f"{len(value)} given, at least {context['min_length']} needed", f"expected: {description}"
+            given, needed = len(error["input"]), context["min_length"]
+            return f"{given} given, at least {needed} needed", f"expected: {description}"
+        case "too_long":
+            return f"more than {context['max_length']} given", f"expected: {description}"
+        case "string_too_long":
+            most = context["max_length"]
+            return (
+                f"{value} has {len(error['input'])} characters",
+                f"write at most {most}: {description}",
+            )
         case "union_tag_not_found":
-            return _graph_words(value)
+            return _graph_words(error["input"])
         case "string_pattern_mismatch":
-            return f"{value!r} is not allowed", f"expected: {description}"
+            return f"{value} is not allowed", f"expected: {description}"
     for bound in context.keys() & _BOUNDS.keys():
-        return f"{value!r} is out of range", f"write a value {_BOUNDS[bound]} {context[bound]}: {description}"
+        return f"{value} is out of range", f"write a value {_BOUNDS[bound]} {context[bound]}: {description}"
     problem = _NO_SUCH_VALUE.get(kind.partition("_")[0], "is not valid")
-    return f"{value!r} {problem}", f"expected: {description}"
+    return f"{value} {problem}", f"expected: {description}"
+
+
+_ALIASES = {
+    name: field.alias
+    for model in (Topology, Deploy, Edge)
+    for name, field in model.model_fields.items()
+    if field.alias
+}
+"""Names that fields have elsewhere, as source and target of an edge in networkx, to those of the file."""
+
+
+def _near(name: str, known: Sequence[str]) -> str | None:
+    """The known field that was most likely meant."""
+    alias = _ALIASES.get(name)
+    return alias if alias in known else near(name, known)
 
 
 def _graph_words(graph: Any) -> tuple[str, str]:
     if isinstance(graph, str):
         return (
-            f"{graph!r} is no mapping of fields",
+            f"{shown(graph)} is no mapping of fields",
             f"write graph: {{kind: {near(graph, GRAPH_KINDS) or 'ring'}}}",
         )
     if isinstance(graph, dict) and "kind" in graph:
-        return f"the kind {graph['kind']!r} is unknown", instead(str(graph["kind"]), GRAPH_KINDS)
+        return f"the kind {shown(graph['kind'])} is unknown", instead(str(graph["kind"]), GRAPH_KINDS)
     return "it has neither kind nor edges nor file", "write graph: {kind: ring}, or list the edges"
 
 

@@ -1,6 +1,13 @@
+import pkgutil
+import sys
+from pathlib import Path
+
 import pytest
 
-from flaremesh.algorithms import Weights, algorithm_class, create, names, register
+from flaremesh import algorithms
+from flaremesh.algorithms import Weights, algorithm_class, configured, create, names, register
+from flaremesh.class_path import ClassPathError
+from flaremesh.topology.schema import Run
 
 
 def test_every_algorithm_of_the_field_guide_is_there():
@@ -48,3 +55,38 @@ def test_a_stepsize_is_a_positive_number(name, stepsize):
 def test_gtadam_refuses_parameters_out_of_range(parameters):
     with pytest.raises(ValueError, match=next(iter(parameters))):
         create("gtadam", stepsize=0.1, **parameters)
+
+
+def test_every_module_of_the_package_is_imported_and_none_is_named():
+    modules = {f"flaremesh.algorithms.{module.name}" for module in pkgutil.iter_modules(algorithms.__path__)}
+    assert modules <= sys.modules.keys()
+    text = Path(algorithms.__file__).read_text()
+    assert not [name for name in modules if f" {name.rpartition('.')[2]}," in text]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("flaremesh.algorithms.registry.create", "has no class create"),
+        ("flaremesh.algorithms.dgd.Tensor", "is the class torch.Tensor of another package"),
+        ("flaremesh.algorithms.dgd.DgdState", "is no algorithm"),
+        ("os.system", "has no class system"),
+    ],
+)
+def test_a_path_that_leads_to_no_algorithm_of_that_package_is_refused(path, message):
+    with pytest.raises(ClassPathError, match=message):
+        algorithm_class(path)
+
+
+def test_an_option_that_is_a_field_of_the_run_is_refused():
+    run = Run.model_validate(
+        {
+            "algorithm": "dgd",
+            "iterations": 3,
+            "stepsize": 0.1,
+            "options": {"iterations": 5},
+            "problem": {"path": "flaremesh.problems.consensus.Consensus"},
+        }
+    )
+    with pytest.raises(TypeError, match="iterations stands beside the options"):
+        configured(run)

@@ -58,8 +58,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
             }
         )
         mesh = build(mesh_file)
-        simulation = simulation_of(mesh_file.run, mesh)
-        simulation.run()
+        with simulation_of(mesh_file.run, mesh) as simulation:
+            simulation.run()
         folder = tmp_path_factory.mktemp("runs") / "run-1"
         for site, seen in simulation.histories.items():
             (folder / site).mkdir(parents=True)

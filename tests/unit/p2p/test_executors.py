@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
@@ -15,12 +15,8 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.relay import RelayLink
-from flaremesh.links.traffic import TrafficCounter
 from flaremesh.p2p.executors import (
     AlgorithmExecutor,
-    BaseDistOptExecutor,
     ConsensusExecutor,
     DGDExecutor,
     GTExecutor,
@@ -56,69 +52,6 @@ class Averaging(SyncAlgorithmExecutor):
                 mixed = mixed + self.neighbors_values[iteration][neighbor.id] * neighbor.weight
             self.value = mixed
             del self.neighbors_values[iteration]
-
-
-class Sites:
-    """The executors of a network, configured; ``posts`` are the frames, as (sender, peer, bytes)."""
-
-    def __init__(self, network, executors, **extra):
-        self.executors, self.links, self.posts = executors, {}, []
-        self.signal = Signal()
-        tree = network.spanning_tree()
-        for index, (site, schedule) in enumerate(network.schedules().items()):
-            executor = executors[site]
-            executor.client_name = site
-            config = LocalConfig(
-                network.node(site).neighbors,
-                extra,
-                schedule,
-                index,
-                len(network.nodes),
-                tree.get(site),
-                [child for child, parent in tree.items() if parent == site],
-            )
-            BaseDistOptExecutor._configure(executor, config, FLContext(), self.signal)
-            sources = {peer for hood in schedule for peer in hood.in_weights}
-            targets = {peer for hood in schedule for peer in hood.out}
-            executor._link = self.links[site] = RelayLink(
-                site,
-                "run",
-                sources,
-                targets,
-                post=lambda peer, data, site=site: self._post(site, peer, data),
-                observer=TrafficCounter(sources | targets),
-                inbox=Inbox(lambda: bool(self.signal.triggered)),
-            )
-
-    def _post(self, sender, peer, data):
-        self.posts.append((sender, peer, data))
-        self.links[peer].deliver(sender, data)
-
-    def run(self, iterations, sites=None):
-        """The reply of every site to run_algorithm."""
-        task = DXO(DataKind.APP_DEFINED, data={"iterations": iterations}).to_shareable()
-
-        def execute(site):
-            return self.executors[site].execute("run_algorithm", task, FLContext(), self.signal)
-
-        sites = sites or list(self.executors)
-        with ThreadPoolExecutor(len(sites)) as pool:
-            return dict(zip(sites, pool.map(execute, sites), strict=True))
-
-
-@pytest.fixture
-def connect():
-    made = []
-
-    def connect(network, executors, **extra):
-        made.append(Sites(network, executors, **extra))
-        return made[-1]
-
-    yield connect
-    for sites in made:
-        sites.signal.trigger(True)
-        for link in sites.links.values():
-            link.close()
 
 
 def averaging(values, **options):

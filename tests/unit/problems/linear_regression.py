@@ -20,5 +20,6 @@ class LinearRegression(ModuleProblem):
         )
 
 
-def broken(site):
-    raise RuntimeError("the disk is on fire")
+class Broken:
+    def __init__(self, site):
+        raise RuntimeError("the disk is on fire")

@@ -1,10 +1,7 @@
-from pathlib import Path
-
 import pytest
 
 from flaremesh.problems.protocol import ProblemError, SiteContext
-from flaremesh.problems.reference import class_path, load_problem
-from flaremesh.topology.schema import ProblemReference
+from flaremesh.problems.reference import load_problem
 
 SITE = SiteContext("bonn", index=0, sites=1, seed=0)
 
@@ -21,16 +18,10 @@ def test_a_problem_of_thirty_lines_is_built_with_its_arguments():
     }
 
 
-def test_a_class_in_a_file_is_found_by_the_files_name():
-    reference = ProblemReference(file=Path("/somewhere/linear_regression.py"), name="LinearRegression")
-    assert class_path(reference) == "linear_regression.LinearRegression"
-    assert class_path(ProblemReference(path="package.Problem")) == "package.Problem"
-
-
 @pytest.mark.parametrize(
     ("path", "args", "message"),
     [
-        ("Digits", {}, "'Digits' names no problem class; write package.module.Class"),
+        ("Digits", {}, "'Digits' names no class: write package.module.Class"),
         ("no.such.Problem", {}, "cannot import the problem no.such.Problem at bonn: No module named 'no'"),
         ("linear_regression.Missing", {}, "linear_regression has no class Missing"),
         (
@@ -38,7 +29,7 @@ def test_a_class_in_a_file_is_found_by_the_files_name():
             {"sample": 1},
             "at bonn: TypeError: .*unexpected keyword.*'sample'",
         ),
-        ("linear_regression.broken", {}, "broken at bonn: RuntimeError: the disk is on fire"),
+        ("linear_regression.Broken", {}, "Broken at bonn: RuntimeError: the disk is on fire"),
         ("flaremesh.problems.mnist.Mnist", {}, "Mnist at bonn: give the folder of the MNIST files"),
     ],
 )

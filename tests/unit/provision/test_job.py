@@ -9,6 +9,7 @@ from nvflare.fuel.utils.zip_utils import zip_directory_to_file
 from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 
 from flaremesh.p2p.types import Config
+from flaremesh.problems.delivery import DeliveredProblem
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import plan
 from flaremesh.topology.mesh import build
@@ -94,10 +95,9 @@ def test_the_sites_get_the_run_of_the_topology(job: Path, make_topology) -> None
         "problem": {"path": "our_models.Segmentation", "args": {"width": 8}},
     }
     write_job(make_topology(run=run), job, name="first")
-    assert executor(job) == {
-        "algorithm": "gtadam",
-        "problem": {"config_type": "dict", "path": "our_models.Segmentation", "args": {"width": 8}},
-    }
+    assert executor(job) == {"algorithm": "gtadam"}
+    problem = DeliveredProblem.of(job / "app_sites")
+    assert (problem.path, problem.args) == ("our_models.Segmentation", {"width": 8})
     extra = controller(job)["config"]["extra"]
     expected = {"iterations": 7, "stepsize": 0.25, "beta1": 0.8, "seed": 3, "peer_timeout": 9.0}
     expected["wire"] = {"encoding": "int8"}
@@ -112,6 +112,7 @@ def test_a_problem_in_a_file_travels_with_the_job_to_the_sites(
     problem = {"file": file, "name": "Segmentation"}
     run = {"algorithm": "dgd", "iterations": 1, "stepsize": 1, "problem": problem}
     write_job(make_topology(run=run, code={"files": True}), job, name="first")
-    assert executor(job)["problem"]["path"] == "segmentation.Segmentation"
+    problem = DeliveredProblem.of(job / "app_sites")
+    assert (problem.file, problem.name) == ("segmentation.py", "Segmentation")
     assert (job / "app_sites/custom/segmentation.py").read_text() == file.read_text()
     assert not (job / "app_server/custom").exists()

@@ -1,5 +1,6 @@
 """What a kit holds, judged by NVFlare's own readers of it."""
 
+import inspect
 import json
 import stat
 import sys
@@ -13,6 +14,8 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 from nvflare.fuel.sec.authz import AuthzContext, Person
 from nvflare.security.security import FLAuthorizer
 
+from flaremesh.p2p import controllers, executors, types
+from flaremesh.p2p.components import COMPONENTS
 from flaremesh.p2p.storage import WorkspaceStorage
 from flaremesh.provision.kits import provision
 
@@ -54,12 +57,32 @@ def test_a_kit_holds_final_settings_and_no_templates(kit: Path) -> None:
     }
 
 
-def test_a_job_may_build_flaremesh_and_nvflare_classes_and_nothing_else(kit: Path) -> None:
+def test_a_job_may_build_flaremeshs_and_nvflares_components_and_nothing_else(kit: Path) -> None:
     assert allows(kit, "flaremesh.p2p.controllers.DistOptController")
+    assert allows(kit, "flaremesh.p2p.executors.AlgorithmExecutor")
+    assert not allows(kit, "flaremesh.class_path.class_at")
+    assert not allows(kit, "flaremesh.problems.reference.load_problem")
+    assert not allows(kit, "flaremesh.algorithms.registry.create")
     assert allows(kit, "nvflare.app_common.workflows.fedavg.FedAvg")
     assert not allows(kit, "subprocess.Popen")
     assert not allows(kit, "flaremesh_impostor.Controller")
     assert not allows(kit, "our_models.Segmentation")
+
+
+def test_every_component_is_listed_by_both_of_its_names() -> None:
+    classes = {
+        executors.__name__: [getattr(executors, name) for name in executors.__all__],
+        controllers.__name__: [getattr(controllers, name) for name in controllers.__all__],
+    }
+    found = {
+        name
+        for package, members in classes.items()
+        for cls in members
+        if not inspect.isabstract(cls)
+        for name in (f"{package}.{cls.__name__}", f"{cls.__module__}.{cls.__name__}")
+    }
+    data = (types.Config, types.LocalConfig, types.Neighbor, types.Network, types.Node)
+    assert set(COMPONENTS) == found | {f"{types.__name__}.{cls.__name__}" for cls in data}
 
 
 def test_a_package_in_the_topology_file_is_allowed_too(tmp_path: Path, make_topology) -> None:

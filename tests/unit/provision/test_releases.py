@@ -1,10 +1,12 @@
 import stat
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 
 from flaremesh.provision.kits import provision
+from flaremesh.provision.plan import plan
 from flaremesh.provision.releases import ReleaseError, releases, values_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
@@ -91,6 +93,9 @@ def test_a_null_takes_a_default_away_and_reaches_helm(make_topology, tmp_path: P
         ({"storage": {"size": "big"}}, r"deploy\.values\.storage\.size"),
         ({"name": {"is": "bonn"}}, r"deploy\.values\.name"),
         ({"gpus": {"count": 1}}, r"flaremesh-server refuses deploy\.values\.gpus"),
+        ({"storage": {"class_name": "fast"}}, r"deploy\.values\.storage\.class_name"),
+        ({"terminationGracePeriodSeconds": "60"}, r"deploy\.values\.terminationGracePeriodSeconds"),
+        ({"resources": {"until": date(2024, 1, 1)}}, r"deploy\.values: .* put dates in quotes"),
     ],
 )
 def test_a_further_value_that_a_chart_does_not_have_is_refused(
@@ -106,6 +111,21 @@ def test_a_name_that_kubernetes_cannot_bear_is_refused(make_topology) -> None:
     assert releases(make_topology(longest, "ulm", "kiel"))[1].name == longest
     with pytest.raises(ReleaseError, match=f"at most 52 characters: shorten {longest}b"):
         releases(make_topology(f"{longest}b", "ulm", "kiel"))
+
+
+def test_a_plan_says_what_no_release_can_hold(make_topology) -> None:
+    with pytest.raises(ReleaseError, match="at most 52 characters"):
+        plan(make_topology("b" * 53, "ulm", "kiel", deploy={}))
+    with pytest.raises(ReleaseError, match=r"deploy\.values\.storge"):
+        plan(make_topology(deploy={"values": {"storge": {}}}))
+    assert plan(make_topology("b" * 53, "ulm", "kiel")).name == "ring"
+
+
+def test_no_site_has_the_name_of_anothers_test_in_one_namespace(make_topology) -> None:
+    names = ("bonn", "bonn-test", "ulm")
+    with pytest.raises(ReleaseError, match="bonn-test is what Kubernetes calls the test of bonn"):
+        releases(make_topology(*names, deploy={"namespace": "ring"}))
+    assert len(releases(make_topology(*names, deploy={}))) == 4
 
 
 def test_the_private_key_is_in_a_file_for_its_owner_and_nowhere_else(folder: Path) -> None:

@@ -148,6 +148,7 @@ def learnt(statistics):
 def test_batch_statistics_are_mixed_and_what_an_iteration_learns_is_kept(name):
     problem = normalised()
     pair = Pair(problem, create(name, stepsize=0.1))
+    problem.loss_and_gradient(problem.initial())  # from now on they are statistics: training has changed them
     sent = problem.buffers().clone()
     pair.bonn.send(0)
     pair.answer(0, [*pair.got(0, np.float32)[:-2], 100.0, 100.0], np.float32)
@@ -379,7 +380,8 @@ def test_a_problem_may_go_on_working_in_the_memory_of_its_initial_point():
 
 def test_only_a_gradient_can_make_a_finite_mixture_infinite_and_then_it_is_noticed():
     pair = Pair(Consensus(BONN, {"bonn": [1.0, 1.0]}), create("dgd", stepsize=1.0))
+    pair.iterate(0, [1.0, 1.0])
     pair.bonn.problem.loss_and_gradient = lambda x: (torch.tensor(1.0), torch.tensor([0.0, -math.inf]))
-    with pytest.raises(NonFiniteValue, match=r"bonn has a non-finite value at iteration 1 \(loss 1.0\)"):
-        pair.iterate(0, [1.0, 1.0])
-    assert not pair.history.iterations[0].finite
+    with pytest.raises(NonFiniteValue, match=r"bonn has a non-finite value at iteration 2 \(loss 1.0\)"):
+        pair.iterate(1, [1.0, 1.0])
+    assert not pair.history.iterations[1].finite

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -423,6 +424,13 @@ BROKEN = {
         "run.options.beta1",
         "neither number, text nor truth value",
     ),
+    "option that is no number": Broken(
+        "run: {algorithm: dgd, iterations: 1, options: {a: .nan}, "
+        "problem: {path: flaremesh.problems.digits.Digits}}",
+        1,
+        "run.options.a",
+        "nan is not finite",
+    ),
     "two sources of a problem": Broken(
         "run: {algorithm: dgd, iterations: 1, problem: {path: flaremesh.problems.digits.Digits, name: D}}",
         1,
@@ -506,7 +514,230 @@ BROKEN = {
         "run.wire",
         "bfloat16 mixes with the weights as they are",
     ),
+    # other spellings than the documented ones
+    "edge as networkx spells it": Broken(
+        """
+        graph:
+          edges:
+          - {from: bonn, to: aachen}
+          - {source: aachen, to: heidelberg}
+        """,
+        4,
+        "graph.edges[1].source",
+        "did you mean from?",
+    ),
+    "Python's name of a field": Broken("deploy: {gpu_image: flaremesh}", 1, "deploy.gpu_image", "gpuImage?"),
+    "weights that are text and leave less than nothing": Broken(
+        """
+        weights: explicit
+        graph:
+          edges:
+          - {from: bonn, to: aachen, weight: "0.6"}
+          - {from: heidelberg, to: aachen, weight: 6e-1}
+        """,
+        5,
+        "graph.edges[1].weight",
+        "the weights of aachen's neighbours sum to more than 1 (1.2)",
+    ),
+    "weight that is a truth value": Broken(
+        "graph: {edges: [{from: bonn, to: aachen, weight: yes}, {from: aachen, to: heidelberg}]}",
+        1,
+        "graph.edges[0].weight",
+        "is a truth value; write a number",
+    ),
+    "graph with edges and a file": Broken(
+        "graph: {file: edges.txt, edges: [{from: bonn, to: aachen}, {from: aachen, to: heidelberg}]}",
+        1,
+        "graph.file",
+        "no such field",
+    ),
+    "GPUs that are a truth value": Broken(
+        "sites: [{name: bonn, org: ukb, gpus: yes}, {name: aachen, org: uka}]",
+        1,
+        "sites[0].gpus",
+        "is a truth value; write a number",
+    ),
+    "field whose name is a number": Broken(
+        """
+        server:
+          host: localhost
+          org: consortium
+          8002: port
+        """,
+        4,
+        "server.8002",
+        "YAML takes the field's name for 8002; put it in quotes",
+    ),
+    "field whose name YAML takes for true": Broken(
+        "run: {algorithm: dgd, iterations: 1, problem: {path: flaremesh.problems.digits.Digits, "
+        "args: {on: 1}}}",
+        1,
+        "run.problem.args.True",
+        "YAML takes the field's name for true",
+    ),
+    # what certificates, NVFlare and Kubernetes cannot hold
+    "e-mail address longer than a certificate's name": Broken(
+        f"admins: [{{email: {'a' * 60}@b.de, org: c}}]",
+        1,
+        "admins[0].email",
+        "has 65 characters; write at most 64",
+    ),
+    "organisation longer than a certificate's": Broken(
+        f"server: {{host: localhost, org: {'a' * 65}}}", 1, "server.org", "write at most 64"
+    ),
+    "admins who differ in capitals only": Broken(
+        "admins: [{email: A@b.de, org: c}, {email: a@b.de, org: c}]",
+        1,
+        "admins[1].email",
+        "is already admins[0]",
+    ),
+    "host with an empty label": Broken(
+        "server: {host: mesh..org, org: c}", 1, "server.host", "neither a host name nor an IPv4 address"
+    ),
+    "host with a label that is too long": Broken(
+        f"server: {{host: {'a' * 64}.org, org: c}}", 1, "server.host", "63 at most between two dots"
+    ),
+    "host with an underscore": Broken("server: {host: a_b, org: c}", 1, "server.host", "inner hyphens"),
+    "host that is no IPv4 address": Broken(
+        "server: {host: 10.0.0.256, org: c}", 1, "server.host", "is no IPv4 address"
+    ),
+    "host that is an IPv6 address": Broken(
+        "server: {host: '2001:db8::1', org: c}", 1, "server.host", "NVFlare takes no IPv6 addresses"
+    ),
+    "host with a port": Broken(
+        "server: {host: localhost, names: ['h:80'], org: c}", 1, "server.names[0]", "write the host alone"
+    ),
+    "certificate beyond the calendar": Broken(
+        "certificates: {root_days: 3000000}", 1, "certificates.root_days", "of at most 36500"
+    ),
+    "sites of one host without a port each": Broken(
+        """
+        sites:
+        - {name: bonn, org: ukb, link: {host: h, ports: 8102-8103}}
+        - {name: aachen, org: uka, link: {host: H, ports: 8102}}
+        - {name: kiel, org: uksh, link: {host: h, ports: 8103}}
+        - {name: ulm, org: uku, link: {host: other, ports: 8102}}
+        """,
+        4,
+        "sites[2].link.ports",
+        "others at h take all of 8103",
+    ),
+    "site at the server's port": Broken(
+        "sites: [{name: bonn, org: ukb, link: {host: localhost, ports: 8002}}, {name: aachen, org: uka}]",
+        1,
+        "sites[0].link.ports",
+        "others at localhost take all of 8002",
+    ),
+    "image with a space": Broken("deploy: {image: 'a b'}", 1, "deploy.image", "e.g. registry.example.org"),
+    "image with capitals in its path": Broken(
+        "deploy: {image: ghcr.io/Lab/flaremesh}", 1, "deploy.image", "no capitals in its path"
+    ),
+    # bounds
+    "negative seed": Broken("graph: {kind: erdos-renyi, p: 1, seed: -1}", 1, "graph.seed", "of at least 0"),
+    "more edges than a machine holds": Broken(
+        f"sites: [{', '.join(f'{{name: s{i}, org: o}}' for i in range(600))}]\ngraph: {{kind: complete}}",
+        2,
+        "graph.kind",
+        "600 sites would have 359,400 edges",
+    ),
+    "optimal weights of many sites": Broken(
+        f"sites: [{', '.join(f'{{name: s{i}, org: o}}' for i in range(151))}]\nweights: optimal",
+        2,
+        "weights",
+        "takes hours for 151 sites; write weights: metropolis",
+    ),
+    # scalars
+    "number with a leading zero": Broken(
+        "run: {algorithm: dgd, iterations: 010, problem: {path: flaremesh.problems.digits.Digits}}",
+        1,
+        "run.iterations",
+        "YAML reads 010 in several ways",
+    ),
+    "number in base 60": Broken(
+        "run: {algorithm: dgd, iterations: 1, problem: {path: flaremesh.problems.digits.Digits, "
+        "args: {time: 12:30}}}",
+        1,
+        "run.problem.args.time",
+        "YAML reads 12:30 in several ways",
+    ),
+    "number of too many digits": Broken(
+        f"server: {{host: localhost, org: c, port: {'9' * 5000}}}", 1, "server.port", "5000 digits"
+    ),
+    "number beyond all": Broken(
+        "run: {algorithm: dgd, iterations: 1, stepsize: 1e999, "
+        "problem: {path: flaremesh.problems.digits.Digits}}",
+        1,
+        "run.stepsize",
+        "1e999 is larger than every number",
+    ),
+    "date that does not exist": Broken("name: 2024-02-30", 1, "name", "there is no date 2024-02-30"),
+    "country that YAML takes for false": Broken(
+        "server: {host: localhost, org: NO}", 1, "server.org", "NO is no text; YAML takes it"
+    ),
+    # merge keys
+    "field given twice beside a merge key": Broken(
+        """
+        sites:
+        - &first {name: bonn, org: ukb}
+        - <<: *first
+          name: aachen
+          name: kiel
+        """,
+        5,
+        "sites[1].name",
+        "already in line 4",
+    ),
+    "field given twice in what a merge key takes": Broken(
+        "server: {host: localhost, <<: {org: a, org: b}}", 1, "server.org", "already in line 1"
+    ),
+    "merge key of a number": Broken(
+        """
+        server:
+          host: localhost
+          org: c
+          <<: 5
+        """,
+        4,
+        "server.<<",
+        "it takes a mapping or a list of mappings",
+    ),
+    "mistake behind an alias": Broken(
+        """
+        deploy:
+          values:
+            address: &link
+              host: a_b
+              ports: 8102
+        sites:
+        - {name: bonn, org: ukb, link: *link}
+        - {name: aachen, org: uka}
+        """,
+        4,
+        "sites[0].link.host",
+        "neither a host name",
+    ),
     # YAML
+    "alias inside its anchor": Broken("name: &a [*a]", 1, "", "the alias *a stands for what it stands in"),
+    "alias without an anchor": Broken("name: *a", 1, "", "there is no anchor &a above"),
+    "ten to the twelve values": Broken(
+        "\n".join(
+            ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+            + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+        ),
+        6,
+        "",
+        "more than 1,000,000 values",
+    ),
+    "ten thousand brackets": Broken(
+        "name: " + "[" * 10_000 + "]" * 10_000, 1, "", "more than 100 lists and mappings stand inside each"
+    ),
+    "ten thousand aliases of each other": Broken(
+        "\n".join(["a0: &a0 []", *(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 10_000))]),
+        101,
+        "",
+        "stand inside each other",
+    ),
+    "placeholder of a template": Broken("name: {{ .Values.mesh }}", 1, "name", "in quotes"),
     "tab": Broken(
         """
         server:
@@ -525,7 +756,9 @@ BROKEN = {
         "",
         "this is not YAML",
     ),
-    "tag that runs code": Broken("name: !!python/name:os.system", 1, "", "this is not YAML"),
+    "tag that runs code": Broken(
+        "name: !!python/name:os.system", 1, "", "the tag !!python/name:os.system is unknown"
+    ),
 }
 
 
@@ -582,6 +815,9 @@ def test_all_mistakes_of_a_file_come_at_once_in_the_order_of_the_file(tmp_path: 
         (b"- bonn\n", "the file holds no fields"),
         (b"name: \xff\xfe\n", "not UTF-8"),
         (b"name: \x07\n", "this is not YAML"),
+        (b"name: ring\0\n", "not UTF-8 text, for it holds a NUL"),
+        (b"name: ring\n---\nname: ring\n", "line 2: a second document starts here"),
+        (b"x" * (2**25 + 1), "larger than 32 MiB"),
     ],
 )
 def test_a_file_without_fields_is_one_mistake(content: bytes, words: str, tmp_path: Path) -> None:
@@ -599,6 +835,21 @@ def test_a_missing_file_is_a_mistake_too(tmp_path: Path) -> None:
         load(tmp_path / "topology.yaml")
 
 
+def test_a_folder_and_a_device_are_no_files_and_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, Path("/dev/zero"), tmp_path / "pipe"):
+        with pytest.raises(TopologyError, match="is a folder or a device; name a file of text"):
+            load(path)
+
+
+def test_a_mistake_shows_what_a_terminal_hides(tmp_path: Path) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_text(with_sections("graph: {edges: [{from: bonn, to: aachen\u200b}]}"))
+
+    with pytest.raises(TopologyError, match=r"there is no site aachen\\u200b; did you mean aachen\?"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     ("edges", "words"),
     [
@@ -608,7 +859,12 @@ def test_a_missing_file_is_a_mistake_too(tmp_path: Path) -> None:
             "edges.txt, line 3: .* is no edge; write: from to \\[weight\\]",
         ),
         ("bonn aachen heavy\n", "edges.txt, line 1: 'heavy' is no number"),
-        ("", "at least 1 needed"),
+        ("bonn aachen 0,3\n", "edges.txt, line 1: '0,3' is no number"),
+        ("bonn aachen nan\n", "edges.txt, line 1: nan is not finite"),
+        ("source,target\nbonn,aachen\n", "edges.txt, line 1: there is no site source"),
+        ("bonn aachen\nbonn bonn", "edges.txt, line 2: bonn is its own neighbour"),
+        ("bonn aachen\0", "edges.txt is not UTF-8 text"),
+        ("", "edges.txt: 0 given, at least 1 needed"),
         (None, "edges.txt cannot be read"),
     ],
 )

@@ -31,6 +31,7 @@ def described(description: dict[str, Any], n: int) -> tuple[Digraph, ...]:
         ({"kind": "hypercube"}, 8, {3}),
         ({"kind": "exponential"}, 16, {7}),
         ({"kind": "random-regular", "degree": 3}, 10, {3}),
+        ({"kind": "random-regular", "degree": 90}, 100, {90}),  # which no trial and error finds
         ({"kind": "watts-strogatz", "k": 4, "p": 0}, 10, {4}),
         ({"kind": "erdos-renyi", "p": 1}, 4, {3}),
     ],

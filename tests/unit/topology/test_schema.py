@@ -34,6 +34,14 @@ def test_an_example_is_accepted_by_the_loader_and_by_the_schema_for_editors(
         "graph: {kind: rings}",
         "graph: {kind: ring, p: 0.5}",
         "server: {host: h}",
+        "server: {host: a..b, org: o}",
+        "server: {host: h, org: o, port: 0}",
+        "admins: [{email: " + "a" * 60 + "@b.de, org: o}]",
+        "graph: {edges: [{source: bonn, target: aachen}]}",
+        "graph: {kind: erdos-renyi, p: 1, seed: -1}",
+        "deploy: {gpu_image: flaremesh}",
+        "deploy: {image: 'flaremesh:'}",
+        "certificates: {root_days: 3000000}",
         "weights: best",
         "metrics: {share: some}",
         "metrics: {share: [patients]}",
@@ -54,6 +62,20 @@ def test_the_schema_for_editors_accepts_ports_as_the_loader_does(
     site = f"{{name: bonn, org: ukb, link: {{host: h, ports: {ports}}}}}"
 
     validator.validate(yaml.safe_load(with_sections(f"sites: [{site}, {{name: aachen, org: uka}}]")))
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "deploy: {image: 'registry:5000/x/y:TAG', gpuImage: 'localhost/x@sha256:" + "0" * 64 + "'}",
+        "server: {host: a-b.C.org, org: o, names: [10.0.0.1]}",
+        "graph: {edges: [{from: bonn, to: aachen, weight: 0.5}]}",
+    ],
+)
+def test_the_schema_for_editors_accepts_what_the_loader_accepts(
+    snippet: str, validator: jsonschema.Draft202012Validator
+) -> None:
+    validator.validate(yaml.safe_load(with_sections(snippet)))
 
 
 WIRES = {

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,17 +21,22 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.cell import PROGRESS, RunCell
+from flaremesh.p2p.extra import planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
 from flaremesh.p2p.tasks import (
     ADDRESS,
     ADDRESSES,
+    BY_VALUE,
     ITERATION,
+    PREPARE,
     PROGRESS_COMMAND,
     REASON,
     SERVER_PARAMETERS,
+    START_TIMEOUT,
     Task,
 )
 from flaremesh.p2p.types import Config, LocalConfig
@@ -41,6 +46,7 @@ _POLL_SECONDS = 0.1
 _FETCH_SECONDS = 1.0  # for the admin to ask once more: NVFlare takes 7 s to end a job whose result is there
 _TIMEOUTS_SECONDS = 1.0  # sites that wait in vain give up one shortly after the other
 _LAST_WORDS_SECONDS = 3.0  # an aborted site says so within this time; one that was killed does not
+_RESULT = {field.name for field in fields(SiteOutcome)} | {"algorithm"}  # of what a site replies in the end
 
 
 class SiteFailure(Exception):
@@ -58,21 +64,23 @@ class DistOptController(Controller):
 
     Args:
         config: network and ``extra``, or the same as a dict.
-        start_timeout: seconds for all sites to come up and greet their neighbours; ``extra`` may override it.
+        task_check_period: see NVFlare's Controller.
+        start_timeout: seconds until all sites are ready for the first iteration: up, linked and prepared;
+            ``extra`` may override it.
         labels: what the result says about itself: name, topology, predicted_contraction.
     """
 
     def __init__(
         self,
         config: Config | dict[str, Any],
+        task_check_period: float = 0.2,
+        *,
         start_timeout: float = 60.0,
         labels: dict[str, Any] | None = None,
-        *args: Any,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(task_check_period)
         # FedJob writes constructor arguments as JSON and finds them under their names, or with an underscore
-        self._config = asdict(config) if isinstance(config, Config) else config
+        self._config = Config.of(config).__dict__
         self.start_timeout = start_timeout
         self.labels = labels or {}
         self._state = RunState.WAITING
@@ -83,19 +91,20 @@ class DistOptController(Controller):
         self._progress: dict[str, dict[str, Any]] = {}
         self._results: dict[str, dict[str, Any]] = {}
         self._addresses: dict[str, list[Any] | None] = {}
+        self._by_value = False
         self._linked: set[str] = set()
+        self._prepared: set[str] = set()
+        self._strangers: set[str] = set()
         self._matrices: list[list[list[float]]] = []
 
     @cached_property
     def config(self) -> Config:
         """The network and ``extra``."""
-        config = Config(**self._config)
-        config.extra = {"start_timeout": self.start_timeout} | config.extra  # the sites wait as long
-        return config
+        return Config.of(self._config)
 
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
         """Called by FedJob."""
-        prepare(job)
+        prepare(job, self)
         job.add_params(SERVER_PARAMETERS, ctx)
         super().add_to_fed_job(job, ctx, **kwargs)
 
@@ -116,7 +125,7 @@ class DistOptController(Controller):
             self._run(abort_signal, fl_ctx)
         except SiteFailure:
             pass
-        except ValueError as error:
+        except (ValueError, FlaremeshError) as error:
             self._fail(str(error))
         if abort_signal.triggered and not self._failures and (silent := self._silent_sites()):
             self._fail(silent)
@@ -166,23 +175,47 @@ class DistOptController(Controller):
                 column_stochastic=mixing.column_stochastic,
             )
             self.send(self._task(Task.CONFIG, asdict(part)), fl_ctx, targets=[site])
-        timeout = float(self.config.extra["start_timeout"])
+        timeout = self._start_timeout
         deadline = time.monotonic() + timeout
-        self._await_sites(self._addresses, deadline, timeout, abort_signal)
-        for site in schedules if not abort_signal.triggered else ():
+        late = f"within {timeout:g} s of the start"
+        if not self._await_sites(self._addresses, deadline, f"not ready {late}", abort_signal):
+            return
+        if self._strangers and self._strangers != set(schedules):
+            self._fail(
+                f"{', '.join(sorted(self._strangers))}: its executor answers the config task without the "
+                "address of its link, which its neighbours need; let execute return what super().execute does"
+            )
+        for site in set(schedules) - self._linked:
             known = {peer: self._addresses[peer] for hood in schedules[site] for peer in hood.out}
             addresses = {peer: address for peer, address in known.items() if address}
-            self.send(self._task(Task.CONFIG, {ADDRESSES: addresses}), fl_ctx, targets=[site])
-        self._await_sites(self._linked, deadline, timeout, abort_signal)
+            step = {ADDRESSES: addresses, START_TIMEOUT: timeout, BY_VALUE: self._by_value}
+            self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
+        if not self._await_sites(self._linked, deadline, f"not linked {late}", abort_signal):
+            return
+        for site in set(schedules) - self._prepared:
+            self.send(self._task(Task.CONFIG, {PREPARE: True}), fl_ctx, targets=[site])
+        doing = "it is still loading data, building its problem or computing its first gradient"
+        remedy = "raise run.start_timeout, in a job's config extra['start_timeout']"
+        self._await_sites(self._prepared, deadline, f"not prepared {late}: {doing}; {remedy}", abort_signal)
+
+    @property
+    def _start_timeout(self) -> float:
+        return positive(self.config.extra, START_TIMEOUT, self.start_timeout)
 
     def _await_sites(
-        self, ready: Collection[str], deadline: float, timeout: float, abort_signal: Signal
-    ) -> None:
+        self, ready: Collection[str], deadline: float, otherwise: str, abort_signal: Signal
+    ) -> bool:
+        """Wait until all sites are ready, and fail naming the others; False if the run was aborted."""
         while missing := {node.id for node in self.config.network.nodes}.difference(ready):
             if time.monotonic() > deadline:
-                self._fail(f"{', '.join(sorted(missing))}: not ready within {timeout:g} s of the start")
+                # who itself waits for a late one is not to blame
+                waiting = {
+                    site for site in missing if self._progress.get(site, {}).get("waits_for") in missing
+                }
+                self._fail(f"{', '.join(sorted(missing - waiting or missing))}: {otherwise}")
             if self._wait(abort_signal):
-                return
+                return False
+        return True
 
     def _run(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         if abort_signal.triggered:
@@ -206,14 +239,25 @@ class DistOptController(Controller):
             if code != ReturnCode.TASK_ABORTED:
                 self._fail(f"{site}: {result.get_header(REASON) or code}", result.get_header(ITERATION))
         elif client_task.task.name == Task.CONFIG:
-            if site not in self._addresses:
-                self._addresses[site] = from_shareable(result).data[ADDRESS]
-            else:
-                self._linked.add(site)
+            self._take_step(site, _data(result))
         else:
-            self._results[site] = from_shareable(result).data
+            self._results[site] = {name: value for name, value in _data(result).items() if name in _RESULT}
         client_task.result = None
         self._changed.set()
+
+    def _take_step(self, site: str, reply: dict[str, Any]) -> None:
+        if site in self._linked:
+            self._prepared.add(site)
+        elif site in self._addresses:
+            self._linked.add(site)
+        else:
+            self._addresses[site] = reply.get(ADDRESS)
+            self._by_value |= reply.get(BY_VALUE, False)
+            if ADDRESS not in reply:
+                # an executor of another family, which knows one config task, and links and prepares by itself
+                self._strangers.add(site)
+                self._linked.add(site)
+                self._prepared.add(site)
 
     def _fail(self, reason: str, iteration: int | None = None) -> None:
         """A site failed; with ``iteration``, because it waited for its neighbours in vain."""
@@ -261,7 +305,10 @@ class DistOptController(Controller):
 
     def _hear(self, site: str, data: Any) -> None:
         if any(node.id == site for node in self.config.network.nodes):
-            self._progress[site] = json.loads(bytes(data))
+            before, now = self._progress.get(site, {}), json.loads(bytes(data))
+            self._progress[site] = now
+            if "panic" in now.keys() - before.keys():
+                self._fail(f"{site}: {now['panic']}")
 
     def _report(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
         progress = {"state": self._state.value, "reason": self._failure, "sites": self._progress}
@@ -281,7 +328,7 @@ class DistOptController(Controller):
             reason=self._failure,
             algorithm=self.labels.get("algorithm") or next(iter(algorithms), None),
             topology=self.labels.get("topology"),
-            iterations=int(self.config.extra.get("iterations", 0)),
+            iterations=planned_iterations(self.config.extra),
             seconds=seconds,
             predicted_contraction=self.labels.get("predicted_contraction"),
             sites={
@@ -301,3 +348,12 @@ class DistOptController(Controller):
         seen = self._progress.get(site, {})
         metrics = {name: seen[name] for name in ("loss", "accuracy") if name in seen}
         return {"iterations": seen.get("iteration", 0), "metrics": metrics}
+
+
+def _data(reply: Shareable) -> dict[str, Any]:
+    """What a reply brings; {} if it says no more than that all went well."""
+    try:
+        data = from_shareable(reply).data
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}

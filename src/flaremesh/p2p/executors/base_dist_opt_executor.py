@@ -7,7 +7,7 @@ from typing import Any
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
@@ -15,9 +15,12 @@ from nvflare.apis.signal import Signal
 from flaremesh.errors import FlaremeshError
 from flaremesh.links import PeerTimeout, RunAborted
 from flaremesh.metrics.names import RunState
+from flaremesh.p2p.executors.part import START_SECONDS, Part
+from flaremesh.p2p.executors.ported import SiteName, overrides, require_free_names
+from flaremesh.p2p.extra import positive
 from flaremesh.p2p.fed_job import prepare
-from flaremesh.p2p.tasks import ADDRESS, ADDRESSES, ITERATION, REASON, Task
-from flaremesh.p2p.types import LocalConfig, Neighbor
+from flaremesh.p2p.tasks import ADDRESS, ADDRESSES, BY_VALUE, ITERATION, PREPARE, REASON, START_TIMEOUT, Task
+from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
 
 
 class BaseDistOptExecutor(Executor, ABC):
@@ -26,45 +29,51 @@ class BaseDistOptExecutor(Executor, ABC):
     Attributes:
         id, client_name: name of the site.
         config: the site's part of the network and the run's ``extra``.
-        neighbors: in-neighbours with their weights w_ij.
+        neighbors: in-neighbours with their weights w_ij, in the present phase of a graph that changes.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.id = ""
+        self.id = SiteName()
         self.client_name = ""
         self.config = LocalConfig(neighbors=[])
         self.neighbors: list[Neighbor] = []
         self._weight = 1.0
-        self._between_tasks = False
+        self._flaremesh = Part()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__module__.startswith("flaremesh."):
+            require_free_names(vars(cls), cls)
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
         """Run one task of the controller; whatever goes wrong is replied with its reason, never swallowed."""
-        self._between_tasks = False
+        self._flaremesh.idle = False
+        self._flaremesh.context = fl_ctx
         try:
             if task_name == Task.CONFIG:
-                data = from_shareable(shareable).data
-                if ADDRESSES in data:
-                    self._connect({site: (host, port) for site, (host, port) in data[ADDRESSES].items()})
-                    self._between_tasks = True
-                    return make_reply(ReturnCode.OK)
-                address = self._configure(LocalConfig(**data), fl_ctx, abort_signal)
-                self._between_tasks = True
-                return DXO(DataKind.APP_DEFINED, data={ADDRESS: address}).to_shareable()
+                reply = self._take_step(from_shareable(shareable).data, fl_ctx, abort_signal)
+                self._flaremesh.idle = True
+                return reply
             if task_name == Task.RUN_ALGORITHM:
-                self._enter(RunState.RUNNING)
-                self._pre_algorithm_run(fl_ctx, shareable, abort_signal)
+                self.config.extra = self.config.extra or dict(from_shareable(shareable).data)
+                if not self._flaremesh.linked:
+                    self._connect_links({}, positive(self.config.extra, START_TIMEOUT, START_SECONDS), True)
+                if not self._flaremesh.prepared:
+                    self._prepare_run(fl_ctx, shareable, abort_signal)
+                self._enter_state(RunState.RUNNING)
                 self.run_algorithm(fl_ctx, shareable, abort_signal)
                 self._post_algorithm_run(fl_ctx, shareable, abort_signal)
-                self._enter(RunState.FINISHED)
-                return DXO(DataKind.APP_DEFINED, data=self._result()).to_shareable()
+                self._enter_state(RunState.FINISHED)
+                return DXO(DataKind.APP_DEFINED, data=self._site_result()).to_shareable()
         except RunAborted:
-            self._enter(RunState.ABORTED)
+            self._enter_state(RunState.ABORTED)
             return make_reply(ReturnCode.TASK_ABORTED)
-        except Exception as error:  # noqa: BLE001  (user code may raise anything; the controller must hear of it)
-            self._enter(RunState.FAILED)
+        # user code may raise anything, or leave by sys.exit; the controller must hear of it
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (see above)
+            self._enter_state(RunState.FAILED)
             self.log_exception(fl_ctx, f"{task_name} failed")
             # only flaremesh's own errors are sentences that stand for themselves
             reason = str(error) if isinstance(error, FlaremeshError) else f"{type(error).__name__}: {error}"
@@ -72,23 +81,61 @@ class BaseDistOptExecutor(Executor, ABC):
             if isinstance(error, PeerTimeout):
                 headers[ITERATION] = error.iteration
             return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers=headers)
+        self.log_warning(fl_ctx, f"Unknown task name: {task_name}")
         return make_reply(ReturnCode.TASK_UNKNOWN)
 
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
         """Called by FedJob."""
-        prepare(job)
+        prepare(job, self)
         super().add_to_fed_job(job, ctx, **kwargs)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Learn the own name as soon as the run starts, and hear of an abort while no task could."""
         if event_type == EventType.START_RUN:
-            self.id = self.client_name = fl_ctx.get_identity_name()
-        elif event_type == EventType.ABORT_TASK and self._between_tasks:
-            self._enter(RunState.ABORTED)
+            self._learn_name(fl_ctx)
+        elif event_type == EventType.ABORT_TASK and self._flaremesh.idle:
+            self._enter_state(RunState.ABORTED)
+        elif event_type == EventType.FATAL_SYSTEM_ERROR:
+            self._panicked(str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, "")))
 
     @abstractmethod
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """All iterations; ``from_shareable(shareable).data`` is the run's ``extra``."""
+
+    def _learn_name(self, fl_ctx: FLContext) -> None:
+        if name := fl_ctx.get_identity_name():
+            self.client_name, self.id = name, SiteName(name)
+
+    def _take_step(self, data: Mapping[str, Any], fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """One of the three steps of the configuration; see flaremesh.p2p.tasks."""
+        if PREPARE in data:
+            # a subclass's execute may prepare by itself, as the stock package's does
+            if not overrides(self, "execute"):
+                run = DXO(DataKind.APP_DEFINED, data=dict(self.config.extra)).to_shareable()
+                self._prepare_run(fl_ctx, run, abort_signal)
+            return make_reply(ReturnCode.OK)
+        if ADDRESSES in data:
+            addresses = {site: (host, port) for site, (host, port) in data[ADDRESSES].items()}
+            self._connect_links(addresses, data[START_TIMEOUT], data[BY_VALUE])
+            return make_reply(ReturnCode.OK)
+        self._learn_name(fl_ctx)  # again, because a subclass's handle_event need not call this one's
+        require_free_names(vars(self), type(self))
+        config = LocalConfig.of(dict(data))
+        if not config.schedule:
+            # from a controller that sends neighbours alone: every edge goes both ways
+            ends = [
+                Node(neighbor.id, [Neighbor(self.client_name, neighbor.weight)])
+                for neighbor in config.neighbors
+            ]
+            network = Network([Node(self.client_name, config.neighbors), *ends])
+            config.schedule = network.schedules()[self.client_name]
+        address = self._configure(config, fl_ctx, abort_signal)
+        reply = {ADDRESS: address, BY_VALUE: self._wants_values()}
+        return DXO(DataKind.APP_DEFINED, data=reply).to_shareable()
+
+    def _wants_values(self) -> bool:
+        """Whether code of this site's own sees or makes what sites tell each other."""
+        return True
 
     def _configure(
         self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal
@@ -99,29 +146,46 @@ class BaseDistOptExecutor(Executor, ABC):
         self._weight = config.schedule[0].self_weight
         return None
 
-    def _connect(self, addresses: Mapping[str, tuple[str, int]]) -> None:
-        """Link the neighbours; when this returns the site is ready to run.
+    def _connect_links(
+        self, addresses: Mapping[str, tuple[str, int]], timeout: float, by_value: bool
+    ) -> None:
+        """Link the neighbours.
 
         Args:
             addresses: of all sites that can be dialled.
+            timeout: seconds that it may take.
+            by_value: some site wants values.
         """
+        self._flaremesh.linked = True
 
-    def _enter(self, state: RunState) -> None:
+    def _prepare_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+        """All that precedes the first iteration: nobody waits for it with the patience for a neighbour."""
+        self._pre_algorithm_run(fl_ctx, shareable, abort_signal)
+        self._flaremesh.prepared = True
+
+    def _enter_state(self, state: RunState) -> None:
         """The run has come to ``state`` at this site; after the last one nothing of it is left running."""
 
-    def _result(self) -> dict[str, Any]:
+    def _panicked(self, reason: str) -> None:
+        """Code of this site ends the run with ``system_panic``."""
+
+    def _site_result(self) -> dict[str, Any]:
         """What the server learns of a finished run; see flaremesh.p2p.outcome.SiteOutcome."""
         return {}
 
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """Hook before the algorithm."""
 
-    def _post_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """Hook after the algorithm."""
+    def _post_algorithm_run(self, *args: Any, **kwargs: Any) -> None:
+        """Hook after the algorithm; gets the arguments of run_algorithm."""
 
     @abstractmethod
-    def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
+    def _exchange_values(self, fl_ctx: FLContext, value: Any, *args: Any, **kwargs: Any) -> None:
         """Send ``value`` to the out-neighbours and collect the in-neighbours' values."""
+
+    @abstractmethod
+    def _handle_neighbor_value(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Take in one neighbour's value."""
 
     def _to_message(self, x: Any) -> Any:
         """What is sent for ``x``: numbers, strings, arrays, tensors, and lists, tuples and dicts of them."""

@@ -1,32 +1,44 @@
 """Synchronous exchange of values with the neighbours."""
 
+import operator
+import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from flaremesh.links import Key, LinkError
+from flaremesh.links import Key, LinkError, Payload, PeerTimeout
 from flaremesh.links.direct import DirectLink
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.outgoing import Address, Lost
 from flaremesh.links.relay import RelayLink
-from flaremesh.links.routed import RoutedLink
+from flaremesh.links.routed import LinkMode, RoutedLink
 from flaremesh.links.tls import Credentials
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p.cell import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
+from flaremesh.p2p.executors.ported import overrides
+from flaremesh.p2p.extra import ExtraError, planned_iterations, positive
 from flaremesh.p2p.message import decode, encode
 from flaremesh.p2p.outcome import SiteOutcome
 from flaremesh.p2p.progress import ProgressReporter
-from flaremesh.p2p.types import LocalConfig
+from flaremesh.p2p.types import LocalConfig, Neighbor
+from flaremesh.topology.neighborhood import Neighborhood
 
 DEFAULT_PEER_TIMEOUT = 60.0
+
+_TOPIC = "send_value"  # of the stock package's messages
+_NOTHING = b""  # for a neighbour that was taken off the list: no value is as short
 
 
 class SyncAlgorithmExecutor(BaseDistOptExecutor):
@@ -37,90 +49,107 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
 
     Attributes:
         neighbors_values: received values by iteration and neighbour; delete an iteration after use.
+        sync_waiter: set while the latest exchange is complete.
+        lock: held while a value is stored.
     """
 
     def __init__(self, sync_timeout: float | None = None) -> None:
         super().__init__()
         self.neighbors_values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
         self.sync_timeout = sync_timeout
-        self._exchanged = 0
-        self._traffic = TrafficCounter(())
-        self._metrics: PrometheusSink | None = None
-        self._progress: ProgressReporter | None = None
-        self._link: RoutedLink | None = None
+        self.sync_waiter = threading.Event()
+        self.lock = threading.Lock()
 
     @property
     def peer_timeout(self) -> float:
         """Seconds to wait for a neighbour."""
-        return float(self.sync_timeout or self.config.extra.get("peer_timeout", DEFAULT_PEER_TIMEOUT))
+        if self.sync_timeout:
+            return float(self.sync_timeout)
+        return positive(self.config.extra, "peer_timeout", DEFAULT_PEER_TIMEOUT)
 
     def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
         super()._configure(config, fl_ctx, abort_signal)
+        mode = config.extra.get("links", "auto")
+        if mode not in get_args(LinkMode):
+            raise ExtraError(f'extra["links"] must be one of {", ".join(get_args(LinkMode))}, not {mode!r}')
+        part = self._flaremesh
         run_id = fl_ctx.get_job_id()
+        part.folder = Path(fl_ctx.get_workspace().get_run_dir(run_id))
         sources = {peer for hood in config.schedule for peer in hood.in_weights}
         targets = {peer for hood in config.schedule for peer in hood.out}
-        self._traffic = TrafficCounter(sources | targets)
-        self._metrics = PrometheusSink(
+        part.traffic = traffic = TrafficCounter(sources | targets)
+        part.metrics = PrometheusSink(
             run_id,
             self._algorithm_name(),
             config.labels.get("topology", ""),
-            int(config.extra.get("iterations", 0)),
+            planned_iterations(config.extra),
             config.schedule,
-            self._traffic,
+            traffic,
             config.extra.get("stepsize"),
             config.labels.get("predicted_contraction"),
         )
         cell = RunCell(fl_ctx, sources | targets)
-        inbox = Inbox(lambda: bool(abort_signal.triggered))
+
+        def cancelled() -> bool:
+            return bool(abort_signal.triggered)
+
+        inbox = Inbox(cancelled)
         relay = RelayLink(
             self.client_name,
             run_id,
             sources,
             targets,
             post=lambda peer, data: cell.post(peer, FRAMES, data),
-            observer=self._traffic,
+            observer=traffic,
             inbox=inbox,
         )
-        self._progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data), self._traffic.links)
+        part.progress = ProgressReporter(
+            lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled
+        )
         cell.listen(FRAMES, relay.deliver)
+        if overrides(self, "_exchange_values"):
+            # it may send by NVFlare's own messages, as the stock package does
+            self._hear_requests(fl_ctx)
         credentials = _credentials(fl_ctx)
+        part.simulated = credentials is None
         listen = (config.link["host"], tuple(config.link["ports"])) if config.link else None
 
         def direct(lost: Lost) -> DirectLink:
             assert credentials is not None, "it is not called without"
-            return DirectLink(
-                self.client_name, run_id, sources, credentials, self._traffic, inbox, lost, listen
-            )
+            return DirectLink(self.client_name, run_id, sources, credentials, traffic, inbox, lost, listen)
 
-        self._link = RoutedLink(
-            self.client_name,
-            targets,
-            config.extra.get("links", "auto"),
-            inbox,
-            self._traffic,
-            relay,
-            direct if credentials else None,
+        part.link = part.routes = RoutedLink(
+            self.client_name, targets, mode, inbox, traffic, relay, direct if credentials else None
         )
-        return self._link.address
+        return part.routes.address
 
-    def _connect(self, addresses: Mapping[str, Address]) -> None:
-        assert self._link is not None, "the first config task comes before the second"
-        self._link.open(addresses, float(self.config.extra["start_timeout"]))
+    def _connect_links(self, addresses: Mapping[str, Address], timeout: float, by_value: bool) -> None:
+        self._flaremesh.by_value = by_value
+        self._flaremesh.start_timeout = timeout
+        if self._flaremesh.routes is not None:
+            self._flaremesh.routes.open(addresses, timeout)
+        super()._connect_links(addresses, timeout, by_value)
 
-    def _enter(self, state: RunState) -> None:
-        if self._metrics is not None:
-            self._metrics.state(state)
-        if state.ended and self._progress is not None:
-            self._progress.stop()
-        if state.ended and self._link is not None:
-            self._link.close(patience=self.peer_timeout if state is RunState.FINISHED else 0)
+    def _enter_state(self, state: RunState) -> None:
+        part = self._flaremesh
+        if part.metrics is not None:
+            part.metrics.state(state)
+        if state.ended and part.progress is not None:
+            part.progress.stop()
+        if state.ended and part.routes is not None:
+            part.routes.close(patience=self.peer_timeout if state is RunState.FINISHED else 0)
 
-    def _result(self) -> dict[str, Any]:
+    def _panicked(self, reason: str) -> None:
+        if self._flaremesh.progress is not None:
+            self._flaremesh.progress.panic(reason)
+
+    def _site_result(self) -> dict[str, Any]:
+        traffic = self._flaremesh.traffic
         outcome = SiteOutcome(
-            iterations=self._exchanged,
-            sent_bytes=dict(self._traffic.sent_bytes),
-            received_bytes=dict(self._traffic.received_bytes),
-            links=dict(self._traffic.links),
+            iterations=self._flaremesh.exchanged,
+            sent_bytes=dict(traffic.sent_bytes),
+            received_bytes=dict(traffic.received_bytes),
+            links=dict(traffic.links),
         )
         return {"algorithm": self._algorithm_name(), **asdict(outcome)}
 
@@ -130,26 +159,162 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
     def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
         """Send ``value`` and fill ``neighbors_values[iteration]``.
 
+        Whoever is listed in ``neighbors`` is waited for. Out-neighbours get the value, except one that was
+        taken off ``neighbors``: it is told so.
+
         Raises PeerTimeout that names the silent neighbours, RunAborted, LinkError for a value that cannot be
-        read, or TypeError for one that cannot be sent.
+        read or is not to be had, or TypeError for one that cannot be sent.
         """
-        assert self._link is not None, "the controller configures a site before it runs"
+        link, part = self._flaremesh.link, self._flaremesh
+        if link is None:
+            raise LinkError(
+                f"{self.client_name} is not linked: its execute takes the config task itself; "
+                "let it call super().execute for it"
+            )
+        iteration, stage = self._exchange_number(iteration)
+        hood = self._present_hood(iteration)
+        listed = self._listed_neighbors(hood)
+        self.sync_waiter.clear()
         message = encode(self._to_message(value))
-        hood = self.config.schedule[iteration % len(self.config.schedule)]
+        key = Key(iteration, stage, self.client_name)
         for peer in hood.out:
-            self._link.send(peer, Key(iteration, 0, self.client_name), [message])
-        keys = [Key(iteration, 0, peer) for peer in hood.in_weights]
-        for key, payload in self._link.receive(keys, self.peer_timeout).items():
+            dropped = peer in hood.in_weights and peer not in listed
+            link.send(peer, key, [_NOTHING if dropped else message])
+        received = link.receive([Key(iteration, stage, peer) for peer in listed], self.peer_timeout)
+        values = self.neighbors_values[iteration]
+        for peer, payload in ((key.sender, payload) for key, payload in received.items()):
+            self._take_in_payload(peer, payload, iteration, fl_ctx)
+        if missing := [peer for peer in listed if peer not in values and not self.sync_waiter.is_set()]:
+            raise LinkError(
+                f"{self.client_name}: _handle_neighbor_value of {type(self).__name__} stored no value of "
+                f"{', '.join(missing)} for iteration {iteration}"
+            )
+        self.sync_waiter.set()
+        if len(listed) < len(hood.in_weights) or part.unread:
+            self._drop_unlisted(hood, listed, iteration, stage)
+        part.exchanged = iteration + 1
+        if part.progress is not None:
+            part.progress.reached(part.exchanged)
+        if part.metrics is not None:
+            part.metrics.reached(part.exchanged)
+
+    def _handle_neighbor_value(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Take in one neighbour's value.
+
+        Called for each in-neighbour, as soon as the values of all have come.
+
+        Args:
+            topic: "send_value".
+            request: a DXO with ``value`` and ``iteration``; its peer's identity is the sender.
+            fl_ctx: of the run.
+        """
+        sender = request.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
+        data = from_shareable(request).data
+        self._store_neighbor_value(sender, data["iteration"], data["value"])
+        return make_reply(ReturnCode.OK)
+
+    def _store_neighbor_value(self, sender: str, iteration: int, value: Any) -> None:
+        with self.lock:
+            self.neighbors_values[iteration][sender] = self._from_message(value)
+            if len(self.neighbors_values[iteration]) >= len(self.neighbors):
+                self.sync_waiter.set()
+
+    def _take_in_payload(self, peer: str, payload: Payload, iteration: int, fl_ctx: FLContext) -> None:
+        if not payload:
+            raise LinkError(
+                f"{peer} has taken {self.client_name} off its neighbors and sends it nothing; "
+                f"{self.client_name} must take {peer} off its own"
+            )
+        try:
+            value = decode(payload)
+        except ValueError as error:
+            raise LinkError(f"{peer} sent a value that cannot be read: {error}") from error
+        if self._flaremesh.hands_over is None:
+            self._flaremesh.hands_over = overrides(self, "_handle_neighbor_value")
+        if not self._flaremesh.hands_over:
+            self._store_neighbor_value(peer, iteration, value)
+            return
+        request = DXO(DataKind.WEIGHTS, data={"value": value, "iteration": iteration}).to_shareable()
+        request.set_peer_props({ReservedKey.IDENTITY_NAME: peer})
+        before, sender = fl_ctx.get_peer_context(), FLContext()
+        sender.put(ReservedKey.IDENTITY_NAME, peer, private=False, sticky=False)
+        fl_ctx.set_peer_context(sender)
+        try:
+            self._handle_neighbor_value(_TOPIC, request, fl_ctx)
+        finally:
+            fl_ctx.set_peer_context(before)
+
+    def _exchange_number(self, iteration: Any) -> tuple[int, int]:
+        """The iteration as a plain number, and how many exchanges it has had just before this one."""
+        try:
+            number = operator.index(iteration)
+        except TypeError:
+            raise LinkError(
+                f"the iteration of _exchange_values must be a whole number, not {iteration!r}"
+            ) from None
+        latest, stage = self._flaremesh.latest
+        self._flaremesh.latest = number, stage + 1 if number == latest else 0
+        return self._flaremesh.latest
+
+    def _present_hood(self, iteration: int) -> Neighborhood:
+        """This iteration's phase; ``neighbors`` and the own weight are that phase's, too."""
+        schedule, part = self.config.schedule, self._flaremesh
+        hood = schedule[iteration % len(schedule)]
+        if len(schedule) > 1:
+            if part.shown is not None and part.shown != (self.neighbors, self._weight):
+                raise LinkError(
+                    f"{type(self).__name__} changes neighbors or _weight, and this graph sets them in every "
+                    "iteration; choose a graph that stays"
+                )
+            self.neighbors = [Neighbor(peer, weight) for peer, weight in hood.in_weights.items()]
+            self._weight = hood.self_weight
+            part.shown = list(self.neighbors), self._weight
+        return hood
+
+    def _listed_neighbors(self, hood: Neighborhood) -> list[str]:
+        """Whom ``neighbors`` names, which subclasses may change."""
+        listed = list(dict.fromkeys(neighbor.id for neighbor in self.neighbors))
+        if strangers := [peer for peer in listed if peer not in hood.in_weights]:
+            raise LinkError(
+                f"{self.client_name} lists {strangers[0]} in neighbors, and this run's network has no edge "
+                "from there; put it into the Config that the controller gets"
+            )
+        return listed
+
+    def _drop_unlisted(self, hood: Neighborhood, listed: Collection[str], iteration: int, stage: int) -> None:
+        """Do away with what neighbours send who are not listed, as soon as it has come."""
+        part = self._flaremesh
+        assert part.link is not None, "an exchange is over"
+        for peer in hood.in_weights.keys() - set(listed):
+            part.unread.setdefault(peer, []).append((iteration, stage))
+        for peer, unread in list(part.unread.items()):
+            with suppress(PeerTimeout):
+                while unread:
+                    part.link.receive([Key(*unread[0], peer)], 0.0)
+                    del unread[0]
+                del part.unread[peer]
+
+    def _hear_requests(self, fl_ctx: FLContext) -> None:
+        """Take in values that come by ``send_aux_request``, unless this executor exchanges as others do.
+
+        Of their senders there is no more proof than NVFlare asks for.
+        """
+        engine = fl_ctx.get_engine()
+
+        def handle(topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+            peer = request.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
+            stranger = peer not in {neighbor.id for neighbor in self.neighbors}
+            if stranger or self._flaremesh.exchanged:
+                return make_reply(ReturnCode.EXECUTION_EXCEPTION)
             try:
-                received = decode(payload)
-            except ValueError as error:
-                raise LinkError(f"{key.sender} sent a value that cannot be read: {error}") from error
-            self.neighbors_values[iteration][key.sender] = self._from_message(received)
-        self._exchanged = iteration + 1
-        if self._progress is not None:
-            self._progress.reached(self._exchanged)
-        if self._metrics is not None:
-            self._metrics.reached(self._exchanged)
+                return self._handle_neighbor_value(topic, request, fl_ctx)
+            except Exception as error:
+                # who waits for the value by itself would wait for ever
+                self._panicked(f"cannot take in what {peer} sent: {type(error).__name__}: {error}")
+                raise
+
+        with suppress(ValueError):  # a subclass's handle_event has registered one
+            engine.register_aux_message_handler(_TOPIC, handle)
 
 
 def _credentials(fl_ctx: FLContext) -> Credentials | None:

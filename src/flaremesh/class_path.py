@@ -1,0 +1,46 @@
+"""Classes that files and jobs name by a dotted path."""
+
+import importlib
+from typing import Any
+
+from flaremesh.errors import FlaremeshError
+
+
+class ClassPathError(FlaremeshError):
+    """A dotted path leads to no class that may be used; the message names the path and the cause."""
+
+
+def class_at(path: str) -> type[Any]:
+    """The class at ``package.module.Class``, where ``package`` is also the package that defines it.
+
+    A name that a module has merely imported is refused: whoever allows ``package`` has not read what the
+    packages that it uses could do.
+
+    Raises:
+        ClassPathError: there is no such class, or importing its module ended the process.
+        Exception: whatever else importing the module raises.
+    """
+    module_name, _, name = path.rpartition(".")
+    if not module_name or not name:
+        raise ClassPathError(f"{path!r} names no class: write package.module.Class")
+    try:
+        module = importlib.import_module(module_name)
+    except SystemExit as exit_asked:
+        raise ClassPathError(ended(exit_asked)) from exit_asked
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        raise ClassPathError(f"{module_name} has no class {name}")
+    if found.__module__.partition(".")[0] != module_name.partition(".")[0]:
+        raise ClassPathError(
+            f"{path} is the class {found.__module__}.{found.__qualname__} of another package: name that path"
+        )
+    return found
+
+
+def ended(asked: SystemExit) -> str:
+    """What to tell of code that wanted to end the process when it was imported or called."""
+    code = "" if asked.code is None else asked.code
+    return (
+        f"it called sys.exit({code}); code that flaremesh calls must neither end the process "
+        "nor read the command line, which is not its own"
+    )

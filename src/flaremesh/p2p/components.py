@@ -1,0 +1,28 @@
+"""The classes of flaremesh that a job may name as NVFlare components: its allow-list, entry by entry.
+
+A prefix such as ``flaremesh.`` would allow every function below it, and some import what their arguments say.
+"""
+
+from typing import Final
+
+COMPONENTS: Final = (
+    "flaremesh.p2p.controllers.DistOptController",
+    "flaremesh.p2p.controllers.dist_opt_controller.DistOptController",
+    "flaremesh.p2p.executors.AlgorithmExecutor",
+    "flaremesh.p2p.executors.ConsensusExecutor",
+    "flaremesh.p2p.executors.DGDExecutor",
+    "flaremesh.p2p.executors.GTADAMExecutor",
+    "flaremesh.p2p.executors.GTExecutor",
+    "flaremesh.p2p.executors.algorithm_executor.AlgorithmExecutor",
+    "flaremesh.p2p.executors.consensus.ConsensusExecutor",
+    "flaremesh.p2p.executors.distributed_gradient_descent.DGDExecutor",
+    "flaremesh.p2p.executors.gtadam.GTADAMExecutor",
+    "flaremesh.p2p.executors.gradient_tracking.GTExecutor",
+    # plain data, as arguments of the others
+    "flaremesh.p2p.types.Config",
+    "flaremesh.p2p.types.LocalConfig",
+    "flaremesh.p2p.types.Neighbor",
+    "flaremesh.p2p.types.Network",
+    "flaremesh.p2p.types.Node",
+)
+"""Under the names that the documentation uses, and under those that NVFlare's FedJob writes."""

@@ -1,0 +1,21 @@
+"""Random networks."""
+
+import torch
+from torch import Tensor
+
+from flaremesh.p2p import networks
+from flaremesh.p2p.types import Network, Node
+
+
+def generate_random_network(
+    num_clients: int, seed: int = 42, connection_probability: float = 0.3
+) -> tuple[Network, Tensor]:
+    """See flaremesh.p2p.networks.generate_random_network.
+
+    Returns:
+        The network, whose nodes keep what their neighbours leave, so that neighbours may be taken out of it,
+        and its mixing matrix (n, n) float32.
+    """
+    network, matrix = networks.generate_random_network(num_clients, seed, connection_probability)
+    nodes = [Node(node.id, node.neighbors) for node in network.nodes]
+    return Network(nodes), torch.from_numpy(matrix).float()

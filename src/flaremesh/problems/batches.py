@@ -1,0 +1,152 @@
+"""Mini-batches, as users' loaders give them and as a module and its loss take them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+Batch: TypeAlias = tuple[Any, Any]
+"""Inputs and targets: tensors or arrays whose first dimension is the batch, or collections of them."""
+
+
+class Batches:
+    """Mini-batches of tensors in memory, in a new order at each pass; no sample makes no batch.
+
+    Args:
+        inputs: (m, ...).
+        targets: (m, ...).
+        size: samples in a batch; None is one batch of all samples.
+        generator: draws the order; None keeps it.
+
+    Raises:
+        ValueError: there are not as many inputs as targets, or the size is below 1.
+    """
+
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, size: int | None = None, generator: Generator | None = None
+    ):
+        if size is not None and size < 1:
+            raise ValueError(f"the batch size must be at least 1, not {size}")
+        if len(inputs) != len(targets):
+            raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets do not belong together")
+        self._inputs = torch.as_tensor(inputs)
+        self._targets = torch.as_tensor(targets)
+        self._size = size
+        self._generator = generator
+
+    def __len__(self) -> int:
+        """How many batches a pass has."""
+        samples = len(self._inputs)
+        return -(-samples // (self._size or max(samples, 1)))
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not len(self):
+            return
+        if self._size is None:
+            yield self._inputs, self._targets
+        elif self._generator is None:
+            yield from zip(
+                torch.split(self._inputs, self._size), torch.split(self._targets, self._size), strict=True
+            )
+        else:
+            order = torch.randperm(len(self._inputs), generator=self._generator)
+            for chosen in torch.split(order, self._size):
+                yield self._inputs[chosen], self._targets[chosen]
+
+
+def is_empty(batches: Iterable[Any]) -> bool:
+    """Whether it says that it has no batch; a stream does not say how many it has."""
+    try:
+        return not len(batches)  # type: ignore[arg-type]  # what has no length raises TypeError
+    except TypeError:
+        return False
+
+
+def require_passes(batches: Iterable[Any], what: str) -> None:
+    """Refuse what can be gone through only once: an iterator, such as a generator.
+
+    Args:
+        batches: of training or test data.
+        what: it is called in messages.
+
+    Raises:
+        TypeError: it is no iterable, or it is an iterator.
+    """
+    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+        raise TypeError(f"{what} is no iterable of batches: give a DataLoader, Batches or a list")
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            f"{what} can be gone through only once, being an iterator: give a DataLoader, Batches or a list"
+        )
+
+
+def endless(batches: Iterable[Any]) -> Iterator[Any]:
+    """One pass after another.
+
+    Raises:
+        ValueError: a pass has no batch.
+    """
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("there is no training data")
+
+
+def pair_on(device: torch.device, batch: Any) -> Batch:
+    """Inputs and targets of a batch on the device, arrays as tensors.
+
+    Raises:
+        ValueError: the batch is no pair.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ValueError(
+            f"a batch must be (inputs, targets), two tensors, and this one is {_shape(batch)}; "
+            "wrap the loader in one that gives pairs"
+        )
+    inputs, targets = batch
+    return _moved(inputs, device), _moved(targets, device)
+
+
+def samples(batch: Batch) -> int:
+    """How many samples a batch has: the first dimension of its first tensor; 1 where it has none."""
+    tensors = (value for part in batch for value in _tensors(part) if value.ndim)
+    first = next(tensors, None)
+    return 1 if first is None else len(first)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = torch.as_tensor(value)
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_moved(part, device) for part in value))
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(part, device) for part in value)
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _shape(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a {type(batch).__name__} with the keys {', '.join(map(str, batch))}"
+    if isinstance(batch, tuple | list):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"a {type(batch).__name__}"

@@ -1,0 +1,158 @@
+"""Parameters and buffers of a module as vectors."""
+
+from collections.abc import Iterator, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.nn.parameter import UninitializedParameter
+
+
+class FlatParameters:
+    """Trainable parameters as one vector x (d,), entries in each parameter's logical order.
+
+    A parameter of x's dtype is a view of x, so that no step loops over layers. Others are copied: those in
+    another memory format, those of another dtype, and complex ones, which are pairs of numbers in x.
+
+    Args:
+        module: its trainable parameters are taken.
+
+    Attributes:
+        vector: x, of the narrowest dtype that holds all of them.
+
+    Raises:
+        ValueError: nothing to train, or parameters without a shape.
+    """
+
+    def __init__(self, module: Module):
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not self._parameters:
+            raise ValueError("the model has no trainable parameters")
+        if any(isinstance(parameter, UninitializedParameter) for parameter in self._parameters):
+            raise ValueError("the model has lazy parameters; let a batch through it when it is built")
+        self.vector, parts = _flattened(self._parameters)
+        self._views, self._copies = [], []
+        for own, part in zip(self._parameters, parts, strict=True):
+            if own.dtype == part.dtype and not _in_format(own):
+                self._views.append((own, part))
+            else:
+                own.data = own.data.clone()  # it may have shared memory with others, or with itself
+                self._copies.append((own, part))
+        self.load(self.vector)
+
+    def load(self, x: Tensor) -> None:
+        """Give the parameters the values of x (d,)."""
+        if x.data_ptr() != self.vector.data_ptr():
+            self.vector.copy_(x)
+        for parameter, part in self._views:
+            if parameter.data_ptr() != part.data_ptr():  # at first, and where code of the model has moved it
+                parameter.data = part
+        for parameter, part in self._copies:
+            _real(parameter.data).copy_(part)
+
+    def clear_gradients(self) -> None:
+        """Leave none, so that backward() gives fresh ones."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def take_gradient(self) -> Tensor:
+        """The gradient (d,) in fresh memory, zero where none has arrived.
+
+        Raises:
+            ValueError: none has arrived at all.
+        """
+        gradients = [parameter.grad for parameter in self._parameters]
+        if all(gradient is None for gradient in gradients):
+            raise ValueError("no gradient arrives: the loss depends on none of the trainable parameters")
+        self.clear_gradients()
+        return torch.cat(
+            [
+                self.vector.new_zeros(_real(parameter.data).numel())
+                if gradient is None
+                else _real(gradient.to_dense()).reshape(-1).to(self.vector.dtype)
+                for parameter, gradient in zip(self._parameters, gradients, strict=True)
+            ]
+        )
+
+
+class FlatBuffers:
+    """Persistent floating-point buffers as one vector (b,).
+
+    A module may write to a buffer or put another tensor in its place. Buffers that are not persistent are
+    caches, and stay the module's own.
+
+    Args:
+        module: its buffers are taken.
+
+    Attributes:
+        vector: of the narrowest dtype that holds all of them, or None where there are none.
+    """
+
+    def __init__(self, module: Module):
+        self._slots = list(_float_buffers(module))
+        self.vector: Tensor | None = None
+        self._parts: list[Tensor] = []
+        if self._slots:
+            self.vector, self._parts = _flattened([owner._buffers[name] for owner, name, _ in self._slots])  # type: ignore[misc]  # none of these is None
+            self.gather()
+
+    def gather(self) -> None:
+        """Take over what the module has made of its buffers.
+
+        Raises:
+            ValueError: one has another shape or dtype now.
+        """
+        for (owner, name, title), part in zip(self._slots, self._parts, strict=True):
+            own = owner._buffers.get(name)
+            if own is not None and own.data_ptr() == part.data_ptr() and own.dtype == part.dtype:
+                continue
+            if own is None or own.shape != part.shape or not own.is_floating_point():
+                raise ValueError(
+                    f"the buffer {title} has changed from shape {tuple(part.shape)} to "
+                    f"{'nothing' if own is None else tuple(own.shape)}, and cannot be mixed; "
+                    "write mix_buffers: false, or register it with persistent=False"
+                )
+            part.copy_(own)
+            if own.dtype == part.dtype:
+                owner._buffers[name] = part
+
+    def scatter(self) -> None:
+        """Give the buffers the values of the vector."""
+        for (owner, name, _), part in zip(self._slots, self._parts, strict=True):
+            own = owner._buffers[name]
+            if own is not None and own.data_ptr() != part.data_ptr():
+                owner._buffers[name] = part.to(own.dtype)
+
+
+def _float_buffers(module: Module) -> Iterator[tuple[Module, str, str]]:
+    """Owner, name there, and full name; a tensor that has several names is given once."""
+    seen: set[int] = set()
+    for path, owner in module.named_modules():
+        for name, buffer in owner._buffers.items():
+            persistent = name not in owner._non_persistent_buffers_set
+            if buffer is not None and persistent and buffer.is_floating_point() and id(buffer) not in seen:
+                seen.add(id(buffer))
+                yield owner, name, f"{path}.{name}" if path else name
+
+
+def _flattened(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """A vector with the entries of all, and its parts, views shaped like each; complex ones (..., 2)."""
+    values = [_real(tensor.detach()) for tensor in tensors]
+    dtype = reduce(torch.promote_types, (value.dtype for value in values))
+    vector = torch.cat([value.reshape(-1).to(dtype) for value in values])
+    parts = torch.split(vector, [value.numel() for value in values])
+    return vector, [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def _in_format(parameter: Parameter) -> bool:
+    """Whether it is in channels_last or channels_last_3d, which its owner has chosen for speed."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    chosen = formats.get(parameter.ndim)
+    return (
+        chosen is not None and not parameter.is_contiguous() and parameter.is_contiguous(memory_format=chosen)
+    )
+
+
+def _real(tensor: Tensor | Parameter) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -1,0 +1,188 @@
+"""What users' problems return, held to what flaremesh.problems.protocol.Problem promises."""
+
+import logging
+import math
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flaremesh.class_path import ended
+from flaremesh.problems.protocol import Problem, ProblemError
+
+_log = logging.getLogger(__name__)
+
+
+class CheckedProblem:
+    """A problem whose every answer is checked; what it looks at takes a microsecond of an iteration.
+
+    Args:
+        problem: the user's.
+        site: where it lives, for messages.
+
+    Attributes:
+        problem: see above.
+
+    All methods raise ProblemError, with the name of the site, where the problem fails or breaks a promise.
+    """
+
+    def __init__(self, problem: Problem, site: str):
+        self.problem = problem
+        self._site = site
+        self._gradient_at = 0
+        self._last_gradient: weakref.ref[Tensor] | None = None
+
+    def initial(self) -> Tensor:
+        """x⁰ (d,), a copy, because its memory is sent while the problem goes on working in its own."""
+        with self._blamed():
+            x = self.problem.initial()
+        if not (_is_vector(x) and x.dtype.is_floating_point and x.numel()):
+            raise self._broken(
+                f"an initial point of {_kind(x)}; a float tensor (d,) is expected, d at least 1"
+            )
+        return x.detach().clone(memory_format=torch.contiguous_format)
+
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss, a 0-d tensor, and gradient (d,), both detached."""
+        version = x._version
+        try:  # no context manager, which would cost half of all these checks
+            answer = self.problem.loss_and_gradient(x.detach())
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
+        if x._version != version:
+            raise self._broken("back an x that it has written to; work on x.clone()")
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise self._broken(f"{_kind(answer)}; loss and gradient are expected: return loss, gradient")
+        loss, gradient = answer
+        if not (isinstance(loss, Tensor) and not loss.ndim and loss.dtype.is_floating_point):
+            loss = self._scalar(loss)
+        if not (_is_vector(gradient) and gradient.shape == x.shape and gradient.dtype == x.dtype):
+            raise self._broken(f"a gradient of {_kind(gradient)}; x is {_kind(x)}")
+        if gradient.device != x.device:
+            raise self._broken(f"a gradient on {gradient.device}; x is on {x.device}")
+        if not gradient.is_contiguous():
+            raise self._broken("a gradient that is not contiguous; return gradient.contiguous()")
+        gradient = gradient.detach()  # an object that the problem does not have
+        self._require_fresh(gradient)
+        return (loss.detach() if loss.requires_grad else loss), gradient
+
+    def evaluate(self, x: Tensor) -> dict[str, float]:
+        """Metrics by name; those that are None are left out."""
+        with self._blamed():
+            metrics = self.problem.evaluate(x.detach())
+        if not isinstance(metrics, Mapping):
+            raise self._broken(
+                f"metrics that are {_kind(metrics)}; a mapping from names to numbers is expected"
+            )
+        return {
+            str(name): self._number(str(name), value) for name, value in metrics.items() if value is not None
+        }
+
+    def buffers(self) -> Tensor | None:
+        """The flat view of the model's buffers, or None."""
+        with self._blamed():
+            buffers, again = self.problem.buffers(), self.problem.buffers()
+        if buffers is None:
+            return None
+        if not (_is_vector(buffers) and buffers.dtype.is_floating_point and buffers.is_contiguous()):
+            raise self._broken(
+                f"buffers of {_kind(buffers)}; a contiguous float tensor (b,) is expected, or None"
+            )
+        if again is None or again.data_ptr() != buffers.data_ptr():
+            raise self._broken(
+                "its buffers in new memory at each call; what is mixed would be lost: return one tensor, "
+                "of which the model's buffers are views"
+            )
+        return buffers.detach() if buffers.numel() else None
+
+    def state(self, x: Tensor) -> dict[str, Tensor]:
+        """What can be saved of the model at x; the log names the rest."""
+        with self._blamed():
+            state = self.problem.state(x.detach())
+        if not isinstance(state, Mapping):
+            raise self._broken(f"a state that is {_kind(state)}; a mapping from names to tensors is expected")
+        saved = {str(name): value.detach() for name, value in state.items() if _can_be_saved(value)}
+        if left := [f"{name} ({_kind(value)})" for name, value in state.items() if not _can_be_saved(value)]:
+            _log.warning("%s: left out of the saved model, being no tensors: %s", self._site, ", ".join(left))
+        return saved
+
+    def _require_fresh(self, gradient: Tensor) -> None:
+        """Refuse memory that an algorithm still has from before: gradient tracking subtracts the last one."""
+        last, place = self._last_gradient, gradient.data_ptr()
+        if place == self._gradient_at and last is not None and last() is not None:
+            raise self._broken("each gradient in the memory of the one before; return gradient.clone()")
+        self._gradient_at, self._last_gradient = place, weakref.ref(gradient)
+
+    def _scalar(self, loss: Any) -> Tensor:
+        try:
+            return torch.tensor(_float(loss), dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise self._broken(
+                f"a loss of {_kind(loss)}; one number is expected, such as loss.mean()"
+            ) from None
+
+    def _number(self, name: str, value: Any) -> float:
+        try:
+            return _float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise self._broken(
+                f"a metric {name} that is {_kind(value)}; a number is expected, or None"
+            ) from None
+
+    def _broken(self, what: str) -> ProblemError:
+        return ProblemError(f"the problem of {self._site} gives {what}")
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception | SystemExit) -> ProblemError:
+        what = f"the problem of {self._site} failed"
+        return (
+            ProblemError(f"{what}: {ended(error)}")
+            if isinstance(error, SystemExit)
+            else ProblemError(what, error)
+        )
+
+
+def fault_at_start(site: str, loss: Tensor, gradient: Tensor) -> str | None:
+    """What is wrong with the first loss and gradient of a site, None where both are finite."""
+    if not math.isfinite(loss):
+        return f"the training loss of {site} is {float(loss)} at the start: look at its data"
+    if not bool(gradient.isfinite().all()):
+        return f"the gradient of {site} is not finite at the start, although its loss is: look at its data"
+    return None
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 1 and value.layout is torch.strided
+
+
+def _can_be_saved(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+
+
+def _float(value: Any) -> float:
+    """A number of any kind, alone in an array or not; what float() would read of a text is none."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.item()
+    if isinstance(value, str | bytes | bytearray):
+        raise TypeError
+    return float(value)
+
+
+def _kind(value: Any) -> str:
+    """A value in words: dtype and shape of arrays, else its type."""
+    if isinstance(value, Tensor):
+        sparse = "sparse " if value.layout is not torch.strided else ""
+        return f"{sparse}{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"a NumPy array, {value.dtype} {value.shape}"
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,103 @@
+"""The global random number generators of torch, NumPy and Python, which users' code draws from unasked.
+
+At a site a process has one of each, and they are seeded when the run begins. In the simulator the sites share
+a process: each has states of its own, which are put in place while its problem is called.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flaremesh.problems.protocol import Problem, SiteContext
+
+
+def seed_all(seed: int) -> None:
+    """Seed all of them; of an integer of any size NumPy, which takes 32 bits, gets the lowest."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def built(site: SiteContext, build: Callable[[SiteContext], Problem]) -> Problem:
+    """The problem of a site, whose generators hold the run's seed meanwhile and the site's own afterwards."""
+    seed_all(site.seed)
+    try:
+        return build(site)
+    finally:
+        seed_all(site.own_seed)
+
+
+class Generators:
+    """One site's states."""
+
+    def __init__(self) -> None:
+        self._states = _states()
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """They are the global ones here; what is drawn here advances them alone."""
+        outside = _states()
+        _set(self._states)
+        try:
+            yield
+        finally:
+            self._states = _states()
+            _set(outside)
+
+
+class TakingTurns:
+    """A problem that shares its process with those of other sites, and draws from generators of its own.
+
+    Args:
+        site: where it lives.
+        build: builds it.
+    """
+
+    def __init__(self, site: SiteContext, build: Callable[[SiteContext], Problem]):
+        self._generators = Generators()
+        with self._generators.in_place():
+            self._problem = built(site, build)
+
+    def initial(self) -> Tensor:
+        """See Problem."""
+        with self._generators.in_place():
+            return self._problem.initial()
+
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See Problem."""
+        with self._generators.in_place():
+            return self._problem.loss_and_gradient(x)
+
+    def evaluate(self, x: Tensor) -> Mapping[str, float]:
+        """See Problem."""
+        with self._generators.in_place():
+            return self._problem.evaluate(x)
+
+    def buffers(self) -> Tensor | None:
+        """See Problem."""
+        return self._problem.buffers()
+
+    def state(self, x: Tensor) -> Mapping[str, Tensor]:
+        """See Problem."""
+        with self._generators.in_place():
+            return self._problem.state(x)
+
+
+def _states() -> tuple[Any, ...]:
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    gpu = torch.cuda.get_rng_state() if started else None
+    return random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state(), gpu
+
+
+def _set(states: tuple[Any, ...]) -> None:
+    python, numpy, cpu, gpu = states
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if gpu is not None:
+        torch.cuda.set_rng_state(gpu)

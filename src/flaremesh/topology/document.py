@@ -1,0 +1,364 @@
+"""A YAML document as plain data, and the line of every value.
+
+Numbers are what Python writes as numbers, so 1e-4 is one. What the versions of YAML read differently and
+nobody can guess, as 010 and 12:30, is a mistake. Dates and truth values are those of YAML 1.1.
+"""
+
+import datetime
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import yaml
+
+from flaremesh.topology.findings import Finding, Location, Mistake, shown
+from flaremesh.topology.text import Unreadable
+
+_Parser = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # libyaml's is ten times faster; only its events are used
+
+_DEEPEST = 100  # of values inside values
+_MOST = 1_000_000  # values, those of an alias counted wherever it stands
+
+_MERGE = "<<"
+
+
+@dataclass(slots=True)
+class _Node:
+    """A value of the document.
+
+    Attributes:
+        line: where it stands, from 1.
+        value: its plain data.
+        text: what is written, if that is a scalar without quotes.
+        parts: what a mapping or a list holds; of a mapping with the line of the key.
+        mistakes: of the value itself: where inside, what is wrong, what to write.
+        flawed: it or something inside has mistakes.
+        size: number of values in it.
+        depth: number of values inside each other.
+    """
+
+    line: int
+    value: Any
+    text: str | None = None
+    parts: "Mapping[Any, tuple[int, _Node]] | Sequence[_Node]" = ()
+    mistakes: Sequence[Mistake] = ()
+    flawed: bool = False
+    size: int = 1
+    depth: int = 1
+
+
+class Document:
+    """What a file says.
+
+    Args:
+        text: YAML.
+
+    Attributes:
+        data: None if the text holds nothing.
+
+    Raises:
+        Unreadable: it is no YAML, or none that can be taken as data.
+    """
+
+    def __init__(self, text: str):
+        self._root = _composed(text) or _Node(1, None)
+        self.data: Any = self._root.value
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """Fields that stand twice, and values that can be read in two ways."""
+        return _mistakes(self._root, (), set())
+
+    def written(self, location: Location) -> str | None:
+        """The text of a value without quotes; None of anything else."""
+        nodes = list(self._path(location))
+        return nodes[-1][1].text if len(nodes) == len(location) + 1 else None
+
+    def located(self, mistake: Mistake) -> Finding:
+        """A mistake at the line of its value, or of the innermost thing around it that the file holds."""
+        field = ""
+        path = [*self._path(mistake.location)]
+        for index, step in enumerate(mistake.location):
+            inside = path[index][1].parts if index < len(path) else ()
+            listed = isinstance(step, int) and not isinstance(inside, Mapping)
+            field += f"[{step}]" if listed else f"{'.' if field else ''}{step}"
+        return Finding(path[-1][0], field, mistake.problem, mistake.remedy)
+
+    def _path(self, location: Location) -> Iterator[tuple[int, _Node]]:
+        """Line and value of every step of a way, as far as the file holds them."""
+        node = self._root
+        yield node.line, node
+        for step in location:
+            if isinstance(node.parts, Mapping) and step in node.parts:
+                line, node = node.parts[step]
+            elif isinstance(node.parts, Sequence) and isinstance(step, int) and step < len(node.parts):
+                node = node.parts[step]
+                line = node.line
+            else:
+                return
+            yield line, node
+
+
+def _mistakes(node: _Node, at: Location, seen: set[int]) -> Iterator[Mistake]:
+    if not node.flawed or id(node) in seen:
+        return  # an anchor's mistakes are told once
+    seen.add(id(node))
+    for mistake in node.mistakes:
+        yield mistake._replace(location=(*at, *mistake.location))
+    if isinstance(node.parts, Mapping):
+        for key, (_, part) in node.parts.items():
+            yield from _mistakes(part, (*at, key), seen)
+    else:
+        for index, part in enumerate(node.parts):
+            yield from _mistakes(part, (*at, index), seen)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A list or a mapping whose end has not come yet."""
+
+    start: yaml.SequenceStartEvent | yaml.MappingStartEvent
+    nodes: list[_Node]
+
+
+def _composed(text: str) -> _Node | None:
+    """The document's root; without recursion, for what a file nests is not bounded."""
+    root: _Node | None = None
+    anchors: dict[str, _Node | None] = {}  # None until the anchor's value is complete
+    around: list[_Open] = []
+    count = documents = 0
+    for event in _events(text):
+        line = _line(event)
+        match event:
+            case yaml.DocumentStartEvent():
+                documents += 1
+                if documents > 1:
+                    raise Unreadable(
+                        "a second document starts here", "remove the line ---, or use two files", line
+                    )
+                continue
+            case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
+                if len(around) >= _DEEPEST:
+                    raise _too_deep(line)
+                around.append(_Open(event, []))
+                if event.anchor:
+                    anchors[event.anchor] = None
+                continue
+            case yaml.SequenceEndEvent() | yaml.MappingEndEvent():
+                closed = around.pop()
+                node, anchor = _collection(closed), closed.start.anchor
+            case yaml.ScalarEvent():
+                node, anchor = _scalar(event, line), event.anchor
+            case yaml.AliasEvent():
+                node, anchor = _aliased(event.anchor, anchors, line), None
+            case _:
+                continue
+        count += node.size if isinstance(event, yaml.AliasEvent) else 1
+        if count > _MOST or node.size > _MOST:
+            raise Unreadable(
+                f"the file holds more than {_MOST:,} values, those of aliases included",
+                "use fewer aliases, or name an edge list instead of edges: graph: {file: edges.txt}",
+                line,
+            )
+        if node.depth > _DEEPEST:
+            raise _too_deep(line)
+        if anchor:
+            anchors[anchor] = node
+        if around:
+            around[-1].nodes.append(node)
+        else:
+            root = node
+    return root
+
+
+def _events(text: str) -> Iterator[Any]:
+    try:
+        yield from yaml.parse(text, Loader=_Parser)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        lines = text.split("\n")
+        line = min(mark.line if mark else 0, len(lines) - 1)  # libyaml counts one after the last
+        remedy = "check indentation, colons, brackets and quotes here"
+        if "\t" in lines[line]:
+            remedy = "indent with spaces, not with a tab"
+        raise Unreadable(f"this is not YAML: {error.problem}", remedy, line + 1) from None
+    except yaml.YAMLError as error:
+        raise Unreadable(f"this is not YAML: {error}", "remove the character") from None
+
+
+def _line(event: yaml.Event) -> int:
+    assert event.start_mark
+    return event.start_mark.line + 1
+
+
+def _too_deep(line: int) -> Unreadable:
+    return Unreadable(
+        f"more than {_DEEPEST} lists and mappings stand inside each other", "check the brackets", line
+    )
+
+
+def _aliased(name: str | None, anchors: Mapping[str, _Node | None], line: int) -> _Node:
+    if name is None or name not in anchors:
+        raise Unreadable(f"there is no anchor &{name} above", f"write &{name} before the value meant", line)
+    node = anchors[name]
+    if node is None:
+        raise Unreadable(f"the alias *{name} stands for what it stands in", "write the value out", line)
+    return node
+
+
+_TAG = "tag:yaml.org,2002:"
+
+
+_NO_TAG = "write the value without a tag"
+
+
+def _unknown(tag: str) -> str:
+    return f"the tag {tag.replace(_TAG, '!!')} is unknown"
+
+
+def _collection(closed: _Open) -> _Node:
+    line, nodes, tag = _line(closed.start), closed.nodes, closed.start.tag
+    listed = isinstance(closed.start, yaml.SequenceStartEvent)
+    if tag not in (None, "!", f"{_TAG}seq" if listed else f"{_TAG}map"):
+        raise Unreadable(_unknown(tag), _NO_TAG, line)
+    node = _Node(line, [node.value for node in nodes], parts=nodes) if listed else _mapping(line, nodes)
+    node.flawed = bool(node.mistakes) or any(part.flawed for part in nodes)
+    node.size = 1 + sum(part.size for part in nodes)
+    node.depth = 1 + max((part.depth for part in nodes), default=0)
+    return node
+
+
+def _mapping(line: int, nodes: Sequence[_Node]) -> _Node:
+    own: dict[Any, tuple[int, _Node]] = {}
+    merged: dict[Any, tuple[int, _Node]] = {}
+    mistakes: list[Mistake] = []
+    for key, value in zip(nodes[::2], nodes[1::2], strict=True):
+        if key.text == _MERGE:
+            if (parts := _to_merge(value)) is None:
+                own[_MERGE] = key.line, value
+                mistakes.append(
+                    Mistake((_MERGE,), "it takes a mapping or a list of mappings", "write <<: *anchor")
+                )
+            else:
+                merged |= parts
+                mistakes += value.mistakes
+        elif isinstance(key.value, list | dict):
+            mistakes.append(
+                Mistake(
+                    (),
+                    f"the field's name in line {key.line} is a list or a mapping",
+                    "put what starts with { or [ in quotes",
+                )
+            )
+        else:
+            mistakes += [Mistake((key.value,), *mistake[1:]) for mistake in key.mistakes]
+            if key.value in own:
+                mistakes.append(
+                    Mistake(
+                        (key.value,),
+                        f"the field is already in line {own[key.value][0]}",
+                        "keep one of them",
+                    )
+                )
+            own[key.value] = key.line, value
+    parts = merged | own
+    return _Node(line, {key: part.value for key, (_, part) in parts.items()}, parts=parts, mistakes=mistakes)
+
+
+def _to_merge(node: _Node) -> dict[Any, tuple[int, _Node]] | None:
+    """What a merge key brings in; of several mappings the first has the last word."""
+    if isinstance(node.value, dict) and isinstance(node.parts, Mapping):
+        return dict(node.parts)
+    if not isinstance(node.value, list) or isinstance(node.parts, Mapping):
+        return None
+    merged: dict[Any, tuple[int, _Node]] = {}
+    for part in reversed(node.parts):
+        if not isinstance(part.parts, Mapping):
+            return None
+        merged |= part.parts
+    return merged
+
+
+_Scalar: TypeAlias = bool | int | float | str | datetime.date | None
+
+
+class _Doubtful(Exception):
+    """Nobody can know what was meant: problem and remedy."""
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "null": (type(None),),
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "timestamp": (datetime.date, datetime.datetime),
+}
+"""By the name of an explicit tag."""
+
+
+def _scalar(event: yaml.ScalarEvent, line: int) -> _Node:
+    text, tag = event.value, event.tag
+    plain = event.implicit[0] and tag is None
+    node = _Node(line, text, text if plain else None)
+    tag = tag or "!"  # of what stands in quotes
+    name = tag.removeprefix(_TAG)
+    if not plain and name in ("!", "str"):
+        return node
+    try:
+        value: Any = _meant(text)
+    except _Doubtful as doubt:
+        node.mistakes, node.flawed = [Mistake((), *doubt.args)], True
+        return node
+    if plain or type(value) in _TYPES.get(name, ()):
+        node.value = float(value) if name == "float" else value
+        return node
+    problem = f"{shown(text)} is no {name}" if name in _TYPES else _unknown(tag)
+    raise Unreadable(problem, _NO_TAG, line)
+
+
+_INTEGER = re.compile(
+    r"[-+]?(?:0[bB][01_]*[01]|0[oO][0-7_]*[0-7]|0[xX][\da-fA-F_]*[\da-fA-F]|0|[1-9][\d_]*)", re.ASCII
+)
+_FLOAT = re.compile(r"[-+]?(?:\.\d[\d_]*|\d[\d_]*(?:\.[\d_]*)?)(?:[eE][-+]?\d+)?", re.ASCII)
+_NO_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_LEADING_ZERO = re.compile(r"[-+]?0[\d_]+", re.ASCII)
+_MOST_DIGITS = 4300  # that Python turns into a number
+
+_YAML_1_1 = yaml.SafeLoader("")
+
+
+def _meant(text: str) -> _Scalar:
+    """The value of a scalar without quotes."""
+    if text[:1] not in _YAML_1_1.yaml_implicit_resolvers:
+        return text  # as most are
+    tag: str = _YAML_1_1.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's
+    old = tag.removeprefix(_TAG)
+    digits = text.replace("_", "")
+    if old == "null":
+        return None
+    if old == "bool":
+        return _YAML_1_1.bool_values[text.lower()]
+    if old == "timestamp":
+        try:
+            return _YAML_1_1.construct_yaml_timestamp(yaml.ScalarNode(old, text))
+        except ValueError:
+            raise _Doubtful(f"there is no date {text}", "correct it, or put it in quotes") from None
+    if _INTEGER.fullmatch(text):
+        if len(digits) > _MOST_DIGITS:
+            raise _Doubtful(
+                f"a number of {len(digits)} digits is too long", "shorten it, or put it in quotes"
+            )
+        return int(digits, 0)
+    if _LEADING_ZERO.fullmatch(text) or (old in ("int", "float") and ":" in text):
+        raise _Doubtful(
+            f"YAML reads {text} in several ways: octal, decimal, in base 60, or as text",
+            "write a number without leading zeros and colons, or put text in quotes",
+        )
+    if _FLOAT.fullmatch(text):
+        if math.isinf(number := float(digits)):
+            raise _Doubtful(f"{text} is larger than every number", "write .inf if infinity is meant")
+        return number
+    return float(text.replace(".", "")) if _NO_NUMBER.fullmatch(text) else text
