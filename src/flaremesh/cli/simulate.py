@@ -34,10 +34,8 @@ def simulate(
         try:
             simulation.run()
         except KeyboardInterrupt as interrupt:
-            done = simulation.snapshots[-1].iteration
-            interrupt.args = (
-                f"Interrupted after {done} of {run.iterations} iterations; nothing is written.",
-            )
+            done = f"{simulation.snapshots[-1].iteration} of {run.iterations} iterations"
+            interrupt.args = (f"Interrupted after {done}; nothing is written.",)
             raise
 
     document = {"name": loaded.name, "algorithm": run.algorithm, **simulation.document()}
