@@ -1,6 +1,6 @@
 """Parameters and buffers of a module as vectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 
 import torch
@@ -31,7 +31,8 @@ class FlatParameters:
             raise ValueError("the model has no trainable parameters")
         if any(isinstance(parameter, UninitializedParameter) for parameter in self._parameters):
             raise ValueError("the model has lazy parameters; let a batch through it when it is built")
-        self.vector, parts = _flattened(self._parameters)
+        self.vector = joined(self._parameters)
+        parts = parts_of(self.vector, self._parameters)
         self._views, self._copies = [], []
         for own, part in zip(self._parameters, parts, strict=True):
             if own.dtype == part.dtype and not _in_format(own):
@@ -49,7 +50,7 @@ class FlatParameters:
             if parameter.data_ptr() != part.data_ptr():  # at first, and where code of the model has moved it
                 parameter.data = part
         for parameter, part in self._copies:
-            _real(parameter.data).copy_(part)
+            real(parameter.data).copy_(part)
 
     def clear_gradients(self) -> None:
         """Leave none, so that backward() gives fresh ones."""
@@ -68,9 +69,9 @@ class FlatParameters:
         self.clear_gradients()
         return torch.cat(
             [
-                self.vector.new_zeros(_real(parameter.data).numel())
+                self.vector.new_zeros(real(parameter.data).numel())
                 if gradient is None
-                else _real(gradient.to_dense()).reshape(-1).to(self.vector.dtype)
+                else real(gradient.to_dense()).reshape(-1).to(self.vector.dtype)
                 for parameter, gradient in zip(self._parameters, gradients, strict=True)
             ]
         )
@@ -90,12 +91,12 @@ class FlatBuffers:
     """
 
     def __init__(self, module: Module):
-        self._slots = list(_float_buffers(module))
-        self.vector: Tensor | None = None
-        self._parts: list[Tensor] = []
-        if self._slots:
-            self.vector, self._parts = _flattened([owner._buffers[name] for owner, name, _ in self._slots])  # type: ignore[misc]  # none of these is None
-            self.gather()
+        found = list(_float_buffers(module))
+        buffers = [buffer for *_, buffer in found]
+        self._slots = [(owner, name, title) for owner, name, title, _ in found]
+        self.vector = joined(buffers) if buffers else None
+        self._parts = [] if self.vector is None else parts_of(self.vector, buffers)
+        self.gather()
 
     def gather(self) -> None:
         """Take over what the module has made of its buffers.
@@ -125,24 +126,35 @@ class FlatBuffers:
                 owner._buffers[name] = part.to(own.dtype)
 
 
-def _float_buffers(module: Module) -> Iterator[tuple[Module, str, str]]:
-    """Owner, name there, and full name; a tensor that has several names is given once."""
+def _float_buffers(module: Module) -> Iterator[tuple[Module, str, str, Tensor]]:
+    """Owner, name there, full name and buffer; a tensor that has several names is given once."""
     seen: set[int] = set()
     for path, owner in module.named_modules():
         for name, buffer in owner._buffers.items():
             persistent = name not in owner._non_persistent_buffers_set
             if buffer is not None and persistent and buffer.is_floating_point() and id(buffer) not in seen:
                 seen.add(id(buffer))
-                yield owner, name, f"{path}.{name}" if path else name
+                yield owner, name, f"{path}.{name}" if path else name, buffer
 
 
-def _flattened(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """A vector with the entries of all, and its parts, views shaped like each; complex ones (..., 2)."""
-    values = [_real(tensor.detach()) for tensor in tensors]
+def joined(tensors: Iterable[Tensor]) -> Tensor:
+    """A vector (d,) of the entries of all, complex ones as two, in the narrowest dtype that holds them."""
+    values = [real(tensor).reshape(-1) for tensor in tensors]
     dtype = reduce(torch.promote_types, (value.dtype for value in values))
-    vector = torch.cat([value.reshape(-1).to(dtype) for value in values])
-    parts = torch.split(vector, [value.numel() for value in values])
-    return vector, [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+    return torch.cat([value.to(dtype) for value in values])
+
+
+def parts_of(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of a vector that `joined` made of such tensors, shaped like each, complex ones (..., 2)."""
+    shapes = [real(tensor).shape for tensor in tensors]
+    parts = torch.split(vector, [shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def real(tensor: Tensor) -> Tensor:
+    """The tensor, of complex numbers as pairs of real ones (..., 2), without its history."""
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _in_format(parameter: Parameter) -> bool:
@@ -152,7 +164,3 @@ def _in_format(parameter: Parameter) -> bool:
     return (
         chosen is not None and not parameter.is_contiguous() and parameter.is_contiguous(memory_format=chosen)
     )
-
-
-def _real(tensor: Tensor | Parameter) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -461,7 +461,9 @@ class Run(Closed):
         None, description="iterations between evaluations; default: 20 times a run"
     )
     peer_timeout: Seconds = Field(60.0, description="seconds to wait for a neighbour")
-    start_timeout: Seconds = Field(60.0, description="seconds for all sites to come up")
+    start_timeout: Seconds = Field(
+        60.0, description="seconds for all sites to come up, load data and build their problems"
+    )
     stop_on_non_finite: bool = Field(True, description="fail the run at the first NaN or infinite value")
     mix_buffers: bool = Field(True, description="mix BatchNorm statistics too")
     wire: Annotated[Wire, BeforeValidator(_spelt_out, json_schema_input_type=Wire | WireEncoding)] = Field(

@@ -14,11 +14,12 @@ from flaremesh.algorithms import Vectors
 from flaremesh.links import Key
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.p2p.executors.algorithm_executor import AlgorithmExecutor
-from flaremesh.p2p.executors.by_value import flat, joined, set_all
+from flaremesh.p2p.executors.by_value import flat, set_all
 from flaremesh.p2p.executors.ported import MESSAGES, STEPS, overrides
 from flaremesh.p2p.extra import flag
 from flaremesh.p2p.utils.metrics import compute_loss_over_dataset
 from flaremesh.p2p.utils.utils import get_device
+from flaremesh.problems.flat import joined
 from flaremesh.problems.module import Batch, ModuleProblem
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.runtime.vectors import payload_of, vector_of
