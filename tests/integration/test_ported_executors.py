@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from walkthrough.ported import AuxExecutor, MaskedExecutor, NoisyExecutor, OwnController, pairs_job
+from walkthrough.ported import (
+    AuxExecutor,
+    MaskedExecutor,
+    NoisyExecutor,
+    OwnController,
+    PanickingExecutor,
+    pairs_job,
+)
 
 from flaremesh.p2p.controllers import DistOptController
 from flaremesh.p2p.executors import ConsensusExecutor
@@ -51,3 +58,12 @@ def test_a_control_flow_of_their_own_starts_the_executors(tmp_path: Path):
     job = pairs_job(OwnController, (ConsensusExecutor(2.0), ConsensusExecutor(6.0)), iterations=ITERATIONS)
     assert job.simulator_run(str(tmp_path)) == 0
     torch.testing.assert_close(values(tmp_path, 1), torch.tensor(HALVED))
+
+
+def test_a_panic_of_their_own_ends_the_run_with_its_reason(tmp_path: Path):
+    job = pairs_job(
+        DistOptController, (PanickingExecutor(2.0), PanickingExecutor(6.0)), iterations=ITERATIONS
+    )
+    assert job.simulator_run(str(tmp_path)) != 0
+    result = json.loads((tmp_path / "server/simulate_job" / RUN_FOLDER / "result.json").read_text())
+    assert (result["outcome"], result["reason"]) == ("failed", "site-2: the data look wrong")

@@ -15,6 +15,7 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 from nvflare.private.defs import CellChannel, CellChannelTopic, CellMessageHeaderKeys, JobFailureMsgKey
+from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 _CHANNEL: Final = "flaremesh"
 SERVER: Final = FQCN.ROOT_SERVER
@@ -95,7 +96,9 @@ class RunCell:
         engine = fl_ctx.get_engine()
         job_id = fl_ctx.get_job_id()
         self._cell = engine.get_cell().core_cell
-        self._addresses = {SERVER: FQCN.join([SERVER, job_id])}
+        # NVFlare's simulator runs its one job in the server's own process
+        simulated = job_id == SimulatorConstants.JOB_NAME
+        self._addresses = {SERVER: SERVER if simulated else FQCN.join([SERVER, job_id])}
         for site in sites:
             client = engine.get_client_from_name(site)
             # a client that is gone has no address; posting to it is then lost like any other message

@@ -70,6 +70,17 @@ class MaskedExecutor(ConsensusExecutor):
         return x["masked"] - 1
 
 
+class PanickingExecutor(ConsensusExecutor):
+    """Ends the run as the stock package's executors do when something is wrong."""
+
+    def run_algorithm(self, fl_ctx, shareable, abort_signal):
+        self._exchange_values(fl_ctx, self.current_value, 0)
+        if self.client_name == "site-2":
+            self.system_panic("the data look wrong", fl_ctx)
+            return
+        self._exchange_values(fl_ctx, self.current_value, 1)
+
+
 class NoisyExecutor(DGDExecutor):
     """Adds a constant to all parameters that it sends."""
 
