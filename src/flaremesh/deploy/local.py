@@ -139,7 +139,8 @@ class LocalTarget:
         log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-u", "-m", participant.__name__, str(workspace)],
+            # -P: not from the folder in which the mesh is started, where a user's own files lie
+            [sys.executable, "-P", "-u", "-m", participant.__name__, str(workspace)],
             self._environment() | {participant.NAME_VARIABLE: name},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
