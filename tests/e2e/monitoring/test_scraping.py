@@ -48,8 +48,8 @@ def callers(mesh: Mesh, prometheus: Watching) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def run_id(mesh: Mesh, prometheus: Watching, operated: Watching) -> str:
-    """A run that has finished."""
-    result = mesh.run()
+    """A run that has finished, and ran through several scrapes: one comes every 2 s."""
+    result = mesh.run("--iterations", "2500")
     assert result["outcome"] == "finished"
     return str(result["run_id"])
 
