@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -98,6 +99,17 @@ class Mesh:
     def start_endless(self, **options: Any) -> subprocess.Popen[str]:
         """A run that goes on until it is ended; ``options`` are those of ``topology``."""
         return self.start("run", file=self.topology(**ENDLESS, **({"problem": UNHURRIED} | options)))
+
+    @contextmanager
+    def endless(self, **options: Any) -> Iterator[str]:
+        """The id of such a run, which iterates until the end of the block."""
+        run = self.start_endless(**options)
+        try:
+            yield running(run)
+        finally:
+            run.send_signal(signal.SIGINT)
+            ended = finished(run)
+        assert ended.returncode == 130
 
     def call(self, command: str, *options: str, file: Path | None = None) -> subprocess.CompletedProcess[str]:
         return finished(self.start(command, *options, file=file))

@@ -5,7 +5,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from command_mesh import SITES, finished, running
+from command_mesh import SITES
 from running_mesh import wait_until
 
 from flaremesh.p2p.agents.agent import AGENT_FILE
@@ -45,14 +45,10 @@ def test_nothing_is_wrong_with_a_healthy_mesh(mesh):
 
 
 def test_a_run_in_progress_is_no_trouble_and_is_not_troubled(mesh):
-    run = mesh.start_endless()
-    running(run)
-    code, document = diagnosis(mesh)
+    with mesh.endless():
+        code, document = diagnosis(mesh)
     assert (code, document["findings"]) == (0, [])
     assert state(document) == dict.fromkeys(EDGES, True)
-    assert run.poll() is None
-    run.terminate()
-    assert finished(run).returncode == 130
 
 
 def test_kits_of_other_neighbours_than_in_the_file_are_named(mesh):
@@ -106,13 +102,10 @@ def test_an_edge_whose_ports_are_all_in_use_by_runs_is_not_tried_and_no_trouble(
     up = mesh.call("up")
     assert up.returncode == 0, up.stderr
     assert state(diagnosis(mesh)[1]) == dict.fromkeys(EDGES, True)
-    run = mesh.start_endless(addresses={SITES[0]: one})
-    running(run)
-    code, document = diagnosis(mesh)
+    with mesh.endless(addresses={SITES[0]: one}):
+        code, document = diagnosis(mesh)
     assert (code, document["findings"]) == (0, [])
     assert state(document) == {edge: None if edge[1] == SITES[0] else True for edge in EDGES}
-    run.terminate()
-    finished(run)
 
 
 def test_a_server_that_is_away_is_named_with_everybody_who_misses_it(make_mesh):

@@ -3,14 +3,12 @@
 import json
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import urllib.request
-from contextlib import contextmanager
 
 import pytest
-from command_mesh import SITES, finished, running
+from command_mesh import SITES
 from prometheus_client.parser import text_string_to_metric_families
 from running_mesh import wait_until
 
@@ -21,17 +19,6 @@ from flaremesh.topology.load import load
 VECTOR = {"path": "faulty.Unhurried", "args": {"dimension": 100_000}}
 DIRECT = {site: dict.fromkeys(set(SITES) - {site}, "direct") for site in SITES}
 RELAYED = {site: dict.fromkeys(peers, "relay") for site, peers in DIRECT.items()}
-
-
-@contextmanager
-def endless(mesh, **options):
-    run = mesh.start_endless(problem=VECTOR, **options)
-    try:
-        yield running(run)
-    finally:
-        run.send_signal(signal.SIGINT)
-        ended = finished(run)
-    assert ended.returncode == 130
 
 
 def links_of(result):
@@ -86,7 +73,7 @@ def links_shown(mesh, run_id):
 
 
 def test_everything_is_relayed_where_the_run_says_so(mesh):
-    with endless(mesh, links="relay") as run_id:
+    with mesh.endless(problem=VECTOR, links="relay") as run_id:
         assert share_of_the_server(mesh, run_id, 5e7) > 1
         wait_until(lambda: links_shown(mesh, run_id) == RELAYED, 20)
 
@@ -145,7 +132,7 @@ def test_a_certificate_of_another_root_fails_the_run_and_is_never_relayed(mesh, 
 @pytest.fixture(scope="module")
 def run_id(mesh):
     """A run of 0.8 MB messages without end, which iterates."""
-    with endless(mesh) as run_id:
+    with mesh.endless(problem=VECTOR) as run_id:
         yield run_id
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
-from command_mesh import SITES, Mesh, finished, running
+from command_mesh import SITES, Mesh, finished
 from running_mesh import wait_until
 
 from flaremesh.deploy.monitor import FOLDER
@@ -69,15 +69,11 @@ def servers(mesh: Mesh) -> list[psutil.Process]:
 
 
 def test_a_run_is_seen_at_all_sites_with_the_labels_and_the_rules(mesh):
-    with monitored(mesh) as monitor:
-        run = mesh.start_endless()
-        run_id = running(run)
+    with monitored(mesh) as monitor, mesh.endless() as run_id:
         wait_until(lambda: monitor.sites("up") == dict.fromkeys(PARTICIPANTS, 1.0), 60)
         running_at = f'flaremesh_run_info{{run_id="{run_id}", job="flaremesh", mesh="ring"}}'
         wait_until(lambda: monitor.sites(running_at) == dict.fromkeys(SITES, 1.0), 60)
         wait_until(lambda: monitor.prometheus.query("mesh:flaremesh_consensus_distance:norm"), 60)
-        run.terminate()
-        assert finished(run).returncode == 130
 
 
 def test_what_was_recorded_is_there_the_next_time(mesh):
@@ -147,10 +143,10 @@ def look(mesh: Mesh):
 
 
 def test_top_shows_a_run_at_all_sites_without_prometheus(mesh):
-    run = mesh.start_endless()
-    run_id = running(run)
-    wait_until(lambda: all(site["iteration"] for site in look(mesh)["runs"][0]["sites"]), 60)
-    view = look(mesh)
+    with mesh.endless() as run_id:
+        wait_until(lambda: all(site["iteration"] for site in look(mesh)["runs"][0]["sites"]), 60)
+        view = look(mesh)
+        page = mesh.call("top", "--once").stdout
     (shown,) = view["runs"]
     assert (shown["run_id"], shown["algorithm"], shown["state"]) == (run_id, "dgd", "running")
     assert [site["name"] for site in shown["sites"]] == list(SITES)
@@ -162,10 +158,7 @@ def test_top_shows_a_run_at_all_sites_without_prometheus(mesh):
         assert 0.5 < sum(site["shares"].values()) <= 1.001
     assert shown["consensus"]["predicted_contraction"] < 1
     assert (view["server"]["registered_sites"], view["server"]["running_jobs"]) == (3, 1)
-    page = mesh.call("top", "--once").stdout
     assert all(f"{site}" in page for site in SITES)
-    run.terminate()
-    assert finished(run).returncode == 130
 
 
 def test_top_says_how_to_start_what_is_down(make_mesh):

@@ -20,7 +20,7 @@ HOST_VARIABLE: Final = "FLAREMESH_METRICS_HOST"
 
 COMMAND: Final = ("python", "-m", "flaremesh.metrics.ask")
 
-SECONDS: Final = 30.0
+SECONDS: Final = 40.0
 """Longer than the longest answer takes."""
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to an agent

@@ -87,6 +87,15 @@ def test_edges_are_tried_at_once_and_each_has_its_own_outcome(authority, port):
     assert "nowhere.invalid" in found["shifted"].reason
 
 
+def test_who_is_late_to_answer_is_asked_again(authority, port):
+    ulm = ProbeListener("localhost", (port, port), authority.issue("ulm"))
+    answers = iter([None, invite(ulm.expect("bonn"))])
+    (edge,) = try_edges(
+        "bonn", {"ulm": "localhost"}, lambda peer, timeout: next(answers), authority.issue("bonn")
+    )
+    assert edge.ok, edge.reason
+
+
 def test_an_edge_that_hangs_does_not_hold_up_the_report(authority, monkeypatch):
     monkeypatch.setattr(doctor, "_EDGES_SECONDS", 0.1)
     end = threading.Event()
