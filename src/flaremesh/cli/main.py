@@ -1,35 +1,59 @@
-"""The ``flaremesh`` command; one module per subcommand."""
+"""The ``flaremesh`` command; one module per subcommand, imported when it is called.
+
+So ``--help`` answers at once, and a command waits for no library that only another one needs.
+"""
 
 import os
 import sys
+from importlib import import_module
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from flaremesh import __version__
-from flaremesh.cli.bundle import bundle
-from flaremesh.cli.doctor import doctor
-from flaremesh.cli.down import down
 from flaremesh.cli.interruption import interruptible
-from flaremesh.cli.monitor import monitor
 from flaremesh.cli.outputs import FileError
-from flaremesh.cli.plan import plan
-from flaremesh.cli.provision import provision
-from flaremesh.cli.report import report
-from flaremesh.cli.run import run
-from flaremesh.cli.schema import schema
-from flaremesh.cli.simulate import simulate
-from flaremesh.cli.status import status
-from flaremesh.cli.top import top
-from flaremesh.cli.up import up
 from flaremesh.deploy import proxies
 from flaremesh.errors import FlaremeshError
 
 
+COMMANDS: Final = {
+    "plan": "Show what a topology file means: mixing, sound algorithms, traffic, firewalls, changes.",
+    "provision": "Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched.",
+    "schema": "Print the JSON Schema of topology files, for completion and checks in editors.",
+    "simulate": "Run all sites of a topology in this process, with the code of a real run.",
+    "up": "Start the server and all sites, from kits that are made first where they are missing or old.",
+    "run": "Run the topology's algorithm on a mesh that is up, watch it, and fetch what it leaves behind.",
+    "status": "Show the processes, the registered sites and the runs of a mesh.",
+    "top": "Watch a mesh live: every site's progress, speed, loss, waiting and traffic. Ctrl-C ends it.",
+    "monitor": "Open the dashboards of a mesh that is up, in Grafana over Prometheus, until Ctrl-C.",
+    "doctor": "Try every edge and look at every participant; say what is wrong and what to do.",
+    "report": "Draw a run, or live what the dashboards show: PNGs and one page that holds them.",
+    "bundle": "Make one archive from which a participant without internet is installed; it holds the private key.",
+    "down": "Stop the sites, then the server; running runs are aborted.",
+}
+"""Every command, in the order of ``--help``, with its line there: the first of the function's docstring.
+
+The function ``name`` stands in the module ``flaremesh.cli.name``.
+"""
+
+
 class Commands(TyperGroup):
-    """Turns the errors that a user can act on into a message and an exit code; the one place that does."""
+    """Imports a command when it is called, and turns the errors that a user can act on into exit codes.
+
+    This is the one place that does either.
+    """
+
+    def __init__(self, **attributes: Any):
+        lines = {name: TyperCommand(name, help=line) for name, line in COMMANDS.items()}
+        super().__init__(**attributes | {"commands": lines})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that the first argument names, imported now."""
+        name, line, rest = super().resolve_command(ctx, args)
+        return name, line and _imported(line.name), rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand."""
@@ -46,6 +70,13 @@ class Commands(TyperGroup):
             raise _failure(f"Error: {FileError.of(error)}", 1) from None
         except KeyboardInterrupt as interrupt:
             raise _failure(str(interrupt) or "Interrupted.", getattr(interrupt, "exit_code", 130)) from None
+
+
+def _imported(name: str | None) -> Any:
+    """The command of that name, with the parameters of its function."""
+    command = typer.Typer(add_completion=False)
+    command.command()(getattr(import_module(f"flaremesh.cli.{name}"), str(name)))
+    return typer.main.get_command(command)
 
 
 def _failure(message: str, exit_code: int) -> typer.Exit:
@@ -87,21 +118,6 @@ def flaremesh(
     ] = False,
 ) -> None:
     """From one topology file to a finished, watched peer-to-peer run on NVIDIA FLARE."""
-
-
-app.command()(plan)
-app.command()(provision)
-app.command()(schema)
-app.command()(simulate)
-app.command()(up)
-app.command()(run)
-app.command()(status)
-app.command()(top)
-app.command()(monitor)
-app.command()(doctor)
-app.command()(report)
-app.command()(bundle)
-app.command()(down)
 
 
 if __name__ == "__main__":
