@@ -1,4 +1,8 @@
-"""Distributed algorithms as pure steps; importing the package fills the registry."""
+"""Distributed algorithms as pure steps; importing the package fills the registry.
+
+Steps call methods of the tensors that they are given. So what only asks for an algorithm's weights and
+parameters, such as ``flaremesh plan``, does not wait for torch: modules here import it for annotations alone.
+"""
 
 import pkgutil
 from importlib import import_module

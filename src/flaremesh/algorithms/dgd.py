@@ -4,14 +4,17 @@ All three converge with a constant α to an O(α/(1 − ρ)) neighbourhood of th
 stable for α < (1 + λ_n(W))/L.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_positive
 from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
 from flaremesh.algorithms.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DgdState(NamedTuple):

@@ -1,14 +1,16 @@
 """GTAdam: gradient tracking with adaptive momentum (Carnevale et al. 2022, arXiv 2009.01745)."""
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_fraction, require_positive
 from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
 from flaremesh.algorithms.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GtAdamState(NamedTuple):
@@ -54,7 +56,7 @@ class GtAdam:
     def init(self, x0: Tensor, gradient: Gradient) -> GtAdamState:
         """s⁰ = ∇f(x⁰), both moments zero."""
         g = gradient(x0)
-        zero = torch.zeros_like(x0)
+        zero = x0.new_zeros(x0.shape)
         return GtAdamState(x0, g, zero, zero, g)
 
     def message(self, state: GtAdamState) -> Vectors:
@@ -63,7 +65,7 @@ class GtAdam:
 
     def update(self, state: GtAdamState, mixed: Mixed, gradient: Gradient) -> GtAdamState:
         """The moments need no neighbour and overlap with the exchange; then x⁺ and s⁺."""
-        m = torch.lerp(state.s, state.m, self.beta1)
+        m = state.s.lerp(state.m, self.beta1)
         v = (self.beta2 * state.v).addcmul_(state.s, state.s, value=1 - self.beta2).clamp_(max=self.G)
         scale = (v + self.epsilon).sqrt_()
         wx, ws = mixed()

@@ -1,15 +1,18 @@
 """What an algorithm is: pure steps over flat vectors, free of transport and of NVFlare."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from enum import Enum
-from typing import ClassVar, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Vectors: TypeAlias = tuple[Tensor, ...]
+Vectors: TypeAlias = "tuple[Tensor, ...]"
 """Flat tensors of one dtype and device; sent as one contiguous message, mixed as one vector."""
 
-Gradient: TypeAlias = Callable[[Tensor], Tensor]
+Gradient: TypeAlias = "Callable[[Tensor], Tensor]"
 """x (d,) -> (stochastic) gradient of the site's own objective at x, (d,)."""
 
 Mixed: TypeAlias = Callable[[], Vectors]

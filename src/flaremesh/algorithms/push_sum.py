@@ -1,12 +1,15 @@
 """Push-sum consensus on directed graphs (Kempe, Dobra and Gehrke 2003)."""
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
 from flaremesh.algorithms.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PushSumState(NamedTuple):

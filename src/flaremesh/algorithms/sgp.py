@@ -1,13 +1,16 @@
 """Stochastic gradient push on directed graphs (Assran et al. 2019, arXiv 1811.10792)."""
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_positive
 from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
 from flaremesh.algorithms.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SgpState(NamedTuple):

@@ -18,10 +18,11 @@ from flaremesh.cli.outputs import FileError
 from flaremesh.deploy import proxies
 from flaremesh.errors import FlaremeshError
 
-
 COMMANDS: Final = {
     "plan": "Show what a topology file means: mixing, sound algorithms, traffic, firewalls, changes.",
-    "provision": "Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched.",
+    "provision": (
+        "Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched."
+    ),
     "schema": "Print the JSON Schema of topology files, for completion and checks in editors.",
     "simulate": "Run all sites of a topology in this process, with the code of a real run.",
     "up": "Start the server and all sites, from kits that are made first where they are missing or old.",
@@ -31,7 +32,9 @@ COMMANDS: Final = {
     "monitor": "Open the dashboards of a mesh that is up, in Grafana over Prometheus, until Ctrl-C.",
     "doctor": "Try every edge and look at every participant; say what is wrong and what to do.",
     "report": "Draw a run, or live what the dashboards show: PNGs and one page that holds them.",
-    "bundle": "Make one archive from which a participant without internet is installed; it holds the private key.",
+    "bundle": (
+        "Make one archive from which a participant without internet is installed; it holds the private key."
+    ),
     "down": "Stop the sites, then the server; running runs are aborted.",
 }
 """Every command, in the order of ``--help``, with its line there: the first of the function's docstring.

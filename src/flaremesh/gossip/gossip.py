@@ -116,7 +116,7 @@ class Gossip:
     """
 
     def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False):
-        if reason := unsoundness(wire, phases):
+        if reason := wire.unsoundness(phases):
             raise GossipError(reason)
         self._wire = wire
         self._exact_last = exact_last
@@ -167,13 +167,3 @@ class Gossip:
             except ValueError as error:
                 raise LinkError(f"{peer} sent {error}") from None
         return message
-
-
-def unsoundness(wire: Wire, phases: int) -> str | None:
-    """Why the wire does not fit a graph of so many phases, and what to write instead; None if it does."""
-    if phases > 1 and wire.keeps_copies:
-        return (
-            f"wire: {wire.encoding} keeps copies of what the neighbours have, and in this graph they change "
-            "from one iteration to the next; write wire: bfloat16, or choose a graph that stays"
-        )
-    return None

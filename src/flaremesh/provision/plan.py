@@ -3,17 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from flaremesh import algorithms, gossip
+from flaremesh import algorithms
 from flaremesh.algorithms import Weights
 from flaremesh.class_path import ClassPathError
 from flaremesh.errors import FlaremeshError
-from flaremesh.problems.delivery import delivered
-from flaremesh.problems.protocol import ProblemError, SiteContext
 from flaremesh.provision import firewall, releases
 from flaremesh.provision.firewall import FirewallRule
-from flaremesh.runtime.contract import CheckedProblem
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.findings import instead
 from flaremesh.topology.graphs import directed
@@ -201,7 +196,7 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
             f"links: direct needs an address of every site, and {', '.join(unreachable)} has none; "
             "write link: {host: ..., ports: ...} there, or links: auto"
         )
-    if reason := gossip.unsoundness(run.wire, len(mesh.matrices)):
+    if reason := run.wire.unsoundness(len(mesh.matrices)):
         return reason
     if "." not in run.algorithm and run.algorithm not in algorithms.names():
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
@@ -252,16 +247,11 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
 
 
 def _message(topology: Topology) -> Message:
-    """Build the first site's problem and ask the algorithm for its first message, without a gradient."""
-    run = topology.run
-    site = SiteContext.here(topology.sites[0].name, 0, len(topology.sites), run.seed)
+    # the size of a model is known once it is built, which takes torch and seconds; all else does without
+    from flaremesh.problems.protocol import ProblemError
+    from flaremesh.provision.payload import payload_bytes
+
     try:
-        with delivered(run.problem) as build_problem:
-            problem = CheckedProblem(build_problem(site), site.name)
-            algorithm = algorithms.configured(run)
-            message = algorithm.message(algorithm.init(problem.initial(), torch.zeros_like))
-            buffers = problem.buffers() if run.mix_buffers else None
+        return Message(payload_bytes(topology))
     except ProblemError as error:
         return Message(None, str(error))
-    vectors = message if buffers is None else (*message, buffers)
-    return Message(gossip.message_bytes(run.wire, vectors, exact_last=buffers is not None))

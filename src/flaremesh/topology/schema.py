@@ -426,6 +426,15 @@ class Wire(Closed):
         """Sites keep copies of what their neighbours know, and send what changed."""
         return self.encoding in ("int8", "top-k")
 
+    def unsoundness(self, phases: int) -> str | None:
+        """Why it does not fit a graph of so many phases, and what to write instead; None if it does."""
+        if phases > 1 and self.keeps_copies:
+            return (
+                f"wire: {self.encoding} keeps copies of what the neighbours have, and in this graph they "
+                "change from one iteration to the next; write wire: bfloat16, or choose a graph that stays"
+            )
+        return None
+
     @property
     def kept(self) -> float:
         """The fraction of entries that top-k sends."""
