@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from flaremesh.cli.options import Output, TopologyFile, mesh_folder
+from flaremesh.cli.options import Output, TopologyFile, load, mesh_folder
 from flaremesh.cli.outputs import writable_folder
-from flaremesh.topology.load import load
 
 
 def bundle(

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder
 from flaremesh.deploy.targets import TargetKind, target_of
-from flaremesh.topology.load import load
 
 if TYPE_CHECKING:
     from flaremesh.deploy.doctor import Diagnosis  # brings NVFlare, which --help does not need

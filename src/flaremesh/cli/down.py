@@ -4,9 +4,8 @@ import json
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder
 from flaremesh.deploy.targets import TargetKind, target_of
-from flaremesh.topology.load import load
 
 
 def down(

@@ -5,10 +5,9 @@ from typing import Annotated
 import typer
 
 from flaremesh.cli.interruption import until_interrupted
-from flaremesh.cli.options import Output, TopologyFile, Where, mesh_folder
+from flaremesh.cli.options import Output, TopologyFile, Where, load, mesh_folder
 from flaremesh.cli.outputs import writable_folder
 from flaremesh.deploy.targets import TargetKind
-from flaremesh.topology.load import load
 
 
 def monitor(

@@ -24,6 +24,17 @@ Wire: TypeAlias = Annotated[
 ]
 
 
+def load(path: Path) -> Topology:
+    """The topology of a file, checked.
+
+    Raises:
+        TopologyError: with everything that is wrong with the file.
+    """
+    from flaremesh.topology import load as loading  # the graph library, which --help does not need
+
+    return loading.load(path)
+
+
 def overridden(topology: Topology, **fields: Any) -> Topology:
     """The topology with other fields of its run, as far as they are not None.
 

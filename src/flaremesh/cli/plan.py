@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, place_of
+from flaremesh.cli.options import AsJson, Output, TopologyFile, load, place_of
 
 if TYPE_CHECKING:
     from flaremesh.provision.plan import Mixing, Plan
@@ -21,7 +21,6 @@ _ROWS = 40  # of a table for people; --json has all
 def plan(topology: TopologyFile, output: Output = None, as_json: AsJson = False) -> None:
     """Show what a topology file means: mixing, sound algorithms, traffic, firewalls, changes."""
     from flaremesh.provision.plan import plan as plan_of
-    from flaremesh.topology.load import load
 
     loaded = load(topology)
     result = plan_of(loaded, _provisioned(place_of(loaded, output)))

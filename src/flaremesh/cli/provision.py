@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, mesh_folder
+from flaremesh.cli.options import AsJson, Output, TopologyFile, load, mesh_folder
 from flaremesh.cli.outputs import writable_folder
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ def provision(
     """Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched."""
     from flaremesh.provision import kits
     from flaremesh.provision.plan import check
-    from flaremesh.topology.load import load
 
     loaded = load(topology)
     check(loaded)

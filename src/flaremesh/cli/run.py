@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, Wire, mesh_folder, overridden
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, Wire, load, mesh_folder, overridden
 from flaremesh.cli.outputs import writable_folder
 from flaremesh.deploy.targets import TargetKind, target_of
-from flaremesh.topology.load import load
 
 _EXIT_CODES = {"finished": 0, "aborted": 130}
 

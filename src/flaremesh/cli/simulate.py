@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flaremesh.cli.options import Wire, overridden
+from flaremesh.cli.options import Wire, load, overridden
 from flaremesh.cli.outputs import writable_file
 
 
@@ -22,7 +22,6 @@ def simulate(
 
     from flaremesh.provision.plan import check
     from flaremesh.runtime.simulate import simulation_of
-    from flaremesh.topology.load import load
 
     loaded = overridden(load(topology), iterations=iterations, wire=wire)
     mesh = check(loaded)

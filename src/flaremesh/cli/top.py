@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder
 from flaremesh.deploy.targets import TargetKind, target_of
-from flaremesh.topology.load import load
 
 _REFRESH_SECONDS = 1.0
 

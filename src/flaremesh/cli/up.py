@@ -4,11 +4,10 @@ from typing import Annotated
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, mesh_folder
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder
 from flaremesh.cli.outputs import writable_folder
 from flaremesh.deploy.target import DeployError
 from flaremesh.deploy.targets import TargetKind, target_of
-from flaremesh.topology.load import load
 
 
 def up(
