@@ -10,6 +10,7 @@ import pytest
 from flaremesh.cli.main import COMMANDS
 
 DIGITS = Path(__file__).parents[3] / "provision/digits-ring4.yaml"
+HEAVY = {"torch", "sklearn", "scipy", "nvflare", "matplotlib", "kubernetes", "docker"}
 
 _PROGRAM = """
 import atexit, sys
@@ -21,19 +22,12 @@ app()
 
 def imported(*arguments: str, code: int = 0) -> set[str]:
     """The packages that a command has imported when its process ends."""
-    command = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *arguments],
-        capture_output=True,
-        text=True,
-    )
+    command = subprocess.run([sys.executable, "-c", _PROGRAM, *arguments], capture_output=True, text=True)
     assert command.returncode == code, command.stderr
     assert command.stdout
     packages = {module.partition(".")[0] for module in command.stderr.splitlines()[-1].split()}
     assert "flaremesh" in packages
     return packages
-
-
-HEAVY = {"torch", "sklearn", "scipy", "nvflare", "matplotlib", "kubernetes", "docker"}
 
 
 def test_the_list_of_commands_needs_no_library_but_that_which_prints_it():
