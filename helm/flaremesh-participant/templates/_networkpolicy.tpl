@@ -29,7 +29,7 @@ spec:
     matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 6 }}
   policyTypes: [Ingress, Egress]
   ingress:
-    {{- with include "flaremesh.ingress" . | trim }}
+    {{- with include "flaremesh.own" (list . "ingress") | trim }}
     {{- . | nindent 4 }}
     {{- end }}
     # `helm test`
@@ -66,7 +66,7 @@ spec:
       ports:
         - {port: 53, protocol: UDP}
         - {port: 53, protocol: TCP}
-    {{- with include "flaremesh.egress" . | trim }}
+    {{- with include "flaremesh.own" (list . "egress") | trim }}
     {{- . | nindent 4 }}
     {{- end }}
     {{- with .Values.networkPolicy.extraEgress }}
