@@ -138,3 +138,17 @@ def test_the_helm_of_this_machine_renders_the_same(
 
 def _key(document: dict[str, Any]) -> tuple[str, str]:
     return document["kind"], document["metadata"]["name"]
+
+
+def test_charts_under_one_umbrella_render_what_each_renders_alone(tmp_path: Path) -> None:
+    """Go templates share one space of names, in which the last definition of a name wins."""
+    umbrella = tmp_path / "umbrella"
+    (umbrella / "charts").mkdir(parents=True)
+    dependencies = [{"name": chart, "version": "0.1.0"} for chart in NAMES]
+    about = {"apiVersion": "v2", "name": "umbrella", "version": "0.1.0", "dependencies": dependencies}
+    (umbrella / "Chart.yaml").write_text(yaml.safe_dump(about))
+    for chart in NAMES:
+        (umbrella / "charts" / chart).symlink_to(CHARTS / chart)
+    together = render(umbrella, {chart: every_option_of(chart) for chart in NAMES}).objects
+    alone = [document for chart in NAMES for document in render(chart, every_option_of(chart)).objects]
+    assert sorted(together, key=json.dumps) == sorted(alone, key=json.dumps)

@@ -1,5 +1,5 @@
 {{/* The rules of the file, with what .Values.rules changes of the alerts. */}}
-{{- define "flaremesh.rules" -}}
+{{- define "flaremesh.monitoring.rules" -}}
 {{- $values := .Values.rules }}
 {{- $groups := get (.Files.Get "files/rules.yaml" | fromYaml) "groups" }}
 {{- $names := list }}

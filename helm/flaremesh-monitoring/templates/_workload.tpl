@@ -2,10 +2,10 @@
 One pod, its Service and its ServiceAccount, under the restricted Pod Security Standard:
 (dict "root" $ "component" name "port" number "data" folder "container" YAML "volumes" YAML "config" what restarts it).
 */}}
-{{- define "flaremesh.workload" -}}
+{{- define "flaremesh.monitoring.workload" -}}
 {{- $own := index .root.Values .component }}
-{{- $name := include "flaremesh.fullname" . }}
-{{- $labels := include "flaremesh.labels" . | fromYaml }}
+{{- $name := include "flaremesh.monitoring.fullname" . }}
+{{- $labels := include "flaremesh.monitoring.labels" . | fromYaml }}
 {{- $storage := $own.storage }}
 apiVersion: apps/v1
 kind: StatefulSet
@@ -18,7 +18,7 @@ spec:
   # a mistake can be corrected without deleting the pod that does not get ready for it
   podManagementPolicy: Parallel
   selector:
-    matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 6 }}
+    matchLabels: {{- include "flaremesh.monitoring.selectorLabels" . | nindent 6 }}
   template:
     metadata:
       labels: {{- merge (deepCopy $labels) $own.podLabels | toYaml | nindent 8 }}
@@ -102,7 +102,7 @@ metadata:
   name: {{ $name | quote }}
   labels: {{- toYaml $labels | nindent 4 }}
 spec:
-  selector: {{- include "flaremesh.selectorLabels" . | nindent 4 }}
+  selector: {{- include "flaremesh.monitoring.selectorLabels" . | nindent 4 }}
   ports:
     - name: http
       port: {{ .port }}
@@ -120,17 +120,17 @@ automountServiceAccountToken: false
 Denies all in both directions except names and what is given, rules as YAML:
 (dict "root" $ "component" name "ingress" rules "egress" rules).
 */}}
-{{- define "flaremesh.policy" -}}
+{{- define "flaremesh.monitoring.policy" -}}
 {{- $own := (index .root.Values .component).networkPolicy }}
 {{- if $own.enabled -}}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  name: {{ include "flaremesh.fullname" . | quote }}
-  labels: {{- include "flaremesh.labels" . | nindent 4 }}
+  name: {{ include "flaremesh.monitoring.fullname" . | quote }}
+  labels: {{- include "flaremesh.monitoring.labels" . | nindent 4 }}
 spec:
   podSelector:
-    matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 6 }}
+    matchLabels: {{- include "flaremesh.monitoring.selectorLabels" . | nindent 6 }}
   policyTypes: [Ingress, Egress]
   ingress:
     {{- .ingress | nindent 4 }}

@@ -7,6 +7,17 @@
 {{ .Values.kit.existingSecret | default (printf "%s-kit" .Release.Name) }}
 {{- end }}
 
+{{/* Which participant the chart runs; unlike the chart's name, an alias in another chart keeps it. */}}
+{{- define "flaremesh.component" -}}
+{{ index .Chart.Annotations "flaremesh.dev/component" }}
+{{- end }}
+
+{{/* The template of this name that the chart of the participant has. Takes (list $ name). */}}
+{{- define "flaremesh.own" -}}
+{{- $root := first . }}
+{{- include (printf "flaremesh.%s.%s" (include "flaremesh.component" $root) (last .)) $root }}
+{{- end }}
+
 {{- define "flaremesh.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}

@@ -16,6 +16,19 @@
 {{- end }}
 {{- end }}
 
+{{/* Egress to the cluster's name servers. Takes values of networkPolicy.dns. */}}
+{{- define "flaremesh.dns" -}}
+- to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ .namespace | quote }}
+      podSelector:
+        matchLabels: {{- toYaml .labels | nindent 10 }}
+  ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+{{- end }}
+
 {{/* Denies all in both directions except: DNS, the scraper, the release's own test, and what the chart adds. */}}
 {{- define "flaremesh.networkPolicy" -}}
 {{- if .Values.networkPolicy.enabled -}}
@@ -29,7 +42,7 @@ spec:
     matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 6 }}
   policyTypes: [Ingress, Egress]
   ingress:
-    {{- with include "flaremesh.ingress" . | trim }}
+    {{- with include "flaremesh.own" (list . "ingress") | trim }}
     {{- . | nindent 4 }}
     {{- end }}
     # `helm test`
@@ -57,16 +70,8 @@ spec:
     {{- end }}
   egress:
     # names
-    - to:
-        - namespaceSelector:
-            matchLabels:
-              kubernetes.io/metadata.name: {{ .Values.networkPolicy.dns.namespace | quote }}
-          podSelector:
-            matchLabels: {{- toYaml .Values.networkPolicy.dns.labels | nindent 14 }}
-      ports:
-        - {port: 53, protocol: UDP}
-        - {port: 53, protocol: TCP}
-    {{- with include "flaremesh.egress" . | trim }}
+    {{- include "flaremesh.dns" .Values.networkPolicy.dns | nindent 4 }}
+    {{- with include "flaremesh.own" (list . "egress") | trim }}
     {{- . | nindent 4 }}
     {{- end }}
     {{- with .Values.networkPolicy.extraEgress }}
@@ -90,15 +95,7 @@ spec:
       app.kubernetes.io/component: test
   policyTypes: [Ingress, Egress]
   egress:
-    - to:
-        - namespaceSelector:
-            matchLabels:
-              kubernetes.io/metadata.name: {{ .Values.networkPolicy.dns.namespace | quote }}
-          podSelector:
-            matchLabels: {{- toYaml .Values.networkPolicy.dns.labels | nindent 14 }}
-      ports:
-        - {port: 53, protocol: UDP}
-        - {port: 53, protocol: TCP}
+    {{- include "flaremesh.dns" .Values.networkPolicy.dns | nindent 4 }}
     - to:
         - podSelector:
             matchLabels: {{- include "flaremesh.selectorLabels" . | nindent 14 }}

@@ -13,12 +13,12 @@ spec:
     - name: metrics
       port: {{ .Values.metrics.port }}
       targetPort: metrics
-    {{- include "flaremesh.servicePorts" . | nindent 4 }}
+    {{- include "flaremesh.own" (list . "servicePorts") | nindent 4 }}
 {{- end }}
 
 {{/* The same ports for those outside the cluster. */}}
 {{- define "flaremesh.externalService" -}}
-{{- $ports := include "flaremesh.servicePorts" . | fromYamlArray }}
+{{- $ports := include "flaremesh.own" (list . "servicePorts") | fromYamlArray }}
 {{- if and $ports (ne .Values.service.type "ClusterIP") -}}
 apiVersion: v1
 kind: Service

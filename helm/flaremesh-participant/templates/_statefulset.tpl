@@ -56,14 +56,14 @@ spec:
             - name: OMP_NUM_THREADS
               valueFrom:
                 resourceFieldRef: {resource: limits.cpu}
-            {{- include "flaremesh.env" . | nindent 12 }}
+            {{- include "flaremesh.own" (list . "env") | nindent 12 }}
             {{- with .Values.extraEnv }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
           ports:
             - name: metrics
               containerPort: {{ .Values.metrics.port }}
-            {{- include "flaremesh.containerPorts" . | nindent 12 }}
+            {{- include "flaremesh.own" (list . "containerPorts") | nindent 12 }}
           # it answers once NVFlare has started; a first start reads the image from disk
           startupProbe:
             httpGet: {path: /healthz, port: metrics}
@@ -81,7 +81,7 @@ spec:
             periodSeconds: 5
             timeoutSeconds: 5
             failureThreshold: 2
-          {{- with include "flaremesh.resources" . | fromYaml }}
+          {{- with include "flaremesh.own" (list . "resources") | fromYaml }}
           resources: {{- toYaml . | nindent 12 }}
           {{- end }}
           # why a container ended shows in `kubectl describe pod`

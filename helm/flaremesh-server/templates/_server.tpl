@@ -1,26 +1,22 @@
 {{/* What of the participant's templates is the server's own. */}}
-{{- define "flaremesh.component" -}}
-server
-{{- end }}
+{{- define "flaremesh.server.env" }}{{- end }}
 
-{{- define "flaremesh.env" }}{{- end }}
-
-{{- define "flaremesh.resources" -}}
+{{- define "flaremesh.server.resources" -}}
 {{ toYaml .Values.resources }}
 {{- end }}
 
-{{- define "flaremesh.containerPorts" -}}
+{{- define "flaremesh.server.containerPorts" -}}
 - name: server
   containerPort: {{ .Values.port }}
 {{- end }}
 
-{{- define "flaremesh.servicePorts" -}}
+{{- define "flaremesh.server.servicePorts" -}}
 - name: server
   port: {{ .Values.port }}
   targetPort: server
 {{- end }}
 
-{{- define "flaremesh.ingress" -}}
+{{- define "flaremesh.server.ingress" -}}
 # the sites
 {{- range .Values.sites }}
 - from: {{- include "flaremesh.peer" (dict "peer" . "mesh" $.Values.mesh) | nindent 4 }}
@@ -38,4 +34,4 @@ server
 {{- end }}
 
 {{/* The server dials nobody. */}}
-{{- define "flaremesh.egress" }}{{- end }}
+{{- define "flaremesh.server.egress" }}{{- end }}

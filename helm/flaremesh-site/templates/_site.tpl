@@ -1,9 +1,5 @@
 {{/* What of the participant's templates is a site's own. */}}
-{{- define "flaremesh.component" -}}
-site
-{{- end }}
-
-{{- define "flaremesh.env" -}}
+{{- define "flaremesh.site.env" -}}
 - name: FLAREMESH_GPUS
   value: {{ .Values.gpus.count | quote }}
 {{- if not .Values.metrics.share }}
@@ -12,7 +8,7 @@ site
 {{- end }}
 {{- end }}
 
-{{- define "flaremesh.resources" -}}
+{{- define "flaremesh.site.resources" -}}
 {{- $resources := deepCopy .Values.resources }}
 {{- if .Values.gpus.count }}
 {{- $resources = merge $resources (dict "limits" (dict .Values.gpus.resource .Values.gpus.count)) }}
@@ -21,7 +17,7 @@ site
 {{- end }}
 
 {{/* The ports of the site's range, of which each run takes one. */}}
-{{- define "flaremesh.linkPorts" -}}
+{{- define "flaremesh.site.linkPorts" -}}
 {{- if .Values.link.firstPort }}
 {{- range untilStep (int .Values.link.firstPort) (add1 .Values.link.lastPort | int) 1 }}
 - {{ . }}
@@ -29,22 +25,22 @@ site
 {{- end }}
 {{- end }}
 
-{{- define "flaremesh.containerPorts" -}}
-{{- range include "flaremesh.linkPorts" . | fromYamlArray }}
+{{- define "flaremesh.site.containerPorts" -}}
+{{- range include "flaremesh.site.linkPorts" . | fromYamlArray }}
 - name: link-{{ . }}
   containerPort: {{ . }}
 {{- end }}
 {{- end }}
 
-{{- define "flaremesh.servicePorts" -}}
-{{- range include "flaremesh.linkPorts" . | fromYamlArray }}
+{{- define "flaremesh.site.servicePorts" -}}
+{{- range include "flaremesh.site.linkPorts" . | fromYamlArray }}
 - name: link-{{ . }}
   port: {{ . }}
   targetPort: link-{{ . }}
 {{- end }}
 {{- end }}
 
-{{- define "flaremesh.ingress" -}}
+{{- define "flaremesh.site.ingress" -}}
 {{- if .Values.link.firstPort }}
 # the in-neighbours
 {{- range .Values.link.from }}
@@ -55,7 +51,7 @@ site
 {{- end }}
 {{- end }}
 
-{{- define "flaremesh.egress" -}}
+{{- define "flaremesh.site.egress" -}}
 # the server and the out-neighbours
 {{- range prepend .Values.link.to .Values.server }}
 - to: {{- include "flaremesh.peer" (dict "peer" . "mesh" $.Values.mesh) | nindent 4 }}

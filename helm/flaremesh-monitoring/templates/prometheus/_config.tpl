@@ -1,4 +1,4 @@
-{{- define "flaremesh.prometheus.config" -}}
+{{- define "flaremesh.monitoring.prometheus.config" -}}
 prometheus.yml: |
   global:
     scrape_interval: {{ .Values.prometheus.interval }}
@@ -13,5 +13,5 @@ prometheus.yml: |
   scrape_configs:
     {{- tpl (.Files.Get "files/scrape-config.yaml") . | trim | nindent 4 }}
 rules.yaml: |
-  {{- include "flaremesh.rules" . | nindent 2 }}
+  {{- include "flaremesh.monitoring.rules" . | nindent 2 }}
 {{- end }}
