@@ -23,7 +23,7 @@ PIP_COMPILE = $(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-head
 help: ## Explain every target
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(READY) ## Install the pinned packages into .venv (TORCH_INDEX=URL chooses torch's build)
@@ -53,8 +53,16 @@ demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVF
 
 .PHONY: test
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
-	$(BIN)/pytest tests/unit tests/charts tests/monitoring --numprocesses 2
+	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2
 	$(BIN)/pytest tests/integration --numprocesses 2 --dist loadfile
+
+.PHONY: test-nvflare-next
+test-nvflare-next: ## Test in .venv-nvflare-next what flaremesh assumes of NVFlare against its newest pre-release
+	$(PYTHON) -m venv .venv-nvflare-next
+	.venv-nvflare-next/bin/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --requirement requirements/lock.txt
+	.venv-nvflare-next/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	.venv-nvflare-next/bin/pip install --quiet --pre --upgrade nvflare
+	.venv-nvflare-next/bin/pytest tests/contracts
 
 .PHONY: charts
 charts: $(READY) ## Write what the code knows already: the charts' values, schemas and READMEs, docs/metrics.md

@@ -1,0 +1,128 @@
+"""What NVFlare's builders write into startup kits: those of a small project."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from nvflare.lighter.constants import CtxKey, PropKey
+from nvflare.lighter.entity import Project
+from nvflare.lighter.impl.cert import CertBuilder
+from nvflare.lighter.impl.static_file import StaticFileBuilder
+from nvflare.lighter.impl.workspace import WorkspaceBuilder
+from nvflare.lighter.provisioner import Provisioner
+from nvflare.lighter.spec import Builder
+
+ADMIN, SERVER, SITE = "lead@example.org", "server", "bonn"
+
+
+class Witness(Builder):
+    """Stands where KitBuilder does, and remembers what it finds."""
+
+    found: dict[str, dict[str, str]]
+
+    def finalize(self, project, ctx):
+        self.found = {
+            participant.name: {
+                path.name: path.read_text() for path in Path(ctx.get_local_dir(participant)).iterdir()
+            }
+            for participant in project.get_all_participants()
+        }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder, witness = tmp_path_factory.mktemp("kits"), Witness()
+    project = Project(
+        name="ring", description="", props={"api_version": 3, PropKey.ALLOW_LOG_STREAMING: False}
+    )
+    ports = {PropKey.FED_LEARN_PORT: 8002, PropKey.ADMIN_PORT: 8002}
+    names = {PropKey.DEFAULT_HOST: "mesh.example.org", PropKey.HOST_NAMES: ["localhost"]}
+    project.set_server(SERVER, "consortium", ports | names)
+    project.add_client(SITE, "hospitals", {PropKey.CAPACITY: {PropKey.NUM_GPUS: 0}, "flaremesh": {"a": 1}})
+    project.add_admin(ADMIN, "consortium", {PropKey.ROLE: "lead"})
+    (folder / "ring" / "state").mkdir(parents=True)
+    builders = [
+        WorkspaceBuilder(),
+        witness,
+        StaticFileBuilder(config_folder="config", scheme="grpc"),
+        CertBuilder(root_valid_days=30),
+    ]
+    context = Provisioner(str(folder), builders).provision(project)
+    assert not context.get(CtxKey.BUILD_ERROR), f"Provisioner failed: {context.get(CtxKey.ERRORS)}"
+    return Path(context.get_result_location()), witness.found, folder / "ring" / "state" / "cert.json"
+
+
+def document(built, participant, name):
+    return json.loads(built[1][participant][name])
+
+
+@pytest.mark.parametrize(
+    ("participant", "files"),
+    [
+        (SERVER, {"server.crt", "server.key", "rootCA.pem", "fed_server.json"}),
+        (SITE, {"client.crt", "client.key", "rootCA.pem", "fed_client.json"}),
+        (ADMIN, {"client.crt", "client.key", "rootCA.pem", "fed_admin.json"}),
+    ],
+)
+def test_a_kit_has_the_files_that_flaremesh_reads(built, participant, files):
+    kit = built[0] / participant
+    missing = files - {path.name for path in (kit / "startup").iterdir()}
+    assert not missing, f"the startup kit of {participant} no longer has {', '.join(sorted(missing))}"
+    assert (kit / "local").is_dir(), f"the kit of {participant} no longer has a folder local"
+
+
+@pytest.mark.parametrize("participant", [SERVER, SITE])
+def test_the_default_files_are_there_when_the_builder_between_finishes(built, participant):
+    expected = {"resources.json.default", "authorization.json.default", "log_config.json.default"}
+    missing = expected - built[1][participant].keys()
+    assert not missing, f"of {participant}, the builder no longer finds {', '.join(sorted(missing))}"
+
+
+def test_the_servers_resources_have_the_entries_that_flaremesh_replaces(built):
+    resources = document(built, SERVER, "resources.json.default")
+    assert isinstance(resources["servers"][0], dict), "resources.json: servers changed"
+    assert "storage" in resources["snapshot_persistor"]["args"], "resources.json: snapshot_persistor changed"
+    components = {component["id"]: component for component in resources["components"]}
+    assert {"job_store", "job_manager"} <= components.keys(), f"resources.json: only {', '.join(components)}"
+    assert "uri_root" in components["job_manager"]["args"], "resources.json: job_manager changed"
+
+
+@pytest.mark.parametrize("participant", [SERVER, SITE])
+def test_resources_name_the_job_launcher_and_allow_classes_by_a_list(built, participant):
+    resources = document(built, participant, "resources.json.default")
+    components = {component["id"] for component in resources["components"]}
+    assert "process_launcher" in components, f"resources.json of {participant}: no process_launcher"
+    assert isinstance(resources["class_allow_list"], list), (
+        f"resources.json of {participant}: class_allow_list"
+    )
+
+
+@pytest.mark.parametrize("participant", [SERVER, SITE])
+def test_the_policy_gives_rights_to_roles(built, participant):
+    roles = document(built, participant, "authorization.json.default")["permissions"]
+    assert {"project_admin", "org_admin", "lead", "member"} <= roles.keys(), (
+        "authorization.json: roles changed"
+    )
+    assert {"manage_job", "submit_job"} <= roles["lead"].keys(), "authorization.json: rights of lead changed"
+
+
+@pytest.mark.parametrize("participant", [SERVER, SITE])
+def test_the_logs_are_filtered_by_names_of_loggers(built, participant):
+    filters = document(built, participant, "log_config.json.default")["filters"]
+    assert isinstance(filters["FLFilter"]["logger_names"], list), "log_config.json: FLFilter changed"
+
+
+def test_an_admins_client_dials_the_host_and_port_in_its_kit(built):
+    admin = json.loads((built[0] / ADMIN / "startup" / "fed_admin.json").read_text())["admin"]
+    assert (admin["host"], admin["port"]) == ("mesh.example.org", 8002), "fed_admin.json: host, port changed"
+
+
+def test_the_state_holds_the_root_and_each_participants_certificate_and_key(built):
+    state = json.loads(built[2].read_text())
+    holders = state.keys() - {CtxKey.ROOT_CERT, CtxKey.ROOT_PRI_KEY}
+    assert holders == {ADMIN, SERVER, SITE}, f"cert.json has the entries {', '.join(sorted(state))}"
+    for holder in holders:
+        assert {"cert", "pri_key"} <= state[holder].keys(), "cert.json: names of an entry's fields changed"
+        x509.load_pem_x509_certificate(state[holder]["cert"].encode())
+    x509.load_pem_x509_certificate(state[CtxKey.ROOT_CERT].encode())
