@@ -24,7 +24,7 @@ PATH: Final = "/doctor?report"
 _FRESH_SECONDS = 5.0  # or a scraper would keep the neighbours busy
 _ASK_SECONDS = 3.0
 _ASKED = 2  # times: a message may be lost, and a busy machine late
-_EDGES_SECONDS = 13.0  # an invitation, then 5 s to dial, and a resolver that is slow
+_EDGES_SECONDS = _ASKED * _ASK_SECONDS + 7.0  # 5 s to dial, and a resolver that is slow
 _GPU_SECONDS = 20.0  # torch takes some to be imported
 
 _DAY_SECONDS = 86_400.0
