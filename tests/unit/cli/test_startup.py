@@ -46,9 +46,9 @@ def test_the_list_shows_the_first_line_of_what_a_command_says_of_itself(command)
 
 
 def test_a_plan_takes_torch_only_to_build_the_problem_that_tells_how_long_messages_are(tmp_path):
-    refused = tmp_path / "refused.yaml"
+    refused, output = tmp_path / "refused.yaml", ("--output", str(tmp_path / "not provisioned"))
     refused.write_text(DIGITS.read_text().replace("gradient-tracking", "gradient-trekking"))
-    assert not imported("plan", str(refused), code=2) & HEAVY
-    needed = imported("plan", str(DIGITS))
+    assert not imported("plan", str(refused), *output, code=2) & HEAVY
+    needed = imported("plan", str(DIGITS), *output)
     assert "torch" in needed
     assert not needed & {"nvflare", "matplotlib", "kubernetes", "docker"}
