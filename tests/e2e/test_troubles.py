@@ -27,10 +27,11 @@ def bonn(mesh: Mesh) -> Iterator[str]:
 
 def last_words(namespace: str) -> str:
     """Why the container of bonn's pod ended, as `kubectl describe pod` shows it."""
-    for container in pod(namespace, "bonn-0")["status"].get("containerStatuses", []):
-        for state in (container["state"], container["lastState"]):
-            if "terminated" in state and state["terminated"]["exitCode"]:
-                return str(state["terminated"]["message"])
+    for bonn in objects(namespace, "pods"):  # none between the end of a pod and the start of the next
+        for container in bonn["status"].get("containerStatuses", []):
+            for state in (container["state"], container["lastState"]):
+                if "terminated" in state and state["terminated"]["exitCode"]:
+                    return str(state["terminated"]["message"])
     return ""
 
 
@@ -39,9 +40,7 @@ def event(namespace: str, word: str) -> bool:
 
 
 def told(namespace: str) -> str:
-    return str(
-        wait_until(lambda: last_words(namespace), SECONDS, lambda: str(pod(namespace, "bonn-0")["status"]))
-    )
+    return str(wait_until(lambda: last_words(namespace), SECONDS, lambda: str(objects(namespace, "pods"))))
 
 
 def test_the_kit_of_another_site_is_named(mesh: Mesh, bonn: str):
