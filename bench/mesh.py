@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.jobs.clock import CLOCK
 from bench.processes import ROOT
 from bench.samples import FLAREMESH
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.results import HISTORY
-from flaremesh.deploy.session import AdminSession, connect
+from flaremesh.deploy.runs.results import HISTORY
+from flaremesh.deploy.runs.session import AdminSession, connect
+from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.job import write_job

@@ -14,15 +14,15 @@ from prometheus import program, scraping
 from prometheus_client.parser import text_string_to_metric_families
 from running_mesh import RunningMesh, running_mesh, wait_until
 
-from flaremesh.deploy.boards import Panel, boards
-from flaremesh.deploy.live import Reader
-from flaremesh.deploy.prometheus import Prometheus
-from flaremesh.deploy.run import run
-from flaremesh.deploy.target import DeployError
+from flaremesh.deploy.reports.boards import Panel, boards
+from flaremesh.deploy.reports.live import Reader
+from flaremesh.deploy.reports.prometheus import Prometheus
+from flaremesh.deploy.runs.run import run
+from flaremesh.deploy.targets.base import DeployError
 from flaremesh.metrics.names import OF_SITES, OF_THE_SERVER, AgentMetric, RunMetric
-from flaremesh.provision.contract import LABEL_VALUES, most_series
 from flaremesh.provision.releases import RULES
 from flaremesh.topology.schema import Run
+from tools.metrics_page import LABEL_VALUES, most_series
 
 pytestmark = pytest.mark.timeout(400)
 

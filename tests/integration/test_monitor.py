@@ -14,8 +14,8 @@ import pytest
 from command_mesh import SITES, Mesh, finished
 from running_mesh import wait_until
 
-from flaremesh.deploy.monitor import FOLDER
-from flaremesh.deploy.prometheus import Prometheus
+from flaremesh.deploy.reports.prometheus import Prometheus
+from flaremesh.deploy.watch.monitor import FOLDER
 from ports import free_port
 from programs import program
 

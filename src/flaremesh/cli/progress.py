@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from flaremesh.deploy.results import RunResult
+from flaremesh.deploy.runs.results import RunResult
 
 _LINE_SECONDS = 5.0
 

@@ -9,7 +9,7 @@ import typer
 
 from flaremesh.cli.options import AsJson
 from flaremesh.cli.outputs import writable_folder
-from flaremesh.deploy.prometheus import DEFAULT_URL
+from flaremesh.deploy.reports.prometheus import DEFAULT_URL
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -46,7 +46,7 @@ def report(
 
 
 def _of_run(folder: Path, output: Path | None) -> dict[str, Any]:
-    from flaremesh.deploy.report import write_report
+    from flaremesh.deploy.reports.report import write_report
 
     written = write_report(folder, writable_folder(output or folder / "report"))
     measured, predicted = written.fitted_contraction, written.predicted_contraction
@@ -62,8 +62,8 @@ def _of_run(folder: Path, output: Path | None) -> dict[str, Any]:
 
 
 def _of_live(url: str, last: float, output: Path | None, mesh: str | None, run: str | None) -> dict[str, Any]:
-    from flaremesh.deploy.live import write_live_report
-    from flaremesh.deploy.prometheus import Prometheus
+    from flaremesh.deploy.reports.live import write_live_report
+    from flaremesh.deploy.reports.prometheus import Prometheus
 
     written = write_live_report(Prometheus(url), last, output and writable_folder(output), mesh, run)
     return {

@@ -30,9 +30,9 @@ def top(
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from flaremesh.cli.frame import frame
     from flaremesh.cli.interruption import until_interrupted
-    from flaremesh.deploy.top import Watch
+    from flaremesh.cli.screen import frame
+    from flaremesh.deploy.watch.top import Watch
 
     if as_json and not once:
         raise typer.BadParameter("is for one look: give --once too", param_hint="--json")

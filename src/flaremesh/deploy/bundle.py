@@ -9,7 +9,7 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException, ImageNotFound
 
-from flaremesh.deploy.target import DeployError
+from flaremesh.deploy.targets.base import DeployError
 from flaremesh.provision.releases import Release, release_folder, values_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from flaremesh.deploy.target import DeployError, Participant, Target, at_once
+from flaremesh.deploy.targets.base import DeployError, Participant, Target, at_once
 from flaremesh.p2p.agents.kit import PATH, Kit
 from flaremesh.provision import firewall
 from flaremesh.provision.kits import previous

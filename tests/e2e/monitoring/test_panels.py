@@ -8,8 +8,8 @@ from installed_mesh import Mesh
 from runs import dial_as_a_stranger, running
 from watching import Watching
 
-from flaremesh.deploy.boards import Board, Target, boards
-from flaremesh.deploy.live import Reader
+from flaremesh.deploy.reports.boards import Board, Target, boards
+from flaremesh.deploy.reports.live import Reader
 
 SHOWN = 60.0  # seconds
 

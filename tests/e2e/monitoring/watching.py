@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster import wait_until
 
-from flaremesh.deploy.prometheus import Prometheus
+from flaremesh.deploy.reports.prometheus import Prometheus
 
 NAMESPACE = "flaremesh-monitoring"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from flaremesh.deploy import kubernetes
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.run import gather
-from flaremesh.deploy.target import DeployError, unpack
+from flaremesh.deploy.runs.run import gather
+from flaremesh.deploy.targets.base import DeployError, unpack
+from flaremesh.deploy.targets.kubernetes import target as kubernetes
+from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.topology.load import load
 
 RING = Path(__file__).parents[3] / "provision/ring3-consensus.yaml"

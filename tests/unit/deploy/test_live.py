@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
-from flaremesh.deploy.boards import Board, Panel, boards
-from flaremesh.deploy.live import Reading, Window
-from flaremesh.deploy.panels import draw
-from flaremesh.deploy.plots import DARK, LIGHT
-from flaremesh.deploy.prometheus import Sample, Series
+from flaremesh.deploy.reports.boards import Board, Panel, boards
+from flaremesh.deploy.reports.live import Reading, Window
+from flaremesh.deploy.reports.panels import draw
+from flaremesh.deploy.reports.plots import DARK, LIGHT
+from flaremesh.deploy.reports.prometheus import Sample, Series
 
 WINDOW = Window(1_700_000_000.0, 1_700_000_900.0, 5.0)
 MANY = [f"site-{number:02}" for number in range(64)]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flaremesh.deploy.monitor import Ports, Targets, configure, monitor, provisioning
-from flaremesh.deploy.target import DeployError, Participant
 from flaremesh.deploy.targets import TargetKind
+from flaremesh.deploy.targets.base import DeployError, Participant
+from flaremesh.deploy.watch.monitor import Ports, Targets, configure, monitor, provisioning
 from flaremesh.topology.load import load
 from programs import program
 

@@ -6,8 +6,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from flaremesh.deploy.prometheus import Prometheus
-from flaremesh.deploy.target import DeployError
+from flaremesh.deploy.reports.prometheus import Prometheus
+from flaremesh.deploy.targets.base import DeployError
 from ports import free_port
 
 

@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
-from flaremesh.deploy import plots
-from flaremesh.deploy.contraction import Distance, consensus_distance, fit_contraction
-from flaremesh.deploy.plots import DARK, LIGHT
-from flaremesh.deploy.report import write_report
-from flaremesh.deploy.results import HISTORY, RESULT, RunFolderError, load_run
+from flaremesh.deploy.reports import plots
+from flaremesh.deploy.reports.contraction import Distance, consensus_distance, fit_contraction
+from flaremesh.deploy.reports.plots import DARK, LIGHT
+from flaremesh.deploy.reports.report import write_report
+from flaremesh.deploy.runs.results import HISTORY, RESULT, RunFolderError, load_run
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.outcome import RunOutcome, SiteOutcome
 from flaremesh.runtime.history import History

@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from rich.console import Console
 
-from flaremesh.cli.frame import frame
-from flaremesh.deploy.top import Recent, Scrape
+from flaremesh.cli.screen import frame
+from flaremesh.deploy.watch.top import Recent, Scrape
 from flaremesh.links.protocol import LinkKind
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RELAY, SHAREABLE, AgentMetric, Phase, RunState
@@ -260,7 +260,9 @@ def test_where_an_iteration_takes_longer_than_the_looks_its_pace_is_that_of_the_
     running(ring)
     for _ in range(6):
         ring.look()
-    monkeypatch.setattr("flaremesh.deploy.top.time", SimpleNamespace(time=lambda: ring.time() + SECONDS))
+    monkeypatch.setattr(
+        "flaremesh.deploy.watch.top.time", SimpleNamespace(time=lambda: ring.time() + SECONDS)
+    )
     assert ring.site("bonn").iterations_per_second == pytest.approx(1 / SECONDS)
 
 
