@@ -35,7 +35,6 @@ def monitor(
         if opened.grafana:
             typer.echo(f"Dashboards: {opened.grafana}")
         typer.echo(f"Prometheus: {opened.prometheus}")
-        typer.echo(f"As a page:  flaremesh report --live --prometheus {opened.prometheus}")
         for remark in opened.remarks:
             typer.echo(remark)
         typer.echo("Ctrl-C ends this.")

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,7 +35,7 @@ def page(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": _bytes, "data_uri": _data_uri, "utc": _utc}
+    environment.filters |= {"bytes": _bytes, "data_uri": _data_uri}
     return environment.get_template(template).render(**content)
 
 
@@ -52,10 +51,6 @@ def _png(draw: Draw, theme: Theme) -> bytes | None:
 
 def _data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _utc(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _bytes(count: float) -> str:

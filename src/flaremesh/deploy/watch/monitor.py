@@ -130,7 +130,8 @@ def _here(kind: TargetKind, topology: Topology, mesh: Path, ports: Ports) -> Ite
         try:
             services["Grafana"] = stack.enter_context(_grafana(topology.name, ports.grafana, url))
         except NoImage as error:
-            yield Monitor(url, None, (f"No Grafana: {error}",), services, targets)
+            remark = f"No Grafana: {error} `flaremesh top` shows the mesh in a terminal."
+            yield Monitor(url, None, (remark,), services, targets)
         else:
             yield Monitor(url, _first_dashboard(ports.grafana), (), services, targets)
 
