@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from flaremesh.deploy.runs.run import gather
-from flaremesh.deploy.targets.base import DeployError, unpack
-from flaremesh.deploy.targets.kubernetes import target as kubernetes
+from flaremesh.deploy.targets.archives import unpack
+from flaremesh.deploy.targets.base import DeployError
+from flaremesh.deploy.targets.kubernetes import commands
 from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.topology.load import load
 
@@ -134,13 +135,13 @@ SILENT = (sys.executable, "-c", "import signal; signal.pause()")
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "_COMMAND_SECONDS", 2.0)
+    monkeypatch.setattr(commands, "_SILENCE_SECONDS", 2.0)
 
 
 @pytest.mark.usefixtures("_impatient")
 def test_a_copy_takes_as_long_as_bytes_come(tmp_path: Path) -> None:
     with (tmp_path / "copy").open("wb") as output:
-        assert kubernetes.call(*SLOW, output=output).returncode == 0
+        assert commands.call(*SLOW, output=output).returncode == 0
     assert (tmp_path / "copy").read_text() == 6 * "x\n"
 
 
@@ -151,4 +152,4 @@ def test_a_command_that_says_nothing_is_given_up(tmp_path: Path, into_file: bool
         (tmp_path / "copy").open("wb") as output,
         pytest.raises(DeployError, match="gives no answer within 2 s"),
     ):
-        kubernetes.call(*SILENT, output=output if into_file else subprocess.PIPE)
+        commands.call(*SILENT, output=output if into_file else subprocess.PIPE)

@@ -7,7 +7,6 @@ import shutil
 import socket
 import ssl
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from nvflare.fuel.hci.client.file_transfer import FileTransferModule
 
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets.base import Address, DeployError
+from flaremesh.deploy.waiting import wait_while
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.agents.server import FIRST_FAILURE
 from flaremesh.p2p.participant import StartError, identity
@@ -117,12 +117,7 @@ class AdminSession:
 
     def wait(self, run_id: str, timeout: float) -> bool:
         """Wait for a run's end; says whether it came within ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout
-        while not self.job(run_id).ended:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
+        return not wait_while(lambda: not self.job(run_id).ended, timeout, _POLL_SECONDS)
 
     def download(self, run_id: str, folder: Path) -> Path:
         """Fetch into ``folder`` what the server kept of an ended run."""

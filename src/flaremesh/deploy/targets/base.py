@@ -1,13 +1,11 @@
 """What a target is: a place where a mesh's server and sites run."""
 
-import tarfile
-import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from flaremesh.errors import FlaremeshError
 
@@ -64,22 +62,6 @@ def at_once(act: Callable[[T], U], on: Iterable[T], most: int = AT_ONCE) -> list
     """
     with ThreadPoolExecutor(most) as pool:
         return list(pool.map(act, on))
-
-
-def unpack(archive: IO[bytes], folder: Path) -> None:
-    """Make ``folder`` of the one folder in a tar archive.
-
-    Raises:
-        DeployError: the archive is cut off, or would write elsewhere.
-    """
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        try:
-            with tarfile.open(fileobj=archive) as files:
-                files.extractall(scratch, filter="data")
-            (content,) = Path(scratch).iterdir()
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            raise DeployError(f"the archive is damaged or cut off: {error}") from None
-        content.rename(folder)
 
 
 class Target(Protocol):

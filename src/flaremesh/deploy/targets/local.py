@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import sys
-import time
 import urllib.request
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -13,9 +12,11 @@ from http.client import HTTPException
 from pathlib import Path
 
 import psutil
+from typing_extensions import override
 
 from flaremesh.deploy import proxies
-from flaremesh.deploy.targets.base import Address, DeployError, Participant, threads
+from flaremesh.deploy.targets.base import Address, DeployError, Participant, Target, threads
+from flaremesh.deploy.waiting import wait_while
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p import job_processes, participant
@@ -31,7 +32,7 @@ _POLL_SECONDS = 0.1
 _CLOCK_SECONDS = 5.0  # a process's creation time moves when the clock is set
 
 
-class LocalTarget:
+class LocalTarget(Target):
     """Runs every participant from a copy of its kit in ``<mesh>/local/<participant>``.
 
     Args:
@@ -49,8 +50,8 @@ class LocalTarget:
         self._folder = (mesh / "local").resolve()
         self._names = [SERVER, *(site.name for site in topology.sites)]
 
+    @override
     def up(self, timeout: float) -> list[str]:
-        """See Target."""
         running = self._processes()
         missing = [name for name in self._names if name not in running]
         if SERVER in missing:
@@ -65,15 +66,15 @@ class LocalTarget:
             raise
         return missing
 
+    @override
     def down(self) -> list[str]:
-        """See Target."""
         running = list(self._processes())
         # a site that left the topology while it was up is stopped too
         self._stop(list(dict.fromkeys([*self._names, *running])))
         return running
 
+    @override
     def participants(self) -> list[Participant]:
-        """See Target."""
         running = self._processes()
         return [
             Participant(
@@ -91,19 +92,19 @@ class LocalTarget:
         folder = self._workspace(name) / run_id / RUN_FOLDER
         return folder if folder.is_dir() else None
 
+    @override
     def fetch(self, participant: str, run_id: str, folder: Path) -> bool:
-        """See Target."""
         kept = self.run_folder(participant, run_id)
         if kept:
             shutil.copytree(kept, folder)
         return kept is not None
 
+    @override
     def server(self) -> AbstractContextManager[Address]:
-        """See Target."""
         return nullcontext((self._topology.server.host, self._topology.server.port))
 
+    @override
     def ask(self, participant: str, path: str) -> bytes | None:
-        """See Target."""
         agent = self._agent(participant)
         if agent is None:
             return None
@@ -113,8 +114,8 @@ class LocalTarget:
         except (OSError, ValueError, HTTPException):  # or what serves there now is no agent
             return None
 
+    @override
     def end_run(self, run_id: str, timeout: float) -> None:
-        """See Target."""
         job_processes.end(run_id, timeout)
 
     def console(self, participant: str) -> Path:
@@ -170,9 +171,10 @@ class LocalTarget:
     # readiness
 
     def _wait_until_ready(self, running: dict[str, psutil.Process], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        waiting = list(self._names)
-        while waiting:
+        waiting = self._names
+
+        def not_ready() -> list[str]:
+            nonlocal waiting
             for name in waiting:
                 if not _alive(running[name]):
                     raise DeployError(
@@ -180,15 +182,15 @@ class LocalTarget:
                         + "\n".join(f"  {line}" for line in last_lines(self.console(name)))
                     )
             waiting = [name for name in waiting if not self._is_ready(name)]
-            if waiting and time.monotonic() > deadline:
-                raise DeployError(
-                    f"not ready after {timeout:.0f} s: {', '.join(waiting)}. "
-                    f"See {', '.join(str(self.console(name)) for name in waiting)}; "
-                    f"the sites dial {self._topology.server.host}:{self._topology.server.port}."
-                    f"{proxies.remark(self._topology.server.host)}"
-                )
-            if waiting:
-                time.sleep(_POLL_SECONDS)
+            return waiting
+
+        if late := wait_while(not_ready, timeout, _POLL_SECONDS):
+            raise DeployError(
+                f"not ready after {timeout:.0f} s: {', '.join(late)}. "
+                f"See {', '.join(str(self.console(name)) for name in late)}; "
+                f"the sites dial {self._topology.server.host}:{self._topology.server.port}."
+                f"{proxies.remark(self._topology.server.host)}"
+            )
 
     def _is_ready(self, name: str) -> bool:
         return self.ask(name, "/readyz") is not None

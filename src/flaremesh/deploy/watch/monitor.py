@@ -138,7 +138,8 @@ def _here(kind: TargetKind, topology: Topology, mesh: Path, ports: Ports) -> Ite
 
 @contextlib.contextmanager
 def _on_kubernetes(kind: TargetKind, topology: Topology, mesh: Path, ports: Ports) -> Iterator[Monitor]:
-    from flaremesh.deploy.targets.kubernetes.target import KubernetesTarget, forwarded
+    from flaremesh.deploy.targets.kubernetes.port_forward import forwarded
+    from flaremesh.deploy.targets.kubernetes.target import KubernetesTarget
 
     namespace = topology.deploy.monitoring if topology.deploy else None
     if namespace is None:

@@ -1,10 +1,7 @@
 """Programs and containers that serve beside a mesh while a command runs."""
 
 import contextlib
-import io
 import subprocess
-import tarfile
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +12,11 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from requests.exceptions import RequestException
 
+from flaremesh.deploy.targets import archives
 from flaremesh.deploy.targets.base import DeployError
-from flaremesh.deploy.targets.docker.target import engine
+from flaremesh.deploy.targets.docker.engine import engine
 from flaremesh.deploy.targets.local import last_lines
+from flaremesh.deploy.waiting import wait_while
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20
@@ -38,15 +37,17 @@ class Service(Protocol):
 
 def wait_until_ready(name: str, service: Service, url: str) -> None:
     """Wait until a service answers; raise DeployError if it ends or does not in time."""
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
+
+    def silent() -> bool:
         service.check(name)
         try:
-            with urllib.request.urlopen(url, timeout=_POLL_SECONDS * 10):
-                return
+            urllib.request.urlopen(url, timeout=_POLL_SECONDS * 10).close()
         except OSError:
-            time.sleep(_POLL_SECONDS)
-    raise DeployError(f"{name} is not ready after {_START_SECONDS:.0f} s: {url} does not answer")
+            return True
+        return False
+
+    if wait_while(silent, _START_SECONDS, _POLL_SECONDS):
+        raise DeployError(f"{name} is not ready after {_START_SECONDS:.0f} s: {url} does not answer")
 
 
 class _Process:
@@ -114,7 +115,7 @@ def container(
         )
         try:
             if files:
-                container.put_archive("/", _archive(files))
+                container.put_archive("/", archives.of_files(files))
             container.start()
             yield _Container(container)
         finally:
@@ -147,14 +148,3 @@ def engine_with(image: str) -> DockerClient:
                 "where a registry answers, and start again."
             ) from None
     return client
-
-
-def _archive(files: Mapping[str, bytes]) -> bytes:
-    """A tar archive of files that everybody may read."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for path, content in files.items():
-            entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.size, entry.mode = len(content), 0o444
-            tar.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
