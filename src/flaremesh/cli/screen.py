@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flaremesh.deploy.watch.top import MeshView, RunView, ServerView, SiteView
+from flaremesh.deploy.watch.views import MeshView, RunView, ServerView, SiteView
 from flaremesh.metrics.names import DIRECT, Phase, RunState
 
 _BAR = 10

@@ -15,7 +15,8 @@ from prometheus_client.registry import Collector
 from rich.console import Console
 
 from flaremesh.cli.screen import frame
-from flaremesh.deploy.watch.top import Recent, Scrape
+from flaremesh.deploy.watch.scrapes import Scrape
+from flaremesh.deploy.watch.top import Recent
 from flaremesh.links.protocol import LinkKind
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RELAY, SHAREABLE, AgentMetric, Phase, RunState
@@ -261,7 +262,7 @@ def test_where_an_iteration_takes_longer_than_the_looks_its_pace_is_that_of_the_
     for _ in range(6):
         ring.look()
     monkeypatch.setattr(
-        "flaremesh.deploy.watch.top.time", SimpleNamespace(time=lambda: ring.time() + SECONDS)
+        "flaremesh.deploy.watch.scrapes.time", SimpleNamespace(time=lambda: ring.time() + SECONDS)
     )
     assert ring.site("bonn").iterations_per_second == pytest.approx(1 / SECONDS)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from flaremesh.deploy.reports.plots import DARK, LIGHT, Theme
+from flaremesh.deploy.reports.style import DARK, LIGHT, Theme
 
 Draw = Callable[[Theme], Figure | None]
 

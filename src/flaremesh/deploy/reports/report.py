@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flaremesh.deploy.reports import plots
+from flaremesh.deploy.reports import graph_plot, plots
 from flaremesh.deploy.reports.contraction import consensus_distance, fit_contraction
 from flaremesh.deploy.reports.page import Draw, page, picture
 from flaremesh.deploy.runs.results import load_run
 
 
 @dataclass(frozen=True)
-class Report:
+class WrittenReport:
     """What was written.
 
     Attributes:
@@ -27,7 +27,7 @@ class Report:
     fitted_contraction: float | None
 
 
-def write_report(folder: Path, output: Path) -> Report:
+def write_report(folder: Path, output: Path) -> WrittenReport:
     """Draw a run, finished or not.
 
     Args:
@@ -46,7 +46,7 @@ def write_report(folder: Path, output: Path) -> Report:
         "loss": lambda theme: plots.loss(run, theme),
         "accuracy": lambda theme: plots.accuracy(run, theme),
         "consensus": lambda theme: plots.consensus(distance, predicted, fit, theme),
-        "graph": lambda theme: plots.graph(run, theme),
+        "graph": lambda theme: graph_plot.graph(run, theme),
         "time": lambda theme: plots.time(run, theme),
     }
     pictures = {name: drawn for name, figure in draw.items() if (drawn := picture(figure))}
@@ -57,4 +57,4 @@ def write_report(folder: Path, output: Path) -> Report:
         path.write_bytes(pictures[name].light)
     index = output / "index.html"
     index.write_text(page("report.html.j2", run=run, fitted=fitted, pictures=pictures), encoding="utf-8")
-    return Report(index, figures, predicted, fitted)
+    return WrittenReport(index, figures, predicted, fitted)
