@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import docker
-from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
+from docker.errors import APIError, ContainerError, ImageNotFound
 
 from flaremesh import __version__
+from flaremesh.deploy.targets.docker.engine import engine as docker_engine
 from flaremesh.errors import FlaremeshError
 
 DOCKERFILE: Final = Path("images/Dockerfile")
@@ -228,13 +228,7 @@ def _component(name: str, version: str, purl: str) -> dict[str, Any]:
 
 @contextmanager
 def _engine() -> Iterator[Any]:
-    try:
-        engine = docker.from_env(timeout=600)
-        engine.ping()
-    except DockerException as error:
-        raise ImageError(
-            f"no Docker engine answers ({error}). Start Docker, or name its address in DOCKER_HOST."
-        ) from None
+    engine = docker_engine(timeout=600.0)
     try:
         yield engine
     except APIError as error:

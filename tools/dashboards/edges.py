@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from flaremesh.metrics.names import RELAY, RunMetric
-from tools.dashboards.mesh_dashboard import chosen_run, chosen_sites, frame
+from tools.dashboards.mesh_dashboard import chosen_run, chosen_sites, mesh_dashboard
 from tools.dashboards.panels import GOOD, PLAIN, WARN, Meaning, Query, lines, matrix
 from tools.dashboards.queries import of_run, per_iteration, rate, series, total
 
@@ -23,7 +23,7 @@ def dashboard() -> Dashboard:
     # not its rate: a series begins with its first refusal, of which a rate sees nothing
     refused = total(of_run(series(RunMetric.EXCHANGE_FAILURES), "site", "peer", "reason"), "site", "reason")
     sent = of_run(rate(RunMetric.EXCHANGE_ATTEMPTS), "site")
-    return frame(
+    return mesh_dashboard(
         "edges",
         "Edges",
         "The edges of a run: who waits for whom, what carries messages, how much?",

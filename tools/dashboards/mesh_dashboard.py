@@ -25,7 +25,7 @@ from tools.dashboards.queries import of_runs, series
 TAG = "flaremesh"
 
 
-def frame(
+def mesh_dashboard(
     name: str,
     title: str,
     description: str,

@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from flaremesh.metrics.names import AgentMetric, Phase, RunMetric, RunState
-from tools.dashboards.mesh_dashboard import frame
+from tools.dashboards.mesh_dashboard import mesh_dashboard
 from tools.dashboards.panels import BAD, GOOD, Meaning, Query, Step, lines, number, rows
 from tools.dashboards.queries import PHASE_BUCKETS, each, of_runs, or_zero, rate, series, total
 
@@ -25,7 +25,7 @@ def dashboard() -> Dashboard:
     # not its rate: a series begins with its first refusal, of which a rate sees nothing
     refused = total(each(series(RunMetric.EXCHANGE_FAILURES), "site", "slot", "peer", "reason"), "site")
     waits = each(rate(PHASE_BUCKETS, phase=Phase.WAIT), "site", "slot", "le")
-    return frame(
+    return mesh_dashboard(
         "overview",
         "Federation overview",
         "All sites and runs of a mesh: is it well, what is it doing?",

@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from flaremesh.metrics.names import RunMetric
-from tools.dashboards.mesh_dashboard import chosen_run, chosen_sites, frame
+from tools.dashboards.mesh_dashboard import chosen_run, chosen_sites, mesh_dashboard
 from tools.dashboards.panels import Query, lines, number
 from tools.dashboards.queries import (
     CONTRACTION,
@@ -23,7 +23,7 @@ from tools.dashboards.queries import (
 def dashboard() -> Dashboard:
     """One run at all of its sites."""
     done, asked = series(RunMetric.CURRENT_ITERATION), series(RunMetric.MAX_ITERATIONS)
-    return frame(
+    return mesh_dashboard(
         "run",
         "Run",
         "One run: does it learn, do its sites agree as fast as theory says, and where does its time go?",

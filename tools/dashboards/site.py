@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from flaremesh.metrics.names import AgentMetric, RunMetric
-from tools.dashboards.mesh_dashboard import chosen_run, chosen_sites, frame
+from tools.dashboards.mesh_dashboard import chosen_run, chosen_sites, mesh_dashboard
 from tools.dashboards.panels import BAD, GOOD, WARN, Meaning, Query, Step, lines, number
 from tools.dashboards.queries import PHASE_SECONDS, each, of_run, per_iteration, rate, series, total
 
@@ -16,7 +16,7 @@ def dashboard() -> Dashboard:
     expiry = each(series(AgentMetric.CERTIFICATE_EXPIRY, site="$site"), "site")
     free = each(series(AgentMetric.WORKSPACE_FREE, site="$site"), "site")
     size = each(series(AgentMetric.WORKSPACE_SIZE, site="$site"), "site")
-    return frame(
+    return mesh_dashboard(
         "site",
         "Site",
         "A participant: is it well, and what does a run cost it?",

@@ -36,7 +36,7 @@ _PHASES = {
 }
 
 
-def frame(view: MeshView, command: Callable[[str], str], console: Console) -> RenderableType:
+def screen(view: MeshView, command: Callable[[str], str], console: Console) -> RenderableType:
     """A mesh as a page for a terminal; what does not fit its width is left out, the least important first.
 
     Args:

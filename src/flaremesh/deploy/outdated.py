@@ -42,7 +42,7 @@ def say_older(names: Sequence[str], mesh: Path) -> str:
 def unlike_file(topology: Topology, in_use: Mapping[str, Kit]) -> dict[str, str]:
     """By participant, what its kit has otherwise than the topology file: neighbours, addresses or code.
 
-    Where the file has no address any more nobody dials: what the kit says then does no harm.
+    The address of a site that has none in the file any more is not compared: nobody dials it.
     """
     dials: dict[str, dict[str, str]] = {site.name: {} for site in topology.sites}
     for rule in firewall.rules(topology, build(topology)):

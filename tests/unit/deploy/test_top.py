@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from rich.console import Console
 
-from flaremesh.cli.screen import frame
+from flaremesh.cli.screen import screen
 from flaremesh.deploy.watch.scrapes import Scrape
 from flaremesh.deploy.watch.top import Recent
 from flaremesh.links.protocol import LinkKind
@@ -157,7 +157,7 @@ def page(view, width, coloured=False):
     system = "standard" if coloured else None
     console = Console(file=io.StringIO(), width=width, force_terminal=coloured, color_system=system)
     with console.capture() as capture:
-        console.print(frame(view, "flaremesh {} ring.yaml".format, console))
+        console.print(screen(view, "flaremesh {} ring.yaml".format, console))
     return capture.get()
 
 

@@ -1,18 +1,32 @@
 """The targets there are."""
 
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
+from typing import Self
 
 from flaremesh.deploy.targets.base import Target
 from flaremesh.topology.schema import Topology
 
 
 class TargetKind(StrEnum):
-    """Where a mesh may run."""
+    """Where a mesh may run: a word of the command line, and the class behind it.
 
-    LOCAL = "local"
-    DOCKER = "docker"
-    KUBERNETES = "kubernetes"
+    The class is imported when it is used: each brings a library that the others do without.
+    """
+
+    LOCAL = "local", "local.LocalTarget"
+    DOCKER = "docker", "docker.target.DockerTarget"
+    KUBERNETES = "kubernetes", "kubernetes.target.KubernetesTarget"
+
+    class_path: str
+
+    def __new__(cls, word: str, class_path: str) -> Self:
+        """A member; its class stands in this package."""
+        kind = str.__new__(cls, word)
+        kind._value_ = word
+        kind.class_path = class_path
+        return kind
 
 
 def target_of(kind: TargetKind, topology: Topology, mesh: Path) -> Target:
@@ -23,16 +37,6 @@ def target_of(kind: TargetKind, topology: Topology, mesh: Path) -> Target:
         topology: the mesh.
         mesh: its folder.
     """
-    match kind:
-        case TargetKind.LOCAL:
-            from flaremesh.deploy.targets.local import LocalTarget
-
-            return LocalTarget(topology, mesh)
-        case TargetKind.DOCKER:
-            from flaremesh.deploy.targets.docker.target import DockerTarget
-
-            return DockerTarget(topology, mesh)
-        case TargetKind.KUBERNETES:
-            from flaremesh.deploy.targets.kubernetes.target import KubernetesTarget
-
-            return KubernetesTarget(topology, mesh)
+    module, _, name = kind.class_path.rpartition(".")
+    target: Target = getattr(import_module(f"{__name__}.{module}"), name)(topology, mesh)
+    return target

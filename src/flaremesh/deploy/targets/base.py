@@ -36,7 +36,7 @@ class Participant:
         ready: it may take part in a run.
         place: where it runs, e.g. ``pid 4711``.
         metrics: URL of its metrics, None while it serves none.
-        elsewhere: nothing of it is here, where it need not be; only the server knows whether it runs.
+        elsewhere: it is not here, and may be on another cluster; only the server knows whether it runs.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Participant:
 
 
 def threads(cores: int, sites: int) -> dict[str, str]:
-    """Environment of each of the sites that share these cores: torch at each of them would take all."""
+    """Environment of a site that shares a machine with others: without it, torch takes all cores at each."""
     return {"OMP_NUM_THREADS": str(max(1, cores // sites))}
 
 

@@ -19,8 +19,8 @@ Ask = Callable[[str, str], bytes | None]
 
 
 @dataclass(frozen=True)
-class Link:
-    """An edge, from the one whose value is used to the one that uses it.
+class MeshEdge:
+    """An edge of the mesh, over which the target uses the source's values.
 
     Attributes:
         source: who sends, and dials where the link is direct.
@@ -66,7 +66,7 @@ class Diagnosis:
     """
 
     reports: Mapping[str, Report | None]
-    links: Sequence[Link]
+    links: Sequence[MeshEdge]
     findings: Sequence[Finding]
     elsewhere: Sequence[str]
 
@@ -106,7 +106,7 @@ def judge(
     known = {name: report for name, report in reports.items() if report is not None}
     findings = [
         *_silence(participants, known),
-        # that nobody can be dialled who does not answer is no news
+        # a peer that gives no report is told of once; that nobody can dial it follows
         *(f for report in known.values() for f in report.findings if f.peer is None or f.peer in known),
         *_old_certificates(known),
         *_skew(known),
@@ -200,19 +200,19 @@ def _dialled(topology: Topology) -> dict[str, set[str]]:
     return peers
 
 
-def _links(topology: Topology, known: Mapping[str, Report]) -> Iterator[Link]:
+def _links(topology: Topology, known: Mapping[str, Report]) -> Iterator[MeshEdge]:
     dialled = _dialled(topology)
     untried = Edge("", "", None)
     for source, target in build(topology).graph.edges:
         if target in dialled[source]:
             edges = known[source].edges if source in known else ()
             edge = next((edge for edge in edges if edge.peer == target), untried)
-            yield Link(source, target, LinkKind.DIRECT, edge.address, edge.ok, edge.reason)
+            yield MeshEdge(source, target, LinkKind.DIRECT, edge.address, edge.ok, edge.reason)
         else:
             ends = [known.get(source), known.get(target)]
             away = [end.name for end in ends if end and end.missing]
             ok = None if None in ends else not away
-            yield Link(
+            yield MeshEdge(
                 source,
                 target,
                 LinkKind.RELAY,

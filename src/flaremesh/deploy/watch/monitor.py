@@ -74,7 +74,7 @@ class Monitor:
     grafana: str | None
     remarks: tuple[str, ...]
     _services: Mapping[str, Service]
-    _targets: "Targets | None"
+    _targets: "ScrapeTargets | None"
 
     def watch(self) -> None:
         """Follow the participants that come and go, for ever.
@@ -121,7 +121,7 @@ def monitor(kind: TargetKind, topology: Topology, mesh: Path, ports: Ports) -> I
 @contextlib.contextmanager
 def _here(kind: TargetKind, topology: Topology, mesh: Path, ports: Ports) -> Iterator[Monitor]:
     folder = (mesh / FOLDER).resolve()
-    targets = Targets(topology.name, target_of(kind, topology, mesh), folder / "targets.json")
+    targets = ScrapeTargets(topology.name, target_of(kind, topology, mesh), folder / "targets.json")
     targets.refresh()
     configure(folder, targets.file)
     url = f"http://127.0.0.1:{ports.prometheus}"
@@ -207,7 +207,7 @@ def _first_dashboard(port: int) -> str:
 # what Prometheus scrapes
 
 
-class Targets:
+class ScrapeTargets:
     """The file that tells Prometheus where the participants are.
 
     Args:
@@ -251,7 +251,7 @@ def configure(folder: Path, targets: Path) -> None:
 
     Args:
         folder: where to.
-        targets: the file of Targets, in that folder.
+        targets: the file of ScrapeTargets, in that folder.
     """
     shutil.copyfile(RULES, folder / RULES.name)
     document = {

@@ -15,6 +15,7 @@ from flaremesh.topology.schema import SERVER, Topology
 _WINDOW = 6  # scrapes that rates are taken over: the process of a run writes its page once a second only
 _SILENCE_SECONDS = 10.0
 _RESOLUTION = 1e-6  # of the greatest distance seen; below, a distance may be round-off
+# a run's state is the first of these that one of its sites is in
 _ORDER = (
     RunState.FAILED,
     RunState.ABORTED,
@@ -65,7 +66,7 @@ class Recent:
         return MeshView(self._mesh, _server(server), shown or [self._run(None, {}, scrapes)])
 
     def _fresh(self, scrapes: list[Scrape], now: float) -> list[Scrape]:
-        """Nothing that was said before a silence."""
+        """What was said since the last silence."""
         if scrapes and now - scrapes[-1].when > self._silence:
             return []
         silent = max((n for n, scrape in enumerate(scrapes) if not scrape.answered), default=-1)
@@ -106,7 +107,7 @@ class Recent:
         before = self._norm([span.before(RunMetric.CONSENSUS_DISTANCE) for span in spans])
         if run_id and distance is not None and before is not None:
             greatest = self._greatest[run_id] = max(self._greatest.get(run_id, 0.0), before, distance)
-            # where steps or round-off keep the distance up, it says nothing of mixing
+            # below this, steps or round-off hold the distance up, and its fall does not measure mixing
             if max(2 * (level or 0.0), _RESOLUTION * greatest) < distance < before / 2:
                 iterations = sum(span.iterations for span in spans) / len(spans)
                 measured = (distance / before) ** (1 / iterations) if iterations else None

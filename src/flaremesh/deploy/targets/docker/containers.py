@@ -133,7 +133,7 @@ class Containers:
             host_config=api.create_host_config(
                 network_mode=first.name,
                 port_bindings=dict.fromkeys(ports, ("127.0.0.1", None)),
-                # names that the engine does not know are asked of nobody
+                # where nobody answers: names that the engine does not know are asked nowhere else
                 dns=["127.0.0.1"],
                 dns_opt=["timeout:2", "attempts:1"],
                 read_only=True,
@@ -184,7 +184,7 @@ class Containers:
         labels = {MESH_LABEL: self._topology.name}
         return [
             Mount("/workspace", f"{self._topology.name}_{name}", type="volume", labels=labels),
-            # the kit's go with the container; a folder of this machine would not be there on another engine
+            # anonymous, so they go with the container; no folder of this machine, which another engine lacks
             *(Mount(f"/workspace/{part}", None, type="volume", labels=labels) for part in PARTS),
         ]
 

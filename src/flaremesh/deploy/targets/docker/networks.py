@@ -102,7 +102,7 @@ class Networks:
     def _planned(self) -> list[PlannedNetwork]:
         """The server's own, through which it is published, and one for each pair of the firewall sheet."""
         rules = firewall.rules(self._topology, build(self._topology))
-        # an underscore is in no name: no two networks have the same one
+        # names of participants have no underscore, so no two pairs give one name
         pairs = {
             "_".join([self._topology.name, *pair]): pair
             for rule in rules
@@ -117,7 +117,7 @@ class Networks:
         ]
 
     def _create(self, network: PlannedNetwork, subnets: Iterator[ipaddress.IPv4Network]) -> None:
-        # no answer finds its way back from beyond the engine's machine, even on the server's own network
+        # without masquerading nobody beyond the engine's machine can answer, even on the server's own network
         options = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
         for subnet in subnets:
             try:
