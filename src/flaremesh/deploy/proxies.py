@@ -23,9 +23,8 @@ def spare(host: str = _HERE[0]) -> None:
         # a user who sets one of them means all; where gRPC's own is set, gRPC reads no other
         given = os.environ.get(variable) or os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
         known = [name for name in given.split(",") if name.strip()]
-        if (
-            known != ["*"] or variable == "no_grpc_proxy"
-        ):  # a lone star spares all hosts already; gRPC knows no star
+        # a lone star spares all hosts already, but gRPC knows no star
+        if known != ["*"] or variable == "no_grpc_proxy":
             os.environ[variable] = ",".join([*known, *(name for name in names if name not in known)])
 
 

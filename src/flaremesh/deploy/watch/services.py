@@ -103,7 +103,8 @@ def container(
     # no participant has an underscore in its name
     name = f"{mesh}_{image.partition(':')[0].rpartition('/')[2]}"
     try:
-        with contextlib.suppress(NotFound):  # or left by a command that was killed
+        # a command that was killed may have left one
+        with contextlib.suppress(NotFound):
             client.containers.get(name).remove(force=True, v=True)
         container = client.containers.create(
             image,
