@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from flaremesh.deploy.targets.base import DeployError, Participant, Target, at_once
+from flaremesh.deploy.targets.base import DeployError, Participant, Target, ask_each
 from flaremesh.p2p.agents.kit import PATH, Kit
 from flaremesh.provision import firewall
 from flaremesh.provision.kits import previous
@@ -17,16 +17,8 @@ REMEDY: Final = "Run `flaremesh down`, then `flaremesh up`, or deploy them anew 
 
 def kits_in_use(target: Target, participants: Sequence[Participant]) -> dict[str, Kit]:
     """With which kits the processes were started, of all whose agents tell."""
-
-    def kit(participant: Participant) -> Kit | None:
-        answer = target.ask(participant.name, PATH) if participant.running else None
-        try:
-            return Kit.model_validate_json(answer) if answer else None
-        except ValueError:
-            return None
-
-    names = [participant.name for participant in participants]
-    return {name: told for name, told in zip(names, at_once(kit, participants), strict=True) if told}
+    told = ask_each(target, participants, PATH, Kit.model_validate_json)
+    return {name: kit for name, kit in told.items() if kit}
 
 
 def older_than_kits(in_use: Mapping[str, Kit], mesh: Path) -> list[str]:

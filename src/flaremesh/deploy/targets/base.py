@@ -1,6 +1,6 @@
 """What a target is: a place where a mesh's server and sites run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -62,6 +62,32 @@ def at_once(act: Callable[[T], U], on: Iterable[T], most: int = AT_ONCE) -> list
     """
     with ThreadPoolExecutor(most) as pool:
         return list(pool.map(act, on))
+
+
+def ask_each(
+    target: "Target", participants: Sequence[Participant], path: str, read: Callable[[bytes], T]
+) -> dict[str, T | None]:
+    """What the agents of the participants answer to a GET of ``path``, by name.
+
+    Args:
+        target: where they run.
+        participants: whom to ask, all at once.
+        path: what for.
+        read: makes something of an answer, or raises ValueError.
+
+    Returns:
+        None for those who do not run, give no answer or one that cannot be read.
+    """
+
+    def answer(participant: Participant) -> T | None:
+        told = target.ask(participant.name, path) if participant.running else None
+        try:
+            return read(told) if told else None
+        except ValueError:
+            return None
+
+    names = (participant.name for participant in participants)
+    return dict(zip(names, at_once(answer, participants), strict=True))
 
 
 class Target(Protocol):

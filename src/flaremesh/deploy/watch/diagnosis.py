@@ -1,21 +1,18 @@
 """How a mesh is: what its participants find out about themselves, and what only the whole shows."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from flaremesh.deploy.outdated import kits_in_use, older_than_kits, unlike_file
-from flaremesh.deploy.targets.base import Participant, Target, at_once
+from flaremesh.deploy.targets.base import Participant, Target, ask_each
 from flaremesh.links.protocol import LinkKind
 from flaremesh.p2p.agents.doctor import PATH, Edge, Finding, Report
 from flaremesh.provision import firewall
 from flaremesh.provision.certificates import RENEWAL_DAYS
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
-
-Ask = Callable[[str, str], bytes | None]
-"""(participant, path): see Target.ask."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,8 @@ def diagnose(topology: Topology, target: Target, mesh: Path) -> Diagnosis:
     participants = target.participants()
     in_use = kits_in_use(target, participants)
     kits = OldKits(older_than_kits(in_use, mesh), unlike_file(topology, in_use))
-    return judge(topology, participants, _reports(participants, target.ask), kits)
+    reports = ask_each(target, participants, PATH, Report.from_json)
+    return judge(topology, participants, reports, kits)
 
 
 def judge(
@@ -114,18 +112,6 @@ def judge(
     ]
     elsewhere = [participant.name for participant in participants if participant.elsewhere]
     return Diagnosis(reports, list(_links(topology, known)), findings, elsewhere)
-
-
-def _reports(participants: Sequence[Participant], ask: Ask) -> dict[str, Report | None]:
-    def report(participant: Participant) -> Report | None:
-        answer = ask(participant.name, PATH) if participant.running else None
-        try:
-            return Report.from_json(answer) if answer else None
-        except ValueError:
-            return None
-
-    names = (participant.name for participant in participants)
-    return dict(zip(names, at_once(report, participants), strict=True))
 
 
 def _silence(participants: Sequence[Participant], known: Mapping[str, Report]) -> Iterator[Finding]:
