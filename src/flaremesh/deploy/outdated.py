@@ -31,15 +31,21 @@ def say_older(names: Sequence[str], mesh: Path) -> str:
     return f"{', '.join(names)}: the kit in {mesh / 'kits'} is newer than the process. {REMEDY}"
 
 
+def dialled(topology: Topology) -> dict[str, dict[str, str]]:
+    """By site, the neighbours that it dials, each with the host where."""
+    hosts: dict[str, dict[str, str]] = {site.name: {} for site in topology.sites}
+    for rule in firewall.rules(topology, build(topology)):
+        if rule.target != SERVER:
+            hosts[rule.source][rule.target] = rule.host
+    return hosts
+
+
 def unlike_file(topology: Topology, in_use: Mapping[str, Kit]) -> dict[str, str]:
     """By participant, what its kit has otherwise than the topology file: neighbours, addresses or code.
 
     The address of a site that has none in the file any more is not compared: nobody dials it.
     """
-    dials: dict[str, dict[str, str]] = {site.name: {} for site in topology.sites}
-    for rule in firewall.rules(topology, build(topology)):
-        if rule.target != SERVER:
-            dials[rule.source][rule.target] = rule.host
+    dials = dialled(topology)
     links = {
         site.name: {"host": site.link.host, "ports": list(site.link.port_range)}
         for site in topology.sites
@@ -47,10 +53,10 @@ def unlike_file(topology: Topology, in_use: Mapping[str, Kit]) -> dict[str, str]
     }
     found = {}
     for name, kit in in_use.items():
-        dialled = dials.get(name, {})
-        if kit.dials.keys() != dialled.keys():
+        wanted = dials.get(name, {})
+        if kit.dials.keys() != wanted.keys():
             found[name] = "neighbours"
-        elif kit.dials != dialled or kit.link != links.get(name, kit.link):
+        elif kit.dials != wanted or kit.link != links.get(name, kit.link):
             found[name] = "addresses"
         elif (kit.files, tuple(kit.packages)) != (topology.code.files, topology.code.packages):
             found[name] = "code"

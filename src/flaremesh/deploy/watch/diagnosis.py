@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from flaremesh.deploy.outdated import kits_in_use, older_than_kits, unlike_file
+from flaremesh.deploy.outdated import dialled, kits_in_use, older_than_kits, unlike_file
 from flaremesh.deploy.targets.base import Participant, Target, ask_each
 from flaremesh.links.protocol import LinkKind
 from flaremesh.p2p.agents.doctor import PATH, Edge, Finding, Report
-from flaremesh.provision import firewall
 from flaremesh.provision.certificates import RENEWAL_DAYS
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
@@ -158,10 +157,10 @@ def _skew(known: Mapping[str, Report]) -> Iterator[Finding]:
 
 def _old_kits(topology: Topology, reports: Mapping[str, Report | None], kits: OldKits) -> Iterator[Finding]:
     """One finding for each participant that runs with another kit than it should."""
-    dialled = _dialled(topology)
+    dials = dialled(topology)
     for name, report in reports.items():
         other = kits.unlike_file.get(name)
-        if report and {edge.peer for edge in report.edges} != dialled.get(name, set()):
+        if report and {edge.peer for edge in report.edges} != dials.get(name, {}).keys():
             other = "neighbours"
         if other:
             what = f"a kit that was made for other {other} than in the topology file"
@@ -177,20 +176,11 @@ def _old_kits(topology: Topology, reports: Mapping[str, Report | None], kits: Ol
         )
 
 
-def _dialled(topology: Topology) -> dict[str, set[str]]:
-    """By site, whom it dials."""
-    peers: dict[str, set[str]] = {site.name: set() for site in topology.sites}
-    for rule in firewall.rules(topology, build(topology)):
-        if rule.target != SERVER:
-            peers[rule.source].add(rule.target)
-    return peers
-
-
 def _links(topology: Topology, known: Mapping[str, Report]) -> Iterator[MeshEdge]:
-    dialled = _dialled(topology)
+    dials = dialled(topology)
     untried = Edge("", "", None)
     for source, target in build(topology).graph.edges:
-        if target in dialled[source]:
+        if target in dials[source]:
             edges = known[source].edges if source in known else ()
             edge = next((edge for edge in edges if edge.peer == target), untried)
             yield MeshEdge(source, target, LinkKind.DIRECT, edge.address, edge.ok, edge.reason)
