@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from flaremesh.links.connection import tune
+from flaremesh.links.errors import LinkError
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
-from flaremesh.links.protocol import LinkError, Refusal
+from flaremesh.links.protocol import Refusal
 from flaremesh.links.tls import Credentials, peer_name, refusal_of
 
 _HANDSHAKE_SECONDS = 5.0
