@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from flaremesh.links.carrier import Carrier, Edges
-from flaremesh.links.direct import DirectCarrier, Listen
+from flaremesh.links.direct import Credentials, DirectCarrier, Listen
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.protocol import Cancelled, LinkObserver
 from flaremesh.links.relay import RelayCarrier, Transport
 from flaremesh.links.routed import RoutedLink
-from flaremesh.links.tls import Credentials
 from flaremesh.topology.neighborhood import Neighborhood
 
 LinkMode: TypeAlias = Literal["auto", "direct", "relay"]

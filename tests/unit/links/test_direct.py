@@ -6,8 +6,8 @@ import threading
 import pytest
 from direct_mesh import Proxy, edges_of, exchange
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, connection, inbox, outgoing, protocol
-from flaremesh.links.direct import DirectCarrier
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, inbox, protocol
+from flaremesh.links.direct import DirectCarrier, connection, outgoing
 
 BOTH = [("a", "b"), ("b", "a")]
 

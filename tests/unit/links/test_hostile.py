@@ -14,8 +14,8 @@ from direct_mesh import message as plain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flaremesh.links import Key, LinkError, LinkKind, LinkRefused, PeerTimeout, listener, outgoing
-from flaremesh.links.direct import DirectCarrier
+from flaremesh.links import Key, LinkError, LinkKind, LinkRefused, PeerTimeout
+from flaremesh.links.direct import DirectCarrier, listener, outgoing
 from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest, unpack
 
 RUN = run_digest("run")

@@ -18,7 +18,7 @@ from nvflare.apis.signal import Signal
 from flaremesh.links import Key, LinkError, Payload, PeerTimeout
 from flaremesh.links.assemble import LinkMode, assemble
 from flaremesh.links.carrier import Address
-from flaremesh.links.tls import Credentials
+from flaremesh.links.direct import Credentials
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink

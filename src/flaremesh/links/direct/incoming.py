@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 
 from flaremesh.links.buffers import BufferPool
-from flaremesh.links.connection import LARGE_BYTES, hang_up, signal, some
+from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some
 from flaremesh.links.frame import HEADER_BYTES, FrameError, Kind, announced, unpack
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.protocol import Key, LinkObserver, Refusal

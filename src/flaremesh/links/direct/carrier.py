@@ -1,4 +1,4 @@
-"""Links from site to site: blocking TLS sockets, one connection per directed edge, dialled by the sender.
+"""All direct edges of one site.
 
 An edge numbers its messages. The receiver acknowledges them now and then on the same connection, the sender
 keeps what is unacknowledged, and a new connection goes on where the receiver says that the last one ended.
@@ -12,12 +12,12 @@ from typing import TypeAlias
 from typing_extensions import override
 
 from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unable
+from flaremesh.links.direct.incoming import Incoming
+from flaremesh.links.direct.listener import Listener
+from flaremesh.links.direct.outgoing import Outgoing
+from flaremesh.links.direct.tls import Credentials
 from flaremesh.links.frame import run_digest
-from flaremesh.links.incoming import Incoming
-from flaremesh.links.listener import Listener
-from flaremesh.links.outgoing import Outgoing
 from flaremesh.links.protocol import FLUSH_SECONDS, Key, LinkKind
-from flaremesh.links.tls import Credentials
 
 Listen: TypeAlias = tuple[str, tuple[int, int]]
 """Host, and inclusive range of ports."""

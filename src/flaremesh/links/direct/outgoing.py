@@ -10,11 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from flaremesh.links.carrier import Address, Lost, Message
-from flaremesh.links.connection import LARGE_BYTES, hang_up, signal, some, tune
+from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some, tune
+from flaremesh.links.direct.tls import peer_name
 from flaremesh.links.errors import LinkError, LinkRefused
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
 from flaremesh.links.protocol import Cancelled, Refusal, require_room
-from flaremesh.links.tls import peer_name
 
 _DIAL_SECONDS = 5.0  # for one attempt, and for all attempts to make a link or to make it again
 _BACKOFF_SECONDS = 0.05  # after the first failed attempt; doubles
