@@ -16,8 +16,8 @@ from nvflare.private.fed.client.client_status import ClientStatus
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from flaremesh.links.protocol import LinkError
-from flaremesh.links.tls import Credentials
+from flaremesh.links import LinkError
+from flaremesh.links.direct import Credentials
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics

@@ -24,7 +24,7 @@ from flaremesh.algorithms import Vectors
 from flaremesh.errors import FlaremeshError
 from flaremesh.gossip import Mixture
 from flaremesh.links import LinkError
-from flaremesh.links.outgoing import Address
+from flaremesh.links.carrier import Address
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
 from flaremesh.p2p.executors.by_value import RunByValue, flat
 from flaremesh.p2p.executors.ported import MESSAGES, overrides
