@@ -27,7 +27,7 @@ from nvflare.fuel.hci.client.file_transfer import FileTransferModule
 from flaremesh.deploy import proxies
 from flaremesh.deploy.target import Address, DeployError
 from flaremesh.p2p.agents.kit import PARTS
-from flaremesh.p2p.agents.server import FIRST_FAILURE
+from flaremesh.p2p.nvflare.jobs import FIRST_FAILURE
 from flaremesh.p2p.participant import StartError, identity
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
 from flaremesh.topology.schema import Topology

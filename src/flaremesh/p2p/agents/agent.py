@@ -74,7 +74,6 @@ class Agent(FLComponent):
         self._stopping = False
         self._sweeping = threading.Lock()
         self._doctor = Doctor(self._examine)
-        self.engine: Any = None
         self.workspace = Path()
 
     @abstractmethod
@@ -96,7 +95,6 @@ class Agent(FLComponent):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Start when the process does."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
-            self.engine = fl_ctx.get_engine()
             self.workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
             self.start(fl_ctx)
 

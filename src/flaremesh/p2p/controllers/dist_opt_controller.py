@@ -23,9 +23,9 @@ from nvflare.apis.signal import Signal
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.cell import PROGRESS, RunCell
 from flaremesh.p2p.extra import planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
+from flaremesh.p2p.nvflare.cells import PROGRESS, RunCell
 from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
 from flaremesh.p2p.tasks import (
     ADDRESS,

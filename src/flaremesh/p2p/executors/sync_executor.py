@@ -25,11 +25,11 @@ from flaremesh.links.tls import Credentials
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
-from flaremesh.p2p.cell import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.executors.ported import overrides
 from flaremesh.p2p.extra import ExtraError, planned_iterations, positive
 from flaremesh.p2p.message import decode, encode
+from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.outcome import SiteOutcome
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig, Neighbor
