@@ -24,7 +24,6 @@ class ServerAgent(Agent):
 
     # the jobs, then NVFlare's shutdown_period for sites to leave, and room for a busy machine
     stop_seconds = 40.0
-    certificate = "server.crt"
     participant = SERVER
 
     def start(self, fl_ctx: FLContext) -> None:

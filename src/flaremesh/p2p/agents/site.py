@@ -22,6 +22,7 @@ from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
 from flaremesh.p2p.nvflare.cells import METRICS, PROBE
 from flaremesh.p2p.nvflare.site import SiteProcess
+from flaremesh.p2p.nvflare.startup import startup_files
 
 
 class SiteAgent(Agent):
@@ -41,7 +42,6 @@ class SiteAgent(Agent):
 
     # a job process is given 10 s to end (NVFlare's limit), a logout that the server does not answer 5 s
     stop_seconds = 25.0
-    certificate = "client.crt"
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class SiteAgent(Agent):
         self._metrics = Path(os.environ.setdefault(DIRECTORY_VARIABLE, str(self.workspace / "metrics")))
         slots.clear(self._metrics)
         self.participant = self._process.name
-        kit = self.workspace / "startup"
-        self._credentials = Credentials(kit / self.certificate, kit / "client.key", kit / "rootCA.pem")
+        files = startup_files(self.workspace / "startup")
+        self._credentials = Credentials(files.certificate, files.key, files.root)
         if self._link is not None:
             low, high = self._link["ports"]
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobReturnCode
+from nvflare.apis.shareable import Shareable
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.cellnet.utils import make_reply
@@ -156,3 +157,19 @@ class RunCell:
             handler(self._names.get(origin, origin), message.payload)
 
         self._core.register_request_cb(_CHANNEL, topic, deliver)
+
+
+def take_aux_messages(
+    fl_ctx: FLContext, topic: str, handler: Callable[[str, Shareable, FLContext], Shareable]
+) -> None:
+    """Answer what other sites send by NVFlare's own ``send_aux_request``, whose sender nobody has proved.
+
+    Args:
+        fl_ctx: context of a job's process.
+        topic: of the messages.
+        handler: (topic, request, context) -> reply.
+
+    Raises:
+        ValueError: there is a handler of the topic already.
+    """
+    fl_ctx.get_engine().register_aux_message_handler(topic, handler)

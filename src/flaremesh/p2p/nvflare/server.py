@@ -4,7 +4,7 @@ This hides NVFlare's server engine, its job runner and its job manager.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, SystemComponents
@@ -78,3 +78,18 @@ class ServerProcess:
 def job_of_event(fl_ctx: FLContext) -> str:
     """Id of the job that ended, from the context of JOB_COMPLETED or JOB_ABORTED at the server."""
     return str(fl_ctx.get_prop(FLContextKey.EVENT_DATA)[JobMetaKey.JOB_ID.value])
+
+
+def answer_admin(fl_ctx: FLContext, topic: str, answer: Callable[[], dict[str, Any]]) -> None:
+    """Answer an admin's command to a running job.
+
+    Args:
+        fl_ctx: context of the job's process at the server.
+        topic: of the command.
+        answer: returns the answer, of what JSON has.
+    """
+
+    def reply(topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
+        return answer()
+
+    fl_ctx.get_engine().register_app_command(topic, reply)
