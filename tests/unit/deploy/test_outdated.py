@@ -16,9 +16,9 @@ from flaremesh.deploy.outdated import (
     unlike_file,
 )
 from flaremesh.deploy.run import _reason
-from flaremesh.deploy.session import Job
 from flaremesh.deploy.target import DeployError, Participant
 from flaremesh.p2p.agents.kit import Kit
+from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.provision.builder import AGENT_RESOURCES
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load

@@ -9,10 +9,10 @@ from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import JobMetaKey
 from nvflare.private.fed.server.server_status import ServerStatus
 
 from flaremesh.p2p.nvflare.cells import ParticipantCell
+from flaremesh.p2p.nvflare.jobs import id_of
 
 _POLL_SECONDS = 0.1
 
@@ -77,7 +77,7 @@ class ServerProcess:
 
 def job_of_event(fl_ctx: FLContext) -> str:
     """Id of the job that ended, from the context of JOB_COMPLETED or JOB_ABORTED at the server."""
-    return str(fl_ctx.get_prop(FLContextKey.EVENT_DATA)[JobMetaKey.JOB_ID.value])
+    return id_of(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
 
 
 def answer_admin(fl_ctx: FLContext, topic: str, answer: Callable[[], dict[str, Any]]) -> None:
