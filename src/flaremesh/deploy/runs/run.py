@@ -14,9 +14,10 @@ from typing import Any
 
 from flaremesh.deploy.outdated import check_code, check_server, kits_in_use, older_than_kits, say_older
 from flaremesh.deploy.runs.results import HISTORY, RESULT, RunResult, load_result
-from flaremesh.deploy.runs.session import AdminSession, Job, ServerLost, connect
+from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
+from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
@@ -33,7 +34,6 @@ RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
 _RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
-_NO_CODE = "BYOC not permitted"  # NVFlare's answer of a site
 _ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another admin"
 
 
@@ -254,10 +254,9 @@ def _failed(reason: str) -> dict[str, Any]:
 
 def _reason(job: Job) -> str:
     """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
-    refusing = [detail.partition(":")[0] for detail in job.details if detail.endswith(_NO_CODE)]
-    if refusing:
+    if job.refused_by:
         return (
-            f"{', '.join(refusing)}: the kit there accepts no code of a job, and this one brings some. "
+            f"{', '.join(job.refused_by)}: the kit there accepts no code of a job, and this one brings some. "
             "Deploy them anew with kits of a topology file that says `code: {files: true}`."
         )
     details = [detail for detail in job.details if not detail.endswith(": OK")]

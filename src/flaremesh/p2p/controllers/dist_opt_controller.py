@@ -23,9 +23,10 @@ from nvflare.apis.signal import Signal
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.cell import PROGRESS, RunCell
 from flaremesh.p2p.extra import planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
+from flaremesh.p2p.nvflare.cells import PROGRESS, RunCell
+from flaremesh.p2p.nvflare.server import answer_admin
 from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
 from flaremesh.p2p.tasks import (
     ADDRESS,
@@ -112,7 +113,7 @@ class DistOptController(Controller):
         """Listen for the sites' progress and for the admin's question about it."""
         cell = RunCell(fl_ctx, [node.id for node in self.config.network.nodes])
         cell.listen(PROGRESS, self._hear)
-        fl_ctx.get_engine().register_app_command(PROGRESS_COMMAND, self._report)
+        answer_admin(fl_ctx, PROGRESS_COMMAND, self._report)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing is left to stop."""
@@ -310,7 +311,7 @@ class DistOptController(Controller):
             if "panic" in now.keys() - before.keys():
                 self._fail(f"{site}: {now['panic']}")
 
-    def _report(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
+    def _report(self) -> dict[str, Any]:
         progress = {"state": self._state.value, "reason": self._failure, "sites": self._progress}
         if self._result is not None:
             progress["result"] = self._result
@@ -337,7 +338,7 @@ class DistOptController(Controller):
             },
             graph={"sites": sites, "matrices": self._matrices},
         ).to_dict()
-        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
+        folder = Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(document, indent=1)
         (folder / "result.json").write_text(text)

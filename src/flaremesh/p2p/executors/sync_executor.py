@@ -22,11 +22,12 @@ from flaremesh.links.direct import Credentials
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
-from flaremesh.p2p.cell import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.executors.ported import overrides
 from flaremesh.p2p.extra import ExtraError, planned_iterations, positive
 from flaremesh.p2p.message import decode, encode
+from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell, take_aux_messages
+from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteOutcome
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig, Neighbor
@@ -288,7 +289,6 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
 
         Of their senders there is no more proof than NVFlare asks for.
         """
-        engine = fl_ctx.get_engine()
 
         def handle(topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
             peer = request.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
@@ -303,7 +303,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
                 raise
 
         with suppress(ValueError):  # a subclass's handle_event has registered one
-            engine.register_aux_message_handler(_TOPIC, handle)
+            take_aux_messages(fl_ctx, _TOPIC, handle)
 
 
 class _ThroughServer:
@@ -323,6 +323,5 @@ class _ThroughServer:
 
 def _credentials(fl_ctx: FLContext) -> Credentials | None:
     """Those of the site's kit; NVFlare's simulator has no kits."""
-    kit = Path(fl_ctx.get_workspace().get_startup_kit_dir())
-    certificate = kit / "client.crt"
-    return Credentials(certificate, kit / "client.key", kit / "rootCA.pem") if certificate.exists() else None
+    files = startup_files(Path(fl_ctx.get_workspace().get_startup_kit_dir()))
+    return Credentials(files.certificate, files.key, files.root) if files.certificate.exists() else None
