@@ -29,6 +29,7 @@ from flaremesh.deploy.target import Address, DeployError
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.agents.server import FIRST_FAILURE
 from flaremesh.p2p.participant import StartError, identity
+from flaremesh.p2p.progress import RUN_PROGRESS, RunProgress
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
 from flaremesh.topology.schema import Topology
 
@@ -103,12 +104,17 @@ class AdminSession:
         """NVFlare's view of a run."""
         return _job(self._ask(lambda: self._session.get_job_meta(run_id)))
 
-    def progress(self, run_id: str) -> dict[str, Any] | None:
-        """What the run's controller tells of it, None while no controller answers."""
+    def progress(self, run_id: str) -> RunProgress | None:
+        """What the run's controller tells of it, None while no controller answers.
+
+        Raises:
+            RecordError: it tells what cannot be read.
+        """
         try:
-            return self._ask(lambda: dict(self._session.do_app_command(run_id, PROGRESS_COMMAND, {})))
+            told = self._ask(lambda: dict(self._session.do_app_command(run_id, PROGRESS_COMMAND, {})))
         except DeployError:
             return None
+        return RUN_PROGRESS.of(told, f"what the server tells of the run {run_id}") if told else None
 
     def abort(self, run_id: str, timeout: float) -> bool:
         """Abort a run; says whether it ended within ``timeout`` seconds."""
