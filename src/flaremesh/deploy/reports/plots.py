@@ -15,7 +15,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from numpy.typing import NDArray
 
 from flaremesh.deploy.reports.contraction import Distance, Fit
-from flaremesh.deploy.runs.results import Graph, Run
+from flaremesh.deploy.runs.results import Run
+from flaremesh.p2p.outcome import Graph
 from flaremesh.runtime.history import History
 
 # Okabe and Ito's colours; their yellow, dark blue and black would vanish on white or on black

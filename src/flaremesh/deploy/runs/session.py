@@ -7,7 +7,7 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets.base import Address, DeployError
@@ -17,6 +17,7 @@ from flaremesh.p2p.nvflare.admin import Admin, NoAnswer, Refusal
 from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.participant import StartError, identity
+from flaremesh.p2p.progress import RUN_PROGRESS, RunProgress
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
 from flaremesh.topology.schema import Topology
 
@@ -56,12 +57,17 @@ class AdminSession:
         """NVFlare's view of a run."""
         return self._ask(lambda: self._admin.job(run_id))
 
-    def progress(self, run_id: str) -> dict[str, Any] | None:
-        """What the run's controller tells of it, None while no controller answers."""
+    def progress(self, run_id: str) -> RunProgress | None:
+        """What the run's controller tells of it, None while no controller answers.
+
+        Raises:
+            RecordError: it tells what cannot be read.
+        """
         try:
-            return self._ask(lambda: self._admin.ask_job(run_id, PROGRESS_COMMAND))
+            told = self._ask(lambda: self._admin.ask_job(run_id, PROGRESS_COMMAND))
         except DeployError:
             return None
+        return RUN_PROGRESS.of(told, f"what the server tells of the run {run_id}") if told else None
 
     def abort(self, run_id: str, timeout: float) -> bool:
         """Abort a run; says whether it ended within ``timeout`` seconds."""

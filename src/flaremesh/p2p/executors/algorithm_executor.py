@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,12 +29,12 @@ from flaremesh.p2p.executors.ported import MESSAGES, overrides
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.extra import ExtraError, flag, positive, whole
 from flaremesh.p2p.nvflare.policy import allows
-from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome
+from flaremesh.p2p.outcome import RUN_FOLDER, SITE_RESULT, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.problems.delivery import DeliveredProblem
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.problems.reference import load_problem
-from flaremesh.runtime.history import History
+from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.randomness import built
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 from flaremesh.topology.schema import Wire
@@ -114,7 +114,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                 self._observe(run)
             run.save(part.folder / RUN_FOLDER / "model.safetensors")
         self._show_end(run)
-        part.outcome = SiteOutcome(
+        part.outcome = SiteResult(
             iterations=history.last_iteration,
             metrics=history.last_metrics,
             seconds=time.perf_counter() - started,
@@ -142,7 +142,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             self.client_name, self.config.index, self.config.sites, whole(extra, "seed", None, 0)
         )
         with ExitStack() as opened:
-            part.history = opened.enter_context(History(folder / "history.jsonl"))
+            part.history = opened.enter_context(History(folder / HISTORY))
             sinks: list[MetricsSink | None] = [part.history, part.progress, part.metrics, self._own_sink()]
             algorithm = self._make_algorithm(dict(extra) | _given(stepsize=self._stepsize))
             problem = built(site, self._make_problem)
@@ -297,7 +297,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
     def _site_result(self) -> dict[str, Any]:
         if self._flaremesh.outcome is None:
             return super()._site_result()
-        return {"algorithm": self._algorithm_name(), **asdict(self._flaremesh.outcome)}
+        return {"algorithm": self._algorithm_name(), **SITE_RESULT.data(self._flaremesh.outcome)}
 
 
 def _names(dataclass: type[Any]) -> set[str]:

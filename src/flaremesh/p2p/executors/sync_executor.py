@@ -5,7 +5,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,7 +27,7 @@ from flaremesh.p2p.extra import ExtraError, planned_iterations, positive
 from flaremesh.p2p.message import decode, encode
 from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell, take_aux_messages
 from flaremesh.p2p.nvflare.startup import startup_files
-from flaremesh.p2p.outcome import SiteOutcome
+from flaremesh.p2p.outcome import SITE_RESULT, SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.topology.neighborhood import Neighborhood
@@ -131,13 +130,13 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
 
     def _site_result(self) -> dict[str, Any]:
         traffic = self._flaremesh.traffic
-        outcome = SiteOutcome(
+        outcome = SiteResult(
             iterations=self._flaremesh.exchanged,
             sent_bytes=dict(traffic.sent_bytes),
             received_bytes=dict(traffic.received_bytes),
             links=dict(traffic.links),
         )
-        return {"algorithm": self._algorithm_name(), **asdict(outcome)}
+        return {"algorithm": self._algorithm_name(), **SITE_RESULT.data(outcome)}
 
     def _algorithm_name(self) -> str:
         return type(self).__name__
