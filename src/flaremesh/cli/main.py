@@ -19,7 +19,7 @@ from flaremesh.deploy import proxies
 from flaremesh.errors import FlaremeshError
 
 COMMANDS: Final = {
-    "plan": "Show what a topology file means: mixing, sound algorithms, traffic, firewalls, changes.",
+    "plan": "Show what a topology file means: mixing, sound algorithms, firewalls, changes.",
     "provision": (
         "Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched."
     ),

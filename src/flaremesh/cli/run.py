@@ -35,6 +35,7 @@ def run(
 
     from flaremesh.cli.progress import ProgressView, result_table
     from flaremesh.deploy.runs import run as runs
+    from flaremesh.p2p.outcome import RUN_RESULT
 
     loaded = overridden(load(topology), iterations=iterations, stepsize=stepsize, wire=wire)
     mesh = writable_folder(mesh_folder(loaded, output))
@@ -43,7 +44,7 @@ def run(
         result = runs.run(loaded, target, mesh, name or loaded.run.algorithm, view.show, stop, _warn)
     folder = mesh / "runs" / result.run_id
     if as_json:
-        typer.echo(result.model_dump_json(indent=2))
+        typer.echo(RUN_RESULT.json(result, indent=2))
     else:
         if result.sites:
             Console().print(result_table(result))

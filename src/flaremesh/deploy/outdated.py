@@ -7,8 +7,8 @@ from typing import Final
 from flaremesh.deploy.targets.base import DeployError, Participant, Target, ask_each
 from flaremesh.p2p.agents.kit import PATH, Kit
 from flaremesh.provision import firewall
-from flaremesh.provision.kits import previous
 from flaremesh.provision.stamp import digest
+from flaremesh.provision.state import previous
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
 

@@ -15,10 +15,10 @@ from flaremesh.deploy.outdated import (
     unlike_file,
 )
 from flaremesh.deploy.runs.run import _reason
-from flaremesh.deploy.runs.session import Job
 from flaremesh.deploy.targets.base import DeployError, Participant
 from flaremesh.deploy.watch.diagnosis import OldKits, judge
 from flaremesh.p2p.agents.kit import Kit
+from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.provision.builder import AGENT_RESOURCES
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load

@@ -18,10 +18,11 @@ from flaremesh.deploy.reports import graph_plot
 from flaremesh.deploy.reports.contraction import Distance, consensus_distance, fit_contraction
 from flaremesh.deploy.reports.report import write_report
 from flaremesh.deploy.reports.style import DARK, LIGHT, Theme
-from flaremesh.deploy.runs.results import HISTORY, RESULT, RunFolderError, load_run
+from flaremesh.deploy.runs.results import load_run
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.outcome import RunOutcome, SiteOutcome
-from flaremesh.runtime.history import History
+from flaremesh.p2p.outcome import RESULT, RUN_RESULT, Graph, RunResult, SiteResult
+from flaremesh.record import RecordError
+from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.simulate import simulation_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
@@ -64,22 +65,19 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         for site, seen in simulation.histories.items():
             (folder / site).mkdir(parents=True)
             with History(folder / site / HISTORY) as history:
-                for evaluation in seen.evaluations:
-                    history.evaluation(evaluation)
-                for iteration in seen.iterations:
-                    history.iteration(iteration)
-        outcome = RunOutcome(
+                for record in (*seen.evaluations, *seen.iterations):
+                    history.add(record)
+        result = RunResult(
             run_id="run-1",
             name="a run",
             outcome=RunState.FINISHED,
-            reason=None,
             algorithm=run["algorithm"],
             topology=mesh_file.name,
             iterations=run["iterations"],
             seconds=simulation.seconds,
             predicted_contraction=mesh.properties.contraction,
             sites={
-                site: SiteOutcome(
+                site: SiteResult(
                     iterations=seen.last_iteration,
                     metrics=seen.last_metrics,
                     seconds=simulation.seconds,
@@ -87,9 +85,9 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
                 )
                 for site, seen in simulation.histories.items()
             },
-            graph={"sites": list(mesh.sites), "matrices": [matrix.tolist() for matrix in mesh.matrices]},
+            graph=Graph(list(mesh.sites), [matrix.tolist() for matrix in mesh.matrices]),
         )
-        (folder / RESULT).write_text(json.dumps(outcome.to_dict()))
+        (folder / RESULT).write_text(RUN_RESULT.json(result))
         return folder
 
     return make
@@ -232,20 +230,23 @@ def test_a_diverged_run_is_drawn_as_far_as_its_numbers_go(digits: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("not json\n{}\n", r"site-1/history.jsonl, line 1: not JSON"),
-        ('{"iteration": 1}\n', r"site-1/history.jsonl, line 1: loss: Field required"),
+        ("not json\n{}\n", r"site-1/history.jsonl, line 1, is not a record of a history: Invalid JSON"),
+        (
+            '{"iteration": 1}\n',
+            r"site-1/history.jsonl, line 1, is not a record of a history: iteration.loss: Field required",
+        ),
         ("7\n{}\n", r"site-1/history.jsonl, line 1"),
     ],
 )
 def test_a_broken_history_is_refused_by_file_and_line(digits: Path, broken: str, message: str) -> None:
     (digits / "site-1" / HISTORY).write_text(broken)
-    with pytest.raises(RunFolderError, match=message):
+    with pytest.raises(RecordError, match=message):
         load_run(digits)
 
 
 def test_a_broken_result_is_refused_by_field(digits: Path) -> None:
     change_result(digits, outcome="great")
-    with pytest.raises(RunFolderError, match=r"result\.json is not the result of a run: outcome"):
+    with pytest.raises(RecordError, match=r"result\.json is not the result of a run: outcome"):
         load_run(digits)
 
 

@@ -11,7 +11,8 @@ from matplotlib.patches import FancyArrowPatch
 from numpy.typing import NDArray
 
 from flaremesh.deploy.reports.style import Theme, site_style, subtitle
-from flaremesh.deploy.runs.results import Graph, Run
+from flaremesh.deploy.runs.results import Run
+from flaremesh.p2p.outcome import Graph
 
 _LABELLED_EDGES = 24
 _WEIGHTED_SITES = 16

@@ -35,7 +35,7 @@ def write_report(folder: Path, output: Path) -> WrittenReport:
         output: folder for ``index.html`` and the figures; it is created.
 
     Raises:
-        RunFolderError: the folder holds no run, or a file in it is broken.
+        RecordError: the folder holds no run, or a file in it is broken.
     """
     run = load_run(folder)
     distance = consensus_distance(run.histories.values())

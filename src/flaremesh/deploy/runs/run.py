@@ -1,31 +1,29 @@
 """A run: from submission to the folder with what it leaves behind."""
 
-import json
 import logging
 import re
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flaremesh.deploy.outdated import check_code, check_server, kits_in_use, older_than_kits, say_older
-from flaremesh.deploy.runs.results import HISTORY, RESULT, RunResult, load_result
-from flaremesh.deploy.runs.session import AdminSession, Job, ServerLost, connect
+from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.outcome import RUN_FOLDER
+from flaremesh.p2p.nvflare.jobs import Job
+from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
+from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
+from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.schema import Topology
 
 _log = logging.getLogger(__name__)
-
-Progress = Mapping[str, Any]
-"""What a run's controller tells: its state, and the latest figures of every site."""
 
 _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 10.0  # a server that is silent for longer is lost
@@ -33,7 +31,6 @@ RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
 _RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
-_NO_CODE = "BYOC not permitted"  # NVFlare's answer of a site
 _ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another admin"
 
 
@@ -48,7 +45,7 @@ def run(
     target: Target,
     mesh: Path,
     name: str,
-    show: Callable[[str, Progress], None],
+    show: Callable[[str, RunProgress], None],
     stop: threading.Event,
     warn: Callable[[str], None] = _log.warning,
     reconnect_seconds: float = RECONNECT_SECONDS,
@@ -73,6 +70,7 @@ def run(
         NotSubmitted: ``stop`` was set before the run began.
         DeployError: somebody is not ready, or the server does not take the run; or the way to it was lost
             for good, and the run goes on.
+        RecordError: the server tells of the run what cannot be read.
     """
     check(topology)
     check_server(topology, mesh)
@@ -104,25 +102,16 @@ def run(
                 if again:
                     session = again
                 else:
-                    result = _failed(str(error))
+                    result = _failed(run_id, str(error))
                     target.end_run(run_id, 0)  # nobody is left to tell the sites
-        seconds = time.monotonic() - submitted
-    known = {
-        "run_id": run_id,
-        "name": name,
-        "topology": topology.name,
-        "algorithm": topology.run.algorithm,
-        "iterations": topology.run.iterations,
-        "submit_to_result_seconds": seconds,
-    }
+        result = replace(result, submit_to_result_seconds=time.monotonic() - submitted)
     try:
-        gather(topology, target, folder, known, result, warn)
+        return gather(topology, target, folder, name, result, warn)
     except OSError as error:
         raise DeployError(
-            f"the run {run_id} {result['outcome']}, and its result cannot be written into {folder}: "
+            f"the run {run_id} {result.outcome}, and its result cannot be written into {folder}: "
             f"{error.strerror}. The sites keep it in {run_id}/{RUN_FOLDER} of their workspaces."
         ) from error
-    return load_result(folder)
 
 
 @contextmanager
@@ -184,8 +173,8 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
 
 
 def _follow(
-    session: AdminSession, run_id: str, show: Callable[[str, Progress], None], stop: threading.Event
-) -> dict[str, Any] | None:
+    session: AdminSession, run_id: str, show: Callable[[str, RunProgress], None], stop: threading.Event
+) -> RunResult | None:
     """Watch a run until it has a result, or until ``stop``: None.
 
     The controller tells the result seconds before NVFlare ends the job.
@@ -195,8 +184,8 @@ def _follow(
         progress = session.progress(run_id)
         if progress:
             show(run_id, progress)
-            if progress.get("result"):
-                return _explained(session, run_id, progress["result"])
+            if progress.result:
+                return _explained(session, run_id, progress.result)
         try:
             if not progress and session.job(run_id).ended:
                 return _ended(session, run_id)
@@ -207,36 +196,41 @@ def _follow(
     return None
 
 
-def _abort(session: AdminSession, run_id: str) -> dict[str, Any]:
-    known = _downloaded(session, run_id) if session.abort(run_id, _END_SECONDS) else None
-    return (known or {}) | {"outcome": RunState.ABORTED, "reason": None}
+def _abort(session: AdminSession, run_id: str) -> RunResult:
+    told = _downloaded(session, run_id) if session.abort(run_id, _END_SECONDS) else None
+    return replace(told or RunResult(run_id, RunState.ABORTED), outcome=RunState.ABORTED, reason=None)
 
 
-def _ended(session: AdminSession, run_id: str) -> dict[str, Any]:
+def _ended(session: AdminSession, run_id: str) -> RunResult:
     """The result of a job that has ended, or the reason why it left none."""
     result = _downloaded(session, run_id)
     if result:
         return _explained(session, run_id, result)
-    return _failed(_first_failure(session, run_id) or _reason(session.job(run_id)))
+    return _failed(run_id, _first_failure(session, run_id) or _reason(session.job(run_id)))
 
 
-def _downloaded(session: AdminSession, run_id: str) -> dict[str, Any] | None:
+def _downloaded(session: AdminSession, run_id: str) -> RunResult | None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = session.download(run_id, Path(scratch))
         result = next(folder.rglob(f"{RUN_FOLDER}/{RESULT}"), None)
-        return dict(json.loads(result.read_text())) if result else None
+        return (
+            RUN_RESULT.read(result.read_bytes(), f"what the server keeps of the run {run_id}")
+            if result
+            else None
+        )
 
 
-def _explained(session: AdminSession, run_id: str, result: Mapping[str, Any]) -> dict[str, Any]:
+def _explained(session: AdminSession, run_id: str, result: RunResult) -> RunResult:
     """The result, with a reason where the controller was told to end and not why.
 
     NVFlare ends it so when a job process dies before its site begins, when the server stops, and for other
     admins.
     """
-    if result["outcome"] != RunState.ABORTED or result["reason"]:
-        return dict(result)
-    reason = _first_failure(session, run_id)
-    return dict(result) | (_failed(reason) if reason else {"reason": _ABORTED_ELSEWHERE})
+    if result.outcome != RunState.ABORTED or result.reason:
+        return result
+    if reason := _first_failure(session, run_id):
+        return replace(result, outcome=RunState.FAILED, reason=reason)
+    return replace(result, reason=_ABORTED_ELSEWHERE)
 
 
 def _first_failure(session: AdminSession, run_id: str) -> str | None:
@@ -248,16 +242,15 @@ def _first_failure(session: AdminSession, run_id: str) -> str | None:
     return site and f"{site}: the job process ended before the run began; killed, or out of memory"
 
 
-def _failed(reason: str) -> dict[str, Any]:
-    return {"outcome": RunState.FAILED, "reason": reason}
+def _failed(run_id: str, reason: str) -> RunResult:
+    return RunResult(run_id, RunState.FAILED, reason=reason)
 
 
 def _reason(job: Job) -> str:
     """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
-    refusing = [detail.partition(":")[0] for detail in job.details if detail.endswith(_NO_CODE)]
-    if refusing:
+    if job.refused_by:
         return (
-            f"{', '.join(refusing)}: the kit there accepts no code of a job, and this one brings some. "
+            f"{', '.join(job.refused_by)}: the kit there accepts no code of a job, and this one brings some. "
             "Deploy them anew with kits of a topology file that says `code: {files: true}`."
         )
     details = [detail for detail in job.details if not detail.endswith(": OK")]
@@ -265,13 +258,8 @@ def _reason(job: Job) -> str:
 
 
 def gather(
-    topology: Topology,
-    target: Target,
-    folder: Path,
-    known: Mapping[str, Any],
-    told: Mapping[str, Any],
-    warn: Callable[[str], None],
-) -> None:
+    topology: Topology, target: Target, folder: Path, name: str, told: RunResult, warn: Callable[[str], None]
+) -> RunResult:
     """Write a run's result into ``folder``, and beside it a copy of what each site keeps of the run.
 
     Where a copy fails, or nothing can be reached, the thinned history that the server has stands in for it.
@@ -279,22 +267,36 @@ def gather(
     Args:
         topology: the mesh; sites that it does not name are ignored.
         target: where the sites are.
-        folder: of the run.
-        known: fields of the result that are known here, ``run_id`` among them.
-        told: the others, by the server.
+        folder: of the run, named by its id.
+        name: of the run.
+        told: by the server, with thinned histories; what is known here is not taken from it.
         warn: hears of copies that failed.
+
+    Returns:
+        The result as it is written, without the thinned histories.
     """
-    document = {**told, **known}
-    histories = document.pop("histories", {})
-    sites = [site.name for site in topology.sites if site.name in document.get("sites", histories)]
-    if "sites" in document:
-        document["sites"] = {site: document["sites"][site] for site in sites}
-    (folder / RESULT).write_text(json.dumps(document, indent=2) + "\n")
-    for site in sites:
-        if not _copied(target, site, known["run_id"], folder / site, warn) and histories.get(site):
-            (folder / site).mkdir()
-            rows = "".join(json.dumps(row) + "\n" for row in histories[site])
-            (folder / site / HISTORY).write_text(rows)
+    sites = {site.name: told.sites[site.name] for site in topology.sites if site.name in told.sites}
+    result = replace(
+        told,
+        run_id=folder.name,
+        name=name,
+        topology=topology.name,
+        algorithm=topology.run.algorithm,
+        iterations=topology.run.iterations,
+        sites={site: replace(known, history=[]) for site, known in sites.items()},
+    )
+    (folder / RESULT).write_text(RUN_RESULT.json(result, indent=2) + "\n")
+    for site, known in sites.items():
+        if not _copied(target, site, folder.name, folder / site, warn) and known.history:
+            _write_history(folder / site, known)
+    return result
+
+
+def _write_history(folder: Path, site: SiteResult) -> None:
+    folder.mkdir()
+    with History(folder / HISTORY) as history:
+        for record in site.history:
+            history.add(record)
 
 
 def _copied(target: Target, site: str, run_id: str, folder: Path, warn: Callable[[str], None]) -> bool:

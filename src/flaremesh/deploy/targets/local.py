@@ -23,7 +23,7 @@ from flaremesh.p2p import job_processes, participant
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.p2p.agents.kit import PARTS
-from flaremesh.p2p.job_processes import PARENT_MODULES
+from flaremesh.p2p.nvflare.processes import is_participant, works_in
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.problems.data_folder import DATA_DIR_VARIABLE, data_folder
 from flaremesh.topology.schema import SERVER, Topology
@@ -215,12 +215,12 @@ class LocalTarget(Target):
         self._record({name: process for name, process in running.items() if name not in names})
 
     def _on_workspaces(self, names: Iterable[str]) -> list[psutil.Process]:
-        """What NVFlare runs on these workspaces: each of its processes has its own as an argument."""
-        workspaces = {str(self._workspace(name)) for name in names}
+        """What NVFlare runs on these workspaces."""
+        workspaces = [self._workspace(name) for name in names]
         return [
             process
             for process in psutil.process_iter(["cmdline"])
-            if workspaces.intersection(process.info["cmdline"] or ())
+            if any(works_in(process.info["cmdline"] or (), workspace) for workspace in workspaces)
         ]
 
     # the record of what runs
@@ -263,7 +263,7 @@ class LocalTarget(Target):
             name: process
             for name in self._names
             for process in self._on_workspaces([name])
-            if not {participant.__name__, *PARENT_MODULES}.isdisjoint(process.info["cmdline"])
+            if is_participant(arguments := process.info["cmdline"]) or participant.__name__ in arguments
         }
 
 

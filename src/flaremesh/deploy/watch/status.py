@@ -1,12 +1,12 @@
 """What runs of a mesh."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flaremesh.deploy.runs.session import AdminSession, connect
 from flaremesh.deploy.targets.base import DeployError, Participant, Target
+from flaremesh.p2p.progress import SiteProgress
 from flaremesh.topology.schema import SERVER, Topology
 
 
@@ -24,7 +24,7 @@ class ActiveRun:
     run_id: str
     name: str
     state: str
-    sites: dict[str, dict[str, Any]]
+    sites: Mapping[str, SiteProgress]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def mesh_status(topology: Topology, target: Target, mesh: Path) -> MeshStatus:
 def _runs(session: AdminSession) -> list[ActiveRun]:
     runs = []
     for run_id, job in session.unfinished().items():
-        progress = session.progress(run_id) or {"state": job.status, "sites": {}}
-        runs.append(ActiveRun(run_id, job.name, progress["state"], progress["sites"]))
+        progress = session.progress(run_id)
+        state, sites = (progress.state, progress.sites) if progress else (job.status, {})
+        runs.append(ActiveRun(run_id, job.name, state, sites))
     return runs

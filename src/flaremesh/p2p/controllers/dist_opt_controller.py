@@ -1,10 +1,9 @@
 """The server's part of a run: configure, start, watch, and tell the outcome."""
 
-import json
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +22,21 @@ from nvflare.apis.signal import Signal
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.cell import PROGRESS, RunCell
 from flaremesh.p2p.extra import planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
-from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
+from flaremesh.p2p.nvflare.cells import PROGRESS, RunCell
+from flaremesh.p2p.nvflare.server import answer_admin
+from flaremesh.p2p.outcome import (
+    RESULT,
+    RUN_FOLDER,
+    RUN_RESULT,
+    SITE_RESULT,
+    Graph,
+    Outcome,
+    RunResult,
+    SiteResult,
+)
+from flaremesh.p2p.progress import RUN_PROGRESS, SITE_PROGRESS, RunProgress, SiteProgress
 from flaremesh.p2p.tasks import (
     ADDRESS,
     ADDRESSES,
@@ -40,13 +50,13 @@ from flaremesh.p2p.tasks import (
     Task,
 )
 from flaremesh.p2p.types import Config, LocalConfig
+from flaremesh.record import RecordError
 from flaremesh.topology.analysis import analyse
 
 _POLL_SECONDS = 0.1
 _FETCH_SECONDS = 1.0  # for the admin to ask once more: NVFlare takes 7 s to end a job whose result is there
 _TIMEOUTS_SECONDS = 1.0  # sites that wait in vain give up one shortly after the other
 _LAST_WORDS_SECONDS = 3.0  # an aborted site says so within this time; one that was killed does not
-_RESULT = {field.name for field in fields(SiteOutcome)} | {"algorithm"}  # of what a site replies in the end
 
 
 class SiteFailure(Exception):
@@ -88,8 +98,9 @@ class DistOptController(Controller):
         self._changed = threading.Event()
         self._result: dict[str, Any] | None = None
         self._fetched = threading.Event()
-        self._progress: dict[str, dict[str, Any]] = {}
-        self._results: dict[str, dict[str, Any]] = {}
+        self._progress: dict[str, SiteProgress] = {}
+        self._results: dict[str, SiteResult | None] = {}
+        self._algorithms: set[str] = set()
         self._addresses: dict[str, list[Any] | None] = {}
         self._by_value = False
         self._linked: set[str] = set()
@@ -112,7 +123,7 @@ class DistOptController(Controller):
         """Listen for the sites' progress and for the admin's question about it."""
         cell = RunCell(fl_ctx, [node.id for node in self.config.network.nodes])
         cell.listen(PROGRESS, self._hear)
-        fl_ctx.get_engine().register_app_command(PROGRESS_COMMAND, self._report)
+        answer_admin(fl_ctx, PROGRESS_COMMAND, self._report)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing is left to stop."""
@@ -129,15 +140,16 @@ class DistOptController(Controller):
             self._fail(str(error))
         if abort_signal.triggered and not self._failures and (silent := self._silent_sites()):
             self._fail(silent)
-        self._state = (
+        outcome: Outcome = (
             RunState.FAILED
             if self._failure
             else RunState.ABORTED
             if abort_signal.triggered
             else RunState.FINISHED
         )
-        self._write(fl_ctx, time.monotonic() - started)
-        if self._state is RunState.FAILED and not abort_signal.triggered:
+        self._state = RunState(outcome)
+        self._write(outcome, fl_ctx, time.monotonic() - started)
+        if outcome is RunState.FAILED and not abort_signal.triggered:
             self.system_panic(self._failure, fl_ctx)
         self._fetched.wait(_FETCH_SECONDS)
 
@@ -209,9 +221,7 @@ class DistOptController(Controller):
         while missing := {node.id for node in self.config.network.nodes}.difference(ready):
             if time.monotonic() > deadline:
                 # who itself waits for a late one is not to blame
-                waiting = {
-                    site for site in missing if self._progress.get(site, {}).get("waits_for") in missing
-                }
+                waiting = {site for site in missing if self._seen(site).waits_for in missing}
                 self._fail(f"{', '.join(sorted(missing - waiting or missing))}: {otherwise}")
             if self._wait(abort_signal):
                 return False
@@ -241,7 +251,7 @@ class DistOptController(Controller):
         elif client_task.task.name == Task.CONFIG:
             self._take_step(site, _data(result))
         else:
-            self._results[site] = {name: value for name, value in _data(result).items() if name in _RESULT}
+            self._take_end(site, _data(result))
         client_task.result = None
         self._changed.set()
 
@@ -258,6 +268,16 @@ class DistOptController(Controller):
                 self._strangers.add(site)
                 self._linked.add(site)
                 self._prepared.add(site)
+
+    def _take_end(self, site: str, reply: dict[str, Any]) -> None:
+        try:
+            # an executor of another family replies no result
+            told = "iterations" in reply
+            self._results[site] = SITE_RESULT.of(reply, f"what {site} replies") if told else None
+        except RecordError as error:
+            self._fail(str(error))
+        if algorithm := reply.get("algorithm"):
+            self._algorithms.add(str(algorithm))
 
     def _fail(self, reason: str, iteration: int | None = None) -> None:
         """A site failed; with ``iteration``, because it waited for its neighbours in vain."""
@@ -293,9 +313,7 @@ class DistOptController(Controller):
         """NVFlare aborts a run whose job process died without saying which: it is the one that is silent."""
         sites = {node.id for node in self.config.network.nodes}
         deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        while silent := {
-            s for s in sites - self._results.keys() if not self._progress.get(s, {}).get("stopped")
-        }:
+        while silent := {s for s in sites - self._results.keys() if not self._seen(s).stopped}:
             if time.monotonic() > deadline:
                 break
             time.sleep(_POLL_SECONDS)
@@ -305,49 +323,45 @@ class DistOptController(Controller):
 
     def _hear(self, site: str, data: Any) -> None:
         if any(node.id == site for node in self.config.network.nodes):
-            before, now = self._progress.get(site, {}), json.loads(bytes(data))
+            before, now = self._seen(site), SITE_PROGRESS.read(bytes(data), f"what {site} tells")
             self._progress[site] = now
-            if "panic" in now.keys() - before.keys():
-                self._fail(f"{site}: {now['panic']}")
+            if now.panic is not None and before.panic is None:
+                self._fail(f"{site}: {now.panic}")
 
-    def _report(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
-        progress = {"state": self._state.value, "reason": self._failure, "sites": self._progress}
+    def _report(self) -> dict[str, Any]:
+        progress = RUN_PROGRESS.data(RunProgress(self._state, dict(self._progress)))
         if self._result is not None:
             progress["result"] = self._result
             self._fetched.set()
         return progress
 
-    def _write(self, fl_ctx: FLContext, seconds: float) -> None:
+    def _write(self, outcome: Outcome, fl_ctx: FLContext, seconds: float) -> None:
         sites = [node.id for node in self.config.network.nodes]
-        results = {site: dict(self._results.get(site, {})) for site in sites}
-        algorithms = {result.pop("algorithm", None) for result in results.values()} - {None}
-        document = RunOutcome(
+        result = RunResult(
             run_id=fl_ctx.get_job_id(),
+            outcome=outcome,
             name=self.labels.get("name", ""),
-            outcome=self._state,
             reason=self._failure,
-            algorithm=self.labels.get("algorithm") or next(iter(algorithms), None),
+            algorithm=self.labels.get("algorithm") or next(iter(self._algorithms), None),
             topology=self.labels.get("topology"),
             iterations=planned_iterations(self.config.extra),
             seconds=seconds,
             predicted_contraction=self.labels.get("predicted_contraction"),
-            sites={
-                site: SiteOutcome(**result) if result else SiteOutcome(**self._last_seen(site))
-                for site, result in results.items()
-            },
-            graph={"sites": sites, "matrices": self._matrices},
-        ).to_dict()
-        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
+            sites={site: self._results.get(site) or self._last_seen(site) for site in sites},
+            graph=Graph(sites, self._matrices),
+        )
+        folder = Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(document, indent=1)
-        (folder / "result.json").write_text(text)
-        self._result = json.loads(text)  # NVFlare sends no enum
+        (folder / RESULT).write_text(RUN_RESULT.json(result, indent=1))
+        self._result = RUN_RESULT.data(result)
 
-    def _last_seen(self, site: str) -> dict[str, Any]:
+    def _seen(self, site: str) -> SiteProgress:
+        return self._progress.get(site, SiteProgress())
+
+    def _last_seen(self, site: str) -> SiteResult:
         """What is known of a site that did not finish."""
-        seen = self._progress.get(site, {})
-        metrics = {name: seen[name] for name in ("loss", "accuracy") if name in seen}
-        return {"iterations": seen.get("iteration", 0), "metrics": metrics}
+        seen = self._seen(site)
+        return SiteResult(iterations=seen.iteration, metrics=seen.metrics)
 
 
 def _data(reply: Shareable) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from pydantic import ValidationError
 
 from flaremesh import algorithms
@@ -24,18 +22,19 @@ from flaremesh.algorithms import Vectors
 from flaremesh.errors import FlaremeshError
 from flaremesh.gossip import Mixture
 from flaremesh.links import LinkError
-from flaremesh.links.outgoing import Address
+from flaremesh.links.carrier import Address
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
 from flaremesh.p2p.executors.by_value import RunByValue, flat
 from flaremesh.p2p.executors.ported import MESSAGES, overrides
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.extra import ExtraError, flag, positive, whole
-from flaremesh.p2p.outcome import RUN_FOLDER, SiteOutcome
+from flaremesh.p2p.nvflare.policy import allows
+from flaremesh.p2p.outcome import RUN_FOLDER, SITE_RESULT, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.problems.delivery import DeliveredProblem
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.problems.reference import load_problem
-from flaremesh.runtime.history import History
+from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.randomness import built
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 from flaremesh.topology.schema import Wire
@@ -115,7 +114,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
                 self._observe(run)
             run.save(part.folder / RUN_FOLDER / "model.safetensors")
         self._show_end(run)
-        part.outcome = SiteOutcome(
+        part.outcome = SiteResult(
             iterations=history.last_iteration,
             metrics=history.last_metrics,
             seconds=time.perf_counter() - started,
@@ -143,7 +142,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
             self.client_name, self.config.index, self.config.sites, whole(extra, "seed", None, 0)
         )
         with ExitStack() as opened:
-            part.history = opened.enter_context(History(folder / "history.jsonl"))
+            part.history = opened.enter_context(History(folder / HISTORY))
             sinks: list[MetricsSink | None] = [part.history, part.progress, part.metrics, self._own_sink()]
             algorithm = self._make_algorithm(dict(extra) | _given(stepsize=self._stepsize))
             problem = built(site, self._make_problem)
@@ -252,13 +251,11 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         ):
             if "." not in path or path.startswith(own):
                 continue
-            try:
-                ComponentPathAuthorizer().authorize_component_config({"path": path}, fl_ctx=fl_ctx)
-            except UnsafeComponentError as error:
+            if not allows(path, fl_ctx):
                 raise ProblemError(
                     f"the kit of {self.client_name} does not allow {path}; list its package under "
                     "`code: {packages: [...]}` in the topology file, provision again and update the site"
-                ) from error
+                )
 
     def _problem_path(self) -> str:
         """Of an installed class; empty where the job brings a file, which NVFlare has refused or let pass."""
@@ -300,7 +297,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
     def _site_result(self) -> dict[str, Any]:
         if self._flaremesh.outcome is None:
             return super()._site_result()
-        return {"algorithm": self._algorithm_name(), **asdict(self._flaremesh.outcome)}
+        return {"algorithm": self._algorithm_name(), **SITE_RESULT.data(self._flaremesh.outcome)}
 
 
 def _names(dataclass: type[Any]) -> set[str]:

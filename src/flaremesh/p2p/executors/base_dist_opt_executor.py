@@ -170,7 +170,7 @@ class BaseDistOptExecutor(Executor, ABC):
         """Code of this site ends the run with ``system_panic``."""
 
     def _site_result(self) -> dict[str, Any]:
-        """What the server learns of a finished run; see flaremesh.p2p.outcome.SiteOutcome."""
+        """What the server learns of a finished run; see flaremesh.p2p.outcome.SiteResult."""
         return {}
 
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:

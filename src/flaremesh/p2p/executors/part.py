@@ -10,7 +10,7 @@ from flaremesh.links import Link
 from flaremesh.links.routed import RoutedLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.prometheus import PrometheusSink
-from flaremesh.p2p.outcome import SiteOutcome
+from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import Neighbor
 from flaremesh.runtime.history import History
@@ -66,5 +66,5 @@ class Part:
     shared: list[Module] = field(default_factory=list)
     run: SiteRun | None = None
     history: History | None = None
-    outcome: SiteOutcome | None = None
+    outcome: SiteResult | None = None
     context: FLContext | None = None

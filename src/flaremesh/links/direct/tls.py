@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flaremesh.links.protocol import LinkError, Refusal
+from flaremesh.links.errors import LinkError
+from flaremesh.links.protocol import Refusal
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 
 from flaremesh.links.buffers import BufferPool
-from flaremesh.links.connection import LARGE_BYTES, hang_up, signal, some
+from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some
 from flaremesh.links.frame import HEADER_BYTES, FrameError, Kind, announced, unpack
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.protocol import Key, LinkObserver, Refusal
@@ -160,7 +160,7 @@ class Incoming:
             self._ended = True
             self._tell(stream)
             return
-        if frame.kind is not Kind.DATA or frame.offset or frame.sequence > self._received + 1:
+        if frame.kind not in (Kind.DATA, Kind.REPEAT) or frame.offset or frame.sequence > self._received + 1:
             raise FrameError(Refusal.MALFORMED)
         if frame.total > self._max_message_bytes:
             raise FrameError(Refusal.OVERSIZED)
@@ -174,7 +174,8 @@ class Incoming:
             self._observer.refused(self._peer, Refusal.REPLAYED)
             return
         self._received = frame.sequence
-        self._inbox.put(Key(frame.iteration, frame.stage, self._peer), message)
+        key = Key(frame.iteration, frame.stage, self._peer)
+        self._inbox.put(key, message, repeat=frame.kind is Kind.REPEAT)
         self._observer.received(self._peer, frame.total)
         if self._large or self._received - self._told >= _ACK_MESSAGES:
             self._tell(stream)

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from flaremesh.links.connection import tune
+from flaremesh.links.direct.connection import tune
+from flaremesh.links.direct.tls import Credentials, peer_name, refusal_of
+from flaremesh.links.errors import LinkError
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
-from flaremesh.links.protocol import LinkError, Refusal
-from flaremesh.links.tls import Credentials, peer_name, refusal_of
+from flaremesh.links.protocol import Refusal
 
 _HANDSHAKE_SECONDS = 5.0
 _LINGER_SECONDS = 1.0
@@ -89,6 +90,8 @@ class Listener:
         self._closed.set()
         self._wake.send(b"x")
         self._thread.join()
+        self._wake.close()
+        self._woken.close()
 
     def _serve(self) -> None:
         while not self._closed.is_set():
@@ -102,8 +105,7 @@ class Listener:
                 self._drop(pending, Refusal.SILENT)
         for pending in list(self._pending.values()):
             self._forget(pending).close()
-        for end in (self._socket, self._wake, self._woken):
-            end.close()
+        self._socket.close()
         self._selector.close()
 
     def _patience(self) -> float | None:

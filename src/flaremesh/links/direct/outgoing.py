@@ -6,38 +6,19 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, TypeAlias
 
-from flaremesh.links.connection import LARGE_BYTES, hang_up, signal, some, tune
+from flaremesh.links.carrier import Address, Lost, Message
+from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some, tune
+from flaremesh.links.direct.tls import peer_name
+from flaremesh.links.errors import LinkError, LinkRefused
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
-from flaremesh.links.protocol import Cancelled, Key, LinkError, Payload, Refusal
-from flaremesh.links.tls import peer_name
+from flaremesh.links.protocol import Cancelled, Refusal, require_room
 
 _DIAL_SECONDS = 5.0  # for one attempt, and for all attempts to make a link or to make it again
 _BACKOFF_SECONDS = 0.05  # after the first failed attempt; doubles
 _POLL_SECONDS = 0.2  # how soon an abort is noticed
-
-Address: TypeAlias = tuple[str, int]
-"""Host and port."""
-
-Unsent: TypeAlias = list[tuple[Key, Sequence[Payload]]]
-"""Messages that a peer has not acknowledged, oldest first."""
-
-Lost: TypeAlias = Callable[[str, str, Unsent], None]
-"""(peer, cause, unsent) of an edge that broke and could not be made again."""
-
-
-class LinkRefused(LinkError):
-    """One end of a link does not accept who the other one is."""
-
-
-class _Message(NamedTuple):
-    sequence: int
-    key: Key
-    buffers: Sequence[Payload]
-    length: int
 
 
 class Outgoing:
@@ -45,6 +26,15 @@ class Outgoing:
 
     ``_state`` guards the messages and is held for moments; ``_io`` guards the connection, which OpenSSL does
     not let two threads use, and is held while something is written.
+
+    Args:
+        site: name of this site.
+        peer: name of the out-neighbour, which its certificate must prove.
+        address: where it listens.
+        run: digest of the run.
+        context: TLS with this site's credentials.
+        lost: called once where the edge was made, broke, and could not be made again within some seconds.
+        fail: called once, instead, where it broke because one end does not accept the other.
     """
 
     def __init__(
@@ -61,8 +51,9 @@ class Outgoing:
         self._context, self._lost, self._fail = context, lost, fail
         self._state = threading.Condition()
         self._io = threading.Lock()
-        self._messages: deque[_Message] = deque()  # that are not acknowledged
-        self._sequence = 0  # of the latest message
+        self._messages: deque[Message] = deque()  # that are not acknowledged
+        self._bytes = 0  # of these
+        self._sequence = 0  # number of the latest message, the last of these
         self._next = 1  # the message to be written next
         self._connection: ssl.SSLSocket | None = None
         self._acknowledgements = bytearray()
@@ -85,18 +76,23 @@ class Outgoing:
             raise self._refused
         return self._gone
 
-    def send(self, key: Key, buffers: Sequence[Payload], length: int) -> bool:
-        """Hand over a message of ``length`` bytes; False if there will be no connection any more.
+    def send(self, message: Message) -> str | None:
+        """Take on a message; returns why if there will be no connection any more.
 
-        Raises LinkRefused if that is because one end does not accept the other.
+        Raises LinkRefused if that is because one end does not accept the other, PeerBehind if too much waits.
         """
+        length = message.length
         with self._state:
             if self._gone is not None:
                 if self._refused is not None:
                     raise self._refused
-                return False
+                return self._gone
+            if self._done:
+                return None  # the peer has ended, and wants no more
+            require_room(self._peer, len(self._messages), self._bytes)
             self._sequence += 1
-            self._messages.append(_Message(self._sequence, key, buffers, length))
+            self._bytes += length
+            self._messages.append(message)
         # waking the thread would cost a small message more than sending it
         if length < LARGE_BYTES and self._io.acquire(blocking=False):
             try:
@@ -108,7 +104,7 @@ class Outgoing:
                 self._io.release()
         else:
             self._rouse()
-        return True
+        return None
 
     def flush(self, deadline: float, cancelled: Cancelled) -> None:
         """Wait until all messages are acknowledged, until ``deadline``, or until ``cancelled``."""
@@ -132,6 +128,11 @@ class Outgoing:
         self._thread.join()
         self._wake.close()
         self._woken.close()
+
+    @property
+    def _settled(self) -> int:
+        """Number of the last message that the peer has acknowledged."""
+        return self._sequence - len(self._messages)
 
     def _hang_up(self) -> None:
         connection = self._connection
@@ -268,12 +269,12 @@ class Outgoing:
             with self._state:
                 if not self._messages or self._next > self._sequence:
                     return
-                message = self._messages[self._next - self._messages[0].sequence]
+                sequence = self._next
+                message = self._messages[sequence - 1 - self._settled]
                 self._next += 1
+            kind = Kind.REPEAT if message.repeat else Kind.DATA
             key, total = message.key, message.length
-            header = pack(
-                Frame(Kind.DATA, message.sequence, 0, key.iteration, key.stage, 0, total, b""), self._run
-            )
+            header = pack(Frame(kind, sequence, 0, key.iteration, key.stage, 0, total, b""), self._run)
             if total < LARGE_BYTES:
                 connection.sendall(b"".join((header, *message.buffers)))
             else:
@@ -300,27 +301,26 @@ class Outgoing:
 
     def _settle(self, arrived: int) -> None:
         """Forget what the peer has got; ``_state`` is held."""
-        settled = self._sequence - len(self._messages)
-        if not settled <= arrived < self._next:  # or it would choose what is written next
+        if not self._settled <= arrived < self._next:  # or it would choose what is written next
             raise FrameError(Refusal.MALFORMED)
-        while self._messages and self._messages[0].sequence <= arrived:
-            self._messages.popleft()
+        for _ in range(arrived - self._settled):
+            self._bytes -= self._messages.popleft().length
         self._state.notify_all()
 
     def _give_up(self, cause: str) -> None:
         with self._state:
             self._gone = cause
-            unsent: Unsent = [(message.key, message.buffers) for message in self._messages]
+            untaken = list(self._messages)
             self._messages.clear()
             first, self._tried = not self._tried, True
-            closed = self._closed.is_set()  # who closes after this waits for what is unsent to be handed on
+            closed = self._closed.is_set()  # whoever closes after this waits until the rest is handed on
             self._state.notify_all()
         if first or closed:
             return
         if self._refused is not None:
             self._fail(self._refused)
         else:
-            self._lost(self._peer, cause, unsent)
+            self._lost(self._peer, cause, untaken)
 
 
 def _read_exactly(connection: ssl.SSLSocket, length: int, deadline: float) -> bytearray:
