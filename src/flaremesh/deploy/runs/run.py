@@ -14,6 +14,7 @@ from pathlib import Path
 from flaremesh.deploy.outdated import check_code, check_server, kits_in_use, older_than_kits, say_older
 from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
 from flaremesh.deploy.targets.base import DeployError, Target
+from flaremesh.deploy.waiting import wait_while
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
@@ -236,9 +237,8 @@ def _explained(session: AdminSession, run_id: str, result: RunResult) -> RunResu
 def _first_failure(session: AdminSession, run_id: str) -> str | None:
     """Whose process failed first, as a reason; the server's agent writes it when the job has ended."""
     session.wait(run_id, _END_SECONDS)
-    deadline = time.monotonic() + _NOTE_SECONDS
-    while (site := session.job(run_id).first_failure) is None and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
+    wait_while(lambda: session.job(run_id).first_failure is None, _NOTE_SECONDS, _POLL_SECONDS)
+    site = session.job(run_id).first_failure
     return site and f"{site}: the job process ended before the run began; killed, or out of memory"
 
 
