@@ -19,7 +19,7 @@ from flaremesh.deploy.run import _reason
 from flaremesh.deploy.target import DeployError, Participant
 from flaremesh.p2p.agents.kit import Kit
 from flaremesh.p2p.nvflare.jobs import Job
-from flaremesh.provision.builder import AGENT_RESOURCES
+from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 
