@@ -7,9 +7,10 @@ import json
 import shlex
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
-from nvflare.apis.fl_constant import FLContextKey, SystemComponents
+from nvflare.apis.fl_constant import ConfigVarName, FLContextKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import Job
 from nvflare.apis.job_launcher_spec import JobProcessArgs, JobProcessEnv
@@ -19,6 +20,7 @@ from nvflare.app_common.job_launcher.client_process_launcher import ClientProces
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.app_common.job_schedulers.job_scheduler import DefaultJobScheduler
 from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
+from nvflare.fuel.common.excepts import ConfigError
 from nvflare.fuel.flare_api.api_spec import NoConnection
 from nvflare.fuel.hci.client import api as admin_api
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
@@ -31,10 +33,12 @@ from nvflare.private.fed.client.fed_client import FederatedClient
 from nvflare.private.fed.client.fed_client_base import FederatedClientBase
 from nvflare.private.fed.server import fed_server, server_engine
 from nvflare.private.fed.server.job_runner import JobRunner
+from nvflare.private.fed.server.server_json_config import ServerJsonConfigurator
 from nvflare.private.fed.utils.app_authz import AppAuthzService
 from nvflare.security.security import FLAuthorizer
 from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
 
+from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
 from flaremesh.p2p.nvflare.jobs import Job as JobOfFlaremesh
 from flaremesh.p2p.nvflare.processes import JOB_MODULES, PARTICIPANT_MODULES
 
@@ -178,10 +182,25 @@ def test_a_site_that_takes_no_code_says_so(monkeypatch):
     assert job.refused_by == ["bonn"], f"AppAuthzService.authorize_app_info now answers {answer}"
 
 
-@pytest.mark.parametrize("setting", ["heart_beat_timeout", "max_num_clients", "shutdown_period"])
+@pytest.mark.parametrize(
+    "setting", ["check_engine_frequency", "heart_beat_timeout", "max_num_clients", "shutdown_period"]
+)
 def test_the_server_takes_the_settings_that_kits_give_it(setting):
     parameters = inspect.signature(fed_server.FederatedServer).parameters
     assert setting in parameters, f"FederatedServer takes no {setting} any more"
+
+
+def test_the_server_takes_the_settings_that_jobs_give_it(tmp_path):
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "local").mkdir()
+    config = tmp_path / "config_fed_server.json"
+    config.write_text(json.dumps({"format_version": 2, "workflows": []} | SERVER_PARAMETERS))
+    job = SimpleNamespace(job_id="run-1", workspace=str(tmp_path), set=[])
+    server = ServerJsonConfigurator(Workspace(str(tmp_path)), str(config), job, str(tmp_path))
+    with pytest.raises(ConfigError, match="workflows"):  # the rest has been read
+        server.configure()
+    assert server.task_request_interval == 0.1, "a job's task_request_interval changed"
+    assert ConfigVarName.DEAD_CLIENT_GRACE_PERIOD in SERVER_PARAMETERS, "dead_client_grace_period changed"
 
 
 def test_a_file_storage_needs_an_absolute_root(tmp_path):
