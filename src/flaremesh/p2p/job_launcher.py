@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
+from typing_extensions import override
 
 from flaremesh.p2p.nvflare.launchers import (
     ClientProcessJobLauncher,
@@ -19,14 +20,14 @@ from flaremesh.p2p.nvflare.launchers import (
 class SiteJobLauncher(ClientProcessJobLauncher):
     """NVFlare's, for a site."""
 
+    @override
     def get_command(self, job_meta: Mapping[str, Any], fl_ctx: FLContext) -> str:
-        """The line that NVFlare splits."""
         return site_job_command(fl_ctx)
 
 
 class ServerJobLauncher(ServerProcessJobLauncher):
     """NVFlare's, for the server."""
 
+    @override
     def get_command(self, job_meta: Mapping[str, Any], fl_ctx: FLContext) -> str:
-        """The line that NVFlare splits."""
         return server_job_command(fl_ctx)
