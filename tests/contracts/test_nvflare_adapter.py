@@ -15,7 +15,7 @@ from flaremesh_source import (
 )
 from nvflare_surface import ATTRIBUTES, CALLS, COMPONENT_API, COMPONENT_CALLS, FILES, PUBLIC_KEYS
 
-COMPONENTS = ("p2p/agents/", "p2p/controllers/", "p2p/executors/", "p2p/job_launcher.py")
+COMPONENTS = ("p2p/agents/", "p2p/controllers/", "p2p/executors/")
 AMBIGUOUS = {"join"}  # a text's, too
 
 MODULES = sorted(
