@@ -52,8 +52,11 @@ demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVF
 ##@ Develop
 
 .PHONY: test
+test: export SKIPPED_TESTS := $(CURDIR)/build/skipped-tests
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
-	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2
+	@mkdir -p $(dir $(SKIPPED_TESTS)) && rm -f $(SKIPPED_TESTS)
+	@trap '$(BIN)/python tests/skipped.py $(SKIPPED_TESTS)' EXIT; set -x; \
+	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2; \
 	$(BIN)/pytest tests/integration --numprocesses 2 --dist loadfile
 
 .PHONY: test-nvflare-next
