@@ -178,6 +178,12 @@ e2e-monitoring: images kind ## Test on that cluster that a mesh is watched: scra
 kind-down: ## Delete the cluster of `make kind`
 	kind delete cluster --name $(KIND_CLUSTER)
 
+##@ Release
+
+.PHONY: release-check
+release-check: $(READY) ## Say what is still to do before the version can be released
+	$(BIN)/python -m tools.release
+
 .PHONY: clean
 clean: ## Delete what the targets made, kits and private keys included; keeps .venv
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

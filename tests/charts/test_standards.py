@@ -14,6 +14,7 @@ from installation import MONITORING, NAMES, PARTICIPANTS, Installation, every_op
 from rendering import CHARTS, Rendered, merged, render
 from restricted import violations
 
+from flaremesh import __version__
 from programs import program
 
 KUBERNETES = ("1.32", "1.34", "1.37")
@@ -145,8 +146,8 @@ def umbrella(tmp_path: Path) -> Path:
     """A chart of the user's own with all of ours."""
     umbrella = tmp_path / "umbrella"
     (umbrella / "charts").mkdir(parents=True)
-    dependencies = [{"name": chart, "version": "0.1.0"} for chart in NAMES]
-    about = {"apiVersion": "v2", "name": "umbrella", "version": "0.1.0", "dependencies": dependencies}
+    dependencies = [{"name": chart, "version": __version__} for chart in NAMES]
+    about = {"apiVersion": "v2", "name": "umbrella", "version": __version__, "dependencies": dependencies}
     (umbrella / "Chart.yaml").write_text(yaml.safe_dump(about))
     for chart in NAMES:
         (umbrella / "charts" / chart).symlink_to(CHARTS / chart)
