@@ -157,7 +157,7 @@ class PrometheusSink(Collector, MetricsSink):
         )
 
     def _by_peer(self, metric: RunMetric, peers: Iterable[str], values: Mapping[str, float]) -> Family:
-        """One with whom nothing happened yet stands at 0."""
+        """The metric of every peer, 0 for one with whom nothing happened yet."""
         return self._family(metric, {(peer,): values.get(peer, 0) for peer in peers})
 
     def _family(self, metric: RunMetric, values: Mapping[Any, float]) -> Family:
@@ -188,7 +188,7 @@ class RunMetrics(Collector):
         self._directory = directory
 
     def collect(self) -> Iterable[Family]:
-        """Read all pages; a run whose process died without a word has failed."""
+        """The pages of all runs; one whose process ended without telling its end is shown as failed."""
         families: dict[str, Family] = {}
         for page in sorted(self._directory.glob(_page(Path(), "*").name)):
             with suppress(FileNotFoundError):  # the directory is emptied when the site starts
@@ -235,7 +235,7 @@ class _Durations:
         self.sum += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
-        """How many were at most so long, by the bound's text."""
+        """(upper bound in seconds, number of durations up to it), as Prometheus writes histograms."""
         total, buckets = 0, []
         for bound, count in zip((*DURATION_BUCKETS, float("inf")), self._counts, strict=True):
             total += count
