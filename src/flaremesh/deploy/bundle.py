@@ -9,6 +9,7 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException, ImageNotFound
 
+from flaremesh import atomic
 from flaremesh.deploy.target import DeployError
 from flaremesh.provision.releases import Release, release_folder, values_of
 from flaremesh.topology.mesh import build
@@ -64,7 +65,7 @@ def bundle(topology: Topology, mesh: Path, release: Release) -> Path:
         partial.touch(mode=0o600)
         with tarfile.open(partial, "w") as bundled:
             bundled.add(folder, arcname=release.name)
-        partial.replace(archive)
+        atomic.move(partial, archive)
     return archive
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from flaremesh import atomic
 from flaremesh.deploy import proxies
 from flaremesh.deploy.target import Address, DeployError, Participant, threads
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
@@ -232,9 +233,7 @@ class LocalTarget:
             name: {"pid": process.pid, "created": process.create_time()} for name, process in running.items()
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._record_file.with_suffix(".partial")
-        partial.write_text(json.dumps(entries, indent=2) + "\n")
-        partial.replace(self._record_file)
+        atomic.write(self._record_file, json.dumps(entries, indent=2) + "\n")
 
     def _processes(self) -> dict[str, psutil.Process]:
         """The participants that run; a process that merely inherited a recorded pid is not one of them."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from flaremesh import atomic
 from flaremesh.deploy.local import check_port
 from flaremesh.deploy.services import NoImage, Service, container, engine_with, program, wait_until_ready
 from flaremesh.deploy.target import DeployError, Target
@@ -232,9 +233,7 @@ class Targets:
             {"targets": [address], "labels": {"mesh": self._mesh, "site": name}}
             for name, address in self._addresses.items()
         ]
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(groups, indent=2) + "\n")
-        partial.replace(self.file)
+        atomic.write(self.file, json.dumps(groups, indent=2) + "\n")
 
 
 def configure(folder: Path, targets: Path) -> None:

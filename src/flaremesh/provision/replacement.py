@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from flaremesh import atomic
+
 _PLACE = ".provision"
 _RETIRED = "retired"
 
@@ -28,10 +30,13 @@ def workplace(out: Path, *folders: str) -> Iterator[Path]:
 
 
 def replace_file(new: Path, old: Path, *, mode: int) -> None:
-    """Put ``new`` in the place of ``old`` unless they are alike."""
+    """Put ``new`` in the place of ``old`` unless they are alike.
+
+    It outlasts a power cut: no kit can be made again without the root's key.
+    """
     if not old.exists() or old.read_bytes() != new.read_bytes() or _mode(old) != mode:
         new.chmod(mode)
-        new.replace(old)
+        atomic.move(new, old, durable=True)
 
 
 def replace_text(text: str, old: Path, work: Path, *, mode: int) -> None:

@@ -20,6 +20,7 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.cell import PROGRESS, RunCell
@@ -351,7 +352,7 @@ class DistOptController(Controller):
         )
         folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).write_text(RUN_RESULT.json(result, indent=1))
+        atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=1), durable=True)
         self._result = RUN_RESULT.data(result)
 
     def _seen(self, site: str) -> SiteProgress:
