@@ -5,12 +5,12 @@ from flaremesh.links.protocol import (
     Key,
     Link,
     LinkError,
-    LinkKind,
     LinkObserver,
     Payload,
     PeerTimeout,
     RunAborted,
 )
+from flaremesh.topology.links import LinkKind
 
 __all__ = [
     "Cancelled",

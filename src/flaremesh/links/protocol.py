@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.topology.links import LinkKind
 
 MAX_MESSAGE_BYTES: Final = 4 << 30
 """A peer that announces more is cut off."""
@@ -23,13 +24,6 @@ class Key(NamedTuple):
     iteration: int
     stage: int
     sender: str
-
-
-class LinkKind(StrEnum):
-    """What carries an edge's messages."""
-
-    DIRECT = "direct"
-    RELAY = "relay"
 
 
 class Refusal(StrEnum):

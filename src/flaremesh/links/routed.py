@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal, TypeAlias
 
 from flaremesh.links.direct import DirectLink
 from flaremesh.links.inbox import Inbox
@@ -12,16 +11,14 @@ from flaremesh.links.protocol import (
     FLUSH_SECONDS,
     Key,
     LinkError,
-    LinkKind,
     LinkObserver,
     Payload,
     PeerTimeout,
 )
 from flaremesh.links.relay import RelayLink
+from flaremesh.topology.links import LinkKind, LinkMode
 
 _log = logging.getLogger(__name__)
-
-LinkMode: TypeAlias = Literal["auto", "direct", "relay"]
 
 
 class RoutedLink:

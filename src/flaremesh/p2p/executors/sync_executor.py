@@ -19,7 +19,7 @@ from flaremesh.links.direct import DirectLink
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.outgoing import Address, Lost
 from flaremesh.links.relay import RelayLink
-from flaremesh.links.routed import LinkMode, RoutedLink
+from flaremesh.links.routed import RoutedLink
 from flaremesh.links.tls import Credentials
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
@@ -32,6 +32,7 @@ from flaremesh.p2p.message import decode, encode
 from flaremesh.p2p.outcome import SITE_RESULT, SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig, Neighbor
+from flaremesh.topology.links import LinkMode
 from flaremesh.topology.neighborhood import Neighborhood
 
 DEFAULT_PEER_TIMEOUT = 60.0
