@@ -9,6 +9,7 @@ from flaremesh.links.protocol import (
     Payload,
     PeerTimeout,
     RunAborted,
+    require_length,
 )
 from flaremesh.topology.links import LinkKind
 
@@ -22,4 +23,5 @@ __all__ = [
     "Payload",
     "PeerTimeout",
     "RunAborted",
+    "require_length",
 ]

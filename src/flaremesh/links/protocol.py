@@ -92,6 +92,12 @@ def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
     return length
 
 
+def require_length(payload: Payload, expected: int, peer: str) -> None:
+    """Raise LinkError unless what ``peer`` sent has so many bytes."""
+    if len(payload) != expected:
+        raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
+
+
 class Link(Protocol):
     """Delivers each message to each peer exactly once, in spite of loss and duplicates below it."""
 
