@@ -13,6 +13,7 @@ from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder
 from nvflare.security.security import COMMAND_CATEGORIES
 
+from flaremesh.class_path import prefix_of
 from flaremesh.p2p.components import COMPONENTS
 from flaremesh.provision import firewall
 from flaremesh.topology.mesh import build
@@ -154,7 +155,7 @@ def _launch(path: Path, launcher: str) -> None:
 def _allow(path: Path, packages: Iterable[str]) -> None:
     with _edited(path) as resources:
         # an explicit list replaces NVFlare's default, so it goes on from it; a trailing dot means a package
-        resources["class_allow_list"] += [*COMPONENTS, *(f"{package}." for package in packages)]
+        resources["class_allow_list"] += [*COMPONENTS, *map(prefix_of, packages)]
 
 
 def _authorize(path: Path, *, files: bool) -> None:

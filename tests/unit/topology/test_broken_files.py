@@ -452,6 +452,13 @@ BROKEN = {
         "run.problem.path",
         "write code: {packages: [ourlab]}",
     ),
+    "algorithm of a package that the kits do not allow": Broken(
+        "run: {algorithm: ourlab.algorithms.Mine, iterations: 1, "
+        "problem: {path: flaremesh.problems.digits.Digits}}",
+        1,
+        "run.algorithm",
+        "write code: {packages: [ourlab]}",
+    ),
     "unknown wire": Broken(
         """
         run:
