@@ -10,9 +10,9 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall, releases
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.topology.analysis import iterations_to, period, stationary
-from flaremesh.topology.findings import instead
 from flaremesh.topology.graphs import directed
 from flaremesh.topology.mesh import Mesh, build
+from flaremesh.topology.mistakes import instead
 from flaremesh.topology.schema import SERVER, Topology
 
 

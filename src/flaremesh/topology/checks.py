@@ -11,8 +11,8 @@ import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
 from flaremesh.class_path import package_of, prefix_of
-from flaremesh.topology.findings import Location, Mistake, instead, shown
 from flaremesh.topology.graphs import Digraph, GraphError, directed, phases
+from flaremesh.topology.mistakes import Location, Mistake, instead, shown
 from flaremesh.topology.schema import DEFAULT_PORT, SERVER, Graph, LinkAddress, Port, Weight, WeightRule
 from flaremesh.topology.weights import UNDIRECTED_ONLY
 

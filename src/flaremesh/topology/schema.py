@@ -28,8 +28,8 @@ from pydantic_core import PydanticCustomError
 
 from flaremesh import __version__
 from flaremesh.metrics.names import SHAREABLE
-from flaremesh.topology.findings import instead, shown
 from flaremesh.topology.links import LinkMode
+from flaremesh.topology.mistakes import instead, shown
 
 SERVER = "server"
 """The server's name in the mesh: of its kit and in its certificate. No site may have it."""
