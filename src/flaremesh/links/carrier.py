@@ -10,10 +10,10 @@ from flaremesh.links.protocol import (
     FLUSH_SECONDS,
     MAX_MESSAGE_BYTES,
     Key,
-    LinkKind,
     LinkObserver,
     Payload,
 )
+from flaremesh.topology.links import LinkKind
 
 Address: TypeAlias = tuple[str, int]
 """Host and port."""
