@@ -12,7 +12,7 @@ from flaremesh.gossip.encodings import Encoding, encodings
 from flaremesh.gossip.mixing import Take, Term, Workspace, mix, section
 from flaremesh.gossip.public import Publication, PublicCopies, Values
 from flaremesh.gossip.staging import bytes_of, staging_for
-from flaremesh.links import LinkError, Payload
+from flaremesh.links import LinkError, Payload, require_length
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Wire
 
@@ -161,10 +161,7 @@ class Gossip:
 
     def _message(self, peer: str, payload: Payload) -> Tensor:
         """A message that has arrived, checked, as bytes on the CPU."""
-        if len(payload) != self._bytes:
-            raise LinkError(
-                f"{peer} sent {len(payload)} bytes, expected {self._bytes}: is its model another one?"
-            )
+        require_length(payload, self._bytes, peer)
         message = bytes_of(payload)
         for channel in self._channels:
             try:

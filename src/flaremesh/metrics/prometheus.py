@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
+from flaremesh import atomic
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import DIRECT, DURATION_BUCKETS, LINK_KINDS, Phase, RunMetric, RunState
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Traffic
@@ -258,9 +259,7 @@ class _Writer:
 
     def write(self) -> None:
         with self._writing, suppress(OSError):  # e.g. no room: the next page may find some
-            partial = self._file.with_suffix(".partial")
-            partial.write_bytes(generate_latest(self._registry))
-            partial.replace(self._file)
+            atomic.write(self._file, generate_latest(self._registry))
 
     def stop(self) -> None:
         self._stopped.set()

@@ -7,6 +7,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from flaremesh.class_path import prefix_of
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.components import COMPONENTS
@@ -180,7 +181,7 @@ def _make(
 ) -> Made:
     """Let NVFlare make all kits."""
     settings = Settings(
-        classes=[*COMPONENTS, *(f"{package}." for package in topology.code.packages)],
+        classes=[*COMPONENTS, *map(prefix_of, topology.code.packages)],
         code=topology.code.files,
         agents=site_agents(topology, mesh),
     )

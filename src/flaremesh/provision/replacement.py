@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from flaremesh import atomic
+
 _PLACE = ".provision"
 _RETIRED = "retired"
 
@@ -33,6 +35,8 @@ def workplace(out: Path, *folders: str) -> Iterator[Path]:
 def replace_file(new: Path, old: Path, *, mode: int) -> None:
     """Put ``new`` in the place of ``old`` unless content and mode are the same.
 
+    It outlasts a power cut: no kit can be made again without the root's key.
+
     Args:
         new: a file on the same file system; moved.
         old: the place; may be missing.
@@ -40,7 +44,7 @@ def replace_file(new: Path, old: Path, *, mode: int) -> None:
     """
     if not old.exists() or old.read_bytes() != new.read_bytes() or _mode(old) != mode:
         new.chmod(mode)
-        new.replace(old)
+        atomic.move(new, old, durable=True)
 
 
 def replace_text(text: str, old: Path, work: Path, *, mode: int) -> None:
