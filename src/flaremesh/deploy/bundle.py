@@ -8,6 +8,7 @@ from pathlib import Path
 
 from docker.errors import DockerException, ImageNotFound
 
+from flaremesh import atomic
 from flaremesh.deploy.targets.base import DeployError
 from flaremesh.deploy.targets.docker.engine import engine
 from flaremesh.provision.releases import Release, release_folder, values_of
@@ -65,7 +66,7 @@ def bundle(topology: Topology, mesh: Path, release: Release) -> Path:
         partial.touch(mode=0o600)
         with tarfile.open(partial, "w") as bundled:
             bundled.add(folder, arcname=release.name)
-        partial.replace(archive)
+        atomic.move(partial, archive)
     return archive
 
 

@@ -1,7 +1,6 @@
 """Which carriers there are: a further one is a package of its own and a line in `assemble`."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 from flaremesh.links.carrier import Carrier, Edges
 from flaremesh.links.direct import Credentials, DirectCarrier, Listen
@@ -9,10 +8,8 @@ from flaremesh.links.inbox import Inbox
 from flaremesh.links.protocol import Cancelled, LinkObserver
 from flaremesh.links.relay import RelayCarrier, Transport
 from flaremesh.links.routed import RoutedLink
+from flaremesh.topology.links import LinkMode
 from flaremesh.topology.neighborhood import Neighborhood
-
-LinkMode: TypeAlias = Literal["auto", "direct", "relay"]
-"""Which carriers a run allows; ``auto`` allows all."""
 
 
 def assemble(

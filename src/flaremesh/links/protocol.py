@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from flaremesh.links.errors import LinkError, PeerBehind
+from flaremesh.topology.links import LinkKind
 
 MAX_MESSAGE_BYTES: Final = 4 << 30
 """A peer that announces more is cut off."""
@@ -27,13 +28,6 @@ class Key(NamedTuple):
     iteration: int
     stage: int
     sender: str
-
-
-class LinkKind(StrEnum):
-    """What carries an edge's messages."""
-
-    DIRECT = "direct"
-    RELAY = "relay"
 
 
 class Refusal(StrEnum):
@@ -72,6 +66,12 @@ def require_room(peer: str, messages: int, length: int) -> None:
             f"{peer} has not taken the last {messages:,} messages ({length:,} bytes): it has stopped, is cut "
             "off, or is far behind; no more is kept for it"
         )
+
+
+def require_length(payload: Payload, expected: int, peer: str) -> None:
+    """Raise LinkError unless what ``peer`` sent has so many bytes."""
+    if len(payload) != expected:
+        raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
 
 
 class Link(Protocol):

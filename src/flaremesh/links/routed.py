@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from flaremesh.links.carrier import Address, Carrier, Edges, Message
 from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout
-from flaremesh.links.protocol import FLUSH_SECONDS, Key, Link, LinkKind, Payload, length_of
+from flaremesh.links.protocol import FLUSH_SECONDS, Key, Link, Payload, length_of
+from flaremesh.topology.links import LinkKind
 
 _log = logging.getLogger(__name__)
 

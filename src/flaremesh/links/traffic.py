@@ -4,7 +4,8 @@ import threading
 from collections import Counter
 from collections.abc import Collection
 
-from flaremesh.links.protocol import LinkKind, Refusal
+from flaremesh.links.protocol import Refusal
+from flaremesh.topology.links import LinkKind
 
 _STRANGER = ""
 

@@ -10,9 +10,9 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall, releases
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.topology.analysis import iterations_to, period, stationary
-from flaremesh.topology.findings import instead
 from flaremesh.topology.graphs import directed
 from flaremesh.topology.mesh import Mesh, build
+from flaremesh.topology.mistakes import instead
 from flaremesh.topology.schema import SERVER, Topology
 
 
@@ -148,17 +148,17 @@ def unsoundness(algorithm: str, mesh: Mesh) -> str | None:
     if not properties.primitive:
         return "mixing is periodic and never settles; lower the edges' weights so that sites keep their own"
     needed = algorithms.algorithm_class(algorithm).weights
-    if needed is Weights.COLUMN_STOCHASTIC and not properties.column_stochastic:
-        return "the columns of the mixing matrix do not sum to one; write weights: push-sum"
-    if needed is Weights.DOUBLY_STOCHASTIC and not properties.doubly_stochastic:
-        reason = (
-            f"the {'columns' if properties.row_stochastic else 'rows'} of the mixing matrix do not sum to one"
-        )
-        if not directed(mesh.graph):
-            return f"{reason}; write weights: metropolis"
-        others = " or ".join(_made_for(Weights.COLUMN_STOCHASTIC))
-        return f"{reason}; on a directed graph run {others}, with weights: push-sum"
-    return None
+    reason = needed.unsoundness(
+        row_stochastic=properties.row_stochastic, column_stochastic=properties.column_stochastic
+    )
+    if reason is None:
+        return None
+    if needed is Weights.COLUMN_STOCHASTIC:
+        return f"{reason}; write weights: push-sum"
+    if not directed(mesh.graph):
+        return f"{reason}; write weights: metropolis"
+    others = " or ".join(_made_for(Weights.COLUMN_STOCHASTIC))
+    return f"{reason}; on a directed graph run {others}, with weights: push-sum"
 
 
 def redeploy(topology: Topology, previous: Topology) -> dict[str, str]:

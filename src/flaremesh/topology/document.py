@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from flaremesh.topology.findings import Finding, Location, Mistake, shown
+from flaremesh.topology.mistakes import LineMistake, Location, Mistake, shown
 from flaremesh.topology.scalars import TAG, TYPES, Ambiguous, meant
 from flaremesh.topology.text import Unreadable
 
@@ -71,7 +71,7 @@ class Document:
         nodes = list(self._path(location))
         return nodes[-1][1].text if len(nodes) == len(location) + 1 else None
 
-    def located(self, mistake: Mistake) -> Finding:
+    def located(self, mistake: Mistake) -> LineMistake:
         """A mistake at the line of its value, or of the innermost thing around it that the file holds."""
         field = ""
         path = [*self._path(mistake.location)]
@@ -79,7 +79,7 @@ class Document:
             inside = path[index][1].parts if index < len(path) else ()
             listed = isinstance(step, int) and not isinstance(inside, Mapping)
             field += f"[{step}]" if listed else f"{'.' if field else ''}{step}"
-        return Finding(path[-1][0], field, mistake.problem, mistake.remedy)
+        return LineMistake(path[-1][0], field, mistake.problem, mistake.remedy)
 
     def _path(self, location: Location) -> Iterator[tuple[int, _Node]]:
         """Line and value of every step of a way, as far as the file holds them."""

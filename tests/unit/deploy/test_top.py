@@ -17,13 +17,13 @@ from rich.console import Console
 from flaremesh.cli.screen import screen
 from flaremesh.deploy.watch.scrapes import Scrape
 from flaremesh.deploy.watch.top import Recent
-from flaremesh.links.protocol import LinkKind
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RELAY, SHAREABLE, AgentMetric, Phase, RunState
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, PrometheusSink
 from flaremesh.metrics.sink import Evaluation, Iteration, Norms
 from flaremesh.p2p.agents.agent import gauge
 from flaremesh.p2p.agents.shared import SharedMetrics, Sharing
+from flaremesh.topology.links import LinkKind
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import SERVER, Topology
 

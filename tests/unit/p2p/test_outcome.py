@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.sink import Evaluation, Iteration
-from flaremesh.p2p.controllers import DistOptController
 from flaremesh.p2p.outcome import RUN_RESULT, SITE_RESULT, Graph, RunResult, SiteResult
 from flaremesh.p2p.progress import RUN_PROGRESS, SITE_PROGRESS, RunProgress, SiteProgress
-from flaremesh.p2p.types import Config, Neighbor, Network, Node
+from flaremesh.p2p.roster import Roster
 from flaremesh.record import RecordError
 
 ARCHITECTURE = Path(__file__).parents[3] / "docs/architecture.md"
@@ -125,26 +124,36 @@ def test_a_spoilt_result_is_refused_in_one_sentence(spoilt, mistake):
 
 
 @pytest.fixture
-def controller():
-    ring = Network([Node("bonn", [Neighbor("ulm", 0.5)]), Node("ulm", [Neighbor("bonn", 0.5)])])
-    return DistOptController(Config(ring, {"iterations": 3}))
+def roster():
+    return Roster()
 
 
-def test_a_site_whose_reply_cannot_be_read_fails_the_run(controller):
-    controller._take_end("bonn", SITE_RESULT.data(SiteResult(3)) | {"iterations": "many"})
-    assert controller._failure.startswith("what bonn replies is not the result of a site: iterations: ")
+def test_a_sites_reply_is_its_result(roster):
+    told = SiteResult(3, {"loss": 0.5}, history=[Evaluation(3, {"loss": 0.5})])
+    roster.end("bonn", {"algorithm": "dgd", **SITE_RESULT.data(told)})
+    assert (roster.result("bonn"), roster.algorithm, roster.ended) == (told, "dgd", {"bonn"})
 
 
-def test_a_site_that_replies_no_result_is_known_by_what_it_told_last(controller):
-    controller._hear("bonn", SITE_PROGRESS.json(SiteProgress(2, metrics={"mae": 0.5})).encode())
-    controller._take_end("bonn", {})
-    assert controller._results["bonn"] is None
-    assert controller._last_seen("bonn") == SiteResult(2, {"mae": 0.5})
+def test_a_reply_that_cannot_be_read_is_no_end(roster):
+    with pytest.raises(RecordError, match="what bonn replies is not the result of a site: iterations: "):
+        roster.end("bonn", SITE_RESULT.data(SiteResult(3)) | {"iterations": "many"})
+    assert roster.ended == set()
 
 
-def test_a_metric_of_any_name_is_a_metric(controller):
-    names = ["panic", "stopped", "waits_for", "iteration"]
-    told = SITE_PROGRESS.json(SiteProgress(1, metrics=dict.fromkeys(names, 1.0)))
-    controller._hear("bonn", told.encode())
-    assert controller._failure is None
-    assert controller._last_seen("bonn") == SiteResult(1, dict.fromkeys(names, 1.0))
+def test_a_site_that_replies_no_result_is_known_by_what_it_told_last(roster):
+    roster.hear("bonn", SITE_PROGRESS.json(SiteProgress(2, metrics={"mae": 0.5})).encode())
+    roster.end("bonn", {"of": "another family"})
+    assert (roster.result("bonn"), roster.ended) == (SiteResult(2, {"mae": 0.5}), {"bonn"})
+
+
+def test_progress_that_cannot_be_read_leaves_what_was_told_before(roster):
+    roster.hear("bonn", SITE_PROGRESS.json(SiteProgress(2)).encode())
+    with pytest.raises(RecordError, match="what bonn tells is not the progress of a site: "):
+        roster.hear("bonn", b"\xff")
+    assert roster.latest("bonn").iteration == 2
+
+
+def test_a_metric_of_any_name_is_a_metric(roster):
+    metrics = dict.fromkeys(["panic", "stopped", "waits_for", "iteration"], 1.0)
+    assert roster.hear("bonn", SITE_PROGRESS.json(SiteProgress(1, metrics=metrics)).encode()) is None
+    assert roster.result("bonn") == SiteResult(1, metrics)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from flaremesh import atomic
 from flaremesh.deploy.outdated import check_code, check_server, kits_in_use, older_than_kits, say_older
 from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
 from flaremesh.deploy.targets.base import DeployError, Target
@@ -285,7 +286,7 @@ def gather(
         iterations=topology.run.iterations,
         sites={site: replace(known, history=[]) for site, known in sites.items()},
     )
-    (folder / RESULT).write_text(RUN_RESULT.json(result, indent=2) + "\n")
+    atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=2) + "\n", durable=True)
     for site, known in sites.items():
         if not _copied(target, site, folder.name, folder / site, warn) and known.history:
             _write_history(folder / site, known)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 from typing_extensions import override
 
+from flaremesh import atomic
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets.base import Address, DeployError, Participant, Target, threads
 from flaremesh.deploy.waiting import wait_while
@@ -234,9 +235,7 @@ class LocalTarget(Target):
             name: {"pid": process.pid, "created": process.create_time()} for name, process in running.items()
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._record_file.with_suffix(".partial")
-        partial.write_text(json.dumps(entries, indent=2) + "\n")
-        partial.replace(self._record_file)
+        atomic.write(self._record_file, json.dumps(entries, indent=2) + "\n")
 
     def _processes(self) -> dict[str, psutil.Process]:
         """The participants that run; a process that merely inherited a recorded pid is not one of them."""

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from flaremesh.deploy.outdated import dialled, kits_in_use, older_than_kits, unlike_file
 from flaremesh.deploy.targets.base import Participant, Target, ask_each
-from flaremesh.links.protocol import LinkKind
 from flaremesh.p2p.agents.doctor import PATH, Edge, Finding, Report
 from flaremesh.provision.certificates import RENEWAL_DAYS
+from flaremesh.topology.links import LinkKind
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from flaremesh import atomic
 from flaremesh.deploy.targets import TargetKind, target_of
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.deploy.targets.local import check_port
@@ -241,9 +242,7 @@ class ScrapeTargets:
             {"targets": [address], "labels": {"mesh": self._mesh, "site": name}}
             for name, address in self._addresses.items()
         ]
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(groups, indent=2) + "\n")
-        partial.replace(self.file)
+        atomic.write(self.file, json.dumps(groups, indent=2) + "\n")
 
 
 def configure(folder: Path, targets: Path) -> None:

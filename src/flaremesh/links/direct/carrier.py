@@ -17,7 +17,8 @@ from flaremesh.links.direct.listener import Listener
 from flaremesh.links.direct.outgoing import Outgoing
 from flaremesh.links.direct.tls import Credentials
 from flaremesh.links.frame import run_digest
-from flaremesh.links.protocol import FLUSH_SECONDS, Key, LinkKind
+from flaremesh.links.protocol import FLUSH_SECONDS, Key
+from flaremesh.topology.links import LinkKind
 
 Listen: TypeAlias = tuple[str, tuple[int, int]]
 """Host, and inclusive range of ports."""

@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from flaremesh import atomic
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT, PORT_VARIABLE
 from flaremesh.metrics.exporter import Exporter
 from flaremesh.metrics.names import AgentMetric
@@ -98,7 +99,7 @@ class Agent(FLComponent):
 
     def start(self, fl_ctx: FLContext) -> None:
         """Begin to listen to signals, to serve and to sweep."""
-        # NVFlare's too is the one that was there at the start
+        # NVFlare, too, goes on with the certificate that was there when the process started
         pem = startup_files(self.workspace / "startup").certificate.read_bytes()
         self.certificate_expiry = load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
         on_termination(self._stop, self.stop_seconds)
@@ -147,9 +148,7 @@ class Agent(FLComponent):
             return
         self.log_info(fl_ctx, f"serving metrics and readiness on {host}:{exporter.port}")
         here = "127.0.0.1" if host == _EVERYWHERE else host
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"url": f"http://{here}:{exporter.port}", "pid": os.getpid()}) + "\n")
-        partial.replace(file)
+        atomic.write(file, json.dumps({"url": f"http://{here}:{exporter.port}", "pid": os.getpid()}) + "\n")
 
     def _examine(self) -> Report:
         return examine(

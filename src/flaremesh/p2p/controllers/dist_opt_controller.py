@@ -20,23 +20,17 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.extra import planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.nvflare.cells import PROGRESS, RunCell
+from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
 from flaremesh.p2p.nvflare.server import answer_admin
-from flaremesh.p2p.outcome import (
-    RESULT,
-    RUN_FOLDER,
-    RUN_RESULT,
-    SITE_RESULT,
-    Graph,
-    Outcome,
-    RunResult,
-    SiteResult,
-)
-from flaremesh.p2p.progress import RUN_PROGRESS, SITE_PROGRESS, RunProgress, SiteProgress
+from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, Graph, Outcome, RunResult
+from flaremesh.p2p.progress import RUN_PROGRESS, RunProgress
+from flaremesh.p2p.roster import Roster
 from flaremesh.p2p.tasks import (
     ADDRESS,
     ADDRESSES,
@@ -45,7 +39,6 @@ from flaremesh.p2p.tasks import (
     PREPARE,
     PROGRESS_COMMAND,
     REASON,
-    SERVER_PARAMETERS,
     START_TIMEOUT,
     Task,
 )
@@ -98,9 +91,7 @@ class DistOptController(Controller):
         self._changed = threading.Event()
         self._result: dict[str, Any] | None = None
         self._fetched = threading.Event()
-        self._progress: dict[str, SiteProgress] = {}
-        self._results: dict[str, SiteResult | None] = {}
-        self._algorithms: set[str] = set()
+        self._roster = Roster()
         self._addresses: dict[str, list[Any] | None] = {}
         self._by_value = False
         self._linked: set[str] = set()
@@ -221,7 +212,7 @@ class DistOptController(Controller):
         while missing := {node.id for node in self.config.network.nodes}.difference(ready):
             if time.monotonic() > deadline:
                 # who itself waits for a late one is not to blame
-                waiting = {site for site in missing if self._seen(site).waits_for in missing}
+                waiting = {site for site in missing if self._roster.latest(site).waits_for in missing}
                 self._fail(f"{', '.join(sorted(missing - waiting or missing))}: {otherwise}")
             if self._wait(abort_signal):
                 return False
@@ -234,7 +225,7 @@ class DistOptController(Controller):
         sites = [node.id for node in self.config.network.nodes]
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)
         self.broadcast(task, fl_ctx, targets=sites, min_responses=len(sites))
-        while set(sites) - self._results.keys():
+        while set(sites) - self._roster.ended:
             if self._wait(abort_signal):
                 return
 
@@ -251,7 +242,10 @@ class DistOptController(Controller):
         elif client_task.task.name == Task.CONFIG:
             self._take_step(site, _data(result))
         else:
-            self._take_end(site, _data(result))
+            try:
+                self._roster.end(site, _data(result))
+            except RecordError as error:
+                self._fail(str(error))
         client_task.result = None
         self._changed.set()
 
@@ -268,16 +262,6 @@ class DistOptController(Controller):
                 self._strangers.add(site)
                 self._linked.add(site)
                 self._prepared.add(site)
-
-    def _take_end(self, site: str, reply: dict[str, Any]) -> None:
-        try:
-            # an executor of another family replies no result
-            told = "iterations" in reply
-            self._results[site] = SITE_RESULT.of(reply, f"what {site} replies") if told else None
-        except RecordError as error:
-            self._fail(str(error))
-        if algorithm := reply.get("algorithm"):
-            self._algorithms.add(str(algorithm))
 
     def _fail(self, reason: str, iteration: int | None = None) -> None:
         """A site failed; with ``iteration``, because it waited for its neighbours in vain."""
@@ -313,7 +297,7 @@ class DistOptController(Controller):
         """NVFlare aborts a run whose job process died without saying which: it is the one that is silent."""
         sites = {node.id for node in self.config.network.nodes}
         deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        while silent := {s for s in sites - self._results.keys() if not self._seen(s).stopped}:
+        while silent := {s for s in sites - self._roster.ended if not self._roster.latest(s).stopped}:
             if time.monotonic() > deadline:
                 break
             time.sleep(_POLL_SECONDS)
@@ -322,14 +306,12 @@ class DistOptController(Controller):
         return f"{', '.join(sorted(silent))}: the job process ended without a word; killed, or out of memory"
 
     def _hear(self, site: str, data: Any) -> None:
-        if any(node.id == site for node in self.config.network.nodes):
-            before, now = self._seen(site), SITE_PROGRESS.read(bytes(data), f"what {site} tells")
-            self._progress[site] = now
-            if now.panic is not None and before.panic is None:
-                self._fail(f"{site}: {now.panic}")
+        known = any(node.id == site for node in self.config.network.nodes)
+        if known and (panic := self._roster.hear(site, bytes(data))) is not None:
+            self._fail(f"{site}: {panic}")
 
     def _report(self) -> dict[str, Any]:
-        progress = RUN_PROGRESS.data(RunProgress(self._state, dict(self._progress)))
+        progress = RUN_PROGRESS.data(RunProgress(self._state, dict(self._roster.progress)))
         if self._result is not None:
             progress["result"] = self._result
             self._fetched.set()
@@ -342,26 +324,18 @@ class DistOptController(Controller):
             outcome=outcome,
             name=self.labels.get("name", ""),
             reason=self._failure,
-            algorithm=self.labels.get("algorithm") or next(iter(self._algorithms), None),
+            algorithm=self.labels.get("algorithm") or self._roster.algorithm,
             topology=self.labels.get("topology"),
             iterations=planned_iterations(self.config.extra),
             seconds=seconds,
             predicted_contraction=self.labels.get("predicted_contraction"),
-            sites={site: self._results.get(site) or self._last_seen(site) for site in sites},
+            sites={site: self._roster.result(site) for site in sites},
             graph=Graph(sites, self._matrices),
         )
         folder = Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).write_text(RUN_RESULT.json(result, indent=1))
+        atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=1), durable=True)
         self._result = RUN_RESULT.data(result)
-
-    def _seen(self, site: str) -> SiteProgress:
-        return self._progress.get(site, SiteProgress())
-
-    def _last_seen(self, site: str) -> SiteResult:
-        """What is known of a site that did not finish."""
-        seen = self._seen(site)
-        return SiteResult(iterations=seen.iteration, metrics=seen.metrics)
 
 
 def _data(reply: Shareable) -> dict[str, Any]:

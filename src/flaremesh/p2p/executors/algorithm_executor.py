@@ -109,8 +109,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         started = time.perf_counter()
         with part.history as history:
             for iteration in range(run.iterations):
-                run.send(iteration)
-                run.advance(iteration)
+                run.iterate(iteration)
                 self._observe(run)
             run.save(part.folder / RUN_FOLDER / "model.safetensors")
         self._show_end(run)
@@ -278,12 +277,13 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
     def _require_sound_weights(self, config: LocalConfig) -> None:
         """On other weights the algorithm would converge all the same, to the solution of another problem."""
         needed = algorithms.algorithm_class(self._algorithm_name()).weights
-        rows = config.row_stochastic or needed is algorithms.Weights.COLUMN_STOCHASTIC
-        if not (rows and config.column_stochastic):
+        reason = needed.unsoundness(
+            row_stochastic=config.row_stochastic, column_stochastic=config.column_stochastic
+        )
+        if reason:
             raise UnsoundWeights(
-                f"{self._algorithm_name()} needs a {needed.value} mixing matrix, and the "
-                f"{'columns' if rows else 'rows'} of this network's do not sum to one; what is made for such "
-                "weights runs in a run_algorithm of your own"
+                f"{self._algorithm_name()} needs a {needed.value} mixing matrix, and {reason}; "
+                "what is made for such weights runs in a run_algorithm of your own"
             )
 
     def _make_algorithm(self, extra: dict[str, Any]) -> algorithms.Algorithm[Any]:

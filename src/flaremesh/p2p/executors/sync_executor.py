@@ -15,7 +15,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, LinkError, Payload, PeerTimeout
-from flaremesh.links.assemble import LinkMode, assemble
+from flaremesh.links.assemble import assemble
 from flaremesh.links.carrier import Address
 from flaremesh.links.direct import Credentials
 from flaremesh.links.traffic import TrafficCounter
@@ -30,6 +30,7 @@ from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SITE_RESULT, SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig, Neighbor
+from flaremesh.topology.links import LinkMode
 from flaremesh.topology.neighborhood import Neighborhood
 
 DEFAULT_PEER_TIMEOUT = 60.0

@@ -22,7 +22,7 @@ class Mistake(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Finding:
+class LineMistake:
     """A mistake at its place in the file.
 
     Attributes:
@@ -47,17 +47,17 @@ class TopologyError(FlaremeshError):
     """A topology file cannot be used.
 
     Attributes:
-        findings: all mistakes, in the order of the file.
+        mistakes: all mistakes, in the order of the file.
     """
 
     exit_code = 2
 
-    def __init__(self, path: Path, findings: Sequence[Finding]):
-        self.findings = tuple(findings)
-        count = "1 mistake" if len(findings) == 1 else f"{len(findings)} mistakes"
-        lines = [f"{path}: {count}", *(f"  {finding}" for finding in findings[:_MOST_SHOWN])]
-        if len(findings) > _MOST_SHOWN:
-            lines.append(f"  … and {len(findings) - _MOST_SHOWN} more")
+    def __init__(self, path: Path, mistakes: Sequence[LineMistake]):
+        self.mistakes = tuple(mistakes)
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        lines = [f"{path}: {count}", *(f"  {mistake}" for mistake in mistakes[:_MOST_SHOWN])]
+        if len(mistakes) > _MOST_SHOWN:
+            lines.append(f"  … and {len(mistakes) - _MOST_SHOWN} more")
         super().__init__("\n".join(lines))
 
 
@@ -65,7 +65,7 @@ _MOST_SHOWN = 50
 
 
 def _visible(text: str) -> str:
-    """A part of a finding, of bearable length, with escapes for what a terminal would not show, or obey."""
+    """A part of a mistake, cut to a length that can be read, its control characters escaped."""
     short = text if len(text) <= 400 else f"{text[:400]}…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
 
@@ -74,7 +74,7 @@ _LONGEST = 80
 
 
 def shown(value: Any) -> str:
-    """A value as a finding quotes it."""
+    """A value as messages quote it."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
     try:
