@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.protocol import (
+from flaremesh.topology.links import LinkKind
     FLUSH_SECONDS,
     MAX_MESSAGE_BYTES,
     Key,
