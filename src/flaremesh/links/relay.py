@@ -48,7 +48,7 @@ class _Outgoing:
         sequence: number of the latest frame.
         waiting: frames for which the window has no place yet.
         unacknowledged: frames in the window, by number.
-        bytes: of both together.
+        messages, bytes: of both together.
         progress: when the peer last acknowledged something, by ``time.monotonic``.
         patience: seconds without progress after which the window is sent again.
     """
@@ -56,6 +56,7 @@ class _Outgoing:
     sequence: int = 0
     waiting: deque[Frame] = field(default_factory=deque)
     unacknowledged: dict[int, Frame] = field(default_factory=dict)
+    messages: int = 0
     bytes: int = 0
     progress: float = 0.0
     patience: float = _HELLO_SECONDS
@@ -135,7 +136,8 @@ class RelayCarrier(Carrier):
         whole = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         kind = Kind.REPEAT if repeat else Kind.DATA
         with self._state:
-            require_room(peer, len(edge.waiting) + len(edge.unacknowledged), edge.bytes)
+            require_room(peer, edge.messages, edge.bytes)
+            edge.messages += 1
             edge.bytes += total
             for offset in range(0, total or 1, _CHUNK_BYTES):
                 piece = whole[offset : offset + _CHUNK_BYTES]
@@ -220,7 +222,9 @@ class RelayCarrier(Carrier):
             if not done:
                 return
             for sequence in done:
-                edge.bytes -= len(edge.unacknowledged.pop(sequence).payload)
+                frame = edge.unacknowledged.pop(sequence)
+                edge.bytes -= len(frame.payload)
+                edge.messages -= frame.offset + len(frame.payload) == frame.total
             edge.progress = time.monotonic()
             # back to normal by and by: a server that is merely slow must not get everything twice
             edge.patience = max(edge.patience / 2, _RESEND_SECONDS)

@@ -100,6 +100,8 @@ class RoutedLink(Link):
 
     @override
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:
+        if self._closed:
+            return
         self._closed = True
         deadline = time.monotonic() + patience
         for number, carrier in enumerate(self._carriers):
