@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from flaremesh.deploy.outdated import kits_in_use, older_than_kits, unlike_file
 from flaremesh.deploy.target import Participant, Target, at_once
-from flaremesh.links.protocol import LinkKind
+from flaremesh.links import LinkKind
 from flaremesh.p2p.agents.doctor import PATH, Edge, Finding, Report
 from flaremesh.provision import firewall
 from flaremesh.provision.certificates import RENEWAL_DAYS

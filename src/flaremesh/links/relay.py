@@ -17,7 +17,7 @@ from typing_extensions import override
 from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unable
 from flaremesh.links.errors import PeerTimeout
 from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest, unpack
-from flaremesh.links.protocol import FLUSH_SECONDS, Key, LinkKind, Payload, Refusal, require_room
+from flaremesh.links.link import FLUSH_SECONDS, Key, LinkKind, Payload, Refusal, require_room
 
 _CHUNK_BYTES = 1 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
 _WINDOW_FRAMES = 8  # under way on an edge: what is queued in NVFlare delays acknowledgements behind it

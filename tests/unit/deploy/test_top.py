@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flaremesh.cli.frame import frame
 from flaremesh.deploy.top import Recent, Scrape
-from flaremesh.links.protocol import LinkKind
+from flaremesh.links import LinkKind
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RELAY, SHAREABLE, AgentMetric, Phase, RunState
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, PrometheusSink

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from direct_mesh import Proxy, exchange, in_parallel
 
-from flaremesh.links import Key, LinkClosed, LinkError, PeerBehind, PeerTimeout, inbox, protocol, relay
+from flaremesh.links import Key, LinkClosed, LinkError, PeerBehind, PeerTimeout, inbox, link, relay
 from flaremesh.links.direct import outgoing
 from flaremesh.links.inprocess import InProcessLink, inboxes
 
@@ -214,8 +214,8 @@ def test_a_sender_that_runs_ahead_of_a_slow_receiver_loses_nothing(mesh):
 @pytest.mark.parametrize("length", [1, 40_000])
 def test_no_more_than_a_bound_is_kept_for_a_neighbour_that_takes_nothing(mesh, monkeypatch, length):
     monkeypatch.setattr(inbox, "_EARLY_MESSAGES", 20)
-    monkeypatch.setattr(protocol, "MAX_UNTAKEN_MESSAGES", 20 if length == 1 else 1000)
-    monkeypatch.setattr(protocol, "MAX_UNTAKEN_BYTES", 20 * 40_000)
+    monkeypatch.setattr(link, "MAX_UNTAKEN_MESSAGES", 20 if length == 1 else 1000)
+    monkeypatch.setattr(link, "MAX_UNTAKEN_BYTES", 20 * 40_000)
     sent = 0
     with bounded(), pytest.raises(PeerBehind, match="b has not taken the last"):  # noqa: PT012  (counted)
         for k in range(200):
