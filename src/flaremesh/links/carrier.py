@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeAlias
 
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import (
-from flaremesh.topology.links import LinkKind
+from flaremesh.links.link import (
     FLUSH_SECONDS,
     MAX_MESSAGE_BYTES,
     Key,
