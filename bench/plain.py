@@ -49,8 +49,7 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
         link.open(site)
         meter.tick()
         for iteration in range(iterations):
-            run.send(iteration)
-            run.advance(iteration)
+            run.iterate(iteration)
             meter.tick()
     figures = meter.figures()
     link.close()

@@ -110,8 +110,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         started = time.perf_counter()
         with part.history as history:
             for iteration in range(run.iterations):
-                run.send(iteration)
-                run.advance(iteration)
+                run.iterate(iteration)
                 self._observe(run)
             run.save(part.folder / RUN_FOLDER / "model.safetensors")
         self._show_end(run)
