@@ -48,13 +48,13 @@ class Agent(FLComponent):
     """
 
     stop_seconds: float
-    """Bound of the orderly stop."""
+    """Seconds that the orderly stop may take."""
 
     participant: str
     """Its name; known once the agent has started."""
 
     certificate_expiry: float
-    """When the certificate with which it started ends, Unix time."""
+    """When the certificate with which the process started ends, Unix time."""
 
     gpus: int = 0
     """How many the participant is to have."""
@@ -127,7 +127,7 @@ class Agent(FLComponent):
                 self.logger.warning("old run folders stay for now: %s", error)
 
     def why_not_ready(self) -> Sequence[str]:
-        """See Exporter: what is missing, or that the process is on its way out."""
+        """What is missing, or that the process is stopping."""
         return ["stopping"] if self._stopping else self.missing()
 
     def _serve(self, fl_ctx: FLContext) -> None:

@@ -72,7 +72,7 @@ class ServerAgent(Agent):
         yield family
 
     def _take_metrics(self, site: str, message: bytes) -> None:
-        """Not from admins, and not from a site that an admin has disabled."""
+        """Show what a site sent; admins, and sites that an admin has disabled, are not registered."""
         if self._process.knows(site):
             self._metrics.take(site, message)
 

@@ -141,7 +141,7 @@ class SiteAgent(Agent):
         try:
             return invite(self._probe.expect(peer))
         except LinkError as error:
-            # runs are proof enough that neighbours can dial
+            # that all ports are taken is no fault while runs take them
             wrong = len(self.running_jobs()) < high - low + 1
             return turn_away(f"{self.participant}: {error}.", "Stop what else listens there.", wrong=wrong)
 

@@ -114,12 +114,15 @@ class ParticipantCell:
 
     def traffic(self) -> ServerTraffic:
         """Bytes sent and received so far."""
-        mebibytes = {True: 0.0, False: 0.0}
+        frames = other = 0.0
         for pool in (self._core.sent_msg_size_pool, self._core.received_msg_size_pool):
             for category, bins in pool.to_dict()["cat_data"].items():
-                is_frames = category.endswith(f":{_CHANNEL}:{FRAMES}")
-                mebibytes[is_frames] += sum(size["total"] for size in bins if size)
-        return ServerTraffic(mebibytes[True] * _MEBIBYTE, mebibytes[False] * _MEBIBYTE)
+                size = _MEBIBYTE * sum(entry["total"] for entry in bins if entry)
+                if category.endswith(f":{_CHANNEL}:{FRAMES}"):
+                    frames += size
+                else:
+                    other += size
+        return ServerTraffic(frames, other)
 
 
 class RunCell:

@@ -21,7 +21,7 @@ from nvflare.lighter.spec import Builder
 from nvflare.lighter.utils import build_subject_alt_names, x509_name
 
 from flaremesh.p2p.nvflare.certificates import Issued
-from flaremesh.p2p.nvflare.settings import Settings, put_defaults
+from flaremesh.p2p.nvflare.settings import Settings, promote_defaults
 from flaremesh.topology.schema import SERVER, Topology
 
 _log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class _Finisher(Builder):
     def finalize(self, project: Project, ctx: ProvisionContext) -> None:
         """Called by NVFlare when all builders have built."""
         for participant in project.get_all_participants():
-            put_defaults(Path(ctx.get_local_dir(participant)))
+            promote_defaults(Path(ctx.get_local_dir(participant)))
         self._settings.set_server(Path(ctx.get_local_dir(project.get_server())))
         for client in project.get_clients():
             self._settings.set_site(Path(ctx.get_local_dir(client)), client.name)

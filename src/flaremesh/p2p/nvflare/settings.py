@@ -62,7 +62,7 @@ class Settings:
         _log(local / "log_config.json")
 
 
-def put_defaults(local: Path) -> None:
+def promote_defaults(local: Path) -> None:
     """Turn NVFlare's default files in ``local`` into those that count, and remove its samples."""
     for sample in local.glob("*.sample"):
         sample.unlink()
