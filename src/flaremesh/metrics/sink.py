@@ -54,8 +54,8 @@ class Norms:
         iteration: as in Iteration.
         gradient: 2-norm of the iteration's gradient, None without one.
         innovation: 2-norm of what the site added to the mix, u_i in m_i⁺ = Σ_j w_ij m_j + u_i, where m_i is
-            the first vector of an iteration's first message. It keeps the sites apart: ‖(I − W)M‖ settles below
-            2‖U‖/(1 − ρ).
+            the first vector of an iteration's first message. It keeps the sites apart: ‖(I − W)M‖ settles
+            below 2‖U‖/(1 − ρ).
     """
 
     iteration: int
