@@ -38,7 +38,7 @@ def checked_step(algorithm: Algorithm[Any], state: Any, gradient: Gradient, dime
                 f"{name} declares {_count(exchanges)}, and its iteration is over after {number - 1}"
             ) from None
         declared = exchange.lengths(dimension)
-        if not isinstance(message, tuple) or tuple(vector.numel() for vector in message) != declared:
+        if not isinstance(message, tuple) or [vector.numel() for vector in message] != declared:
             raise AlgorithmError(
                 f"{name} yields {_described(message)} in exchange {number}, and declares {_lengths(declared)}"
             )
