@@ -21,6 +21,7 @@ from flaremesh.links.carrier import Address
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.executors.ported import overrides
 from flaremesh.p2p.message import decode, encode
+from flaremesh.p2p.outcome import SiteOutcome
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -58,7 +59,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
     @override
     def _site_result(self) -> dict[str, Any]:
         part = self._flaremesh
-        outcome = part.outcome or part.member.outcome(part.exchanges.done)
+        done = part.exchanges.done
+        outcome = part.outcome or (part.joined.outcome(done) if part.joined else SiteOutcome(done))
         return {"algorithm": self._algorithm_name(), **asdict(outcome)}
 
     def _algorithm_name(self) -> str:
