@@ -66,12 +66,12 @@ test-nvflare-next: ## Test in .venv-nvflare-next what flaremesh assumes of NVFla
 
 .PHONY: charts
 charts: $(READY) ## Write what the code knows already: the charts' values, schemas and READMEs, docs/metrics.md
-	$(BIN)/python -m flaremesh.provision.chart_files
-	$(BIN)/python -m flaremesh.provision.contract
+	$(BIN)/python -m tools.chart_files
+	$(BIN)/python -m tools.metrics_page
 
 .PHONY: dashboards
-dashboards: $(READY) ## Write the Grafana dashboards of the monitoring chart from src/flaremesh/dashboards
-	$(BIN)/python -m flaremesh.dashboards
+dashboards: $(READY) ## Write the Grafana dashboards of the monitoring chart from tools/dashboards
+	$(BIN)/python -m tools.dashboards
 
 .PHONY: test-gpu
 test-gpu: $(READY) ## Test what needs a GPU; says why where it is skipped
@@ -115,7 +115,7 @@ PYTHON_IMAGE ?= python:3.11-slim-bookworm
 # URL of the sources, for the images' label
 SOURCE ?=
 
-IMAGES = $(BIN)/python -m flaremesh.deploy.images
+IMAGES = $(BIN)/python -m tools.images
 
 .PHONY: wheels
 wheels: $(READY) ## Gather in build/wheels what an image is made of (VARIANT=cpu, cuda or cli; TORCH_INDEX as above)

@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.jobs.clock import CLOCK
 from bench.processes import ROOT
 from bench.samples import FLAREMESH
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.session import AdminSession, connect
+from flaremesh.deploy.runs.session import AdminSession, connect
+from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.sink import Iteration
 from flaremesh.p2p.outcome import RUN_FOLDER

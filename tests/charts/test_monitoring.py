@@ -209,6 +209,19 @@ def test_grafana_reaches_prometheus_and_nobody_reaches_them_but_through_kubectl(
 
 
 @pytest.mark.parametrize("component", ["prometheus", "grafana"])
+def test_it_asks_the_same_name_servers_as_the_participants(
+    release: Rendered, one_cluster: Installation, component: str
+):
+    def names(policies: list[Object], policy: str) -> Object:
+        (egress,) = [p["spec"]["egress"] for p in policies if p["metadata"]["name"] == policy]
+        return dict(egress[0])
+
+    of_a_site = names(one_cluster.render("bonn").of("NetworkPolicy"), "bonn")
+    assert {port["port"] for port in of_a_site["ports"]} == {53}
+    assert names(release.of("NetworkPolicy"), f"monitoring-{component}") == of_a_site
+
+
+@pytest.mark.parametrize("component", ["prometheus", "grafana"])
 def test_it_can_be_left_out(values: dict[str, Any], component: str):
     grafana = {"grafana": {"prometheusUrl": "http://prometheus.example.org:9090"}}
     release = installed(values, **merged(grafana, {component: {"enabled": False}}))

@@ -140,8 +140,9 @@ def _key(document: dict[str, Any]) -> tuple[str, str]:
     return document["kind"], document["metadata"]["name"]
 
 
-def test_charts_under_one_umbrella_render_what_each_renders_alone(tmp_path: Path) -> None:
-    """Go templates share one space of names, in which the last definition of a name wins."""
+@pytest.fixture
+def umbrella(tmp_path: Path) -> Path:
+    """A chart of the user's own with all of ours."""
     umbrella = tmp_path / "umbrella"
     (umbrella / "charts").mkdir(parents=True)
     dependencies = [{"name": chart, "version": "0.1.0"} for chart in NAMES]
@@ -149,6 +150,26 @@ def test_charts_under_one_umbrella_render_what_each_renders_alone(tmp_path: Path
     (umbrella / "Chart.yaml").write_text(yaml.safe_dump(about))
     for chart in NAMES:
         (umbrella / "charts" / chart).symlink_to(CHARTS / chart)
-    together = render(umbrella, {chart: every_option_of(chart) for chart in NAMES}).objects
-    alone = [document for chart in NAMES for document in render(chart, every_option_of(chart)).objects]
+    return umbrella
+
+
+def test_charts_under_one_umbrella_render_what_each_renders_alone(umbrella: Path) -> None:
+    """Go templates share one space of names, in which the last definition of a name wins."""
+    values = {chart: every_option_of(chart) for chart in NAMES}
+    for chart in PARTICIPANTS:
+        values[chart]["name"] = "bonn"  # as the release of each alone is
+    together = render(umbrella, values, name="bonn").objects
+    alone = [document for chart in NAMES for document in render(chart, values[chart], name="bonn").objects]
     assert sorted(together, key=json.dumps) == sorted(alone, key=json.dumps)
+
+
+def test_participants_in_one_release_are_named_as_the_topology_names_them(umbrella: Path) -> None:
+    own = {chart: {"kit": {"existingSecret": ""}} for chart in PARTICIPANTS}
+    values = merged({chart: every_option_of(chart) for chart in NAMES}, own)
+    names = [values[chart]["name"] for chart in PARTICIPANTS]
+    release = render(umbrella, values, name="all")
+    keys = [_key(document) for document in release.objects]
+    assert len(keys) == len(set(keys)), "no object stands in the place of another"
+    participants = {o["metadata"]["name"] for o in release.of("StatefulSet")}
+    assert participants == {*names, "all-prometheus", "all-grafana"}
+    assert {*names} < {o["metadata"]["name"] for o in release.of("Service")}, "what neighbours dial"

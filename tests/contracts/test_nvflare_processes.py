@@ -27,7 +27,7 @@ from nvflare.private.fed.server import fed_server, server_engine
 from nvflare.private.fed.server.job_runner import JobRunner
 from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
 
-from flaremesh.p2p.job_processes import MODULES, PARENT_MODULES
+from flaremesh.p2p.nvflare.processes import JOB_MODULES, PARTICIPANT_MODULES
 
 ARGUMENTS = {
     JobProcessArgs.EXE_MODULE: ("-m", "nvflare.module"),
@@ -38,13 +38,13 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("module", sorted(MODULES | PARENT_MODULES))
+@pytest.mark.parametrize("module", sorted(JOB_MODULES | PARTICIPANT_MODULES))
 def test_nvflare_has_the_modules_that_its_processes_run(module):
     assert importlib.util.find_spec(module), f"NVFlare has no {module} any more"
 
 
 @pytest.mark.parametrize(
-    ("starter", "module"), list(zip((client_executor, server_engine), sorted(MODULES), strict=True))
+    ("starter", "module"), list(zip((client_executor, server_engine), sorted(JOB_MODULES), strict=True))
 )
 def test_a_jobs_process_runs_the_module_by_which_it_is_found(starter, module):
     entry = f'JobProcessArgs.EXE_MODULE: ("-m", "{module}")'

@@ -14,7 +14,7 @@ from cluster import call, collect, commands, helm, kubectl, objects, pod, ready
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from flaremesh.deploy.target import at_once
+from flaremesh.deploy.targets.base import at_once
 from flaremesh.provision.kits import provision
 from flaremesh.provision.releases import releases
 from flaremesh.topology.load import load

@@ -123,12 +123,10 @@ def synchronizations():
 @pytest.mark.parametrize("algorithm", ["dgd", "gradient-tracking", "gtadam"])
 def test_the_loop_reads_from_the_gpu_once_an_iteration(wire, algorithm):
     run = run_of(wire, algorithm)
-    run.send(0)
-    run.advance(0)
+    run.iterate(0)
     with synchronizations() as caught:
         for iteration in range(1, 11):
-            run.send(iteration)
-            run.advance(iteration)
+            run.iterate(iteration)
     waits = [str(warning.message) for warning in caught if "called a synchronizing" in str(warning.message)]
     assert len(waits) <= 10
 
@@ -136,10 +134,8 @@ def test_the_loop_reads_from_the_gpu_once_an_iteration(wire, algorithm):
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_model_on_a_gpu_learns(wire):
     run = run_of(wire, "dgd")
-    run.send(0)
-    run.advance(0)
+    run.iterate(0)
     for iteration in range(1, 300):
-        run.send(iteration)
-        run.advance(iteration)
+        run.iterate(iteration)
     first, last = run._sink.iterations[0], run._sink.iterations[-1]
     assert last.loss < 0.9 * first.loss

@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 import subprocess
@@ -11,17 +12,17 @@ from docker.errors import DockerException
 from docker.utils.build import tar
 
 from flaremesh import __version__
-from flaremesh.deploy.images import DOCKERFILE, PYTHON_IMAGE, VARIANTS, image_name
+from tools.images import DOCKERFILE, PYTHON_IMAGE, VARIANTS, image_name
 
 BAKE = Path("images/docker-bake.hcl").read_text()
 
 
 def images(*arguments, environment=None, folder=None):
     return subprocess.run(
-        [sys.executable, "-m", "flaremesh.deploy.images", *arguments],
+        [sys.executable, "-m", "tools.images", *arguments],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**(os.environ if environment is None else environment), "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=folder,
         check=False,
     )

@@ -9,7 +9,7 @@ import pytest
 from docker.errors import DockerException, ImageNotFound
 
 from flaremesh import __version__
-from flaremesh.deploy.images import bill_of_materials, image_name
+from tools.images import bill_of_materials, image_name
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from running_mesh import RunningMesh, running_mesh, wait_until
 
-from flaremesh.deploy import run as runs
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.target import Address, DeployError
+from flaremesh.deploy.runs import run as runs
+from flaremesh.deploy.targets.base import Address, DeployError
+from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.p2p.progress import RunProgress
 
 FORWARD = Path(__file__).parent / "forward.py"

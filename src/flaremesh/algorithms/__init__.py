@@ -7,13 +7,29 @@ parameters, such as ``flaremesh plan``, does not wait for torch: modules here im
 import pkgutil
 from importlib import import_module
 
-from flaremesh.algorithms.protocol import Algorithm, Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.protocol import (
+    Algorithm,
+    Analysed,
+    Exchange,
+    FixedPoint,
+    Gradient,
+    Mixed,
+    Spectrum,
+    Step,
+    Vectors,
+    Weights,
+)
 from flaremesh.algorithms.registry import algorithm_class, configured, create, names, register
 
 __all__ = [
     "Algorithm",
+    "Analysed",
+    "Exchange",
+    "FixedPoint",
     "Gradient",
     "Mixed",
+    "Spectrum",
+    "Step",
     "Vectors",
     "Weights",
     "algorithm_class",

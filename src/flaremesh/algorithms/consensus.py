@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -24,20 +24,27 @@ class Consensus:
     """Every site converges to the mean of the initial values at rate ρ = ‖W − J‖₂ per iteration."""
 
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
+    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
+    fixed_point: ClassVar[FixedPoint] = FixedPoint.MEAN
 
     def init(self, x0: Tensor, gradient: Gradient) -> ConsensusState:
         """x⁰ is the site's own value."""
         return ConsensusState(x0)
 
-    def message(self, state: ConsensusState) -> Vectors:
-        """Send x."""
-        return (state.x,)
-
-    def update(self, state: ConsensusState, mixed: Mixed, gradient: Gradient) -> ConsensusState:
+    def step(self, state: ConsensusState, gradient: Gradient) -> Step[ConsensusState]:
         """x⁺ = Σ_j w_ij x_j."""
+        mixed = yield (state.x,)
         (wx,) = mixed()
         return ConsensusState(wx)
 
     def estimate(self, state: ConsensusState) -> Tensor:
         """The current value x."""
         return state.x
+
+    def invariant(self, states: ConsensusState, gradients: Tensor) -> Vectors:
+        """The mean of x."""
+        return (states.x.mean(dim=0),)
+
+    def rate(self, spectrum: Spectrum) -> float:
+        """ρ."""
+        return spectrum.mixing

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_positive
-from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Dgd:
     """
 
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
+    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
+    fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
     stepsize: float
 
     def __post_init__(self) -> None:
@@ -44,12 +46,9 @@ class Dgd:
         """Start at x⁰."""
         return DgdState(x0)
 
-    def message(self, state: DgdState) -> Vectors:
-        """Send x."""
-        return (state.x,)
-
-    def update(self, state: DgdState, mixed: Mixed, gradient: Gradient) -> DgdState:
+    def step(self, state: DgdState, gradient: Gradient) -> Step[DgdState]:
         """x⁺ = Σ_j w_ij x_j − α∇f(x)."""
+        mixed = yield (state.x,)
         g = gradient(state.x)
         (wx,) = mixed()
         return DgdState(wx.sub_(g, alpha=self.stepsize))
@@ -57,6 +56,14 @@ class Dgd:
     def estimate(self, state: DgdState) -> Tensor:
         """The iterate x."""
         return state.x
+
+    def invariant(self, states: DgdState, gradients: Tensor) -> Vectors:
+        """Nothing: the mean moves by the mean gradient."""
+        return ()
+
+    def rate(self, spectrum: Spectrum) -> float:
+        """1 − αμ, to first order in α."""
+        return 1 - self.stepsize * spectrum.convexity
 
 
 @register("dgd-cta")
@@ -67,50 +74,23 @@ class DgdCta(Dgd):
     The gradient waits for the neighbours: communication and computation do not overlap.
     """
 
-    def update(self, state: DgdState, mixed: Mixed, gradient: Gradient) -> DgdState:
+    def step(self, state: DgdState, gradient: Gradient) -> Step[DgdState]:
         """x⁺ = Σ_j w_ij x_j − α∇f(Σ_j w_ij x_j)."""
+        mixed = yield (state.x,)
         (wx,) = mixed()
         return DgdState(wx.sub(gradient(wx), alpha=self.stepsize))
 
 
-class DgdAtcState(NamedTuple):
-    """x: the site's iterate; adapted: x − α∇f(x), which the neighbours get; both (d,)."""
-
-    x: Tensor
-    adapted: Tensor
-
-
 @register("dgd-atc")
 @dataclass(frozen=True)
-class DgdAtc:
+class DgdAtc(Dgd):
     """Adapt, then combine: X⁺ = W(X − α∇F(X)) (Chen and Sayed 2012).
 
-    Attributes:
-        stepsize: α > 0.
+    The gradient goes into the message: communication and computation do not overlap.
     """
 
-    weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
-    stepsize: float
-
-    def __post_init__(self) -> None:
-        require_positive(stepsize=self.stepsize)
-
-    def init(self, x0: Tensor, gradient: Gradient) -> DgdAtcState:
-        """Start at x⁰ with the first adaptation done."""
-        return self._adapt(x0, gradient)
-
-    def message(self, state: DgdAtcState) -> Vectors:
-        """Send x − α∇f(x)."""
-        return (state.adapted,)
-
-    def update(self, state: DgdAtcState, mixed: Mixed, gradient: Gradient) -> DgdAtcState:
+    def step(self, state: DgdState, gradient: Gradient) -> Step[DgdState]:
         """x⁺ = Σ_j w_ij (x_j − α∇f_j(x_j))."""
+        mixed = yield (state.x.sub(gradient(state.x), alpha=self.stepsize),)
         (x,) = mixed()
-        return self._adapt(x, gradient)
-
-    def estimate(self, state: DgdAtcState) -> Tensor:
-        """The iterate x."""
-        return state.x
-
-    def _adapt(self, x: Tensor, gradient: Gradient) -> DgdAtcState:
-        return DgdAtcState(x, x.sub(gradient(x), alpha=self.stepsize))
+        return DgdState(x)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_positive
-from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class GradientTracking:
     """
 
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
+    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2),)
+    fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
     stepsize: float
 
     def __post_init__(self) -> None:
@@ -44,12 +46,9 @@ class GradientTracking:
         g = gradient(x0)
         return GradientTrackingState(x0, g, g)
 
-    def message(self, state: GradientTrackingState) -> Vectors:
-        """Send x and y."""
-        return state.x, state.y
-
-    def update(self, state: GradientTrackingState, mixed: Mixed, gradient: Gradient) -> GradientTrackingState:
+    def step(self, state: GradientTrackingState, gradient: Gradient) -> Step[GradientTrackingState]:
         """x⁺ = Σ_j w_ij x_j − αy, then y⁺ = Σ_j w_ij y_j + ∇f(x⁺) − ∇f(x)."""
+        mixed = yield state.x, state.y
         wx, wy = mixed()
         x = wx.sub_(state.y, alpha=self.stepsize)
         g = gradient(x)
@@ -58,3 +57,11 @@ class GradientTracking:
     def estimate(self, state: GradientTrackingState) -> Tensor:
         """The iterate x."""
         return state.x
+
+    def invariant(self, states: GradientTrackingState, gradients: Tensor) -> Vectors:
+        """The mean tracker less the mean gradient, which is zero."""
+        return ((states.y - gradients).mean(dim=0),)
+
+    def rate(self, spectrum: Spectrum) -> float:
+        """1 − αμ, to first order in α."""
+        return 1 - self.stepsize * spectrum.convexity

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_fraction, require_positive
-from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class GtAdam:
     """
 
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
+    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2),)
+    fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
     stepsize: float
     beta1: float = 0.9
     beta2: float = 0.999
@@ -59,12 +61,9 @@ class GtAdam:
         zero = x0.new_zeros(x0.shape)
         return GtAdamState(x0, g, zero, zero, g)
 
-    def message(self, state: GtAdamState) -> Vectors:
-        """Send x and s."""
-        return state.x, state.s
-
-    def update(self, state: GtAdamState, mixed: Mixed, gradient: Gradient) -> GtAdamState:
+    def step(self, state: GtAdamState, gradient: Gradient) -> Step[GtAdamState]:
         """The moments need no neighbour and overlap with the exchange; then x⁺ and s⁺."""
+        mixed = yield state.x, state.s
         m = state.s.lerp(state.m, self.beta1)
         v = (self.beta2 * state.v).addcmul_(state.s, state.s, value=1 - self.beta2).clamp_(max=self.G)
         scale = (v + self.epsilon).sqrt_()
@@ -76,3 +75,10 @@ class GtAdam:
     def estimate(self, state: GtAdamState) -> Tensor:
         """The iterate x."""
         return state.x
+
+    def invariant(self, states: GtAdamState, gradients: Tensor) -> Vectors:
+        """The mean tracker less the mean gradient, which is zero."""
+        return ((states.s - gradients).mean(dim=0),)
+
+    def rate(self, spectrum: Spectrum) -> None:
+        """Linear, with a constant that the paper does not give."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,21 @@ Gradient: TypeAlias = "Callable[[Tensor], Tensor]"
 Mixed: TypeAlias = Callable[[], Vectors]
 """Wait for the in-neighbours and return sum_j w_ij m_j of their messages, shaped like the own message.
 
-Work that does not need the neighbours goes before the call: it then overlaps with the exchange. The vectors
-are fresh memory that the algorithm may overwrite: new memory costs more than what is computed in it.
+To be called once. The vectors are fresh memory that the algorithm may overwrite: new memory costs more than
+what is computed in it.
+"""
+
+State = TypeVar("State")
+
+Step: TypeAlias = Generator[Vectors, Mixed, State]
+"""One iteration. Each ``yield`` sends a message to the out-neighbours and gives what waits for the mixture:
+
+    mixed = yield (x, y)  # the message is on its way
+    ...                   # work that overlaps with the exchange
+    wx, wy = mixed()      # the in-neighbours' messages are there
+
+Several exchanges may be under way at once. A site can wait only for an exchange in which it has sent its own
+message, so that sites that run the same algorithm never wait for each other in a circle.
 """
 
 
@@ -36,7 +49,20 @@ class Weights(Enum):
         return None if column_stochastic else "the columns of the mixing matrix do not sum to one"
 
 
-State = TypeVar("State")
+class Exchange(NamedTuple):
+    """What the message of one exchange holds, in this order.
+
+    Attributes:
+        vectors: number of vectors (d,).
+        scalars: number of vectors (1,).
+    """
+
+    vectors: int = 1
+    scalars: int = 0
+
+    def lengths(self, d: int) -> tuple[int, ...]:
+        """The lengths of the message's vectors."""
+        return (d,) * self.vectors + (1,) * self.scalars
 
 
 class Algorithm(Protocol[State]):
@@ -44,18 +70,68 @@ class Algorithm(Protocol[State]):
 
     Implementations are frozen dataclasses whose fields are the hyper-parameters; ``__post_init__`` raises
     ValueError for values outside their range. The state is a NamedTuple of tensors and is never mutated.
+
+    Attributes:
+        weights: the mixing matrices on which it is sound.
+        exchanges: the messages of every iteration, in the order in which ``step`` yields them.
     """
 
     weights: ClassVar[Weights]
+    exchanges: ClassVar[tuple[Exchange, ...]]
 
     def init(self, x0: Tensor, gradient: Gradient) -> State:
         """State before the first iteration, from the initial point x0 (d,)."""
 
-    def message(self, state: State) -> Vectors:
-        """What the out-neighbours get in this iteration."""
+    def step(self, state: State, gradient: Gradient) -> Step[State]:
+        """One iteration; returns the state after it.
 
-    def update(self, state: State, mixed: Mixed, gradient: Gradient) -> State:
-        """State after this iteration."""
+        What precedes the first ``yield`` is done as soon as the state is there, at the end of the iteration
+        before.
+        """
 
     def estimate(self, state: State) -> Tensor:
         """The site's current estimate of the solution (d,)."""
+
+
+class FixedPoint(Enum):
+    """Where all sites' estimates go, on sound weights and with a step that is small enough."""
+
+    MEAN = "the mean of the initial points"
+    MINIMISER = "the minimiser of the sum of all objectives"
+    NEIGHBOURHOOD = "a point whose distance from that minimiser is proportional to the step size"
+
+
+class Spectrum(NamedTuple):
+    """What rates are functions of.
+
+    Attributes:
+        mixing: second greatest modulus of the eigenvalues of W.
+        convexity: μ, strong convexity of the mean objective.
+    """
+
+    mixing: float
+    convexity: float
+
+
+class Analysed(Algorithm[State], Protocol[State]):
+    """An algorithm that says what theory promises of it, as all registered ones do.
+
+    Attributes:
+        fixed_point: where it leads.
+    """
+
+    fixed_point: ClassVar[FixedPoint]
+
+    def invariant(self, states: State, gradients: Tensor) -> Vectors:
+        """What no iteration changes, whatever the wire drops; empty if there is no such thing.
+
+        Args:
+            states: those of all sites, stacked: each field is (n, d).
+            gradients: of the sites' objectives at their estimates, (n, d).
+        """
+
+    def rate(self, spectrum: Spectrum) -> float | None:
+        """The factor by which the distance from the fixed point shrinks per iteration in the end.
+
+        None where theory promises a linear rate without saying which.
+        """

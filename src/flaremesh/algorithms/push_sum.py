@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -28,20 +28,27 @@ class PushSum:
     """
 
     weights: ClassVar[Weights] = Weights.COLUMN_STOCHASTIC
+    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=1, scalars=1),)
+    fixed_point: ClassVar[FixedPoint] = FixedPoint.MEAN
 
     def init(self, x0: Tensor, gradient: Gradient) -> PushSumState:
         """x⁰ is the site's own value, w⁰ = 1."""
         return PushSumState(x0, x0.new_ones(1))
 
-    def message(self, state: PushSumState) -> Vectors:
-        """Send x and, as one more element, w."""
-        return state.x, state.w
-
-    def update(self, state: PushSumState, mixed: Mixed, gradient: Gradient) -> PushSumState:
+    def step(self, state: PushSumState, gradient: Gradient) -> Step[PushSumState]:
         """x⁺ = Σ_j p_ij x_j, w⁺ = Σ_j p_ij w_j."""
+        mixed = yield state.x, state.w
         px, pw = mixed()
         return PushSumState(px, pw)
 
     def estimate(self, state: PushSumState) -> Tensor:
         """z = x/w."""
         return state.x / state.w
+
+    def invariant(self, states: PushSumState, gradients: Tensor) -> Vectors:
+        """The means of x and w."""
+        return states.x.mean(dim=0), states.w.mean(dim=0)
+
+    def rate(self, spectrum: Spectrum) -> float:
+        """|λ₂(P)|."""
+        return spectrum.mixing

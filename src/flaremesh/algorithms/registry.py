@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
 
-from flaremesh.algorithms.protocol import Algorithm, Weights
+from flaremesh.algorithms.protocol import Algorithm, Exchange, Weights
 from flaremesh.class_path import ClassPathError, class_at
 from flaremesh.topology.schema import Run
 
@@ -38,7 +38,10 @@ def algorithm_class(name: str) -> type[Algorithm[Any]]:
     if "." in name:
         cls: type[Algorithm[Any]] = class_at(name)
         if not (is_dataclass(cls) and isinstance(getattr(cls, "weights", None), Weights)):
-            raise ClassPathError(f"{name} is no algorithm: a dataclass that says its weights")
+            raise ClassPathError(f"{name} is no algorithm: a dataclass that says its weights and exchanges")
+        exchanges = getattr(cls, "exchanges", ())
+        if not (exchanges and all(isinstance(exchange, Exchange) for exchange in exchanges)):
+            raise ClassPathError(f"{name} does not say its exchanges, such as exchanges = (Exchange(),)")
         return cls
     try:
         return _ALGORITHMS[name]

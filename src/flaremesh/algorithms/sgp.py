@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_positive
-from flaremesh.algorithms.protocol import Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class SgpState(NamedTuple):
-    """z: x/w, (d,); pushed: x − αg(z), which the neighbours get, (d,); w: push-sum weight, (1,)."""
+    """x: the site's share of the sum, (d,); w: its push-sum weight, (1,); z: x/w, (d,)."""
 
-    z: Tensor
-    pushed: Tensor
+    x: Tensor
     w: Tensor
+    z: Tensor
 
 
 @register("sgp")
@@ -34,28 +34,31 @@ class StochasticGradientPush:
     """
 
     weights: ClassVar[Weights] = Weights.COLUMN_STOCHASTIC
+    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=1, scalars=1),)
+    fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
     stepsize: float
 
     def __post_init__(self) -> None:
         require_positive(stepsize=self.stepsize)
 
     def init(self, x0: Tensor, gradient: Gradient) -> SgpState:
-        """x⁰ at every site, w⁰ = 1, and the first gradient step done."""
-        return self._step(x0, x0.new_ones(1), gradient)
+        """x⁰ at every site, w⁰ = 1."""
+        return SgpState(x0, x0.new_ones(1), x0)
 
-    def message(self, state: SgpState) -> Vectors:
-        """Send x − αg(z) and, as one more element, w."""
-        return state.pushed, state.w
-
-    def update(self, state: SgpState, mixed: Mixed, gradient: Gradient) -> SgpState:
+    def step(self, state: SgpState, gradient: Gradient) -> Step[SgpState]:
         """x⁺ = Σ_j p_ij (x_j − αg_j(z_j)), w⁺ = Σ_j p_ij w_j."""
+        mixed = yield state.x.sub(gradient(state.z), alpha=self.stepsize), state.w
         px, pw = mixed()
-        return self._step(px, pw, gradient)
+        return SgpState(px, pw, px / pw)
 
     def estimate(self, state: SgpState) -> Tensor:
         """z = x/w."""
         return state.z
 
-    def _step(self, x: Tensor, w: Tensor, gradient: Gradient) -> SgpState:
-        z = x / w
-        return SgpState(z, x.sub(gradient(z), alpha=self.stepsize), w)
+    def invariant(self, states: SgpState, gradients: Tensor) -> Vectors:
+        """The mean of w."""
+        return (states.w.mean(dim=0),)
+
+    def rate(self, spectrum: Spectrum) -> float:
+        """1 − αμ, to first order in α."""
+        return 1 - self.stepsize * spectrum.convexity

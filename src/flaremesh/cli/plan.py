@@ -4,8 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import groupby, islice
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,17 +12,28 @@ from flaremesh.cli.options import AsJson, Output, TopologyFile, load, place_of
 
 if TYPE_CHECKING:
     from flaremesh.provision.plan import Mixing, Plan
-    from flaremesh.topology.schema import Topology
 
 _ROWS = 40  # of a table for people; --json has all
 
 
-def plan(topology: TopologyFile, output: Output = None, as_json: AsJson = False) -> None:
-    """Show what a topology file means: mixing, sound algorithms, traffic, firewalls, changes."""
+def plan(
+    topology: TopologyFile,
+    output: Output = None,
+    build_problem: Annotated[
+        bool,
+        typer.Option(
+            "--build-problem",
+            help="Build the first site's problem too, which runs its code, to tell how long messages are.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a topology file means: mixing, sound algorithms, firewalls, changes."""
     from flaremesh.provision.plan import plan as plan_of
+    from flaremesh.provision.state import previous
 
     loaded = load(topology)
-    result = plan_of(loaded, _provisioned(place_of(loaded, output)))
+    result = plan_of(loaded, previous(place_of(loaded, output)), build_problem=build_problem)
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))
     else:
@@ -31,14 +41,6 @@ def plan(topology: TopologyFile, output: Output = None, as_json: AsJson = False)
     if result.refusal:
         typer.echo(f"Error: {result.refusal}", err=True)
         raise typer.Exit(2)
-
-
-def _provisioned(mesh: Path) -> "Topology | None":
-    if not (mesh / "state").is_dir():
-        return None
-    from flaremesh.provision.kits import previous  # brings NVFlare, which a first plan can do without
-
-    return previous(mesh)
 
 
 def _print(plan: "Plan") -> None:

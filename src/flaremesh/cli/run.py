@@ -34,7 +34,7 @@ def run(
     from rich.console import Console
 
     from flaremesh.cli.progress import ProgressView, result_table
-    from flaremesh.deploy import run as runs
+    from flaremesh.deploy.runs import run as runs
     from flaremesh.p2p.outcome import RUN_RESULT
 
     loaded = overridden(load(topology), iterations=iterations, stepsize=stepsize, wire=wire)
@@ -51,7 +51,7 @@ def run(
         seconds = f"{result.submit_to_result_seconds:.1f} s"
         typer.echo(f"{result.outcome}, {seconds} after it was submitted: {folder}")
     if draw:
-        from flaremesh.deploy.report import write_report
+        from flaremesh.deploy.reports.report import write_report
 
         written = write_report(folder, folder / "report")
         typer.echo(f"Report: {written.page}", err=as_json)

@@ -5,7 +5,8 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection
 
-from flaremesh.links.protocol import Cancelled, Key, LinkError, Payload, PeerTimeout, RunAborted
+from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout, RunAborted
+from flaremesh.links.protocol import Cancelled, Key, Payload
 
 _EARLY_MESSAGES = 256  # of one sender, that nobody has asked for yet
 _EARLY_BYTES = 1 << 30  # the same, of more than one message
@@ -27,6 +28,7 @@ class Inbox:
         self._waiting: Counter[str] = Counter()
         self._waiting_bytes: Counter[str] = Counter()
         self._failure: LinkError | None = None
+        self._closed = False
         self._arrived = threading.Condition()
 
     def __contains__(self, key: Key) -> bool:
@@ -37,10 +39,14 @@ class Inbox:
         waiting = self._waiting[sender]
         return waiting >= _EARLY_MESSAGES or (waiting > 1 and self._waiting_bytes[sender] >= _EARLY_BYTES)
 
+    def waiting(self, sender: str) -> tuple[int, int]:
+        """How many messages of ``sender`` nobody has asked for yet, and how many bytes these are."""
+        return self._waiting[sender], self._waiting_bytes[sender]
+
     def put(self, key: Key, payload: Payload, *, repeat: bool = False) -> None:
         """Store one message; a transport drops its own duplicates, a ``repeat`` may be another one's."""
         with self._arrived:
-            if repeat and (key in self._messages or key in self._taken[key.sender]):
+            if self._closed or (repeat and (key in self._messages or key in self._taken[key.sender])):
                 return
             self._messages[key] = payload, time.perf_counter()
             self._waiting[key.sender] += 1
@@ -51,6 +57,15 @@ class Inbox:
         """Let whoever waits, now or later, raise ``error``; the first one stays."""
         with self._arrived:
             self._failure = self._failure or error
+            self._arrived.notify_all()
+
+    def close(self) -> None:
+        """Forget all messages; whoever waits, now or later, gets LinkClosed."""
+        with self._arrived:
+            self._closed = True
+            self._messages.clear()
+            self._waiting.clear()
+            self._waiting_bytes.clear()
             self._arrived.notify_all()
 
     def take(
@@ -65,6 +80,9 @@ class Inbox:
             while True:
                 if self.cancelled():
                     raise RunAborted("the run was aborted")
+                if self._closed:
+                    senders = ", ".join(sorted({key.sender for key in keys}))
+                    raise LinkClosed(f"the link is closed and receives nothing more of {senders}")
                 missing = [key for key in keys if key not in self._messages]
                 if not missing:
                     return {key: self._take_out(key, came) for key in keys}

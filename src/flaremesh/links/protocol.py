@@ -1,14 +1,18 @@
 """How neighbours exchange buffers: what every link promises."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from flaremesh.errors import FlaremeshError
+from flaremesh.links.errors import LinkError, PeerBehind
 from flaremesh.topology.links import LinkKind
 
 MAX_MESSAGE_BYTES: Final = 4 << 30
 """A peer that announces more is cut off."""
+
+MAX_UNTAKEN_MESSAGES: Final = 4096
+MAX_UNTAKEN_BYTES: Final = 8 << 30
+"""Of what is sent to one peer, so much is kept until the peer has taken it."""
 
 FLUSH_SECONDS: Final = 5.0
 """The patience of a link that ends, unless it is told otherwise."""
@@ -44,43 +48,6 @@ class Refusal(StrEnum):
     REJECTED = "rejected"
 
 
-class LinkError(FlaremeshError):
-    """A link cannot do what was asked; the message names the peer and the cause."""
-
-
-class PeerTimeout(LinkError):
-    """The message of some in-neighbours did not come before the deadline.
-
-    Attributes:
-        peers: the in-neighbours.
-        iteration: of the message; negative before the first.
-        seconds: that were waited.
-        conditions: what is known of a peer's link, such as "its link is up, so it is slow".
-    """
-
-    def __init__(
-        self,
-        peers: Collection[str],
-        iteration: int,
-        seconds: float,
-        conditions: Mapping[str, str] | None = None,
-    ):
-        self.peers = sorted(peers)
-        self.iteration = iteration
-        self.seconds = seconds
-        known = conditions or {}
-        missing = ", ".join(f"{peer} ({known[peer]})" if peer in known else peer for peer in self.peers)
-        super().__init__(
-            f"no value from {missing} for iteration {iteration} within {seconds:g} s"
-            if iteration >= 0
-            else f"no sign of {missing} within {seconds:g} s of the start"
-        )
-
-
-class RunAborted(LinkError):
-    """The run was aborted while waiting for neighbours."""
-
-
 def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
     """Bytes of a message to ``peer``; raises LinkError for one that no link carries."""
     length = sum(len(buffer) for buffer in buffers)
@@ -98,6 +65,15 @@ def require_length(payload: Payload, expected: int, peer: str) -> None:
         raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
 
 
+def require_room(peer: str, messages: int, length: int) -> None:
+    """Raise PeerBehind if so many messages, of so many bytes together, wait for ``peer`` that no more may."""
+    if messages >= MAX_UNTAKEN_MESSAGES or length >= MAX_UNTAKEN_BYTES:
+        raise PeerBehind(
+            f"{peer} has not taken the last {messages:,} messages ({length:,} bytes): it has stopped, is cut "
+            "off, or is far behind; no more is kept for it"
+        )
+
+
 class Link(Protocol):
     """Delivers each message to each peer exactly once, in spite of loss and duplicates below it."""
 
@@ -105,13 +81,15 @@ class Link(Protocol):
         """Hand over one message and return at once.
 
         The buffers are kept, not copied, until the peer has acknowledged them: the caller must not change
-        them afterwards. Raises LinkError for a peer that is no out-neighbour, or a message that is too long.
+        them afterwards. Raises LinkError for a peer that is no out-neighbour, or a message that is too long,
+        PeerBehind for a peer that takes nothing, LinkClosed after ``close``.
         """
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         """Wait for all messages named by ``keys``, at most ``timeout`` seconds.
 
-        Raises PeerTimeout naming the missing peers, RunAborted, or LinkError when a peer refused.
+        Raises PeerTimeout naming the missing peers, RunAborted, LinkRefused when a peer refused this site,
+        LinkClosed after ``close``.
         """
 
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
+from flaremesh.p2p.nvflare.launchers import FilesystemStorage
 
 
 class WorkspaceStorage(FilesystemStorage):

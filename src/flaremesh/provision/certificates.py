@@ -12,7 +12,7 @@ from nvflare.lighter.constants import CtxKey, ParticipantType, PropKey
 from nvflare.lighter.entity import Participant, Project
 from nvflare.lighter.utils import build_subject_alt_names, x509_name
 
-from flaremesh.errors import FlaremeshError
+from flaremesh.provision.state import StateError
 
 RENEWAL_DAYS = 30
 """A participant's certificate with fewer days left is issued anew by the next provisioning."""
@@ -36,12 +36,6 @@ class Certificate:
     def days_left(self) -> int:
         """Whole days of validity left, negative once it has expired."""
         return (self.expires - datetime.now(UTC)).days
-
-
-class StateError(FlaremeshError):
-    """A file of the mesh's state is damaged, or of another version; the message says what to do."""
-
-    exit_code = 2
 
 
 class CertificateStore:

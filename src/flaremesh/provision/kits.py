@@ -14,13 +14,12 @@ from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
-from pydantic import ValidationError
 
-from flaremesh.errors import FlaremeshError, first_mistake
+from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.agents.kit import PARTS
-from flaremesh.provision import LAST_TOPOLOGY, firewall
+from flaremesh.provision import firewall
 from flaremesh.provision.builder import KitBuilder, project_of
-from flaremesh.provision.certificates import Certificate, CertificateStore, StateError
+from flaremesh.provision.certificates import Certificate, CertificateStore
 from flaremesh.provision.releases import (
     KIT_VALUES,
     MONITORING,
@@ -39,6 +38,7 @@ from flaremesh.provision.replacement import (
     workplace,
 )
 from flaremesh.provision.stamp import stamp
+from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -156,26 +156,6 @@ def _write_releases(topology: Topology, mesh: Mesh, kits: Path, folder: Path) ->
         write_release(topology, mesh, release, kits / release.name, folder / release.name)
     if topology.deploy and topology.deploy.monitoring:
         write_monitoring(topology, topology.deploy.monitoring, folder / MONITORING)
-
-
-def previous(out: Path) -> Topology | None:
-    """The topology that ``out`` was last provisioned from, None if it never was.
-
-    Raises:
-        StateError: the file that says it is damaged, or of another version.
-    """
-    path = out / LAST_TOPOLOGY
-    try:
-        return Topology.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        reason = first_mistake(error) if isinstance(error, ValidationError) else error
-        raise StateError(
-            f"{path} says what the kits were last made from, and cannot be read: {reason}. It is damaged, or "
-            "was written by another version of flaremesh. Restore it from a copy, or remove it: all that is "
-            "lost is what to deploy anew after the next change."
-        ) from None
 
 
 def _check_root(topology: Topology, store: CertificateStore) -> None:

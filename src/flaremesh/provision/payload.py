@@ -1,7 +1,5 @@
 """How long the messages of a run are, which only its problem can tell."""
 
-import torch
-
 from flaremesh import algorithms, gossip
 from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import SiteContext
@@ -10,7 +8,9 @@ from flaremesh.topology.schema import Topology
 
 
 def payload_bytes(topology: Topology) -> int:
-    """Build the first site's problem and ask the algorithm for its first message, without a gradient.
+    """Bytes that an iteration sends over each link, summed over its exchanges.
+
+    Builds the first site's problem; the lengths of the messages are those that the algorithm declares.
 
     Raises:
         ProblemError: the problem cannot be built here.
@@ -20,8 +20,14 @@ def payload_bytes(topology: Topology) -> int:
     site = SiteContext.here(topology.sites[0].name, 0, len(topology.sites), run.seed)
     with delivered(run.problem) as build_problem:
         problem = CheckedProblem(build_problem(site), site.name)
-        algorithm = algorithms.configured(run)
-        message = algorithm.message(algorithm.init(problem.initial(), torch.zeros_like))
+        initial = problem.initial()
         buffers = problem.buffers() if run.mix_buffers else None
-    vectors = message if buffers is None else (*message, buffers)
-    return gossip.message_bytes(run.wire, vectors, exact_last=buffers is not None)
+    total = 0
+    for stage, exchange in enumerate(algorithms.configured(run).exchanges):
+        lengths = exchange.lengths(initial.numel())
+        message = [initial.new_empty(length, device="meta") for length in lengths]
+        if buffers is not None and stage == 0:
+            total += gossip.message_bytes(run.wire, [*message, buffers], exact_last=True)
+        else:
+            total += gossip.message_bytes(run.wire, message)
+    return total

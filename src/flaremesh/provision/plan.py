@@ -1,4 +1,4 @@
-"""What a topology means before anything is made: its graph, its algorithms, its traffic, its firewalls."""
+"""What a topology means before anything is made: its graph, its algorithms, its messages, its firewalls."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +68,7 @@ class Message:
 
     Attributes:
         payload_bytes: without a frame's header of a few bytes; None if unknown.
-        why_unknown: why the problem could not be built here.
+        why_unknown: why the problem was not built, or could not be built here.
     """
 
     payload_bytes: int | None
@@ -98,10 +98,17 @@ class Plan:
     redeploy: dict[str, str] | None
 
 
-def plan(topology: Topology, previous: Topology | None = None) -> Plan:
+def plan(topology: Topology, previous: Topology | None = None, *, build_problem: bool = False) -> Plan:
     """Derive the plan of a topology, and what changed since the one provisioned last.
 
+    Args:
+        topology: the mesh and its run.
+        previous: the one provisioned last, if any.
+        build_problem: build the first site's problem, to tell how long messages are. This imports torch and
+            runs the problem's code.
+
     Raises:
+        DeliveryError: the problem is to be built, and cannot travel to a site.
         GraphError, MissingExtra: see topology.mesh.build.
         PlacementError, ReleaseError: see releases.check.
     """
@@ -116,7 +123,7 @@ def plan(topology: Topology, previous: Topology | None = None) -> Plan:
         algorithm=topology.run.algorithm,
         refusal=refusal,
         algorithms={name: unsoundness(name, mesh) for name in algorithms.names()},
-        message=Message(None, "the run is refused") if refusal else _message(topology),
+        message=_message(topology, build_problem, refusal),
         firewall=tuple(firewall.rules(topology, mesh)),
         redeploy=None if previous is None else redeploy(topology, previous),
     )
@@ -246,8 +253,11 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
     )
 
 
-def _message(topology: Topology) -> Message:
-    # the size of a model is known once it is built, which takes torch and seconds; all else does without
+def _message(topology: Topology, build_problem: bool, refusal: str | None) -> Message:
+    if refusal:
+        return Message(None, "the run is refused")
+    if not build_problem:
+        return Message(None, "--build-problem builds the problem, and tells")
     from flaremesh.problems.protocol import ProblemError
     from flaremesh.provision.payload import payload_bytes
 

@@ -116,11 +116,17 @@ class Metrics(Values):
 
 
 class Dns(Values):
-    """The cluster's name server."""
+    """The cluster's name servers: pods, and addresses of those that no selector finds."""
 
     namespace: str = Field("kube-system", description="its namespace")
     labels: dict[str, str] = Field(
         {"k8s-app": "kube-dns"}, description="labels of its pods; null takes a label away"
+    )
+    cidrs: tuple[str, ...] = Field(
+        ("169.254.20.10/32",),
+        description="addresses of name servers on the node, which no label finds: NodeLocal DNSCache has "
+        "this one, and may take over the cluster IP of kube-dns besides; GKE's Cloud DNS has "
+        "169.254.169.254/32",
     )
 
 

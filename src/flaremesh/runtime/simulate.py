@@ -85,7 +85,7 @@ class Simulation:
         self.snapshots = [self._snapshot(0)]
 
     def run(self) -> None:
-        """All iterations; raises what SiteRun.advance raises."""
+        """All iterations; raises what SiteRun.turns raises."""
         for _ in self.steps():
             pass
 
@@ -93,10 +93,9 @@ class Simulation:
         """Run one iteration of all sites for each snapshot asked for."""
         for iteration in range(self._options.iterations):
             started = time.perf_counter()
-            for site in self.sites.values():
-                site.send(iteration)
-            for site in self.sites.values():
-                site.advance(iteration)
+            turns = [site.turns(iteration) for site in self.sites.values()]
+            for _ in zip(*turns, strict=True):  # each hands over its message before any goes on
+                pass
             self.seconds += time.perf_counter() - started
             self.snapshots.append(self._snapshot(iteration + 1))
             yield self.snapshots[-1]

@@ -1,9 +1,10 @@
-"""One site's part of a run: send, receive, mix, update; the same code in a pod and in the simulator."""
+"""One site's part of a run: send, receive, mix, step; the same code in a pod and in the simulator."""
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flaremesh.algorithms import Algorithm, Vectors
+from flaremesh.algorithms import Algorithm, Mixed, Vectors
 from flaremesh.errors import FlaremeshError
 from flaremesh.gossip import Gossip, Mixture
 from flaremesh.links import Key, Link
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.problems.protocol import Problem
+from flaremesh.runtime.buffers import MixedBuffers
+from flaremesh.runtime.checked_step import checked_step
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
-from flaremesh.runtime.vectors import floats
+from flaremesh.runtime.observation import Observation
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run, Wire
 
@@ -71,29 +74,11 @@ class RunOptions:
         return iteration % every == 0 or iteration == self.iterations
 
 
-@dataclass
-class _Observed:
-    """What is seen of the iteration under way."""
-
-    started: float
-    look: bool = False  # at norms
-    sent: float = 0.0
-    loss: Tensor | None = None
-    distance: Tensor | float = 0.0
-    wait_seconds: float = 0.0
-    gradient_seconds: float = 0.0
-    overlap_seconds: float = 0.0
-    mix_seconds: float = 0.0
-    gradient_norm: Tensor | None = None
-    mix: Tensor | None = None  # the first vector
-
-
 class SiteRun:
     """The loop of one site.
 
-    Building it computes the first gradient and evaluates the initial point: no neighbour waits for that yet.
-    An iteration has two halves, so that many sites can take turns in one thread: ``send`` hands the message
-    to the link, ``advance`` computes the next state and waits for the neighbours where it must.
+    Building it computes the first message and evaluates the initial point: no neighbour waits for that yet.
+    From then on the next message always stands ready, and has been found finite, before anybody gets it.
 
     Args:
         algorithm: the algorithm.
@@ -109,6 +94,7 @@ class SiteRun:
 
     Raises:
         ProblemError: the problem failed, or gives what it should not.
+        AlgorithmError: the algorithm's first message is not what it declares.
         NonFiniteValue: see RunOptions.stop_on_non_finite.
         GossipError: the wire does not fit the schedule.
     """
@@ -128,7 +114,6 @@ class SiteRun:
         self._link = link
         self._sink = sink
         self._options = options
-        self._observed = _Observed(time.perf_counter())
         self._looked = -math.inf
         self._untold: Iteration | None = None
         self._untold_norms: Norms | None = None
@@ -136,11 +121,16 @@ class SiteRun:
         initial = self.problem.initial()
         if options.stop_on_non_finite and not bool(initial.isfinite().all()):
             raise NonFiniteValue(f"the initial point of {self.site} is not finite")
-        self._buffers = self.problem.buffers() if options.mix_buffers else None
-        if self._buffers is not None:
-            self._first_buffers = self._buffers.clone()
-        self._gossip = Gossip(options.wire, len(schedule), exact_last=self._buffers is not None)
-        self.state = algorithm.init(initial, self._gradient)
+        buffers = self.problem.buffers() if options.mix_buffers else None
+        self._buffers = None if buffers is None else MixedBuffers(buffers)
+        # each exchange has public copies of its own; the buffers travel with the first one
+        self._gossips = [
+            Gossip(options.wire, len(schedule), exact_last=self._buffers is not None and stage == 0)
+            for stage in range(len(algorithm.exchanges))
+        ]
+        self._dimension = initial.numel()
+        self._observe()
+        self._begin(algorithm.init(initial, self._gradient))
         self.problem.state(self.estimate)  # what could not be saved at the end is told before the work
         self._evaluate(0)
 
@@ -160,10 +150,41 @@ class SiteRun:
         return self._algorithm.estimate(self.state)
 
     def run(self) -> None:
-        """All iterations; see ``advance`` for what is raised."""
+        """All iterations; see ``turns`` for what is raised."""
         for iteration in range(self._options.iterations):
-            self.send(iteration)
-            self.advance(iteration)
+            self.iterate(iteration)
+
+    def iterate(self, iteration: int) -> None:
+        """One iteration, without a pause; see ``turns``."""
+        for _ in self.turns(iteration):
+            pass
+
+    def turns(self, iteration: int) -> Iterator[None]:
+        """One iteration, which pauses when it has handed over a message, before it waits for anybody's.
+
+        So many sites can take turns in one thread: one goes on when all have handed over theirs. While the
+        first message travels, the sink hears of the iteration before, if it has not yet.
+
+        Raises:
+            NonFiniteValue: see RunOptions.stop_on_non_finite.
+            ProblemError: the problem failed.
+            AlgorithmError: the algorithm does not exchange what it declares.
+            LinkError: a neighbour's value did not come or does not fit, or the run was aborted.
+        """
+        self._observe()
+        for stage in range(len(self._gossips)):
+            self._send(iteration, stage)
+            if stage == 0:
+                self._tell()
+            yield
+            self._resume(partial(self._mixed, iteration, stage))
+            self._record(iteration + 1)
+        if self._observed.look:
+            self._untold_norms = self._observed.norms(iteration + 1, self._message)
+            self._looked = time.perf_counter()
+        if self._options.evaluates(iteration + 1):
+            self._tell()
+            self._evaluate(iteration + 1)
 
     def save(self, path: Path) -> None:
         """Write the problem's model at the estimate as safetensors."""
@@ -177,57 +198,45 @@ class SiteRun:
             path,
         )
 
-    def send(self, iteration: int) -> None:
-        """Hand this iteration's message to every out-neighbour.
-
-        While it travels, the sink hears of the iteration before, if it has not yet.
-        """
+    def _observe(self) -> None:
         started = time.perf_counter()
-        self._observed = _Observed(started, look=started - self._looked >= _LOOK_SECONDS)
-        hood = self._hood(iteration)
-        vectors = self._algorithm.message(self.state)
-        if self._buffers is not None:
-            # states never change, but these do
-            self._sent_buffers = self._buffers.clone()
-            vectors = (*vectors, self._sent_buffers)
-        self._publish(iteration, hood, vectors)
-        self._observed.sent = time.perf_counter()
-        self._tell()
-
-    def advance(self, iteration: int) -> None:
-        """Mix with the in-neighbours and update the state.
-
-        Raises:
-            NonFiniteValue: see RunOptions.stop_on_non_finite.
-            ProblemError: the problem failed.
-            LinkError: a neighbour's value did not come or does not fit, or the run was aborted.
-        """
-        self.state = self._algorithm.update(self.state, lambda: self._mixed(iteration), self._gradient)
-        observed = self._observed
-        loss, distance, finite = self._read()
-        self._untold = record = Iteration(
-            iteration=iteration + 1,
-            loss=loss,
-            consensus_distance=distance,
-            seconds=time.perf_counter() - observed.started,
-            wait_seconds=observed.wait_seconds,
-            gradient_seconds=observed.gradient_seconds,
-            overlap_seconds=observed.overlap_seconds,
-            send_seconds=observed.sent - observed.started,
-            mix_seconds=observed.mix_seconds,
-            finite=finite,
+        self._observed = Observation(
+            started, [0.0] * len(self._gossips), look=started - self._looked >= _LOOK_SECONDS
         )
-        if observed.look:
-            self._look(iteration + 1)
-        if self._options.stop_on_non_finite and not finite:
+
+    def _begin(self, state: Any) -> None:
+        """Work from a state up to the next iteration's first message."""
+        self.state = state
+        self._step = checked_step(self._algorithm, state, self._gradient, self._dimension)
+        self._message = next(self._step)
+
+    def _resume(self, mixed: Mixed) -> None:
+        """Let the algorithm work up to its next message, be it of this iteration or of the next one."""
+        try:
+            self._message = self._step.send(mixed)
+        except StopIteration as end:
+            self._begin(end.value)
+
+    def _send(self, iteration: int, stage: int) -> None:
+        observed = self._observed
+        started = observed.pause_own_work()
+        vectors = self._message
+        if self._buffers is not None and stage == 0:
+            vectors = (*vectors, self._buffers.message())
+        self._publish(iteration, stage, vectors)
+        observed.under_way += 1
+        observed.since = time.perf_counter()
+        observed.send_seconds += observed.since - started
+
+    def _record(self, iteration: int) -> None:
+        """Note what is to be told of an iteration; after its last exchange the note stands."""
+        self._untold = record = self._observed.record(iteration, self._message)
+        if self._options.stop_on_non_finite and not record.finite:
             self._tell()
             raise NonFiniteValue(
-                f"{self.site} has a non-finite value at iteration {iteration + 1} (loss {record.loss}); "
+                f"{self.site} has a non-finite value at iteration {iteration} (loss {record.loss}); "
                 "a smaller stepsize may help, unless its data hold such values"
             )
-        if self._options.evaluates(iteration + 1):
-            self._tell()
-            self._evaluate(iteration + 1)
 
     def _tell(self) -> None:
         if self._untold is not None:
@@ -237,70 +246,42 @@ class SiteRun:
             self._sink.norms(self._untold_norms)
             self._untold_norms = None
 
-    def _look(self, iteration: int) -> None:
-        observed = self._observed
-        assert observed.mix is not None, "every algorithm mixes"
-        # in place: of large models one more vector shows in the site's memory
-        innovation = torch.linalg.vector_norm(observed.mix.sub_(self._algorithm.message(self.state)[0]))
-        norms = [innovation] if observed.gradient_norm is None else [innovation, observed.gradient_norm]
-        values = floats(*norms)
-        self._untold_norms = Norms(iteration, values[1] if len(values) > 1 else None, values[0])
-        self._looked = time.perf_counter()
-
-    def _read(self) -> tuple[float | None, float, bool]:
-        """Loss and consensus distance, and whether they and what is sent next are finite."""
-        loss, distance = self._observed.loss, self._observed.distance
-        if loss is None:  # what is sent next is a mixture, which is finite if the distance is
-            (distance,) = floats(distance)
-            return None, distance, math.isfinite(distance)
-        # not the estimate: a neighbour would get a spoilt message and be blamed before the site that made it;
-        # both extremes are NaN if any entry is
-        values = floats(loss, distance, *torch.aminmax(self._algorithm.message(self.state)[0]))
-        return values[0], values[1], all(map(math.isfinite, values))
-
     def _hood(self, iteration: int) -> Neighborhood:
         return self._schedule[iteration % len(self._schedule)]
 
-    def _mixed(self, iteration: int) -> Vectors:
-        hood = self._hood(iteration)
-        self._observed.overlap_seconds = time.perf_counter() - self._observed.sent
-        mixture = self._collect(iteration, hood)
-        self._observed.distance = mixture.distance
-        if self._observed.look:
-            self._observed.mix = mixture.vectors[0].clone()  # the algorithm may work in the mixture's memory
-        if self._buffers is None:
-            return mixture.vectors
-        self._mix_buffers(mixture.vectors[-1], hood.self_weight + sum(hood.in_weights.values()))
-        return mixture.vectors[:-1]
+    def _mixed(self, iteration: int, stage: int) -> Vectors:
+        observed = self._observed
+        observed.pause_own_work()
+        mixture = self._collect(iteration, stage)
+        observed.under_way -= 1
+        observed.distances[stage] = mixture.distance
+        vectors = mixture.vectors
+        if stage == 0:
+            if observed.look:
+                observed.mixture = vectors[0].clone()  # the algorithm may work in the mixture's memory
+            if self._buffers is not None:
+                self._buffers.mix(vectors[-1], self._hood(iteration))
+                vectors = vectors[:-1]
+        observed.since = time.perf_counter()
+        return vectors
 
-    def _mix_buffers(self, mixed: Tensor, row_sum: float) -> None:
-        """Mix the statistics among the buffers: what training changes. Constants, such as masks, stay.
-
-        Averaged with rows that sum to one even where only W's columns do, and as a difference, because a
-        gradient computed since the message was sent has updated them.
-        """
-        assert self._buffers is not None, "it is called where there are some"
-        change = mixed / row_sum - self._sent_buffers
-        constant = (self._buffers == self._first_buffers) | ~change.isfinite()
-        self._buffers.add_(change.masked_fill_(constant, 0.0))
-
-    def _publish(self, iteration: int, hood: Neighborhood, vectors: Vectors) -> None:
+    def _publish(self, iteration: int, stage: int, vectors: Vectors) -> None:
         """Hand a message to the out-neighbours."""
-        payloads = self._gossip.publish(vectors)
-        key = Key(iteration, 0, self.site)
-        for peer in hood.out:
+        payloads = self._gossips[stage].publish(vectors)
+        key = Key(iteration, stage, self.site)
+        for peer in self._hood(iteration).out:
             self._link.send(peer, key, payloads)
 
-    def _collect(self, iteration: int, hood: Neighborhood) -> Mixture:
+    def _collect(self, iteration: int, stage: int) -> Mixture:
         """Wait for the in-neighbours' messages, and mix them with the one that was published."""
-        started = time.perf_counter()
+        hood, started = self._hood(iteration), time.perf_counter()
         received = self._link.receive(
-            [Key(iteration, 0, peer) for peer in hood.in_weights], self._options.peer_timeout
+            [Key(iteration, stage, peer) for peer in hood.in_weights], self._options.peer_timeout
         )
         came = time.perf_counter()
-        mixture = self._gossip.mix(hood, {key.sender: payload for key, payload in received.items()})
-        self._observed.wait_seconds = came - started
-        self._observed.mix_seconds = time.perf_counter() - came
+        mixture = self._gossips[stage].mix(hood, {key.sender: payload for key, payload in received.items()})
+        self._observed.wait_seconds += came - started
+        self._observed.mix_seconds += time.perf_counter() - came
         return mixture
 
     def _gradient(self, x: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import yaml
 from cluster import kubectl, wait_until
 from installed_mesh import Mesh
 
-from flaremesh.deploy.kubernetes import KubernetesTarget
-from flaremesh.deploy.session import connect
+from flaremesh.deploy.runs.session import connect
+from flaremesh.deploy.targets.kubernetes.target import KubernetesTarget
 from flaremesh.metrics.names import RunState
 from flaremesh.provision.job import write_job
 from flaremesh.topology.schema import Topology

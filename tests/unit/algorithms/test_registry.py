@@ -12,7 +12,17 @@ from flaremesh.topology.schema import Run
 
 def test_every_algorithm_of_the_field_guide_is_there():
     assert names() == sorted(
-        ["consensus", "dgd", "dgd-atc", "dgd-cta", "gradient-tracking", "gtadam", "push-sum", "sgp"]
+        [
+            "consensus",
+            "dgd",
+            "dgd-atc",
+            "dgd-cta",
+            "gradient-tracking",
+            "gradient-tracking-atc",
+            "gtadam",
+            "push-sum",
+            "sgp",
+        ]
     )
 
 

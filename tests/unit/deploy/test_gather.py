@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flaremesh.deploy import kubernetes
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.results import load_result
-from flaremesh.deploy.run import gather
-from flaremesh.deploy.target import DeployError, unpack
+from flaremesh.deploy.runs.results import load_result
+from flaremesh.deploy.runs.run import gather
+from flaremesh.deploy.targets.archives import unpack
+from flaremesh.deploy.targets.base import DeployError
+from flaremesh.deploy.targets.kubernetes import commands
+from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.sink import Evaluation
 from flaremesh.p2p.outcome import RunResult, SiteResult
@@ -142,13 +143,13 @@ SILENT = (sys.executable, "-c", "import signal; signal.pause()")
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "_COMMAND_SECONDS", 2.0)
+    monkeypatch.setattr(commands, "_SILENCE_SECONDS", 2.0)
 
 
 @pytest.mark.usefixtures("_impatient")
 def test_a_copy_takes_as_long_as_bytes_come(tmp_path: Path) -> None:
     with (tmp_path / "copy").open("wb") as output:
-        assert kubernetes.call(*SLOW, output=output).returncode == 0
+        assert commands.call(*SLOW, output=output).returncode == 0
     assert (tmp_path / "copy").read_text() == 6 * "x\n"
 
 
@@ -159,4 +160,4 @@ def test_a_command_that_says_nothing_is_given_up(tmp_path: Path, into_file: bool
         (tmp_path / "copy").open("wb") as output,
         pytest.raises(DeployError, match="gives no answer within 2 s"),
     ):
-        kubernetes.call(*SILENT, output=output if into_file else subprocess.PIPE)
+        commands.call(*SILENT, output=output if into_file else subprocess.PIPE)

@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
-from flaremesh.deploy import plots
-from flaremesh.deploy.contraction import Distance, consensus_distance, fit_contraction
-from flaremesh.deploy.plots import DARK, LIGHT
-from flaremesh.deploy.report import write_report
-from flaremesh.deploy.results import load_run
+from flaremesh.deploy.reports import graph_plot
+from flaremesh.deploy.reports.contraction import Distance, consensus_distance, fit_contraction
+from flaremesh.deploy.reports.report import write_report
+from flaremesh.deploy.reports.style import DARK, LIGHT, Theme
+from flaremesh.deploy.runs.results import load_run
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.outcome import RESULT, RUN_RESULT, Graph, RunResult, SiteResult
 from flaremesh.record import RecordError
@@ -252,10 +252,10 @@ def test_a_broken_result_is_refused_by_field(digits: Path) -> None:
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("sites", [3, 8, 24, 64])
-def test_a_site_keeps_its_colour_in_every_figure(make_run: MakeRun, sites: int, theme: plots.Theme) -> None:
+def test_a_site_keeps_its_colour_in_every_figure(make_run: MakeRun, sites: int, theme: Theme) -> None:
     run = load_run(make_run(CONSENSUS | {"iterations": 2}, sites, {"kind": "ring"}))
     with theme.applied():
-        figure = plots.graph(run, theme)
+        figure = graph_plot.graph(run, theme)
         assert figure is not None
         figure.draw_without_rendering()
     (nodes,) = figure.axes[0].collections
@@ -271,7 +271,7 @@ def test_arrows_show_where_values_travel_on_a_directed_graph(make_run: MakeRun) 
     ]
     run = load_run(make_run(CONSENSUS, 3, {"edges": edges, "directed": True}, weights="uniform"))
     with LIGHT.applied():
-        figure = plots.graph(run, LIGHT)
+        figure = graph_plot.graph(run, LIGHT)
     assert figure is not None
     figure.draw_without_rendering()
     axes = figure.axes[0]

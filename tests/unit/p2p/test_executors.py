@@ -71,7 +71,7 @@ def test_a_value_of_somebody_else_does_not_stand_in_for_the_neighbours(connect):
     with pytest.raises(PeerTimeout, match="no value from bonn"):
         worms._exchange_values(FLContext(), value=12.0, iteration=0)
     frame = next(data for sender, peer, data in sites.posts if (sender, peer) == ("worms", "ulm"))
-    sites.links["bonn"].deliver("worms", frame)  # bonn listens to ulm only
+    sites.deliver("bonn", "worms", frame)  # bonn listens to ulm only
     with pytest.raises(PeerTimeout, match="no value from ulm"):
         sites.executors["bonn"]._exchange_values(FLContext(), value=1.0, iteration=0)
     assert sites.executors["bonn"].neighbors_values == {}
@@ -141,10 +141,10 @@ def test_nothing_is_left_of_iterations_that_are_over_even_if_their_messages_come
     sites = connect(PAIR, averaging({"bonn": 0.0, "ulm": 4.0}))
     sites.run(5)
     for sender, peer, data in list(sites.posts):
-        sites.links[peer].deliver(sender, data)
+        sites.deliver(peer, sender, data)
     for site, executor in sites.executors.items():
         assert executor.neighbors_values == {}
-        assert sites.links[site]._inbox._messages == {}
+        assert sites.links[site]._edges.inbox._messages == {}
 
 
 def test_a_value_that_cannot_be_read_names_its_sender(connect):

@@ -427,7 +427,7 @@ def test_an_edge_that_both_ends_take_off_their_lists_carries_nothing(connect):
     finished(sites.run(400))
     carried = [len(data) for sender, peer, data in sites.posts if (sender, peer) == ("bonn", "ulm")]
     assert max(carried) < max(len(data) for sender, peer, data in sites.posts if peer == "worms")
-    assert sites.links["bonn"]._inbox._messages.keys() <= {(399, 0, "ulm")}
+    assert sites.links["bonn"]._edges.inbox._messages.keys() <= {(399, 0, "ulm")}
 
 
 def test_a_neighbour_that_is_still_listed_is_told_that_nothing_will_come(connect):

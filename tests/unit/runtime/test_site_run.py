@@ -54,10 +54,19 @@ class Pair:
         key = Key(iteration, 0, "bonn")
         return np.frombuffer(self._kiel.receive([key], timeout=0)[key], dtype=dtype)
 
+    def send(self, iteration):
+        """Bonn sends, and pauses before it waits."""
+        self._turns = self.bonn.turns(iteration)
+        next(self._turns)
+
+    def advance(self):
+        """Bonn goes on to the end of the iteration."""
+        assert [*self._turns] == []
+
     def iterate(self, iteration, values, dtype=np.float64):
-        self.bonn.send(iteration)
+        self.send(iteration)
         self.answer(iteration, values, dtype)
-        self.bonn.advance(iteration)
+        self.advance()
 
 
 def consensus_pair(**options):
@@ -86,7 +95,7 @@ def test_an_iteration_sends_the_value_and_mixes_with_the_rows_weights():
 def test_the_phases_of_an_iteration_fit_into_it():
     pair = consensus_pair()
     pair.iterate(0, [0.0, 4.0])
-    pair.bonn.send(1)  # which tells of the first
+    pair.send(1)  # which tells of the first
     (record,) = pair.history.iterations
     phases = (record.send_seconds, record.wait_seconds, record.mix_seconds)
     assert min(phases) > 0
@@ -98,7 +107,7 @@ def test_the_norms_of_gradient_and_innovation_are_those_of_the_equations():
     pair = Pair(problem, create("dgd", stepsize=0.5), mix_buffers=False)
     _, gradient = normalised().loss_and_gradient(problem.initial())
     pair.iterate(0, [0.0] * len(gradient), np.float32)
-    pair.bonn.send(1)
+    pair.send(1)
     (look,) = pair.history.looks
     assert look.iteration == 1
     assert look.gradient == pytest.approx(float(gradient.norm()))
@@ -108,7 +117,7 @@ def test_the_norms_of_gradient_and_innovation_are_those_of_the_equations():
 def test_consensus_adds_nothing_to_the_mix():
     pair = consensus_pair()
     pair.iterate(0, [0.0, 4.0])
-    pair.bonn.send(1)
+    pair.send(1)
     (look,) = pair.history.looks
     assert (look.gradient, look.innovation) == (None, 0.0)
 
@@ -117,13 +126,13 @@ def test_norms_are_looked_at_no_more_than_once_a_second(monkeypatch):
     pair = consensus_pair()
     for iteration in range(3):
         pair.iterate(iteration, [0.0, 4.0])
-    pair.bonn.send(3)
+    pair.send(3)
     assert [look.iteration for look in pair.history.looks] == [1]
     monkeypatch.setattr(site_run, "_LOOK_SECONDS", 0.0)
-    pair.bonn.send(4)
+    pair.send(4)
     pair.answer(4, [0.0, 4.0])
-    pair.bonn.advance(4)
-    pair.bonn.send(5)
+    pair.advance()
+    pair.send(5)
     assert [look.iteration for look in pair.history.looks] == [1, 5]
 
 
@@ -131,11 +140,11 @@ def test_what_was_sent_does_not_change_when_the_model_does():
     problem = normalised()
     pair = Pair(problem, create("dgd", stepsize=0.5))
     before = [*problem.initial().tolist(), *problem.buffers().tolist()]
-    pair.bonn.send(0)
+    pair.send(0)
     problem.loss_and_gradient(torch.full_like(problem.initial(), 9.0))
     problem.buffers().fill_(9.0)
     pair.answer(0, [0.0] * 5, np.float32)
-    pair.bonn.advance(0)
+    pair.advance()
     assert pair.got(0, np.float32).tolist() == pytest.approx(before)
 
 
@@ -150,9 +159,9 @@ def test_batch_statistics_are_mixed_and_what_an_iteration_learns_is_kept(name):
     pair = Pair(problem, create(name, stepsize=0.1))
     problem.loss_and_gradient(problem.initial())  # from now on they are statistics: training has changed them
     sent = problem.buffers().clone()
-    pair.bonn.send(0)
+    pair.send(0)
     pair.answer(0, [*pair.got(0, np.float32)[:-2], 100.0, 100.0], np.float32)
-    pair.bonn.advance(0)
+    pair.advance()
     mixed = 0.75 * sent + 0.25 * 100.0
     gradient_came_first = name == "dgd"
     expected = mixed + learnt(sent) - sent if gradient_came_first else learnt(mixed)
@@ -162,7 +171,7 @@ def test_batch_statistics_are_mixed_and_what_an_iteration_learns_is_kept(name):
 def test_buffers_are_left_alone_when_mixing_them_is_off():
     problem = normalised()
     pair = Pair(problem, create("dgd", stepsize=0.1), mix_buffers=False)
-    pair.bonn.send(0)
+    pair.send(0)
     message = pair.got(0, np.float32)
     assert len(message) == len(problem.initial())
 
@@ -172,9 +181,9 @@ def test_buffers_are_averaged_even_where_the_rows_do_not_sum_to_one():
     hood = Neighborhood("bonn", self_weight=0.5, in_weights={"kiel": 1.0}, out=("kiel",))
     pair = Pair(problem, create("push-sum"), hood=hood)
     problem.buffers().fill_(3.0)
-    pair.bonn.send(0)
+    pair.send(0)
     pair.answer(0, [*pair.got(0, np.float32)[:-2], 6.0, 6.0], np.float32)
-    pair.bonn.advance(0)
+    pair.advance()
     assert problem.buffers().tolist() == pytest.approx([5.0, 5.0])
 
 
@@ -213,10 +222,9 @@ def test_the_gradient_is_computed_while_messages_travel_where_the_equations_allo
     witness, history = Witness(InProcessLink("bonn", boxes)), History()
     run = SiteRun(create(name, stepsize=0.1), witness, [HOOD], witness, history, RunOptions(iterations=1))
     del witness.events[:]
-    run.send(0)
-    key = Key(0, 0, "bonn")
-    boxes["bonn"].put(Key(0, 0, "kiel"), boxes["kiel"].take([key], 0)[key])
-    run.advance(0)
+    for _ in run.turns(0):
+        key = Key(0, 0, "bonn")
+        boxes["bonn"].put(Key(0, 0, "kiel"), boxes["kiel"].take([key], 0)[key])
     assert witness.events == order
     (record,) = history.iterations
     hidden = record.gradient_seconds if order == ["send", "gradient", "wait"] else 0.0
@@ -321,9 +329,9 @@ def test_a_message_of_another_length_names_the_sender():
 
 def test_a_silent_neighbour_is_named():
     pair = consensus_pair()
-    pair.bonn.send(0)
+    pair.send(0)
     with pytest.raises(PeerTimeout, match="kiel"):
-        pair.bonn.advance(0)
+        pair.advance()
 
 
 @pytest.mark.parametrize("wire", ["int8", {"encoding": "int8"}, Wire(encoding="int8")])
@@ -350,7 +358,7 @@ def test_a_narrow_wire_sends_the_iterate_narrow_and_the_statistics_as_they_are()
     problem = normalised()
     pair = Pair(problem, create("dgd", stepsize=0.1), wire="bfloat16")
     iterate, statistics = problem.initial(), problem.buffers().clone()
-    pair.bonn.send(0)
+    pair.send(0)
     message = pair.got(0, np.uint8).tobytes()
     assert message[:6] == iterate.to(torch.bfloat16).view(torch.uint8).numpy().tobytes()
     assert message[8:] == statistics.numpy().tobytes()

@@ -28,6 +28,7 @@ from flaremesh.p2p.agents.janitor import Retention, sweep
 from flaremesh.p2p.agents.kit import PATH as KIT_PATH
 from flaremesh.p2p.agents.kit import Kit
 from flaremesh.p2p.agents.termination import on_termination
+from flaremesh.p2p.nvflare.startup import startup_files
 
 AGENT_FILE: Final = "agent.json"
 """File in the workspace that says where the agent serves: ``{"url": ..., "pid": ...}``."""
@@ -48,9 +49,6 @@ class Agent(FLComponent):
 
     stop_seconds: float
     """Bound of the orderly stop."""
-
-    certificate: str
-    """File name of the participant's certificate in its startup kit."""
 
     participant: str
     """Its name; known once the agent has started."""
@@ -75,7 +73,6 @@ class Agent(FLComponent):
         self._stopping = False
         self._sweeping = threading.Lock()
         self._doctor = Doctor(self._examine)
-        self.engine: Any = None
         self.workspace = Path()
 
     @abstractmethod
@@ -97,14 +94,13 @@ class Agent(FLComponent):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Start when the process does."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
-            self.engine = fl_ctx.get_engine()
             self.workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
             self.start(fl_ctx)
 
     def start(self, fl_ctx: FLContext) -> None:
         """Begin to listen to signals, to serve and to sweep."""
         # NVFlare's too is the one that was there at the start
-        pem = (self.workspace / "startup" / self.certificate).read_bytes()
+        pem = startup_files(self.workspace / "startup").certificate.read_bytes()
         self.certificate_expiry = load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
         on_termination(self._stop, self.stop_seconds)
         self._serve(fl_ctx)

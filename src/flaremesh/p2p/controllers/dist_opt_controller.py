@@ -23,9 +23,10 @@ from nvflare.apis.signal import Signal
 from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.cell import PROGRESS, RunCell
 from flaremesh.p2p.extra import planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
+from flaremesh.p2p.nvflare.cells import PROGRESS, RunCell
+from flaremesh.p2p.nvflare.server import answer_admin
 from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, Graph, Outcome, RunResult
 from flaremesh.p2p.progress import RUN_PROGRESS, RunProgress
 from flaremesh.p2p.roster import Roster
@@ -113,7 +114,7 @@ class DistOptController(Controller):
         """Listen for the sites' progress and for the admin's question about it."""
         cell = RunCell(fl_ctx, [node.id for node in self.config.network.nodes])
         cell.listen(PROGRESS, self._hear)
-        fl_ctx.get_engine().register_app_command(PROGRESS_COMMAND, self._report)
+        answer_admin(fl_ctx, PROGRESS_COMMAND, self._report)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing is left to stop."""
@@ -309,7 +310,7 @@ class DistOptController(Controller):
         if known and (panic := self._roster.hear(site, bytes(data))) is not None:
             self._fail(f"{site}: {panic}")
 
-    def _report(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
+    def _report(self) -> dict[str, Any]:
         progress = RUN_PROGRESS.data(RunProgress(self._state, dict(self._roster.progress)))
         if self._result is not None:
             progress["result"] = self._result
@@ -331,7 +332,7 @@ class DistOptController(Controller):
             sites={site: self._roster.result(site) for site in sites},
             graph=Graph(sites, self._matrices),
         )
-        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
+        folder = Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=1), durable=True)
         self._result = RUN_RESULT.data(result)

@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from pydantic import ValidationError
 
 from flaremesh import algorithms
@@ -24,12 +22,13 @@ from flaremesh.algorithms import Vectors
 from flaremesh.errors import FlaremeshError
 from flaremesh.gossip import Mixture
 from flaremesh.links import LinkError
-from flaremesh.links.outgoing import Address
+from flaremesh.links.carrier import Address
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
 from flaremesh.p2p.executors.by_value import RunByValue, flat
 from flaremesh.p2p.executors.ported import MESSAGES, overrides
 from flaremesh.p2p.executors.sync_executor import SyncAlgorithmExecutor
 from flaremesh.p2p.extra import ExtraError, flag, positive, whole
+from flaremesh.p2p.nvflare.policy import allows
 from flaremesh.p2p.outcome import RUN_FOLDER, SITE_RESULT, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.problems.delivery import DeliveredProblem
@@ -110,8 +109,7 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         started = time.perf_counter()
         with part.history as history:
             for iteration in range(run.iterations):
-                run.send(iteration)
-                run.advance(iteration)
+                run.iterate(iteration)
                 self._observe(run)
             run.save(part.folder / RUN_FOLDER / "model.safetensors")
         self._show_end(run)
@@ -252,13 +250,11 @@ class AlgorithmExecutor(SyncAlgorithmExecutor):
         ):
             if "." not in path or path.startswith(own):
                 continue
-            try:
-                ComponentPathAuthorizer().authorize_component_config({"path": path}, fl_ctx=fl_ctx)
-            except UnsafeComponentError as error:
+            if not allows(path, fl_ctx):
                 raise ProblemError(
                     f"the kit of {self.client_name} does not allow {path}; list its package under "
                     "`code: {packages: [...]}` in the topology file, provision again and update the site"
-                ) from error
+                )
 
     def _problem_path(self) -> str:
         """Of an installed class; empty where the job brings a file, which NVFlare has refused or let pass."""

@@ -11,7 +11,6 @@ from flaremesh.algorithms import Vectors
 from flaremesh.gossip import Mixture
 from flaremesh.problems.flat import parts_of, real
 from flaremesh.runtime.site_run import SiteRun
-from flaremesh.topology.neighborhood import Neighborhood
 
 Exchange: TypeAlias = Callable[[Vectors, int], Mixture]
 """(own vectors, iteration) -> what they and the in-neighbours' are mixed to."""
@@ -29,10 +28,10 @@ class RunByValue(SiteRun):
         self._exchange = exchange
         super().__init__(*args)
 
-    def _publish(self, iteration: int, hood: Neighborhood, vectors: Vectors) -> None:
+    def _publish(self, iteration: int, stage: int, vectors: Vectors) -> None:
         self._vectors = vectors  # nothing travels before the exchange, which is one call
 
-    def _collect(self, iteration: int, hood: Neighborhood) -> Mixture:
+    def _collect(self, iteration: int, stage: int) -> Mixture:
         return self._exchange(self._vectors, iteration)
 
 

@@ -1,12 +1,11 @@
 """Distributed gradient descent on a torch module: subclass it, build model and data in the constructor."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from flaremesh.algorithms import Algorithm, Gradient, Mixed, Vectors, Weights
+from flaremesh.algorithms import Algorithm, Exchange, Gradient, Step, Weights
 from flaremesh.algorithms.dgd import DgdCta, DgdState
 from flaremesh.p2p.executors.module_executor import ModuleExecutor, received, sent
 
@@ -34,7 +33,8 @@ class DGDExecutor(ModuleExecutor):
 class _Descent:
     """The algorithm with the executor's step size, which a subclass may change in any iteration."""
 
-    weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
+    weights: ClassVar[Weights] = DgdCta.weights
+    exchanges: ClassVar[tuple[Exchange, ...]] = DgdCta.exchanges
 
     def __init__(self, executor: DGDExecutor, algorithm: DgdCta):
         self._executor, self._algorithm = executor, algorithm
@@ -43,16 +43,12 @@ class _Descent:
         """See Algorithm."""
         return self._algorithm.init(x0, gradient)
 
-    def message(self, state: DgdState) -> Vectors:
+    def step(self, state: DgdState, gradient: Gradient) -> Step[DgdState]:
         """See Algorithm."""
-        return self._algorithm.message(state)
-
-    def update(self, state: DgdState, mixed: Mixed, gradient: Gradient) -> DgdState:
-        """See Algorithm."""
-        vectors = mixed()  # first, because the step size may change in the exchange
-        if stepsize := self._executor._stepsize:
-            self._algorithm = replace(self._algorithm, stepsize=stepsize)
-        return self._algorithm.update(state, lambda: vectors, gradient)
+        mixed = yield (state.x,)
+        (wx,) = mixed()  # first, because the step size may change in the exchange
+        stepsize = self._executor._stepsize or self._algorithm.stepsize
+        return DgdState(wx.sub(gradient(wx), alpha=stepsize))
 
     def estimate(self, state: DgdState) -> Tensor:
         """See Algorithm."""

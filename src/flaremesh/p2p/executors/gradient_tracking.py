@@ -10,8 +10,8 @@ from nvflare.apis.signal import Signal
 from torch import Tensor
 from torch.nn import Module
 
-from flaremesh.algorithms import Algorithm, Gradient, Mixed, Vectors, Weights
-from flaremesh.algorithms.gradient_tracking import GradientTrackingState
+from flaremesh.algorithms import Algorithm, Exchange, Gradient, Step, Vectors, Weights
+from flaremesh.algorithms.gradient_tracking import GradientTracking, GradientTrackingState
 from flaremesh.p2p.executors.by_value import flat, set_all
 from flaremesh.p2p.executors.module_executor import ModuleExecutor, received, sent, trainable_of
 from flaremesh.problems.module import Batch
@@ -123,7 +123,8 @@ class GTExecutor(ModuleExecutor):
 class _Tracking:
     """Gradient tracking whose local step and step size are the executor's, which a subclass may change."""
 
-    weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
+    weights: ClassVar[Weights] = GradientTracking.weights
+    exchanges: ClassVar[tuple[Exchange, ...]] = GradientTracking.exchanges
 
     def __init__(self, executor: GTExecutor):
         self._executor = executor
@@ -132,13 +133,10 @@ class _Tracking:
         """See Algorithm."""
         return GradientTrackingState(x0, *self._executor._tracking_start(x0, gradient))
 
-    def message(self, state: GradientTrackingState) -> Vectors:
-        """See Algorithm."""
-        return state.x, state.y
-
-    def update(self, state: GradientTrackingState, mixed: Mixed, gradient: Gradient) -> GradientTrackingState:
+    def step(self, state: GradientTrackingState, gradient: Gradient) -> Step[GradientTrackingState]:
         """See Algorithm."""
         executor = self._executor
+        mixed = yield state.x, state.y
         x, wy = executor._descended(*mixed())
         g = gradient(x)
         y = wy.add_(g).sub_(executor._flat_trainable(executor.old_gradient, g))

@@ -3,7 +3,7 @@
 import operator
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -15,20 +15,18 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, LinkError, Payload, PeerTimeout
-from flaremesh.links.direct import DirectLink
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.outgoing import Address, Lost
-from flaremesh.links.relay import RelayLink
-from flaremesh.links.routed import RoutedLink
-from flaremesh.links.tls import Credentials
+from flaremesh.links.assemble import assemble
+from flaremesh.links.carrier import Address
+from flaremesh.links.direct import Credentials
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
-from flaremesh.p2p.cell import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.executors.ported import overrides
 from flaremesh.p2p.extra import ExtraError, planned_iterations, positive
 from flaremesh.p2p.message import decode, encode
+from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell, take_aux_messages
+from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SITE_RESULT, SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig, Neighbor
@@ -74,9 +72,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         part = self._flaremesh
         run_id = fl_ctx.get_job_id()
         part.folder = Path(fl_ctx.get_workspace().get_run_dir(run_id))
-        sources = {peer for hood in config.schedule for peer in hood.in_weights}
-        targets = {peer for hood in config.schedule for peer in hood.out}
-        part.traffic = traffic = TrafficCounter(sources | targets)
+        peers = {peer for hood in config.schedule for peer in (*hood.in_weights, *hood.out)}
+        part.traffic = traffic = TrafficCounter(peers)
         part.metrics = PrometheusSink(
             run_id,
             self._algorithm_name(),
@@ -87,38 +84,28 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             config.extra.get("stepsize"),
             config.labels.get("predicted_contraction"),
         )
-        cell = RunCell(fl_ctx, sources | targets)
+        cell = RunCell(fl_ctx, peers)
 
         def cancelled() -> bool:
             return bool(abort_signal.triggered)
 
-        inbox = Inbox(cancelled)
-        relay = RelayLink(
-            self.client_name,
-            run_id,
-            sources,
-            targets,
-            post=lambda peer, data: cell.post(peer, FRAMES, data),
-            observer=traffic,
-            inbox=inbox,
-        )
         part.progress = ProgressReporter(
             lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled
         )
-        cell.listen(FRAMES, relay.deliver)
         if overrides(self, "_exchange_values"):
             # it may send by NVFlare's own messages, as the stock package does
             self._hear_requests(fl_ctx)
         credentials = _credentials(fl_ctx)
         part.simulated = credentials is None
-        listen = (config.link["host"], tuple(config.link["ports"])) if config.link else None
-
-        def direct(lost: Lost) -> DirectLink:
-            assert credentials is not None, "it is not called without"
-            return DirectLink(self.client_name, run_id, sources, credentials, traffic, inbox, lost, listen)
-
-        part.link = part.routes = RoutedLink(
-            self.client_name, targets, mode, inbox, traffic, relay, direct if credentials else None
+        part.link = part.routes = assemble(
+            run_id,
+            config.schedule,
+            mode,
+            observer=traffic,
+            cancelled=cancelled,
+            transport=_ThroughServer(cell),
+            credentials=credentials,
+            listen=(config.link["host"], tuple(config.link["ports"])) if config.link else None,
         )
         return part.routes.address
 
@@ -302,7 +289,6 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
 
         Of their senders there is no more proof than NVFlare asks for.
         """
-        engine = fl_ctx.get_engine()
 
         def handle(topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
             peer = request.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
@@ -317,11 +303,25 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
                 raise
 
         with suppress(ValueError):  # a subclass's handle_event has registered one
-            engine.register_aux_message_handler(_TOPIC, handle)
+            take_aux_messages(fl_ctx, _TOPIC, handle)
+
+
+class _ThroughServer:
+    """The transport of relayed frames: messages of NVFlare's cells, which the server forwards."""
+
+    def __init__(self, cell: RunCell):
+        self._cell = cell
+
+    def post(self, peer: str, data: bytes) -> None:
+        """See Transport."""
+        self._cell.post(peer, FRAMES, data)
+
+    def listen(self, deliver: Callable[[str, Payload], None]) -> None:
+        """See Transport."""
+        self._cell.listen(FRAMES, deliver)
 
 
 def _credentials(fl_ctx: FLContext) -> Credentials | None:
     """Those of the site's kit; NVFlare's simulator has no kits."""
-    kit = Path(fl_ctx.get_workspace().get_startup_kit_dir())
-    certificate = kit / "client.crt"
-    return Credentials(certificate, kit / "client.key", kit / "rootCA.pem") if certificate.exists() else None
+    files = startup_files(Path(fl_ctx.get_workspace().get_startup_kit_dir()))
+    return Credentials(files.certificate, files.key, files.root) if files.certificate.exists() else None

@@ -1,0 +1,252 @@
+"""The receiving end of a direct edge: reads, acknowledges, and puts messages into the inbox."""
+
+import select
+import ssl
+import threading
+import time
+from contextlib import suppress
+
+from flaremesh.links.buffers import BufferPool
+from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some
+from flaremesh.links.frame import HEADER_BYTES, FrameError, Kind, announced, unpack
+from flaremesh.links.inbox import Inbox
+from flaremesh.links.protocol import Key, LinkObserver, Refusal
+
+_SCRATCH_BYTES = 1 << 16
+_ACK_MESSAGES = 8  # a small message waits for an acknowledgement no longer than for so many others
+_ROOM_SECONDS = 0.05  # how often room for more is looked for while the inbox is full
+_PARK_SECONDS = 0.005  # for so long an edge's thread leaves the reading to the one that waits
+_ATTENTION_SECONDS = 0.1  # which leaves it to the edge's thread again when so long nothing came
+_POLL_SECONDS = 1.0
+
+
+class Incoming:
+    """The edge from one in-neighbour."""
+
+    def __init__(self, peer: str, run: bytes, observer: LinkObserver, inbox: Inbox, max_message_bytes: int):
+        self._peer, self._run, self._observer, self._inbox = peer, run, observer, inbox
+        self._max_message_bytes = max_message_bytes
+        self._pool = BufferPool()
+        self._received = 0
+        self._told = 0  # what the peer has been told of that
+        self._state = threading.Condition()
+        self._offered: ssl.SSLSocket | None = None
+        self._connection: ssl.SSLSocket | None = None
+        self._reading = threading.Lock()  # held by whoever reads
+        self._stream: _Stream | None = None
+        self._large = False  # the last message was
+        self._attention = 0.0  # when somebody last came to read
+        self._broken: float | None = None
+        self._ended = False
+        self._closed = threading.Event()
+        self._orderly = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def condition(self) -> str | None:
+        """See DirectLink.condition."""
+        with self._state:
+            if self._thread is None:
+                return None
+            if self._broken is not None:
+                ago = time.monotonic() - self._broken
+                return f"its link broke {ago:.0f} s ago: it is gone, or cut off"
+            return "its link is up: it is slow, or waits itself"
+
+    def offer(self, connection: ssl.SSLSocket) -> None:
+        """A new connection takes the place of the one before."""
+        with self._state:
+            if self._closed.is_set():
+                connection.close()
+                return
+            if self._offered is not None:
+                self._offered.close()
+            self._offered = connection
+            if self._connection is not None:
+                hang_up(self._connection)
+            if self._thread is None:
+                name = f"link-from-{self._peer}"
+                self._thread = threading.Thread(target=self._keep, name=name, daemon=True)
+                self._thread.start()
+            self._state.notify_all()
+
+    def close(self, *, orderly: bool) -> None:
+        """Free all resources; ``orderly`` tells the peer that nothing more is wanted."""
+        with self._state:
+            self._orderly = orderly
+            self._closed.set()
+            if self._connection is not None:
+                hang_up(self._connection, reading=True)
+            self._state.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        if self._offered is not None:
+            self._offered.close()
+
+    def attend(self, key: Key) -> None:
+        """Read in the thread that waits for ``key``, as long as messages are small.
+
+        They are there sooner than another thread could be woken to read them, and this one to take them.
+        """
+        stream = self._stream
+        if stream is None or self._large:  # the edge's thread must not step aside for nobody
+            return
+        self._attention = time.monotonic()
+        deadline = self._attention + _ATTENTION_SECONDS
+        if not self._reading.acquire(blocking=False):
+            return
+        try:
+            while (
+                stream is self._stream
+                and stream.error is None
+                and key not in self._inbox
+                and not self._inbox.is_full(self._peer)
+                and stream.gather(deadline)
+            ):
+                self._step(stream)
+        except (OSError, FrameError) as error:
+            stream.error = error  # the edge's thread deals with it
+        finally:
+            self._attention = time.monotonic()
+            self._reading.release()
+
+    def _keep(self) -> None:
+        while True:
+            with self._state:
+                self._state.wait_for(lambda: self._offered is not None or self._closed.is_set())
+                if self._offered is None or self._closed.is_set():
+                    return
+                connection, self._offered = self._offered, None
+                self._connection, self._broken = connection, None
+            try:
+                self._serve(_Stream(connection))
+            except FrameError as error:
+                self._observer.refused(self._peer, error.reason)
+            except OSError:
+                pass
+            with self._reading:
+                if self._closed.is_set() and self._orderly:
+                    with suppress(OSError):
+                        connection.sendall(signal(Kind.END, self._run, self._received))
+                with self._state:
+                    self._stream = self._connection = None
+                    self._broken = None if self._ended else time.monotonic()
+                    connection.close()
+
+    def _serve(self, stream: "_Stream") -> None:
+        """Take messages in until the connection ends, unless the thread that waits for them does."""
+        with self._reading:
+            self._tell(stream)
+        self._stream = stream
+        # the peer makes a new connection where a full inbox let the old one time out
+        while not self._closed.is_set() and self._offered is None:
+            if stream.error is not None:
+                raise stream.error
+            if time.monotonic() - self._attention < _PARK_SECONDS:
+                self._closed.wait(_PARK_SECONDS)
+            elif self._inbox.is_full(self._peer):
+                self._closed.wait(_ROOM_SECONDS)
+            else:
+                with self._reading:
+                    ready = stream.error is None and stream.readable(_POLL_SECONDS)
+                    # TLS that has run into an end cannot send the last word any more
+                    if ready and not self._closed.is_set():
+                        self._step(stream)
+
+    def _step(self, stream: "_Stream") -> None:
+        """Take in one frame; ``_reading`` is held."""
+        frame = unpack(stream.header(), self._run)
+        if frame.kind is Kind.END:
+            self._ended = True
+            self._tell(stream)
+            return
+        if frame.kind not in (Kind.DATA, Kind.REPEAT) or frame.offset or frame.sequence > self._received + 1:
+            raise FrameError(Refusal.MALFORMED)
+        if frame.total > self._max_message_bytes:
+            raise FrameError(Refusal.OVERSIZED)
+        self._large = frame.total >= LARGE_BYTES
+        try:
+            message = self._pool.take(frame.total).data if self._large else memoryview(bytearray(frame.total))
+        except MemoryError:
+            raise FrameError(Refusal.OVERSIZED) from None
+        stream.read_into(message)
+        if frame.sequence <= self._received:
+            self._observer.refused(self._peer, Refusal.REPLAYED)
+            return
+        self._received = frame.sequence
+        key = Key(frame.iteration, frame.stage, self._peer)
+        self._inbox.put(key, message, repeat=frame.kind is Kind.REPEAT)
+        self._observer.received(self._peer, frame.total)
+        if self._large or self._received - self._told >= _ACK_MESSAGES:
+            self._tell(stream)
+
+    def _tell(self, stream: "_Stream") -> None:
+        stream.connection.sendall(signal(Kind.ACK, self._run, self._received))
+        self._told = self._received
+
+
+class _Stream:
+    """The bytes of one connection; used by one thread at a time.
+
+    Attributes:
+        connection: where they come from.
+        error: that ended it.
+    """
+
+    def __init__(self, connection: ssl.SSLSocket):
+        self.connection = connection
+        self.error: OSError | FrameError | None = None
+        connection.settimeout(_ATTENTION_SECONDS)
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._start = self._end = 0  # of what has been read and not used
+
+    def readable(self, timeout: float) -> bool:
+        """Whether something is there within ``timeout`` seconds, be it the end."""
+        return self._end > self._start or self._more(timeout)
+
+    def gather(self, deadline: float) -> bool:
+        """Whether the whole of a small message is there before ``deadline``, however it trickles in."""
+        while True:
+            left, needed = self._end - self._start, HEADER_BYTES
+            if left >= HEADER_BYTES:
+                total = announced(self._scratch[self._start : self._start + HEADER_BYTES])
+                if total >= LARGE_BYTES:
+                    return False
+                needed += total
+            if left >= needed:
+                return True
+            patience = deadline - time.monotonic()
+            if patience <= 0 or not self._more(patience):
+                return False
+            try:
+                self._fill()
+            except TimeoutError:
+                return False
+
+    def header(self) -> memoryview:
+        """The next bytes, as many as a header has."""
+        while self._end - self._start < HEADER_BYTES:
+            with suppress(TimeoutError):
+                self._fill()
+        self._start += HEADER_BYTES
+        return self._scratch[self._start - HEADER_BYTES : self._start]
+
+    def read_into(self, message: memoryview) -> None:
+        """Fill ``message`` with the bytes that follow."""
+        filled = min(len(message), self._end - self._start)
+        message[:filled] = self._scratch[self._start : self._start + filled]
+        self._start += filled
+        while filled < len(message):
+            with suppress(TimeoutError):
+                filled += some(self.connection.recv_into(message[filled:]))
+
+    def _more(self, timeout: float) -> bool:
+        return bool(self.connection.pending() or self._poll.poll(1000 * timeout))
+
+    def _fill(self) -> None:
+        left = self._end - self._start
+        self._scratch[:left] = self._scratch[self._start : self._end]
+        self._start, self._end = 0, left
+        self._end += some(self.connection.recv_into(self._scratch[left:]))

@@ -1,0 +1,97 @@
+"""What is seen of one iteration of a site while it goes on."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flaremesh.algorithms import Vectors
+from flaremesh.metrics.sink import Iteration, Norms
+from flaremesh.runtime.vectors import floats
+
+
+@dataclass
+class Observation:
+    """One iteration; its seconds are summed over its exchanges, see metrics.sink.Iteration.
+
+    Attributes:
+        started: by ``time.perf_counter``, as is ``since``.
+        distances: ‖x_i − Σ_j w_ij x_j‖ for the first vector of each exchange; zero till it is mixed.
+        look: whether to take norms.
+        since: when the algorithm's own work was last gone on with.
+        under_way: exchanges that are sent and not mixed yet.
+        loss: that of the last gradient.
+        gradient_norm: that of the last gradient, if it is to be taken.
+        mixture: first vector of the first exchange's mixture, if norms are to be taken.
+    """
+
+    started: float
+    distances: list[Tensor | float]
+    look: bool
+    since: float = 0.0
+    under_way: int = 0
+    loss: Tensor | None = None
+    send_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    gradient_seconds: float = 0.0
+    overlap_seconds: float = 0.0
+    mix_seconds: float = 0.0
+    gradient_norm: Tensor | None = None
+    mixture: Tensor | None = None
+
+    def pause_own_work(self) -> float:
+        """The algorithm sends or waits from now on; what it did since it last did so, overlapped."""
+        now = time.perf_counter()
+        if self.under_way:
+            self.overlap_seconds += now - self.since
+        return now
+
+    def record(self, iteration: int, message: Vectors) -> Iteration:
+        """All there is to tell after ``iteration`` iterations, if ``message`` is the next one to be sent."""
+        loss, distance, finite = self._read(message)
+        return Iteration(
+            iteration=iteration,
+            loss=loss,
+            consensus_distance=distance,
+            seconds=time.perf_counter() - self.started,
+            wait_seconds=self.wait_seconds,
+            gradient_seconds=self.gradient_seconds,
+            overlap_seconds=self.overlap_seconds,
+            send_seconds=self.send_seconds,
+            mix_seconds=self.mix_seconds,
+            finite=finite,
+        )
+
+    def norms(self, iteration: int, message: Vectors) -> Norms:
+        """The norms after ``iteration`` iterations; overwrites the mixture.
+
+        Args:
+            iteration: see Norms.
+            message: the first one of the next iteration.
+        """
+        assert self.mixture is not None, "every algorithm mixes"
+        # in place: of large models one more vector shows in the site's memory
+        innovation = torch.linalg.vector_norm(self.mixture.sub_(message[0]))
+        if self.gradient_norm is None:
+            return Norms(iteration, None, *floats(innovation))
+        return Norms(iteration, *floats(self.gradient_norm, innovation))
+
+    def _read(self, message: Vectors) -> tuple[float | None, float, bool]:
+        """Loss and consensus distance, and whether they and the message are finite."""
+        if self.loss is None:  # the message is made of mixtures, which are finite if their distances are
+            values = floats(*self.distances)
+            return None, values[0], all(map(math.isfinite, values))
+        # not the estimate: a neighbour would get a spoilt message and be blamed before the site that made it
+        values = floats(self.loss, *self.distances, *map(_sum, message))
+        return values[0], values[1], all(map(math.isfinite, values))
+
+
+def _sum(vector: Tensor) -> Tensor:
+    """Not finite if an entry is not, or if the entries are as good as infinite.
+
+    It takes half the time of looking for the extremes.
+    """
+    # half precision would overflow at 65504
+    return vector.sum(dtype=torch.promote_types(vector.dtype, torch.float32))
