@@ -52,8 +52,11 @@ demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVF
 ##@ Develop
 
 .PHONY: test
+test: export SKIPPED_TESTS := $(CURDIR)/build/skipped-tests
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
-	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2
+	@mkdir -p $(dir $(SKIPPED_TESTS)) && rm -f $(SKIPPED_TESTS)
+	@trap '$(BIN)/python tests/skipped.py $(SKIPPED_TESTS)' EXIT; set -x; \
+	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2; \
 	$(BIN)/pytest tests/integration --numprocesses 2 --dist loadfile
 
 .PHONY: test-nvflare-next
@@ -174,6 +177,12 @@ e2e-monitoring: images kind ## Test on that cluster that a mesh is watched: scra
 .PHONY: kind-down
 kind-down: ## Delete the cluster of `make kind`
 	kind delete cluster --name $(KIND_CLUSTER)
+
+##@ Release
+
+.PHONY: release-check
+release-check: $(READY) ## Say what is still to do before the version can be released
+	$(BIN)/python -m tools.release
 
 .PHONY: clean
 clean: ## Delete what the targets made, kits and private keys included; keeps .venv

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from flaremesh.links.protocol import Refusal
+from flaremesh.links import Refusal
 from flaremesh.metrics.names import (
     DURATION_BUCKETS,
     LINK_KINDS,

@@ -16,7 +16,7 @@ from rendering import CHARTS, Object, Rendered, merged, render
 
 from flaremesh.provision.releases import ReleaseError, releases
 from flaremesh.topology.load import load
-from programs import lacking, program
+from programs import OPERATOR_BUNDLE, lacking, program
 
 REPOSITORY = Path(__file__).parents[2]
 NAMESPACE = "monitoring"
@@ -296,7 +296,10 @@ def test_a_clusters_own_grafana_gets_the_config_maps_alone(values: dict[str, Any
 
 def test_a_field_that_the_operator_would_drop_is_found(values: dict[str, Any]):
     if not DEFINITIONS:
-        lacking("PROMETHEUS_OPERATOR names no file with the definitions of the Prometheus Operator")
+        lacking(
+            "PROMETHEUS_OPERATOR names no file with the definitions of the Prometheus Operator",
+            f"curl -fsSLo bundle.yaml {OPERATOR_BUNDLE}; export PROMETHEUS_OPERATOR=$PWD/bundle.yaml",
+        )
     monitor = installed(values, operator={"enabled": True}).one("PodMonitor")
     assert list(problems(monitor)) == []
     monitor["spec"]["podMetricsEndpoints"][0]["honourLabels"] = True

@@ -24,7 +24,7 @@ NO_PROMETHEUS = {"PATH": "/nowhere"}
 @pytest.fixture(autouse=True, scope="module")
 def _an_image() -> None:
     if engine("image", "inspect", PROMETHEUS_IMAGE).returncode:
-        lacking(f"the Docker engine has no image {PROMETHEUS_IMAGE}")
+        lacking(f"the Docker engine has no image {PROMETHEUS_IMAGE}", f"docker pull {PROMETHEUS_IMAGE}")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from docker.errors import DockerException
 from docker.utils.build import tar
 
 from flaremesh import __version__
+from programs import engine_lacking
 from tools.images import DOCKERFILE, PYTHON_IMAGE, VARIANTS, image_name
 
 BAKE = Path("images/docker-bake.hcl").read_text()
@@ -110,7 +111,7 @@ def test_a_step_that_fails_is_named(tmp_path):
     try:
         docker.from_env().close()
     except DockerException as error:
-        pytest.skip(f"needs a Docker engine: {error}")
+        engine_lacking(error)
     (tmp_path / "images").mkdir()
     (tmp_path / "build/wheels/cpu").mkdir(parents=True)
     (tmp_path / "images/Dockerfile").write_text("FROM scratch\nCOPY missing /\n")

@@ -61,7 +61,12 @@ class _Channel:
         self._encoding.check(section(message, self._start, self.stop), self._own.numel())
 
     def mix(self, hood: Neighborhood, messages: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
-        """See mixing.mix."""
+        """The site's next vector (d,), and the 2-norm of what the neighbours' weights move it by.
+
+        Args:
+            hood: the site's neighbourhood in this iteration.
+            messages: by in-neighbour, the whole message that it sent.
+        """
         terms = [Term(hood.self_weight - 1, self._publication.own())]
         for peer, message in messages.items():
             data = section(message, self._start, self.stop)

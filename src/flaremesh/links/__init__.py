@@ -1,7 +1,7 @@
 """How neighbours exchange buffers: one link per site and run, one carrier per way for them to travel."""
 
 from flaremesh.links.errors import LinkClosed, LinkError, LinkRefused, PeerBehind, PeerTimeout, RunAborted
-from flaremesh.links.protocol import Cancelled, Key, Link, LinkObserver, Payload, Refusal, require_length
+from flaremesh.links.link import Cancelled, Key, Link, LinkObserver, Payload, Refusal, require_length
 from flaremesh.topology.links import LinkKind
 
 __all__ = [

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flaremesh.links.carrier import Carrier, Edges
 from flaremesh.links.direct import Credentials, DirectCarrier, Listen
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import Cancelled, LinkObserver
+from flaremesh.links.link import Cancelled, LinkObserver
 from flaremesh.links.relay import RelayCarrier, Transport
 from flaremesh.links.routed import RoutedLink
 from flaremesh.topology.links import LinkMode

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeAlias
 
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import (
+from flaremesh.links.link import (
     FLUSH_SECONDS,
     MAX_MESSAGE_BYTES,
     Key,

@@ -8,7 +8,7 @@ from enum import IntEnum
 from hashlib import blake2s
 from typing import NamedTuple
 
-from flaremesh.links.protocol import Payload, Refusal
+from flaremesh.links.link import Payload, Refusal
 
 VERSION = 1
 _LAYOUT = struct.Struct("<4sBB8sQQqIQQ")

@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from flaremesh.links.errors import LinkClosed, LinkError
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import FLUSH_SECONDS, Cancelled, Key, Link, Payload, length_of, require_room
+from flaremesh.links.link import FLUSH_SECONDS, Cancelled, Key, Link, Payload, length_of, require_room
 
 
 class InProcessLink(Link):

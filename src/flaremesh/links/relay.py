@@ -17,7 +17,7 @@ from typing_extensions import override
 from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unable
 from flaremesh.links.errors import PeerTimeout
 from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest, unpack
-from flaremesh.links.protocol import FLUSH_SECONDS, Key, Payload, Refusal, require_room
+from flaremesh.links.link import FLUSH_SECONDS, Key, Payload, Refusal, require_room
 from flaremesh.topology.links import LinkKind
 
 _CHUNK_BYTES = 1 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
@@ -49,7 +49,7 @@ class _Outgoing:
         sequence: number of the latest frame.
         waiting: frames for which the window has no place yet.
         unacknowledged: frames in the window, by number.
-        bytes: of both together.
+        messages, bytes: of both together.
         progress: when the peer last acknowledged something, by ``time.monotonic``.
         patience: seconds without progress after which the window is sent again.
     """
@@ -57,6 +57,7 @@ class _Outgoing:
     sequence: int = 0
     waiting: deque[Frame] = field(default_factory=deque)
     unacknowledged: dict[int, Frame] = field(default_factory=dict)
+    messages: int = 0
     bytes: int = 0
     progress: float = 0.0
     patience: float = _HELLO_SECONDS
@@ -136,7 +137,8 @@ class RelayCarrier(Carrier):
         whole = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         kind = Kind.REPEAT if repeat else Kind.DATA
         with self._state:
-            require_room(peer, len(edge.waiting) + len(edge.unacknowledged), edge.bytes)
+            require_room(peer, edge.messages, edge.bytes)
+            edge.messages += 1
             edge.bytes += total
             for offset in range(0, total or 1, _CHUNK_BYTES):
                 piece = whole[offset : offset + _CHUNK_BYTES]
@@ -221,7 +223,9 @@ class RelayCarrier(Carrier):
             if not done:
                 return
             for sequence in done:
-                edge.bytes -= len(edge.unacknowledged.pop(sequence).payload)
+                frame = edge.unacknowledged.pop(sequence)
+                edge.bytes -= len(frame.payload)
+                edge.messages -= frame.offset + len(frame.payload) == frame.total
             edge.progress = time.monotonic()
             # back to normal by and by: a server that is merely slow must not get everything twice
             edge.patience = max(edge.patience / 2, _RESEND_SECONDS)

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from flaremesh.links.carrier import Address, Carrier, Edges, Message
 from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout
-from flaremesh.links.protocol import FLUSH_SECONDS, Key, Link, Payload, length_of
+from flaremesh.links.link import FLUSH_SECONDS, Key, Link, Payload, length_of
 from flaremesh.topology.links import LinkKind
 
 _log = logging.getLogger(__name__)
@@ -47,29 +47,26 @@ class RoutedLink(Link):
             RunAborted: while waiting for them.
         """
         deadline = time.monotonic() + timeout
-        chosen: set[str] = set()
+        site, chosen = self._edges.site, set[str]()
         wanted: dict[str, LinkKind] = {}
-        causes = dict.fromkeys(self._edges.targets, f"{self._edges.site} makes none")
+        causes: dict[str, str] = {}
         for carrier in self._carriers:
             unable = carrier.open(addresses, partial(self._lost, carrier), deadline - time.monotonic())
             for peer, route in self._routes.items():
+                if peer not in unable or not unable[peer].by_design:
+                    wanted.setdefault(peer, carrier.kind)
                 if peer in unable:
                     route.remove(carrier)
                     causes[peer] = unable[peer].cause
-                if peer not in unable or not unable[peer].by_design:
-                    wanted.setdefault(peer, carrier.kind)
-                if peer not in unable and peer not in chosen:
+                elif peer not in chosen:
                     chosen.add(peer)
-                    _log.info("%s -> %s: %s", self._edges.site, peer, carrier.kind)
+                    reason = f" ({causes[peer]})" if peer in causes else ""
+                    _log.info("%s -> %s: %s%s", site, peer, carrier.kind, reason)
                     self._edges.observer.linked(peer, carrier.kind, wanted[peer])
-            for peer, reason in unable.items():
-                _log.info("%s -> %s: not %s (%s)", self._edges.site, peer, carrier.kind, reason.cause)
-        if missing := sorted(peer for peer in self._routes if peer not in chosen):
+        if missing := sorted(self._routes.keys() - chosen):
             kinds = " or ".join(carrier.kind for carrier in self._carriers)
-            to_whom = "; ".join(f"to {peer}: {causes[peer]}" for peer in missing)
-            raise LinkError(
-                f"{self._edges.site} has no {kinds or 'direct'} link {to_whom}; `links: auto` would relay"
-            )
+            to_whom = "; ".join(f"to {peer}: {causes.get(peer, f'{site} makes none')}" for peer in missing)
+            raise LinkError(f"{site} has no {kinds or 'direct'} link {to_whom}; `links: auto` would relay")
 
     @override
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
@@ -101,6 +98,8 @@ class RoutedLink(Link):
 
     @override
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:
+        if self._closed:
+            return
         self._closed = True
         deadline = time.monotonic() + patience
         for number, carrier in enumerate(self._carriers):

@@ -20,7 +20,7 @@ Objects: TypeAlias = tuple[dict[str, Any], ...]
 
 
 class Values(Closed):
-    """Keys are in camelCase, as Helm has them; Python's own names are for Python alone."""
+    """Values of a chart: their keys are in camelCase in files, and as Python writes names in Python."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 
@@ -48,7 +48,7 @@ class Image(Values):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """What a container engine calls it; a digest takes the place of the tag."""
         return f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
 
 

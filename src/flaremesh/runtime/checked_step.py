@@ -1,9 +1,9 @@
 """Algorithms held to the exchanges that they declare, so that no site waits for what is never sent."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flaremesh.algorithms import Algorithm, Gradient, Mixed, Step, Vectors
+from flaremesh.algorithms import Algorithm, Exchange, Gradient, Mixed, Step, Vectors
 from flaremesh.errors import FlaremeshError
 
 
@@ -47,7 +47,7 @@ def checked_step(algorithm: Algorithm[Any], state: Any, gradient: Gradient, dime
             message = next(step) if answer is None else step.send(answer)
         except StopIteration:
             raise AlgorithmError(
-                f"{name} declares {len(exchanges)} exchanges, and its iteration is over after {number - 1}"
+                f"{name} declares {_count(exchanges)}, and its iteration is over after {number - 1}"
             ) from None
         declared = exchange.lengths(dimension)
         if not isinstance(message, tuple) or tuple(vector.numel() for vector in message) != declared:
@@ -62,7 +62,11 @@ def checked_step(algorithm: Algorithm[Any], state: Any, gradient: Gradient, dime
         if under_way:
             raise AlgorithmError(f"{name} never asks for the mixture of exchange {min(under_way)}") from None
         return end.value
-    raise AlgorithmError(f"{name} declares {len(exchanges)} exchanges, and yields another message")
+    raise AlgorithmError(f"{name} declares {_count(exchanges)}, and yields another message")
+
+
+def _count(exchanges: Sequence[Exchange]) -> str:
+    return "1 exchange" if len(exchanges) == 1 else f"{len(exchanges)} exchanges"
 
 
 def _described(message: Any) -> str:

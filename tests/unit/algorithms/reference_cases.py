@@ -69,14 +69,31 @@ def contraction(w: Matrix) -> float:
     return float(np.linalg.norm(w - 1 / len(w), 2))
 
 
-class LeastSquares:
-    """f_i(x) = ½‖A_i x − b_i‖² with A_i (10, 5); the first argument makes it the problem of one site."""
+def second_eigenvalue(w: Matrix) -> float:
+    """The second greatest modulus of the eigenvalues of W; ρ if W is symmetric."""
+    return float(np.sort(np.abs(np.linalg.eigvals(w)))[-2])
 
-    def __init__(self, site: SiteContext):
-        self._a, self._b = _data(site.index)
+
+class LeastSquares:
+    """f_i(x) = ½‖A_i x − b_i‖² with A_i (10, d); the first argument makes it the problem of one site.
+
+    It starts at zero, or ``scattered`` at a point of the site's own.
+    """
+
+    def __init__(
+        self,
+        site: SiteContext,
+        dimension: int = DIMENSION,
+        dtype: torch.dtype = torch.float64,
+        *,
+        scattered: bool = False,
+    ):
+        self._a, self._b = (part.to(dtype) for part in _data(site.index, dimension))
+        start = np.random.default_rng(site.index).normal(size=dimension) * scattered
+        self._start = torch.from_numpy(start).to(dtype)
 
     def initial(self) -> torch.Tensor:
-        return torch.zeros(DIMENSION, dtype=torch.float64)
+        return self._start.clone()
 
     def loss_and_gradient(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         residual = self._a @ x - self._b
@@ -92,9 +109,14 @@ class LeastSquares:
         return {"x": x}
 
 
-def _data(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _data(index: int, dimension: int = DIMENSION) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(index)
-    return torch.from_numpy(rng.normal(size=(10, DIMENSION))), torch.from_numpy(3 * rng.normal(size=10))
+    return torch.from_numpy(rng.normal(size=(10, dimension))), torch.from_numpy(3 * rng.normal(size=10))
+
+
+def gradients_of(problems: Sequence[Problem], x: torch.Tensor) -> torch.Tensor:
+    """∇F(X) (n, d): of each problem at its row."""
+    return torch.stack([p.loss_and_gradient(row)[1] for p, row in zip(problems, x, strict=True)])
 
 
 def minimiser(weights: Sequence[float] | Matrix) -> torch.Tensor:

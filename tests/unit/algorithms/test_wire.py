@@ -15,7 +15,6 @@ from reference_cases import (
     random_graph,
     ring,
     simulation,
-    stacked,
     strong_convexity,
 )
 
@@ -33,7 +32,6 @@ CASTS = {"float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8}
 """Encodings without memory, and the relative error of one number."""
 COPIES = {"int8": "int8", "top-k": TOP_FIFTH}
 """Encodings with error feedback."""
-WIRES = {"exact": "exact"} | {name: name for name in CASTS} | COPIES
 
 
 def parametrized(wires):
@@ -53,15 +51,6 @@ def errors(run, solution):
 
 
 # consensus
-
-
-@GRAPHS
-@parametrized(WIRES)
-def test_consensus_keeps_the_mean_whatever_the_wire_drops(wire, w):
-    run = simulation(w, create("consensus"), vectors, 200, wire)
-    mean = run.mean
-    for _ in run.steps():
-        torch.testing.assert_close(run.mean, mean, rtol=0, atol=1e-13)
 
 
 @GRAPHS
@@ -123,16 +112,6 @@ def test_top_k_without_public_copies_never_agrees(step, monkeypatch):
 # gradient tracking
 
 
-@GRAPHS
-@parametrized(WIRES)
-@pytest.mark.parametrize(("name", "tracker"), [("gradient-tracking", "y"), ("gtadam", "s")])
-def test_the_mean_tracker_is_the_mean_gradient_whatever_the_wire_drops(name, tracker, wire, w):
-    run = simulation(w, create(name, stepsize=0.002), LeastSquares, 100, wire)
-    for _ in run.steps():
-        g = torch.stack([site.problem.loss_and_gradient(site.estimate)[1] for site in run.sites.values()])
-        torch.testing.assert_close(stacked(run, tracker).mean(dim=0), g.mean(dim=0), rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("cast", CASTS)
 def test_rounding_leaves_gradient_tracking_an_error_of_the_size_of_its_rounding(cast):
     run = simulation(ring(), create("gradient-tracking", stepsize=0.002), LeastSquares, 2400, cast)
@@ -153,20 +132,6 @@ def test_with_public_copies_gradient_tracking_reaches_the_minimiser_at_the_rate_
 
 
 P = directed_ring_with_chords()
-
-
-@parametrized(WIRES)
-@pytest.mark.parametrize("name", ["push-sum", "sgp"])
-def test_push_sum_keeps_its_mass_whatever_the_wire_drops(name, wire):
-    if name == "sgp":
-        run = simulation(P, create(name, stepsize=1e-3), LeastSquares, 100, wire)
-    else:
-        run = simulation(P, create(name), vectors, 100, wire)
-        total = stacked(run, "x").sum(dim=0)
-    for _ in run.steps():
-        assert float(stacked(run, "w").sum()) == pytest.approx(8, abs=1e-12)
-        if name == "push-sum":
-            torch.testing.assert_close(stacked(run, "x").sum(dim=0), total, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("cast", CASTS)

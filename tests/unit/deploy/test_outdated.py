@@ -19,7 +19,7 @@ from flaremesh.deploy.targets.base import DeployError, Participant
 from flaremesh.deploy.watch.diagnosis import OldKits, judge
 from flaremesh.p2p.agents.kit import Kit
 from flaremesh.p2p.nvflare.jobs import Job
-from flaremesh.provision.builder import AGENT_RESOURCES
+from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 

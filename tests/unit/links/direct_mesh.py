@@ -66,6 +66,8 @@ class Sites:
         self.links, self.observers = {}, {}
         self.delivering, self.posts = {}, queue.Queue()
         self.relayed = Counter()
+        self.losing, self.repeating = 0, False
+        """How many of the next posts are lost, and whether those that are not come twice."""
         self._thread = threading.Thread(target=self._deliver, daemon=True)
         self._thread.start()
 
@@ -101,8 +103,11 @@ class Sites:
         while (post := self.posts.get()) is not None:
             sender, peer, data = post
             self.relayed[sender, peer] += len(data)
-            if peer in self.delivering:
-                self.delivering[peer](sender, data)
+            if self.losing:
+                self.losing -= 1
+            elif peer in self.delivering:
+                for _ in range(1 + self.repeating):
+                    self.delivering[peer](sender, data)
 
 
 class _Relayed:

@@ -6,7 +6,7 @@ import threading
 import pytest
 from direct_mesh import Proxy, edges_of, exchange
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, inbox, protocol
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, inbox, link
 from flaremesh.links.direct import DirectCarrier, connection, outgoing
 
 BOTH = [("a", "b"), ("b", "a")]
@@ -136,7 +136,7 @@ def test_in_mode_direct_nothing_takes_the_relay_after_a_link_is_lost(proxies, si
 
 
 def test_a_message_that_no_link_carries_is_refused_with_what_to_do(pair, monkeypatch):
-    monkeypatch.setattr(protocol, "MAX_MESSAGE_BYTES", 10)
+    monkeypatch.setattr(link, "MAX_MESSAGE_BYTES", 10)
     pair.links["a"].send("b", Key(0, 0, "a"), [bytes(10)])
     with pytest.raises(LinkError, match=r"a has 11 bytes for b in iteration 2.*narrower `wire`"):
         pair.links["a"].send("b", Key(1, 0, "a"), [bytes(5), bytes(6)])

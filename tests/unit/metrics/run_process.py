@@ -2,7 +2,7 @@
 
 import sys
 
-from flaremesh.links.protocol import Refusal
+from flaremesh.links import Refusal
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink

@@ -9,7 +9,10 @@ from nvflare.apis.signal import Signal
 
 from flaremesh.links.assemble import assemble
 from flaremesh.links.traffic import TrafficCounter
+from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p.executors import BaseDistOptExecutor
+from flaremesh.p2p.executors.member import Member
+from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
 
 
@@ -18,7 +21,7 @@ class Sites:
 
     def __init__(self, folder, network, executors, **extra):
         self.executors, self.links, self.posts = executors, {}, []
-        self.delivering = {}
+        self.delivering, self.members = {}, {}
         self.signal = Signal()
         tree = network.spanning_tree()
         for index, (site, schedule) in enumerate(network.schedules().items()):
@@ -36,22 +39,40 @@ class Sites:
             BaseDistOptExecutor._configure(executor, config, FLContext(), self.signal)
             peers = {peer for hood in schedule for peer in (*hood.in_weights, *hood.out)}
             executor._flaremesh.linked = True
-            executor._flaremesh.folder = folder / site
-            executor._flaremesh.folder.mkdir(exist_ok=True)
-            executor._flaremesh.link = self.links[site] = assemble(
+            (folder / site).mkdir(exist_ok=True)
+            traffic = TrafficCounter(peers)
+            self.links[site] = assemble(
                 "run",
                 schedule,
                 "relay",
-                observer=TrafficCounter(peers),
-                cancelled=lambda: bool(self.signal.triggered),
+                observer=traffic,
+                cancelled=self._aborted,
                 transport=_Transport(self, site),
                 credentials=None,
                 listen=None,
+            )
+            executor._flaremesh.joined = self.members[site] = _Member(
+                folder / site,
+                False,
+                self.links[site],
+                traffic,
+                PrometheusSink("run", "any", "any", 0, schedule, traffic),
+                ProgressReporter(lambda data: None, traffic.links, self._aborted),
             )
 
         by_value = any(executor._wants_values() for executor in executors.values())
         for executor in executors.values():
             executor._flaremesh.by_value = by_value
+
+    def close(self):
+        """End what the sites have left for the tests to look at."""
+        self.signal.trigger(True)
+        for site, link in self.links.items():
+            link.close()
+            self.members[site].progress.stop()
+
+    def _aborted(self):
+        return bool(self.signal.triggered)
 
     def deliver(self, peer, sender, data):
         """Bring ``data`` to ``peer``, as if ``sender`` had sent it."""
@@ -67,6 +88,13 @@ class Sites:
         sites = sites or list(self.executors)
         with ThreadPoolExecutor(len(sites)) as pool:
             return dict(zip(sites, pool.map(execute, sites), strict=True))
+
+
+class _Member(Member):
+    """Keeps its link open at the end, for tests to look at."""
+
+    def enter(self, state, patience):
+        self.metrics.state(state)
 
 
 class _Transport:

@@ -16,13 +16,12 @@ from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted
 from flaremesh.p2p.executors import (
-    AlgorithmExecutor,
     ConsensusExecutor,
     DGDExecutor,
     GTExecutor,
     SyncAlgorithmExecutor,
 )
-from flaremesh.p2p.executors.algorithm_executor import UnsoundWeights
+from flaremesh.p2p.executors.native_run import UnsoundWeights, require_sound_weights
 from flaremesh.p2p.tasks import REASON
 from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
 from flaremesh.problems.protocol import SiteContext
@@ -248,9 +247,8 @@ def test_hyperparameters_reach_the_algorithm_and_a_missing_one_is_named():
 )
 def test_weights_on_which_the_algorithm_solves_another_problem_are_refused(algorithm, rows, columns, refused):
     config = LocalConfig(neighbors=[], row_stochastic=rows, column_stochastic=columns)
-    executor = AlgorithmExecutor(algorithm)
     with pytest.raises(UnsoundWeights, match=refused) if refused else nullcontext():
-        executor._require_sound_weights(config)
+        require_sound_weights(algorithm, config)
 
 
 def test_consensus_draws_its_value_where_none_is_given():

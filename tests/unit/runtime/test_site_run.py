@@ -47,21 +47,21 @@ class Pair:
         link = InProcessLink("bonn", boxes)
         self.bonn = SiteRun(algorithm, problem, [hood], link, self.history, RunOptions(**options))
 
-    def answer(self, iteration, values, dtype=np.float64):
-        self._kiel.send("bonn", Key(iteration, 0, "kiel"), [np.asarray(values, dtype=dtype).tobytes()])
+    def answer(self, iteration, values, dtype=np.float64, stage=0):
+        self._kiel.send("bonn", Key(iteration, stage, "kiel"), [np.asarray(values, dtype=dtype).tobytes()])
 
-    def got(self, iteration, dtype=np.float64):
-        key = Key(iteration, 0, "bonn")
+    def got(self, iteration, dtype=np.float64, stage=0):
+        key = Key(iteration, stage, "bonn")
         return np.frombuffer(self._kiel.receive([key], timeout=0)[key], dtype=dtype)
 
     def send(self, iteration):
         """Bonn sends, and pauses before it waits."""
-        self._turns = self.bonn.turns(iteration)
-        next(self._turns)
+        self.turn = self.bonn.turns(iteration)
+        next(self.turn)
 
     def advance(self):
         """Bonn goes on to the end of the iteration."""
-        assert [*self._turns] == []
+        assert [*self.turn] == []
 
     def iterate(self, iteration, values, dtype=np.float64):
         self.send(iteration)
@@ -168,6 +168,22 @@ def test_batch_statistics_are_mixed_and_what_an_iteration_learns_is_kept(name):
     torch.testing.assert_close(problem.buffers(), expected)
 
 
+def test_buffers_travel_and_are_mixed_with_the_first_exchange_alone():
+    problem = normalised()
+    pair = Pair(problem, create("gradient-tracking-atc", stepsize=0.1))
+    problem.buffers().fill_(3.0)
+    pair.send(0)
+    first = pair.got(0, np.float32)
+    pair.answer(0, [*first[:-2], 7.0, 7.0], np.float32)
+    assert next(pair.turn) is None
+    assert problem.buffers().tolist() == pytest.approx([learnt(4.0)] * 2)
+    second = pair.got(0, np.float32, stage=1)
+    assert len(second) == len(first) - 2
+    pair.answer(0, second, np.float32, stage=1)
+    pair.advance()
+    assert problem.buffers().tolist() == pytest.approx([learnt(4.0)] * 2)
+
+
 def test_buffers_are_left_alone_when_mixing_them_is_off():
     problem = normalised()
     pair = Pair(problem, create("dgd", stepsize=0.1), mix_buffers=False)
@@ -215,6 +231,7 @@ class Witness(Consensus):
         ("dgd-atc", ["send", "wait", "gradient"]),
         ("gradient-tracking", ["send", "wait", "gradient"]),
         ("gtadam", ["send", "wait", "gradient"]),
+        ("gradient-tracking-atc", ["send", "wait", "gradient", "send", "wait"]),
     ],
 )
 def test_the_gradient_is_computed_while_messages_travel_where_the_equations_allow_it(name, order):
@@ -222,9 +239,9 @@ def test_the_gradient_is_computed_while_messages_travel_where_the_equations_allo
     witness, history = Witness(InProcessLink("bonn", boxes)), History()
     run = SiteRun(create(name, stepsize=0.1), witness, [HOOD], witness, history, RunOptions(iterations=1))
     del witness.events[:]
-    for _ in run.turns(0):
-        key = Key(0, 0, "bonn")
-        boxes["bonn"].put(Key(0, 0, "kiel"), boxes["kiel"].take([key], 0)[key])
+    for stage, _ in enumerate(run.turns(0)):
+        key = Key(0, stage, "bonn")
+        boxes["bonn"].put(Key(0, stage, "kiel"), boxes["kiel"].take([key], 0)[key])
     assert witness.events == order
     (record,) = history.iterations
     hidden = record.gradient_seconds if order == ["send", "gradient", "wait"] else 0.0

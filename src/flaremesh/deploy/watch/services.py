@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from docker.client import DockerClient
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from requests.exceptions import RequestException
 
 from flaremesh.deploy.targets import archives
 from flaremesh.deploy.targets.base import DeployError
-from flaremesh.deploy.targets.docker.engine import engine
+from flaremesh.deploy.targets.docker.engine import engine, refusals
 from flaremesh.deploy.targets.local import last_lines
 from flaremesh.deploy.waiting import wait_while
 
@@ -102,7 +102,7 @@ def container(
     """A container on this machine's own network, which sees what the machine sees."""
     # no participant has an underscore in its name
     name = f"{mesh}_{image.partition(':')[0].rpartition('/')[2]}"
-    try:
+    with refusals(name):
         # a command that was killed may have left one
         with contextlib.suppress(NotFound):
             client.containers.get(name).remove(force=True, v=True)
@@ -123,8 +123,6 @@ def container(
             with contextlib.suppress(DockerException, RequestException):
                 container.stop(timeout=_STOP_SECONDS)
             container.remove(force=True, v=True)
-    except APIError as error:
-        raise DeployError(f"the Docker engine refuses {name}: {error.explanation}") from None
 
 
 def engine_with(image: str) -> DockerClient:

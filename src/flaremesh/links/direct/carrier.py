@@ -17,7 +17,7 @@ from flaremesh.links.direct.listener import Listener
 from flaremesh.links.direct.outgoing import Outgoing
 from flaremesh.links.direct.tls import Credentials
 from flaremesh.links.frame import run_digest
-from flaremesh.links.protocol import FLUSH_SECONDS, Key
+from flaremesh.links.link import FLUSH_SECONDS, Key
 from flaremesh.topology.links import LinkKind
 
 Listen: TypeAlias = tuple[str, tuple[int, int]]
@@ -43,10 +43,7 @@ class DirectCarrier(Carrier):
         self._run = run_digest(edges.run_id)
         self._credentials = credentials
         self._outgoing: dict[str, Outgoing] = {}
-        self._incoming = {
-            peer: Incoming(peer, self._run, edges.observer, edges.inbox, edges.max_message_bytes)
-            for peer in edges.sources
-        }
+        self._incoming = {peer: Incoming(peer, self._run, edges) for peer in edges.sources}
         self._listener: Listener | None = None
         if listen is not None:
             self._listener = Listener(*listen, credentials, self._run, self._welcome, edges.observer.refused)

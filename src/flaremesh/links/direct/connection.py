@@ -7,13 +7,13 @@ from contextlib import suppress
 from flaremesh.links.frame import Frame, Kind, pack
 
 LARGE_BYTES = 1 << 15
-"""From here on a message is sent by the edge's own thread, and received into pooled memory."""
+"""A message of so many bytes or more is sent by the edge's own thread, and received into pooled memory."""
 
-_GONE_MILLISECONDS = 10_000  # of a peer that takes nothing, be it gone or have a full inbox
+_GONE_MILLISECONDS = 10_000  # a connection whose bytes stay unacknowledged for so long is broken
 
 
 def tune(connection: socket.socket) -> None:
-    """Small messages leave at once, and a peer that is gone is noticed within some seconds."""
+    """Let small messages leave at once, and notice within some seconds that the peer is gone."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
@@ -24,7 +24,12 @@ def tune(connection: socket.socket) -> None:
 
 
 def hang_up(connection: ssl.SSLSocket, *, reading: bool = False) -> None:
-    """End a connection that another thread may be using, which then gets an error."""
+    """End a connection; a thread that is using it gets an error.
+
+    Args:
+        connection: the connection.
+        reading: end only what comes in; what goes out may go on.
+    """
     with suppress(OSError):
         # SSLSocket.shutdown would let the other thread go on without TLS
         socket.socket.shutdown(connection, socket.SHUT_RD if reading else socket.SHUT_RDWR)

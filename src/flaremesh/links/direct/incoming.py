@@ -7,36 +7,44 @@ import time
 from contextlib import suppress
 
 from flaremesh.links.buffers import BufferPool
+from flaremesh.links.carrier import Edges
 from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some
 from flaremesh.links.frame import HEADER_BYTES, FrameError, Kind, announced, unpack
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import Key, LinkObserver, Refusal
+from flaremesh.links.link import Key, Refusal
 
 _SCRATCH_BYTES = 1 << 16
-_ACK_MESSAGES = 8  # a small message waits for an acknowledgement no longer than for so many others
-_ROOM_SECONDS = 0.05  # how often room for more is looked for while the inbox is full
-_PARK_SECONDS = 0.005  # for so long an edge's thread leaves the reading to the one that waits
-_ATTENTION_SECONDS = 0.1  # which leaves it to the edge's thread again when so long nothing came
+_ACK_MESSAGES = 8  # so many small messages share an acknowledgement
+_ROOM_SECONDS = 0.05  # between two looks at an inbox that is full
+_PARK_SECONDS = 0.005  # for so long the edge's thread lets the thread that waits for messages read them
+_ATTENTION_SECONDS = 0.1  # after so long without a message that thread stops reading
 _POLL_SECONDS = 1.0
 
 
 class Incoming:
-    """The edge from one in-neighbour."""
+    """The edge from one in-neighbour.
 
-    def __init__(self, peer: str, run: bytes, observer: LinkObserver, inbox: Inbox, max_message_bytes: int):
-        self._peer, self._run, self._observer, self._inbox = peer, run, observer, inbox
-        self._max_message_bytes = max_message_bytes
+    A thread of the edge's own reads its connection, or the thread that waits for messages does; see `attend`.
+
+    Args:
+        peer: name of the in-neighbour.
+        run: digest of the run.
+        edges: the site's edges, this one among them.
+    """
+
+    def __init__(self, peer: str, run: bytes, edges: Edges):
+        self._peer, self._run, self._observer, self._inbox = peer, run, edges.observer, edges.inbox
+        self._max_message_bytes = edges.max_message_bytes
         self._pool = BufferPool()
-        self._received = 0
-        self._told = 0  # what the peer has been told of that
+        self._received = 0  # messages
+        self._told = 0  # how many of them have been acknowledged
         self._state = threading.Condition()
-        self._offered: ssl.SSLSocket | None = None
-        self._connection: ssl.SSLSocket | None = None
+        self._offered: ssl.SSLSocket | None = None  # a new connection that is not read yet
+        self._connection: ssl.SSLSocket | None = None  # the one that is read
         self._reading = threading.Lock()  # held by whoever reads
         self._stream: _Stream | None = None
-        self._large = False  # the last message was
-        self._attention = 0.0  # when somebody last came to read
-        self._broken: float | None = None
+        self._large = False  # whether the last message was
+        self._attention = 0.0  # when a thread that waits for messages last came to read
+        self._broken: float | None = None  # when the last connection broke; None while there is one
         self._ended = False
         self._closed = threading.Event()
         self._orderly = False
@@ -44,7 +52,7 @@ class Incoming:
 
     @property
     def condition(self) -> str | None:
-        """See DirectLink.condition."""
+        """What is known of this edge, in words; None where the peer never dialled in."""
         with self._state:
             if self._thread is None:
                 return None
@@ -54,7 +62,7 @@ class Incoming:
             return "its link is up: it is slow, or waits itself"
 
     def offer(self, connection: ssl.SSLSocket) -> None:
-        """A new connection takes the place of the one before."""
+        """Read from ``connection`` from now on, instead of the one before."""
         with self._state:
             if self._closed.is_set():
                 connection.close()
@@ -71,7 +79,11 @@ class Incoming:
             self._state.notify_all()
 
     def close(self, *, orderly: bool) -> None:
-        """Free all resources; ``orderly`` tells the peer that nothing more is wanted."""
+        """Free all resources.
+
+        Args:
+            orderly: tell the peer that nothing more is wanted.
+        """
         with self._state:
             self._orderly = orderly
             self._closed.set()
@@ -84,12 +96,12 @@ class Incoming:
             self._offered.close()
 
     def attend(self, key: Key) -> None:
-        """Read in the thread that waits for ``key``, as long as messages are small.
+        """Read in the calling thread until the message ``key`` is there, as long as messages are small.
 
-        They are there sooner than another thread could be woken to read them, and this one to take them.
+        Waking the edge's thread to read a small message, and this one to take it, would cost more time.
         """
         stream = self._stream
-        if stream is None or self._large:  # the edge's thread must not step aside for nobody
+        if stream is None or self._large:  # large messages are left to the edge's thread
             return
         self._attention = time.monotonic()
         deadline = self._attention + _ATTENTION_SECONDS
@@ -134,11 +146,11 @@ class Incoming:
                     connection.close()
 
     def _serve(self, stream: "_Stream") -> None:
-        """Take messages in until the connection ends, unless the thread that waits for them does."""
+        """Take in messages until the connection ends; step aside while a thread attends to them."""
         with self._reading:
             self._tell(stream)
         self._stream = stream
-        # the peer makes a new connection where a full inbox let the old one time out
+        # while the inbox is full the connection may time out, and the peer offers a new one
         while not self._closed.is_set() and self._offered is None:
             if stream.error is not None:
                 raise stream.error
@@ -186,11 +198,14 @@ class Incoming:
 
 
 class _Stream:
-    """The bytes of one connection; used by one thread at a time.
+    """The bytes that come over one connection; used by one thread at a time.
+
+    Args:
+        connection: where they come from.
 
     Attributes:
-        connection: where they come from.
-        error: that ended it.
+        connection: the same.
+        error: what ended it; None while it goes on.
     """
 
     def __init__(self, connection: ssl.SSLSocket):
@@ -200,14 +215,14 @@ class _Stream:
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
-        self._start = self._end = 0  # of what has been read and not used
+        self._start = self._end = 0  # what lies between has been read and not used
 
     def readable(self, timeout: float) -> bool:
-        """Whether something is there within ``timeout`` seconds, be it the end."""
+        """Whether bytes, or the end of the connection, come within ``timeout`` seconds."""
         return self._end > self._start or self._more(timeout)
 
     def gather(self, deadline: float) -> bool:
-        """Whether the whole of a small message is there before ``deadline``, however it trickles in."""
+        """Whether a whole message is there before ``deadline``; False at once if the message is large."""
         while True:
             left, needed = self._end - self._start, HEADER_BYTES
             if left >= HEADER_BYTES:

@@ -18,7 +18,7 @@ from flaremesh.links.direct.connection import tune
 from flaremesh.links.direct.tls import Credentials, peer_name, refusal_of
 from flaremesh.links.errors import LinkError
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
-from flaremesh.links.protocol import Refusal
+from flaremesh.links.link import Refusal
 
 _HANDSHAKE_SECONDS = 5.0
 _LINGER_SECONDS = 1.0
@@ -32,7 +32,15 @@ Refuse = Callable[[str, Refusal], None]
 
 @dataclass
 class _Pending:
-    """A connection that has not been handed over; its ``name`` is None until the handshake is over."""
+    """A connection that has not been handed over.
+
+    Attributes:
+        connection: TLS, or TCP once it has been refused.
+        deadline: when it is dropped, by ``time.monotonic``.
+        name: whom its certificate names; None until the handshake is over.
+        refused: it only waits for the peer to read why.
+        greeting: what has arrived of the first frame.
+    """
 
     connection: socket.socket
     deadline: float

@@ -14,10 +14,10 @@ from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some
 from flaremesh.links.direct.tls import peer_name
 from flaremesh.links.errors import LinkError, LinkRefused
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
-from flaremesh.links.protocol import Cancelled, Refusal, require_room
+from flaremesh.links.link import Cancelled, Refusal, require_room
 
-_DIAL_SECONDS = 5.0  # for one attempt, and for all attempts to make a link or to make it again
-_BACKOFF_SECONDS = 0.05  # after the first failed attempt; doubles
+_DIAL_SECONDS = 5.0  # to make a link, or to make it again, in however many attempts
+_BACKOFF_SECONDS = 0.05  # after the first failed attempt; after each further one twice as long
 _POLL_SECONDS = 0.2  # how soon an abort is noticed
 
 
@@ -57,7 +57,7 @@ class Outgoing:
         self._next = 1  # the message to be written next
         self._connection: ssl.SSLSocket | None = None
         self._acknowledgements = bytearray()
-        self._tried = False
+        self._tried = False  # whether the first connection was made or given up
         self._gone: str | None = None  # why there will be no connection any more
         self._refused: LinkRefused | None = None
         self._ending = False  # nothing more will be sent
@@ -118,7 +118,7 @@ class Outgoing:
                 self._state.wait(min(remaining, _POLL_SECONDS))
 
     def stop(self) -> None:
-        """End the connection and make no other; does not wait."""
+        """End the connection, make no other, and do not wait for anything."""
         self._closed.set()
         self._rouse()
         self._hang_up()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flaremesh.links.errors import LinkError
-from flaremesh.links.protocol import Refusal
+from flaremesh.links.link import Refusal
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 

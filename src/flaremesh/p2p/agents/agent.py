@@ -99,7 +99,7 @@ class Agent(FLComponent):
 
     def start(self, fl_ctx: FLContext) -> None:
         """Begin to listen to signals, to serve and to sweep."""
-        # NVFlare's too is the one that was there at the start
+        # NVFlare, too, goes on with the certificate that was there when the process started
         pem = startup_files(self.workspace / "startup").certificate.read_bytes()
         self.certificate_expiry = load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
         on_termination(self._stop, self.stop_seconds)

@@ -7,6 +7,7 @@ from nvflare.apis.fl_context import FLContext
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.agent import Agent, gauge
@@ -26,16 +27,16 @@ class ServerAgent(Agent):
     stop_seconds = 40.0
     participant = SERVER
 
+    @override
     def start(self, fl_ctx: FLContext) -> None:
-        """See Agent.start."""
         self._started = False
         self._failures: dict[str, str] = {}
         self._process = ServerProcess(fl_ctx)
         self._process.abandon_jobs(fl_ctx)
         super().start(fl_ctx)
 
+    @override
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """See Agent.handle_event."""
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
             cell = self._process.cell
@@ -46,21 +47,21 @@ class ServerAgent(Agent):
         elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
             self._keep_failure(fl_ctx)
 
+    @override
     def collectors(self) -> list[Collector]:
-        """See Agent.collectors."""
         self._metrics = SharedMetrics(super().collectors())
         return [self._metrics]
 
+    @override
     def missing(self) -> Sequence[str]:
-        """See Agent.missing."""
         return [] if self._started else ["starting"]
 
+    @override
     def running_jobs(self) -> Collection[str]:
-        """See Agent.running_jobs."""
         return self._process.running_jobs()
 
+    @override
     def collect(self) -> Iterable[Family]:
-        """See Agent.collect."""
         yield gauge(AgentMetric.REGISTERED_SITES, self._process.registered_sites())
         traffic = AgentMetric.SERVER_BYTES.value
         family = CounterMetricFamily(traffic.full_name, traffic.help, labels=traffic.labels)
@@ -86,6 +87,7 @@ class ServerAgent(Agent):
         if site := self._failures.pop(job_id, None):
             self._process.note(job_id, {FIRST_FAILURE: site}, fl_ctx)
 
+    @override
     def stop(self) -> None:
         """Abort the jobs and wait until their status is stored, then shut down."""
         self._process.abort_jobs(_JOB_SECONDS)

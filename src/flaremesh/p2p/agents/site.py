@@ -10,6 +10,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from flaremesh.links import LinkError
 from flaremesh.links.direct import Credentials
@@ -60,8 +61,8 @@ class SiteAgent(Agent):
         self._share = share
         self._sharing: Sharing | None = None
 
+    @override
     def start(self, fl_ctx: FLContext) -> None:
-        """See Agent.start."""
         self._process = SiteProcess(fl_ctx)
         self._metrics = Path(os.environ.setdefault(DIRECTORY_VARIABLE, str(self.workspace / "metrics")))
         slots.clear(self._metrics)
@@ -73,27 +74,27 @@ class SiteAgent(Agent):
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
         super().start(fl_ctx)
 
+    @override
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """See Agent.handle_event; every job that ends may make an older one superfluous."""
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
             self._process.cell.answer(PROBE, self._invite)
             self._begin_to_share()
         elif event_type == EventType.JOB_COMPLETED:
-            self.sweep()
+            self.sweep()  # the run that ended may be one more than are kept
             if self._sharing:
                 self._sharing.soon()
 
+    @override
     def collectors(self) -> list[Collector]:
-        """See Agent.collectors."""
         return [*super().collectors(), RunMetrics(self._metrics)]
 
+    @override
     def addresses(self) -> Mapping[str, Any]:
-        """See Agent.addresses."""
         return {"link": self._link, "dials": self._dials}
 
+    @override
     def missing(self) -> Sequence[str]:
-        """See Agent.missing."""
         if not self._process.is_registered:
             return ["not registered with the server"]
         # the heartbeat proves nothing: NVFlare counts one that timed out as well
@@ -101,12 +102,12 @@ class SiteAgent(Agent):
             return ["no connection to the server"]
         return []
 
+    @override
     def running_jobs(self) -> Collection[str]:
-        """See Agent.running_jobs."""
         return self._process.running_jobs()
 
+    @override
     def edges(self) -> Sequence[Edge]:
-        """See Agent.edges."""
         if why := self.missing():
             return [Edge(peer, host, None, why[0]) for peer, host in self._dials.items()]
         return try_edges(
@@ -144,10 +145,11 @@ class SiteAgent(Agent):
             wrong = len(self.running_jobs()) < high - low + 1
             return turn_away(f"{self.participant}: {error}.", "Stop what else listens there.", wrong=wrong)
 
+    @override
     def collect(self) -> Iterable[Family]:
-        """See Agent.collect."""
         yield gauge(AgentMetric.REGISTERED, not self.missing())
 
+    @override
     def stop(self) -> None:
         """End the jobs, since they cannot go on without this process, then log out."""
         if self._process.is_registered:

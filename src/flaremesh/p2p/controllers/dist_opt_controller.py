@@ -26,6 +26,7 @@ from flaremesh.metrics.names import RunState
 from flaremesh.p2p.extra import planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.nvflare.cells import PROGRESS, RunCell
+from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
 from flaremesh.p2p.nvflare.server import answer_admin
 from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, Graph, Outcome, RunResult
 from flaremesh.p2p.progress import RUN_PROGRESS, RunProgress
@@ -38,7 +39,6 @@ from flaremesh.p2p.tasks import (
     PREPARE,
     PROGRESS_COMMAND,
     REASON,
-    SERVER_PARAMETERS,
     START_TIMEOUT,
     Task,
 )

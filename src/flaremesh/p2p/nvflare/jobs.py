@@ -1,10 +1,16 @@
-"""What NVFlare keeps of a job, its meta, as flaremesh reads it and adds to it."""
+"""What a job tells NVFlare, and what NVFlare keeps of it, its meta."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from nvflare.apis.job_def import JobMetaKey, RunStatus
+
+SERVER_PARAMETERS: Final = {
+    "server": {"task_request_interval": 0.1},  # a site may else ask for its next task only every 2 s
+    "dead_client_grace_period": 5.0,  # seconds to wait for a site after its heartbeats stopped; else 60
+}
+"""NVFlare's settings of the server in a flaremesh job."""
 
 FIRST_FAILURE: Final = "first_failure"
 """Key of a job's meta: the site whose process failed first, unless the job was aborted before."""

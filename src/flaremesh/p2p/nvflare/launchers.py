@@ -1,37 +1,37 @@
-"""How NVFlare is to start the processes of jobs, and where it is to store them.
+"""How NVFlare is to start the processes of jobs, whatever characters are in its paths.
 
-This hides the classes of NVFlare's that kits replace, and the line of arguments that NVFlare composes.
+NVFlare's launchers write a job's command as one line and split it as a shell would, without quoting what they
+put there. This hides these classes and the arguments that NVFlare prepares for them.
 """
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobProcessArgs
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
-from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
 from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
-
-__all__ = [
-    "ClientProcessJobLauncher",
-    "FilesystemStorage",
-    "ServerProcessJobLauncher",
-    "server_job_command",
-    "site_job_command",
-]
+from typing_extensions import override
 
 
-def site_job_command(fl_ctx: FLContext) -> str:
-    """The line that starts a job's process at a site, quoted for a shell."""
-    return _command(fl_ctx, get_client_job_args())
+class SiteJobLauncher(ClientProcessJobLauncher):
+    """NVFlare's, for a site."""
+
+    @override
+    def get_command(self, job_meta: Mapping[str, Any], fl_ctx: FLContext) -> str:
+        return _command(fl_ctx, get_client_job_args())
 
 
-def server_job_command(fl_ctx: FLContext) -> str:
-    """The line that starts a job's process at the server, quoted for a shell."""
-    return _command(fl_ctx, get_server_job_args())
+class ServerJobLauncher(ServerProcessJobLauncher):
+    """NVFlare's, for the server."""
+
+    @override
+    def get_command(self, job_meta: Mapping[str, Any], fl_ctx: FLContext) -> str:
+        return _command(fl_ctx, get_server_job_args())
 
 
 def _command(fl_ctx: FLContext, names: Iterable[str]) -> str:

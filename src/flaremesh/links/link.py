@@ -1,4 +1,4 @@
-"""How neighbours exchange buffers: what every link promises."""
+"""What every link promises, and the words for what it carries."""
 
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
@@ -59,12 +59,6 @@ def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
     return length
 
 
-def require_length(payload: Payload, expected: int, peer: str) -> None:
-    """Raise LinkError unless what ``peer`` sent has so many bytes."""
-    if len(payload) != expected:
-        raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
-
-
 def require_room(peer: str, messages: int, length: int) -> None:
     """Raise PeerBehind if so many messages, of so many bytes together, wait for ``peer`` that no more may."""
     if messages >= MAX_UNTAKEN_MESSAGES or length >= MAX_UNTAKEN_BYTES:
@@ -74,28 +68,47 @@ def require_room(peer: str, messages: int, length: int) -> None:
         )
 
 
+def require_length(payload: Payload, expected: int, peer: str) -> None:
+    """Raise LinkError unless what ``peer`` sent has so many bytes."""
+    if len(payload) != expected:
+        raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
+
+
 class Link(Protocol):
     """Delivers each message to each peer exactly once, in spite of loss and duplicates below it."""
 
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
         """Hand over one message and return at once.
 
-        The buffers are kept, not copied, until the peer has acknowledged them: the caller must not change
-        them afterwards. Raises LinkError for a peer that is no out-neighbour, or a message that is too long,
-        PeerBehind for a peer that takes nothing, LinkClosed after ``close``.
+        Args:
+            peer: an out-neighbour.
+            key: the message's name.
+            buffers: its bytes, one buffer after the other. They are kept, not copied, until the peer has
+                acknowledged them: the caller must not change them afterwards.
+
+        Raises:
+            LinkError: the peer is no out-neighbour or out of reach for good, or the message is too long.
+            LinkRefused: one end does not accept the other.
+            PeerBehind: the peer takes nothing.
+            LinkClosed: after ``close``.
         """
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         """Wait for all messages named by ``keys``, at most ``timeout`` seconds.
 
-        Raises PeerTimeout naming the missing peers, RunAborted, LinkRefused when a peer refused this site,
-        LinkClosed after ``close``.
+        Raises:
+            PeerTimeout: names the peers whose messages did not come.
+            LinkRefused: a peer does not accept this site, or this site not the peer.
+            RunAborted: while waiting.
+            LinkClosed: after ``close``.
         """
 
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:
-        """Free all resources, after what is unacknowledged was delivered or ``patience`` seconds are over.
+        """Free all resources; waits until what was sent has been acknowledged.
 
-        Without patience, as at the end of a failed run, the peers do not hear that this was orderly.
+        Args:
+            patience: seconds that this may take. With 0, as at the end of a failed run, the peers do not hear
+                that the end is an orderly one.
         """
 
 
@@ -112,7 +125,7 @@ class LinkObserver(Protocol):
         """Something from ``peer`` was dropped."""
 
     def waited(self, peer: str, seconds: float) -> None:
-        """A message of ``peer`` was there so long after somebody began to wait for it."""
+        """A message of ``peer`` was waited for so long."""
 
     def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
         """From now on ``kind`` carries what is sent to ``peer``, and ``wanted`` would if it could."""

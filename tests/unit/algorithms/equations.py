@@ -1,0 +1,87 @@
+"""The algorithms' equations as their papers print them, over the matrices of all sites, without the code.
+
+Each takes W (n, n), the map from X (n, d) to the gradients ∇F(X), X⁰ and the hyper-parameters, and yields the
+estimates (n, d) after each iteration.
+"""
+
+import torch
+
+
+def consensus(w, gradients, x):
+    while True:
+        x = w @ x
+        yield x
+
+
+def dgd(w, gradients, x, stepsize):
+    while True:
+        x = w @ x - stepsize * gradients(x)
+        yield x
+
+
+def dgd_cta(w, gradients, x, stepsize):
+    while True:
+        x = w @ x - stepsize * gradients(w @ x)
+        yield x
+
+
+def dgd_atc(w, gradients, x, stepsize):
+    while True:
+        x = w @ (x - stepsize * gradients(x))
+        yield x
+
+
+def gradient_tracking(w, gradients, x, stepsize):
+    y = gradients(x)
+    while True:
+        x_next = w @ x - stepsize * y
+        y = w @ y + gradients(x_next) - gradients(x)
+        x = x_next
+        yield x
+
+
+def gradient_tracking_atc(w, gradients, x, stepsize):
+    y = gradients(x)
+    while True:
+        x_next = w @ (x - stepsize * y)
+        y = w @ (y + gradients(x_next) - gradients(x))
+        x = x_next
+        yield x
+
+
+def gtadam(w, gradients, x, stepsize, beta1=0.9, beta2=0.999, epsilon=1e-2, G=1e6):  # noqa: N803  # the option's name
+    s, m, v = gradients(x), torch.zeros_like(x), torch.zeros_like(x)
+    while True:
+        m = beta1 * m + (1 - beta1) * s
+        v = (beta2 * v + (1 - beta2) * s**2).clamp(max=G)
+        x_next = w @ x - stepsize * m / (v + epsilon).sqrt()
+        s = w @ s + gradients(x_next) - gradients(x)
+        x = x_next
+        yield x
+
+
+def push_sum(p, gradients, x):
+    mass = torch.ones_like(x[:, :1])
+    while True:
+        x, mass = p @ x, p @ mass
+        yield x / mass
+
+
+def sgp(p, gradients, x, stepsize):
+    mass = torch.ones_like(x[:, :1])
+    while True:
+        x, mass = p @ (x - stepsize * gradients(x / mass)), p @ mass
+        yield x / mass
+
+
+EQUATIONS = {
+    "consensus": consensus,
+    "dgd": dgd,
+    "dgd-cta": dgd_cta,
+    "dgd-atc": dgd_atc,
+    "gradient-tracking": gradient_tracking,
+    "gradient-tracking-atc": gradient_tracking_atc,
+    "gtadam": gtadam,
+    "push-sum": push_sum,
+    "sgp": sgp,
+}

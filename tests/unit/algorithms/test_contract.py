@@ -1,0 +1,212 @@
+"""What every registered algorithm promises; one is covered by being registered.
+
+Beside its file an algorithm needs its published equation in equations.py, which nobody else can know.
+"""
+
+from dataclasses import fields
+from itertools import islice
+
+import pytest
+import torch
+from equations import EQUATIONS
+from reference_cases import (
+    LeastSquares,
+    directed_ring_with_chords,
+    estimates,
+    fitted_rate,
+    gradients_of,
+    minimiser,
+    random_graph,
+    ring,
+    second_eigenvalue,
+    simulation,
+    strong_convexity,
+)
+
+from flaremesh.algorithms import FixedPoint, Spectrum, Weights, algorithm_class, create, names
+from flaremesh.problems.protocol import SiteContext
+from flaremesh.runtime.checked_step import checked_step
+
+GRAPHS = {
+    Weights.DOUBLY_STOCHASTIC: {"ring": ring(), "random": random_graph()},
+    Weights.COLUMN_STOCHASTIC: {"ring": ring(), "directed": directed_ring_with_chords()},
+}
+WIRES = ["exact", "float32", "float16", "bfloat16", "int8", {"encoding": "top-k", "fraction": 0.2}]
+OPTIONS = {"gtadam": {"stepsize": 0.01, "beta2": 0.99}}
+"""Where another step than 0.002 is needed to get near the solution in 2400 iterations."""
+
+NAMES = pytest.mark.parametrize("name", names())
+ON_GRAPHS = pytest.mark.parametrize(
+    ("name", "w"),
+    [
+        pytest.param(name, w, id=f"{name}-{graph}")
+        for name in names()
+        for graph, w in GRAPHS[algorithm_class(name).weights].items()
+    ],
+)
+
+
+def options_of(name, **changed):
+    """Hyper-parameters for the least-squares problems."""
+    chosen = OPTIONS.get(name, {"stepsize": 0.002}) | changed
+    known = {field.name for field in fields(algorithm_class(name))}
+    return {option: value for option, value in chosen.items() if option in known}
+
+
+def problems_of(n, dimension=5, dtype=torch.float64):
+    """One least-squares problem a site."""
+    sites = [SiteContext(f"site{i}", index=i, sites=n, seed=0) for i in range(n)]
+    return [LeastSquares(site, dimension, dtype, scattered=True) for site in sites]
+
+
+def resumed(step, mixed):
+    """The next message of an iteration, or the state after it."""
+    try:
+        return step.send(mixed)
+    except StopIteration as end:
+        return end.value
+
+
+def iterate(algorithm, w, problems, states):
+    """The states of all sites after one iteration, and the messages sent in it."""
+    gradients = [lambda x, p=p: p.loss_and_gradient(x)[1] for p in problems]
+    d = len(problems[0].initial())
+    steps = [checked_step(algorithm, *site, d) for site in zip(states, gradients, strict=True)]
+    left, messages = [next(step) for step in steps], []
+    for _ in algorithm.exchanges:
+        messages.append(left)
+        sent = [torch.stack(vectors) for vectors in zip(*left, strict=True)]
+        left = [
+            resumed(step, lambda row=row, sent=sent: tuple(row @ vectors for vectors in sent))
+            for step, row in zip(steps, w, strict=True)
+        ]
+    return left, messages
+
+
+def start(algorithm, problems):
+    return [algorithm.init(p.initial(), lambda x, p=p: p.loss_and_gradient(x)[1]) for p in problems]
+
+
+def path(algorithm, w, iterations):
+    """The estimates of all sites (n, d) at the start and after each iteration."""
+    w, problems = torch.from_numpy(w), problems_of(len(w))
+    states, found = start(algorithm, problems), []
+    for _ in range(iterations):
+        found.append(torch.stack([algorithm.estimate(state) for state in states]))
+        states, _ = iterate(algorithm, w, problems, states)
+    return found
+
+
+def distances(found, point):
+    return [float(torch.linalg.matrix_norm(x - point)) for x in found]
+
+
+def test_every_registered_algorithm_has_its_published_equation():
+    assert sorted(EQUATIONS) == names()
+
+
+@NAMES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dimension", [1, 1000])
+def test_a_step_overwrites_neither_states_nor_messages_and_keeps_their_shape_and_dtype(
+    name, dimension, dtype
+):
+    algorithm, problems = create(name, **options_of(name)), problems_of(3, dimension, dtype)
+    states, w = start(algorithm, problems), torch.full((3, 3), 1 / 3, dtype=dtype)
+    for _ in range(3):
+        before = [tuple(field.clone() for field in state) for state in states]
+        after, messages = iterate(algorithm, w, problems, states)
+        again, repeated = iterate(algorithm, w, problems, states)
+        for state, kept in zip(states, before, strict=True):
+            assert all(map(torch.equal, state, kept))
+        for vectors, same in zip(messages, repeated, strict=True):
+            assert all(all(map(torch.equal, *pair)) for pair in zip(vectors, same, strict=True))
+        for state, same in zip(after, again, strict=True):
+            assert all(map(torch.equal, state, same))
+            assert [(f.shape, f.dtype) for f in state] == [(f.shape, f.dtype) for f in states[0]]
+            assert algorithm.estimate(state).shape == (dimension,)
+        states = after
+
+
+@ON_GRAPHS
+def test_the_simulated_sites_do_what_the_published_equation_says(name, w):
+    run = simulation(w, create(name, **options_of(name)), scattered, iterations=5)
+    problems, x = problems_of(len(w)), estimates(run)
+    equation = EQUATIONS[name](
+        torch.from_numpy(w), lambda x: gradients_of(problems, x), x, **options_of(name)
+    )
+    for _, expected in zip(run.steps(), equation, strict=False):
+        torch.testing.assert_close(estimates(run), expected, rtol=1e-12, atol=1e-12)
+
+
+@NAMES
+@pytest.mark.parametrize("dimension", [1, 1000])
+def test_in_single_precision_too(name, dimension):
+    w = torch.from_numpy(GRAPHS[algorithm_class(name).weights]["ring"]).float()
+    options = options_of(name, stepsize=1e-5)
+    algorithm, problems = create(name, **options), problems_of(8, dimension, torch.float32)
+    states = start(algorithm, problems)
+    x = torch.stack([problem.initial() for problem in problems])
+    for expected in islice(EQUATIONS[name](w, lambda x: gradients_of(problems, x), x, **options), 5):
+        states, _ = iterate(algorithm, w, problems, states)
+        found = torch.stack([algorithm.estimate(state) for state in states])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@ON_GRAPHS
+@pytest.mark.parametrize("wire", WIRES, ids=str)
+def test_the_invariant_holds_at_every_iteration_whatever_the_wire_drops(name, w, wire):
+    algorithm = create(name, **options_of(name))
+    run = simulation(w, algorithm, scattered, 50, wire)
+    problems = problems_of(len(w))
+
+    def invariant():
+        states = [site.state for site in run.sites.values()]
+        stacked = type(states[0])(*map(torch.stack, zip(*states, strict=True)))
+        return algorithm.invariant(stacked, gradients_of(problems, estimates(run)))
+
+    first = invariant()
+    for _ in run.steps():
+        torch.testing.assert_close(invariant(), first, rtol=0, atol=1e-12)
+
+
+@ON_GRAPHS
+def test_the_sites_reach_the_declared_fixed_point_at_the_declared_rate(name, w):
+    algorithm = create(name, **options_of(name))
+    rate = algorithm.rate(Spectrum(second_eigenvalue(w), strong_convexity(len(w))))
+    found = path(algorithm, w, 2400)
+    match algorithm.fixed_point:
+        case FixedPoint.MEAN:
+            point, first, last, tolerance = found[0].mean(dim=0), 40, 100, 0.02
+        case FixedPoint.MINIMISER:
+            point, first, last, tolerance = minimiser([1] * len(w)), 600, 1200, 0.01
+        case FixedPoint.NEIGHBOURHOOD:
+            point, first, last, tolerance = found[-1], 300, 900, 0.02
+    errors = distances(found, point)
+    assert max(errors[-100:]) < 1e-11
+    if rate is not None:
+        assert 1 - fitted_rate(errors, first, last) == pytest.approx(1 - rate, rel=tolerance)
+
+
+@NAMES
+def test_a_neighbourhood_of_the_minimiser_is_as_large_as_the_step(name):
+    """And those that reach the minimiser itself do so with the largest of these steps."""
+    if algorithm_class(name).fixed_point is FixedPoint.MEAN:
+        return
+    w = list(GRAPHS[algorithm_class(name).weights].values())[-1]
+
+    def error(stepsize):
+        found = path(create(name, **options_of(name, stepsize=stepsize)), w, round(2 / stepsize))
+        return distances(found, minimiser([1] * len(w)))[-1]
+
+    if algorithm_class(name).fixed_point is FixedPoint.MINIMISER:
+        assert error(4e-3) < 1e-2
+        return
+    errors = [error(stepsize) for stepsize in (4e-3, 2e-3, 1e-3)]
+    assert errors[-1] > 1e-3
+    assert 1.7 < errors[0] / errors[1] < errors[1] / errors[2] < 2
+
+
+def scattered(site):
+    """Least squares from a point of the site's own."""
+    return LeastSquares(site, scattered=True)
