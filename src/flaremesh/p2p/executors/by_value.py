@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from flaremesh.algorithms import Vectors
 from flaremesh.gossip import Mixture
@@ -28,9 +29,11 @@ class RunByValue(SiteRun):
         self._exchange = exchange
         super().__init__(*args)
 
+    @override
     def _publish(self, iteration: int, stage: int, vectors: Vectors) -> None:
         self._vectors = vectors  # nothing travels before the exchange, which is one call
 
+    @override
     def _collect(self, iteration: int, stage: int) -> Mixture:
         return self._exchange(self._vectors, iteration)
 

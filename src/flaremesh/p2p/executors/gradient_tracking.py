@@ -9,6 +9,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from torch import Tensor
 from torch.nn import Module
+from typing_extensions import override
 
 from flaremesh.algorithms import Algorithm, Exchange, Gradient, Step, Vectors, Weights
 from flaremesh.algorithms.gradient_tracking import GradientTracking, GradientTrackingState
@@ -42,6 +43,7 @@ class GTExecutor(ModuleExecutor):
         self.tracker: list[Tensor] = []
         self.old_gradient: list[Tensor] = []
 
+    @override
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         super()._pre_algorithm_run(fl_ctx, shareable, abort_signal)
         self.tracker, self.old_gradient = self._zeros_like_parameters(), self._zeros_like_parameters()
@@ -52,31 +54,38 @@ class GTExecutor(ModuleExecutor):
             if parameter.requires_grad:
                 parameter.sub_(tracker, alpha=stepsize)
 
+    @override
     def _make_algorithm(self, extra: dict[str, Any]) -> Algorithm[Any]:
         algorithm = super()._make_algorithm(extra)  # which also checks what extra says
         if self._flaremesh.by_value:
             return _Tracking(self, extra["stepsize"])
         return algorithm
 
+    @override
     def _to_message(self, x: Mapping[str, Iterable[Tensor]]) -> Any:
         """``parameters`` and ``tracker`` as arrays."""
         return {name: [sent(tensor) for tensor in tensors] for name, tensors in x.items()}
 
+    @override
     def _from_message(self, x: Mapping[str, Iterable[Any]]) -> Any:
         """Tensors of what `_to_message` gave."""
         return {name: [received(array) for array in arrays] for name, arrays in x.items()}
 
+    @override
     def _value_of(self, vectors: Vectors) -> Any:
         self.tracker = self._like_parameters(vectors[1])
         return {"parameters": super()._value_of(vectors), "tracker": self.tracker}
 
+    @override
     def _own_vectors(self, vectors: Vectors) -> Vectors:
         return (*super()._own_vectors(vectors), self._flat_trainable(self.tracker, vectors[1]))
 
+    @override
     def _vectors_of(self, value: Any, like: Vectors) -> Vectors:
         (parameters,) = super()._vectors_of(value["parameters"], like)
         return parameters, self._flat_trainable(value["tracker"], like[1])
 
+    @override
     def _show_end(self, run: SiteRun) -> None:
         if not self._flaremesh.by_value:
             self.tracker, self.old_gradient = (
@@ -116,7 +125,7 @@ class GTExecutor(ModuleExecutor):
             return flat(parameters, wx), wy.add_(changed, alpha=self._weight)
 
 
-class _Tracking:
+class _Tracking(Algorithm[GradientTrackingState]):
     """Gradient tracking whose local step and step size are the executor's, which a subclass may change."""
 
     weights: ClassVar[Weights] = GradientTracking.weights
@@ -125,12 +134,12 @@ class _Tracking:
     def __init__(self, executor: GTExecutor, stepsize: float):
         self._executor, self._stepsize = executor, stepsize
 
+    @override
     def init(self, x0: Tensor, gradient: Gradient) -> GradientTrackingState:
-        """See Algorithm."""
         return GradientTrackingState(x0, *self._executor._tracking_start(x0, gradient))
 
+    @override
     def step(self, state: GradientTrackingState, gradient: Gradient) -> Step[GradientTrackingState]:
-        """See Algorithm."""
         executor = self._executor
         mixed = yield state.x, state.y
         wx, wy = mixed()
@@ -140,6 +149,6 @@ class _Tracking:
         executor.tracker, executor.old_gradient = executor._like_parameters(y), executor._like_parameters(g)
         return GradientTrackingState(x, y, g)
 
+    @override
     def estimate(self, state: GradientTrackingState) -> Tensor:
-        """See Algorithm."""
         return state.x

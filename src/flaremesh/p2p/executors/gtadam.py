@@ -10,6 +10,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from torch import Tensor
 from torch.nn import Module
+from typing_extensions import override
 
 from flaremesh.algorithms.gtadam import GtAdam
 from flaremesh.p2p.executors.gradient_tracking import GTExecutor
@@ -42,6 +43,7 @@ class GTADAMExecutor(GTExecutor):
         self.m: list[Tensor] = []
         self.v: list[Tensor] = []
 
+    @override
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         super()._pre_algorithm_run(fl_ctx, shareable, abort_signal)
         extra = from_shareable(shareable).data
@@ -51,6 +53,7 @@ class GTADAMExecutor(GTExecutor):
         self.G = torch.tensor(float(extra.get("G", GtAdam.G)), device=self.device)
         self.m, self.v = self._zeros_like_parameters(), self._zeros_like_parameters()
 
+    @override
     def _update_local_state(self, stepsize: float) -> None:
         """As in GTExecutor; the moments take in the tracker first."""
         self.m, self.v = self.m or self._zeros_like_parameters(), self.v or self._zeros_like_parameters()
@@ -63,6 +66,7 @@ class GTADAMExecutor(GTExecutor):
             if parameter.requires_grad:
                 parameter.addcdiv_(self.m[i], (self.v[i] + self.epsilon).sqrt(), value=-stepsize)
 
+    @override
     def _show_end(self, run: SiteRun) -> None:
         super()._show_end(run)
         if not self._flaremesh.by_value:
