@@ -19,6 +19,7 @@ from ports import LinkPorts, free_port
 
 SITES = ("heidelberg", "bonn", "aachen", "ulm")
 MODELS = ("channels-last", "transformer", "gru", "segmentation", "autoencoder", "frozen", "bfloat16")
+TWO_EXCHANGES = "segmentation@gradient-tracking-atc"
 
 
 class FourSites:
@@ -40,9 +41,10 @@ class FourSites:
         }
 
     def file(self, model: str) -> Path:
-        """The topology file whose run trains a model."""
+        """The topology file whose run trains a model, with the algorithm after an @ if there is one."""
+        model, _, algorithm = model.partition("@")
         run: dict[str, Any] = {
-            "algorithm": "gradient-tracking",
+            "algorithm": algorithm or "gradient-tracking",
             "iterations": 8,
             "evaluate_every": 4,
             "stepsize": 0.05,
@@ -79,7 +81,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FourSites]:
     ports.release()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, TWO_EXCHANGES])
 def test_a_model_trains_at_real_sites_as_in_the_simulator(mesh: FourSites, model: str) -> None:
     ran = json.loads(mesh.call("run", model, "--json"))
     topology = load(mesh.file(model))

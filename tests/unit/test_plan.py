@@ -150,6 +150,30 @@ def test_gradient_tracking_sends_twice_the_bytes_of_gradient_descent() -> None:
     assert tracking == 2 * descent
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "vectors"), [("dgd", 1), ("gradient-tracking", 2), ("gradient-tracking-atc", 2)]
+)
+def test_how_often_the_model_is_sent_is_known_without_the_problem(algorithm: str, vectors: int) -> None:
+    assert plan(topology(run={"algorithm": algorithm, "stepsize": 0.1})).message.vectors == vectors
+
+
+def test_the_bytes_of_an_iteration_are_summed_over_its_exchanges(tmp_path: Path) -> None:
+    (tmp_path / "twice_planned.py").write_text(
+        "import torch\n"
+        "class Normalised:\n"
+        "    def __init__(self, site): self.statistics = torch.zeros(10)\n"
+        "    def initial(self): return torch.zeros(1000)\n"
+        "    def buffers(self): return self.statistics\n"
+        "    def loss_and_gradient(self, x): raise AssertionError('a plan needs no gradient')\n"
+        "    def evaluate(self, x): return {}\n"
+        "    def state(self, x): return {}\n"
+    )
+    problem = {"file": tmp_path / "twice_planned.py", "name": "Normalised"}
+    run = {"algorithm": "gradient-tracking-atc", "stepsize": 0.1, "problem": problem}
+
+    assert payload_bytes(run) == 4 * (1000 + 1000 + 10)
+
+
 def test_a_message_of_push_sum_carries_its_weight_and_the_buffers_of_the_model(tmp_path: Path) -> None:
     (tmp_path / "planned_problem.py").write_text(
         "import torch\n"
@@ -214,6 +238,7 @@ def test_a_plan_runs_no_code_of_the_problem_unless_it_is_asked_to(tmp_path: Path
 
     message = plan(mailed).message
 
+    assert message.vectors == 1
     assert message.payload_bytes is None
     assert message.why_unknown == "--build-problem builds the problem, and tells"
     assert not (tmp_path / "ran").exists()

@@ -60,9 +60,9 @@ class Exchange(NamedTuple):
     vectors: int = 1
     scalars: int = 0
 
-    def lengths(self, d: int) -> tuple[int, ...]:
+    def lengths(self, d: int) -> list[int]:
         """The lengths of the message's vectors."""
-        return (d,) * self.vectors + (1,) * self.scalars
+        return [d] * self.vectors + [1] * self.scalars
 
 
 class Algorithm(Protocol[State]):

@@ -11,7 +11,7 @@ import typer
 from flaremesh.cli.options import AsJson, Output, TopologyFile, load, place_of
 
 if TYPE_CHECKING:
-    from flaremesh.provision.plan import Mixing, Plan
+    from flaremesh.provision.plan import Message, Mixing, Plan
 
 _ROWS = 40  # of a table for people; --json has all
 
@@ -77,12 +77,7 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
         yield "influence", f"{mixing.influence[low]:.3g} ({low}) to {mixing.influence[high]:.3g} ({high})"
     yield "spectral gap", f"{mixing.spectral_gap:.6g}"
     yield "contraction", _contraction(mixing)
-    yield (
-        "message",
-        f"unknown: {message.why_unknown}"
-        if message.payload_bytes is None
-        else f"{message.payload_bytes:,} bytes per iteration and link",
-    )
+    yield "message", _message(message)
     by_reason: dict[str | None, list[str]] = {}
     for name, reason in plan.algorithms.items():
         by_reason.setdefault(reason, []).append(name)
@@ -94,6 +89,14 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
         shown = [f"{who} ({why})" for who, why in islice(plan.redeploy.items(), _ROWS)]
         rest = len(plan.redeploy) - len(shown)
         yield "redeploy", ", ".join(shown + [f"{rest} more"] * (rest > 0)) or "nobody: nothing changed"
+
+
+def _message(message: "Message") -> str:
+    if message.payload_bytes is not None:
+        return f"{message.payload_bytes:,} bytes per iteration and link"
+    if message.vectors is None:
+        return f"unknown: {message.why_unknown}"
+    return f"{message.vectors} times the model per iteration and link, bytes unknown: {message.why_unknown}"
 
 
 def _stochasticity(mixing: "Mixing") -> str:

@@ -109,7 +109,7 @@ _one_thread = _OneThread()
 
 
 class Gossip:
-    """Mixes the messages of one run: ``publish`` and ``mix`` in turn, once an iteration.
+    """Mixes one exchange of a run's iterations: ``publish`` and ``mix`` in turn, once an iteration.
 
     Args:
         wire: how vectors are written.

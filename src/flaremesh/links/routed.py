@@ -25,6 +25,7 @@ class RoutedLink(Link):
 
     def __init__(self, edges: Edges, carriers: Sequence[Carrier]):
         self._edges, self._carriers = edges, carriers
+        self._inbox, self._observer = edges.inbox, edges.observer
         self._routes = {peer: list(carriers) for peer in edges.targets}
         self._closed = False
 
@@ -62,7 +63,7 @@ class RoutedLink(Link):
                     chosen.add(peer)
                     reason = f" ({causes[peer]})" if peer in causes else ""
                     _log.info("%s -> %s: %s%s", site, peer, carrier.kind, reason)
-                    self._edges.observer.linked(peer, carrier.kind, wanted[peer])
+                    self._observer.linked(peer, carrier.kind, wanted[peer])
         if missing := sorted(self._routes.keys() - chosen):
             kinds = " or ".join(carrier.kind for carrier in self._carriers)
             to_whom = "; ".join(f"to {peer}: {causes.get(peer, f'{site} makes none')}" for peer in missing)
@@ -84,8 +85,8 @@ class RoutedLink(Link):
         try:
             for carrier in self._carriers:
                 carrier.attend(keys)
-            return self._edges.inbox.take(
-                keys, timeout, lambda peer, at: self._edges.observer.waited(peer, max(0.0, at - started))
+            return self._inbox.take(
+                keys, timeout, lambda peer, at: self._observer.waited(peer, max(0.0, at - started))
             )
         except PeerTimeout as error:
             conditions = {
@@ -106,14 +107,14 @@ class RoutedLink(Link):
             # what the one before did not deliver in time has just been handed to this one
             least = FLUSH_SECONDS if number else 0.0
             carrier.close(patience=patience and max(least, deadline - time.monotonic()))
-        self._edges.inbox.close()
+        self._inbox.close()
 
     def _hand_over(self, peer: str, message: Message, route: Sequence[Carrier]) -> None:
         cause: str | None = "none is left"
         for carrier in route:
             cause = carrier.send(peer, message)
             if cause is None:
-                self._edges.observer.sent(peer, message.length)
+                self._observer.sent(peer, message.length)
                 return
         raise self._gone(peer, cause)
 
@@ -128,15 +129,15 @@ class RoutedLink(Link):
         route = self._routes[peer]
         rest = route[route.index(carrier) + 1 :]
         if not rest:
-            self._edges.inbox.fail(self._gone(peer, cause))
+            self._inbox.fail(self._gone(peer, cause))
             return
         _log.warning(
             "%s -> %s: the %s link is lost (%s), from now on %s",
             *(self._edges.site, peer, carrier.kind, cause, rest[0].kind),
         )
-        self._edges.observer.linked(peer, rest[0].kind, carrier.kind)
+        self._observer.linked(peer, rest[0].kind, carrier.kind)
         try:
             for message in untaken:
                 self._hand_over(peer, message._replace(repeat=True), rest)
         except LinkError as error:
-            self._edges.inbox.fail(error)
+            self._inbox.fail(error)

@@ -67,11 +67,13 @@ class Message:
     """What goes over one edge in one iteration.
 
     Attributes:
+        vectors: number of vectors as long as the model that all exchanges send together; None if unknown.
         payload_bytes: without a frame's header of a few bytes; None if unknown.
         why_unknown: why the problem was not built, or could not be built here.
     """
 
-    payload_bytes: int | None
+    vectors: int | None
+    payload_bytes: int | None = None
     why_unknown: str | None = None
 
 
@@ -255,13 +257,15 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
 
 def _message(topology: Topology, build_problem: bool, refusal: str | None) -> Message:
     if refusal:
-        return Message(None, "the run is refused")
+        return Message(None, why_unknown="the run is refused")
+    vectors = sum(exchange.vectors for exchange in algorithms.configured(topology.run).exchanges)
     if not build_problem:
-        return Message(None, "--build-problem builds the problem, and tells")
+        return Message(vectors, why_unknown="--build-problem builds the problem, and tells")
+    # the size of a model is known once it is built, which takes torch and seconds; all else does without
     from flaremesh.problems.protocol import ProblemError
     from flaremesh.provision.payload import payload_bytes
 
     try:
-        return Message(payload_bytes(topology))
+        return Message(vectors, payload_bytes(topology))
     except ProblemError as error:
-        return Message(None, str(error))
+        return Message(vectors, why_unknown=str(error))

@@ -1,9 +1,9 @@
-"""Algorithms held to the exchanges that they declare, so that no site waits for what is never sent."""
+"""Algorithms held to the messages that they declare, so that no site waits for what is never sent."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flaremesh.algorithms import Algorithm, Exchange, Gradient, Mixed, Step, Vectors
+from flaremesh.algorithms import Algorithm, Exchange, Gradient, Mixed, Step
 from flaremesh.errors import FlaremeshError
 
 
@@ -12,7 +12,7 @@ class AlgorithmError(FlaremeshError):
 
 
 def checked_step(algorithm: Algorithm[Any], state: Any, gradient: Gradient, dimension: int) -> Step[Any]:
-    """``algorithm.step``, which sends one message for each of ``algorithm.exchanges`` and mixes each once.
+    """``algorithm.step``, which sends one message for each of ``algorithm.exchanges``.
 
     A site that sent fewer messages than its neighbours wait for would be found out by them alone, when their
     patience is over.
@@ -24,21 +24,9 @@ def checked_step(algorithm: Algorithm[Any], state: Any, gradient: Gradient, dime
         dimension: d.
 
     Raises:
-        AlgorithmError: a message is not as declared, or is one too many or too few, or its mixture is asked
-            for twice or never.
+        AlgorithmError: a message is not as declared, or is one too many or too few.
     """
     name, exchanges = type(algorithm).__name__, algorithm.exchanges
-    under_way: set[int] = set()
-
-    def once(number: int, mixed: Mixed) -> Mixed:
-        def wait() -> Vectors:
-            if number not in under_way:
-                raise AlgorithmError(f"{name} asks twice for the mixture of exchange {number}")
-            under_way.remove(number)
-            return mixed()
-
-        return wait
-
     step = algorithm.step(state, gradient)
     answer: Mixed | None = None
     for number, exchange in enumerate(exchanges, start=1):
@@ -50,17 +38,14 @@ def checked_step(algorithm: Algorithm[Any], state: Any, gradient: Gradient, dime
                 f"{name} declares {_count(exchanges)}, and its iteration is over after {number - 1}"
             ) from None
         declared = exchange.lengths(dimension)
-        if not isinstance(message, tuple) or tuple(vector.numel() for vector in message) != declared:
+        if not isinstance(message, tuple) or [vector.numel() for vector in message] != declared:
             raise AlgorithmError(
                 f"{name} yields {_described(message)} in exchange {number}, and declares {_lengths(declared)}"
             )
-        under_way.add(number)
-        answer = once(number, (yield message))
+        answer = yield message
     try:
         step.send(answer)  # type: ignore[arg-type]  # an algorithm has one exchange at least
     except StopIteration as end:
-        if under_way:
-            raise AlgorithmError(f"{name} never asks for the mixture of exchange {min(under_way)}") from None
         return end.value
     raise AlgorithmError(f"{name} declares {_count(exchanges)}, and yields another message")
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,21 +17,23 @@ class Observation:
     """One iteration; its seconds are summed over its exchanges, see metrics.sink.Iteration.
 
     Attributes:
+        iteration: its number, from 0.
         started: by ``time.perf_counter``, as is ``since``.
         distances: ‖x_i − Σ_j w_ij x_j‖ for the first vector of each exchange; zero till it is mixed.
         look: whether to take norms.
         since: when the algorithm's own work was last gone on with.
-        under_way: exchanges that are sent and not mixed yet.
+        under_way: exchanges that are sent and not mixed yet, numbered from 0.
         loss: that of the last gradient.
         gradient_norm: that of the last gradient, if it is to be taken.
         mixture: first vector of the first exchange's mixture, if norms are to be taken.
     """
 
+    iteration: int
     started: float
     distances: list[Tensor | float]
     look: bool
     since: float = 0.0
-    under_way: int = 0
+    under_way: set[int] = field(default_factory=set)
     loss: Tensor | None = None
     send_seconds: float = 0.0
     wait_seconds: float = 0.0
@@ -48,11 +50,11 @@ class Observation:
             self.overlap_seconds += now - self.since
         return now
 
-    def record(self, iteration: int, message: Vectors) -> Iteration:
-        """All there is to tell after ``iteration`` iterations, if ``message`` is the next one to be sent."""
+    def record(self, message: Vectors) -> Iteration:
+        """All there is to tell of the iteration, if ``message`` is the next one to be sent."""
         loss, distance, finite = self._read(message)
         return Iteration(
-            iteration=iteration,
+            iteration=self.iteration + 1,
             loss=loss,
             consensus_distance=distance,
             seconds=time.perf_counter() - self.started,
@@ -64,19 +66,14 @@ class Observation:
             finite=finite,
         )
 
-    def norms(self, iteration: int, message: Vectors) -> Norms:
-        """The norms after ``iteration`` iterations; overwrites the mixture.
-
-        Args:
-            iteration: see Norms.
-            message: the first one of the next iteration.
-        """
+    def norms(self, message: Vectors) -> Norms:
+        """The norms of the iteration, if ``message`` is the next one's first; overwrites the mixture."""
         assert self.mixture is not None, "every algorithm mixes"
         # in place: of large models one more vector shows in the site's memory
         innovation = torch.linalg.vector_norm(self.mixture.sub_(message[0]))
         if self.gradient_norm is None:
-            return Norms(iteration, None, *floats(innovation))
-        return Norms(iteration, *floats(self.gradient_norm, innovation))
+            return Norms(self.iteration + 1, None, *floats(innovation))
+        return Norms(self.iteration + 1, *floats(self.gradient_norm, innovation))
 
     def _read(self, message: Vectors) -> tuple[float | None, float, bool]:
         """Loss and consensus distance, and whether they and the message are finite."""
@@ -94,4 +91,4 @@ def _sum(vector: Tensor) -> Tensor:
     It takes half the time of looking for the extremes.
     """
     # half precision would overflow at 65504
-    return vector.sum(dtype=torch.promote_types(vector.dtype, torch.float32))
+    return vector.sum(dtype=torch.float32) if vector.dtype is torch.float16 else vector.sum()

@@ -19,7 +19,7 @@ from flaremesh.links import Key, Link
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.problems.protocol import Problem
 from flaremesh.runtime.buffers import MixedBuffers
-from flaremesh.runtime.checked_step import checked_step
+from flaremesh.runtime.checked_step import AlgorithmError, checked_step
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
 from flaremesh.runtime.observation import Observation
 from flaremesh.topology.neighborhood import Neighborhood
@@ -129,7 +129,7 @@ class SiteRun:
             for stage in range(len(algorithm.exchanges))
         ]
         self._dimension = initial.numel()
-        self._observe()
+        self._observed = self._observation(-1)
         self._begin(algorithm.init(initial, self._gradient))
         self.problem.state(self.estimate)  # what could not be saved at the end is told before the work
         self._evaluate(0)
@@ -171,16 +171,16 @@ class SiteRun:
             AlgorithmError: the algorithm does not exchange what it declares.
             LinkError: a neighbour's value did not come or does not fit, or the run was aborted.
         """
-        self._observe()
+        self._observed = observed = self._observation(iteration)
         for stage in range(len(self._gossips)):
-            self._send(iteration, stage)
+            self._send(observed, stage)
             if stage == 0:
                 self._tell()
             yield
-            self._resume(partial(self._mixed, iteration, stage))
-            self._record(iteration + 1)
-        if self._observed.look:
-            self._untold_norms = self._observed.norms(iteration + 1, self._message)
+            self._resume(partial(self._mixed, observed, stage))
+            self._record(observed)
+        if observed.look:
+            self._untold_norms = observed.norms(self._message)
             self._looked = time.perf_counter()
         if self._options.evaluates(iteration + 1):
             self._tell()
@@ -198,11 +198,10 @@ class SiteRun:
             path,
         )
 
-    def _observe(self) -> None:
+    def _observation(self, iteration: int) -> Observation:
         started = time.perf_counter()
-        self._observed = Observation(
-            started, [0.0] * len(self._gossips), look=started - self._looked >= _LOOK_SECONDS
-        )
+        look = started - self._looked >= _LOOK_SECONDS
+        return Observation(iteration, started, [0.0] * len(self._gossips), look)
 
     def _begin(self, state: Any) -> None:
         """Work from a state up to the next iteration's first message."""
@@ -215,26 +214,30 @@ class SiteRun:
         try:
             self._message = self._step.send(mixed)
         except StopIteration as end:
+            if self._observed.under_way:
+                raise AlgorithmError(
+                    f"{type(self._algorithm).__name__} never asks for the mixture of exchange "
+                    f"{min(self._observed.under_way) + 1}"
+                ) from None
             self._begin(end.value)
 
-    def _send(self, iteration: int, stage: int) -> None:
-        observed = self._observed
+    def _send(self, observed: Observation, stage: int) -> None:
         started = observed.pause_own_work()
         vectors = self._message
         if self._buffers is not None and stage == 0:
             vectors = (*vectors, self._buffers.message())
-        self._publish(iteration, stage, vectors)
-        observed.under_way += 1
+        self._publish(observed.iteration, stage, vectors)
+        observed.under_way.add(stage)
         observed.since = time.perf_counter()
         observed.send_seconds += observed.since - started
 
-    def _record(self, iteration: int) -> None:
+    def _record(self, observed: Observation) -> None:
         """Note what is to be told of an iteration; after its last exchange the note stands."""
-        self._untold = record = self._observed.record(iteration, self._message)
+        self._untold = record = observed.record(self._message)
         if self._options.stop_on_non_finite and not record.finite:
             self._tell()
             raise NonFiniteValue(
-                f"{self.site} has a non-finite value at iteration {iteration} (loss {record.loss}); "
+                f"{self.site} has a non-finite value at iteration {record.iteration} (loss {record.loss}); "
                 "a smaller stepsize may help, unless its data hold such values"
             )
 
@@ -249,18 +252,21 @@ class SiteRun:
     def _hood(self, iteration: int) -> Neighborhood:
         return self._schedule[iteration % len(self._schedule)]
 
-    def _mixed(self, iteration: int, stage: int) -> Vectors:
-        observed = self._observed
+    def _mixed(self, observed: Observation, stage: int) -> Vectors:
+        if stage not in observed.under_way:
+            raise AlgorithmError(
+                f"{type(self._algorithm).__name__} asks twice for the mixture of exchange {stage + 1}"
+            )
         observed.pause_own_work()
-        mixture = self._collect(iteration, stage)
-        observed.under_way -= 1
+        mixture = self._collect(observed.iteration, stage)
+        observed.under_way.remove(stage)
         observed.distances[stage] = mixture.distance
         vectors = mixture.vectors
         if stage == 0:
             if observed.look:
                 observed.mixture = vectors[0].clone()  # the algorithm may work in the mixture's memory
             if self._buffers is not None:
-                self._buffers.mix(vectors[-1], self._hood(iteration))
+                self._buffers.mix(vectors[-1], self._hood(observed.iteration))
                 vectors = vectors[:-1]
         observed.since = time.perf_counter()
         return vectors

@@ -10,7 +10,8 @@ import yaml
 
 from flaremesh.deploy.targets import TargetKind
 from flaremesh.deploy.targets.base import DeployError, Participant
-from flaremesh.deploy.watch.monitor import Ports, ScrapeTargets, configure, monitor, provisioning
+from flaremesh.deploy.watch.monitor import Ports, monitor, provisioning
+from flaremesh.deploy.watch.scrape_targets import ScrapeTargets, configure
 from flaremesh.topology.load import load
 from programs import program
 

@@ -104,6 +104,42 @@ def test_the_command_prints_the_history_as_json_and_takes_a_problem_beside_the_f
     assert document["history"][-1]["loss"] > 0
 
 
+def test_an_algorithm_of_the_users_own_exchanges_twice_in_an_iteration(topology_file, tmp_path, monkeypatch):
+    """Two exchanges of an iteration contract as two iterations of consensus do."""
+    (tmp_path / "my_algorithms.py").write_text(
+        textwrap.dedent("""
+            from dataclasses import dataclass
+            from flaremesh.algorithms import Exchange, Weights
+
+            @dataclass(frozen=True)
+            class Twice:
+                weights = Weights.DOUBLY_STOCHASTIC
+                exchanges = (Exchange(), Exchange())
+
+                def init(self, x0, gradient):
+                    return (x0,)
+
+                def step(self, state, gradient):
+                    mixed = yield state
+                    mixed = yield mixed()
+                    return mixed()
+
+                def estimate(self, state):
+                    return state[0]
+        """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def distances(run):
+        arguments = ["simulate", str(topology_file(4, run, "{packages: [my_algorithms]}")), "--json"]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return [row["consensus_distance"] for row in json.loads(result.stdout)["history"]]
+
+    mine = CONSENSUS.replace("algorithm: consensus", "algorithm: my_algorithms.Twice")
+    assert distances(mine)[:11] == pytest.approx(distances(CONSENSUS)[::2])
+
+
 def test_the_command_runs_with_another_wire_than_the_files(topology_file):
     arguments = ["simulate", str(topology_file(4, CONSENSUS)), "--json"]
 

@@ -11,14 +11,14 @@ from matplotlib.patches import FancyArrowPatch
 from numpy.typing import NDArray
 
 from flaremesh.deploy.reports.style import Theme, site_style, subtitle
-from flaremesh.deploy.runs.results import Run
+from flaremesh.deploy.runs.results import RecordedRun
 from flaremesh.p2p.outcome import Graph
 
 _LABELLED_EDGES = 24
 _WEIGHTED_SITES = 16
 
 
-def graph(run: Run, theme: Theme) -> Figure | None:
+def graph(run: RecordedRun, theme: Theme) -> Figure | None:
     """The graph with its weights, averaged over the phases of a graph that changes."""
     if run.result.graph is None:
         return None

@@ -19,7 +19,7 @@ from flaremesh.deploy.reports.style import (
     subtitle,
     titled_axes,
 )
-from flaremesh.deploy.runs.results import Run
+from flaremesh.deploy.runs.results import RecordedRun
 from flaremesh.runtime.history import History
 
 _FIRST_ITERATIONS = 10
@@ -27,7 +27,7 @@ _FIRST_ITERATIONS = 10
 Line = tuple[Sequence[float], Sequence[float]]
 
 
-def loss(run: Run, theme: Theme) -> Figure | None:
+def loss(run: RecordedRun, theme: Theme) -> Figure | None:
     """Loss per site: on the evaluation data where there are any, with the mini-batches' behind it."""
     training = _lines(run, lambda history: [(record.iteration, record.loss) for record in history.iterations])
     evaluated = _evaluated(run, "loss")
@@ -50,7 +50,7 @@ def loss(run: Run, theme: Theme) -> Figure | None:
     return figure
 
 
-def accuracy(run: Run, theme: Theme) -> Figure | None:
+def accuracy(run: RecordedRun, theme: Theme) -> Figure | None:
     """Accuracy per site on its evaluation data."""
     lines = _evaluated(run, "accuracy")
     if not lines:
@@ -109,7 +109,7 @@ def consensus(distance: Distance, predicted: float | None, fit: Fit | None, them
     return figure
 
 
-def time(run: Run, theme: Theme) -> Figure | None:
+def time(run: RecordedRun, theme: Theme) -> Figure | None:
     """Mean time of an iteration per site: computing gradients, waiting for neighbours, and the rest."""
     parts = {
         site: 1e3
@@ -146,7 +146,7 @@ def time(run: Run, theme: Theme) -> Figure | None:
     return figure
 
 
-def _lines(run: Run, points: Callable[[History], list[tuple[int, float | None]]]) -> dict[str, Line]:
+def _lines(run: RecordedRun, points: Callable[[History], list[tuple[int, float | None]]]) -> dict[str, Line]:
     """What can be drawn of every site: a diverged run's line ends where its numbers do."""
     finite = {
         site: [
@@ -159,11 +159,11 @@ def _lines(run: Run, points: Callable[[History], list[tuple[int, float | None]]]
     return {site: ([x for x, _ in some], [y for _, y in some]) for site, some in finite.items() if some}
 
 
-def _evaluated(run: Run, metric: str) -> dict[str, Line]:
+def _evaluated(run: RecordedRun, metric: str) -> dict[str, Line]:
     return _lines(run, lambda history: [(e.iteration, e.metrics.get(metric)) for e in history.evaluations])
 
 
-def _draw_sites(axes: Axes, run: Run, lines: Mapping[str, Line], theme: Theme, marker: str) -> None:
+def _draw_sites(axes: Axes, run: RecordedRun, lines: Mapping[str, Line], theme: Theme, marker: str) -> None:
     """Few sites are named at their line's end, more in a legend, of many the two extremes and the median."""
     for site in run.sites:
         if site in lines:

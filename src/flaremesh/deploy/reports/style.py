@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flaremesh.deploy.runs.results import Run
+from flaremesh.deploy.runs.results import RecordedRun
 
 # Okabe and Ito's colours; their yellow, dark blue and black would vanish on white or on black
 _COLOURS = ("#2080C0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#9A8700", "#808080")
@@ -96,7 +96,7 @@ DARK = Theme(
 )
 
 
-def site_style(run: Run, site: str) -> dict[str, Any]:
+def site_style(run: RecordedRun, site: str) -> dict[str, Any]:
     """A site looks the same in every figure; beyond 24 sites only its place in the order shows."""
     index, count = run.sites.index(site), len(run.sites)
     if count > DISTINCT_SITES:

@@ -10,8 +10,8 @@ from flaremesh.runtime.history import HISTORY, History
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run folder.
+class RecordedRun:
+    """What a run folder holds.
 
     Attributes:
         result: how the run ended.
@@ -47,7 +47,7 @@ def load_result(folder: Path) -> RunResult:
         return RunResult(folder.name, "unfinished", name=folder.name, reason=reason)
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path) -> RecordedRun:
     """Read a run folder as far as it got.
 
     Raises:
@@ -59,4 +59,4 @@ def load_run(folder: Path) -> Run:
             f"{folder} holds no run: there is neither {RESULT} nor <site>/{HISTORY}. "
             "Name the folder of one run, build/<mesh>/runs/<run id>."
         )
-    return Run(load_result(folder), histories)
+    return RecordedRun(load_result(folder), histories)

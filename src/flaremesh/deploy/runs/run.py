@@ -15,7 +15,6 @@ from flaremesh import atomic
 from flaremesh.deploy.outdated import check_code, check_server, kits_in_use, older_than_kits, say_older
 from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
 from flaremesh.deploy.targets.base import DeployError, Target
-from flaremesh.deploy.waiting import wait_while
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
@@ -24,6 +23,7 @@ from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.schema import Topology
+from flaremesh.waiting import wait_while
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets.base import Address, DeployError
-from flaremesh.deploy.waiting import wait_while
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.nvflare.admin import Admin, NoAnswer, Refusal
 from flaremesh.p2p.nvflare.jobs import Job
@@ -20,6 +19,7 @@ from flaremesh.p2p.participant import StartError, identity
 from flaremesh.p2p.progress import RUN_PROGRESS, RunProgress
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
 from flaremesh.topology.schema import Topology
+from flaremesh.waiting import wait_while
 
 T = TypeVar("T")
 

@@ -1,10 +1,10 @@
 """The targets there are."""
 
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import Self
 
+from flaremesh.class_path import class_at
 from flaremesh.deploy.targets.base import Target
 from flaremesh.topology.schema import Topology
 
@@ -37,6 +37,5 @@ def target_of(kind: TargetKind, topology: Topology, mesh: Path) -> Target:
         topology: the mesh.
         mesh: its folder.
     """
-    module, _, name = kind.class_path.rpartition(".")
-    target: Target = getattr(import_module(f"{__name__}.{module}"), name)(topology, mesh)
+    target: Target = class_at(f"{__name__}.{kind.class_path}")(topology, mesh)
     return target

@@ -17,7 +17,6 @@ from typing_extensions import override
 from flaremesh import atomic
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets.base import Address, DeployError, Participant, Target, threads
-from flaremesh.deploy.waiting import wait_while
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p import job_processes, participant
@@ -28,6 +27,7 @@ from flaremesh.p2p.nvflare.processes import is_participant, works_in
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.problems.data_folder import DATA_DIR_VARIABLE, data_folder
 from flaremesh.topology.schema import SERVER, Topology
+from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
 _CLOCK_SECONDS = 5.0  # a process's creation time moves when the clock is set

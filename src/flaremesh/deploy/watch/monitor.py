@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import yaml
 
-from flaremesh import atomic
 from flaremesh.deploy.targets import TargetKind, target_of
-from flaremesh.deploy.targets.base import DeployError, Target
+from flaremesh.deploy.targets.base import DeployError
 from flaremesh.deploy.targets.local import check_port
+from flaremesh.deploy.watch.scrape_targets import ScrapeTargets, configure, nothing_runs
 from flaremesh.deploy.watch.services import (
     NoImage,
     Service,
@@ -26,7 +25,7 @@ from flaremesh.deploy.watch.services import (
     wait_until_ready,
 )
 from flaremesh.provision.monitoring_values import GRAFANA_IMAGE, PROMETHEUS_IMAGE, MonitoringValues
-from flaremesh.provision.releases import DASHBOARDS, METRIC_RELABELING, MONITORING, RULES
+from flaremesh.provision.releases import DASHBOARDS, MONITORING
 from flaremesh.topology.schema import Topology
 
 FOLDER = "monitoring"
@@ -75,7 +74,7 @@ class Monitor:
     grafana: str | None
     remarks: tuple[str, ...]
     _services: Mapping[str, Service]
-    _targets: "ScrapeTargets | None"
+    _targets: ScrapeTargets | None
 
     def watch(self) -> None:
         """Follow the participants that come and go, for ever.
@@ -150,7 +149,7 @@ def _on_kubernetes(kind: TargetKind, topology: Topology, mesh: Path, ports: Port
         )
     target = KubernetesTarget(topology, mesh)
     if not any(participant.running for participant in target.participants()):
-        raise _down(topology.name)
+        raise nothing_runs(topology.name)
     _check_port(ports.grafana, "--port")
     prometheus, grafana = f"{MONITORING}-prometheus", f"{MONITORING}-grafana"
     troubles = target.install_monitoring(namespace)
@@ -196,75 +195,9 @@ def _check_port(port: int, option: str) -> None:
     check_port("127.0.0.1", port, "port", f"Choose another one with {option}.")
 
 
-def _down(mesh: str) -> DeployError:
-    return DeployError(f"nothing of {mesh} runs: `flaremesh up` starts it")
-
-
 def _first_dashboard(port: int) -> str:
     uid = json.loads((DASHBOARDS / _FIRST_DASHBOARD).read_text())["uid"]
     return f"http://127.0.0.1:{port}/d/{uid}"
-
-
-# what Prometheus scrapes
-
-
-class ScrapeTargets:
-    """The file that tells Prometheus where the participants are.
-
-    Args:
-        mesh: the mesh's name.
-        target: where it runs; this machine reaches its participants.
-        file: which to write.
-    """
-
-    def __init__(self, mesh: str, target: Target, file: Path):
-        self.file = file
-        self._mesh = mesh
-        self._target = target
-        self._addresses: dict[str, str] = {}
-
-    def refresh(self) -> None:
-        """Write where they are now; one that is gone stays where it was, so that its absence is seen.
-
-        Raises:
-            DeployError: none has ever been there.
-        """
-        found = {p.name: urlsplit(p.metrics).netloc for p in self._target.participants() if p.metrics}
-        gone = {
-            name: address
-            for name, address in self._addresses.items()
-            if name not in found and address not in found.values()
-        }
-        self._addresses = found | gone
-        if not self._addresses:
-            raise _down(self._mesh)
-        groups = [
-            {"targets": [address], "labels": {"mesh": self._mesh, "site": name}}
-            for name, address in self._addresses.items()
-        ]
-        atomic.write(self.file, json.dumps(groups, indent=2) + "\n")
-
-
-def configure(folder: Path, targets: Path) -> None:
-    """Write ``prometheus.yml``, and the rules beside it.
-
-    Args:
-        folder: where to.
-        targets: the file of ScrapeTargets, in that folder.
-    """
-    shutil.copyfile(RULES, folder / RULES.name)
-    document = {
-        "global": {"scrape_interval": _DEFAULTS.interval, "evaluation_interval": _DEFAULTS.interval},
-        "rule_files": [RULES.name],
-        "scrape_configs": [
-            {
-                "job_name": "flaremesh",
-                "file_sd_configs": [{"files": [targets.name]}],
-                "metric_relabel_configs": yaml.safe_load(METRIC_RELABELING.read_text()),
-            }
-        ],
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(document, sort_keys=False))
 
 
 # what serves

@@ -16,7 +16,7 @@ from flaremesh.deploy.targets import archives
 from flaremesh.deploy.targets.base import DeployError
 from flaremesh.deploy.targets.docker.engine import engine, refusals
 from flaremesh.deploy.targets.local import last_lines
-from flaremesh.deploy.waiting import wait_while
+from flaremesh.waiting import wait_while
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20

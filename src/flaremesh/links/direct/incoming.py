@@ -12,6 +12,7 @@ from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some
 from flaremesh.links.frame import HEADER_BYTES, FrameError, Kind, announced, unpack
 from flaremesh.links.link import Key, Refusal
 
+_MESSAGES = (Kind.DATA, Kind.REPEAT)
 _SCRATCH_BYTES = 1 << 16
 _ACK_MESSAGES = 8  # so many small messages share an acknowledgement
 _ROOM_SECONDS = 0.05  # between two looks at an inbox that is full
@@ -168,11 +169,13 @@ class Incoming:
     def _step(self, stream: "_Stream") -> None:
         """Take in one frame; ``_reading`` is held."""
         frame = unpack(stream.header(), self._run)
-        if frame.kind is Kind.END:
+        if frame.kind not in _MESSAGES:
+            if frame.kind is not Kind.END:
+                raise FrameError(Refusal.MALFORMED)
             self._ended = True
             self._tell(stream)
             return
-        if frame.kind not in (Kind.DATA, Kind.REPEAT) or frame.offset or frame.sequence > self._received + 1:
+        if frame.offset or frame.sequence > self._received + 1:
             raise FrameError(Refusal.MALFORMED)
         if frame.total > self._max_message_bytes:
             raise FrameError(Refusal.OVERSIZED)

@@ -53,7 +53,8 @@ class Outgoing:
         self._io = threading.Lock()
         self._messages: deque[Message] = deque()  # that are not acknowledged
         self._bytes = 0  # of these
-        self._sequence = 0  # number of the latest message, the last of these
+        self._settled = 0  # number of the last message that is acknowledged
+        self._sequence = 0  # of the latest message
         self._next = 1  # the message to be written next
         self._connection: ssl.SSLSocket | None = None
         self._acknowledgements = bytearray()
@@ -128,11 +129,6 @@ class Outgoing:
         self._thread.join()
         self._wake.close()
         self._woken.close()
-
-    @property
-    def _settled(self) -> int:
-        """Number of the last message that the peer has acknowledged."""
-        return self._sequence - len(self._messages)
 
     def _hang_up(self) -> None:
         connection = self._connection
@@ -303,7 +299,8 @@ class Outgoing:
         """Forget what the peer has got; ``_state`` is held."""
         if not self._settled <= arrived < self._next:  # or it would choose what is written next
             raise FrameError(Refusal.MALFORMED)
-        for _ in range(arrived - self._settled):
+        while self._settled < arrived:
+            self._settled += 1
             self._bytes -= self._messages.popleft().length
         self._state.notify_all()
 

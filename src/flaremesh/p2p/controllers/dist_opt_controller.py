@@ -45,6 +45,7 @@ from flaremesh.p2p.tasks import (
 from flaremesh.p2p.types import Config, LocalConfig
 from flaremesh.record import RecordError
 from flaremesh.topology.analysis import analyse
+from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
 _FETCH_SECONDS = 1.0  # for the admin to ask once more: NVFlare takes 7 s to end a job whose result is there
@@ -296,11 +297,11 @@ class DistOptController(Controller):
     def _silent_sites(self) -> str | None:
         """NVFlare aborts a run whose job process died without saying which: it is the one that is silent."""
         sites = {node.id for node in self.config.network.nodes}
-        deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        while silent := {s for s in sites - self._roster.ended if not self._roster.latest(s).stopped}:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(_POLL_SECONDS)
+
+        def not_stopped() -> set[str]:
+            return {site for site in sites - self._roster.ended if not self._roster.latest(site).stopped}
+
+        silent = wait_while(not_stopped, _LAST_WORDS_SECONDS, _POLL_SECONDS)
         if not silent or silent == sites:
             return None
         return f"{', '.join(sorted(silent))}: the job process ended without a word; killed, or out of memory"

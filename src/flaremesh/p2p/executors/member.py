@@ -8,7 +8,7 @@ from typing import Any, get_args
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 
-from flaremesh.links import Payload
+from flaremesh.links import LinkError, Payload
 from flaremesh.links.assemble import assemble
 from flaremesh.links.carrier import Address
 from flaremesh.links.direct import Credentials
@@ -70,11 +70,20 @@ class Member:
             return bool(abort_signal.triggered)
 
         traffic = TrafficCounter(peers)
+        metrics = PrometheusSink(
+            run_id,
+            algorithm,
+            config.labels.get("topology", ""),
+            planned_iterations(config.extra),
+            config.schedule,
+            traffic,
+            config.extra.get("stepsize"),
+            config.labels.get("predicted_contraction"),
+        )
+        progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled)
         credentials = _credentials(fl_ctx)
-        return cls(
-            folder=Path(fl_ctx.get_workspace().get_run_dir(run_id)),
-            simulated=credentials is None,
-            link=assemble(
+        try:
+            link = assemble(
                 run_id,
                 config.schedule,
                 mode,
@@ -83,22 +92,13 @@ class Member:
                 transport=_ThroughServer(cell),
                 credentials=credentials,
                 listen=(config.link["host"], tuple(config.link["ports"])) if config.link else None,
-            ),
-            traffic=traffic,
-            metrics=PrometheusSink(
-                run_id,
-                algorithm,
-                config.labels.get("topology", ""),
-                planned_iterations(config.extra),
-                config.schedule,
-                traffic,
-                config.extra.get("stepsize"),
-                config.labels.get("predicted_contraction"),
-            ),
-            progress=ProgressReporter(
-                lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled
-            ),
-        )
+            )
+        except LinkError:
+            metrics.state(RunState.FAILED)
+            progress.stop()
+            raise
+        folder = Path(fl_ctx.get_workspace().get_run_dir(run_id))
+        return cls(folder, credentials is None, link, traffic, metrics, progress)
 
     def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
         """Link the neighbours; see RoutedLink.open."""

@@ -21,7 +21,7 @@ from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.executors.ported import overrides
 from flaremesh.p2p.message import decode, encode
 from flaremesh.p2p.nvflare.cells import take_aux_messages
-from flaremesh.p2p.outcome import SITE_RESULT
+from flaremesh.p2p.outcome import SITE_RESULT, SiteResult
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -59,7 +59,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
     @override
     def _site_result(self) -> dict[str, Any]:
         part = self._flaremesh
-        outcome = part.outcome or part.member.outcome(part.exchanges.done)
+        done = part.exchanges.done
+        outcome = part.outcome or (part.joined.outcome(done) if part.joined else SiteResult(done))
         return {"algorithm": self._algorithm_name(), **SITE_RESULT.data(outcome)}
 
     def _algorithm_name(self) -> str:

@@ -13,6 +13,7 @@ from nvflare.private.fed.server.server_status import ServerStatus
 
 from flaremesh.p2p.nvflare.cells import ParticipantCell
 from flaremesh.p2p.nvflare.jobs import id_of
+from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
 
@@ -64,9 +65,7 @@ class ServerProcess:
         with self._engine.new_context() as fl_ctx:
             for job in self.running_jobs():
                 self._runner.stop_run(job, fl_ctx)
-        deadline = time.monotonic() + timeout
-        while self.running_jobs() and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+        wait_while(self.running_jobs, timeout, _POLL_SECONDS)
 
     def shut_down(self) -> None:
         """Leave the mesh; NVFlare's main thread goes on for 5 s after this."""

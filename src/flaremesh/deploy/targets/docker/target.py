@@ -14,12 +14,12 @@ from flaremesh.deploy.targets.base import Address, DeployError, Participant, Tar
 from flaremesh.deploy.targets.docker.containers import Containers, is_running, last_lines, output, why_ended
 from flaremesh.deploy.targets.docker.engine import engine, refusals
 from flaremesh.deploy.targets.docker.networks import Networks
-from flaremesh.deploy.waiting import wait_while
 from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.metrics.ask import PORT
 from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.topology.schema import SERVER, Topology
+from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.5
 

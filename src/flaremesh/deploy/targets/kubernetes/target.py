@@ -16,7 +16,6 @@ from flaremesh.deploy.targets.kubernetes import helm
 from flaremesh.deploy.targets.kubernetes.commands import call
 from flaremesh.deploy.targets.kubernetes.objects import Cluster, is_rolled_out
 from flaremesh.deploy.targets.kubernetes.port_forward import forwarded
-from flaremesh.deploy.waiting import wait_while
 from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.nvflare.startup import ROOT
@@ -35,6 +34,7 @@ from flaremesh.provision.releases import (
 )
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
+from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 1.0
 _TAR_FAILS = 2  # its exit code where there is no such folder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flaremesh.deploy.waiting import wait_while
+from flaremesh.waiting import wait_while
 
 AGES = 1e9
 
