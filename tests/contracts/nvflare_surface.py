@@ -43,14 +43,20 @@ PUBLIC_KEYS = frozenset(
 FILES = frozenset(
     {
         "authorization.json",
+        "cert.json",
+        "client.crt",
+        "client.key",
         "fed_admin.json",
         "fed_client.json",
         "fed_server.json",
         "log_config.json",
         "resources.json",
+        "rootCA.pem",
+        "server.crt",
+        "server.key",
     }
 )
-"""Files that NVFlare writes into kits, and whose content flaremesh reads or changes."""
+"""Files that NVFlare writes into kits and beside them, and that flaremesh reads or changes."""
 
 COMPONENT_CALLS = {
     # what is inherited from NVFlare's base classes

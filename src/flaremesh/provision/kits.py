@@ -11,6 +11,7 @@ from flaremesh.class_path import prefix_of
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.components import COMPONENTS
+from flaremesh.p2p.nvflare.certificates import CERTIFICATES
 from flaremesh.p2p.nvflare.kits import KitsRefused, Made, MeshProject
 from flaremesh.p2p.nvflare.settings import Settings
 from flaremesh.provision import firewall
@@ -97,7 +98,7 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
     except ValueError as error:
         raise ProvisionError(f"NVFlare refuses a name in the topology file: {error}") from None
     names = project.participants
-    store = CertificateStore(state / "cert.json")
+    store = CertificateStore(state / CERTIFICATES)
     _check_root(topology, store.issued.root)
     removed = sorted(store.issued.holders.difference(names))
     if removed and not remove:
@@ -125,7 +126,7 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
             kept += [kits / name] * remove_entries(kits / name, _KIT, work)
             kept += [out / RELEASES / name] * remove_release(out / RELEASES / name, work)
         # keys before kits: what a run loses that ends between the two, the next run makes again from the keys
-        replace_file(certificates, state / "cert.json", mode=0o600)
+        replace_file(certificates, state / CERTIFICATES, mode=0o600)
         replaced = [name for name in names if replace_folder(built / name, kits / name, work)]
         replace_text(firewall.sheet(topology, mesh), out / "firewall.md", work, mode=0o644)
         if topology.deploy:
@@ -139,7 +140,7 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         removed=tuple(removed),
         kept=tuple(kept),
         reissued=reissued,
-        certificates=CertificateStore(state / "cert.json").certificates(),
+        certificates=CertificateStore(state / CERTIFICATES).certificates(),
     )
 
 

@@ -1,12 +1,15 @@
-"""What NVFlare keeps of a mesh between provisionings: ``cert.json``, with certificates and private keys."""
+"""What NVFlare keeps of a mesh between provisionings: all certificates and private keys, in one file."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 from nvflare.lighter.constants import CtxKey
+
+CERTIFICATES: Final = "cert.json"
+"""The file's name."""
 
 _ROOT_ENTRIES = {CtxKey.ROOT_CERT, CtxKey.ROOT_PRI_KEY}
 

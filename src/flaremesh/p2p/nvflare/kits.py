@@ -20,7 +20,7 @@ from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.spec import Builder
 from nvflare.lighter.utils import build_subject_alt_names, x509_name
 
-from flaremesh.p2p.nvflare.certificates import Issued
+from flaremesh.p2p.nvflare.certificates import CERTIFICATES, Issued
 from flaremesh.p2p.nvflare.settings import Settings, promote_defaults
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -83,7 +83,7 @@ class MeshProject:
         Raises:
             KitsRefused: NVFlare could not make them.
         """
-        state = folder / self._topology.name / "state" / "cert.json"
+        state = folder / self._topology.name / "state" / CERTIFICATES
         state.parent.mkdir(parents=True)
         issued.write(state)
         # builders finish in reverse order

@@ -1,7 +1,10 @@
 """Where the files of a kit's folder ``startup`` are, which NVFlare names."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+ROOT: Final = "rootCA.pem"
+"""The certificate of the mesh's root; it has this name in every kit."""
 
 
 class StartupFiles(NamedTuple):
@@ -24,4 +27,4 @@ def startup_files(startup: Path) -> StartupFiles:
     """The files in ``startup``; without the server's certificate they are a site's or an admin's."""
     is_server = (startup / "server.crt").exists()
     owner = "server" if is_server else "client"
-    return StartupFiles(startup / f"{owner}.crt", startup / f"{owner}.key", startup / "rootCA.pem", is_server)
+    return StartupFiles(startup / f"{owner}.crt", startup / f"{owner}.key", startup / ROOT, is_server)

@@ -21,6 +21,7 @@ from flaremesh.metrics.ask import PORT, PORT_VARIABLE
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.p2p.nvflare.startup import ROOT
 from flaremesh.p2p.participant import GPUS_VARIABLE, NAME_VARIABLE, StartError
 from flaremesh.provision.values import Memory, PodSecurity
 from flaremesh.topology.schema import SERVER, Deploy, Topology
@@ -163,7 +164,7 @@ class Containers:
 
     def _root(self) -> str:
         """Short fingerprint of the root certificate of the kits."""
-        return hashlib.sha256(self._kit(SERVER, "startup/rootCA.pem").read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(self._kit(SERVER, f"startup/{ROOT}").read_bytes()).hexdigest()[:16]
 
     def _kit(self, name: str, part: str) -> Path:
         path = self._kits / name / part

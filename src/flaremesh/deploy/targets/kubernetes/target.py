@@ -18,6 +18,7 @@ from flaremesh.deploy.targets.kubernetes.objects import Cluster, is_rolled_out
 from flaremesh.deploy.targets.kubernetes.port_forward import forwarded
 from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.p2p.job_processes import COMMAND as END
+from flaremesh.p2p.nvflare.startup import ROOT
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.placement import may_be_elsewhere
 from flaremesh.provision.releases import (
@@ -36,7 +37,6 @@ from flaremesh.topology.schema import SERVER, Topology
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 1.0
-_ROOT = "rootCA.pem"
 _TAR_FAILS = 2  # its exit code where there is no such folder
 
 
@@ -208,9 +208,9 @@ class KubernetesTarget(Target):
 
     def _has_root(self, release: Release) -> bool:
         """The kit that the chart made is of this mesh, and not of another one with the same name."""
-        root = self._mesh / "kits" / SERVER / "startup" / _ROOT
+        root = self._mesh / "kits" / SERVER / "startup" / ROOT
         with contextlib.suppress(DeployError, OSError):
-            return self._cluster.secret(release, f"{release.name}-kit", _ROOT) == root.read_bytes()
+            return self._cluster.secret(release, f"{release.name}-kit", ROOT) == root.read_bytes()
         return False
 
     # pods
