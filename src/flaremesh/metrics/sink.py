@@ -13,16 +13,15 @@ class Iteration:
     Attributes:
         iteration: 1 after the first iteration.
         loss: training loss on the mini-batch, None without a gradient.
-        consensus_distance: ‖x_i − Σ_j w_ij x_j‖₂ before the step: what a site can know of ‖X − JX‖; x_i is
-            the first vector of the first exchange. The seconds below are summed over all exchanges.
+        consensus_distance: ‖x_i − Σ_j w_ij x_j‖₂ before the update: what a site can know of ‖X − JX‖.
         seconds: wall clock of the iteration.
         wait_seconds: of that, waiting for neighbours.
         gradient_seconds: of that, computing gradients.
-        overlap_seconds: of that, own work while an exchange was under way. Where something is left to wait
-            for, overlap / (overlap + wait) of the exchanges is hidden behind it.
+        overlap_seconds: of that, own work between sending and waiting. Where something is left to wait for,
+            overlap / (overlap + wait) of the exchange is hidden behind it.
         send_seconds: of that, encoding the message and handing it to the links.
         mix_seconds: of that, decoding the neighbours' messages and mixing.
-        finite: neither loss, distances nor what is sent next has a NaN or an infinity.
+        finite: neither loss, distance nor estimate has a NaN or an infinity.
     """
 
     iteration: int
@@ -54,8 +53,7 @@ class Norms:
         iteration: as in Iteration.
         gradient: 2-norm of the iteration's gradient, None without one.
         innovation: 2-norm of what the site added to the mix, u_i in m_i⁺ = Σ_j w_ij m_j + u_i, where m_i is
-            the first vector of an iteration's first message. It keeps the sites apart: ‖(I − W)M‖ settles
-            below 2‖U‖/(1 − ρ).
+            the first vector of its message. It keeps the sites apart: ‖(I − W)M‖ settles below 2‖U‖/(1 − ρ).
     """
 
     iteration: int
