@@ -52,8 +52,11 @@ demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVF
 ##@ Develop
 
 .PHONY: test
+test: export SKIPPED_TESTS := $(CURDIR)/build/skipped-tests
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
-	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2
+	@mkdir -p $(dir $(SKIPPED_TESTS)) && rm -f $(SKIPPED_TESTS)
+	@trap '$(BIN)/python tests/skipped.py $(SKIPPED_TESTS)' EXIT; set -x; \
+	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2; \
 	$(BIN)/pytest tests/integration --numprocesses 2 --dist loadfile
 
 .PHONY: test-nvflare-next
@@ -66,12 +69,12 @@ test-nvflare-next: ## Test in .venv-nvflare-next what flaremesh assumes of NVFla
 
 .PHONY: charts
 charts: $(READY) ## Write what the code knows already: the charts' values, schemas and READMEs, docs/metrics.md
-	$(BIN)/python -m flaremesh.provision.chart_files
-	$(BIN)/python -m flaremesh.provision.contract
+	$(BIN)/python -m tools.chart_files
+	$(BIN)/python -m tools.metrics_page
 
 .PHONY: dashboards
-dashboards: $(READY) ## Write the Grafana dashboards of the monitoring chart from src/flaremesh/dashboards
-	$(BIN)/python -m flaremesh.dashboards
+dashboards: $(READY) ## Write the Grafana dashboards of the monitoring chart from tools/dashboards
+	$(BIN)/python -m tools.dashboards
 
 .PHONY: test-gpu
 test-gpu: $(READY) ## Test what needs a GPU; says why where it is skipped
@@ -115,7 +118,7 @@ PYTHON_IMAGE ?= python:3.11-slim-bookworm
 # URL of the sources, for the images' label
 SOURCE ?=
 
-IMAGES = $(BIN)/python -m flaremesh.deploy.images
+IMAGES = $(BIN)/python -m tools.images
 
 .PHONY: wheels
 wheels: $(READY) ## Gather in build/wheels what an image is made of (VARIANT=cpu, cuda or cli; TORCH_INDEX as above)
@@ -174,6 +177,12 @@ e2e-monitoring: images kind ## Test on that cluster that a mesh is watched: scra
 .PHONY: kind-down
 kind-down: ## Delete the cluster of `make kind`
 	kind delete cluster --name $(KIND_CLUSTER)
+
+##@ Release
+
+.PHONY: release-check
+release-check: $(READY) ## Say what is still to do before the version can be released
+	$(BIN)/python -m tools.release
 
 .PHONY: clean
 clean: ## Delete what the targets made, kits and private keys included; keeps .venv

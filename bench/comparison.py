@@ -26,6 +26,7 @@ from bench.samples import (
     Samples,
     in_turn,
 )
+from flaremesh.metrics.sink import Iteration
 from flaremesh.problems.digits import Digits
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.topology.mesh import build
@@ -104,14 +105,14 @@ class Comparison:
         floats, iterations, gradient = self._plan.overlap
         for on in ("cores", "device"):
             problem = {"path": _VECTOR, "args": {"dimension": floats, "gradient_seconds": gradient, "on": on}}
-            figures = {}
+            figures: dict[str, list[Iteration]] = {}
             for algorithm in in_turn(["dgd", "dgd-cta"], repeat, f"{self._sites} sites, gradient on {on}"):
                 fields = {"algorithm": algorithm, "stepsize": 1e-3, "evaluate_every": iterations}
                 job = self._job(
                     FLAREMESH, "Run", {"floats": floats}, iterations=iterations, problem=problem, **fields
                 )
                 rows = [row for site in job.histories() for row in site[2:]] if job else []
-                milliseconds = [1e3 * row["seconds"] for row in rows]
+                milliseconds = [1e3 * row.seconds for row in rows]
                 self._add(f"{algorithm}, gradient on {on}", floats, "ms", FLAREMESH, repeat, milliseconds)
                 figures[algorithm] = rows
             if all(figures.values()):
@@ -214,10 +215,10 @@ def _seconds_to(accuracy: float, job: Job) -> float | None:
     return max(times[0] for times in sites) - job.client["begun"] if all(sites) else None
 
 
-def _hidden(overlapping: Sequence[Mapping[str, float]], waiting: Sequence[Mapping[str, float]]) -> float:
+def _hidden(overlapping: Sequence[Iteration], waiting: Sequence[Iteration]) -> float:
     """Per cent of the exchange that is not seen any more when it overlaps with the gradient."""
-    exchange = median(row["seconds"] - row["gradient_seconds"] for row in waiting)
-    saved = median(row["seconds"] for row in waiting) - median(row["seconds"] for row in overlapping)
+    exchange = median(row.seconds - row.gradient_seconds for row in waiting)
+    saved = median(row.seconds for row in waiting) - median(row.seconds for row in overlapping)
     return 100 * saved / exchange
 
 

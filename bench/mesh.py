@@ -17,13 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.jobs.clock import CLOCK
 from bench.processes import ROOT
 from bench.samples import FLAREMESH
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.results import HISTORY
-from flaremesh.deploy.session import AdminSession, connect
+from flaremesh.deploy.runs.session import AdminSession, connect
+from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.metrics.names import AgentMetric
+from flaremesh.metrics.sink import Iteration
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.job import write_job
 from flaremesh.provision.kits import provision
+from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.schema import SERVER, Run, Topology
 
 _PORTS = 2  # of a site
@@ -77,10 +78,9 @@ class Job:
     server_bytes: float
     folders: list[Path]
 
-    def histories(self) -> list[list[dict[str, Any]]]:
+    def histories(self) -> list[list[Iteration]]:
         """The records of each site's iterations."""
-        rows = [[json.loads(line) for line in (f / HISTORY).read_text().splitlines()] for f in self.folders]
-        return [[row for row in site if "evaluation" not in row] for site in rows]
+        return [History.read(folder / HISTORY).iterations for folder in self.folders]
 
 
 class JobFailed(Exception):
@@ -130,7 +130,7 @@ class RunningMesh:
                 client.setdefault("running", time.time())
                 # flaremesh's controller tells the result; of the stock package's it is downloaded at the end
                 asked = system == FLAREMESH and "result" not in client
-                if asked and (self._session.progress(run_id) or {}).get("result"):
+                if asked and (progress := self._session.progress(run_id)) and progress.result:
                     client["result"] = time.time()
             if time.monotonic() > deadline:
                 self._session.abort(run_id, _UP_SECONDS)

@@ -3,17 +3,16 @@
 NVFlare's controller tells the sites each other's addresses; here the barrier does.
 """
 
-from collections.abc import Collection, Sequence
 from typing import Any
 
 from bench.jobs.vector import Vector
 from bench.meter import Meter
 from bench.processes import Round, Site
 from flaremesh.algorithms import create
-from flaremesh.links import Key, LinkError, Payload
-from flaremesh.links.direct import DirectLink
+from flaremesh.links.carrier import Edges
+from flaremesh.links.direct import DirectCarrier
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import FLUSH_SECONDS
+from flaremesh.links.routed import RoutedLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.metrics.sink import Fanout
@@ -35,7 +34,10 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
     iterations = each.warm_up + each.iterations
     traffic = TrafficCounter({*site.hood.in_weights, *site.hood.out})
     metrics = PrometheusSink(run_id, "consensus", "ring", iterations, [site.hood], traffic)
-    link = _Link(site, run_id, traffic)
+    edges = Edges(
+        name, run_id, frozenset(site.hood.in_weights), frozenset(site.hood.out), Inbox(lambda: False), traffic
+    )
+    link = RoutedLink(edges, [DirectCarrier(edges, site.credentials, _ANY_PORT)])
     problem = Vector(SiteContext(name, site.sites.index(name), len(site.sites), 0), each.floats)
     with History(site.scratch / f"{name}.jsonl") as history:
         run = SiteRun(
@@ -46,7 +48,8 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
             Fanout(history, metrics),
             RunOptions(iterations, _TIMEOUT),
         )
-        link.open(site)
+        link.open(site.gather(link.address), _TIMEOUT)
+        site.gather()
         meter.tick()
         for iteration in range(iterations):
             run.iterate(iteration)
@@ -54,37 +57,3 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
     figures = meter.figures()
     link.close()
     return figures
-
-
-class _Link:
-    """What RoutedLink does while all edges are direct."""
-
-    def __init__(self, site: Site, run_id: str, observer: TrafficCounter):
-        self._inbox = Inbox(lambda: False)
-        self._direct = DirectLink(
-            site.hood.site,
-            run_id,
-            tuple(site.hood.in_weights),
-            site.credentials,
-            observer,
-            self._inbox,
-            lambda peer, cause, _: self._inbox.fail(LinkError(f"lost {peer}: {cause}")),
-            _ANY_PORT,
-        )
-
-    def open(self, site: Site) -> None:
-        addresses = site.gather(self._direct.address)
-        causes = self._direct.dial({peer: addresses[peer] for peer in site.hood.out})
-        if causes:
-            raise LinkError(f"{site.hood.site} has no link: {causes}")
-        site.gather()
-
-    def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
-        self._direct.send(peer, key, buffers)
-
-    def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
-        self._direct.attend(keys)
-        return self._inbox.take(keys, timeout)
-
-    def close(self, *, patience: float = FLUSH_SECONDS) -> None:
-        self._direct.close(patience=patience)

@@ -3,6 +3,10 @@ import signal
 
 from hypothesis import settings
 
+from skipped import pytest_runtest_logreport
+
+__all__ = ["pytest_runtest_logreport"]
+
 # the models of the tests are small: more threads only wait for each other, and badly so on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -14,7 +14,7 @@ CLOCK = "clock.json"
 
 
 def _write(fl_ctx, document):
-    folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
+    folder = Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CLOCK).write_text(json.dumps(document))
 

@@ -1,6 +1,8 @@
-"""Classes that files and jobs name by a dotted path."""
+"""Classes that files and jobs name by a dotted path, and whose packages a kit allows."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from flaremesh.errors import FlaremeshError
@@ -23,18 +25,35 @@ def class_at(path: str) -> type[Any]:
     module_name, _, name = path.rpartition(".")
     if not module_name or not name:
         raise ClassPathError(f"{path!r} names no class: write package.module.Class")
-    try:
+    with exit_refused():
         module = importlib.import_module(module_name)
-    except SystemExit as exit_asked:
-        raise ClassPathError(ended(exit_asked)) from exit_asked
     found = getattr(module, name, None)
     if not isinstance(found, type):
         raise ClassPathError(f"{module_name} has no class {name}")
-    if found.__module__.partition(".")[0] != module_name.partition(".")[0]:
+    if package_of(found.__module__) != package_of(module_name):
         raise ClassPathError(
             f"{path} is the class {found.__module__}.{found.__qualname__} of another package: name that path"
         )
     return found
+
+
+def package_of(path: str) -> str:
+    """The package in which a dotted path begins, as in ``package.module.Class``."""
+    return path.partition(".")[0]
+
+
+def prefix_of(package: str) -> str:
+    """How the paths of all that is in a package begin."""
+    return f"{package}."
+
+
+@contextmanager
+def exit_refused() -> Iterator[None]:
+    """Raise ClassPathError where the code in the block asks for the end of the process."""
+    try:
+        yield
+    except SystemExit as asked:
+        raise ClassPathError(ended(asked)) from asked
 
 
 def ended(asked: SystemExit) -> str:

@@ -15,7 +15,7 @@ from helm_python.errors import HelmError
 from installation import MONITORING, PARTICIPANTS
 from rendering import CHARTS, merged, paths, render
 
-from flaremesh.provision import chart_files
+from tools import chart_files
 
 # what a named template gets as a dict, and what a Service's port is made of
 _LOCAL = {

@@ -16,7 +16,7 @@ from rendering import CHARTS, Object, Rendered, merged, render
 
 from flaremesh.provision.releases import ReleaseError, releases
 from flaremesh.topology.load import load
-from programs import lacking, program
+from programs import OPERATOR_BUNDLE, lacking, program
 
 REPOSITORY = Path(__file__).parents[2]
 NAMESPACE = "monitoring"
@@ -209,6 +209,19 @@ def test_grafana_reaches_prometheus_and_nobody_reaches_them_but_through_kubectl(
 
 
 @pytest.mark.parametrize("component", ["prometheus", "grafana"])
+def test_it_asks_the_same_name_servers_as_the_participants(
+    release: Rendered, one_cluster: Installation, component: str
+):
+    def names(policies: list[Object], policy: str) -> Object:
+        (egress,) = [p["spec"]["egress"] for p in policies if p["metadata"]["name"] == policy]
+        return dict(egress[0])
+
+    of_a_site = names(one_cluster.render("bonn").of("NetworkPolicy"), "bonn")
+    assert {port["port"] for port in of_a_site["ports"]} == {53}
+    assert names(release.of("NetworkPolicy"), f"monitoring-{component}") == of_a_site
+
+
+@pytest.mark.parametrize("component", ["prometheus", "grafana"])
 def test_it_can_be_left_out(values: dict[str, Any], component: str):
     grafana = {"grafana": {"prometheusUrl": "http://prometheus.example.org:9090"}}
     release = installed(values, **merged(grafana, {component: {"enabled": False}}))
@@ -283,7 +296,10 @@ def test_a_clusters_own_grafana_gets_the_config_maps_alone(values: dict[str, Any
 
 def test_a_field_that_the_operator_would_drop_is_found(values: dict[str, Any]):
     if not DEFINITIONS:
-        lacking("PROMETHEUS_OPERATOR names no file with the definitions of the Prometheus Operator")
+        lacking(
+            "PROMETHEUS_OPERATOR names no file with the definitions of the Prometheus Operator",
+            f"curl -fsSLo bundle.yaml {OPERATOR_BUNDLE}; export PROMETHEUS_OPERATOR=$PWD/bundle.yaml",
+        )
     monitor = installed(values, operator={"enabled": True}).one("PodMonitor")
     assert list(problems(monitor)) == []
     monitor["spec"]["podMetricsEndpoints"][0]["honourLabels"] = True

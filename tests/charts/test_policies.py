@@ -126,6 +126,25 @@ def test_another_name_server_takes_the_place_of_the_usual_one(site: dict[str, An
     assert not may_connect(pod, NAMES, 53, rules, "UDP")
 
 
+def test_names_may_be_asked_of_a_cache_on_the_node_which_is_no_pod_to_a_selector(
+    cluster: Cluster, site: dict[str, Any]
+) -> None:
+    cache, cloud_dns = Pod(address="169.254.20.10"), Pod(address="169.254.169.254")
+    for pod in pods(cluster).values():
+        for protocol in ("UDP", "TCP"):
+            assert may_connect(pod, cache, 53, policies(cluster), protocol)
+        assert not may_connect(pod, cache, 80, policies(cluster))
+        assert not may_connect(pod, cloud_dns, 53, policies(cluster), "UDP")
+    dns = {"cidrs": ["169.254.169.254/32"]}
+    release = render("flaremesh-site", merged(site, {"networkPolicy": {"dns": dns}}))
+    rules = [("ring-bonn", policy) for policy in release.of("NetworkPolicy")]
+    pod = pod_of(release, "ring-bonn")
+    assert may_connect(pod, cloud_dns, 53, rules, "UDP")
+    assert may_connect(pod, NAMES, 53, rules, "UDP")
+    assert not may_connect(pod, cache, 53, rules, "UDP")
+    assert not may_connect(pod, cloud_dns, 80, rules), "the node's metadata, keys of the cloud among them"
+
+
 def test_a_scraper_is_let_in_only_where_it_is_named(one_cluster: Installation) -> None:
     scraper = Pod("monitoring", {"app.kubernetes.io/name": "prometheus"})
     other = Pod("monitoring", {})

@@ -1,7 +1,6 @@
 """Everything that is rendered, judged by Kubernetes' schemas and by Pod Security."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from crds import problems
 from installation import MONITORING, NAMES, PARTICIPANTS, Installation, every_option_of
 from rendering import CHARTS, Rendered, merged, render
 from restricted import violations
+
+from flaremesh import __version__
+from programs import program
 
 KUBERNETES = ("1.32", "1.34", "1.37")
 EXAMPLES = ("one_cluster", "two_clusters")
@@ -117,14 +119,13 @@ def test_helm_finds_nothing_to_complain_about(chart: str, every_option: dict[str
     assert [m for m in report["messages"] if "icon is recommended" not in str(m)] == []
 
 
-@pytest.mark.skipif(not shutil.which("helm"), reason="no helm on this machine")
 def test_the_helm_of_this_machine_renders_the_same(
     chart: str, every_option: dict[str, Any], tmp_path: Path
 ) -> None:
     values = tmp_path / "values.json"
     values.write_text(json.dumps(every_option))
     text = subprocess.run(
-        ["helm", "template", "bonn", str(CHARTS / chart), "-n", "ring-bonn", "-f", str(values)],
+        [program("helm"), "template", "bonn", str(CHARTS / chart), "-n", "ring-bonn", "-f", str(values)],
         capture_output=True,
         check=True,
         text=True,
@@ -140,15 +141,36 @@ def _key(document: dict[str, Any]) -> tuple[str, str]:
     return document["kind"], document["metadata"]["name"]
 
 
-def test_charts_under_one_umbrella_render_what_each_renders_alone(tmp_path: Path) -> None:
-    """Go templates share one space of names, in which the last definition of a name wins."""
+@pytest.fixture
+def umbrella(tmp_path: Path) -> Path:
+    """A chart of the user's own with all of ours."""
     umbrella = tmp_path / "umbrella"
     (umbrella / "charts").mkdir(parents=True)
-    dependencies = [{"name": chart, "version": "0.1.0"} for chart in NAMES]
-    about = {"apiVersion": "v2", "name": "umbrella", "version": "0.1.0", "dependencies": dependencies}
+    dependencies = [{"name": chart, "version": __version__} for chart in NAMES]
+    about = {"apiVersion": "v2", "name": "umbrella", "version": __version__, "dependencies": dependencies}
     (umbrella / "Chart.yaml").write_text(yaml.safe_dump(about))
     for chart in NAMES:
         (umbrella / "charts" / chart).symlink_to(CHARTS / chart)
-    together = render(umbrella, {chart: every_option_of(chart) for chart in NAMES}).objects
-    alone = [document for chart in NAMES for document in render(chart, every_option_of(chart)).objects]
+    return umbrella
+
+
+def test_charts_under_one_umbrella_render_what_each_renders_alone(umbrella: Path) -> None:
+    """Go templates share one space of names, in which the last definition of a name wins."""
+    values = {chart: every_option_of(chart) for chart in NAMES}
+    for chart in PARTICIPANTS:
+        values[chart]["name"] = "bonn"  # as the release of each alone is
+    together = render(umbrella, values, name="bonn").objects
+    alone = [document for chart in NAMES for document in render(chart, values[chart], name="bonn").objects]
     assert sorted(together, key=json.dumps) == sorted(alone, key=json.dumps)
+
+
+def test_participants_in_one_release_are_named_as_the_topology_names_them(umbrella: Path) -> None:
+    own = {chart: {"kit": {"existingSecret": ""}} for chart in PARTICIPANTS}
+    values = merged({chart: every_option_of(chart) for chart in NAMES}, own)
+    names = [values[chart]["name"] for chart in PARTICIPANTS]
+    release = render(umbrella, values, name="all")
+    keys = [_key(document) for document in release.objects]
+    assert len(keys) == len(set(keys)), "no object stands in the place of another"
+    participants = {o["metadata"]["name"] for o in release.of("StatefulSet")}
+    assert participants == {*names, "all-prometheus", "all-grafana"}
+    assert {*names} < {o["metadata"]["name"] for o in release.of("Service")}, "what neighbours dial"

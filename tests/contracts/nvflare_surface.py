@@ -1,14 +1,7 @@
 """What flaremesh uses of NVFlare, by name: the documented modules, and the contract for everything else."""
 
-import ast
-import functools
 import importlib
-import inspect
-import textwrap
-from pathlib import Path
 from typing import Any
-
-import flaremesh
 
 DOCUMENTED = frozenset(
     f"nvflare.{module}"
@@ -33,7 +26,80 @@ DOCUMENTED = frozenset(
 )
 """Modules of the documented API: whatever flaremesh imports of them, it may use as documented."""
 
+COMPONENT_API = frozenset(module for module in DOCUMENTED if module.startswith("nvflare.apis."))
+"""Those of them that are for components: all that may be imported outside of flaremesh.p2p.nvflare."""
+
+PUBLIC_KEYS = frozenset(
+    f"nvflare.apis.fl_constant.{key}"
+    for key in (
+        "FLContextKey.DISCONNECTED_CLIENT_NAME",
+        "FLContextKey.EVENT_DATA",
+        "FLContextKey.WORKSPACE_OBJECT",
+        "ReservedKey.IDENTITY_NAME",
+    )
+)
+"""What components may read of a context: values that NVFlare documents, and none of its inner objects."""
+
+FILES = frozenset(
+    {
+        "authorization.json",
+        "fed_admin.json",
+        "fed_client.json",
+        "fed_server.json",
+        "log_config.json",
+        "resources.json",
+    }
+)
+"""Files that NVFlare writes into kits, and whose content flaremesh reads or changes."""
+
+COMPONENT_CALLS = {
+    # what is inherited from NVFlare's base classes
+    "nvflare.apis.controller_spec.ControllerSpec.control_flow": "self abort_signal fl_ctx",
+    "nvflare.apis.controller_spec.ControllerSpec.process_result_of_unknown_task": (
+        "self client task_name client_task_id result fl_ctx"
+    ),
+    "nvflare.apis.controller_spec.ControllerSpec.start_controller": "self fl_ctx",
+    "nvflare.apis.controller_spec.ControllerSpec.stop_controller": "self fl_ctx",
+    "nvflare.apis.executor.Executor.add_to_fed_job": "self job ctx",
+    "nvflare.apis.executor.Executor.execute": "self task_name shareable fl_ctx abort_signal",
+    "nvflare.apis.fl_component.FLComponent.handle_event": "self event_type fl_ctx",
+    "nvflare.apis.fl_component.FLComponent.log_error": "self fl_ctx msg",
+    "nvflare.apis.fl_component.FLComponent.log_exception": "self fl_ctx msg",
+    "nvflare.apis.fl_component.FLComponent.log_info": "self fl_ctx msg",
+    "nvflare.apis.fl_component.FLComponent.log_warning": "self fl_ctx msg",
+    "nvflare.apis.fl_component.FLComponent.system_panic": "self reason fl_ctx",
+    "nvflare.apis.impl.controller.Controller": "task_check_period",
+    "nvflare.apis.impl.controller.Controller.add_to_fed_job": "self job ctx",
+    "nvflare.apis.impl.controller.Controller.broadcast": "self task fl_ctx targets= min_responses=",
+    "nvflare.apis.impl.controller.Controller.send": "self task fl_ctx targets=",
+    # what NVFlare gives them
+    "nvflare.apis.controller_spec.Task": "name= data= result_received_cb=",
+    "nvflare.apis.dxo.DXO": "data_kind data=",
+    "nvflare.apis.dxo.DXO.to_shareable": "self",
+    "nvflare.apis.dxo.from_shareable": "s",
+    "nvflare.apis.fl_context.FLContext.get_identity_name": "self",
+    "nvflare.apis.fl_context.FLContext.get_job_id": "self",
+    "nvflare.apis.fl_context.FLContext.get_peer_context": "self",
+    "nvflare.apis.fl_context.FLContext.get_prop": "self key default",
+    "nvflare.apis.fl_context.FLContext.get_workspace": "self",
+    "nvflare.apis.fl_context.FLContext.put": "self key value private= sticky=",
+    "nvflare.apis.fl_context.FLContext.set_peer_context": "self ctx",
+    "nvflare.apis.shareable.Shareable.get_header": "self key",
+    "nvflare.apis.shareable.Shareable.get_peer_prop": "self key default",
+    "nvflare.apis.shareable.Shareable.get_return_code": "self",
+    "nvflare.apis.shareable.Shareable.set_peer_props": "self props",
+    "nvflare.apis.shareable.make_reply": "rc headers=",
+    "nvflare.apis.workspace.Workspace.get_app_dir": "self job_id",
+    "nvflare.apis.workspace.Workspace.get_root_dir": "self",
+    "nvflare.apis.workspace.Workspace.get_run_dir": "self job_id",
+    "nvflare.apis.workspace.Workspace.get_startup_kit_dir": "self",
+    "nvflare.job_config.api.FedJob.add_params": "self args ctx",
+}
+"""What controllers, executors and agents inherit, override or call: see CALLS for how it is written."""
+
 CALLS = {
+    # what a context leads to
+    "nvflare.apis.fl_context.FLContext.get_engine": "self",
     # messages between cells
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell.add_incoming_request_filter": "self channel topic cb",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell.register_request_cb": "self channel topic cb",
@@ -48,6 +114,9 @@ CALLS = {
     "nvflare.fuel.f3.message.Message": "payload=",
     "nvflare.fuel.f3.message.Message.get_header": "self key",
     "nvflare.apis.client.Client.get_fqcn": "self",
+    "nvflare.private.fed.client.client_run_manager.ClientRunManager.register_aux_message_handler": (
+        "self topic message_handle_func"
+    ),
     # the processes of a site and of the server
     "nvflare.private.fed.client.client_engine.ClientEngine.get_all_job_ids": "self",
     "nvflare.private.fed.client.client_engine.ClientEngine.abort_app": "self job_id",
@@ -85,6 +154,13 @@ CALLS = {
     "nvflare.job_config.fed_job_config.FedJobConfig.simulator_run": "self workspace",
     # an admin's session
     "nvflare.fuel.flare_api.flare_api.Session": "username startup_path",
+    "nvflare.fuel.flare_api.flare_api.Session.abort_job": "self job_id",
+    "nvflare.fuel.flare_api.flare_api.Session.close": "self",
+    "nvflare.fuel.flare_api.flare_api.Session.download_job_result": "self job_id",
+    "nvflare.fuel.flare_api.flare_api.Session.get_job_meta": "self job_id",
+    "nvflare.fuel.flare_api.flare_api.Session.get_system_info": "self",
+    "nvflare.fuel.flare_api.flare_api.Session.list_jobs": "self detailed=",
+    "nvflare.fuel.flare_api.flare_api.Session.submit_job": "self job_definition_path",
     "nvflare.fuel.flare_api.flare_api.Session.try_connect": "self timeout",
     "nvflare.fuel.flare_api.flare_api.Session.do_app_command": "self job_id topic cmd_data",
     "nvflare.fuel.hci.client.api.AdminAPI._print_hci": "self msg",
@@ -104,6 +180,7 @@ CALLS = {
     "nvflare.lighter.impl.cert.CertBuilder": "root_valid_days=",
     "nvflare.lighter.impl.static_file.StaticFileBuilder": "config_folder= scheme=",
     "nvflare.lighter.impl.workspace.WorkspaceBuilder": "",
+    "nvflare.lighter.spec.Builder.finalize": "self project ctx",
     "nvflare.lighter.provisioner.Provisioner": "root_dir builders",
     "nvflare.lighter.provisioner.Provisioner.provision": "self project logger=",
     "nvflare.lighter.utils.build_subject_alt_names": (
@@ -140,6 +217,8 @@ NAMES = {
 """Names that flaremesh reads, by module or class."""
 
 ATTRIBUTES = {
+    "nvflare.fuel.flare_api.api_spec.ClientInfo": "name",
+    "nvflare.fuel.flare_api.api_spec.SystemInfo": "client_info",
     "nvflare.fuel.f3.cellnet.cell.Cell": "core_cell",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell": "agents sent_msg_size_pool received_msg_size_pool",
     "nvflare.fuel.flare_api.flare_api.Session": "api",
@@ -173,33 +252,3 @@ def named(path: str) -> Any:
             found = getattr(found, name)
         return found
     raise AssertionError(f"NVFlare has no {path} any more")
-
-
-def assigned(kind: type) -> set[str]:
-    """Names of the attributes that methods of a class, or of those it inherits from, assign to self."""
-    return {
-        node.attr
-        for base in kind.__mro__
-        if base.__module__.startswith("nvflare")
-        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(base))))
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-        if isinstance(node.value, ast.Name) and node.value.id == "self"
-    }
-
-
-@functools.cache
-def imports() -> dict[tuple[str, str], str]:
-    """What flaremesh imports of NVFlare, as (module, name), and a file that does."""
-    source = Path(flaremesh.__file__).parent
-    found = {}
-    for path in sorted(source.rglob("*.py")):
-        where = str(path.relative_to(source))
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                names = [(node.module or "", alias.name) for alias in node.names]
-            elif isinstance(node, ast.Import):
-                names = [(alias.name, "") for alias in node.names]
-            else:
-                continue
-            found |= {name: where for name in names if name[0].split(".")[0] == "nvflare"}
-    return found

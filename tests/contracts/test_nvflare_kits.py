@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from nvflare.apis.fl_exception import UnsafeComponentError
+from nvflare.apis.workspace import Workspace
+from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
+from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.lighter.constants import CtxKey, PropKey
 from nvflare.lighter.entity import Project
 from nvflare.lighter.impl.cert import CertBuilder
@@ -13,11 +17,14 @@ from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.spec import Builder
 
+from flaremesh.p2p.nvflare.policy import let_simulator_allow
+from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES
+
 ADMIN, SERVER, SITE = "lead@example.org", "server", "bonn"
 
 
 class Witness(Builder):
-    """Stands where KitBuilder does, and remembers what it finds."""
+    """Stands where flaremesh's own builder does, and remembers what it finds."""
 
     found: dict[str, dict[str, str]]
 
@@ -111,6 +118,30 @@ def test_the_policy_gives_rights_to_roles(built, participant):
 def test_the_logs_are_filtered_by_names_of_loggers(built, participant):
     filters = document(built, participant, "log_config.json.default")["filters"]
     assert isinstance(filters["FLFilter"]["logger_names"], list), "log_config.json: FLFilter changed"
+
+
+def test_the_agent_is_loaded_by_a_participants_own_process_and_never_by_a_jobs(tmp_path):
+    for part in ("startup", "local"):
+        (tmp_path / part).mkdir()
+    for file in ("local/resources.json", f"local/{AGENT_RESOURCES}", "startup/fed_client.json"):
+        (tmp_path / file).write_text("{}")
+    workspace = Workspace(str(tmp_path))
+    own, jobs = (
+        {Path(file).name for file in workspace.get_config_files_for_startup(is_server=False, for_job=job)}
+        for job in (False, True)
+    )
+    assert AGENT_RESOURCES in own, f"Workspace: a site's process no longer reads {AGENT_RESOURCES}"
+    assert AGENT_RESOURCES not in jobs, f"Workspace: a job's process now reads {AGENT_RESOURCES}"
+
+
+def test_the_simulator_reads_a_list_of_allowed_classes_in_its_workspace(tmp_path):
+    let_simulator_allow(["flaremesh.p2p.executors.AlgorithmExecutor"], tmp_path)
+    (tmp_path / "startup").mkdir()
+    workspace, authorizer = Workspace(str(tmp_path)), ComponentPathAuthorizer()
+    for path in ("flaremesh.p2p.executors.AlgorithmExecutor", DEFAULT_CLASS_ALLOW_LIST[0]):
+        authorizer.authorize_component_config({"path": path}, workspace=workspace)
+    with pytest.raises(UnsafeComponentError):
+        authorizer.authorize_component_config({"path": "another.Executor"}, workspace=workspace)
 
 
 def test_an_admins_client_dials_the_host_and_port_in_its_kit(built):

@@ -3,7 +3,8 @@
 import inspect
 
 import pytest
-from nvflare_surface import ATTRIBUTES, CALLS, DOCUMENTED, NAMES, assigned, imports, named
+from flaremesh_source import assigned, imports, members
+from nvflare_surface import ATTRIBUTES, CALLS, COMPONENT_CALLS, DOCUMENTED, NAMES, named
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BY_KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -15,12 +16,13 @@ _CONTRACT = {
 }
 
 
-@pytest.mark.parametrize("path", CALLS)
+@pytest.mark.parametrize("path", COMPONENT_CALLS | CALLS)
 def test_nvflare_takes_the_arguments_that_flaremesh_passes(path):
     signature = inspect.signature(named(path))
     parameters = list(signature.parameters.values())
-    what = f"{path} changed to {signature}; flaremesh calls it with ({CALLS[path]})"
-    given = CALLS[path].split()
+    call = (COMPONENT_CALLS | CALLS)[path]
+    what = f"{path} changed to {signature}; flaremesh calls it with ({call})"
+    given = call.split()
     positional = [name for name in given if not name.endswith("=")]
     by_keyword = {name[:-1] for name in given if name.endswith("=")}
     assert [p.name for p in parameters if p.kind in _POSITIONAL][: len(positional)] == positional, what
@@ -44,15 +46,17 @@ def test_nvflares_objects_have_the_attributes_that_flaremesh_uses(path):
     assert not gone, f"{path} no longer sets {', '.join(sorted(gone))}"
 
 
-@pytest.mark.parametrize(("module", "name"), imports())
-def test_what_flaremesh_imports_of_nvflare_is_there(module, name):
-    named(f"{module}.{name}" if name else module)
+@pytest.mark.parametrize(
+    "path", sorted({f"{found.module}.{found.name}".rstrip(".") for found in imports()} | set(members()))
+)
+def test_what_flaremesh_imports_of_nvflare_and_reads_of_it_is_there(path):
+    named(path)
 
 
 def test_whatever_flaremesh_imports_of_nvflare_is_documented_or_under_contract():
     stray = {
         f"{module}.{name} ({where})"
-        for (module, name), where in imports().items()
+        for module, name, where in imports()
         if module not in DOCUMENTED
         if not any(
             entry == f"{module}.{name}" or entry.startswith(f"{module}.{name}.") for entry in _CONTRACT

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from container_mesh import IMAGE, ContainerMesh, engine
 
+from programs import engine_lacking, lacking
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _an_engine_with_the_image() -> None:
     if shutil.which("docker") is None or engine("info").returncode:
-        pytest.skip("no Docker engine answers")
+        engine_lacking()
     if engine("image", "inspect", IMAGE).returncode:
-        pytest.skip(f"the Docker engine has no image {IMAGE}: make images")
+        lacking(f"the Docker engine has no image {IMAGE}", "make images")
 
 
 @pytest.fixture(scope="module")

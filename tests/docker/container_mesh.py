@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from flaremesh.deploy.target import MESH_LABEL
+from flaremesh.deploy.targets.base import MESH_LABEL
 from flaremesh.topology.schema import Deploy
 
 IMAGE = Deploy().image

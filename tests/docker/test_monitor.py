@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import pytest
 from container_mesh import VALUES, ContainerMesh, engine, wait_until
 
-from flaremesh.deploy.monitor import FOLDER
-from flaremesh.deploy.prometheus import Prometheus
+from flaremesh.deploy.watch.monitor import FOLDER
 from flaremesh.provision.monitoring_values import PROMETHEUS_IMAGE
 from ports import free_port
 from programs import lacking
+from promql import Prometheus
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -24,7 +24,7 @@ NO_PROMETHEUS = {"PATH": "/nowhere"}
 @pytest.fixture(autouse=True, scope="module")
 def _an_image() -> None:
     if engine("image", "inspect", PROMETHEUS_IMAGE).returncode:
-        lacking(f"the Docker engine has no image {PROMETHEUS_IMAGE}")
+        lacking(f"the Docker engine has no image {PROMETHEUS_IMAGE}", f"docker pull {PROMETHEUS_IMAGE}")
 
 
 @contextmanager

@@ -8,17 +8,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from cluster import call, collect, commands, helm, kubectl, objects, pod, ready
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from flaremesh.deploy.target import at_once
+from flaremesh.deploy.targets.base import at_once
 from flaremesh.provision.kits import provision
 from flaremesh.provision.releases import releases
 from flaremesh.topology.load import load
 from flaremesh.topology.schema import Topology
+from programs import lacking
 
 EXAMPLE = Path(__file__).parents[2] / "provision" / "kubernetes-digits-ring4.yaml"
 ITERATIONS = 150
@@ -95,7 +95,7 @@ class Mesh:
         folder = kubectl(namespace, "get", "pv", volume, "--output", path)
         node = pod(namespace, f"{site}-0")["spec"]["nodeName"]
         if not call("docker", "ps", "--quiet", "--filter", f"name=^{node}$", check=False).strip():
-            pytest.skip("only on a cluster of kind can a volume be filled from outside")
+            lacking("the cluster is not one of kind, whose volumes can be filled from outside", "make kind")
         return node, folder
 
     def ready(self, name: str) -> None:

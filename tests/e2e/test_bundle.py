@@ -3,10 +3,11 @@ import sys
 import tarfile
 from pathlib import Path
 
-import pytest
 import yaml
 from cluster import call, commands, helm, pod
 from installed_mesh import Mesh
+
+from programs import lacking
 
 BUNDLED = "flaremesh:bundled"  # a name that no node knows
 
@@ -15,7 +16,7 @@ def test_a_site_is_installed_from_its_bundle_alone(mesh: Mesh, tmp_path: Path):
     namespace = mesh.namespaces["dresden"]
     node = pod(namespace, "dresden-0")["spec"]["nodeName"]
     if not call("docker", "ps", "--quiet", "--filter", f"name=^{node}$", check=False).strip():
-        pytest.skip("the test brings the image onto a node of kind, and this is another cluster")
+        lacking("the cluster is not one of kind, onto whose nodes the test brings an image", "make kind")
     document = yaml.safe_load(mesh.file.read_text())
     call("docker", "tag", mesh.topology.deploy.image, BUNDLED)
     document["deploy"]["image"] = BUNDLED

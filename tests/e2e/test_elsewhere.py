@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flaremesh.deploy.kubernetes import KubernetesTarget
+from flaremesh.deploy.targets.kubernetes.target import KubernetesTarget
 from flaremesh.topology.load import load
 
 TOPOLOGY = load(Path(__file__).parents[2] / "provision" / "two-clusters.yaml")

@@ -45,7 +45,7 @@ def test_the_fetched_result_is_complete(mesh: Mesh, result: dict[str, Any]):
     folder = mesh.folder / "runs" / result["run_id"]
     for site in mesh.topology.sites:
         lines = (folder / site.name / "history.jsonl").read_text().splitlines()
-        assert sum("evaluation" not in json.loads(line) for line in lines) == ITERATIONS
+        assert sum("metrics" not in json.loads(line) for line in lines) == ITERATIONS
         assert (folder / site.name / "model.safetensors").stat().st_size > 0
 
 

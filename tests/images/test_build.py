@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 import subprocess
@@ -11,17 +12,18 @@ from docker.errors import DockerException
 from docker.utils.build import tar
 
 from flaremesh import __version__
-from flaremesh.deploy.images import DOCKERFILE, PYTHON_IMAGE, VARIANTS, image_name
+from programs import engine_lacking
+from tools.images import DOCKERFILE, PYTHON_IMAGE, VARIANTS, image_name
 
 BAKE = Path("images/docker-bake.hcl").read_text()
 
 
 def images(*arguments, environment=None, folder=None):
     return subprocess.run(
-        [sys.executable, "-m", "flaremesh.deploy.images", *arguments],
+        [sys.executable, "-m", "tools.images", *arguments],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**(os.environ if environment is None else environment), "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=folder,
         check=False,
     )
@@ -109,7 +111,7 @@ def test_a_step_that_fails_is_named(tmp_path):
     try:
         docker.from_env().close()
     except DockerException as error:
-        pytest.skip(f"needs a Docker engine: {error}")
+        engine_lacking(error)
     (tmp_path / "images").mkdir()
     (tmp_path / "build/wheels/cpu").mkdir(parents=True)
     (tmp_path / "images/Dockerfile").write_text("FROM scratch\nCOPY missing /\n")

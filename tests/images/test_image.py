@@ -9,7 +9,8 @@ import pytest
 from docker.errors import DockerException, ImageNotFound
 
 from flaremesh import __version__
-from flaremesh.deploy.images import bill_of_materials, image_name
+from programs import engine_lacking, lacking
+from tools.images import bill_of_materials, image_name
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def engine() -> Iterator[docker.DockerClient]:
         engine = docker.from_env()
         engine.ping()
     except DockerException as error:
-        pytest.skip(f"needs a Docker engine: {error}")
+        engine_lacking(error)
     yield engine
     engine.close()
 
@@ -28,7 +29,7 @@ def image(engine: docker.DockerClient) -> Any:
     try:
         return engine.images.get(image_name("cpu"))
     except ImageNotFound:
-        pytest.skip(f"needs the image {image_name('cpu')}: run `make images`")
+        lacking(f"the Docker engine has no image {image_name('cpu')}", "make images")
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.results import RunResult
-from flaremesh.deploy.run import run
+from flaremesh.deploy.runs.run import run
+from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.p2p.agents.agent import AGENT_FILE
+from flaremesh.p2p.outcome import RunResult
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 from flaremesh.topology.schema import LinkAddress

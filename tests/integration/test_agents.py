@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from running_mesh import START_SECONDS, RunningMesh, running_mesh, wait_until
 
-from flaremesh.deploy.session import connect
+from flaremesh.deploy.runs.session import connect
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.provision.job import write_job
 

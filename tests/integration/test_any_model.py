@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flaremesh.deploy.results import load_run
+from flaremesh.deploy.runs.results import load_run
 from flaremesh.runtime.simulate import simulation_of
 from flaremesh.topology.load import load
 from flaremesh.topology.mesh import build

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command_mesh import SITES
 
-from flaremesh.deploy.session import connect
+from flaremesh.deploy.runs.session import connect
 from flaremesh.provision.job import write_job
 from flaremesh.topology.load import load
 

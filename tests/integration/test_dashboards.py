@@ -1,28 +1,23 @@
 """A real run serves what the contract of the metrics says, and every query of every dashboard finds data."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import matplotlib.image
 import numpy as np
 import pytest
 from prometheus import program, scraping
 from prometheus_client.parser import text_string_to_metric_families
 from running_mesh import RunningMesh, running_mesh, wait_until
 
-from flaremesh.deploy.boards import Panel, boards
-from flaremesh.deploy.live import Reader
-from flaremesh.deploy.prometheus import Prometheus
-from flaremesh.deploy.run import run
-from flaremesh.deploy.target import DeployError
+from flaremesh.deploy.runs.run import run
 from flaremesh.metrics.names import OF_SITES, OF_THE_SERVER, AgentMetric, RunMetric
-from flaremesh.provision.contract import LABEL_VALUES, most_series
 from flaremesh.provision.releases import RULES
 from flaremesh.topology.schema import Run
+from grafana import Grafana, Panel, boards
+from promql import Prometheus
+from tools.metrics_page import LABEL_VALUES, most_series
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -35,7 +30,6 @@ LEARNING = {
 }
 CONTRACTION = "mesh:flaremesh_contraction:ratio1m"
 RUN_SECONDS = 240.0
-LAST = "2m"
 
 EMPTY = {
     ("overview", "Alerts"): "no alert is pending or fires while all is well",
@@ -46,7 +40,7 @@ PANELS = [
     pytest.param(name, panel, id=f"{name}: {panel.title}")
     for name, board in boards().items()
     for panel in board.panels
-    if panel.targets
+    if panel.queries
 ]
 
 
@@ -88,8 +82,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 @pytest.fixture(scope="module")
-def reader(watched: Watched) -> Reader:
-    return Reader(watched.prometheus, 60.0)
+def grafana(watched: Watched) -> Grafana:
+    return Grafana(watched.prometheus, 60.0)
 
 
 OF_PARTICIPANTS = {
@@ -122,61 +116,40 @@ def test_a_site_has_no_more_series_than_the_contract_says(watched):
 
 
 @pytest.mark.parametrize("name", boards())
-def test_every_variable_offers_what_there_is(watched, reader, name):
+def test_every_variable_offers_what_there_is(watched, grafana, name):
     board = boards()[name]
-    chosen = reader.choices(board)
+    chosen = grafana.choices(board)
     sites = [site.name for site in watched.mesh.topology.sites]
     expected = {
         "mesh": [watched.mesh.topology.name],
         "run": [watched.run_id],
         "site": sorted([*sites, "server"] if name == "site" else sites),
     }
-    for variable in board.templating.variables:
-        if variable.type == "query":
-            assert reader.options(variable, chosen) == expected[variable.name]
+    for variable in board.variables:
+        assert grafana.options(variable, chosen) == expected[variable.name]
 
 
 @pytest.mark.parametrize(("name", "panel"), PANELS)
-def test_every_query_of_every_panel_finds_data(reader, name, panel: Panel):
-    chosen = reader.choices(boards()[name])
-    for target in panel.targets:
-        reading = reader.ask(target, chosen)
+def test_every_query_of_every_panel_finds_data(grafana, name, panel: Panel):
+    chosen = grafana.choices(boards()[name])
+    for query in panel.queries:
+        found = grafana.ask(query, chosen)
         if (name, panel.title) in EMPTY:
-            assert (len(reading.samples), len(reading.curves)) == (0, 0)
+            assert (len(found.samples), len(found.curves)) == (0, 0)
             continue
-        values = [sample.value for sample in reading.samples] + [
-            value for curve in reading.curves for value in curve.values
+        values = [sample.value for sample in found.samples] + [
+            value for curve in found.curves for value in curve.values
         ]
-        assert np.isfinite(values).any(), target.expr
+        assert np.isfinite(values).any(), query.expr
 
 
 @pytest.mark.parametrize("name", boards())
-def test_every_annotation_finds_the_run(watched, reader, name):
+def test_every_annotation_finds_the_run(watched, grafana, name):
     board = boards()[name]
     for annotation in board.annotations.queries:
-        (curve,) = reader.curves(annotation.expr, reader.choices(board))
+        (curve,) = grafana.curves(annotation.expr, grafana.choices(board))
         assert curve.labels == {"run_id": watched.run_id}
 
 
 def test_panels_that_must_be_empty_exist():
     assert EMPTY.keys() <= {(param.values[0], param.values[1].title) for param in PANELS}
-
-
-def test_one_command_draws_all_dashboards(watched, tmp_path):
-    options = ["--live", "--prometheus", watched.prometheus.url, "--last", LAST, "--output", str(tmp_path)]
-    command = [sys.executable, "-m", "flaremesh.cli.main", "report", *options]
-    drawn = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert drawn.returncode == 0, drawn.stderr
-    assert watched.run_id in drawn.stdout
-    page = (tmp_path / "index.html").read_text()
-    for name, board in boards().items():
-        picture = matplotlib.image.imread(tmp_path / f"{name}.png")
-        assert picture.std() > 0.05
-        assert board.description in page
-    assert page.count("data:image/png;base64,") == 2 * len(boards())
-
-
-def test_a_mesh_that_nobody_scrapes_is_named_with_those_there_are(watched):
-    reader = Reader(watched.prometheus, 60.0, {"mesh": "elsewhere"})
-    with pytest.raises(DeployError, match=f"no mesh elsewhere .* there is {watched.mesh.topology.name}"):
-        reader.choices(boards()["overview"])

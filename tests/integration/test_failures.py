@@ -12,9 +12,9 @@ import yaml
 from command_mesh import PEER_TIMEOUT, SITES, finished, nothing_runs, running
 from running_mesh import wait_until
 
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.session import connect
-from flaremesh.deploy.target import DeployError
+from flaremesh.deploy.runs.session import connect
+from flaremesh.deploy.targets.base import DeployError
+from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 

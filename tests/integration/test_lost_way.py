@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from running_mesh import RunningMesh, running_mesh, wait_until
 
-from flaremesh.deploy import run as runs
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.target import Address, DeployError
+from flaremesh.deploy.runs import run as runs
+from flaremesh.deploy.targets.base import Address, DeployError
+from flaremesh.deploy.targets.local import LocalTarget
+from flaremesh.p2p.progress import RunProgress
 
 FORWARD = Path(__file__).parent / "forward.py"
 ENDLESS = 10**7
@@ -74,9 +75,9 @@ class WatchedRun:
             reconnect_seconds=reconnect_seconds,
         )
 
-    def _show(self, run_id: str, progress: runs.Progress) -> None:
+    def _show(self, run_id: str, progress: RunProgress) -> None:
         self.run_id = run_id
-        self.iteration = min((site.get("iteration", 0) for site in progress["sites"].values()), default=0)
+        self.iteration = min((site.iteration for site in progress.sites.values()), default=0)
 
     def goes_on_from(self, iteration: int) -> bool:
         """It is seen beyond that iteration."""

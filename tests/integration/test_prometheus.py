@@ -8,7 +8,7 @@ import pytest
 from prometheus import Prometheus, program, scraping
 from running_mesh import RunningMesh, running_mesh
 
-from flaremesh.deploy.results import RunResult
+from flaremesh.p2p.outcome import RunResult
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -17,8 +17,8 @@ from walkthrough.consensus import consensus_job
 from walkthrough.digits import CLASSES, digits_job
 from walkthrough.two_moons import two_moons_job
 
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.session import connect
+from flaremesh.deploy.runs.session import connect
+from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load

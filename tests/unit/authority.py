@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from flaremesh.links.tls import Credentials
+from flaremesh.links.direct import Credentials
 
 
 class Authority:

@@ -136,14 +136,25 @@ def test_the_plan_says_which_algorithms_are_sound() -> None:
 # traffic
 
 
+def payload_bytes(run: Any) -> int | None:
+    return plan(topology(run=run), build_problem=True).message.payload_bytes
+
+
 def test_gradient_tracking_sends_twice_the_bytes_of_gradient_descent() -> None:
     descent, tracking = (
-        plan(topology(run={"algorithm": name, "stepsize": 0.1, "problem": DIGITS})).message.payload_bytes
+        payload_bytes({"algorithm": name, "stepsize": 0.1, "problem": DIGITS})
         for name in ("dgd", "gradient-tracking")
     )
 
     assert descent is not None
     assert tracking == 2 * descent
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "vectors"), [("dgd", 1), ("gradient-tracking", 2), ("gradient-tracking-atc", 2)]
+)
+def test_how_often_the_model_is_sent_is_known_without_the_problem(algorithm: str, vectors: int) -> None:
+    assert plan(topology(run={"algorithm": algorithm, "stepsize": 0.1})).message.vectors == vectors
 
 
 def test_the_bytes_of_an_iteration_are_summed_over_its_exchanges(tmp_path: Path) -> None:
@@ -160,7 +171,7 @@ def test_the_bytes_of_an_iteration_are_summed_over_its_exchanges(tmp_path: Path)
     problem = {"file": tmp_path / "twice_planned.py", "name": "Normalised"}
     run = {"algorithm": "gradient-tracking-atc", "stepsize": 0.1, "problem": problem}
 
-    assert plan(topology(run=run)).message.payload_bytes == 4 * (1000 + 1000 + 10)
+    assert payload_bytes(run) == 4 * (1000 + 1000 + 10)
 
 
 def test_a_message_of_push_sum_carries_its_weight_and_the_buffers_of_the_model(tmp_path: Path) -> None:
@@ -177,8 +188,8 @@ def test_a_message_of_push_sum_carries_its_weight_and_the_buffers_of_the_model(t
     problem = {"file": tmp_path / "planned_problem.py", "name": "Normalised", "args": {"size": 1000}}
     run = {"algorithm": "push-sum", "problem": problem}
 
-    assert plan(topology(run=run)).message.payload_bytes == 4 * (1000 + 1 + 10)
-    assert plan(topology(run=run | {"mix_buffers": False})).message.payload_bytes == 4 * (1000 + 1)
+    assert payload_bytes(run) == 4 * (1000 + 1 + 10)
+    assert payload_bytes(run | {"mix_buffers": False}) == 4 * (1000 + 1)
 
 
 @pytest.mark.parametrize(
@@ -206,17 +217,33 @@ def test_a_message_is_as_long_as_its_wire_makes_it_and_the_buffers_stay_exact(
     problem = {"file": tmp_path / "wired_problem.py", "name": "Normalised"}
     run = {"algorithm": "gradient-tracking", "stepsize": 0.1, "problem": problem, "wire": wire}
 
-    payload = plan(topology(run=run)).message.payload_bytes
-
-    assert payload == pytest.approx(2 * 1_000_000 * bytes_per_entry + 4 * 50_000, rel=1e-3)
+    assert payload_bytes(run) == pytest.approx(2 * 1_000_000 * bytes_per_entry + 4 * 50_000, rel=1e-3)
 
 
 def test_the_plan_says_why_the_size_of_a_message_is_unknown() -> None:
-    message = plan(topology(run={"problem": {"path": "flaremesh.problems.nowhere.Nothing"}})).message
+    nowhere = topology(run={"problem": {"path": "flaremesh.problems.nowhere.Nothing"}})
+
+    message = plan(nowhere, build_problem=True).message
 
     assert message.payload_bytes is None
     assert message.why_unknown is not None
     assert "No module named 'flaremesh.problems.nowhere'" in message.why_unknown
+
+
+def test_a_plan_runs_no_code_of_the_problem_unless_it_is_asked_to(tmp_path: Path) -> None:
+    (tmp_path / "telltale.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\nclass Problem: pass\n"
+    )
+    mailed = topology(run={"problem": {"file": tmp_path / "telltale.py", "name": "Problem"}})
+
+    message = plan(mailed).message
+
+    assert message.vectors == 1
+    assert message.payload_bytes is None
+    assert message.why_unknown == "--build-problem builds the problem, and tells"
+    assert not (tmp_path / "ran").exists()
+    plan(mailed, build_problem=True)
+    assert (tmp_path / "ran").exists()
 
 
 def test_the_influence_of_sites_is_shown_where_it_is_not_equal() -> None:

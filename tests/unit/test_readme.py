@@ -12,6 +12,22 @@ import yaml
 README = Path(__file__).parents[2] / "README.md"
 
 
+PAGES = [README, README.with_name("CONTRIBUTING.md"), *README.parent.glob("docs/*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_tells_to_make_is_a_target(page):
+    makefile = README.with_name("Makefile").read_text()
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", makefile, re.MULTILINE))
+    assert set(re.findall(r"(?:`|^    )make ([a-z0-9-]+)", page.read_text(), re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_files_that_a_page_links_are_there(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
 def block(after, opening):
     """The first code block after a heading: its lines without the fence or the indentation."""
     text = README.read_text().split(f"## {after}\n", 1)[1]

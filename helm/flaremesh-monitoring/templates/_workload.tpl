@@ -139,15 +139,7 @@ spec:
     {{- end }}
   egress:
     # names
-    - to:
-        - namespaceSelector:
-            matchLabels:
-              kubernetes.io/metadata.name: {{ $own.dns.namespace | quote }}
-          podSelector:
-            matchLabels: {{- toYaml $own.dns.labels | nindent 14 }}
-      ports:
-        - {port: 53, protocol: UDP}
-        - {port: 53, protocol: TCP}
+    {{- include "flaremesh.dns" $own.dns | nindent 4 }}
     {{- .egress | nindent 4 }}
     {{- with $own.extraEgress }}
     {{- toYaml . | nindent 4 }}

@@ -1,10 +1,13 @@
-{{/* Everything is named after the release, so that the Service has the name that neighbours dial. */}}
+{{/*
+Everything is named after the release, so that the Service has the name that neighbours dial. Several participants
+in one release, under a chart of the user's own, are named as the topology names them.
+*/}}
 {{- define "flaremesh.fullname" -}}
-{{ .Release.Name }}
+{{ ternary .Release.Name .Values.name .Chart.IsRoot }}
 {{- end }}
 
 {{- define "flaremesh.secret" -}}
-{{ .Values.kit.existingSecret | default (printf "%s-kit" .Release.Name) }}
+{{ .Values.kit.existingSecret | default (printf "%s-kit" (include "flaremesh.fullname" .)) }}
 {{- end }}
 
 {{/* Which participant the chart runs; unlike the chart's name, an alias in another chart keeps it. */}}

@@ -16,19 +16,6 @@
 {{- end }}
 {{- end }}
 
-{{/* Egress to the cluster's name servers. Takes values of networkPolicy.dns. */}}
-{{- define "flaremesh.dns" -}}
-- to:
-    - namespaceSelector:
-        matchLabels:
-          kubernetes.io/metadata.name: {{ .namespace | quote }}
-      podSelector:
-        matchLabels: {{- toYaml .labels | nindent 10 }}
-  ports:
-    - {port: 53, protocol: UDP}
-    - {port: 53, protocol: TCP}
-{{- end }}
-
 {{/* Denies all in both directions except: DNS, the scraper, the release's own test, and what the chart adds. */}}
 {{- define "flaremesh.networkPolicy" -}}
 {{- if .Values.networkPolicy.enabled -}}

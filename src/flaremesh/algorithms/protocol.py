@@ -42,6 +42,12 @@ class Weights(Enum):
     DOUBLY_STOCHASTIC = "doubly stochastic"
     COLUMN_STOCHASTIC = "column stochastic"
 
+    def unsoundness(self, *, row_stochastic: bool, column_stochastic: bool) -> str | None:
+        """Why a mixing matrix whose rows or columns sum to one, or not, is none of these; None if it is."""
+        if not row_stochastic and self is Weights.DOUBLY_STOCHASTIC:
+            return "the rows of the mixing matrix do not sum to one"
+        return None if column_stochastic else "the columns of the mixing matrix do not sum to one"
+
 
 class Exchange(NamedTuple):
     """What the message of one exchange holds, in this order.

@@ -10,7 +10,7 @@ from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mes
 from flaremesh.deploy.targets import TargetKind, target_of
 
 if TYPE_CHECKING:
-    from flaremesh.deploy.doctor import Diagnosis  # brings NVFlare, which --help does not need
+    from flaremesh.deploy.watch.diagnosis import Diagnosis  # brings NVFlare, which --help does not need
     from flaremesh.p2p.agents.doctor import Report
 
 
@@ -18,7 +18,7 @@ def doctor(
     topology: TopologyFile, where: Where = TargetKind.LOCAL, output: Output = None, as_json: AsJson = False
 ) -> None:
     """Try every edge and look at every participant; say what is wrong and what to do."""
-    from flaremesh.deploy.doctor import diagnose
+    from flaremesh.deploy.watch.diagnosis import diagnose
 
     loaded = load(topology)
     mesh = mesh_folder(loaded, output)

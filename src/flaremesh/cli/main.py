@@ -19,7 +19,7 @@ from flaremesh.deploy import proxies
 from flaremesh.errors import FlaremeshError
 
 COMMANDS: Final = {
-    "plan": "Show what a topology file means: mixing, sound algorithms, traffic, firewalls, changes.",
+    "plan": "Show what a topology file means: mixing, sound algorithms, firewalls, changes.",
     "provision": (
         "Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched."
     ),
@@ -31,7 +31,7 @@ COMMANDS: Final = {
     "top": "Watch a mesh live: every site's progress, speed, loss, waiting and traffic. Ctrl-C ends it.",
     "monitor": "Open the dashboards of a mesh that is up, in Grafana over Prometheus, until Ctrl-C.",
     "doctor": "Try every edge and look at every participant; say what is wrong and what to do.",
-    "report": "Draw a run, or live what the dashboards show: PNGs and one page that holds them.",
+    "report": "Draw a run, finished or not: PNGs and one page that holds them.",
     "bundle": (
         "Make one archive from which a participant without internet is installed; it holds the private key."
     ),

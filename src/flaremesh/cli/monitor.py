@@ -24,7 +24,7 @@ def monitor(
     On this machine and on Docker both are started, and end with this command; the data stay in the mesh's
     folder. On Kubernetes they are installed, and stay.
     """
-    from flaremesh.deploy.monitor import Ports, monitor
+    from flaremesh.deploy.watch.monitor import Ports, monitor
 
     loaded = load(topology)
     ports = Ports(prometheus_port, port)
@@ -35,7 +35,6 @@ def monitor(
         if opened.grafana:
             typer.echo(f"Dashboards: {opened.grafana}")
         typer.echo(f"Prometheus: {opened.prometheus}")
-        typer.echo(f"As a page:  flaremesh report --live --prometheus {opened.prometheus}")
         for remark in opened.remarks:
             typer.echo(remark)
         typer.echo("Ctrl-C ends this.")

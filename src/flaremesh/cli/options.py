@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from flaremesh.cli.outputs import FileError, folder
 from flaremesh.deploy.targets import TargetKind
 from flaremesh.errors import first_mistake
-from flaremesh.provision import LAST_TOPOLOGY
+from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.schema import Run, Topology, WireEncoding
 
 TopologyFile: TypeAlias = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="The topology file.")]

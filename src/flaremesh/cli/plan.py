@@ -4,26 +4,36 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import groupby, islice
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, load, place_of
 
 if TYPE_CHECKING:
-    from flaremesh.provision.plan import Mixing, Plan
-    from flaremesh.topology.schema import Topology
+    from flaremesh.provision.plan import Message, Mixing, Plan
 
 _ROWS = 40  # of a table for people; --json has all
 
 
-def plan(topology: TopologyFile, output: Output = None, as_json: AsJson = False) -> None:
-    """Show what a topology file means: mixing, sound algorithms, traffic, firewalls, changes."""
+def plan(
+    topology: TopologyFile,
+    output: Output = None,
+    build_problem: Annotated[
+        bool,
+        typer.Option(
+            "--build-problem",
+            help="Build the first site's problem too, which runs its code, to tell how long messages are.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a topology file means: mixing, sound algorithms, firewalls, changes."""
     from flaremesh.provision.plan import plan as plan_of
+    from flaremesh.provision.state import previous
 
     loaded = load(topology)
-    result = plan_of(loaded, _provisioned(place_of(loaded, output)))
+    result = plan_of(loaded, previous(place_of(loaded, output)), build_problem=build_problem)
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))
     else:
@@ -31,14 +41,6 @@ def plan(topology: TopologyFile, output: Output = None, as_json: AsJson = False)
     if result.refusal:
         typer.echo(f"Error: {result.refusal}", err=True)
         raise typer.Exit(2)
-
-
-def _provisioned(mesh: Path) -> "Topology | None":
-    if not (mesh / "state").is_dir():
-        return None
-    from flaremesh.provision.kits import previous  # brings NVFlare, which a first plan can do without
-
-    return previous(mesh)
 
 
 def _print(plan: "Plan") -> None:
@@ -75,12 +77,7 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
         yield "influence", f"{mixing.influence[low]:.3g} ({low}) to {mixing.influence[high]:.3g} ({high})"
     yield "spectral gap", f"{mixing.spectral_gap:.6g}"
     yield "contraction", _contraction(mixing)
-    yield (
-        "message",
-        f"unknown: {message.why_unknown}"
-        if message.payload_bytes is None
-        else f"{message.payload_bytes:,} bytes per iteration and link",
-    )
+    yield "message", _message(message)
     by_reason: dict[str | None, list[str]] = {}
     for name, reason in plan.algorithms.items():
         by_reason.setdefault(reason, []).append(name)
@@ -92,6 +89,14 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
         shown = [f"{who} ({why})" for who, why in islice(plan.redeploy.items(), _ROWS)]
         rest = len(plan.redeploy) - len(shown)
         yield "redeploy", ", ".join(shown + [f"{rest} more"] * (rest > 0)) or "nobody: nothing changed"
+
+
+def _message(message: "Message") -> str:
+    if message.payload_bytes is not None:
+        return f"{message.payload_bytes:,} bytes per iteration and link"
+    if message.vectors is None:
+        return f"unknown: {message.why_unknown}"
+    return f"{message.vectors} times the model per iteration and link, bytes unknown: {message.why_unknown}"
 
 
 def _stochasticity(mixing: "Mixing") -> str:

@@ -4,41 +4,45 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from flaremesh.deploy.results import RunResult
+from flaremesh.p2p.outcome import RunResult
+from flaremesh.p2p.progress import RunProgress, SiteProgress
 
 _LINE_SECONDS = 5.0
 
-_COLUMNS = {
-    "iteration": "d",
-    "loss": ".4g",
-    "accuracy": ".3f",
-    "consensus_distance": ".3e",
-    "seconds_per_iteration": ".4f",
-}
 
-
-def progress_table(sites: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+def progress_table(sites: Mapping[str, SiteProgress], title: str) -> Table:
     """One row per site with its latest figures, empty where it told none."""
-    table = Table(
+    columns = (
         "site",
-        *(column.replace("_", " ") for column in _COLUMNS),
+        "iteration",
+        "loss",
+        "accuracy",
+        "consensus distance",
+        "seconds per iteration",
         "links",
-        title=title,
-        title_justify="left",
     )
-    for site in sorted(sites):
-        figures = (
-            format(sites[site][column], spec) if sites[site].get(column) is not None else ""
-            for column, spec in _COLUMNS.items()
+    table = Table(*columns, title=title, title_justify="left")
+    for name, site in sorted(sites.items()):
+        table.add_row(
+            name,
+            str(site.iteration),
+            _shown(site.metrics.get("loss"), ".4g"),
+            _shown(site.metrics.get("accuracy"), ".3f"),
+            _shown(site.consensus_distance, ".3e"),
+            _shown(site.seconds_per_iteration, ".4f"),
+            _links(site.links),
         )
-        table.add_row(site, *figures, _links(sites[site].get("links", {})))
     return table
+
+
+def _shown(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
 
 
 def _links(links: Mapping[str, str]) -> str:
@@ -55,8 +59,8 @@ def result_table(result: RunResult) -> Table:
         table.add_row(
             name,
             str(site.iterations),
-            *("" if value is None else f"{value:.4g}" for value in values),
-            "" if site.seconds is None else f"{site.seconds:.1f}",
+            *(_shown(value, ".4g") for value in values),
+            _shown(site.seconds, ".1f"),
             f"{sum(site.sent_bytes.values()) / 1e6:.2f}" if site.sent_bytes else "",
             _links(site.links),
         )
@@ -88,13 +92,13 @@ class ProgressView:
         if self._live:
             self._live.stop()
 
-    def show(self, run_id: str, progress: Mapping[str, Any]) -> None:
+    def show(self, run_id: str, progress: RunProgress) -> None:
         """Show the latest."""
-        state, sites = progress["state"], progress["sites"]
+        state, sites = progress.state, progress.sites
         if self._live:
             self._live.update(progress_table(sites, f"run {run_id}: {state}"))
         elif state != self._state or time.monotonic() > self._next_line:
-            done = min((site.get("iteration", 0) for site in sites.values()), default=0)
+            done = min((site.iteration for site in sites.values()), default=0)
             self._console.print(
                 f"run {run_id}: {state}, iteration {done} of {self._iterations}", soft_wrap=True
             )

@@ -34,7 +34,8 @@ def run(
     from rich.console import Console
 
     from flaremesh.cli.progress import ProgressView, result_table
-    from flaremesh.deploy import run as runs
+    from flaremesh.deploy.runs import run as runs
+    from flaremesh.p2p.outcome import RUN_RESULT
 
     loaded = overridden(load(topology), iterations=iterations, stepsize=stepsize, wire=wire)
     mesh = writable_folder(mesh_folder(loaded, output))
@@ -43,14 +44,14 @@ def run(
         result = runs.run(loaded, target, mesh, name or loaded.run.algorithm, view.show, stop, _warn)
     folder = mesh / "runs" / result.run_id
     if as_json:
-        typer.echo(result.model_dump_json(indent=2))
+        typer.echo(RUN_RESULT.json(result, indent=2))
     else:
         if result.sites:
             Console().print(result_table(result))
         seconds = f"{result.submit_to_result_seconds:.1f} s"
         typer.echo(f"{result.outcome}, {seconds} after it was submitted: {folder}")
     if draw:
-        from flaremesh.deploy.report import write_report
+        from flaremesh.deploy.reports.report import write_report
 
         written = write_report(folder, folder / "report")
         typer.echo(f"Report: {written.page}", err=as_json)

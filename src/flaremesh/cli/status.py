@@ -10,14 +10,14 @@ from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mes
 from flaremesh.deploy.targets import TargetKind, target_of
 
 if TYPE_CHECKING:
-    from flaremesh.deploy.status import MeshStatus  # brings NVFlare, which --help does not need
+    from flaremesh.deploy.watch.status import MeshStatus  # brings NVFlare, which --help does not need
 
 
 def status(
     topology: TopologyFile, where: Where = TargetKind.LOCAL, output: Output = None, as_json: AsJson = False
 ) -> None:
     """Show the processes, the registered sites and the runs of a mesh."""
-    from flaremesh.deploy.status import mesh_status
+    from flaremesh.deploy.watch.status import mesh_status
 
     loaded = load(topology)
     mesh = mesh_folder(loaded, output)

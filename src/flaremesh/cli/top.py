@@ -20,7 +20,7 @@ def top(
     where: Where = TargetKind.LOCAL,
     output: Output = None,
     interval: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look twice, print one frame and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Look twice, print one page and end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Watch a mesh live: every site's progress, speed, loss, waiting and traffic. Ctrl-C ends it.
@@ -30,9 +30,9 @@ def top(
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from flaremesh.cli.frame import frame
     from flaremesh.cli.interruption import until_interrupted
-    from flaremesh.deploy.top import Watch
+    from flaremesh.cli.screen import screen
+    from flaremesh.deploy.watch.top import Watch
 
     if as_json and not once:
         raise typer.BadParameter("is for one look: give --once too", param_hint="--json")
@@ -48,13 +48,13 @@ def top(
             if as_json:
                 typer.echo(json.dumps(_finite(asdict(view)), indent=2))
             else:
-                console.print(frame(view, commands, console))
+                console.print(screen(view, commands, console))
             raise typer.Exit(int(not view.up))
         with console.status(f"Asking {loaded.name}"):
             watch.wait(scrapes=1)
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                page = frame(watch.view(), commands, console)
+                page = screen(watch.view(), commands, console)
                 live.update(page, refresh=True)
                 time.sleep(_REFRESH_SECONDS)
     console.print(page)

@@ -6,8 +6,8 @@ import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder
 from flaremesh.cli.outputs import writable_folder
-from flaremesh.deploy.target import DeployError
 from flaremesh.deploy.targets import TargetKind, target_of
+from flaremesh.deploy.targets.base import DeployError
 
 
 def up(
@@ -26,7 +26,7 @@ def up(
     """
     from flaremesh.cli.status import show
     from flaremesh.deploy.outdated import kits_in_use, older_than_kits, say_older
-    from flaremesh.deploy.status import mesh_status
+    from flaremesh.deploy.watch.status import mesh_status
     from flaremesh.provision.kits import provision
 
     loaded = load(topology)

@@ -1,1 +1,1 @@
-"""Targets: where a mesh runs, and what one does with it there."""
+"""A mesh on its target: started and stopped, run, watched, and reported on."""

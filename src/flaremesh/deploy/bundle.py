@@ -6,15 +6,17 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import docker
 from docker.errors import DockerException, ImageNotFound
 
-from flaremesh.deploy.target import DeployError
+from flaremesh import atomic
+from flaremesh.deploy.targets.base import DeployError
+from flaremesh.deploy.targets.docker.engine import engine
 from flaremesh.provision.releases import Release, release_folder, values_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 
 IMAGE, CHECKSUMS, FIRST_STEPS = "image.tar", "SHA256SUMS", "FIRST.md"
+_SAVE_SECONDS = 600.0
 
 _STEPS = """# {name} without internet
 
@@ -64,13 +66,13 @@ def bundle(topology: Topology, mesh: Path, release: Release) -> Path:
         partial.touch(mode=0o600)
         with tarfile.open(partial, "w") as bundled:
             bundled.add(folder, arcname=release.name)
-        partial.replace(archive)
+        atomic.move(partial, archive)
     return archive
 
 
 def _save(image: str, path: Path) -> None:
     try:
-        found = docker.from_env(timeout=600).images.get(image)
+        found = engine(timeout=_SAVE_SECONDS).images.get(image)
         with path.open("wb") as file:
             for block in found.save(named=image):
                 file.write(block)
@@ -79,9 +81,7 @@ def _save(image: str, path: Path) -> None:
             f"the Docker engine here has no image {image}: `make images` builds it, `docker pull` fetches it"
         ) from None
     except DockerException as error:
-        raise DeployError(
-            f"the image {image} cannot be saved: {error}. Is a Docker engine running?"
-        ) from None
+        raise DeployError(f"the image {image} cannot be saved: {error}") from None
 
 
 def _digest(path: Path) -> str:

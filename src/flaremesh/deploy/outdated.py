@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from flaremesh.deploy.target import DeployError, Participant, Target, at_once
+from flaremesh.deploy.targets.base import DeployError, Participant, Target, ask_each
 from flaremesh.p2p.agents.kit import PATH, Kit
 from flaremesh.provision import firewall
-from flaremesh.provision.kits import previous
 from flaremesh.provision.stamp import digest
+from flaremesh.provision.state import previous
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -17,16 +17,8 @@ REMEDY: Final = "Run `flaremesh down`, then `flaremesh up`, or deploy them anew 
 
 def kits_in_use(target: Target, participants: Sequence[Participant]) -> dict[str, Kit]:
     """With which kits the processes were started, of all whose agents tell."""
-
-    def kit(participant: Participant) -> Kit | None:
-        answer = target.ask(participant.name, PATH) if participant.running else None
-        try:
-            return Kit.model_validate_json(answer) if answer else None
-        except ValueError:
-            return None
-
-    names = [participant.name for participant in participants]
-    return {name: told for name, told in zip(names, at_once(kit, participants), strict=True) if told}
+    told = ask_each(target, participants, PATH, Kit.model_validate_json)
+    return {name: kit for name, kit in told.items() if kit}
 
 
 def older_than_kits(in_use: Mapping[str, Kit], mesh: Path) -> list[str]:
@@ -39,15 +31,21 @@ def say_older(names: Sequence[str], mesh: Path) -> str:
     return f"{', '.join(names)}: the kit in {mesh / 'kits'} is newer than the process. {REMEDY}"
 
 
+def dialled(topology: Topology) -> dict[str, dict[str, str]]:
+    """By site, the neighbours that it dials, each with the host where."""
+    hosts: dict[str, dict[str, str]] = {site.name: {} for site in topology.sites}
+    for rule in firewall.rules(topology, build(topology)):
+        if rule.target != SERVER:
+            hosts[rule.source][rule.target] = rule.host
+    return hosts
+
+
 def unlike_file(topology: Topology, in_use: Mapping[str, Kit]) -> dict[str, str]:
     """By participant, what its kit has otherwise than the topology file: neighbours, addresses or code.
 
-    Where the file has no address any more nobody dials: what the kit says then does no harm.
+    The address of a site that has none in the file any more is not compared: nobody dials it.
     """
-    dials: dict[str, dict[str, str]] = {site.name: {} for site in topology.sites}
-    for rule in firewall.rules(topology, build(topology)):
-        if rule.target != SERVER:
-            dials[rule.source][rule.target] = rule.host
+    dials = dialled(topology)
     links = {
         site.name: {"host": site.link.host, "ports": list(site.link.port_range)}
         for site in topology.sites
@@ -55,10 +53,10 @@ def unlike_file(topology: Topology, in_use: Mapping[str, Kit]) -> dict[str, str]
     }
     found = {}
     for name, kit in in_use.items():
-        dialled = dials.get(name, {})
-        if kit.dials.keys() != dialled.keys():
+        wanted = dials.get(name, {})
+        if kit.dials.keys() != wanted.keys():
             found[name] = "neighbours"
-        elif kit.dials != dialled or kit.link != links.get(name, kit.link):
+        elif kit.dials != wanted or kit.link != links.get(name, kit.link):
             found[name] = "addresses"
         elif (kit.files, tuple(kit.packages)) != (topology.code.files, topology.code.packages):
             found[name] = "code"

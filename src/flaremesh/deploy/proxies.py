@@ -20,10 +20,11 @@ def spare(host: str = _HERE[0]) -> None:
         return
     names = list(dict.fromkeys([*_HERE, host] if _leads_here(host) else _HERE))
     for variable in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
-        # who has one of them set means it for all; gRPC reads the last one alone where it is set
+        # a user who sets one of them means all; where gRPC's own is set, gRPC reads no other
         given = os.environ.get(variable) or os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
         known = [name for name in given.split(",") if name.strip()]
-        if known != ["*"] or variable == "no_grpc_proxy":  # the star means all where it stands alone
+        # a lone star spares all hosts already, but gRPC knows no star
+        if known != ["*"] or variable == "no_grpc_proxy":
             os.environ[variable] = ",".join([*known, *(name for name in names if name not in known)])
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from flaremesh.gossip.mixing import Blocks, Take, Workspace, entries_of, section
 from flaremesh.topology.schema import Wire
@@ -29,7 +30,10 @@ class Encoding(Protocol):
 
     @property
     def contractive(self) -> bool:
-        """Only ‖C(x) − x‖² ≤ (1 − ω)‖x‖² holds: what is dropped must be kept, see public.PublicCopies."""
+        """Whether it drops so much that what it drops must be kept and sent later (see PublicCopies).
+
+        Of such an encoding C only ‖C(x) − x‖² ≤ (1 − ω)‖x‖² is known.
+        """
 
     def size(self, length: int) -> int:
         """Bytes of an encoded vector (length,)."""
@@ -38,14 +42,18 @@ class Encoding(Protocol):
         """The bytes (size,) uint8 of the vector with these blocks."""
 
     def check(self, data: Tensor, length: int) -> None:
-        """Raise ValueError that says what bytes (size,) on the CPU hold, if it is no vector (length,)."""
+        """Make sure that bytes (size,) on the CPU hold a vector (length,).
+
+        Raises:
+            ValueError: they hold something else; the message says what.
+        """
 
     def decode(self, data: Tensor, length: int) -> Blocks:
         """The vector (length,) of checked bytes (size,)."""
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Encoding):
     """The vector's own memory.
 
     Attributes:
@@ -55,26 +63,28 @@ class Exact:
     contractive: ClassVar[bool] = False
     dtype: torch.dtype
 
+    @override
     def size(self, length: int) -> int:
-        """See Encoding."""
         return length * self.dtype.itemsize
 
+    @override
     def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
         """The bytes of a vector at hand, which are not copied."""
         return blocks(0, work.length, work.scratch[0]).view(torch.uint8)
 
+    @override
     def check(self, data: Tensor, length: int) -> None:
         """Any bytes are a vector."""
 
+    @override
     def decode(self, data: Tensor, length: int) -> Blocks:
-        """See Encoding."""
         if data.storage_offset() % self.dtype.itemsize:  # behind an odd number of narrower entries
             data = data.clone()
         return entries_of(data.view(self.dtype))
 
 
 @dataclass(frozen=True)
-class Cast:
+class Cast(Encoding):
     """Every entry rounded to a narrower floating-point type.
 
     Attributes:
@@ -84,29 +94,30 @@ class Cast:
     contractive: ClassVar[bool] = False
     narrow: torch.dtype
 
+    @override
     def size(self, length: int) -> int:
-        """See Encoding."""
         return _aligned(length * self.narrow.itemsize)
 
+    @override
     def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
-        """See Encoding."""
         data = _blank(work.take, self.size(work.length))
         (narrow,) = _views(data, (self.narrow, work.length))
         for start, stop in work.spans:
             narrow[start:stop].copy_(blocks(start, stop, work.scratch[0]))
         return data
 
+    @override
     def check(self, data: Tensor, length: int) -> None:
         """Any bytes are a vector."""
 
+    @override
     def decode(self, data: Tensor, length: int) -> Blocks:
-        """See Encoding."""
         (narrow,) = _views(data, (self.narrow, length))
         return lambda start, stop, scratch: section(scratch, 0, stop - start).copy_(narrow[start:stop])
 
 
 @dataclass(frozen=True)
-class Scaled:
+class Scaled(Encoding):
     """Every entry rounded to a narrow type, in units of a scale that SCALED entries share.
 
     The greatest of them fills the range of the narrow type, so that nothing overflows.
@@ -122,16 +133,17 @@ class Scaled:
     scale: torch.dtype
 
     @property
+    @override
     def contractive(self) -> bool:
         """The error of few bits counts."""
         return not self.narrow.is_floating_point
 
+    @override
     def size(self, length: int) -> int:
-        """See Encoding."""
         return _aligned(-(-length // SCALED) * self.scale.itemsize + length * self.narrow.itemsize)
 
+    @override
     def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
-        """See Encoding."""
         data = _blank(work.take, self.size(work.length))
         scales, narrow = self._columns(data, work.length)
         least = torch.finfo(self.scale).tiny  # of a scale; entries far below it become zero
@@ -148,12 +160,13 @@ class Scaled:
             narrow[start:stop].copy_(units)
         return data
 
+    @override
     def check(self, data: Tensor, length: int) -> None:
-        """See Encoding."""
         scales, _ = self._columns(data, length)
         if not scales.isfinite().all():
             raise ValueError("a scale that is not finite")
 
+    @override
     def decode(self, data: Tensor, length: int) -> Blocks:
         """One multiplication an entry, so that all sites read the very same numbers."""
         scales, narrow = self._columns(data, length)
@@ -174,7 +187,7 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Encoding):
     """The entries of greatest magnitude, of RANKED entries each the same fraction; the others are zero.
 
     Attributes:
@@ -186,12 +199,12 @@ class TopK:
     dtype: torch.dtype
     fraction: float
 
+    @override
     def size(self, length: int) -> int:
-        """See Encoding."""
         return _aligned(self._sent(length) * (self.dtype.itemsize + torch.int16.itemsize))
 
+    @override
     def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
-        """See Encoding."""
         data = _blank(work.take, self.size(work.length))
         sent, places = self._columns(data, work.length)
         for start, stop in work.spans:
@@ -205,8 +218,8 @@ class TopK:
                 places[at].copy_(chosen.flatten())  # beyond 32767 they wrap around: see _unwrapped
         return data
 
+    @override
     def check(self, data: Tensor, length: int) -> None:
-        """See Encoding."""
         sent, places = self._columns(data, length)
         if not sent.isfinite().all():
             raise ValueError("an entry that is not finite")
@@ -214,8 +227,8 @@ class TopK:
         if tail and int(_unwrapped(places[-self._kept(tail) :]).max()) >= tail:
             raise ValueError("an entry beyond the end of the vector")
 
+    @override
     def decode(self, data: Tensor, length: int) -> Blocks:
-        """See Encoding."""
         sent, places = self._columns(data, length)
 
         def blocks(start: int, stop: int, scratch: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from flaremesh.gossip.encodings import Encoding, encodings
 from flaremesh.gossip.mixing import Take, Term, Workspace, mix, section
 from flaremesh.gossip.public import Publication, PublicCopies, Values
 from flaremesh.gossip.staging import bytes_of, staging_for
-from flaremesh.links import LinkError, Payload
+from flaremesh.links import LinkError, Payload, require_length
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Wire
 
@@ -61,7 +61,12 @@ class _Channel:
         self._encoding.check(section(message, self._start, self.stop), self._own.numel())
 
     def mix(self, hood: Neighborhood, messages: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
-        """See mixing.mix."""
+        """The site's next vector (d,), and the 2-norm of what the neighbours' weights move it by.
+
+        Args:
+            hood: the site's neighbourhood in this iteration.
+            messages: by in-neighbour, the whole message that it sent.
+        """
         terms = [Term(hood.self_weight - 1, self._publication.own())]
         for peer, message in messages.items():
             data = section(message, self._start, self.stop)
@@ -156,10 +161,7 @@ class Gossip:
 
     def _message(self, peer: str, payload: Payload) -> Tensor:
         """A message that has arrived, checked, as bytes on the CPU."""
-        if len(payload) != self._bytes:
-            raise LinkError(
-                f"{peer} sent {len(payload)} bytes, expected {self._bytes}: is its model another one?"
-            )
+        require_length(payload, self._bytes, peer)
         message = bytes_of(payload)
         for channel in self._channels:
             try:

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from flaremesh.gossip.encodings import Encoding
 from flaremesh.gossip.mixing import Blocks, Workspace, entries_of
@@ -22,7 +23,7 @@ class Publication(Protocol):
         """What is known of the vector of ``peer``, who sent the bytes ``data``; once an iteration."""
 
 
-class Values:
+class Values(Publication):
     """p_j = Q(x_j): each message stands for itself.
 
     Args:
@@ -32,22 +33,22 @@ class Values:
     def __init__(self, encoding: Encoding):
         self._encoding = encoding
 
+    @override
     def publish(self, vector: Tensor, work: Workspace) -> Tensor:
-        """See Publication."""
         self._length = vector.numel()
         self._sent = self._encoding.encode(entries_of(vector), work)
         return self._sent
 
+    @override
     def own(self) -> Blocks:
-        """See Publication."""
         return self._encoding.decode(self._sent, self._length)
 
+    @override
     def of(self, peer: str, data: Tensor) -> Blocks:
-        """See Publication."""
         return self._encoding.decode(data, self._length)
 
 
-class PublicCopies:
+class PublicCopies(Publication):
     """p_j = x̂_j with x̂_j⁺ = x̂_j + C(x_j − x̂_j), x̂_j⁰ = 0: CHOCO-Gossip.
 
     Koloskova, Stich and Jaggi 2019, arXiv 1902.00340, algorithm 1. Every site keeps copies of its own and its
@@ -63,8 +64,8 @@ class PublicCopies:
         self._encoding = encoding
         self._copies: dict[str, Tensor] = {}
 
+    @override
     def publish(self, vector: Tensor, work: Workspace) -> Tensor:
-        """See Publication."""
         self._vector = vector
         copy = self._copy(_OWN)
 
@@ -74,12 +75,12 @@ class PublicCopies:
         self._sent = self._encoding.encode(change, work)
         return self._sent
 
+    @override
     def own(self) -> Blocks:
-        """See Publication."""
         return self.of(_OWN, self._sent)
 
+    @override
     def of(self, peer: str, data: Tensor) -> Blocks:
-        """See Publication."""
         copy, change = self._copy(peer), self._encoding.decode(data, self._vector.numel())
         return lambda start, stop, scratch: copy[start:stop].add_(change(start, stop, scratch))
 

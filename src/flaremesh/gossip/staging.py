@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from flaremesh.links import Payload
 from flaremesh.links.buffers import Buffer, BufferPool
@@ -13,41 +14,41 @@ _POOLED_BYTES = 1 << 18  # from here on, fresh memory costs more than all that i
 
 
 class Staging(Protocol):
-    """Encoded vectors and messages are (bytes,) uint8."""
+    """Brings encoded vectors and messages, (bytes,) uint8, to where they are needed next."""
 
     def take(self, length: int, dtype: torch.dtype) -> Tensor:
-        """See mixing.Take."""
+        """Memory for ``length`` entries of ``dtype``, of whatever content, beside the vectors."""
 
     def download(self, encoded: Sequence[Tensor]) -> list[Payload]:
-        """Encoded vectors as links take them: complete, and never changed again."""
+        """Encoded vectors in host memory, as links take them: complete, and never changed again."""
 
     def upload(self, message: Tensor) -> Tensor:
         """A message from host memory, beside the vectors."""
 
 
-class HostStaging:
+class HostStaging(Staging):
     """Vectors in host memory: nothing is copied."""
 
     def __init__(self) -> None:
         self._pool = BufferPool()
 
+    @override
     def take(self, length: int, dtype: torch.dtype) -> Tensor:
-        """See Staging."""
         size = length * dtype.itemsize
         if size < _POOLED_BYTES:
             return torch.empty(length, dtype=dtype)
         return torch.from_numpy(self._pool.take(size)).view(dtype)
 
+    @override
     def download(self, encoded: Sequence[Tensor]) -> list[Payload]:
-        """See Staging."""
         return [tensor.numpy().data for tensor in encoded]
 
+    @override
     def upload(self, message: Tensor) -> Tensor:
-        """See Staging."""
         return message
 
 
-class DeviceStaging:
+class DeviceStaging(Staging):
     """Vectors on a GPU: copies run on a stream of their own, from and to pinned memory.
 
     The host waits once an exchange, for what it is about to send; for what was received only the GPU waits.
@@ -64,12 +65,12 @@ class DeviceStaging:
         self._pool = BufferPool(_pinned) if on_gpu else BufferPool()
         self._uploading: list[Tensor] = []
 
+    @override
     def take(self, length: int, dtype: torch.dtype) -> Tensor:
-        """See Staging."""
         return torch.empty(length, dtype=dtype, device=self._device)
 
+    @override
     def download(self, encoded: Sequence[Tensor]) -> list[Payload]:
-        """See Staging."""
         self._copies.wait_stream(self._streams.current_stream(self._device))
         with self._streams.stream(self._copies):
             arrived = [
@@ -82,8 +83,8 @@ class DeviceStaging:
         self._uploading.clear()  # they were on this stream before
         return [tensor.numpy().data for tensor in arrived]
 
+    @override
     def upload(self, message: Tensor) -> Tensor:
-        """See Staging."""
         staged = torch.from_numpy(self._pool.take(message.numel())).copy_(message)
         self._uploading.append(staged)  # until it has left, which only the GPU knows
         with self._streams.stream(self._copies):

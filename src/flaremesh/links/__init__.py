@@ -1,25 +1,22 @@
-"""How neighbours exchange buffers: one protocol, one module per transport."""
+"""How neighbours exchange buffers: one link per site and run, one carrier per way for them to travel."""
 
-from flaremesh.links.protocol import (
-    Cancelled,
-    Key,
-    Link,
-    LinkError,
-    LinkKind,
-    LinkObserver,
-    Payload,
-    PeerTimeout,
-    RunAborted,
-)
+from flaremesh.links.errors import LinkClosed, LinkError, LinkRefused, PeerBehind, PeerTimeout, RunAborted
+from flaremesh.links.link import Cancelled, Key, Link, LinkObserver, Payload, Refusal, require_length
+from flaremesh.topology.links import LinkKind
 
 __all__ = [
     "Cancelled",
     "Key",
     "Link",
+    "LinkClosed",
     "LinkError",
     "LinkKind",
     "LinkObserver",
+    "LinkRefused",
     "Payload",
+    "PeerBehind",
     "PeerTimeout",
+    "Refusal",
     "RunAborted",
+    "require_length",
 ]

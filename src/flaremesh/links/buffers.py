@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Buffer: TypeAlias = NDArray[np.uint8]
 
-_KEPT = 8  # buffers that nobody uses: of each neighbour one is under way while the one before is mixed
+_KEPT = 8  # so many buffers that nobody uses are kept: of each neighbour one is filled, one is mixed
 
 
 def _allocate(length: int) -> Buffer:
@@ -18,7 +18,10 @@ def _allocate(length: int) -> Buffer:
 
 
 def _references_without_a_user() -> int:
-    """What a loop over a list counts of a buffer that only the list holds: it varies between Pythons."""
+    """The reference count that a loop over a list sees of a buffer that only the list holds.
+
+    Measured, because it differs between versions of Python.
+    """
     (count,) = [sys.getrefcount(buffer) for buffer in [_allocate(1)]]
     return count
 

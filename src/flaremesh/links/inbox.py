@@ -5,28 +5,33 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection
 
-from flaremesh.links.protocol import Cancelled, Key, LinkError, Payload, PeerTimeout, RunAborted
+from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout, RunAborted
+from flaremesh.links.link import Cancelled, Key, Payload
 
-_EARLY_MESSAGES = 256  # of one sender, that nobody has asked for yet
-_EARLY_BYTES = 1 << 30  # the same, of more than one message
-_REMEMBERED = 512  # taken messages of a sender, more than it may have under way
-_POLL_SECONDS = 0.2  # how soon an abort, which NVFlare only lets us poll, is noticed
+_EARLY_MESSAGES = 256  # so many of one sender may wait here; carriers then take in no more of it
+_EARLY_BYTES = 1 << 30  # and so many bytes, if these are more than one message
+_REMEMBERED = 512  # names of taken messages, by sender: more than a carrier can have under way
+_POLL_SECONDS = 0.2  # an abort is noticed within so long: NVFlare's signal can only be polled
 
 
 class Inbox:
     """Thread-safe store of arrived messages; a message is taken once.
 
-    Attributes:
+    Args:
         cancelled: polled while waiting.
+
+    Attributes:
+        cancelled: the same.
     """
 
     def __init__(self, cancelled: Cancelled):
         self.cancelled = cancelled
-        self._messages: dict[Key, tuple[Payload, float]] = {}  # and when it came
+        self._messages: dict[Key, tuple[Payload, float]] = {}  # each with the time at which it came
         self._taken: defaultdict[str, deque[Key]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._waiting: Counter[str] = Counter()
         self._waiting_bytes: Counter[str] = Counter()
         self._failure: LinkError | None = None
+        self._closed = False
         self._arrived = threading.Condition()
 
     def __contains__(self, key: Key) -> bool:
@@ -37,10 +42,21 @@ class Inbox:
         waiting = self._waiting[sender]
         return waiting >= _EARLY_MESSAGES or (waiting > 1 and self._waiting_bytes[sender] >= _EARLY_BYTES)
 
+    def waiting(self, sender: str) -> tuple[int, int]:
+        """How many messages of ``sender`` nobody has asked for yet, and how many bytes these are."""
+        return self._waiting[sender], self._waiting_bytes[sender]
+
     def put(self, key: Key, payload: Payload, *, repeat: bool = False) -> None:
-        """Store one message; a transport drops its own duplicates, a ``repeat`` may be another one's."""
+        """Store one message.
+
+        Args:
+            key: its name.
+            payload: its bytes.
+            repeat: another carrier may have brought it before; then it is dropped. Carriers drop duplicates
+                of their own.
+        """
         with self._arrived:
-            if repeat and (key in self._messages or key in self._taken[key.sender]):
+            if self._closed or (repeat and (key in self._messages or key in self._taken[key.sender])):
                 return
             self._messages[key] = payload, time.perf_counter()
             self._waiting[key.sender] += 1
@@ -51,6 +67,15 @@ class Inbox:
         """Let whoever waits, now or later, raise ``error``; the first one stays."""
         with self._arrived:
             self._failure = self._failure or error
+            self._arrived.notify_all()
+
+    def close(self) -> None:
+        """Forget all messages; whoever waits, now or later, gets LinkClosed."""
+        with self._arrived:
+            self._closed = True
+            self._messages.clear()
+            self._waiting.clear()
+            self._waiting_bytes.clear()
             self._arrived.notify_all()
 
     def take(
@@ -65,6 +90,9 @@ class Inbox:
             while True:
                 if self.cancelled():
                     raise RunAborted("the run was aborted")
+                if self._closed:
+                    senders = ", ".join(sorted({key.sender for key in keys}))
+                    raise LinkClosed(f"the link is closed and receives nothing more of {senders}")
                 missing = [key for key in keys if key not in self._messages]
                 if not missing:
                     return {key: self._take_out(key, came) for key in keys}

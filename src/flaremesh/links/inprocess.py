@@ -2,11 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from typing_extensions import override
+
+from flaremesh.links.errors import LinkClosed, LinkError
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import FLUSH_SECONDS, Cancelled, Key, LinkError, Payload
+from flaremesh.links.link import FLUSH_SECONDS, Cancelled, Key, Link, Payload, length_of, require_room
 
 
-class InProcessLink:
+class InProcessLink(Link):
     """One site's end; messages are handed over by reference.
 
     Args:
@@ -17,19 +20,28 @@ class InProcessLink:
     def __init__(self, site: str, inboxes: Mapping[str, Inbox]):
         self._site = site
         self._inboxes = inboxes
+        self._closed = False
 
+    @override
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
-        """Put the message into the peer's inbox."""
+        if self._closed:
+            raise LinkClosed(f"{self._site} has closed its links and sends nothing to {peer}")
         if peer not in self._inboxes:
-            raise LinkError(f"{self._site} has no link to {peer}")
-        self._inboxes[peer].put(key, buffers[0] if len(buffers) == 1 else b"".join(buffers))
+            raise LinkError(f"{self._site} has no edge to {peer}")
+        length_of(peer, key, buffers)
+        inbox = self._inboxes[peer]
+        require_room(peer, *inbox.waiting(self._site))
+        inbox.put(key, buffers[0] if len(buffers) == 1 else b"".join(buffers))
 
+    @override
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
-        """Take messages out of the own inbox."""
         return self._inboxes[self._site].take(keys, timeout)
 
+    @override
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:
-        """Nothing to free."""
+        """As in Link; what was sent has arrived already."""
+        self._closed = True
+        self._inboxes[self._site].close()
 
 
 def inboxes(sites: Collection[str], cancelled: Cancelled = lambda: False) -> dict[str, Inbox]:

@@ -1,31 +1,24 @@
 """Links through the NVFlare server: reliable messages over a transport that may lose or repeat them.
 
-The transport is two functions, so that this module knows neither NVFlare nor sockets: ``post(peer, bytes)``
-sends towards a peer and may lose it, ``deliver(sender, bytes)`` is called with what arrived, where ``sender``
-has been authenticated by the transport. Each directed edge numbers its frames; acknowledgements are
-cumulative and ride on data going the other way where there is any.
+Each directed edge numbers its frames. Acknowledgements are cumulative, and travel with data that goes the
+other way where there is any.
 """
 
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from typing_extensions import override
+
+from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unable
+from flaremesh.links.errors import PeerTimeout
 from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest, unpack
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.protocol import (
-    FLUSH_SECONDS,
-    MAX_MESSAGE_BYTES,
-    Key,
-    LinkError,
-    LinkObserver,
-    Payload,
-    PeerTimeout,
-    Refusal,
-    length_of,
-)
+from flaremesh.links.link import FLUSH_SECONDS, Key, Payload, Refusal, require_room
+from flaremesh.topology.links import LinkKind
 
 _CHUNK_BYTES = 1 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
 _WINDOW_FRAMES = 8  # under way on an edge: what is queued in NVFlare delays acknowledgements behind it
@@ -37,113 +30,126 @@ _HELLO_SECONDS = 0.25  # the peer may not be up yet, so the first frame is repea
 _PARTIAL_MESSAGES = 8  # of one peer, that lack pieces
 _HELLO = -1  # iteration number of the greeting
 
-Post = Callable[[str, bytes], None]
+
+class Transport(Protocol):
+    """What brings frames from site to site; it may lose, repeat or reorder them."""
+
+    def post(self, peer: str, data: bytes) -> None:
+        """Send towards a site; called from any thread."""
+
+    def listen(self, deliver: Callable[[str, Payload], None]) -> None:
+        """Call ``deliver(sender, data)`` for what comes from now on; each sender has proved its name."""
 
 
 @dataclass
 class _Outgoing:
-    """What this site sent to one peer."""
+    """What this site sent to one peer.
+
+    Attributes:
+        sequence: number of the latest frame.
+        waiting: frames for which the window has no place yet.
+        unacknowledged: frames in the window, by number.
+        messages, bytes: of both together.
+        progress: when the peer last acknowledged something, by ``time.monotonic``.
+        patience: seconds without progress after which the window is sent again.
+    """
 
     sequence: int = 0
-    waiting: deque[Frame] = field(default_factory=deque)  # for a place in the window
+    waiting: deque[Frame] = field(default_factory=deque)
     unacknowledged: dict[int, Frame] = field(default_factory=dict)
+    messages: int = 0
+    bytes: int = 0
     progress: float = 0.0
     patience: float = _HELLO_SECONDS
 
 
 @dataclass
 class _Incoming:
-    """What this site got from one peer."""
+    """What this site got from one peer.
 
-    received: int = 0  # all frames up to this number have arrived
+    Attributes:
+        received: all frames up to this number have arrived.
+        beyond: numbers above it that have arrived, too.
+        told: the number that the peer has been told.
+        due: when to tell it more at the latest, by ``time.monotonic``; None where there is nothing to tell.
+        partial: messages that lack pieces, by iteration and stage.
+    """
+
+    received: int = 0
     beyond: set[int] = field(default_factory=set)
-    told: int = 0  # the number that the peer has been told
-    due: float | None = None  # when to tell it at the latest
+    told: int = 0
+    due: float | None = None
     partial: dict[tuple[int, int], "_Partial"] = field(default_factory=dict)
 
 
 @dataclass
 class _Partial:
-    """A message of which pieces are missing."""
+    """A message of which pieces are missing.
+
+    Attributes:
+        data: the message, (length,) bytes.
+        missing: how many of these have not come.
+    """
 
     data: bytearray
     missing: int
 
 
-class RelayLink:
-    """One site's end of all its relayed edges.
+class RelayCarrier(Carrier):
+    """One site's end of all its relayed edges; it also greets the neighbours whom other carriers reach.
 
     Args:
-        site: name of this site.
-        run_id: the run; frames of other runs are refused.
-        sources: in-neighbours, whose data is accepted.
-        targets: out-neighbours, to whom data is sent.
-        post: sends bytes towards a peer; called from any thread.
-        observer: hears of traffic and refusals.
-        inbox: where messages are put.
-        max_message_bytes: longer messages are refused.
+        edges: the site's edges.
+        transport: through the server.
     """
 
-    def __init__(
-        self,
-        site: str,
-        run_id: str,
-        sources: Collection[str],
-        targets: Collection[str],
-        post: Post,
-        observer: LinkObserver,
-        inbox: Inbox,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-    ):
-        self._site = site
-        self._run = run_digest(run_id)
-        self._post = post
-        self._observer = observer
-        self._max_message_bytes = max_message_bytes
-        self._inbox = inbox
-        self._outgoing = {peer: _Outgoing() for peer in targets}
-        self._incoming = {peer: _Incoming() for peer in sources}
+    kind = LinkKind.RELAY
+
+    def __init__(self, edges: Edges, transport: Transport):
+        self._edges, self._inbox, self._observer = edges, edges.inbox, edges.observer
+        self._run = run_digest(edges.run_id)
+        self._post = transport.post
+        self._outgoing = {peer: _Outgoing() for peer in edges.targets}
+        self._incoming = {peer: _Incoming() for peer in edges.sources}
         self._state = threading.Condition()
         self._closed = False
         self._keeper = threading.Thread(target=self._keep, name="relay-keeper", daemon=True)
         self._keeper.start()
+        transport.listen(self.deliver)
 
-    def open(self, timeout: float) -> None:
+    @override
+    def open(self, addresses: Mapping[str, Address], lost: Lost, timeout: float) -> Mapping[str, Unable]:
         """Exchange greetings with all neighbours, so that no later message is early.
 
         Raises PeerTimeout naming the silent peers, or RunAborted.
         """
         for peer in self._outgoing:
-            self.send(peer, Key(_HELLO, 0, self._site), [b""])
+            self.send(peer, Message(Key(_HELLO, 0, self._edges.site), [b""], 0))
         started = time.monotonic()
         self._inbox.take([Key(_HELLO, 0, peer) for peer in self._incoming], timeout)
         if silent := self._flush(timeout - (time.monotonic() - started)):
             raise PeerTimeout(silent, _HELLO, timeout)
+        return {}
 
-    def send(self, peer: str, key: Key, buffers: Sequence[Payload], *, repeat: bool = False) -> None:
-        """See Link.send; a ``repeat`` may have arrived over another link before."""
-        edge = self._outgoing.get(peer)
-        if edge is None:
-            raise LinkError(f"{self._site} has no edge to {peer}")
-        total = length_of(peer, key, buffers)
-        message = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
+    @override
+    def send(self, peer: str, message: Message) -> None:
+        edge, (key, buffers, total, repeat) = self._outgoing[peer], message
+        whole = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         kind = Kind.REPEAT if repeat else Kind.DATA
         with self._state:
+            require_room(peer, edge.messages, edge.bytes)
+            edge.messages += 1
+            edge.bytes += total
             for offset in range(0, total or 1, _CHUNK_BYTES):
-                piece = message[offset : offset + _CHUNK_BYTES]
+                piece = whole[offset : offset + _CHUNK_BYTES]
                 edge.sequence += 1
                 edge.waiting.append(
                     Frame(kind, edge.sequence, 0, key.iteration, key.stage, offset, total, piece)
                 )
         self._fill_window(peer)
-        self._observer.sent(peer, total)
 
-    def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
-        """See Link.receive."""
-        return self._inbox.take(keys, timeout)
-
+    @override
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:
-        """See Link.close."""
         if patience:
             self._flush(patience, FLUSH_SECONDS)
         with self._state:
@@ -172,7 +178,7 @@ class RelayLink:
         if edge is None:
             self._observer.refused(sender, Refusal.STRANGER)
             return
-        if frame.total > self._max_message_bytes:
+        if frame.total > self._edges.max_message_bytes:
             self._observer.refused(sender, Refusal.OVERSIZED)
             return
         # no honest sender goes beyond its window, or sends pieces of nothing
@@ -198,7 +204,7 @@ class RelayLink:
                     edge.beyond.remove(edge.received)
             if opened and not duplicate:
                 edge.partial.setdefault(message_key, opened)  # another thread may bring another piece
-            message = None if duplicate else _assemble(edge.partial, frame)
+            message = None if duplicate else _completed(edge.partial, frame)
             if edge.due is None:
                 edge.due = time.monotonic() + _ACK_SECONDS
                 self._state.notify_all()
@@ -217,7 +223,9 @@ class RelayLink:
             if not done:
                 return
             for sequence in done:
-                del edge.unacknowledged[sequence]
+                frame = edge.unacknowledged.pop(sequence)
+                edge.bytes -= len(frame.payload)
+                edge.messages -= frame.offset + len(frame.payload) == frame.total
             edge.progress = time.monotonic()
             # back to normal by and by: a server that is merely slow must not get everything twice
             edge.patience = max(edge.patience / 2, _RESEND_SECONDS)
@@ -306,7 +314,7 @@ class RelayLink:
         return set()
 
 
-def _assemble(partial: dict[tuple[int, int], _Partial], frame: Frame) -> Payload | None:
+def _completed(partial: dict[tuple[int, int], _Partial], frame: Frame) -> Payload | None:
     """The whole message if ``frame`` completes it."""
     if len(frame.payload) == frame.total:
         return frame.payload

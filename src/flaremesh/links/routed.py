@@ -1,128 +1,143 @@
-"""The link of a run: direct where it can be, through the server where it cannot, per edge and direction."""
+"""The link of a run: each edge goes by the first carrier that can, and by the next one when that is lost."""
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
-from flaremesh.links.direct import DirectLink
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.outgoing import Address, Lost, Unsent
-from flaremesh.links.protocol import (
-    FLUSH_SECONDS,
-    Key,
-    LinkError,
-    LinkKind,
-    LinkObserver,
-    Payload,
-    PeerTimeout,
-)
-from flaremesh.links.relay import RelayLink
+from typing_extensions import override
+
+from flaremesh.links.carrier import Address, Carrier, Edges, Message
+from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout
+from flaremesh.links.link import FLUSH_SECONDS, Key, Link, Payload, length_of
+from flaremesh.topology.links import LinkKind
 
 _log = logging.getLogger(__name__)
 
-LinkMode: TypeAlias = Literal["auto", "direct", "relay"]
 
-
-class RoutedLink:
+class RoutedLink(Link):
     """One site's end of all its edges.
 
     Args:
-        site: name of this site.
-        targets: out-neighbours.
-        mode: ``direct`` fails where ``auto`` would relay; ``relay`` needs no direct link.
-        inbox: where both links put messages.
-        observer: hears which link carries an edge.
-        relay: carries what the direct link cannot.
-        direct: makes the direct link, given who hears of lost edges; None where this site cannot have one.
-
-    Raises:
-        LinkError: what making the direct link raises.
+        edges: the edges.
+        carriers: those that may be used, the best one first.
     """
 
-    def __init__(
-        self,
-        site: str,
-        targets: Collection[str],
-        mode: LinkMode,
-        inbox: Inbox,
-        observer: LinkObserver,
-        relay: RelayLink,
-        direct: Callable[[Lost], DirectLink] | None,
-    ):
-        self._site, self._targets, self._mode = site, targets, mode
-        self._inbox, self._observer, self._relay = inbox, observer, relay
-        self._direct = direct(self._fall_back) if direct and mode != "relay" else None
+    def __init__(self, edges: Edges, carriers: Sequence[Carrier]):
+        self._edges, self._carriers = edges, carriers
+        self._inbox, self._observer = edges.inbox, edges.observer
+        self._routes = {peer: list(carriers) for peer in edges.targets}
+        self._closed = False
 
     @property
     def address(self) -> Address | None:
-        """Where in-neighbours may dial."""
-        return self._direct.address if self._direct else None
+        """Where in-neighbours reach this site; None if they cannot."""
+        return next((carrier.address for carrier in self._carriers if carrier.address), None)
 
     def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
-        """Link every out-neighbour and exchange greetings, so that no later message is early.
+        """Make every carrier ready, and choose one for each out-neighbour.
 
-        Raises LinkError where a direct link is missing in mode ``direct``, or refused in any mode;
-        PeerTimeout naming silent peers; RunAborted.
+        Args:
+            addresses: of the sites that have one.
+            timeout: seconds that it may take.
+
+        Raises:
+            LinkError: no carrier carries to an out-neighbour.
+            LinkRefused: an end does not accept the other, whatever else might carry.
+            PeerTimeout: names silent peers.
+            RunAborted: while waiting for them.
         """
-        started = time.monotonic()
-        causes = {peer: "it has no link address" for peer in self._targets if peer not in addresses}
-        if self._direct is None:
-            causes = dict.fromkeys(self._targets, f"{self._site} makes none")
-        else:
-            known = {peer: addresses[peer] for peer in self._targets if peer in addresses}
-            causes |= self._direct.dial(known)
-        if causes and self._mode == "direct":
-            missing = "; ".join(f"to {peer}: {cause}" for peer, cause in sorted(causes.items()))
-            raise LinkError(f"{self._site} has no direct link {missing}; `links: auto` would relay")
-        for peer in self._targets:
-            kind = LinkKind.RELAY if peer in causes else LinkKind.DIRECT
-            _log.info(
-                "%s -> %s: %s%s", self._site, peer, kind, f" ({causes[peer]})" if peer in causes else ""
-            )
-            can = self._mode != "relay" and peer in addresses
-            self._observer.linked(peer, kind, LinkKind.DIRECT if can else LinkKind.RELAY)
-        self._relay.open(timeout - (time.monotonic() - started))
+        deadline = time.monotonic() + timeout
+        site, chosen = self._edges.site, set[str]()
+        wanted: dict[str, LinkKind] = {}
+        causes: dict[str, str] = {}
+        for carrier in self._carriers:
+            unable = carrier.open(addresses, partial(self._lost, carrier), deadline - time.monotonic())
+            for peer, route in self._routes.items():
+                if peer not in unable or not unable[peer].by_design:
+                    wanted.setdefault(peer, carrier.kind)
+                if peer in unable:
+                    route.remove(carrier)
+                    causes[peer] = unable[peer].cause
+                elif peer not in chosen:
+                    chosen.add(peer)
+                    reason = f" ({causes[peer]})" if peer in causes else ""
+                    _log.info("%s -> %s: %s%s", site, peer, carrier.kind, reason)
+                    self._observer.linked(peer, carrier.kind, wanted[peer])
+        if missing := sorted(self._routes.keys() - chosen):
+            kinds = " or ".join(carrier.kind for carrier in self._carriers)
+            to_whom = "; ".join(f"to {peer}: {causes.get(peer, f'{site} makes none')}" for peer in missing)
+            raise LinkError(f"{site} has no {kinds or 'direct'} link {to_whom}; `links: auto` would relay")
 
+    @override
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
-        """See Link.send; in mode ``direct``, LinkError where the direct link is gone."""
-        if self._direct is not None and self._direct.send(peer, key, buffers):
-            return
-        if self._mode == "direct":
-            raise self._gone(peer, self._direct.why_gone(peer) if self._direct else None)
-        self._relay.send(peer, key, buffers)
+        if self._closed:
+            raise LinkClosed(f"{self._edges.site} has closed its links and sends nothing to {peer}")
+        route = self._routes.get(peer)
+        if route is None:
+            raise LinkError(f"{self._edges.site} has no edge to {peer}")
+        self._hand_over(peer, Message(key, buffers, length_of(peer, key, buffers)), route)
 
+    @override
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
-        """See Link.receive; a PeerTimeout says whether a silent peer's direct link is up."""
+        """As in Link; a PeerTimeout tells what is known of a silent peer's link."""
         started = time.perf_counter()
         try:
-            if self._direct:
-                self._direct.attend(keys)
-            return self._inbox.take(keys, timeout, lambda peer, at: self._waited(peer, at - started))
+            for carrier in self._carriers:
+                carrier.attend(keys)
+            return self._inbox.take(
+                keys, timeout, lambda peer, at: self._observer.waited(peer, max(0.0, at - started))
+            )
         except PeerTimeout as error:
-            if self._direct is None:
-                raise
-            conditions = {peer: c for peer in error.peers if (c := self._direct.condition(peer))}
+            conditions = {
+                peer: condition
+                for carrier in reversed(self._carriers)
+                for peer in error.peers
+                if (condition := carrier.condition(peer))
+            }
             raise PeerTimeout(error.peers, error.iteration, error.seconds, conditions) from None
 
+    @override
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:
-        """See Link.close."""
+        if self._closed:
+            return
+        self._closed = True
         deadline = time.monotonic() + patience
-        if self._direct:
-            self._direct.close(patience=patience)
-        self._relay.close(patience=patience and max(FLUSH_SECONDS, deadline - time.monotonic()))
+        for number, carrier in enumerate(self._carriers):
+            # what the one before did not deliver in time has just been handed to this one
+            least = FLUSH_SECONDS if number else 0.0
+            carrier.close(patience=patience and max(least, deadline - time.monotonic()))
+        self._inbox.close()
 
-    def _waited(self, peer: str, seconds: float) -> None:
-        self._observer.waited(peer, max(0.0, seconds))
+    def _hand_over(self, peer: str, message: Message, route: Sequence[Carrier]) -> None:
+        cause: str | None = "none is left"
+        for carrier in route:
+            cause = carrier.send(peer, message)
+            if cause is None:
+                self._observer.sent(peer, message.length)
+                return
+        raise self._gone(peer, cause)
 
     def _gone(self, peer: str, cause: str | None) -> LinkError:
-        return LinkError(f"{self._site} lost its direct link to {peer} and cannot make it again: {cause}")
+        kinds = " and ".join(carrier.kind for carrier in self._carriers)
+        return LinkError(
+            f"{self._edges.site} lost its {kinds} link to {peer} and cannot make it again: {cause}"
+        )
 
-    def _fall_back(self, peer: str, cause: str, unsent: Unsent) -> None:
-        if self._mode == "direct":
+    def _lost(self, carrier: Carrier, peer: str, cause: str, untaken: Sequence[Message]) -> None:
+        """Let the next carriers of the edge carry what ``carrier`` did not deliver."""
+        route = self._routes[peer]
+        rest = route[route.index(carrier) + 1 :]
+        if not rest:
             self._inbox.fail(self._gone(peer, cause))
             return
-        _log.warning("%s -> %s: the direct link is lost (%s), the server relays", self._site, peer, cause)
-        self._observer.linked(peer, LinkKind.RELAY, LinkKind.DIRECT)
-        for key, buffers in unsent:
-            self._relay.send(peer, key, buffers, repeat=True)
+        _log.warning(
+            "%s -> %s: the %s link is lost (%s), from now on %s",
+            *(self._edges.site, peer, carrier.kind, cause, rest[0].kind),
+        )
+        self._observer.linked(peer, rest[0].kind, carrier.kind)
+        try:
+            for message in untaken:
+                self._hand_over(peer, message._replace(repeat=True), rest)
+        except LinkError as error:
+            self._inbox.fail(error)

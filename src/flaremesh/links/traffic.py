@@ -4,13 +4,16 @@ import threading
 from collections import Counter
 from collections.abc import Collection
 
-from flaremesh.links.protocol import LinkKind, Refusal
+from typing_extensions import override
+
+from flaremesh.links.link import LinkObserver, Refusal
+from flaremesh.topology.links import LinkKind
 
 _STRANGER = ""
 
 
-class TrafficCounter:
-    """A LinkObserver that counts.
+class TrafficCounter(LinkObserver):
+    """Counts what it hears of.
 
     Args:
         peers: the site's neighbours.
@@ -33,31 +36,31 @@ class TrafficCounter:
         self.refusals: Counter[tuple[str, str]] = Counter()
         self.links: dict[str, str] = {}
         self.wanted: dict[str, str] = {}
-        # link threads count, and an increment is not atomic
+        # several threads count, and an increment is not atomic
         self._counting = threading.Lock()
 
+    @override
     def sent(self, peer: str, payload_bytes: int) -> None:
-        """See LinkObserver.sent."""
         with self._counting:
             self.sent_messages[peer] += 1
             self.sent_bytes[peer] += payload_bytes
 
+    @override
     def received(self, peer: str, payload_bytes: int) -> None:
-        """See LinkObserver.received."""
         with self._counting:
             self.received_bytes[peer] += payload_bytes
 
+    @override
     def refused(self, peer: str, reason: Refusal) -> None:
-        """See LinkObserver.refused."""
         # whoever is no neighbour chose its own name: nothing may grow with it
         with self._counting:
             self.refusals[peer if peer in self._peers else _STRANGER, reason] += 1
 
+    @override
     def waited(self, peer: str, seconds: float) -> None:
-        """See LinkObserver.waited."""
         self.waits[peer] += seconds
 
+    @override
     def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
-        """See LinkObserver.linked."""
         self.wanted[peer] = wanted.value  # plain: they go into messages and files
         self.links[peer] = kind.value

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Literal
 
+from flaremesh.topology.links import LinkKind
+
 PREFIX = "flaremesh_"
 
 # an iteration takes from under a millisecond (scalar consensus) to minutes (a large model)
@@ -19,8 +21,7 @@ DURATION_BUCKETS = (
 """Upper bounds, seconds."""
 
 
-LINK_KINDS = DIRECT, RELAY = "direct", "relay"
-"""What carries an edge's messages; see flaremesh.links.LinkKind."""
+LINK_KINDS = DIRECT, RELAY = LinkKind.DIRECT, LinkKind.RELAY
 
 
 class Phase(StrEnum):

@@ -19,10 +19,12 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+from typing_extensions import override
 
+from flaremesh import atomic
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import DIRECT, DURATION_BUCKETS, LINK_KINDS, Phase, RunMetric, RunState
-from flaremesh.metrics.sink import Evaluation, Iteration, Norms, Traffic
+from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Traffic
 from flaremesh.topology.neighborhood import Neighborhood
 
 DIRECTORY_VARIABLE: Final = "FLAREMESH_METRICS_DIR"
@@ -34,8 +36,8 @@ PAGE_SECONDS: Final = 1.0
 _EVALUATED = {"loss": RunMetric.VALIDATION_LOSS, "accuracy": RunMetric.VALIDATION_ACCURACY}
 
 
-class PrometheusSink(Collector):
-    """MetricsSink of one run at one site.
+class PrometheusSink(Collector, MetricsSink):
+    """What happens in one run at one site, as metrics that a Prometheus can scrape.
 
     Its values can be scraped where DIRECTORY_VARIABLE names a directory, and stay in the process otherwise.
     The last page outlives it until another run takes the slot.
@@ -96,8 +98,8 @@ class PrometheusSink(Collector):
         self._iterations = iteration
         self._last_iteration = time.time()
 
+    @override
     def iteration(self, record: Iteration) -> None:
-        """See MetricsSink.iteration."""
         self.reached(record.iteration)
         self._record = record
         self._seconds.add(record.seconds)
@@ -108,15 +110,15 @@ class PrometheusSink(Collector):
         if not record.finite:
             self._non_finite += 1
 
+    @override
     def evaluation(self, record: Evaluation) -> None:
-        """See MetricsSink.evaluation."""
         self._evaluate.add(record.seconds)
         for name, value in record.metrics.items():
             if name in _EVALUATED:
                 self._gauges[_EVALUATED[name]] = value
 
+    @override
     def norms(self, record: Norms) -> None:
-        """See MetricsSink.norms."""
         self._gauges[RunMetric.GRADIENT_NORM] = record.gradient
         self._gauges[RunMetric.INNOVATION_NORM] = record.innovation
 
@@ -156,7 +158,7 @@ class PrometheusSink(Collector):
         )
 
     def _by_peer(self, metric: RunMetric, peers: Iterable[str], values: Mapping[str, float]) -> Family:
-        """One with whom nothing happened yet stands at 0."""
+        """The metric of every peer, 0 for one with whom nothing happened yet."""
         return self._family(metric, {(peer,): values.get(peer, 0) for peer in peers})
 
     def _family(self, metric: RunMetric, values: Mapping[Any, float]) -> Family:
@@ -187,7 +189,7 @@ class RunMetrics(Collector):
         self._directory = directory
 
     def collect(self) -> Iterable[Family]:
-        """Read all pages; a run whose process died without a word has failed."""
+        """The pages of all runs; one whose process ended without telling its end is shown as failed."""
         families: dict[str, Family] = {}
         for page in sorted(self._directory.glob(_page(Path(), "*").name)):
             with suppress(FileNotFoundError):  # the directory is emptied when the site starts
@@ -234,7 +236,7 @@ class _Durations:
         self.sum += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
-        """How many were at most so long, by the bound's text."""
+        """(upper bound in seconds, number of durations up to it), as Prometheus writes histograms."""
         total, buckets = 0, []
         for bound, count in zip((*DURATION_BUCKETS, float("inf")), self._counts, strict=True):
             total += count
@@ -257,9 +259,7 @@ class _Writer:
 
     def write(self) -> None:
         with self._writing, suppress(OSError):  # e.g. no room: the next page may find some
-            partial = self._file.with_suffix(".partial")
-            partial.write_bytes(generate_latest(self._registry))
-            partial.replace(self._file)
+            atomic.write(self._file, generate_latest(self._registry))
 
     def stop(self) -> None:
         self._stopped.set()

@@ -3,7 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import AliasChoices, Field
+from typing_extensions import override
+
+from flaremesh.record import Number
 
 
 @dataclass(frozen=True)
@@ -12,48 +17,56 @@ class Iteration:
 
     Attributes:
         iteration: 1 after the first iteration.
-        loss: training loss on the mini-batch, None without a gradient.
-        consensus_distance: ‖x_i − Σ_j w_ij x_j‖₂ before the update: what a site can know of ‖X − JX‖.
-        seconds: wall clock of the iteration.
+        loss: training loss on the mini-batch; None without a gradient, and in a file where it is not finite.
+        consensus_distance: ‖x_i − Σ_j w_ij x_j‖₂ before the step: what a site can know of ‖X − JX‖; x_i is
+            the first vector of the first exchange. The seconds below are summed over all exchanges.
+        seconds: of the iteration, wall clock.
         wait_seconds: of that, waiting for neighbours.
         gradient_seconds: of that, computing gradients.
-        overlap_seconds: of that, own work between sending and waiting. Where something is left to wait for,
-            overlap / (overlap + wait) of the exchange is hidden behind it.
+        overlap_seconds: of that, own work while an exchange was under way. Where something is left to wait
+            for, overlap / (overlap + wait) of the exchanges is hidden behind it.
         send_seconds: of that, encoding the message and handing it to the links.
         mix_seconds: of that, decoding the neighbours' messages and mixing.
-        finite: neither loss, distance nor estimate has a NaN or an infinity.
+        finite: neither loss, distances nor what is sent next has a NaN or an infinity.
     """
 
     iteration: int
     loss: float | None
-    consensus_distance: float
-    seconds: float
-    wait_seconds: float
-    gradient_seconds: float
-    overlap_seconds: float = 0.0
-    send_seconds: float = 0.0
-    mix_seconds: float = 0.0
+    consensus_distance: Number
+    seconds: Number
+    wait_seconds: Number
+    gradient_seconds: Number
+    overlap_seconds: Number = 0.0
+    send_seconds: Number = 0.0
+    mix_seconds: Number = 0.0
     finite: bool = True
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a site's estimate after ``iteration`` iterations, and how long it took to find them."""
+    """One evaluation of one site's estimate.
+
+    Attributes:
+        iteration: how many iterations were done before; 0 for the initial point.
+        metrics: by name, in the units that the problem chooses; older files call them ``evaluation``.
+        seconds: that it took, wall clock.
+    """
 
     iteration: int
-    metrics: Mapping[str, float]
-    seconds: float = 0.0
+    metrics: Annotated[Mapping[str, Number], Field(validation_alias=AliasChoices("metrics", "evaluation"))]
+    seconds: Number = 0.0
 
 
 @dataclass(frozen=True)
 class Norms:
-    """Norms that cost too much to be taken in every iteration: one a second at most.
+    """Norms that cost too much to be taken in every iteration: once a second at most; exported, not kept.
 
     Attributes:
         iteration: as in Iteration.
         gradient: 2-norm of the iteration's gradient, None without one.
         innovation: 2-norm of what the site added to the mix, u_i in m_i⁺ = Σ_j w_ij m_j + u_i, where m_i is
-            the first vector of its message. It keeps the sites apart: ‖(I − W)M‖ settles below 2‖U‖/(1 − ρ).
+            the first vector of an iteration's first message. It keeps the sites apart: ‖(I − W)M‖ settles
+            below 2‖U‖/(1 − ρ).
     """
 
     iteration: int
@@ -86,23 +99,23 @@ class MetricsSink(Protocol):
         """Once a second at most, after an iteration."""
 
 
-class Fanout:
+class Fanout(MetricsSink):
     """Passes every record on to several sinks, in order."""
 
     def __init__(self, *sinks: MetricsSink):
         self._sinks = sinks
 
+    @override
     def iteration(self, record: Iteration) -> None:
-        """See MetricsSink.iteration."""
         for sink in self._sinks:
             sink.iteration(record)
 
+    @override
     def evaluation(self, record: Evaluation) -> None:
-        """See MetricsSink.evaluation."""
         for sink in self._sinks:
             sink.evaluation(record)
 
+    @override
     def norms(self, record: Norms) -> None:
-        """See MetricsSink.norms."""
         for sink in self._sinks:
             sink.norms(record)

@@ -1,43 +1,5 @@
-"""Starts NVFlare's job processes, whatever characters are in the paths of workspace and interpreter.
+"""What starts the processes of jobs, under the names that kits give it."""
 
-NVFlare writes a job's command as one line and splits it as a shell would, without quoting what it puts there.
-"""
+from flaremesh.p2p.nvflare.launchers import ServerJobLauncher, SiteJobLauncher
 
-import shlex
-import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from nvflare.apis.fl_constant import FLContextKey
-from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_launcher_spec import JobProcessArgs
-from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
-from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
-from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
-
-
-class SiteJobLauncher(ClientProcessJobLauncher):
-    """NVFlare's, for a site."""
-
-    def get_command(self, job_meta: Mapping[str, Any], fl_ctx: FLContext) -> str:
-        """The line that NVFlare splits."""
-        return _command(fl_ctx, get_client_job_args())
-
-
-class ServerJobLauncher(ServerProcessJobLauncher):
-    """NVFlare's, for the server."""
-
-    def get_command(self, job_meta: Mapping[str, Any], fl_ctx: FLContext) -> str:
-        """The line that NVFlare splits."""
-        return _command(fl_ctx, get_server_job_args())
-
-
-def _command(fl_ctx: FLContext, names: Iterable[str]) -> str:
-    given = fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS)
-    words = [sys.executable]
-    for name in names:
-        if name in given:
-            option, value = given[name]
-            # the options are several words, none of which has a blank
-            words += [option, *(value.split() if name == JobProcessArgs.OPTIONS else [value])]
-    return shlex.join(map(str, words))
+__all__ = ["ServerJobLauncher", "SiteJobLauncher"]

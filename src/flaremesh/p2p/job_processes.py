@@ -7,24 +7,13 @@ from typing import Final
 
 import psutil
 
+from flaremesh.p2p.nvflare.processes import works_on_run
+
 COMMAND: Final = ("python", "-m", "flaremesh.p2p.job_processes")
-
-MODULES: Final = frozenset(
-    {"nvflare.private.fed.app.client.worker_process", "nvflare.private.fed.app.server.runner_process"}
-)
-"""What NVFlare runs as a job's process, at a site and at the server."""
-
-PARENT_MODULES: Final = frozenset(
-    {"nvflare.private.fed.app.client.client_train", "nvflare.private.fed.app.server.server_train"}
-)
-"""What a site's and the server's own process runs; see participant.command."""
 
 
 def end(run_id: str, timeout: float) -> None:
     """Wait until no process of this machine or container works on a run; then kill those that still do.
-
-    NVFlare gives every process that it starts for a run the run's id as an argument. Others may have it too,
-    such as a user's ``flaremesh report``: they are left alone.
 
     Args:
         run_id: id of the run.
@@ -33,7 +22,7 @@ def end(run_id: str, timeout: float) -> None:
     working = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if run_id in (arguments := process.info["cmdline"] or ()) and not MODULES.isdisjoint(arguments)
+        if works_on_run(process.info["cmdline"] or (), run_id)
     ]
     kill_late(working, timeout)
 

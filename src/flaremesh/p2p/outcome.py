@@ -1,54 +1,95 @@
-"""The final state of a run, as sites report it and as the server writes it."""
+"""The result of a run: what sites reply, the server keeps as ``result.json``, and the admin reads."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
 
 from flaremesh.metrics.names import RunState
+from flaremesh.record import Number, Schema
+from flaremesh.runtime.history import Record
 
 RUN_FOLDER: Final = "flaremesh"
 """Folder in a job's run directory, at every site and at the server, that holds what a run leaves behind."""
 
+RESULT: Final = "result.json"
+"""Name of the server's file in it, and of the copy in the admin's run folder."""
 
-@dataclass
-class SiteOutcome:
-    """One site's part of the result.
+Outcome: TypeAlias = Literal[RunState.FINISHED, RunState.FAILED, RunState.ABORTED, "unfinished"]
+"""How a run ended; ``unfinished`` where nobody has told a result yet."""
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """One site at the end of a run.
 
     Attributes:
         iterations: how many it finished.
-        metrics: of its last evaluation.
-        seconds: of its loop, wall clock; None, and no bytes, of a site that did not finish.
-        sent_bytes, received_bytes: payload by peer.
-        links: by out-neighbour, ``direct`` or ``relay``: what carried the messages in the end.
-        history: records as in history.jsonl, thinned; the site keeps all of them.
+        metrics: of its last evaluation, by name.
+        seconds: of its loop, wall clock; None for a site that did not finish.
+        sent_bytes, received_bytes: payload by out- and by in-neighbour; empty for a site that did not finish.
+        links: what carried the messages to each out-neighbour in the end, ``direct`` or ``relay``.
+        history: its history, thinned; empty where the site's whole history stands beside the result.
     """
 
     iterations: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Number] = field(default_factory=dict)
     seconds: float | None = None
-    sent_bytes: dict[str, int] = field(default_factory=dict)
-    received_bytes: dict[str, int] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    sent_bytes: Mapping[str, int] = field(default_factory=dict)
+    received_bytes: Mapping[str, int] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    history: list[Record] = field(default_factory=list)
 
 
-@dataclass
-class RunOutcome:
-    """What result.json holds; ``graph`` has one mixing matrix per phase, ``seconds`` are wall clock."""
+@dataclass(frozen=True)
+class Graph:
+    """The graph of a run.
+
+    Attributes:
+        sites: names in the order of the matrices' rows.
+        matrices: one mixing matrix per phase; row i holds the weights with which site i mixes.
+    """
+
+    sites: list[str]
+    matrices: list[list[list[float]]]
+
+    def __post_init__(self) -> None:
+        count = len(self.sites)
+        if any([len(row) for row in matrix] != [count] * count for matrix in self.matrices):
+            raise ValueError(f"a matrix has not {count} rows and columns, one for each site")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        run_id: id of the run.
+        outcome: how it ended.
+        name: name of the run, for people.
+        reason: why it did not finish; None if it did.
+        algorithm: name of the algorithm.
+        topology: name of the mesh.
+        iterations: how many were asked for.
+        seconds: of the run at the server, wall clock.
+        submit_to_result_seconds: from submission until the result was there, on the admin's clock.
+        predicted_contraction: factor of the consensus distance per iteration of mixing; None if unknown.
+        sites: what is known of every site.
+        graph: who mixed with whom.
+    """
 
     run_id: str
-    name: str
-    outcome: RunState
-    reason: str | None
-    algorithm: str | None
-    topology: str | None
-    iterations: int
-    seconds: float
-    predicted_contraction: float | None
-    sites: dict[str, SiteOutcome]
-    graph: dict[str, Any]
+    outcome: Outcome
+    name: str = ""
+    reason: str | None = None
+    algorithm: str | None = None
+    topology: str | None = None
+    iterations: int | None = None
+    seconds: float | None = None
+    submit_to_result_seconds: float | None = None
+    predicted_contraction: float | None = None
+    sites: Mapping[str, SiteResult] = field(default_factory=dict)
+    graph: Graph | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the thinned histories stand apart from the figures under ``histories``."""
-        document = asdict(self)
-        document["histories"] = {name: site.pop("history") for name, site in document["sites"].items()}
-        return document
+
+SITE_RESULT: Final = Schema[SiteResult](SiteResult, "the result of a site")
+RUN_RESULT: Final = Schema[RunResult](RunResult, "the result of a run")

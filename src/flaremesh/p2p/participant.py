@@ -14,6 +14,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.p2p.nvflare.processes import server_command, site_command
+from flaremesh.p2p.nvflare.startup import startup_files
 
 NAME_VARIABLE: Final = "FLAREMESH_PARTICIPANT"
 """Environment variable with the name of the participant that the kit must be of; unset takes any kit."""
@@ -51,15 +53,7 @@ def command(workspace: Path) -> list[str]:
         StartError: there is no kit, or it is not a valid one.
     """
     name, org, is_server = identity(workspace)
-    if is_server:
-        module, config, uid = "server.server_train", "fed_server.json", []
-    else:
-        module, config, uid = "client.client_train", "fed_client.json", [f"uid={name}"]
-    return [
-        *(sys.executable, "-u", "-m", f"nvflare.private.fed.app.{module}"),
-        *("-m", str(workspace), "-s", config),
-        *("--set", "secure_train=true", *uid, f"org={org}", "config_folder=config"),
-    ]
+    return server_command(workspace, org) if is_server else site_command(workspace, name, org)
 
 
 def identity(workspace: Path) -> Identity:
@@ -69,10 +63,9 @@ def identity(workspace: Path) -> Identity:
         StartError: there is no kit, its certificate is not of the mesh's root, or not valid now.
     """
     startup = workspace / "startup"
-    is_server = (startup / "server.crt").exists()
+    files = startup_files(startup)
     try:
-        certificate = _certificate(startup / ("server.crt" if is_server else "client.crt"))
-        root = _certificate(startup / "rootCA.pem")
+        certificate, root = _certificate(files.certificate), _certificate(files.root)
     except FileNotFoundError as error:
         raise StartError(
             f"there is no startup kit in {startup}: {Path(error.filename).name} is missing. "
@@ -100,7 +93,7 @@ def identity(workspace: Path) -> Identity:
             f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC. "
             "Set this machine's clock."
         )
-    return Identity(name, _attribute(certificate, NameOID.ORGANIZATION_NAME), is_server)
+    return Identity(name, _attribute(certificate, NameOID.ORGANIZATION_NAME), files.is_server)
 
 
 def check(workspace: Path, name: str | None, gpus: int) -> None:

@@ -1,18 +1,67 @@
-"""How far a site is, told to the server twice a second while it runs."""
+"""How far a run is: what sites tell the server twice a second, and the server whoever asks."""
 
-import json
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from typing_extensions import override
 
 from flaremesh.links import Cancelled
-from flaremesh.metrics.sink import Evaluation, Iteration, Norms
+from flaremesh.metrics.names import RunState
+from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
+from flaremesh.p2p.outcome import RunResult
+from flaremesh.record import Number, Schema
 
 _PERIOD_SECONDS = 0.5
 
 
-class ProgressReporter:
-    """A MetricsSink that keeps the latest figures and posts them from its own thread.
+@dataclass(frozen=True)
+class SiteProgress:
+    """How far one site is.
+
+    Attributes:
+        iteration: how many iterations it has finished.
+        consensus_distance: of its last iteration, as in Iteration; None before the first.
+        seconds_per_iteration: of its last iteration, wall clock; None before the first.
+        metrics: of its last evaluation, by name.
+        links: what carries the messages to each out-neighbour, ``direct`` or ``relay``.
+        waits_for: the site that it waits for before its first iteration.
+        panic: why code of the site ends the run.
+        stopped: it has left the run in order; a site that is gone and never said so was killed.
+    """
+
+    iteration: int = 0
+    consensus_distance: float | None = None
+    seconds_per_iteration: float | None = None
+    metrics: Mapping[str, Number] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    waits_for: str | None = None
+    panic: str | None = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run is.
+
+    Attributes:
+        state: where its controller is.
+        sites: the latest of every site that told something.
+        result: None before the end.
+    """
+
+    state: RunState
+    sites: Mapping[str, SiteProgress] = field(default_factory=dict)
+    result: RunResult | None = None
+
+
+SITE_PROGRESS: Final = Schema[SiteProgress](SiteProgress, "the progress of a site")
+RUN_PROGRESS: Final = Schema[RunProgress](RunProgress, "the progress of a run")
+
+
+class ProgressReporter(MetricsSink):
+    """Keeps the latest figures of a site and posts them from a thread of its own.
 
     Args:
         post: sends bytes to the server; may lose them.
@@ -24,7 +73,7 @@ class ProgressReporter:
         self._post = post
         self._links = links
         self._cancelled = cancelled
-        self._latest: dict[str, Any] = {"iteration": 0}
+        self._latest = SiteProgress()
         self._news = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._report, name="progress", daemon=True)
@@ -32,43 +81,41 @@ class ProgressReporter:
 
     def reached(self, iteration: int) -> None:
         """So many iterations are done, of an algorithm that tells nothing else."""
-        self._update({"iteration": iteration})
+        self._update(iteration=iteration)
 
+    @override
     def iteration(self, record: Iteration) -> None:
-        """See MetricsSink.iteration."""
-        figures = {
-            "iteration": record.iteration,
-            "consensus_distance": record.consensus_distance,
-            "seconds_per_iteration": record.seconds,
-        }
-        if record.loss is not None:
-            figures["train_loss"] = record.loss
-        self._update(figures)
+        self._update(
+            iteration=record.iteration,
+            consensus_distance=record.consensus_distance,
+            seconds_per_iteration=record.seconds,
+        )
 
+    @override
     def evaluation(self, record: Evaluation) -> None:
-        """See MetricsSink.evaluation."""
-        self._update(record.metrics)
+        self._update(metrics=record.metrics)
 
+    @override
     def norms(self, record: Norms) -> None:
         """Not told."""
 
     def waits_for(self, site: str | None) -> None:
         """Before the first iteration this site waits for another one, or no longer does."""
-        self._update({"waits_for": site})
+        self._update(waits_for=site)
 
     def panic(self, reason: str) -> None:
         """The site's code ends the run; told at once, because its process may end now."""
-        self._update({"panic": reason})
+        self._update(panic=reason)
         self._tell()
 
     def stop(self) -> None:
         """Tell the last figures and end; ``stopped`` lets the server tell an aborted site from a dead one."""
-        self._update({"stopped": True})
+        self._update(stopped=True)
         self._stopped.set()
         self._thread.join()
 
-    def _update(self, figures: Mapping[str, Any]) -> None:
-        self._latest = {**self._latest, **figures}  # replaced whole: the thread reads it without a lock
+    def _update(self, **figures: Any) -> None:
+        self._latest = replace(self._latest, **figures)  # replaced whole: the thread reads it without a lock
         self._news.set()
 
     def _report(self) -> None:
@@ -77,10 +124,10 @@ class ProgressReporter:
                 self._news.clear()
                 self._tell()
             elif self._cancelled():
-                self._update({"stopped": True})
+                self._update(stopped=True)
             if self._stopped.wait(_PERIOD_SECONDS):
                 self._tell()
                 return
 
     def _tell(self) -> None:
-        self._post(json.dumps(self._latest | {"links": dict(self._links)}).encode())
+        self._post(SITE_PROGRESS.json(replace(self._latest, links=dict(self._links))).encode())

@@ -32,11 +32,5 @@ START_TIMEOUT: Final = "start_timeout"
 PREPARE: Final = "prepare"
 """In the third ``config`` task, which comes when all are linked: do all that precedes the first iteration."""
 
-SERVER_PARAMETERS: Final = {
-    "server": {"task_request_interval": 0.1},  # a site may else ask for its next task only every 2 s
-    "dead_client_grace_period": 5.0,  # seconds to wait for a site after its heartbeats stopped; else 60
-}
-"""NVFlare's settings of the server in a flaremesh job."""
-
 PROGRESS_COMMAND: Final = "flaremesh.progress"
 """Topic of the admin's command that asks for the progress of a run."""

@@ -3,139 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
-from enum import Enum
-from typing import Any, Final, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
 
-from flaremesh.errors import FlaremeshError
+from typing_extensions import override
+
+from flaremesh.p2p.json_dataclass import (
+    EXTRA_TO_STOCK,
+    JsonDataclass,
+    NetworkError,
+    each,
+    listed,
+    plain,
+    require_json,
+)
 from flaremesh.topology.neighborhood import Neighborhood
 
-_OURS: Final = {"ours": True}  # marks fields that stock's JSON does not have: written only where they are set
-_ROUNDING = 1e-6  # of sums of float32 weights
+__all__ = ["Config", "LocalConfig", "Neighbor", "Network", "NetworkError", "Node"]
 
-
-class NetworkError(FlaremeshError, ValueError):
-    """A network or a configuration makes no sense, or no job can carry it."""
-
-    exit_code = 2
-
-
-class _Instance:
-    """Holds the ``__dict__`` of Python, behind the one that the dataclasses below show."""
-
-
-_attributes = vars(_Instance)["__dict__"].__get__
-
-
-class _Json(_Instance):
-    """A dataclass whose ``__dict__`` is its JSON.
-
-    FedJob writes the objects among a component's arguments by their ``__dict__``, and NVFlare builds them
-    again from it.
-    """
-
-    @classmethod
-    def of(cls, value: Any) -> Self:
-        """``value`` itself, or one made of a dict or of another package's dataclass of the same fields.
-
-        Raises NetworkError for anything else, and for unknown or missing fields.
-        """
-        if isinstance(value, cls):
-            return value
-        known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # all subclasses are dataclasses
-        if isinstance(value, Mapping):
-            given = dict(value)
-        elif is_dataclass(value) and not isinstance(value, type):
-            given = {f.name: getattr(value, f.name) for f in fields(value)}
-        else:
-            raise NetworkError(f"{value!r} is no {cls.__name__}; give one, or a dict with {', '.join(known)}")
-        if unknown := given.keys() - known.keys():
-            raise NetworkError(
-                f"a {cls.__name__} has no field {min(map(repr, unknown))}, only {', '.join(known)}"
-            )
-        for name, f in known.items():
-            if name not in given and f.default is MISSING and f.default_factory is MISSING:
-                raise NetworkError(f"a {cls.__name__} needs the field {name}, and {value!r} has none")
-        return cls(**given)
-
-    @property
-    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]  # Python allows it, and FedJob asks for it
-        values = [(f, getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]  # as above
-        return {
-            f.name: _plain(value) for f, value in values if "ours" not in f.metadata or value != _default(f)
-        }
-
-    def __getstate__(self) -> dict[str, Any]:
-        return dict(_attributes(self))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        _attributes(self).update(state)
-
-
-def _default(f: Field[Any]) -> Any:
-    return f.default if f.default_factory is MISSING else f.default_factory()
-
-
-_AnyJson = TypeVar("_AnyJson", bound=_Json)
-
-
-def _list(values: Any, what: str) -> list[Any]:
-    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
-        raise NetworkError(f"{what} must be a list, not {values!r}")
-    return list(values)
-
-
-def _each(kind: type[_AnyJson], values: Any, what: str) -> list[_AnyJson]:
-    return [kind.of(value) for value in _list(values, what)]
-
-
-def _plain(value: Any) -> Any:
-    """``value`` in JSON's types; what JSON does not know stays as it is."""
-    if isinstance(value, _Json):
-        return value.__dict__
-    if isinstance(value, Neighborhood):
-        return asdict(value)
-    if isinstance(value, Enum):
-        return _plain(value.value)
-    if hasattr(value, "tolist"):  # numpy's and torch's numbers and arrays
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {_plain(key) if hasattr(key, "tolist") else key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _require_json(value: Any, place: str) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str | int | float | None):
-                raise NetworkError(f"{place} has the key {key!r}, and a job's JSON knows only text there")
-            _require_json(item, f"{place}[{key!r}]")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _require_json(item, f"{place}[{index}]")
-    elif not isinstance(value, str | int | float | None):
-        raise NetworkError(
-            f"{place} is of the type {type(value).__name__}, which a job's JSON cannot carry; "
-            "it knows numbers, texts, lists and dicts"
-        )
+_ROUNDING: Final = 1e-6  # of sums of float32 weights
 
 
 @dataclass
-class Neighbor(_Json):
+class Neighbor(JsonDataclass):
     """An in-neighbour and the weight w_ij with which the node uses its value."""
 
     id: str
     weight: float | None = None
 
     def __post_init__(self) -> None:
-        self.id, self.weight = _plain(self.id), _plain(self.weight)
+        self.id, self.weight = plain(self.id), plain(self.weight)
 
 
 @dataclass
-class Node(_Json):
+class Node(JsonDataclass):
     """A site and its in-neighbours: one row of the mixing matrix.
 
     Attributes:
@@ -146,15 +47,15 @@ class Node(_Json):
 
     id: str = None  # type: ignore[assignment]  # as in stock, a node may get its name later
     neighbors: list[Neighbor] = field(default_factory=list)
-    weight: float | None = field(default=None, metadata=_OURS)
+    weight: float | None = field(default=None, metadata=EXTRA_TO_STOCK)
 
     def __post_init__(self) -> None:
-        self.id, self.weight = _plain(self.id), _plain(self.weight)
-        self.neighbors = _each(Neighbor, self.neighbors, f"the neighbors of {self.id}")
+        self.id, self.weight = plain(self.id), plain(self.weight)
+        self.neighbors = each(Neighbor, self.neighbors, f"the neighbors of {self.id}")
 
 
 @dataclass
-class Network(_Json):
+class Network(JsonDataclass):
     """The weighted graph.
 
     Attributes:
@@ -163,12 +64,12 @@ class Network(_Json):
     """
 
     nodes: list[Node] = field(default_factory=list)
-    phases: list[list[Node]] = field(default_factory=list, metadata=_OURS)
+    phases: list[list[Node]] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
 
     def __post_init__(self) -> None:
-        self.nodes = _each(Node, self.nodes, "the nodes of a network")
-        phases = _list(self.phases or [], "the phases of a network")
-        self.phases = [_each(Node, phase, "a phase of a network") for phase in phases]
+        self.nodes = each(Node, self.nodes, "the nodes of a network")
+        phases = listed(self.phases or [], "the phases of a network")
+        self.phases = [each(Node, phase, "a phase of a network") for phase in phases]
         if not self.nodes and self.phases:
             self.nodes = self.phases[0]
 
@@ -240,11 +141,11 @@ def _check(node: Node, sites: set[str]) -> None:
         raise NetworkError(f"{node.id} lists a neighbour twice or itself")
     total = 0.0
     for neighbor in node.neighbors:
-        weight = _plain(neighbor.weight)  # again, because it may have been set since
+        weight = plain(neighbor.weight)  # again, because it may have been set since
         if not _in_range(weight) or not weight:
             raise NetworkError(f"{node.id} gives {neighbor.id} the weight {weight!r}; it must lie in (0, 1]")
         total += weight
-    if node.weight is not None and not _in_range(_plain(node.weight)):
+    if node.weight is not None and not _in_range(plain(node.weight)):
         raise NetworkError(f"{node.id} gives itself the weight {node.weight!r}; it must lie in [0, 1]")
     if node.weight is None and total > 1 + _ROUNDING:
         raise NetworkError(f"the weights of {node.id}'s neighbours sum to {total:g}, more than 1")
@@ -279,7 +180,7 @@ def _is_link(value: Any) -> bool:
 
 
 @dataclass
-class Config(_Json):
+class Config(JsonDataclass):
     """What a DistOptController needs.
 
     Attributes:
@@ -290,7 +191,7 @@ class Config(_Json):
 
     network: Network
     extra: dict[str, Any] = field(default_factory=dict)
-    links: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=_OURS)
+    links: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=EXTRA_TO_STOCK)
 
     def __post_init__(self) -> None:
         self.network = Network.of(self.network)
@@ -298,8 +199,13 @@ class Config(_Json):
         self.links = _dict(self.links, "links")
 
     @classmethod
+    @override
     def of(cls, value: Any) -> Self:
-        """See ``_Json.of``; raises NetworkError too for what JSON cannot carry, with its place."""
+        """The same, and refuse what no job can carry.
+
+        Raises:
+            NetworkError: also for a link of no node or of another form, and for what JSON does not know.
+        """
         config = super().of(value)
         sites = [node.id for node in config.network.nodes]
         for site, link in config.links.items():
@@ -310,14 +216,14 @@ class Config(_Json):
                     f"links must say {{'host': ..., 'ports': [low, high]}} for {site}, and says {link!r}"
                 )
         try:
-            _require_json(config.__dict__, "the configuration")
+            require_json(config.__dict__, "the configuration")
         except RecursionError:
             raise NetworkError("the configuration contains itself; a job's JSON has an end") from None
         return config
 
 
 @dataclass
-class LocalConfig(_Json):
+class LocalConfig(JsonDataclass):
     """A site's part of the Config.
 
     Attributes:
@@ -334,18 +240,18 @@ class LocalConfig(_Json):
 
     neighbors: list[Neighbor]
     extra: dict[str, Any] = field(default_factory=dict)
-    schedule: list[Neighborhood] = field(default_factory=list, metadata=_OURS)
-    index: int = field(default=0, metadata=_OURS)
-    sites: int = field(default=1, metadata=_OURS)
-    parent: str | None = field(default=None, metadata=_OURS)
-    children: list[str] = field(default_factory=list, metadata=_OURS)
-    labels: dict[str, Any] = field(default_factory=dict, metadata=_OURS)
-    link: dict[str, Any] | None = field(default=None, metadata=_OURS)
-    row_stochastic: bool = field(default=True, metadata=_OURS)
-    column_stochastic: bool = field(default=True, metadata=_OURS)
+    schedule: list[Neighborhood] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
+    index: int = field(default=0, metadata=EXTRA_TO_STOCK)
+    sites: int = field(default=1, metadata=EXTRA_TO_STOCK)
+    parent: str | None = field(default=None, metadata=EXTRA_TO_STOCK)
+    children: list[str] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
+    labels: dict[str, Any] = field(default_factory=dict, metadata=EXTRA_TO_STOCK)
+    link: dict[str, Any] | None = field(default=None, metadata=EXTRA_TO_STOCK)
+    row_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
+    column_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
 
     def __post_init__(self) -> None:
-        self.neighbors = _each(Neighbor, self.neighbors, "the neighbors of a site")
+        self.neighbors = each(Neighbor, self.neighbors, "the neighbors of a site")
         self.extra = _dict(self.extra, "extra")
         self.schedule = [
             Neighborhood(**{**n, "out": tuple(n["out"])}) if isinstance(n, dict) else n for n in self.schedule

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import yaml
 
-from flaremesh.class_path import ClassPathError, class_at, ended
+from flaremesh.class_path import ClassPathError, class_at, exit_refused, package_of
 from flaremesh.errors import FlaremeshError
 from flaremesh.problems.protocol import Problem, SiteContext
 from flaremesh.problems.reference import build_problem
@@ -160,10 +160,8 @@ def _executed(folder: Path, file: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # as for any import: classes are pickled by their module's name
     try:
-        spec.loader.exec_module(module)
-    except SystemExit as asked:
-        del sys.modules[name]
-        raise ClassPathError(ended(asked)) from None
+        with exit_refused():
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
@@ -176,7 +174,7 @@ def _prefer(folder: Path, modules: set[str]) -> None:
     importlib.invalidate_caches()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if name.partition(".")[0] in modules and not (file and Path(file).is_relative_to(folder)):
+        if package_of(name) in modules and not (file and Path(file).is_relative_to(folder)):
             del sys.modules[name]
 
 
@@ -204,7 +202,7 @@ def _imported_by(file: Path, folder: Path) -> Iterator[Path]:
                 modules = [module]
             case _:
                 continue
-        for top in {module.partition(".")[0] for module in modules} - sys.stdlib_module_names:
+        for top in {package_of(module) for module in modules} - sys.stdlib_module_names:
             if (folder / f"{top}.py").is_file():
                 yield folder / f"{top}.py"
             elif (folder / top).is_dir():

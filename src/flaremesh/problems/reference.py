@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flaremesh.class_path import ClassPathError, class_at, ended
+from flaremesh.class_path import class_at, exit_refused
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 
 _METHODS = ("initial", "loss_and_gradient", "evaluate", "buffers", "state")
@@ -37,11 +37,8 @@ def build_problem(
     except Exception as error:
         raise ProblemError(f"cannot import the problem {name} at {site.name}", error) from error
     try:
-        problem = make(site, **args)
-    except SystemExit as asked:
-        raise ProblemError(
-            f"cannot build the problem {name} at {site.name}", ClassPathError(ended(asked))
-        ) from None
+        with exit_refused():
+            problem = make(site, **args)
     except Exception as error:
         raise ProblemError(f"cannot build the problem {name} at {site.name}", error) from error
     if missing := [method for method in _METHODS if not callable(getattr(problem, method, None))]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flaremesh.p2p.networks import network_of
-from flaremesh.p2p.tasks import SERVER_PARAMETERS, Task
+from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
+from flaremesh.p2p.tasks import Task
 from flaremesh.problems.delivery import deliver
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, LinkAddress, Run, Topology

@@ -1,26 +1,21 @@
 """From a topology to startup kits that can be handed out."""
 
-import contextlib
-import io
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.x509.oid import NameOID
-from nvflare.lighter.constants import CtxKey
-from nvflare.lighter.entity import Project
-from nvflare.lighter.impl.cert import CertBuilder
-from nvflare.lighter.impl.static_file import StaticFileBuilder
-from nvflare.lighter.impl.workspace import WorkspaceBuilder
-from nvflare.lighter.provisioner import Provisioner
-from pydantic import ValidationError
 
-from flaremesh.errors import FlaremeshError, first_mistake
+from flaremesh.class_path import prefix_of
+from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.agents.kit import PARTS
-from flaremesh.provision import LAST_TOPOLOGY, firewall
-from flaremesh.provision.builder import KitBuilder, project_of
-from flaremesh.provision.certificates import Certificate, CertificateStore, StateError
+from flaremesh.p2p.components import COMPONENTS
+from flaremesh.p2p.nvflare.kits import KitsRefused, Made, MeshProject
+from flaremesh.p2p.nvflare.settings import Settings
+from flaremesh.provision import firewall
+from flaremesh.provision.agents import site_agents
+from flaremesh.provision.certificates import Certificate, CertificateStore
 from flaremesh.provision.releases import (
     KIT_VALUES,
     MONITORING,
@@ -39,10 +34,9 @@ from flaremesh.provision.replacement import (
     workplace,
 )
 from flaremesh.provision.stamp import stamp
+from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, Topology
-
-_log = logging.getLogger(__name__)
 
 _KIT = (*PARTS, "readme.txt")  # NVFlare's transfer goes with it where it is empty
 
@@ -99,20 +93,20 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
     mesh = build(topology)
     kits, state = out / "kits", out / "state"
     try:
-        project = project_of(topology)
+        project = MeshProject(topology)
     except ValueError as error:
         raise ProvisionError(f"NVFlare refuses a name in the topology file: {error}") from None
-    names = sorted(participant.name for participant in project.get_all_participants())
+    names = project.participants
     store = CertificateStore(state / "cert.json")
-    _check_root(topology, store)
-    removed = sorted(store.holders.difference(names))
+    _check_root(topology, store.issued.root)
+    removed = sorted(store.issued.holders.difference(names))
     if removed and not remove:
         raise ProvisionError(
             f"provisioned before, but no longer in the topology file: {', '.join(removed)}. "
             "Run again with --remove to delete their kits and private keys, or put the entries back."
         )
     reissued = store.stale(project)
-    store.forget([*removed, *reissued])
+    store.issued.forget([*removed, *reissued])
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     kits.mkdir(exist_ok=True)
@@ -120,7 +114,7 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         if (kits / RELEASES / SERVER / KIT_VALUES).exists():
             # no kit, but the releases of before, which earlier versions left here
             (kits / RELEASES).rename(work / "stray")
-        built, certificates = _build(project, topology, store, work / "nvflare")
+        built, certificates = _make(project, topology, mesh, store, work / "nvflare")
         for name in names:
             stamp(built / name, topology.code)
         if topology.deploy:
@@ -158,29 +152,8 @@ def _write_releases(topology: Topology, mesh: Mesh, kits: Path, folder: Path) ->
         write_monitoring(topology, topology.deploy.monitoring, folder / MONITORING)
 
 
-def previous(out: Path) -> Topology | None:
-    """The topology that ``out`` was last provisioned from, None if it never was.
-
-    Raises:
-        StateError: the file that says it is damaged, or of another version.
-    """
-    path = out / LAST_TOPOLOGY
-    try:
-        return Topology.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        reason = first_mistake(error) if isinstance(error, ValidationError) else error
-        raise StateError(
-            f"{path} says what the kits were last made from, and cannot be read: {reason}. It is damaged, or "
-            "was written by another version of flaremesh. Restore it from a copy, or remove it: all that is "
-            "lost is what to deploy anew after the next change."
-        ) from None
-
-
-def _check_root(topology: Topology, store: CertificateStore) -> None:
+def _check_root(topology: Topology, root: x509.Certificate | None) -> None:
     """A root certificate lasts as long as the mesh: refuse what would need another one."""
-    root = store.root
     if root is None:
         return
     name = str(root.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
@@ -203,20 +176,16 @@ def _check_root(topology: Topology, store: CertificateStore) -> None:
     )
 
 
-def _build(project: Project, topology: Topology, store: CertificateStore, folder: Path) -> tuple[Path, Path]:
-    """Let NVFlare make all kits; returns the folder of the kits and the new cert.json."""
-    state = folder / topology.name / "state"
-    state.mkdir(parents=True)
-    store.write(state / "cert.json")
-    builders = [
-        WorkspaceBuilder(),
-        KitBuilder(topology.code),
-        StaticFileBuilder(config_folder="config", scheme="grpc"),
-        CertBuilder(root_valid_days=topology.certificates.root_days),
-    ]
-    # NVFlare prints a traceback of what it then returns as an error
-    with contextlib.redirect_stderr(io.StringIO()):
-        context = Provisioner(str(folder), builders).provision(project, logger=_log)
-    if context.get(CtxKey.BUILD_ERROR):
-        raise ProvisionError(f"NVFlare could not make the kits: {'; '.join(context[CtxKey.ERRORS])}")
-    return Path(context.get_result_location()), state / "cert.json"
+def _make(
+    project: MeshProject, topology: Topology, mesh: Mesh, store: CertificateStore, folder: Path
+) -> Made:
+    """Let NVFlare make all kits."""
+    settings = Settings(
+        classes=[*COMPONENTS, *map(prefix_of, topology.code.packages)],
+        code=topology.code.files,
+        agents=site_agents(topology, mesh),
+    )
+    try:
+        return project.make_kits(settings, store.issued, folder)
+    except KitsRefused as error:
+        raise ProvisionError(f"NVFlare could not make the kits: {error}") from error

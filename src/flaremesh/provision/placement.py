@@ -44,8 +44,8 @@ def namespace_of(topology: Topology, participant: str) -> str:
 def may_be_elsewhere(topology: Topology, participant: str) -> bool:
     """Whether a participant may run in another cluster than the one that is looked at."""
     host = _host_of(topology, participant)
-    # who dials a Service of a cluster runs in that cluster; where the server is elsewhere, a site without
-    # an address of its own may be anywhere
+    # a site without an address of its own is where the server's Service is, which it must be able to dial;
+    # where the server is no Service, such a site may be anywhere
     return _service(host or topology.server.host) is None
 
 
@@ -70,8 +70,8 @@ def out_neighbour(topology: Topology, site: Site) -> DialledPeer:
 
 
 def _place(topology: Topology, participant: str, *, dialled: bool) -> dict[str, str | tuple[str, ...]]:
-    # its pod too where a peer is known by an address: it may be in the same cluster, whose nodes
-    # have turned a node port into a pod's port before a policy is asked
+    # a peer with an address may run in this cluster all the same: its node has then turned the node port into
+    # the pod's own before a policy is asked, so that the policy must name the pod too
     place: dict[str, str | tuple[str, ...]] = {"namespace": namespace_of(topology, participant)}
     if may_be_elsewhere(topology, participant):
         host = _host_of(topology, participant)

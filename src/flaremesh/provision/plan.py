@@ -1,4 +1,4 @@
-"""What a topology means before anything is made: its graph, its algorithms, its traffic, its firewalls."""
+"""What a topology means before anything is made: its graph, its algorithms, its messages, its firewalls."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +10,9 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall, releases
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.topology.analysis import iterations_to, period, stationary
-from flaremesh.topology.findings import instead
 from flaremesh.topology.graphs import directed
 from flaremesh.topology.mesh import Mesh, build
+from flaremesh.topology.mistakes import instead
 from flaremesh.topology.schema import SERVER, Topology
 
 
@@ -67,11 +67,13 @@ class Message:
     """What goes over one edge in one iteration.
 
     Attributes:
+        vectors: number of vectors as long as the model that all exchanges send together; None if unknown.
         payload_bytes: without a frame's header of a few bytes; None if unknown.
-        why_unknown: why the problem could not be built here.
+        why_unknown: why the problem was not built, or could not be built here.
     """
 
-    payload_bytes: int | None
+    vectors: int | None
+    payload_bytes: int | None = None
     why_unknown: str | None = None
 
 
@@ -98,10 +100,17 @@ class Plan:
     redeploy: dict[str, str] | None
 
 
-def plan(topology: Topology, previous: Topology | None = None) -> Plan:
+def plan(topology: Topology, previous: Topology | None = None, *, build_problem: bool = False) -> Plan:
     """Derive the plan of a topology, and what changed since the one provisioned last.
 
+    Args:
+        topology: the mesh and its run.
+        previous: the one provisioned last, if any.
+        build_problem: build the first site's problem, to tell how long messages are. This imports torch and
+            runs the problem's code.
+
     Raises:
+        DeliveryError: the problem is to be built, and cannot travel to a site.
         GraphError, MissingExtra: see topology.mesh.build.
         PlacementError, ReleaseError: see releases.check.
     """
@@ -116,7 +125,7 @@ def plan(topology: Topology, previous: Topology | None = None) -> Plan:
         algorithm=topology.run.algorithm,
         refusal=refusal,
         algorithms={name: unsoundness(name, mesh) for name in algorithms.names()},
-        message=Message(None, "the run is refused") if refusal else _message(topology),
+        message=_message(topology, build_problem, refusal),
         firewall=tuple(firewall.rules(topology, mesh)),
         redeploy=None if previous is None else redeploy(topology, previous),
     )
@@ -141,17 +150,17 @@ def unsoundness(algorithm: str, mesh: Mesh) -> str | None:
     if not properties.primitive:
         return "mixing is periodic and never settles; lower the edges' weights so that sites keep their own"
     needed = algorithms.algorithm_class(algorithm).weights
-    if needed is Weights.COLUMN_STOCHASTIC and not properties.column_stochastic:
-        return "the columns of the mixing matrix do not sum to one; write weights: push-sum"
-    if needed is Weights.DOUBLY_STOCHASTIC and not properties.doubly_stochastic:
-        reason = (
-            f"the {'columns' if properties.row_stochastic else 'rows'} of the mixing matrix do not sum to one"
-        )
-        if not directed(mesh.graph):
-            return f"{reason}; write weights: metropolis"
-        others = " or ".join(_made_for(Weights.COLUMN_STOCHASTIC))
-        return f"{reason}; on a directed graph run {others}, with weights: push-sum"
-    return None
+    reason = needed.unsoundness(
+        row_stochastic=properties.row_stochastic, column_stochastic=properties.column_stochastic
+    )
+    if reason is None:
+        return None
+    if needed is Weights.COLUMN_STOCHASTIC:
+        return f"{reason}; write weights: push-sum"
+    if not directed(mesh.graph):
+        return f"{reason}; write weights: metropolis"
+    others = " or ".join(_made_for(Weights.COLUMN_STOCHASTIC))
+    return f"{reason}; on a directed graph run {others}, with weights: push-sum"
 
 
 def redeploy(topology: Topology, previous: Topology) -> dict[str, str]:
@@ -246,12 +255,17 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
     )
 
 
-def _message(topology: Topology) -> Message:
+def _message(topology: Topology, build_problem: bool, refusal: str | None) -> Message:
+    if refusal:
+        return Message(None, why_unknown="the run is refused")
+    vectors = sum(exchange.vectors for exchange in algorithms.configured(topology.run).exchanges)
+    if not build_problem:
+        return Message(vectors, why_unknown="--build-problem builds the problem, and tells")
     # the size of a model is known once it is built, which takes torch and seconds; all else does without
     from flaremesh.problems.protocol import ProblemError
     from flaremesh.provision.payload import payload_bytes
 
     try:
-        return Message(payload_bytes(topology))
+        return Message(vectors, payload_bytes(topology))
     except ProblemError as error:
-        return Message(None, str(error))
+        return Message(vectors, why_unknown=str(error))

@@ -49,7 +49,7 @@ _CHARTS = ("flaremesh-server", "flaremesh-site", MONITORING_CHART)
 RULES = CHARTS / MONITORING_CHART / "files/rules.yaml"
 DASHBOARDS = CHARTS / MONITORING_CHART / "files/dashboards"
 METRIC_RELABELING = CHARTS / MONITORING_CHART / "files/metric-relabeling.yaml"
-"""What a Prometheus and a Grafana take of it as it is."""
+"""Files of that chart that Prometheus and Grafana also take outside of it, since they hold no templates."""
 
 VALUES, KIT_VALUES, README = "values.yaml", "kit.yaml", "README.md"
 
@@ -292,7 +292,7 @@ def _further(topology: Topology) -> Mapping[str, Any]:
 
 
 def _merged(values: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
-    """As Helm merges a further file of values, but for nulls, which Helm itself has to see."""
+    """As Helm merges a further file of values, except that nulls stay, for Helm to act on."""
     result = dict(values)
     for key, value in further.items():
         old = result.get(key)
@@ -301,7 +301,7 @@ def _merged(values: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, 
 
 
 def _without_nulls(values: Any) -> Any:
-    """What Helm makes of nulls: they take a value away."""
+    """The values that Helm leaves when a null takes a value away."""
     if not isinstance(values, dict):
         return values
     return {key: _without_nulls(value) for key, value in values.items() if value is not None}

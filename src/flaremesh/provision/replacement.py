@@ -1,9 +1,14 @@
-"""Replacing files and folders in one step, so that nobody finds half of one; what is others' stays."""
+"""Replaces files and folders in one step each: a reader finds the old one or the new one, never half of it.
+
+What somebody else put beside the entries that are replaced stays.
+"""
 
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from flaremesh import atomic
 
 _PLACE = ".provision"
 _RETIRED = "retired"
@@ -28,14 +33,29 @@ def workplace(out: Path, *folders: str) -> Iterator[Path]:
 
 
 def replace_file(new: Path, old: Path, *, mode: int) -> None:
-    """Put ``new`` in the place of ``old`` unless they are alike."""
+    """Put ``new`` in the place of ``old`` unless content and mode are the same.
+
+    It outlasts a power cut: no kit can be made again without the root's key.
+
+    Args:
+        new: a file on the same file system; moved.
+        old: the place; may be missing.
+        mode: permissions that the file is to have.
+    """
     if not old.exists() or old.read_bytes() != new.read_bytes() or _mode(old) != mode:
         new.chmod(mode)
-        new.replace(old)
+        atomic.move(new, old, durable=True)
 
 
 def replace_text(text: str, old: Path, work: Path, *, mode: int) -> None:
-    """Put a text in the place of the file ``old`` unless that is what it holds."""
+    """Put a text in the place of the file ``old`` unless that is what it holds.
+
+    Args:
+        text: what the file is to hold.
+        old: the place; may be missing.
+        work: see workplace.
+        mode: permissions that the file is to have.
+    """
     new = work / old.name
     new.write_text(text)
     replace_file(new, old, mode=mode)
@@ -109,7 +129,8 @@ def _carry_over(old: Path, new: Path) -> None:
 
 
 def _clear(work: Path, folders: Iterable[str]) -> None:
-    # a folder is missing from its place only if a run ended between the two renames of replace_folder
+    # replace_folder sets the old entry aside, then moves the new one in; a process that ended between the two
+    # left nothing in its place, and the old one returns there
     retired = work / _RETIRED
     for folder in (found for pattern in folders for found in retired.glob(pattern)):
         place = work.parent / folder.relative_to(retired)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from flaremesh.p2p.agents.kit import PARTS
-from flaremesh.provision.builder import AGENT_RESOURCES
+from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES
 from flaremesh.topology.schema import Code
 
 

@@ -20,7 +20,7 @@ Objects: TypeAlias = tuple[dict[str, Any], ...]
 
 
 class Values(Closed):
-    """Keys are in camelCase, as Helm has them; Python's own names are for Python alone."""
+    """Values of a chart: their keys are in camelCase in files, and as Python writes names in Python."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 
@@ -48,7 +48,7 @@ class Image(Values):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """What a container engine calls it; a digest takes the place of the tag."""
         return f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
 
 
@@ -116,11 +116,17 @@ class Metrics(Values):
 
 
 class Dns(Values):
-    """The cluster's name server."""
+    """The cluster's name servers: pods, and addresses of those that no selector finds."""
 
     namespace: str = Field("kube-system", description="its namespace")
     labels: dict[str, str] = Field(
         {"k8s-app": "kube-dns"}, description="labels of its pods; null takes a label away"
+    )
+    cidrs: tuple[str, ...] = Field(
+        ("169.254.20.10/32",),
+        description="addresses of name servers on the node, which no label finds: NodeLocal DNSCache has "
+        "this one, and may take over the cluster IP of kube-dns besides; GKE's Cloud DNS has "
+        "169.254.169.254/32",
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from flaremesh.problems.protocol import Problem, SiteContext
 
@@ -50,7 +51,7 @@ class Generators:
             _set(outside)
 
 
-class TakingTurns:
+class TakingTurns(Problem):
     """A problem that shares its process with those of other sites, and draws from generators of its own.
 
     Args:
@@ -63,27 +64,27 @@ class TakingTurns:
         with self._generators.in_place():
             self._problem = built(site, build)
 
+    @override
     def initial(self) -> Tensor:
-        """See Problem."""
         with self._generators.in_place():
             return self._problem.initial()
 
+    @override
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See Problem."""
         with self._generators.in_place():
             return self._problem.loss_and_gradient(x)
 
+    @override
     def evaluate(self, x: Tensor) -> Mapping[str, float]:
-        """See Problem."""
         with self._generators.in_place():
             return self._problem.evaluate(x)
 
+    @override
     def buffers(self) -> Tensor | None:
-        """See Problem."""
         return self._problem.buffers()
 
+    @override
     def state(self, x: Tensor) -> Mapping[str, Tensor]:
-        """See Problem."""
         with self._generators.in_place():
             return self._problem.state(x)
 

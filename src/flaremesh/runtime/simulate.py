@@ -13,7 +13,8 @@ from flaremesh.algorithms import Algorithm, configured
 from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
-from flaremesh.runtime.history import History, finite_or_none
+from flaremesh.record import finite_or_none
+from flaremesh.runtime.history import History
 from flaremesh.runtime.randomness import TakingTurns
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 from flaremesh.topology.mesh import Mesh

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flaremesh.gossip.staging import bytes_of
-from flaremesh.links import LinkError, Payload
+from flaremesh.links import Payload, require_length
 
 
 def payload_of(vector: Tensor) -> memoryview:
@@ -20,9 +20,7 @@ def vector_of(payload: Payload, like: Tensor, peer: str) -> Tensor:
 
     Raises LinkError unless it has the length of ``like`` (d,) in the dtype of ``like``.
     """
-    expected = like.numel() * like.element_size()
-    if len(payload) != expected:
-        raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
+    require_length(payload, like.numel() * like.element_size(), peer)
     return bytes_of(payload).view(like.dtype).to(like.device)
 
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar, get_args
 import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
-from flaremesh.topology.findings import Location, Mistake, instead, shown
+from flaremesh.class_path import package_of, prefix_of
 from flaremesh.topology.graphs import Digraph, GraphError, directed, phases
+from flaremesh.topology.mistakes import Location, Mistake, instead, shown
 from flaremesh.topology.schema import DEFAULT_PORT, SERVER, Graph, LinkAddress, Port, Weight, WeightRule
 from flaremesh.topology.weights import UNDIRECTED_ONLY
 
@@ -214,19 +215,22 @@ def _disconnection(graph: Digraph) -> tuple[str, str]:
 
 def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
     run, code = data.get("run"), data.get("code", {})
-    problem = run.get("problem") if isinstance(run, Mapping) else None
-    if not isinstance(problem, Mapping) or not isinstance(code, Mapping):
+    if not isinstance(run, Mapping) or not isinstance(code, Mapping):
         return
-    path, packages = problem.get("path"), code.get("packages", ())
+    problem, packages = run.get("problem"), code.get("packages", ())
     allowed = ("flaremesh", *packages) if isinstance(packages, list | tuple) else ()
-    if isinstance(path, str) and not any(path.startswith(f"{package}.") for package in allowed):
-        package = path.partition(".")[0]
-        yield Mistake(
-            ("run", "problem", "path"),
-            f"the kits allow no code of {package}",
-            f"write code: {{packages: [{package}]}}",
-        )
-    if "file" in problem and not _valid(_TRUTH, code.get("files")):
+    named: dict[Location, Any] = {("run", "algorithm"): run.get("algorithm")}
+    if isinstance(problem, Mapping):
+        named["run", "problem", "path"] = problem.get("path")
+    for location, path in named.items():
+        if not isinstance(path, str) or "." not in path:
+            continue  # a registered name, or validation says so
+        if not any(path.startswith(prefix_of(package)) for package in allowed):
+            package = package_of(path)
+            yield Mistake(
+                location, f"the kits allow no code of {package}", f"write code: {{packages: [{package}]}}"
+            )
+    if isinstance(problem, Mapping) and "file" in problem and not _valid(_TRUTH, code.get("files")):
         yield Mistake(
             ("run", "problem", "file"),
             "the kits allow no code that a job brings along",

@@ -1,19 +1,13 @@
-"""A YAML document as plain data, and the line of every value.
+"""A YAML document as plain data, and the line of every value."""
 
-Numbers are what Python writes as numbers, so 1e-4 is one. What the versions of YAML read differently and
-nobody can guess, as 010 and 12:30, is a mistake. Dates and truth values are those of YAML 1.1.
-"""
-
-import datetime
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
-from flaremesh.topology.findings import Finding, Location, Mistake, shown
+from flaremesh.topology.mistakes import LineMistake, Location, Mistake, shown
+from flaremesh.topology.scalars import TAG, TYPES, Ambiguous, meant
 from flaremesh.topology.text import Unreadable
 
 _Parser = getattr(
@@ -77,7 +71,7 @@ class Document:
         nodes = list(self._path(location))
         return nodes[-1][1].text if len(nodes) == len(location) + 1 else None
 
-    def located(self, mistake: Mistake) -> Finding:
+    def located(self, mistake: Mistake) -> LineMistake:
         """A mistake at the line of its value, or of the innermost thing around it that the file holds."""
         field = ""
         path = [*self._path(mistake.location)]
@@ -85,7 +79,7 @@ class Document:
             inside = path[index][1].parts if index < len(path) else ()
             listed = isinstance(step, int) and not isinstance(inside, Mapping)
             field += f"[{step}]" if listed else f"{'.' if field else ''}{step}"
-        return Finding(path[-1][0], field, mistake.problem, mistake.remedy)
+        return LineMistake(path[-1][0], field, mistake.problem, mistake.remedy)
 
     def _path(self, location: Location) -> Iterator[tuple[int, _Node]]:
         """Line and value of every step of a way, as far as the file holds them."""
@@ -209,20 +203,17 @@ def _aliased(name: str | None, anchors: Mapping[str, _Node | None], line: int) -
     return node
 
 
-_TAG = "tag:yaml.org,2002:"
-
-
 _NO_TAG = "write the value without a tag"
 
 
 def _unknown(tag: str) -> str:
-    return f"the tag {tag.replace(_TAG, '!!')} is unknown"
+    return f"the tag {tag.replace(TAG, '!!')} is unknown"
 
 
 def _collection(closed: _Open) -> _Node:
     line, nodes, tag = _line(closed.start), closed.nodes, closed.start.tag
     listed = isinstance(closed.start, yaml.SequenceStartEvent)
-    if tag not in (None, "!", f"{_TAG}seq" if listed else f"{_TAG}map"):
+    if tag not in (None, "!", f"{TAG}seq" if listed else f"{TAG}map"):
         raise Unreadable(_unknown(tag), _NO_TAG, line)
     node = _Node(line, [node.value for node in nodes], parts=nodes) if listed else _mapping(line, nodes)
     node.flawed = bool(node.mistakes) or any(part.flawed for part in nodes)
@@ -282,83 +273,21 @@ def _to_merge(node: _Node) -> dict[Any, tuple[int, _Node]] | None:
     return merged
 
 
-_Scalar: TypeAlias = bool | int | float | str | datetime.date | None
-
-
-class _Doubtful(Exception):
-    """Nobody can know what was meant: problem and remedy."""
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "null": (type(None),),
-    "bool": (bool,),
-    "int": (int,),
-    "float": (int, float),
-    "timestamp": (datetime.date, datetime.datetime),
-}
-"""By the name of an explicit tag."""
-
-
 def _scalar(event: yaml.ScalarEvent, line: int) -> _Node:
     text, tag = event.value, event.tag
     plain = event.implicit[0] and tag is None
     node = _Node(line, text, text if plain else None)
     tag = tag or "!"  # of what stands in quotes
-    name = tag.removeprefix(_TAG)
+    name = tag.removeprefix(TAG)
     if not plain and name in ("!", "str"):
         return node
     try:
-        value: Any = _meant(text)
-    except _Doubtful as doubt:
+        value: Any = meant(text)
+    except Ambiguous as doubt:
         node.mistakes, node.flawed = [Mistake((), *doubt.args)], True
         return node
-    if plain or type(value) in _TYPES.get(name, ()):
+    if plain or type(value) in TYPES.get(name, ()):
         node.value = float(value) if name == "float" else value
         return node
-    problem = f"{shown(text)} is no {name}" if name in _TYPES else _unknown(tag)
+    problem = f"{shown(text)} is no {name}" if name in TYPES else _unknown(tag)
     raise Unreadable(problem, _NO_TAG, line)
-
-
-_INTEGER = re.compile(
-    r"[-+]?(?:0[bB][01_]*[01]|0[oO][0-7_]*[0-7]|0[xX][\da-fA-F_]*[\da-fA-F]|0|[1-9][\d_]*)", re.ASCII
-)
-_FLOAT = re.compile(r"[-+]?(?:\.\d[\d_]*|\d[\d_]*(?:\.[\d_]*)?)(?:[eE][-+]?\d+)?", re.ASCII)
-_NO_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
-_LEADING_ZERO = re.compile(r"[-+]?0[\d_]+", re.ASCII)
-_MOST_DIGITS = 4300  # that Python turns into a number
-
-_YAML_1_1 = yaml.SafeLoader("")
-
-
-def _meant(text: str) -> _Scalar:
-    """The value of a scalar without quotes."""
-    if text[:1] not in _YAML_1_1.yaml_implicit_resolvers:
-        return text  # as most are
-    tag: str = _YAML_1_1.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's
-    old = tag.removeprefix(_TAG)
-    digits = text.replace("_", "")
-    if old == "null":
-        return None
-    if old == "bool":
-        return _YAML_1_1.bool_values[text.lower()]
-    if old == "timestamp":
-        try:
-            return _YAML_1_1.construct_yaml_timestamp(yaml.ScalarNode(old, text))
-        except ValueError:
-            raise _Doubtful(f"there is no date {text}", "correct it, or put it in quotes") from None
-    if _INTEGER.fullmatch(text):
-        if len(digits) > _MOST_DIGITS:
-            raise _Doubtful(
-                f"a number of {len(digits)} digits is too long", "shorten it, or put it in quotes"
-            )
-        return int(digits, 0)
-    if _LEADING_ZERO.fullmatch(text) or (old in ("int", "float") and ":" in text):
-        raise _Doubtful(
-            f"YAML reads {text} in several ways: octal, decimal, in base 60, or as text",
-            "write a number without leading zeros and colons, or put text in quotes",
-        )
-    if _FLOAT.fullmatch(text):
-        if math.isinf(number := float(digits)):
-            raise _Doubtful(f"{text} is larger than every number", "write .inf if infinity is meant")
-        return number
-    return float(text.replace(".", "")) if _NO_NUMBER.fullmatch(text) else text

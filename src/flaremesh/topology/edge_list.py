@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flaremesh.topology.findings import Mistake, shown
+from flaremesh.topology.mistakes import Mistake, shown
 from flaremesh.topology.text import Unreadable, read
 
 

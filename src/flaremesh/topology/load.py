@@ -7,7 +7,7 @@ from typing import Any
 from flaremesh.topology.checks import mistakes
 from flaremesh.topology.document import Document
 from flaremesh.topology.edge_list import inlined
-from flaremesh.topology.findings import Finding, Mistake, TopologyError
+from flaremesh.topology.mistakes import LineMistake, Mistake, TopologyError
 from flaremesh.topology.schema import Topology
 from flaremesh.topology.text import Unreadable, read
 from flaremesh.topology.validation import validate
@@ -36,8 +36,8 @@ def load(path: str | Path) -> Topology:
         places.add(("graph", "edges"))
     found = [*unreadable, *(mistake for mistake in others if mistake.location not in places)]
     if topology is None or found:
-        findings = dict.fromkeys(document.located(edge_list.relocate(mistake)) for mistake in found)
-        raise TopologyError(path, sorted(findings, key=lambda finding: finding.line))
+        located = dict.fromkeys(document.located(edge_list.relocate(mistake)) for mistake in found)
+        raise TopologyError(path, sorted(located, key=lambda mistake: mistake.line))
     return _with_absolute_file(topology, path.parent)
 
 
@@ -49,7 +49,7 @@ def _read(path: Path) -> tuple[Document, dict[str, Any]]:
         if not isinstance(document.data, dict):
             raise Unreadable("the file holds no fields", _START)
     except Unreadable as error:
-        raise TopologyError(path, [Finding(error.line, "", error.problem, error.remedy)]) from None
+        raise TopologyError(path, [LineMistake(error.line, "", error.problem, error.remedy)]) from None
     return document, document.data
 
 

@@ -36,7 +36,7 @@ class Mesh:
 
     @cached_property
     def properties(self) -> Properties:
-        """See analysis.Properties."""
+        """Facts about the mixing matrices of one period."""
         return analyse(self.matrices)
 
     def contraction(self, step: float = 1.0) -> float:

@@ -28,7 +28,8 @@ from pydantic_core import PydanticCustomError
 
 from flaremesh import __version__
 from flaremesh.metrics.names import SHAREABLE
-from flaremesh.topology.findings import instead, shown
+from flaremesh.topology.links import LinkMode
+from flaremesh.topology.mistakes import instead, shown
 
 SERVER = "server"
 """The server's name in the mesh: of its kit and in its certificate. No site may have it."""
@@ -463,9 +464,7 @@ class Run(Closed):
     )
     problem: ProblemReference = Field(description="model, loss and data")
     seed: Seed = Field(0, description="seed of the problem, equal at all sites")
-    links: Literal["auto", "relay", "direct"] = Field(
-        "auto", description="auto: direct where both ends can, else relay"
-    )
+    links: LinkMode = Field("auto", description="auto: direct where both ends can, else relay")
     evaluate_every: Count | None = Field(
         None, description="iterations between evaluations; default: 20 times a run"
     )

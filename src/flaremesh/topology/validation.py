@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flaremesh.topology.findings import Location, Mistake, instead, near, shown
+from flaremesh.topology.mistakes import Location, Mistake, instead, near, shown
 from flaremesh.topology.schema import GRAPH_KINDS, Deploy, Edge, Topology
 
 _SCHEMA: dict[str, Any] = Topology.model_json_schema()

@@ -12,11 +12,9 @@ from installed_mesh import Mesh
 from watching import NAMESPACE, OPTED_OUT, Watching, forwarded
 
 from flaremesh.provision.monitoring_values import PROMETHEUS_IMAGE
+from programs import OPERATOR_BUNDLE
 
-OPERATOR = os.environ.get(
-    "PROMETHEUS_OPERATOR",
-    "https://github.com/prometheus-operator/prometheus-operator/releases/download/v0.85.0/bundle.yaml",
-)
+OPERATOR = os.environ.get("PROMETHEUS_OPERATOR", OPERATOR_BUNDLE)
 ARTIFACTS = Path(__file__).parents[3] / "build" / "e2e-monitoring"
 
 # Grafana's image has no part in this; its dashboards' queries do

@@ -12,8 +12,8 @@ import yaml
 from cluster import kubectl, wait_until
 from installed_mesh import Mesh
 
-from flaremesh.deploy.kubernetes import KubernetesTarget
-from flaremesh.deploy.session import connect
+from flaremesh.deploy.runs.session import connect
+from flaremesh.deploy.targets.kubernetes.target import KubernetesTarget
 from flaremesh.metrics.names import RunState
 from flaremesh.provision.job import write_job
 from flaremesh.topology.schema import Topology
@@ -94,7 +94,7 @@ def running_with_other_weights(mesh: Mesh, name: str, weight: float, **changes: 
     with target.server() as server, connect(planned, mesh.folder, server) as session:
         run_id = session.submit(job)
         try:
-            wait_until(lambda: (session.progress(run_id) or {}).get("state") == RunState.RUNNING, 120)
+            wait_until(lambda: (told := session.progress(run_id)) and told.state is RunState.RUNNING, 120)
             yield run_id
         finally:
             session.abort(run_id, 60)

@@ -17,7 +17,7 @@ from installed_mesh import Mesh
 from runs import dial_as_a_stranger, running, running_with_other_weights
 from watching import Watching
 
-from flaremesh.deploy.target import at_once
+from flaremesh.deploy.targets.base import at_once
 
 FIRES, CLEARS = 180, 120  # seconds
 

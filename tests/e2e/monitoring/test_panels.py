@@ -8,22 +8,21 @@ from installed_mesh import Mesh
 from runs import dial_as_a_stranger, running
 from watching import Watching
 
-from flaremesh.deploy.boards import Board, Target, boards
-from flaremesh.deploy.live import Reader
+from grafana import Board, Grafana, Query, boards
 
 SHOWN = 60.0  # seconds
 
 QUERIES = [
-    pytest.param(board, target, id=f"{name}: {panel.title} {number}")
+    pytest.param(board, query, id=f"{name}: {panel.title} {number}")
     for name, board in boards().items()
     for panel in board.panels
-    for number, target in enumerate(panel.targets)
+    for number, query in enumerate(panel.queries)
 ]
 
 
 @pytest.fixture(scope="module")
-def reader(mesh: Mesh, prometheus: Watching) -> Reader:
-    """Reads what there was to be seen during a run with a refused connection, which raises an alert."""
+def grafana(mesh: Mesh, prometheus: Watching) -> Grafana:
+    """Asks for what there was to be seen during a run with a refused connection, which raises an alert."""
     with running(mesh, "watched") as run_id:
         dial_as_a_stranger(mesh, "aachen")
         wait_until(lambda: prometheus.firing("FlareMeshConnectionsRefused"), 30)
@@ -33,10 +32,10 @@ def reader(mesh: Mesh, prometheus: Watching) -> Reader:
             lambda: prometheus.query(f"mesh:flaremesh_contraction:ratio1m and on (mesh, slot) {info}"), 60
         )
         given = {"mesh": mesh.topology.name, "run": run_id}
-        return Reader(prometheus, SHOWN, given, end=time.time())
+        return Grafana(prometheus, SHOWN, given, end=time.time())
 
 
-@pytest.mark.parametrize(("board", "target"), QUERIES)
-def test_a_query_finds_something(board: Board, target: Target, reader: Reader):
-    reading = reader.ask(target, reader.choices(board))
-    assert reading.samples or any(curve.values.size for curve in reading.curves)
+@pytest.mark.parametrize(("board", "query"), QUERIES)
+def test_a_query_finds_something(board: Board, query: Query, grafana: Grafana):
+    found = grafana.ask(query, grafana.choices(board))
+    assert found.samples or any(curve.values.size for curve in found.curves)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster import wait_until
 
-from flaremesh.deploy.prometheus import Prometheus
+from promql import Prometheus
 
 NAMESPACE = "flaremesh-monitoring"
 

@@ -20,7 +20,6 @@ from flaremesh.p2p.agents.kit import Kit
 
 class IdleAgent(Agent):
     stop_seconds = 1.0
-    certificate = "client.crt"
 
     def missing(self):
         return []

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from flaremesh.links.protocol import LinkError
+from flaremesh.links import LinkError
 from flaremesh.p2p.agents import probe
 from flaremesh.p2p.agents.probe import ProbeListener, dial
 

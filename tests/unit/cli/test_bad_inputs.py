@@ -185,10 +185,6 @@ def test_a_folder_that_holds_no_run_or_a_damaged_one_gives_no_report(
     [
         ["report"],
         ["report", "mesh.yaml"],
-        ["report", "--live", "--prometheus", "http://127.0.0.1:9"],
-        ["report", "--live", "--prometheus", "nonsense"],
-        ["report", "--live", "--prometheus", "http://[::1"],
-        ["report", "--live", "--last", "soon"],
         ["bundle", "mesh.yaml", "nobody"],
         ["bundle", "mesh.yaml", "../../etc"],
         ["monitor", "mesh.yaml", "--prometheus-port", "99999"],

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from flaremesh.cli.main import COMMANDS
+from flaremesh.provision.state import LAST_TOPOLOGY
+from flaremesh.topology.load import load
 
 DIGITS = Path(__file__).parents[3] / "provision/digits-ring4.yaml"
 HEAVY = {"torch", "sklearn", "scipy", "nvflare", "matplotlib", "kubernetes", "docker"}
@@ -45,10 +47,21 @@ def test_the_list_shows_the_first_line_of_what_a_command_says_of_itself(command)
     assert COMMANDS[command] == function.__doc__.splitlines()[0]
 
 
-def test_a_plan_takes_torch_only_to_build_the_problem_that_tells_how_long_messages_are(tmp_path):
-    refused, output = tmp_path / "refused.yaml", ("--output", str(tmp_path / "not provisioned"))
+@pytest.mark.parametrize("provisioned", [False, True])
+def test_a_plan_needs_none_of_the_heavy_libraries(tmp_path, provisioned):
+    if provisioned:
+        (tmp_path / LAST_TOPOLOGY).parent.mkdir()
+        (tmp_path / LAST_TOPOLOGY).write_text(load(DIGITS).model_dump_json())
+    assert not imported("plan", str(DIGITS), "--output", str(tmp_path)) & HEAVY
+
+
+def test_a_refused_plan_needs_none_of_them_either(tmp_path):
+    refused = tmp_path / "refused.yaml"
     refused.write_text(DIGITS.read_text().replace("gradient-tracking", "gradient-trekking"))
-    assert not imported("plan", str(refused), *output, code=2) & HEAVY
-    needed = imported("plan", str(DIGITS), *output)
+    assert not imported("plan", str(refused), code=2) & HEAVY
+
+
+def test_a_plan_that_builds_the_problem_needs_torch_but_not_nvflare(tmp_path):
+    needed = imported("plan", str(DIGITS), "--build-problem", "--output", str(tmp_path))
     assert "torch" in needed
     assert not needed & {"nvflare", "matplotlib", "kubernetes", "docker"}

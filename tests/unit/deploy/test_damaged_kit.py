@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flaremesh.deploy import session
-from flaremesh.deploy.session import ServerLost, connect
-from flaremesh.deploy.target import DeployError
+from flaremesh.deploy.runs import session
+from flaremesh.deploy.runs.session import ServerLost, connect
+from flaremesh.deploy.targets.base import DeployError
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 
@@ -62,7 +62,7 @@ def test_half_a_kit_is_named(tmp_path: Path) -> None:
 CALL = """
 import socket, sys
 from pathlib import Path
-from flaremesh.deploy import session
+from flaremesh.deploy.runs import session
 from flaremesh.topology.schema import Topology
 
 session._CONNECT_SECONDS = 0.5

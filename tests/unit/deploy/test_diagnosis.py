@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flaremesh.deploy.doctor import judge
-from flaremesh.deploy.target import Participant
+from flaremesh.deploy.targets.base import Participant
+from flaremesh.deploy.watch.diagnosis import judge
 from flaremesh.p2p.agents.doctor import Edge, Finding, Report
 from flaremesh.topology.load import load
 

@@ -1,25 +1,32 @@
 """What a run leaves on the admin's machine, whatever its server tells and whichever copies fail."""
 
 import io
-import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flaremesh.deploy import kubernetes
-from flaremesh.deploy.local import LocalTarget
-from flaremesh.deploy.run import gather
-from flaremesh.deploy.target import DeployError, unpack
+from flaremesh.deploy.runs.results import load_result
+from flaremesh.deploy.runs.run import gather
+from flaremesh.deploy.targets.archives import unpack
+from flaremesh.deploy.targets.base import DeployError
+from flaremesh.deploy.targets.kubernetes import commands
+from flaremesh.deploy.targets.local import LocalTarget
+from flaremesh.metrics.names import RunState
+from flaremesh.metrics.sink import Evaluation
+from flaremesh.p2p.outcome import RunResult, SiteResult
+from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.load import load
 
 RING = Path(__file__).parents[3] / "provision/ring3-consensus.yaml"
 SITES = ("heidelberg", "bonn", "aachen")
-KNOWN = {"run_id": "run-1", "name": "mine", "topology": "ring3-consensus"}
-THINNED = {"iteration": 1, "evaluation": {}}
+THINNED = Evaluation(1, {"loss": 0.5})
+TOLD = RunResult(
+    "run-1", RunState.FINISHED, sites={site: SiteResult(iterations=1, history=[THINNED]) for site in SITES}
+)
 
 
 class Gathering:
@@ -36,12 +43,11 @@ class Gathering:
             kept.mkdir(parents=True)
             (kept / "history.jsonl").write_text(f"all of {site}\n")
 
-    def gather(self, **told: Any) -> dict[str, Any]:
-        """The document that is written; the server tells of all sites, and ``told``."""
-        usual = {"outcome": "finished", "sites": {s: {"iterations": 1} for s in SITES}}
-        histories = {"histories": {site: [THINNED] for site in SITES}}
-        gather(self._topology, self._target, self.folder, KNOWN, usual | histories | told, self._warn)
-        return dict(json.loads((self.folder / "result.json").read_text()))
+    def gather(self, told: RunResult = TOLD) -> RunResult:
+        """What is written where the server tells this."""
+        result = gather(self._topology, self._target, self.folder, "mine", told, self._warn)
+        assert load_result(self.folder) == result
+        return result
 
     def history(self, site: str) -> str:
         return (self.folder / site / "history.jsonl").read_text()
@@ -56,18 +62,18 @@ def run(tmp_path: Path) -> Gathering:
 
 
 def test_what_the_sites_keep_is_copied(run: Gathering) -> None:
-    assert run.gather()["outcome"] == "finished"
+    assert run.gather().outcome == "finished"
     assert [run.history(site) for site in SITES] == [f"all of {site}\n" for site in SITES]
     assert run.warnings == []
 
 
 def test_a_copy_that_fails_is_told_and_the_servers_history_stands_in_for_it(run: Gathering) -> None:
     (run.kept["bonn"] / "model.safetensors").symlink_to("nowhere")
-    assert run.gather()["outcome"] == "finished"
+    assert run.gather().outcome == "finished"
     (warning,) = run.warnings
     assert warning.startswith("what bonn keeps of the run could not be copied: ")
     assert "model.safetensors" in warning
-    assert json.loads(run.history("bonn")) == THINNED
+    assert History.read(run.folder / "bonn" / HISTORY).evaluations == [THINNED]
     assert run.history("aachen") == "all of aachen\n"
 
 
@@ -75,23 +81,26 @@ def test_a_site_with_nothing_to_copy_has_the_servers_history(run: Gathering) -> 
     (run.kept["bonn"] / "history.jsonl").unlink()
     run.kept["bonn"].rmdir()
     run.gather()
-    assert json.loads(run.history("bonn")) == THINNED
+    assert History.read(run.folder / "bonn" / HISTORY).evaluations == [THINNED]
     assert run.warnings == []
 
 
 @pytest.mark.parametrize("name", ["../../../elsewhere", "stranger"])
 def test_sites_that_the_topology_does_not_name_are_ignored(run: Gathering, tmp_path: Path, name: str) -> None:
     before = set(tmp_path.rglob("*"))
-    sites = {name: {"iterations": 1}, "bonn": {"iterations": 1}}
-    document = run.gather(sites=sites, histories={name: [THINNED]})
-    assert document["sites"].keys() == {"bonn"}
+    sites = {site: SiteResult(iterations=1, history=[THINNED]) for site in (name, "bonn")}
+    assert run.gather(replace(TOLD, sites=sites)).sites.keys() == {"bonn"}
     written = {path.relative_to(run.folder) for path in set(tmp_path.rglob("*")) - before}
     assert {str(path) for path in written} == {"result.json", "bonn", "bonn/history.jsonl"}
 
 
 def test_the_server_does_not_say_which_run_it_was(run: Gathering) -> None:
-    document = run.gather(run_id="../run-2", name="other", topology="other")
-    assert {key: document[key] for key in KNOWN} == KNOWN
+    result = run.gather(replace(TOLD, run_id="../run-2", name="other", topology="other"))
+    assert (result.run_id, result.name, result.topology) == ("run-1", "mine", "ring3-consensus")
+
+
+def test_the_thinned_histories_are_not_written_twice(run: Gathering) -> None:
+    assert [site.history for site in run.gather().sites.values()] == [[], [], []]
 
 
 # archives out of containers and pods
@@ -134,13 +143,13 @@ SILENT = (sys.executable, "-c", "import signal; signal.pause()")
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "_COMMAND_SECONDS", 2.0)
+    monkeypatch.setattr(commands, "_SILENCE_SECONDS", 2.0)
 
 
 @pytest.mark.usefixtures("_impatient")
 def test_a_copy_takes_as_long_as_bytes_come(tmp_path: Path) -> None:
     with (tmp_path / "copy").open("wb") as output:
-        assert kubernetes.call(*SLOW, output=output).returncode == 0
+        assert commands.call(*SLOW, output=output).returncode == 0
     assert (tmp_path / "copy").read_text() == 6 * "x\n"
 
 
@@ -151,4 +160,4 @@ def test_a_command_that_says_nothing_is_given_up(tmp_path: Path, into_file: bool
         (tmp_path / "copy").open("wb") as output,
         pytest.raises(DeployError, match="gives no answer within 2 s"),
     ):
-        kubernetes.call(*SILENT, output=output if into_file else subprocess.PIPE)
+        commands.call(*SILENT, output=output if into_file else subprocess.PIPE)

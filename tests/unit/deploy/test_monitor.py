@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flaremesh.deploy.monitor import Ports, Targets, configure, monitor, provisioning
-from flaremesh.deploy.target import DeployError, Participant
 from flaremesh.deploy.targets import TargetKind
+from flaremesh.deploy.targets.base import DeployError, Participant
+from flaremesh.deploy.watch.monitor import Ports, monitor, provisioning
+from flaremesh.deploy.watch.scrape_targets import ScrapeTargets, configure
 from flaremesh.topology.load import load
 from programs import program
 
@@ -30,7 +31,7 @@ class Places:
         ]
 
 
-def scraped(targets: Targets) -> dict[str, str]:
+def scraped(targets: ScrapeTargets) -> dict[str, str]:
     targets.refresh()
     groups = json.loads(targets.file.read_text())
     assert all(group["labels"]["mesh"] == "ring" for group in groups)
@@ -39,7 +40,7 @@ def scraped(targets: Targets) -> dict[str, str]:
 
 def test_a_participant_that_comes_back_elsewhere_is_followed(tmp_path):
     places = Places(server="127.0.0.1:1", bonn="127.0.0.1:2")
-    targets = Targets("ring", places, tmp_path / "targets.json")
+    targets = ScrapeTargets("ring", places, tmp_path / "targets.json")
     assert scraped(targets) == {"server": "127.0.0.1:1", "bonn": "127.0.0.1:2"}
     places.addresses["bonn"] = "127.0.0.1:3"
     assert scraped(targets)["bonn"] == "127.0.0.1:3"
@@ -47,7 +48,7 @@ def test_a_participant_that_comes_back_elsewhere_is_followed(tmp_path):
 
 def test_a_participant_that_is_gone_stays_a_target_so_that_it_counts_as_down(tmp_path):
     places = Places(server="127.0.0.1:1", bonn="127.0.0.1:2")
-    targets = Targets("ring", places, tmp_path / "targets.json")
+    targets = ScrapeTargets("ring", places, tmp_path / "targets.json")
     scraped(targets)
     places.addresses["bonn"] = None
     assert scraped(targets)["bonn"] == "127.0.0.1:2"
@@ -55,7 +56,7 @@ def test_a_participant_that_is_gone_stays_a_target_so_that_it_counts_as_down(tmp
 
 def test_who_took_the_address_of_one_that_is_gone_is_not_scraped_for_it(tmp_path):
     places = Places(server="127.0.0.1:1", bonn="127.0.0.1:2", aachen=None)
-    targets = Targets("ring", places, tmp_path / "targets.json")
+    targets = ScrapeTargets("ring", places, tmp_path / "targets.json")
     scraped(targets)
     places.addresses |= {"bonn": None, "aachen": "127.0.0.1:2"}
     assert scraped(targets) == {"server": "127.0.0.1:1", "aachen": "127.0.0.1:2"}
@@ -63,11 +64,11 @@ def test_who_took_the_address_of_one_that_is_gone_is_not_scraped_for_it(tmp_path
 
 def test_a_mesh_that_is_down_is_refused(tmp_path):
     with pytest.raises(DeployError, match="nothing of ring runs: `flaremesh up` starts it"):
-        Targets("ring", Places(server=None), tmp_path / "targets.json").refresh()
+        ScrapeTargets("ring", Places(server=None), tmp_path / "targets.json").refresh()
 
 
 def test_prometheus_takes_the_configuration(tmp_path):
-    targets = Targets("ring", Places(server="127.0.0.1:1"), tmp_path / "targets.json")
+    targets = ScrapeTargets("ring", Places(server="127.0.0.1:1"), tmp_path / "targets.json")
     targets.refresh()
     configure(tmp_path, targets.file)
     command = [program("promtool"), "check", "config", str(tmp_path / "prometheus.yml")]

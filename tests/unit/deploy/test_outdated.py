@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flaremesh.deploy.doctor import OldKits, judge
 from flaremesh.deploy.outdated import (
     check_code,
     check_server,
@@ -15,11 +14,12 @@ from flaremesh.deploy.outdated import (
     say_older,
     unlike_file,
 )
-from flaremesh.deploy.run import _reason
-from flaremesh.deploy.session import Job
-from flaremesh.deploy.target import DeployError, Participant
+from flaremesh.deploy.runs.run import _reason
+from flaremesh.deploy.targets.base import DeployError, Participant
+from flaremesh.deploy.watch.diagnosis import OldKits, judge
 from flaremesh.p2p.agents.kit import Kit
-from flaremesh.provision.builder import AGENT_RESOURCES
+from flaremesh.p2p.nvflare.jobs import Job
+from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 

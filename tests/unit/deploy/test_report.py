@@ -14,14 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
-from flaremesh.deploy import plots
-from flaremesh.deploy.contraction import Distance, consensus_distance, fit_contraction
-from flaremesh.deploy.plots import DARK, LIGHT
-from flaremesh.deploy.report import write_report
-from flaremesh.deploy.results import HISTORY, RESULT, RunFolderError, load_run
+from flaremesh.deploy.reports import graph_plot
+from flaremesh.deploy.reports.contraction import Distance, consensus_distance, fit_contraction
+from flaremesh.deploy.reports.report import write_report
+from flaremesh.deploy.reports.style import DARK, LIGHT, Theme
+from flaremesh.deploy.runs.results import load_run
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.outcome import RunOutcome, SiteOutcome
-from flaremesh.runtime.history import History
+from flaremesh.p2p.outcome import RESULT, RUN_RESULT, Graph, RunResult, SiteResult
+from flaremesh.record import RecordError
+from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.simulate import simulation_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
@@ -64,22 +65,19 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         for site, seen in simulation.histories.items():
             (folder / site).mkdir(parents=True)
             with History(folder / site / HISTORY) as history:
-                for evaluation in seen.evaluations:
-                    history.evaluation(evaluation)
-                for iteration in seen.iterations:
-                    history.iteration(iteration)
-        outcome = RunOutcome(
+                for record in (*seen.evaluations, *seen.iterations):
+                    history.add(record)
+        result = RunResult(
             run_id="run-1",
             name="a run",
             outcome=RunState.FINISHED,
-            reason=None,
             algorithm=run["algorithm"],
             topology=mesh_file.name,
             iterations=run["iterations"],
             seconds=simulation.seconds,
             predicted_contraction=mesh.properties.contraction,
             sites={
-                site: SiteOutcome(
+                site: SiteResult(
                     iterations=seen.last_iteration,
                     metrics=seen.last_metrics,
                     seconds=simulation.seconds,
@@ -87,9 +85,9 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
                 )
                 for site, seen in simulation.histories.items()
             },
-            graph={"sites": list(mesh.sites), "matrices": [matrix.tolist() for matrix in mesh.matrices]},
+            graph=Graph(list(mesh.sites), [matrix.tolist() for matrix in mesh.matrices]),
         )
-        (folder / RESULT).write_text(json.dumps(outcome.to_dict()))
+        (folder / RESULT).write_text(RUN_RESULT.json(result))
         return folder
 
     return make
@@ -232,29 +230,32 @@ def test_a_diverged_run_is_drawn_as_far_as_its_numbers_go(digits: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("not json\n{}\n", r"site-1/history.jsonl, line 1: not JSON"),
-        ('{"iteration": 1}\n', r"site-1/history.jsonl, line 1: loss: Field required"),
+        ("not json\n{}\n", r"site-1/history.jsonl, line 1, is not a record of a history: Invalid JSON"),
+        (
+            '{"iteration": 1}\n',
+            r"site-1/history.jsonl, line 1, is not a record of a history: iteration.loss: Field required",
+        ),
         ("7\n{}\n", r"site-1/history.jsonl, line 1"),
     ],
 )
 def test_a_broken_history_is_refused_by_file_and_line(digits: Path, broken: str, message: str) -> None:
     (digits / "site-1" / HISTORY).write_text(broken)
-    with pytest.raises(RunFolderError, match=message):
+    with pytest.raises(RecordError, match=message):
         load_run(digits)
 
 
 def test_a_broken_result_is_refused_by_field(digits: Path) -> None:
     change_result(digits, outcome="great")
-    with pytest.raises(RunFolderError, match=r"result\.json is not the result of a run: outcome"):
+    with pytest.raises(RecordError, match=r"result\.json is not the result of a run: outcome"):
         load_run(digits)
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("sites", [3, 8, 24, 64])
-def test_a_site_keeps_its_colour_in_every_figure(make_run: MakeRun, sites: int, theme: plots.Theme) -> None:
+def test_a_site_keeps_its_colour_in_every_figure(make_run: MakeRun, sites: int, theme: Theme) -> None:
     run = load_run(make_run(CONSENSUS | {"iterations": 2}, sites, {"kind": "ring"}))
     with theme.applied():
-        figure = plots.graph(run, theme)
+        figure = graph_plot.graph(run, theme)
         assert figure is not None
         figure.draw_without_rendering()
     (nodes,) = figure.axes[0].collections
@@ -270,7 +271,7 @@ def test_arrows_show_where_values_travel_on_a_directed_graph(make_run: MakeRun) 
     ]
     run = load_run(make_run(CONSENSUS, 3, {"edges": edges, "directed": True}, weights="uniform"))
     with LIGHT.applied():
-        figure = plots.graph(run, LIGHT)
+        figure = graph_plot.graph(run, LIGHT)
     assert figure is not None
     figure.draw_without_rendering()
     axes = figure.axes[0]

@@ -1,7 +1,7 @@
 import pytest
 
-from flaremesh.deploy.status import MeshStatus
-from flaremesh.deploy.target import Participant
+from flaremesh.deploy.targets.base import Participant
+from flaremesh.deploy.watch.status import MeshStatus
 
 SERVER = Participant("server", running=True, ready=True, place="pod", metrics=None)
 ELSEWHERE = {"running": False, "ready": False, "place": "", "metrics": None, "elsewhere": True}

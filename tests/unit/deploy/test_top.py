@@ -14,15 +14,16 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from rich.console import Console
 
-from flaremesh.cli.frame import frame
-from flaremesh.deploy.top import Recent, Scrape
-from flaremesh.links.protocol import LinkKind
+from flaremesh.cli.screen import screen
+from flaremesh.deploy.watch.scrapes import Scrape
+from flaremesh.deploy.watch.top import Recent
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RELAY, SHAREABLE, AgentMetric, Phase, RunState
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, PrometheusSink
 from flaremesh.metrics.sink import Evaluation, Iteration, Norms
 from flaremesh.p2p.agents.agent import gauge
 from flaremesh.p2p.agents.shared import SharedMetrics, Sharing
+from flaremesh.topology.links import LinkKind
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -156,7 +157,7 @@ def page(view, width, coloured=False):
     system = "standard" if coloured else None
     console = Console(file=io.StringIO(), width=width, force_terminal=coloured, color_system=system)
     with console.capture() as capture:
-        console.print(frame(view, "flaremesh {} ring.yaml".format, console))
+        console.print(screen(view, "flaremesh {} ring.yaml".format, console))
     return capture.get()
 
 
@@ -260,7 +261,9 @@ def test_where_an_iteration_takes_longer_than_the_looks_its_pace_is_that_of_the_
     running(ring)
     for _ in range(6):
         ring.look()
-    monkeypatch.setattr("flaremesh.deploy.top.time", SimpleNamespace(time=lambda: ring.time() + SECONDS))
+    monkeypatch.setattr(
+        "flaremesh.deploy.watch.scrapes.time", SimpleNamespace(time=lambda: ring.time() + SECONDS)
+    )
     assert ring.site("bonn").iterations_per_second == pytest.approx(1 / SECONDS)
 
 

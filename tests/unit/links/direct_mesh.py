@@ -8,10 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from flaremesh.links import Key
-from flaremesh.links.direct import DirectLink
+from flaremesh.links.assemble import assemble
+from flaremesh.links.carrier import Edges, Message
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.relay import RelayLink
-from flaremesh.links.routed import RoutedLink
+from flaremesh.topology.neighborhood import Neighborhood
+
+
+def edges_of(site, sources=(), targets=(), **options):
+    """The edges of one site, for a carrier by itself."""
+    given = {"run_id": "run", "inbox": Inbox(lambda: False), "observer": Observer()} | options
+    return Edges(site, sources=frozenset(sources), targets=frozenset(targets), **given)
+
+
+def message(sender, iteration, *buffers):
+    """A message of ``sender``, as carriers get it."""
+    return Message(Key(iteration, 0, sender), buffers, sum(map(len, buffers)))
 
 
 class Observer:
@@ -52,33 +63,27 @@ class Sites:
 
     def __init__(self, authority, run_id="run"):
         self.authority, self.run_id = authority, run_id
-        self.links, self.observers, self.inboxes = {}, {}, {}
-        self._relays, self._posts = {}, queue.Queue()
+        self.links, self.observers = {}, {}
+        self.delivering, self.posts = {}, queue.Queue()
         self.relayed = Counter()
+        self.losing, self.repeating = 0, False
+        """How many of the next posts are lost, and whether those that are not come twice."""
         self._thread = threading.Thread(target=self._deliver, daemon=True)
         self._thread.start()
 
     def add(self, name, sources, targets, *, mode="auto", credentials=None, listens=True, direct=True):
         """A site's link, listening on a port of the system's choice, not open yet."""
-        observer, inbox = Observer(), Inbox(lambda: False)
-        relay = RelayLink(
-            name,
+        observer = self.observers[name] = Observer()
+        link = self.links[name] = assemble(
             self.run_id,
-            sources,
-            targets,
-            lambda peer, data: self._posts.put((name, peer, data)),
-            observer,
-            inbox,
+            [Neighborhood(name, 0.5, dict.fromkeys(sources, 0.5), tuple(targets))],
+            mode,
+            observer=observer,
+            cancelled=lambda: False,
+            transport=_Relayed(self, name),
+            credentials=(credentials or self.authority.issue(name)) if direct else None,
+            listen=("127.0.0.1", (0, 0)) if listens else None,
         )
-
-        def make(lost):
-            listen = ("127.0.0.1", (0, 0)) if listens else None
-            identity = credentials or self.authority.issue(name)
-            return DirectLink(name, self.run_id, sources, identity, observer, inbox, lost, listen)
-
-        link = RoutedLink(name, targets, mode, inbox, observer, relay, make if direct else None)
-        self.links[name], self.observers[name], self.inboxes[name] = link, observer, inbox
-        self._relays[name] = relay
         return link
 
     def open(self, addresses=None, timeout=10):
@@ -91,15 +96,31 @@ class Sites:
 
     def close(self, **options):
         in_parallel({n: lambda link=link: link.close(**options) for n, link in self.links.items()})
-        self._posts.put(None)
+        self.posts.put(None)
         self._thread.join()
 
     def _deliver(self):
-        while (post := self._posts.get()) is not None:
+        while (post := self.posts.get()) is not None:
             sender, peer, data = post
             self.relayed[sender, peer] += len(data)
-            if peer in self._relays:
-                self._relays[peer].deliver(sender, data)
+            if self.losing:
+                self.losing -= 1
+            elif peer in self.delivering:
+                for _ in range(1 + self.repeating):
+                    self.delivering[peer](sender, data)
+
+
+class _Relayed:
+    """The transport of one site."""
+
+    def __init__(self, sites, name):
+        self._sites, self._name = sites, name
+
+    def post(self, peer, data):
+        self._sites.posts.put((self._name, peer, data))
+
+    def listen(self, deliver):
+        self._sites.delivering[self._name] = deliver
 
 
 def in_parallel(calls):

@@ -4,9 +4,10 @@ import itertools
 import threading
 
 import pytest
-from direct_mesh import Proxy, exchange
+from direct_mesh import Proxy, edges_of, exchange
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, connection, inbox, outgoing, protocol
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, inbox, link
+from flaremesh.links.direct import DirectCarrier, connection, outgoing
 
 BOTH = [("a", "b"), ("b", "a")]
 
@@ -126,17 +127,16 @@ def test_in_mode_direct_nothing_takes_the_relay_after_a_link_is_lost(proxies, si
     proxy.refuse()
     proxy.cut()
 
-    def go_on():
-        for k in itertools.count():  # a waits for nobody
-            sites.links["a"].send("b", Key(k, 0, "a"), [b"x"])
-
-    with pytest.raises(LinkError, match="a lost its direct link to b and cannot make it again"):
-        go_on()
+    lost = "a lost its direct link to b and cannot make it again"
+    with pytest.raises(LinkError, match=lost):
+        sites.links["a"].receive([Key(0, 0, "b")], 20)
+    with pytest.raises(LinkError, match=lost):
+        sites.links["a"].send("b", Key(0, 0, "a"), [b"x"])
     assert sites.relayed["a", "b"] == relayed
 
 
 def test_a_message_that_no_link_carries_is_refused_with_what_to_do(pair, monkeypatch):
-    monkeypatch.setattr(protocol, "MAX_MESSAGE_BYTES", 10)
+    monkeypatch.setattr(link, "MAX_MESSAGE_BYTES", 10)
     pair.links["a"].send("b", Key(0, 0, "a"), [bytes(10)])
     with pytest.raises(LinkError, match=r"a has 11 bytes for b in iteration 2.*narrower `wire`"):
         pair.links["a"].send("b", Key(1, 0, "a"), [bytes(5), bytes(6)])
@@ -218,15 +218,8 @@ def test_a_sender_that_runs_ahead_is_held_back_and_loses_nothing(pair):
 
 
 def test_two_runs_at_once_take_two_ports_of_the_range(authority):
-    from direct_mesh import Observer
-
-    from flaremesh.links.direct import DirectLink
-    from flaremesh.links.inbox import Inbox
-
     def link(run, ports):
-        inbox = Inbox(lambda: False)
-        identity = authority.issue("a")
-        return DirectLink("a", run, [], identity, Observer(), inbox, lambda *_: None, ("127.0.0.1", ports))
+        return DirectCarrier(edges_of("a", run_id=run), authority.issue("a"), ("127.0.0.1", ports))
 
     probe = link("probe", (0, 0))
     port = probe.address[1]

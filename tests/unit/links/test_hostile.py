@@ -9,15 +9,14 @@ from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 import pytest
-from direct_mesh import Observer, Proxy, Sites, exchange
+from direct_mesh import Proxy, Sites, edges_of, exchange
+from direct_mesh import message as plain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, listener, outgoing
-from flaremesh.links.direct import DirectLink
+from flaremesh.links import Key, LinkError, LinkKind, LinkRefused, PeerTimeout
+from flaremesh.links.direct import DirectCarrier, listener, outgoing
 from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest, unpack
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.outgoing import LinkRefused
 
 RUN = run_digest("run")
 HONEST = [("a", "b"), ("b", "a")]
@@ -303,7 +302,7 @@ def test_a_crowd_that_begins_its_handshakes_and_hangs_up_does_no_harm(run, crowd
         (message(1)[:4] + b"\x02" + message(1)[5:], "version"),
         (message(1, kind=Kind.ACK), "malformed"),
         (message(1, kind=Kind.HELLO), "malformed"),
-        (message(1, kind=Kind.REPEAT), "malformed"),
+        (message(1, kind=Kind.REFUSED), "malformed"),
         (message(0), "malformed"),
         (message(2), "malformed"),
         (message(2**64 - 1), "malformed"),
@@ -342,7 +341,7 @@ def test_a_replayed_frame_is_dropped_and_the_next_one_taken(run, mallory):
         connection.sendall(message(1, b"first") + message(1, b"again") + message(2, b"next", iteration=1))
         assert run.refused("m", "replayed")
         keys = [Key(0, 0, "m"), Key(1, 0, "m")]
-        taken = run.sites.inboxes["b"].take(keys, 5)
+        taken = run.b.receive(keys, 5)
         assert [bytes(taken[key]) for key in keys] == [b"first", b"next"]
     assert run.refusals == {("m", "replayed"): 1}
 
@@ -424,19 +423,29 @@ def acknowledgement(arrived, kind=Kind.ACK):
     return pack(Frame(kind, 0, arrived, 0, 0, 0, 0, b""), RUN)
 
 
+class Dialling:
+    """A carrier of site x to the neighbour m that ``receiver`` plays, and which edges it has lost."""
+
+    def __init__(self, authority):
+        self.edges, self.lost = edges_of("x", targets="m"), []
+        self.carrier = DirectCarrier(self.edges, authority.issue("x"), None)
+
+    def open(self, address):
+        """To whom it does not carry, and why."""
+        unable = self.carrier.open({"m": address}, lambda *edge: self.lost.append(edge), 10)
+        return {peer: reason.cause for peer, reason in unable.items()}
+
+
 @contextmanager
 def dialling(authority, receiver):
-    """A link of site x to the neighbour m that ``receiver`` plays; yields it and what becomes of it."""
-    inbox, lost = Inbox(lambda: False), []
-    identity = authority.issue("x")
-    link = DirectLink("x", "run", [], identity, Observer(), inbox, lambda *edge: lost.append(edge), None)
+    x = Dialling(authority)
     try:
-        yield link, inbox
+        yield x
     finally:
         with bounded(8):
-            link.close(patience=0)
+            x.carrier.close(patience=0)
         receiver.close()
-    assert not lost
+    assert not x.lost
 
 
 @pytest.mark.parametrize(
@@ -451,9 +460,9 @@ def dialling(authority, receiver):
 )
 def test_a_neighbour_that_answers_wrongly_is_refused(run, authority, mallory, reply, cause):
     receiver = Receiver(mallory, lambda connection, _: connection.sendall(reply))
-    with run.undisturbed(), dialling(authority, receiver) as (link, _):
+    with run.undisturbed(), dialling(authority, receiver) as x:
         with pytest.raises(LinkRefused, match="x has no link to m") as error:
-            link.dial({"m": receiver.address})
+            x.open(receiver.address)
         assert cause in str(error.value)
 
 
@@ -470,11 +479,11 @@ def test_a_neighbour_that_acknowledges_what_was_never_sent_ends_the_run_with_its
         connection.sendall(lie)
 
     receiver = Receiver(mallory, serve)
-    with run.undisturbed(), dialling(authority, receiver) as (link, inbox):
-        assert link.dial({"m": receiver.address}) == {}
-        link.send("m", Key(0, 0, "x"), [b""])
+    with run.undisturbed(), dialling(authority, receiver) as x:
+        assert x.open(receiver.address) == {}
+        x.carrier.send("m", plain("x", 0, b""))
         with pytest.raises(LinkRefused, match=r"x has no link to m.*malformed"):
-            inbox.take([Key(0, 0, "m")], 10)
+            x.edges.inbox.take([Key(0, 0, "m")], 10)
 
 
 def test_a_neighbour_that_trickles_its_answer_is_given_up_in_time(run, authority, mallory, monkeypatch):
@@ -486,38 +495,37 @@ def test_a_neighbour_that_trickles_its_answer_is_given_up_in_time(run, authority
             over.wait(0.1)
 
     receiver = Receiver(mallory, serve)
-    with run.undisturbed(), dialling(authority, receiver) as (link, _), bounded(4):
-        assert link.dial({"m": receiver.address}) == {"m": "no answer in time"}
+    with run.undisturbed(), dialling(authority, receiver) as x, bounded(4):
+        assert x.open(receiver.address) == {"m": "no answer in time"}
 
 
 def test_a_neighbour_that_reads_nothing_does_not_hold_up_the_end(run, authority, mallory, monkeypatch):
     receiver = Receiver(
         mallory, lambda connection, over: connection.sendall(acknowledgement(0)) or over.wait()
     )
-    with run.undisturbed(), dialling(authority, receiver) as (link, _):
-        assert link.dial({"m": receiver.address}) == {}
+    with run.undisturbed(), dialling(authority, receiver) as x:
+        assert x.open(receiver.address) == {}
         for k in range(4):
-            link.send("m", Key(k, 0, "x"), [bytes(10_000_000)])
+            x.carrier.send("m", plain("x", k, bytes(10_000_000)))
         with bounded(3):
-            link.close(patience=0.2)
+            x.carrier.close(patience=0.2)
 
 
 @pytest.mark.parametrize("address", [("x" * 70, 1), ("localhost", 99_999), ("localhost", -1), ("", 0)])
 def test_an_address_that_is_none_is_no_link(authority, monkeypatch, address):
     monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.1)
-    identity = authority.issue("x")
-    link = DirectLink("x", "run", [], identity, Observer(), Inbox(lambda: False), lambda *_: None, None)
-    assert set(link.dial({"m": address})) == {"m"}
-    link.close()
+    x = Dialling(authority)
+    assert set(x.open(address)) == {"m"}
+    x.carrier.close()
 
 
 def test_a_certificate_that_cannot_be_read_is_named(authority, tmp_path):
     identity = authority.issue("x")
     identity.certificate.write_text("nothing")
-    link = DirectLink("x", "run", [], identity, Observer(), Inbox(lambda: False), lambda *_: None, None)
+    carrier = DirectCarrier(edges_of("x", targets="m"), identity, None)
     with pytest.raises(LinkError, match=f"certificate {identity.certificate} cannot be used"):
-        link.dial({"m": ("localhost", 1)})
-    link.close()
+        carrier.open({"m": ("localhost", 1)}, lambda *_: None, 10)
+    carrier.close()
 
 
 # any bytes at all
@@ -537,18 +545,8 @@ def pieces(draw):
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(pieces(), max_size=8))
 def test_whatever_a_neighbour_sends_its_next_connection_is_served(authority, mallory, stream):
-    inbox, observer = Inbox(lambda: False), Observer()
-    link = DirectLink(
-        "b",
-        "run",
-        ["m"],
-        receiving(authority),
-        observer,
-        inbox,
-        lambda *_: None,
-        ("127.0.0.1", (0, 0)),
-        1 << 20,
-    )
+    edges = edges_of("b", "m", max_message_bytes=1 << 20)
+    link = DirectCarrier(edges, receiving(authority), ("127.0.0.1", (0, 0)))
     with closing(link):
         with greeted(link.address, mallory) as connection:
             try:
@@ -561,8 +559,8 @@ def test_whatever_a_neighbour_sends_its_next_connection_is_served(authority, mal
             arrived = answer(connection).acknowledged
             connection.sendall(message(arrived + 1, b"in order", iteration=10**6))
             key = Key(10**6, 0, "m")
-            assert bytes(inbox.take([key], 10)[key]) == b"in order"
-    assert {reason for _, reason in observer.refusals} <= {
+            assert bytes(edges.inbox.take([key], 10)[key]) == b"in order"
+    assert {reason for _, reason in edges.observer.refusals} <= {
         "malformed",
         "version",
         "run",

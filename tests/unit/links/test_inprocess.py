@@ -19,5 +19,5 @@ def test_a_message_arrives_as_one_payload_at_its_peer_only(links):
 
 
 def test_an_unknown_peer_is_refused(links):
-    with pytest.raises(LinkError, match="bonn has no link to aachen"):
+    with pytest.raises(LinkError, match="bonn has no edge to aachen"):
         links["bonn"].send("aachen", Key(0, 0, "bonn"), [b""])

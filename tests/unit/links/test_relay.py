@@ -8,11 +8,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from direct_mesh import edges_of, message
 
 from flaremesh.links import Key, LinkError, PeerTimeout, relay
 from flaremesh.links.frame import Frame, Kind, pack, run_digest
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.relay import RelayLink
+from flaremesh.links.relay import RelayCarrier
+from flaremesh.links.routed import RoutedLink
 
 
 class Counters:
@@ -28,6 +29,31 @@ class Counters:
     def refused(self, peer, reason):
         self.refusals[peer, reason] += 1
 
+    def waited(self, peer, seconds):
+        pass
+
+    def linked(self, peer, kind, wanted):
+        pass
+
+
+class _Transport:
+    """Of one site, into a queue; tells the network how to deliver."""
+
+    def __init__(self, queue, name):
+        self._queue, self._name = queue, name
+
+    def post(self, peer, data):
+        self._queue.put((self._name, peer, data))
+
+    def listen(self, deliver):
+        self._queue.deliver[self._name] = deliver
+
+
+class _Queue(queue.Queue):
+    def __init__(self):
+        super().__init__()
+        self.deliver = {}
+
 
 class Network:
     """Delivers what sites post, in a thread, with faults drawn from a seeded generator."""
@@ -35,23 +61,19 @@ class Network:
     def __init__(self, lose=0.0, repeat=0.0, seed=0):
         self.links, self.counters = {}, {}
         self._lose, self._repeat, self._random = lose, repeat, random.Random(seed)
-        self._queue = queue.Queue()
+        self.queue = _Queue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def site(self, name, sources, targets, run_id="run", **options):
         self.counters[name] = Counters()
-        self.links[name] = RelayLink(
-            name,
-            run_id,
-            sources,
-            targets,
-            post=lambda peer, data: self._queue.put((name, peer, data)),
-            observer=self.counters[name],
-            inbox=Inbox(lambda: False),
-            **options,
-        )
-        return self.links[name]
+        edges = edges_of(name, sources, targets, run_id=run_id, observer=self.counters[name], **options)
+        link = self.links[name] = RoutedLink(edges, [RelayCarrier(edges, _Transport(self.queue, name))])
+        return link
+
+    def deliver(self, peer, sender, data):
+        """As if the transport had brought it."""
+        self.queue.deliver[peer](sender, data)
 
     def close(self):
         closers = [threading.Thread(target=link.close) for link in self.links.values()]
@@ -59,16 +81,16 @@ class Network:
             closer.start()
         for closer in closers:
             closer.join()
-        self._queue.put(None)
+        self.queue.put(None)
         self._thread.join()
 
     def _run(self):
-        while (item := self._queue.get()) is not None:
+        while (item := self.queue.get()) is not None:
             sender, peer, data = item
-            if self._random.random() < self._lose or peer not in self.links:
+            if self._random.random() < self._lose or peer not in self.queue.deliver:
                 continue
             for _ in range(1 + (self._random.random() < self._repeat)):
-                self.links[peer].deliver(sender, data)
+                self.deliver(peer, sender, data)
 
 
 @pytest.fixture
@@ -89,7 +111,7 @@ def in_parallel(*calls):
 @pytest.mark.parametrize("network", [{}, {"lose": 0.2, "repeat": 0.2, "seed": 3}], indirect=True)
 def test_every_message_arrives_once_whatever_the_transport_loses_or_repeats(network):
     a, b = network.site("a", ["b"], ["b"]), network.site("b", ["a"], ["a"])
-    in_parallel(lambda: a.open(20), lambda: b.open(20))
+    in_parallel(lambda: a.open({}, 20), lambda: b.open({}, 20))
     for iteration in range(10):
         for link, me, peer in ((a, "a", "b"), (b, "b", "a")):
             link.send(peer, Key(iteration, 0, me), [f"{me}{iteration}".encode()])
@@ -101,45 +123,42 @@ def test_every_message_arrives_once_whatever_the_transport_loses_or_repeats(netw
 
 def test_a_long_message_is_cut_into_pieces_and_put_together_again(network):
     a, b = network.site("a", [], ["b"]), network.site("b", ["a"], [])
-    message = random.Random(1).randbytes((9 << 20) + 5)
-    a.send("b", Key(0, 0, "a"), [message[:100], message[100:]])
-    assert bytes(b.receive([Key(0, 0, "a")], 10)[Key(0, 0, "a")]) == message
+    content = random.Random(1).randbytes((9 << 20) + 5)
+    a.send("b", Key(0, 0, "a"), [content[:100], content[100:]])
+    assert bytes(b.receive([Key(0, 0, "a")], 10)[Key(0, 0, "a")]) == content
 
 
 def test_a_directed_edge_is_acknowledged_without_data_in_the_other_direction(network):
     a, b = network.site("a", [], ["b"]), network.site("b", ["a"], [])
-    in_parallel(lambda: a.open(5), lambda: b.open(5))
+    in_parallel(lambda: a.open({}, 5), lambda: b.open({}, 5))
 
 
 @pytest.fixture
 def unanswered():
     """A link from a to b, and what it posts, to which nobody answers."""
-    posted = queue.Queue()
-    link = RelayLink(
-        "a", "run", [], ["b"], lambda peer, data: posted.put(data), Counters(), Inbox(lambda: False)
-    )
-    yield link, posted
-    link.close(patience=0)
+    posted = _Queue()
+    carrier = RelayCarrier(edges_of("a", targets="b", observer=Counters()), _Transport(posted, "a"))
+    yield carrier, posted
+    carrier.close(patience=0)
 
 
 def test_a_greeting_that_nobody_heard_is_soon_repeated(unanswered):
     link, posted = unanswered
-    link.send("b", Key(0, 0, "a"), [b"x"])
+    link.send("b", message("a", 0, b"x"))
     assert posted.get(timeout=2) == posted.get(timeout=2)
 
 
 def test_a_peer_that_is_slow_is_not_flooded(unanswered):
     link, posted = unanswered
-    message = bytes(20 << 20)
-    link.send("b", Key(0, 0, "a"), [message])
-    assert 0 < sum(len(posted.get()) for _ in range(posted.qsize())) < len(message)
+    link.send("b", message("a", 0, bytes(20 << 20)))
+    assert 0 < sum(len(posted.get()[2]) for _ in range(posted.qsize())) < 20 << 20
 
 
 def test_opening_names_the_neighbour_that_is_not_there(monkeypatch, network):
     monkeypatch.setattr(relay, "FLUSH_SECONDS", 0.2)
     a = network.site("a", ["b"], ["b"])
     with pytest.raises(PeerTimeout, match="no sign of b within"):
-        a.open(0.5)
+        a.open({}, 0.5)
 
 
 def test_a_missing_message_names_the_peer_and_the_iteration(network):
@@ -176,7 +195,7 @@ def data(run_id="run", total=1, payload=b"x", sequence=1, offset=0):
 )
 def test_what_is_no_message_of_this_edge_is_refused_and_counted(network, sender, received, reason):
     a = network.site("a", ["b"], ["b"])
-    a.deliver(sender, received)
+    network.deliver("a", sender, received)
     assert network.counters["a"].refusals == {(sender, reason): 1}
     with pytest.raises(PeerTimeout):
         a.receive([Key(0, 0, sender)], 0.05)
@@ -184,17 +203,17 @@ def test_what_is_no_message_of_this_edge_is_refused_and_counted(network, sender,
 
 def test_a_replayed_frame_is_harmless(network):
     a = network.site("a", ["b"], [])
-    a.deliver("b", data())
+    network.deliver("a", "b", data())
     key = Key(0, 0, "b")
     assert bytes(a.receive([key], 1)[key]) == b"x"
-    a.deliver("b", data())
+    network.deliver("a", "b", data())
     with pytest.raises(PeerTimeout):
         a.receive([key], 0.05)
 
 
 def test_a_neighbour_that_runs_far_ahead_is_held_back_and_loses_nothing(network):
     a, b = network.site("a", [], ["b"]), network.site("b", ["a"], [])
-    in_parallel(lambda: a.open(5), lambda: b.open(5))
+    in_parallel(lambda: a.open({}, 5), lambda: b.open({}, 5))
     for iteration in range(300):
         a.send("b", Key(iteration, 0, "a"), [b"%d" % iteration])
     for iteration in range(300):
@@ -212,7 +231,7 @@ def test_pieces_that_threads_bring_at_once_become_one_message(network):
             sequence = pieces * k + offset + 1
             piece = pack(Frame(Kind.DATA, sequence, 0, k, 0, offset, pieces, b"%d" % offset), run)
             together.wait()
-            a.deliver("b", piece)
+            network.deliver("a", "b", piece)
             together.wait()
             if offset == 0:
                 key = Key(k, 0, "b")
@@ -230,8 +249,8 @@ def test_pieces_that_threads_bring_at_once_become_one_message(network):
 
 
 def test_messages_that_never_become_whole_do_not_fill_the_memory(network):
-    a = network.site("a", ["b"], [])
+    network.site("a", ["b"], [])
     for sequence in range(1, 17):
         frame = Frame(Kind.DATA, sequence, 0, sequence, 0, 0, 1 << 20, b"x")
-        a.deliver("b", pack(frame, run_digest("run")))
+        network.deliver("a", "b", pack(frame, run_digest("run")))
     assert network.counters["a"].refusals["b", "early"] == 8

@@ -2,11 +2,12 @@
 
 import sys
 
-from flaremesh.links.protocol import LinkKind, Refusal
+from flaremesh.links import Refusal
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.metrics.sink import Evaluation, Iteration, Norms
+from flaremesh.topology.links import LinkKind
 from flaremesh.topology.neighborhood import Neighborhood
 
 run_id, iterations = sys.argv[1], int(sys.argv[2])

@@ -120,7 +120,7 @@ def test_iterations_of_which_nothing_is_measured_count_too(directory, monkeypatc
 def test_a_page_that_cannot_be_written_does_not_disturb_the_run(directory, monkeypatch):
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
     sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())], TrafficCounter(()))
-    (directory / "slot-0.partial").mkdir()
+    (directory / "slot-0.prom.partial").mkdir()
     sink.state(RunState.RUNNING)
     sink.state(RunState.FINISHED)
     assert Scrape(directory).state("0") != RunState.FINISHED

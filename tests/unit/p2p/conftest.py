@@ -14,6 +14,4 @@ def connect(tmp_path):
 
     yield connect
     for sites in made:
-        sites.signal.trigger(True)
-        for link in sites.links.values():
-            link.close()
+        sites.close()

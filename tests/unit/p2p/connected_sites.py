@@ -7,10 +7,12 @@ from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.relay import RelayLink
+from flaremesh.links.assemble import assemble
 from flaremesh.links.traffic import TrafficCounter
+from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p.executors import BaseDistOptExecutor
+from flaremesh.p2p.executors.member import Member
+from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
 
 
@@ -19,6 +21,7 @@ class Sites:
 
     def __init__(self, folder, network, executors, **extra):
         self.executors, self.links, self.posts = executors, {}, []
+        self.delivering, self.members = {}, {}
         self.signal = Signal()
         tree = network.spanning_tree()
         for index, (site, schedule) in enumerate(network.schedules().items()):
@@ -34,28 +37,46 @@ class Sites:
                 [child for child, parent in tree.items() if parent == site],
             )
             BaseDistOptExecutor._configure(executor, config, FLContext(), self.signal)
-            sources = {peer for hood in schedule for peer in hood.in_weights}
-            targets = {peer for hood in schedule for peer in hood.out}
+            peers = {peer for hood in schedule for peer in (*hood.in_weights, *hood.out)}
             executor._flaremesh.linked = True
-            executor._flaremesh.folder = folder / site
-            executor._flaremesh.folder.mkdir(exist_ok=True)
-            executor._flaremesh.link = self.links[site] = RelayLink(
-                site,
+            (folder / site).mkdir(exist_ok=True)
+            traffic = TrafficCounter(peers)
+            self.links[site] = assemble(
                 "run",
-                sources,
-                targets,
-                post=lambda peer, data, site=site: self._post(site, peer, data),
-                observer=TrafficCounter(sources | targets),
-                inbox=Inbox(lambda: bool(self.signal.triggered)),
+                schedule,
+                "relay",
+                observer=traffic,
+                cancelled=self._aborted,
+                transport=_Transport(self, site),
+                credentials=None,
+                listen=None,
+            )
+            executor._flaremesh.joined = self.members[site] = _Member(
+                folder / site,
+                False,
+                self.links[site],
+                traffic,
+                PrometheusSink("run", "any", "any", 0, schedule, traffic),
+                ProgressReporter(lambda data: None, traffic.links, self._aborted),
             )
 
         by_value = any(executor._wants_values() for executor in executors.values())
         for executor in executors.values():
             executor._flaremesh.by_value = by_value
 
-    def _post(self, sender, peer, data):
-        self.posts.append((sender, peer, data))
-        self.links[peer].deliver(sender, data)
+    def close(self):
+        """End what the sites have left for the tests to look at."""
+        self.signal.trigger(True)
+        for site, link in self.links.items():
+            link.close()
+            self.members[site].progress.stop()
+
+    def _aborted(self):
+        return bool(self.signal.triggered)
+
+    def deliver(self, peer, sender, data):
+        """Bring ``data`` to ``peer``, as if ``sender`` had sent it."""
+        self.delivering[peer](sender, data)
 
     def run(self, iterations, sites=None, **extra):
         """The reply of every site to run_algorithm."""
@@ -67,3 +88,24 @@ class Sites:
         sites = sites or list(self.executors)
         with ThreadPoolExecutor(len(sites)) as pool:
             return dict(zip(sites, pool.map(execute, sites), strict=True))
+
+
+class _Member(Member):
+    """Keeps its link open at the end, for tests to look at."""
+
+    def enter(self, state, patience):
+        self.metrics.state(state)
+
+
+class _Transport:
+    """From one site to the others, by function calls."""
+
+    def __init__(self, sites, site):
+        self._sites, self._site = sites, site
+
+    def post(self, peer, data):
+        self._sites.posts.append((self._site, peer, data))
+        self._sites.deliver(peer, self._site, data)
+
+    def listen(self, deliver):
+        self._sites.delivering[self._site] = deliver

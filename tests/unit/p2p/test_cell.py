@@ -6,7 +6,7 @@ import pytest
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.private.defs import CellMessageHeaderKeys
 
-from flaremesh.p2p.cell import METRICS, hear, tell
+from flaremesh.p2p.nvflare.cells import METRICS, ParticipantCell
 from ports import free_port
 
 SITE, RUN = "bonn", "bonn.run-1"
@@ -38,13 +38,14 @@ def authenticate(cell, client):
 
 def test_the_server_hears_a_sites_bytes_and_neither_runs_nor_who_speaks_for_another_site(cells):
     heard = []
-    hear(cells["server"], METRICS, lambda *what: heard.append(what))
+    site, run = ParticipantCell(cells[SITE]), ParticipantCell(cells[RUN])
+    ParticipantCell(cells["server"]).hear(METRICS, lambda *what: heard.append(what))
     authenticate(cells[RUN], SITE)
-    tell(cells[RUN], METRICS, b"by a run")
-    tell(cells[SITE], METRICS, b"without a name")
+    run.tell(METRICS, b"by a run")
+    site.tell(METRICS, b"without a name")
     authenticate(cells[SITE], "ulm")
-    tell(cells[SITE], METRICS, b"under another name")
+    site.tell(METRICS, b"under another name")
     authenticate(cells[SITE], SITE)
-    tell(cells[SITE], METRICS, {"no": "bytes"})
-    tell(cells[SITE], METRICS, b"the last")
+    site.tell(METRICS, {"no": "bytes"})
+    site.tell(METRICS, b"the last")
     assert heard == [(SITE, b"the last")]

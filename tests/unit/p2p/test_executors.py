@@ -16,13 +16,12 @@ from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted
 from flaremesh.p2p.executors import (
-    AlgorithmExecutor,
     ConsensusExecutor,
     DGDExecutor,
     GTExecutor,
     SyncAlgorithmExecutor,
 )
-from flaremesh.p2p.executors.algorithm_executor import UnsoundWeights
+from flaremesh.p2p.executors.native_run import UnsoundWeights, require_sound_weights
 from flaremesh.p2p.tasks import REASON
 from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
 from flaremesh.problems.protocol import SiteContext
@@ -71,7 +70,7 @@ def test_a_value_of_somebody_else_does_not_stand_in_for_the_neighbours(connect):
     with pytest.raises(PeerTimeout, match="no value from bonn"):
         worms._exchange_values(FLContext(), value=12.0, iteration=0)
     frame = next(data for sender, peer, data in sites.posts if (sender, peer) == ("worms", "ulm"))
-    sites.links["bonn"].deliver("worms", frame)  # bonn listens to ulm only
+    sites.deliver("bonn", "worms", frame)  # bonn listens to ulm only
     with pytest.raises(PeerTimeout, match="no value from ulm"):
         sites.executors["bonn"]._exchange_values(FLContext(), value=1.0, iteration=0)
     assert sites.executors["bonn"].neighbors_values == {}
@@ -141,10 +140,10 @@ def test_nothing_is_left_of_iterations_that_are_over_even_if_their_messages_come
     sites = connect(PAIR, averaging({"bonn": 0.0, "ulm": 4.0}))
     sites.run(5)
     for sender, peer, data in list(sites.posts):
-        sites.links[peer].deliver(sender, data)
+        sites.deliver(peer, sender, data)
     for site, executor in sites.executors.items():
         assert executor.neighbors_values == {}
-        assert sites.links[site]._inbox._messages == {}
+        assert sites.links[site]._edges.inbox._messages == {}
 
 
 def test_a_value_that_cannot_be_read_names_its_sender(connect):
@@ -248,9 +247,8 @@ def test_hyperparameters_reach_the_algorithm_and_a_missing_one_is_named():
 )
 def test_weights_on_which_the_algorithm_solves_another_problem_are_refused(algorithm, rows, columns, refused):
     config = LocalConfig(neighbors=[], row_stochastic=rows, column_stochastic=columns)
-    executor = AlgorithmExecutor(algorithm)
     with pytest.raises(UnsoundWeights, match=refused) if refused else nullcontext():
-        executor._require_sound_weights(config)
+        require_sound_weights(algorithm, config)
 
 
 def test_consensus_draws_its_value_where_none_is_given():

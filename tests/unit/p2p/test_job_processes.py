@@ -4,11 +4,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib.util import find_spec
 
 import pytest
 
 from flaremesh.p2p import job_processes
+from flaremesh.p2p.nvflare.processes import JOB_MODULES
 
 RUN = "0f1e2d3c-run"
 
@@ -29,7 +29,7 @@ def start() -> Iterator[Start]:
         yield begin
 
 
-@pytest.mark.parametrize("module", sorted(job_processes.MODULES))
+@pytest.mark.parametrize("module", sorted(JOB_MODULES))
 def test_the_job_processes_of_the_run_end_and_those_of_others_go_on(start: Start, module: str) -> None:
     mine, others = start("-m", module, "-n", RUN), start("-m", module, "-n", "another-run")
     job_processes.end(RUN, 0)
@@ -41,8 +41,3 @@ def test_a_command_of_a_user_about_the_run_goes_on(start: Start) -> None:
     report = start("report", "--live", "--run-id", RUN)
     job_processes.end(RUN, 0)
     assert report.poll() is None
-
-
-@pytest.mark.parametrize("module", sorted(job_processes.MODULES))
-def test_nvflare_has_these_modules(module: str) -> None:
-    assert find_spec(module)

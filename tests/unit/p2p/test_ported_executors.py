@@ -191,7 +191,7 @@ def test_consensus_takes_arrays_and_gives_them_back(connect, make, base):
     for executor in sites.executors.values():
         assert type(executor.current_value) is type(make([0.0]))
         np.testing.assert_allclose(np.asarray(executor.current_value), [[6.0, 1.0]])
-        saved = torch.load(executor._flaremesh.folder / "value_sequence.pt")
+        saved = torch.load(executor._flaremesh.member.folder / "value_sequence.pt")
         assert saved.shape == (81, 1, 2)
 
 
@@ -346,7 +346,7 @@ def test_the_stock_packages_own_loops_run_on_these_executors(connect, base, loop
 
     sites = connect(RING, {site: Ported(*everything_trains(site)) for site in SITES})
     finished(sites.run(60, stepsize=0.1))
-    folders = [executor._flaremesh.folder for executor in sites.executors.values()]
+    folders = [executor._flaremesh.member.folder for executor in sites.executors.values()]
     losses = sum(torch.load(folder / "train_loss_sequence.pt")[:, 1] for folder in folders)
     assert losses[-1] < 0.95 * losses[0]
     assert [executor.neighbors_values for executor in sites.executors.values()] == [{}, {}, {}]
@@ -427,7 +427,7 @@ def test_an_edge_that_both_ends_take_off_their_lists_carries_nothing(connect):
     finished(sites.run(400))
     carried = [len(data) for sender, peer, data in sites.posts if (sender, peer) == ("bonn", "ulm")]
     assert max(carried) < max(len(data) for sender, peer, data in sites.posts if peer == "worms")
-    assert sites.links["bonn"]._inbox._messages.keys() <= {(399, 0, "ulm")}
+    assert sites.links["bonn"]._edges.inbox._messages.keys() <= {(399, 0, "ulm")}
 
 
 def test_a_neighbour_that_is_still_listed_is_told_that_nothing_will_come(connect):
@@ -476,7 +476,7 @@ def test_an_iteration_may_be_any_whole_number(connect, iteration):
         )
     finished(sites.run(1))
     assert executors["bonn"].neighbors_values == {3: {"ulm": 1.0, "worms": 1.0}}
-    assert executors["bonn"]._flaremesh.exchanged == 4
+    assert executors["bonn"]._flaremesh.exchanges.done == 4
 
 
 def test_an_iteration_that_is_no_whole_number_is_refused(connect):

@@ -1,3 +1,4 @@
+import importlib.util
 import sys
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from flaremesh.problems.two_moons import TwoMoons
 from flaremesh.runtime.simulate import Simulation
 from flaremesh.runtime.site_run import RunOptions
 from flaremesh.topology.neighborhood import neighborhoods
+from programs import lacking
 
 
 def site(index=0, sites=4, seed=0, **options):
@@ -106,8 +108,13 @@ def test_mnist_without_torchvision_says_what_to_install(monkeypatch, tmp_path):
         Mnist(site(data_dir=tmp_path))
 
 
+def needs_torchvision():
+    if importlib.util.find_spec("torchvision") is None:
+        lacking("torchvision is not installed", "make vision", ci_has_it=False)
+
+
 def test_mnist_without_its_files_says_where_to_put_them(tmp_path):
-    pytest.importorskip("torchvision")
+    needs_torchvision()
     with pytest.raises(ValueError, match=r"put train-images-idx3-ubyte.*MNIST/raw"):
         Mnist(site(data_dir=tmp_path))
 
@@ -119,7 +126,7 @@ def write_idx(path, array):
 
 
 def test_mnist_files_become_a_problem_with_the_split_of_the_digits(tmp_path):
-    pytest.importorskip("torchvision")
+    needs_torchvision()
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     labels = np.arange(200, dtype=np.uint8) % 10

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flaremesh.provision.kits import previous, provision
+from flaremesh.provision.kits import provision
 from flaremesh.provision.plan import plan
+from flaremesh.provision.state import previous
 from flaremesh.topology.load import load
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

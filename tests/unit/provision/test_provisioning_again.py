@@ -10,8 +10,8 @@ import pytest
 from cryptography import x509
 
 from flaremesh.provision import certificates, kits
-from flaremesh.provision.certificates import StateError
-from flaremesh.provision.kits import ProvisionError, previous, provision
+from flaremesh.provision.kits import ProvisionError, provision
+from flaremesh.provision.state import StateError, previous
 
 SERVER = {"host": "mesh.example.org", "org": "consortium"}
 

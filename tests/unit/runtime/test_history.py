@@ -1,9 +1,18 @@
 import json
+import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flaremesh.metrics.sink import Evaluation, Iteration
-from flaremesh.runtime.history import History, evenly_spaced
+from flaremesh.record import RecordError
+from flaremesh.runtime.history import HISTORY, History, evenly_spaced
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+RECORDS = st.builds(
+    Iteration, st.integers(1), st.none() | NUMBERS, *[NUMBERS] * 7, finite=st.booleans()
+) | st.builds(Evaluation, st.integers(0), st.dictionaries(st.text(), NUMBERS), NUMBERS)
 
 
 def record(iteration, loss=1.0):
@@ -13,18 +22,18 @@ def record(iteration, loss=1.0):
 
 
 def test_every_record_is_a_line_of_json_in_order_even_if_the_run_fails(tmp_path):
-    path = tmp_path / "history.jsonl"
+    path = tmp_path / HISTORY
 
     def interrupted_run():
         with History(path) as history:
-            history.evaluation(Evaluation(0, {"loss": 2.0}))
+            history.evaluation(Evaluation(0, {"loss": 2.0}, seconds=0.3))
             history.iteration(record(1))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted_run()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"iteration": 0, "evaluation": {"loss": 2.0}},
+        {"iteration": 0, "metrics": {"loss": 2.0}, "seconds": 0.3},
         {
             "iteration": 1,
             "loss": 1.0,
@@ -40,13 +49,71 @@ def test_every_record_is_a_line_of_json_in_order_even_if_the_run_fails(tmp_path)
     ]
 
 
-def test_what_json_cannot_say_becomes_null():
-    history = History()
-    history.iteration(record(1, loss=float("nan")))
-    history.evaluation(Evaluation(1, {"loss": float("inf")}))
-    row, evaluation = history.thinned(10)
-    assert row["loss"] is None
-    assert evaluation["evaluation"] == {"loss": None}
+@given(records=st.lists(RECORDS))
+def test_what_is_read_is_what_was_written(tmp_path_factory, records):
+    path = tmp_path_factory.getbasetemp() / HISTORY
+    with History(path) as written:
+        for each in records:
+            written.add(each)
+    read = History.read(path)
+    assert (read.iterations, read.evaluations) == (written.iterations, written.evaluations)
+
+
+def test_what_json_cannot_say_is_null_and_is_read_as_no_number(tmp_path):
+    path = tmp_path / HISTORY
+    with History(path) as history:
+        history.iteration(Iteration(1, math.nan, math.inf, 0.2, 0.1, 0.1, finite=False))
+        history.evaluation(Evaluation(1, {"loss": -math.inf}))
+    iteration, evaluation = (json.loads(line) for line in path.read_text().splitlines())
+    assert (iteration["loss"], iteration["consensus_distance"], evaluation["metrics"]) == (
+        None,
+        None,
+        {"loss": None},
+    )
+    read = History.read(path)
+    assert read.iterations[0].loss is None
+    assert math.isnan(read.iterations[0].consensus_distance)
+    assert math.isnan(read.evaluations[0].metrics["loss"])
+
+
+def test_a_history_of_an_older_flaremesh_is_read_with_what_it_has(tmp_path):
+    path = tmp_path / HISTORY
+    path.write_text(
+        '{"iteration": 0, "evaluation": {"loss": 2.0}}\n'
+        '{"iteration": 1, "loss": 1.0, "consensus_distance": 0.5, "seconds": 0.2, "wait_seconds": 0.1, '
+        '"gradient_seconds": 0.05, "told_by_a_newer_one": 7}\n'
+    )
+    read = History.read(path)
+    assert read.evaluations == [Evaluation(0, {"loss": 2.0})]
+    assert read.iterations == [Iteration(1, 1.0, 0.5, 0.2, 0.1, 0.05)]
+
+
+def test_a_line_that_the_end_of_its_site_cut_off_is_dropped(tmp_path):
+    path = tmp_path / HISTORY
+    with History(path) as history:
+        history.iteration(record(1))
+        history.iteration(record(2))
+    whole = path.read_bytes()
+    for end in range(len(whole) // 2 + 1, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        assert History.read(path).last_iteration == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "mistake"),
+    [
+        ('{"iteration": 1, "loss": 1', "Invalid JSON"),
+        ("[]", "iteration: Input should be"),
+        ('{"iteration": 1}', "iteration.loss: Field required"),
+        ('{"iteration": 1, "metrics": [1]}', "evaluation.metrics: Input should be"),
+    ],
+)
+def test_a_spoilt_line_is_refused_by_file_line_and_field(tmp_path, line, mistake):
+    path = tmp_path / HISTORY
+    path.write_text(f'{{"iteration": 0, "metrics": {{}}}}\n{line}\n')
+    with pytest.raises(RecordError) as refusal:
+        History.read(path)
+    assert str(refusal.value).startswith(f"{path}, line 2, is not a record of a history: {mistake}")
 
 
 def test_the_latest_figures_are_at_hand():
@@ -63,11 +130,11 @@ def test_thinning_keeps_first_and_last_and_the_order():
         history.iteration(record(iteration))
         if iteration % 10 == 0:
             history.evaluation(Evaluation(iteration, {}))
-    rows = history.thinned(50)
-    assert len(rows) == 100
-    iterations = [row["iteration"] for row in rows]
+    records = history.thinned(50)
+    assert len(records) == 100
+    iterations = [each.iteration for each in records]
     assert iterations == sorted(iterations)
-    assert [row["iteration"] for row in rows if "loss" in row][::49] == [1, 1000]
+    assert [each.iteration for each in records if isinstance(each, Iteration)][::49] == [1, 1000]
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 5, 6, 11, 1000])

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import pytest
 from topology_file import with_sections
 
-from flaremesh.topology.findings import TopologyError
 from flaremesh.topology.load import load
+from flaremesh.topology.mistakes import TopologyError
 
 
 class Broken(NamedTuple):
-    """A snippet of a topology file, and the one finding that it must lead to."""
+    """A snippet of a topology file, and the one mistake that it must lead to."""
 
     snippet: str
     line: int
@@ -452,6 +452,13 @@ BROKEN = {
         "run.problem.path",
         "write code: {packages: [ourlab]}",
     ),
+    "algorithm of a package that the kits do not allow": Broken(
+        "run: {algorithm: ourlab.algorithms.Mine, iterations: 1, "
+        "problem: {path: flaremesh.problems.digits.Digits}}",
+        1,
+        "run.algorithm",
+        "write code: {packages: [ourlab]}",
+    ),
     "unknown wire": Broken(
         """
         run:
@@ -770,9 +777,9 @@ def test_a_mistake_is_reported_at_its_line_and_field_with_its_remedy(broken: Bro
     with pytest.raises(TopologyError) as raised:
         load(path)
 
-    (finding,) = raised.value.findings
-    assert (finding.line, finding.field) == (broken.line, broken.field)
-    assert broken.words in str(finding)
+    (mistake,) = raised.value.mistakes
+    assert (mistake.line, mistake.field) == (broken.line, broken.field)
+    assert broken.words in str(mistake)
 
 
 def test_all_mistakes_of_a_file_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -793,7 +800,7 @@ def test_all_mistakes_of_a_file_come_at_once_in_the_order_of_the_file(tmp_path: 
     with pytest.raises(TopologyError) as raised:
         load(path)
 
-    assert [(finding.line, finding.field) for finding in raised.value.findings] == [
+    assert [(mistake.line, mistake.field) for mistake in raised.value.mistakes] == [
         (1, "name"),
         (4, "sites[1].org"),
         (4, "sites[1].name"),
@@ -827,7 +834,7 @@ def test_a_file_without_fields_is_one_mistake(content: bytes, words: str, tmp_pa
     with pytest.raises(TopologyError, match=words) as raised:
         load(path)
 
-    assert len(raised.value.findings) == 1
+    assert len(raised.value.mistakes) == 1
 
 
 def test_a_missing_file_is_a_mistake_too(tmp_path: Path) -> None:
@@ -879,4 +886,4 @@ def test_a_mistake_in_an_edge_list_names_its_line_there(
     with pytest.raises(TopologyError, match=words) as raised:
         load(path)
 
-    assert {finding.line for finding in raised.value.findings} == {1}
+    assert {mistake.line for mistake in raised.value.mistakes} == {1}

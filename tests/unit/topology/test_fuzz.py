@@ -16,8 +16,8 @@ from topology_file import with_sections
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.provision.plan import plan
-from flaremesh.topology.findings import TopologyError
 from flaremesh.topology.load import load
+from flaremesh.topology.mistakes import TopologyError
 from flaremesh.topology.schema import ProblemReference, Topology
 
 PROVISION = Path(__file__).parents[3] / "provision"
@@ -136,10 +136,10 @@ def expect_mesh_or_sentence(path: Path) -> None:
     assert time.process_time() - started < 5
     if isinstance(refused, TopologyError):
         breaks = re.findall("[\n\x85\u2028\u2029]", path.read_text(encoding="utf-8"))  # as YAML has them
-        for finding in refused.findings:
-            assert 1 <= finding.line <= len(breaks) + 1
-            assert finding.problem
-            assert finding.remedy
+        for mistake in refused.mistakes:
+            assert 1 <= mistake.line <= len(breaks) + 1
+            assert mistake.problem
+            assert mistake.remedy
         assert all(line.isprintable() for line in str(refused).split("\n"))
 
 

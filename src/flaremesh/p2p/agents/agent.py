@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from flaremesh import atomic
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT, PORT_VARIABLE
 from flaremesh.metrics.exporter import Exporter
 from flaremesh.metrics.names import AgentMetric
@@ -27,6 +28,7 @@ from flaremesh.p2p.agents.janitor import Retention, sweep
 from flaremesh.p2p.agents.kit import PATH as KIT_PATH
 from flaremesh.p2p.agents.kit import Kit
 from flaremesh.p2p.agents.termination import on_termination
+from flaremesh.p2p.nvflare.startup import startup_files
 
 AGENT_FILE: Final = "agent.json"
 """File in the workspace that says where the agent serves: ``{"url": ..., "pid": ...}``."""
@@ -46,16 +48,13 @@ class Agent(FLComponent):
     """
 
     stop_seconds: float
-    """Bound of the orderly stop."""
-
-    certificate: str
-    """File name of the participant's certificate in its startup kit."""
+    """Seconds that the orderly stop may take."""
 
     participant: str
     """Its name; known once the agent has started."""
 
     certificate_expiry: float
-    """When the certificate with which it started ends, Unix time."""
+    """When the certificate with which the process started ends, Unix time."""
 
     gpus: int = 0
     """How many the participant is to have."""
@@ -74,7 +73,6 @@ class Agent(FLComponent):
         self._stopping = False
         self._sweeping = threading.Lock()
         self._doctor = Doctor(self._examine)
-        self.engine: Any = None
         self.workspace = Path()
 
     @abstractmethod
@@ -96,14 +94,13 @@ class Agent(FLComponent):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Start when the process does."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
-            self.engine = fl_ctx.get_engine()
             self.workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
             self.start(fl_ctx)
 
     def start(self, fl_ctx: FLContext) -> None:
         """Begin to listen to signals, to serve and to sweep."""
-        # NVFlare's too is the one that was there at the start
-        pem = (self.workspace / "startup" / self.certificate).read_bytes()
+        # NVFlare, too, goes on with the certificate that was there when the process started
+        pem = startup_files(self.workspace / "startup").certificate.read_bytes()
         self.certificate_expiry = load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
         on_termination(self._stop, self.stop_seconds)
         self._serve(fl_ctx)
@@ -130,7 +127,7 @@ class Agent(FLComponent):
                 self.logger.warning("old run folders stay for now: %s", error)
 
     def why_not_ready(self) -> Sequence[str]:
-        """See Exporter: what is missing, or that the process is on its way out."""
+        """What is missing, or that the process is stopping."""
         return ["stopping"] if self._stopping else self.missing()
 
     def _serve(self, fl_ctx: FLContext) -> None:
@@ -151,9 +148,7 @@ class Agent(FLComponent):
             return
         self.log_info(fl_ctx, f"serving metrics and readiness on {host}:{exporter.port}")
         here = "127.0.0.1" if host == _EVERYWHERE else host
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"url": f"http://{here}:{exporter.port}", "pid": os.getpid()}) + "\n")
-        partial.replace(file)
+        atomic.write(file, json.dumps({"url": f"http://{here}:{exporter.port}", "pid": os.getpid()}) + "\n")
 
     def _examine(self) -> Report:
         return examine(

@@ -1,4 +1,4 @@
-"""What an agent finds out about its own participant when it is asked how it is."""
+"""What an agent reports about its own participant."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flaremesh import __version__
-from flaremesh.links.tls import Credentials
+from flaremesh.links.direct import Credentials
 from flaremesh.p2p import participant
 from flaremesh.p2p.agents.probe import Failure, Invitation, dial
 from flaremesh.p2p.participant import StartError
@@ -21,9 +21,9 @@ from flaremesh.p2p.participant import StartError
 PATH: Final = "/doctor?report"
 """Where an agent serves its report."""
 
-_FRESH_SECONDS = 5.0  # or a scraper would keep the neighbours busy
+_FRESH_SECONDS = 5.0  # a scraper that asks more often would keep the neighbours busy
 _ASK_SECONDS = 3.0
-_ASKED = 2  # times: a message may be lost, and a busy machine late
+_ASKED = 2  # times, because a message may be lost or a busy machine answer late
 _EDGES_SECONDS = _ASKED * _ASK_SECONDS + 7.0  # 5 s to dial, and a resolver that is slow
 _GPU_SECONDS = 20.0  # torch takes some to be imported
 
@@ -115,7 +115,7 @@ class Report:
 
 
 class Doctor:
-    """Examines one at a time, and for the impatient tells again what it said some seconds ago.
+    """Examines one at a time, and answers with the last report while that is a few seconds old.
 
     Args:
         examine: does the work.
@@ -179,7 +179,7 @@ def examine(
 
 
 def versions() -> dict[str, str]:
-    """Of what must be the same everywhere."""
+    """Versions of the packages that must be the same at all participants, by name."""
     return {"flaremesh": __version__} | {package: version(package) for package in ("nvflare", "torch")}
 
 

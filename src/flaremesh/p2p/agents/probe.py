@@ -10,12 +10,14 @@ import time
 import uuid
 from typing import NamedTuple
 
-from flaremesh.links.connection import signal
+from flaremesh.links import LinkError
+from flaremesh.links.carrier import Address
+from flaremesh.links.direct import Credentials
+from flaremesh.links.direct.connection import signal
+from flaremesh.links.direct.listener import Listener
+from flaremesh.links.direct.outgoing import Outgoing
+from flaremesh.links.errors import LinkRefused
 from flaremesh.links.frame import Kind, run_digest
-from flaremesh.links.listener import Listener
-from flaremesh.links.outgoing import Address, LinkRefused, Outgoing
-from flaremesh.links.protocol import LinkError
-from flaremesh.links.tls import Credentials
 
 _OPEN_SECONDS = 7.0  # a dialler tries for 5 s
 

@@ -1,31 +1,23 @@
 """The agent of the server."""
 
-import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import JobMetaKey
-from nvflare.private.fed.server.server_status import ServerStatus
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.shared import SharedMetrics
-from flaremesh.p2p.cell import FRAMES, METRICS, hear, hear_failures
+from flaremesh.p2p.nvflare.cells import METRICS
+from flaremesh.p2p.nvflare.jobs import FIRST_FAILURE
+from flaremesh.p2p.nvflare.server import ServerProcess, job_of_event
 from flaremesh.topology.schema import SERVER
 
 _JOB_SECONDS = 15.0  # for the jobs to end: NVFlare kills their processes after 10 s
-_POLL_SECONDS = 0.1
-_RELAYED = f":flaremesh:{FRAMES}"  # end of NVFlare's name for what a relay link sends
-_NVFLARE_UNIT = 1 << 20  # bytes
-
-FIRST_FAILURE: Final = "first_failure"
-"""Key of a job's meta: the site whose process failed first, unless the job was aborted before."""
 
 
 class ServerAgent(Agent):
@@ -33,90 +25,70 @@ class ServerAgent(Agent):
 
     # the jobs, then NVFlare's shutdown_period for sites to leave, and room for a busy machine
     stop_seconds = 40.0
-    certificate = "server.crt"
     participant = SERVER
 
+    @override
     def start(self, fl_ctx: FLContext) -> None:
-        """See Agent.start."""
         self._started = False
         self._failures: dict[str, str] = {}
-        # before the job runner starts: whatever is RUNNING now is not
-        self._runner = self.engine.get_component(SystemComponents.JOB_RUNNER)
-        self._runner.update_unfinished_jobs(fl_ctx)
+        self._process = ServerProcess(fl_ctx)
+        self._process.abandon_jobs(fl_ctx)
         super().start(fl_ctx)
 
+    @override
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """See Agent.handle_event."""
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
-            hear_failures(self.engine.get_cell(), self._note_failure)
-            hear(self.engine.get_cell(), METRICS, self._take_metrics)
+            cell = self._process.cell
+            assert cell is not None, "it is made before the start is over"
+            cell.hear_failures(self._note_failure)
+            cell.hear(METRICS, self._take_metrics)
             self._started = True
         elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
             self._keep_failure(fl_ctx)
 
+    @override
     def collectors(self) -> list[Collector]:
-        """See Agent.collectors."""
         self._metrics = SharedMetrics(super().collectors())
         return [self._metrics]
 
+    @override
     def missing(self) -> Sequence[str]:
-        """See Agent.missing."""
         return [] if self._started else ["starting"]
 
+    @override
     def running_jobs(self) -> Collection[str]:
-        """See Agent.running_jobs."""
-        return list(self._runner.running_jobs)
+        return self._process.running_jobs()
 
+    @override
     def collect(self) -> Iterable[Family]:
-        """See Agent.collect."""
-        yield gauge(AgentMetric.REGISTERED_SITES, len(self.engine.get_clients()))
+        yield gauge(AgentMetric.REGISTERED_SITES, self._process.registered_sites())
         traffic = AgentMetric.SERVER_BYTES.value
         family = CounterMetricFamily(traffic.full_name, traffic.help, labels=traffic.labels)
-        for kind, count in self._traffic().items():
-            family.add_metric([kind], count)
+        cell = self._process.cell
+        relayed, other = cell.traffic() if cell else (0.0, 0.0)
+        family.add_metric(["relay"], relayed)
+        family.add_metric(["control"], other)
         yield family
 
-    def _traffic(self) -> dict[str, float]:
-        """Bytes by kind, as NVFlare counts them; what it forwards counts once, with what it sends."""
-        megabytes = {"relay": 0.0, "control": 0.0}
-        cell = self.engine.get_cell()
-        if cell is not None:  # it comes with the end of the start
-            core = cell.core_cell
-            for pool in (core.sent_msg_size_pool, core.received_msg_size_pool):
-                for category, bins in pool.to_dict()["cat_data"].items():
-                    kind = "relay" if category.endswith(_RELAYED) else "control"
-                    megabytes[kind] += sum(size["total"] for size in bins if size)
-        return {kind: count * _NVFLARE_UNIT for kind, count in megabytes.items()}
-
     def _take_metrics(self, site: str, message: bytes) -> None:
-        """Not from admins, and not from a site that an admin has disabled."""
-        if self.engine.get_client_from_name(site):
+        """Show what a site sent; admins, and sites that an admin has disabled, are not registered."""
+        if self._process.knows(site):
             self._metrics.take(site, message)
 
     def _note_failure(self, site: str, job_id: str) -> None:
         """Remember who failed first: where no controller was up yet, nobody else knows why the job did."""
-        running = self._runner.running_jobs.get(job_id)  # None while it is being started
-        if (running and running.run_aborted) or job_id in self._failures:
-            return
-        self._failures[job_id] = site
+        if not self._process.is_aborted(job_id):
+            self._failures.setdefault(job_id, site)
 
     def _keep_failure(self, fl_ctx: FLContext) -> None:
         """Write it to the job's meta, after NVFlare has written there for the last time."""
-        job_id = fl_ctx.get_prop(FLContextKey.EVENT_DATA)[JobMetaKey.JOB_ID.value]
+        job_id = job_of_event(fl_ctx)
         if site := self._failures.pop(job_id, None):
-            jobs = self.engine.get_component(SystemComponents.JOB_MANAGER)
-            jobs.update_meta(job_id, {FIRST_FAILURE: site}, fl_ctx)
+            self._process.note(job_id, {FIRST_FAILURE: site}, fl_ctx)
 
+    @override
     def stop(self) -> None:
         """Abort the jobs and wait until their status is stored, then shut down."""
-        with self.engine.new_context() as fl_ctx:
-            for job in self.running_jobs():
-                self._runner.stop_run(job, fl_ctx)
-        deadline = time.monotonic() + _JOB_SECONDS
-        while self.running_jobs() and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-        self.engine.shutdown_server()
-        # NVFlare's main thread would go on for 5 s
-        while self.engine.server.status != ServerStatus.SHUTDOWN:
-            time.sleep(_POLL_SECONDS)
+        self._process.abort_jobs(_JOB_SECONDS)
+        self._process.shut_down()

@@ -164,14 +164,14 @@ class SharedMetrics(Collector):
         yield from families.values()
 
     def _complain(self, site: str, problem: object) -> None:
-        """Once per site: it may go on for ever."""
+        """Log it once per site, which may go on sending the like."""
         if site not in self._complained:
             self._complained.add(site)
             _log.warning("not all that %s shares is shown: %.300r", site, str(problem))
 
 
 class _Shared(NamedTuple):
-    """What a site sent last, and when: Unix time, and by the clock that nobody sets."""
+    """What a site sent last, and when: as Unix time, and by the monotonic clock."""
 
     points: list[tuple[Metric, dict[str, str], list[float]]]
     time: float

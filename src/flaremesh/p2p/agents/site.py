@@ -1,23 +1,19 @@
 """The agent of a site."""
 
 import os
-import threading
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
-from nvflare.fuel.f3.cellnet.fqcn import FQCN
-from nvflare.private.fed.client.client_status import ClientStatus
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
-from flaremesh.links.protocol import LinkError
-from flaremesh.links.tls import Credentials
+from flaremesh.links import LinkError
+from flaremesh.links.direct import Credentials
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics
@@ -25,9 +21,9 @@ from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
 from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
-from flaremesh.p2p.cell import METRICS, PROBE, answer, ask, tell
-
-_POLL_SECONDS = 0.1
+from flaremesh.p2p.nvflare.cells import METRICS, PROBE
+from flaremesh.p2p.nvflare.site import SiteProcess
+from flaremesh.p2p.nvflare.startup import startup_files
 
 
 class SiteAgent(Agent):
@@ -47,7 +43,6 @@ class SiteAgent(Agent):
 
     # a job process is given 10 s to end (NVFlare's limit), a logout that the server does not answer 5 s
     stop_seconds = 25.0
-    certificate = "client.crt"
 
     def __init__(
         self,
@@ -66,59 +61,59 @@ class SiteAgent(Agent):
         self._share = share
         self._sharing: Sharing | None = None
 
+    @override
     def start(self, fl_ctx: FLContext) -> None:
-        """See Agent.start."""
-        self._client = fl_ctx.get_prop(FLContextKey.SITE_OBJ)
+        self._process = SiteProcess(fl_ctx)
         self._metrics = Path(os.environ.setdefault(DIRECTORY_VARIABLE, str(self.workspace / "metrics")))
         slots.clear(self._metrics)
-        self.participant = self._client.client_name
-        kit = self.workspace / "startup"
-        self._credentials = Credentials(kit / self.certificate, kit / "client.key", kit / "rootCA.pem")
+        self.participant = self._process.name
+        files = startup_files(self.workspace / "startup")
+        self._credentials = Credentials(files.certificate, files.key, files.root)
         if self._link is not None:
             low, high = self._link["ports"]
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
         super().start(fl_ctx)
 
+    @override
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """See Agent.handle_event; every job that ends may make an older one superfluous."""
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
-            answer(self._client.cell, PROBE, self._invite)
+            self._process.cell.answer(PROBE, self._invite)
             self._begin_to_share()
         elif event_type == EventType.JOB_COMPLETED:
-            self.sweep()
+            self.sweep()  # the run that ended may be one more than are kept
             if self._sharing:
                 self._sharing.soon()
 
+    @override
     def collectors(self) -> list[Collector]:
-        """See Agent.collectors."""
         return [*super().collectors(), RunMetrics(self._metrics)]
 
+    @override
     def addresses(self) -> Mapping[str, Any]:
-        """See Agent.addresses."""
         return {"link": self._link, "dials": self._dials}
 
+    @override
     def missing(self) -> Sequence[str]:
-        """See Agent.missing."""
-        if not self._client.token:
+        if not self._process.is_registered:
             return ["not registered with the server"]
         # the heartbeat proves nothing: NVFlare counts one that timed out as well
-        if FQCN.ROOT_SERVER not in self._client.cell.core_cell.agents:
+        if not self._process.cell.reaches_server:
             return ["no connection to the server"]
         return []
 
+    @override
     def running_jobs(self) -> Collection[str]:
-        """See Agent.running_jobs."""
-        return list(self.engine.get_all_job_ids())
+        return self._process.running_jobs()
 
+    @override
     def edges(self) -> Sequence[Edge]:
-        """See Agent.edges."""
         if why := self.missing():
             return [Edge(peer, host, None, why[0]) for peer, host in self._dials.items()]
         return try_edges(
             self.participant,
             self._dials,
-            lambda peer, timeout: ask(self._client.cell, peer, PROBE, timeout),
+            lambda peer, timeout: self._process.cell.ask(peer, PROBE, timeout),
             self._credentials,
         )
 
@@ -131,7 +126,7 @@ class SiteAgent(Agent):
     def _tell(self, message: bytes) -> None:
         if not self.missing():
             with suppress(RuntimeError):  # the cell was stopped meanwhile
-                tell(self._client.cell, METRICS, message)
+                self._process.cell.tell(METRICS, message)
 
     def _invite(self, peer: str) -> bytes:
         """Let an in-neighbour dial, or say why it cannot."""
@@ -146,24 +141,17 @@ class SiteAgent(Agent):
         try:
             return invite(self._probe.expect(peer))
         except LinkError as error:
-            # runs are proof enough that neighbours can dial
+            # that all ports are taken is no fault while runs take them
             wrong = len(self.running_jobs()) < high - low + 1
             return turn_away(f"{self.participant}: {error}.", "Stop what else listens there.", wrong=wrong)
 
+    @override
     def collect(self) -> Iterable[Family]:
-        """See Agent.collect."""
         yield gauge(AgentMetric.REGISTERED, not self.missing())
 
+    @override
     def stop(self) -> None:
         """End the jobs, since they cannot go on without this process, then log out."""
-        if not self._client.token:
-            return
-        aborts = [threading.Thread(target=self.engine.abort_app, args=[job]) for job in self.running_jobs()]
-        for abort in aborts:
-            abort.start()
-        for abort in aborts:
-            abort.join()
-        self.engine.shutdown()
-        # NVFlare's main thread would go on for 5 s
-        while self._client.status != ClientStatus.STOPPED:
-            time.sleep(_POLL_SECONDS)
+        if self._process.is_registered:
+            self._process.abort_jobs()
+            self._process.log_out()

@@ -1,10 +1,9 @@
 """The server's part of a run: configure, start, watch, and tell the outcome."""
 
-import json
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +20,17 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.cell import PROGRESS, RunCell
 from flaremesh.p2p.extra import planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
-from flaremesh.p2p.outcome import RUN_FOLDER, RunOutcome, SiteOutcome
+from flaremesh.p2p.nvflare.cells import PROGRESS, RunCell
+from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
+from flaremesh.p2p.nvflare.server import answer_admin
+from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, Graph, Outcome, RunResult
+from flaremesh.p2p.progress import RUN_PROGRESS, RunProgress
+from flaremesh.p2p.roster import Roster
 from flaremesh.p2p.tasks import (
     ADDRESS,
     ADDRESSES,
@@ -35,18 +39,18 @@ from flaremesh.p2p.tasks import (
     PREPARE,
     PROGRESS_COMMAND,
     REASON,
-    SERVER_PARAMETERS,
     START_TIMEOUT,
     Task,
 )
 from flaremesh.p2p.types import Config, LocalConfig
+from flaremesh.record import RecordError
 from flaremesh.topology.analysis import analyse
+from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
 _FETCH_SECONDS = 1.0  # for the admin to ask once more: NVFlare takes 7 s to end a job whose result is there
 _TIMEOUTS_SECONDS = 1.0  # sites that wait in vain give up one shortly after the other
 _LAST_WORDS_SECONDS = 3.0  # an aborted site says so within this time; one that was killed does not
-_RESULT = {field.name for field in fields(SiteOutcome)} | {"algorithm"}  # of what a site replies in the end
 
 
 class SiteFailure(Exception):
@@ -88,8 +92,7 @@ class DistOptController(Controller):
         self._changed = threading.Event()
         self._result: dict[str, Any] | None = None
         self._fetched = threading.Event()
-        self._progress: dict[str, dict[str, Any]] = {}
-        self._results: dict[str, dict[str, Any]] = {}
+        self._roster = Roster()
         self._addresses: dict[str, list[Any] | None] = {}
         self._by_value = False
         self._linked: set[str] = set()
@@ -112,7 +115,7 @@ class DistOptController(Controller):
         """Listen for the sites' progress and for the admin's question about it."""
         cell = RunCell(fl_ctx, [node.id for node in self.config.network.nodes])
         cell.listen(PROGRESS, self._hear)
-        fl_ctx.get_engine().register_app_command(PROGRESS_COMMAND, self._report)
+        answer_admin(fl_ctx, PROGRESS_COMMAND, self._report)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing is left to stop."""
@@ -129,15 +132,16 @@ class DistOptController(Controller):
             self._fail(str(error))
         if abort_signal.triggered and not self._failures and (silent := self._silent_sites()):
             self._fail(silent)
-        self._state = (
+        outcome: Outcome = (
             RunState.FAILED
             if self._failure
             else RunState.ABORTED
             if abort_signal.triggered
             else RunState.FINISHED
         )
-        self._write(fl_ctx, time.monotonic() - started)
-        if self._state is RunState.FAILED and not abort_signal.triggered:
+        self._state = RunState(outcome)
+        self._write(outcome, fl_ctx, time.monotonic() - started)
+        if outcome is RunState.FAILED and not abort_signal.triggered:
             self.system_panic(self._failure, fl_ctx)
         self._fetched.wait(_FETCH_SECONDS)
 
@@ -209,9 +213,7 @@ class DistOptController(Controller):
         while missing := {node.id for node in self.config.network.nodes}.difference(ready):
             if time.monotonic() > deadline:
                 # who itself waits for a late one is not to blame
-                waiting = {
-                    site for site in missing if self._progress.get(site, {}).get("waits_for") in missing
-                }
+                waiting = {site for site in missing if self._roster.latest(site).waits_for in missing}
                 self._fail(f"{', '.join(sorted(missing - waiting or missing))}: {otherwise}")
             if self._wait(abort_signal):
                 return False
@@ -224,7 +226,7 @@ class DistOptController(Controller):
         sites = [node.id for node in self.config.network.nodes]
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)
         self.broadcast(task, fl_ctx, targets=sites, min_responses=len(sites))
-        while set(sites) - self._results.keys():
+        while set(sites) - self._roster.ended:
             if self._wait(abort_signal):
                 return
 
@@ -241,7 +243,10 @@ class DistOptController(Controller):
         elif client_task.task.name == Task.CONFIG:
             self._take_step(site, _data(result))
         else:
-            self._results[site] = {name: value for name, value in _data(result).items() if name in _RESULT}
+            try:
+                self._roster.end(site, _data(result))
+            except RecordError as error:
+                self._fail(str(error))
         client_task.result = None
         self._changed.set()
 
@@ -292,62 +297,46 @@ class DistOptController(Controller):
     def _silent_sites(self) -> str | None:
         """NVFlare aborts a run whose job process died without saying which: it is the one that is silent."""
         sites = {node.id for node in self.config.network.nodes}
-        deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        while silent := {
-            s for s in sites - self._results.keys() if not self._progress.get(s, {}).get("stopped")
-        }:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(_POLL_SECONDS)
+
+        def not_stopped() -> set[str]:
+            return {site for site in sites - self._roster.ended if not self._roster.latest(site).stopped}
+
+        silent = wait_while(not_stopped, _LAST_WORDS_SECONDS, _POLL_SECONDS)
         if not silent or silent == sites:
             return None
         return f"{', '.join(sorted(silent))}: the job process ended without a word; killed, or out of memory"
 
     def _hear(self, site: str, data: Any) -> None:
-        if any(node.id == site for node in self.config.network.nodes):
-            before, now = self._progress.get(site, {}), json.loads(bytes(data))
-            self._progress[site] = now
-            if "panic" in now.keys() - before.keys():
-                self._fail(f"{site}: {now['panic']}")
+        known = any(node.id == site for node in self.config.network.nodes)
+        if known and (panic := self._roster.hear(site, bytes(data))) is not None:
+            self._fail(f"{site}: {panic}")
 
-    def _report(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
-        progress = {"state": self._state.value, "reason": self._failure, "sites": self._progress}
+    def _report(self) -> dict[str, Any]:
+        progress = RUN_PROGRESS.data(RunProgress(self._state, dict(self._roster.progress)))
         if self._result is not None:
             progress["result"] = self._result
             self._fetched.set()
         return progress
 
-    def _write(self, fl_ctx: FLContext, seconds: float) -> None:
+    def _write(self, outcome: Outcome, fl_ctx: FLContext, seconds: float) -> None:
         sites = [node.id for node in self.config.network.nodes]
-        results = {site: dict(self._results.get(site, {})) for site in sites}
-        algorithms = {result.pop("algorithm", None) for result in results.values()} - {None}
-        document = RunOutcome(
+        result = RunResult(
             run_id=fl_ctx.get_job_id(),
+            outcome=outcome,
             name=self.labels.get("name", ""),
-            outcome=self._state,
             reason=self._failure,
-            algorithm=self.labels.get("algorithm") or next(iter(algorithms), None),
+            algorithm=self.labels.get("algorithm") or self._roster.algorithm,
             topology=self.labels.get("topology"),
             iterations=planned_iterations(self.config.extra),
             seconds=seconds,
             predicted_contraction=self.labels.get("predicted_contraction"),
-            sites={
-                site: SiteOutcome(**result) if result else SiteOutcome(**self._last_seen(site))
-                for site, result in results.items()
-            },
-            graph={"sites": sites, "matrices": self._matrices},
-        ).to_dict()
-        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
+            sites={site: self._roster.result(site) for site in sites},
+            graph=Graph(sites, self._matrices),
+        )
+        folder = Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(document, indent=1)
-        (folder / "result.json").write_text(text)
-        self._result = json.loads(text)  # NVFlare sends no enum
-
-    def _last_seen(self, site: str) -> dict[str, Any]:
-        """What is known of a site that did not finish."""
-        seen = self._progress.get(site, {})
-        metrics = {name: seen[name] for name in ("loss", "accuracy") if name in seen}
-        return {"iterations": seen.get("iteration", 0), "metrics": metrics}
+        atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=1), durable=True)
+        self._result = RUN_RESULT.data(result)
 
 
 def _data(reply: Shareable) -> dict[str, Any]:

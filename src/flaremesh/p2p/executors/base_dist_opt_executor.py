@@ -1,30 +1,21 @@
-"""A site's part of a run as an NVFlare executor: configuration, algorithm, outcome."""
+"""What all executors of the stock package have: the surface that code written for it knows."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
 from typing import Any
 
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
-from nvflare.apis.event_type import EventType
-from nvflare.apis.executor import Executor
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from typing_extensions import override
 
-from flaremesh.errors import FlaremeshError
-from flaremesh.links import PeerTimeout, RunAborted
-from flaremesh.metrics.names import RunState
-from flaremesh.p2p.executors.part import START_SECONDS, Part
-from flaremesh.p2p.executors.ported import SiteName, overrides, require_free_names
-from flaremesh.p2p.extra import positive
-from flaremesh.p2p.fed_job import prepare
-from flaremesh.p2p.tasks import ADDRESS, ADDRESSES, BY_VALUE, ITERATION, PREPARE, REASON, START_TIMEOUT, Task
-from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
+from flaremesh.links.carrier import Address
+from flaremesh.p2p.executors.ported import SiteName, overrides
+from flaremesh.p2p.executors.run_executor import RunExecutor
+from flaremesh.p2p.types import LocalConfig, Neighbor
 
 
-class BaseDistOptExecutor(Executor, ABC):
-    """Base of all executors.
+class BaseDistOptExecutor(RunExecutor):
+    """Base of the stock-compatible executors.
 
     Attributes:
         id, client_name: name of the site.
@@ -35,143 +26,38 @@ class BaseDistOptExecutor(Executor, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.id = SiteName()
-        self.client_name = ""
-        self.config = LocalConfig(neighbors=[])
         self.neighbors: list[Neighbor] = []
         self._weight = 1.0
-        self._flaremesh = Part()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if not cls.__module__.startswith("flaremesh."):
-            require_free_names(vars(cls), cls)
+    @override
+    def _perform(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+        self.run_algorithm(fl_ctx, shareable, abort_signal)
+        self._post_algorithm_run(fl_ctx, shareable, abort_signal)
 
-    def execute(
-        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
-    ) -> Shareable:
-        """Run one task of the controller; whatever goes wrong is replied with its reason, never swallowed."""
-        self._flaremesh.idle = False
-        self._flaremesh.context = fl_ctx
-        try:
-            if task_name == Task.CONFIG:
-                reply = self._take_step(from_shareable(shareable).data, fl_ctx, abort_signal)
-                self._flaremesh.idle = True
-                return reply
-            if task_name == Task.RUN_ALGORITHM:
-                self.config.extra = self.config.extra or dict(from_shareable(shareable).data)
-                if not self._flaremesh.linked:
-                    self._connect_links({}, positive(self.config.extra, START_TIMEOUT, START_SECONDS), True)
-                if not self._flaremesh.prepared:
-                    self._prepare_run(fl_ctx, shareable, abort_signal)
-                self._enter_state(RunState.RUNNING)
-                self.run_algorithm(fl_ctx, shareable, abort_signal)
-                self._post_algorithm_run(fl_ctx, shareable, abort_signal)
-                self._enter_state(RunState.FINISHED)
-                return DXO(DataKind.APP_DEFINED, data=self._site_result()).to_shareable()
-        except RunAborted:
-            self._enter_state(RunState.ABORTED)
-            return make_reply(ReturnCode.TASK_ABORTED)
-        # user code may raise anything, or leave by sys.exit; the controller must hear of it
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (see above)
-            self._enter_state(RunState.FAILED)
-            self.log_exception(fl_ctx, f"{task_name} failed")
-            # only flaremesh's own errors are sentences that stand for themselves
-            reason = str(error) if isinstance(error, FlaremeshError) else f"{type(error).__name__}: {error}"
-            headers: dict[str, str | int] = {REASON: reason}
-            if isinstance(error, PeerTimeout):
-                headers[ITERATION] = error.iteration
-            return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers=headers)
-        self.log_warning(fl_ctx, f"Unknown task name: {task_name}")
-        return make_reply(ReturnCode.TASK_UNKNOWN)
-
-    def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
-        """Called by FedJob."""
-        prepare(job, self)
-        super().add_to_fed_job(job, ctx, **kwargs)
-
-    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Learn the own name as soon as the run starts, and hear of an abort while no task could."""
-        if event_type == EventType.START_RUN:
-            self._learn_name(fl_ctx)
-        elif event_type == EventType.ABORT_TASK and self._flaremesh.idle:
-            self._enter_state(RunState.ABORTED)
-        elif event_type == EventType.FATAL_SYSTEM_ERROR:
-            self._panicked(str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, "")))
-
-    @abstractmethod
-    def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """All iterations; ``from_shareable(shareable).data`` is the run's ``extra``."""
-
+    @override
     def _learn_name(self, fl_ctx: FLContext) -> None:
-        if name := fl_ctx.get_identity_name():
-            self.client_name, self.id = name, SiteName(name)
+        super()._learn_name(fl_ctx)
+        self.id = SiteName(self.client_name)
 
-    def _take_step(self, data: Mapping[str, Any], fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """One of the three steps of the configuration; see flaremesh.p2p.tasks."""
-        if PREPARE in data:
-            # a subclass's execute may prepare by itself, as the stock package's does
-            if not overrides(self, "execute"):
-                run = DXO(DataKind.APP_DEFINED, data=dict(self.config.extra)).to_shareable()
-                self._prepare_run(fl_ctx, run, abort_signal)
-            return make_reply(ReturnCode.OK)
-        if ADDRESSES in data:
-            addresses = {site: (host, port) for site, (host, port) in data[ADDRESSES].items()}
-            self._connect_links(addresses, data[START_TIMEOUT], data[BY_VALUE])
-            return make_reply(ReturnCode.OK)
-        self._learn_name(fl_ctx)  # again, because a subclass's handle_event need not call this one's
-        require_free_names(vars(self), type(self))
-        config = LocalConfig.of(dict(data))
-        if not config.schedule:
-            # from a controller that sends neighbours alone: every edge goes both ways
-            ends = [
-                Node(neighbor.id, [Neighbor(self.client_name, neighbor.weight)])
-                for neighbor in config.neighbors
-            ]
-            network = Network([Node(self.client_name, config.neighbors), *ends])
-            config.schedule = network.schedules()[self.client_name]
-        address = self._configure(config, fl_ctx, abort_signal)
-        reply = {ADDRESS: address, BY_VALUE: self._wants_values()}
-        return DXO(DataKind.APP_DEFINED, data=reply).to_shareable()
+    @override
+    def _prepares_in_time(self) -> bool:
+        # a subclass's execute may prepare by itself, as the stock package's does
+        return not overrides(self, "execute")
 
+    @override
     def _wants_values(self) -> bool:
-        """Whether code of this site's own sees or makes what sites tell each other."""
         return True
 
-    def _configure(
-        self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal
-    ) -> tuple[str, int] | None:
-        """Take the site's part of the network; returns where in-neighbours dial, None if they cannot."""
-        self.config = config
+    @override
+    def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
         self.neighbors = config.neighbors
         self._weight = config.schedule[0].self_weight
-        return None
+        return super()._configure(config, fl_ctx, abort_signal)
 
-    def _connect_links(
-        self, addresses: Mapping[str, tuple[str, int]], timeout: float, by_value: bool
-    ) -> None:
-        """Link the neighbours.
-
-        Args:
-            addresses: of all sites that can be dialled.
-            timeout: seconds that it may take.
-            by_value: some site wants values.
-        """
-        self._flaremesh.linked = True
-
+    @override
     def _prepare_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """All that precedes the first iteration: nobody waits for it with the patience for a neighbour."""
         self._pre_algorithm_run(fl_ctx, shareable, abort_signal)
-        self._flaremesh.prepared = True
-
-    def _enter_state(self, state: RunState) -> None:
-        """The run has come to ``state`` at this site; after the last one nothing of it is left running."""
-
-    def _panicked(self, reason: str) -> None:
-        """Code of this site ends the run with ``system_panic``."""
-
-    def _site_result(self) -> dict[str, Any]:
-        """What the server learns of a finished run; see flaremesh.p2p.outcome.SiteOutcome."""
-        return {}
+        super()._prepare_run(fl_ctx, shareable, abort_signal)
 
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """Hook before the algorithm."""

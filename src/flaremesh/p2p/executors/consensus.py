@@ -1,23 +1,22 @@
 """Consensus on a number."""
 
 import random
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from nvflare.apis.fl_context import FLContext
 from torch import Tensor
+from typing_extensions import override
 
 from flaremesh.algorithms import Vectors
-from flaremesh.p2p.executors.algorithm_executor import AlgorithmExecutor
 from flaremesh.p2p.executors.by_value import flat
-from flaremesh.p2p.executors.ported import MESSAGES, STEPS
+from flaremesh.p2p.executors.registered_executor import RegisteredExecutor
 from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.runtime.site_run import SiteRun
 
 
-class ConsensusExecutor(AlgorithmExecutor):
+class ConsensusExecutor(RegisteredExecutor):
     """Averages ``current_value``, at first the ``initial_value``, over the network.
 
     Args:
@@ -29,23 +28,15 @@ class ConsensusExecutor(AlgorithmExecutor):
         value_history: its value before the first and after every iteration; saved as value_sequence.pt.
     """
 
-    _hooks: ClassVar[frozenset[str]] = MESSAGES | STEPS
+    algorithm_name = "consensus"
 
     def __init__(self, initial_value: float | None = None, sync_timeout: float | None = None) -> None:
-        super().__init__("consensus", sync_timeout=sync_timeout)
+        super().__init__(sync_timeout)
         self.initial_value = random.random() if initial_value is None else initial_value
         self.current_value: Any = _plain(self.initial_value)
         self.value_history = [self.current_value]
 
-    def _algorithm_name(self) -> str:
-        return "consensus"
-
-    def _authorize(self, fl_ctx: FLContext) -> None:
-        """The job names no class."""
-
-    def _own_sink(self) -> None:
-        return None
-
+    @override
     def _make_problem(self, site: SiteContext) -> Problem:
         try:
             start = torch.as_tensor(self.current_value, dtype=torch.float64)
@@ -56,19 +47,24 @@ class ConsensusExecutor(AlgorithmExecutor):
             ) from error
         return Consensus(site, values={site.name: start.reshape(-1).tolist()})
 
+    @override
     def _observe(self, run: SiteRun) -> None:
         self.current_value = _like(run.estimate, self.current_value)
         self.value_history.append(self.current_value)
 
+    @override
     def _value_of(self, vectors: Vectors) -> Any:
         return self.current_value
 
+    @override
     def _own_vectors(self, vectors: Vectors) -> Vectors:
         return (flat([self.current_value], vectors[0]),)
 
+    @override
     def _vectors_of(self, value: Any, like: Vectors) -> Vectors:
         return (flat([value], like[0]),)
 
+    @override
     def _post_algorithm_run(self, *args: Any, **kwargs: Any) -> None:
         self._save_sequence("value_sequence.pt", self.value_history)
 

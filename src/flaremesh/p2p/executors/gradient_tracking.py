@@ -48,15 +48,14 @@ class GTExecutor(ModuleExecutor):
 
     def _update_local_state(self, stepsize: float) -> None:
         """Descend from the mixed parameters, in place; ``tracker`` is the one before mixing."""
-        assert self.model is not None, "the problem has been built"
-        for parameter, tracker in zip(self.model.parameters(), self.tracker, strict=True):
+        for parameter, tracker in zip(self._given_model().parameters(), self.tracker, strict=True):
             if parameter.requires_grad:
                 parameter.sub_(tracker, alpha=stepsize)
 
     def _make_algorithm(self, extra: dict[str, Any]) -> Algorithm[Any]:
         algorithm = super()._make_algorithm(extra)  # which also checks what extra says
         if self._flaremesh.by_value:
-            return _Tracking(self)
+            return _Tracking(self, extra["stepsize"])
         return algorithm
 
     def _to_message(self, x: Mapping[str, Iterable[Tensor]]) -> Any:
@@ -91,7 +90,6 @@ class GTExecutor(ModuleExecutor):
 
     def _like_parameters(self, vector: Tensor) -> list[Tensor]:
         """A vector's parts shaped like the parameters, zero for those that are frozen."""
-        assert self.model is not None, "the problem has been built"
         tensors = self._zeros_like_parameters()
         set_all(self._of_trainable(tensors), vector)
         return tensors
@@ -107,15 +105,13 @@ class GTExecutor(ModuleExecutor):
         self.old_gradient = self._like_parameters(g)
         return g, g
 
-    def _descended(self, wx: Tensor, wy: Tensor) -> tuple[Tensor, Tensor]:
+    def _descended(self, wx: Tensor, wy: Tensor, stepsize: float) -> tuple[Tensor, Tensor]:
         """Iterate and mixed tracker after `_update_local_state`, which changes the model in place."""
-        assert self.model is not None, "the problem has been built"
-        assert self._stepsize is not None, "without one the algorithm is not made"
-        parameters = trainable_of(self.model)
+        parameters = trainable_of(self._given_model())
         before = self._flat_trainable(self.tracker, wy)
         with torch.no_grad():
             set_all(parameters, wx)
-            self._update_local_state(self._stepsize)
+            self._update_local_state(self._stepsize or stepsize)
             changed = self._flat_trainable(self.tracker, wy) - before
             return flat(parameters, wx), wy.add_(changed, alpha=self._weight)
 
@@ -126,8 +122,8 @@ class _Tracking:
     weights: ClassVar[Weights] = GradientTracking.weights
     exchanges: ClassVar[tuple[Exchange, ...]] = GradientTracking.exchanges
 
-    def __init__(self, executor: GTExecutor):
-        self._executor = executor
+    def __init__(self, executor: GTExecutor, stepsize: float):
+        self._executor, self._stepsize = executor, stepsize
 
     def init(self, x0: Tensor, gradient: Gradient) -> GradientTrackingState:
         """See Algorithm."""
@@ -137,7 +133,8 @@ class _Tracking:
         """See Algorithm."""
         executor = self._executor
         mixed = yield state.x, state.y
-        x, wy = executor._descended(*mixed())
+        wx, wy = mixed()
+        x, wy = executor._descended(wx, wy, self._stepsize)
         g = gradient(x)
         y = wy.add_(g).sub_(executor._flat_trainable(executor.old_gradient, g))
         executor.tracker, executor.old_gradient = executor._like_parameters(y), executor._like_parameters(g)

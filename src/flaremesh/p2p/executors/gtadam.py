@@ -53,9 +53,9 @@ class GTADAMExecutor(GTExecutor):
 
     def _update_local_state(self, stepsize: float) -> None:
         """As in GTExecutor; the moments take in the tracker first."""
-        assert self.model is not None, "the problem has been built"
         self.m, self.v = self.m or self._zeros_like_parameters(), self.v or self._zeros_like_parameters()
-        for i, (parameter, tracker) in enumerate(zip(self.model.parameters(), self.tracker, strict=True)):
+        parameters = self._given_model().parameters()
+        for i, (parameter, tracker) in enumerate(zip(parameters, self.tracker, strict=True)):
             self.m[i] = torch.lerp(tracker, self.m[i], self.beta1)
             self.v[i] = torch.minimum(
                 self.beta2 * self.v[i] + (1 - self.beta2) * tracker**2, self.G.to(tracker)

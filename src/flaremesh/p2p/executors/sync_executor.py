@@ -3,39 +3,27 @@
 import operator
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, get_args
+from functools import cached_property
+from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
+from typing_extensions import override
 
 from flaremesh.links import Key, LinkError, Payload, PeerTimeout
-from flaremesh.links.direct import DirectLink
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.outgoing import Address, Lost
-from flaremesh.links.relay import RelayLink
-from flaremesh.links.routed import LinkMode, RoutedLink
-from flaremesh.links.tls import Credentials
-from flaremesh.links.traffic import TrafficCounter
-from flaremesh.metrics.names import RunState
-from flaremesh.metrics.prometheus import PrometheusSink
-from flaremesh.p2p.cell import FRAMES, PROGRESS, SERVER, RunCell
+from flaremesh.links.carrier import Address
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.executors.ported import overrides
-from flaremesh.p2p.extra import ExtraError, planned_iterations, positive
 from flaremesh.p2p.message import decode, encode
-from flaremesh.p2p.outcome import SiteOutcome
-from flaremesh.p2p.progress import ProgressReporter
+from flaremesh.p2p.nvflare.cells import take_aux_messages
+from flaremesh.p2p.outcome import SITE_RESULT, SiteResult
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.topology.neighborhood import Neighborhood
-
-DEFAULT_PEER_TIMEOUT = 60.0
 
 _TOPIC = "send_value"  # of the stock package's messages
 _NOTHING = b""  # for a neighbour that was taken off the list: no value is as short
@@ -56,105 +44,34 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
     def __init__(self, sync_timeout: float | None = None) -> None:
         super().__init__()
         self.neighbors_values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-        self.sync_timeout = sync_timeout
+        self.sync_timeout = sync_timeout  # as the stock package has it
         self.sync_waiter = threading.Event()
         self.lock = threading.Lock()
 
-    @property
-    def peer_timeout(self) -> float:
-        """Seconds to wait for a neighbour."""
-        return float(self.sync_timeout or self.config.extra.get("peer_timeout", DEFAULT_PEER_TIMEOUT))
-
+    @override
     def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
         super()._configure(config, fl_ctx, abort_signal)
-        positive(config.extra, "peer_timeout", DEFAULT_PEER_TIMEOUT)
-        mode = config.extra.get("links", "auto")
-        if mode not in get_args(LinkMode):
-            raise ExtraError(f'extra["links"] must be one of {", ".join(get_args(LinkMode))}, not {mode!r}')
-        part = self._flaremesh
-        run_id = fl_ctx.get_job_id()
-        part.folder = Path(fl_ctx.get_workspace().get_run_dir(run_id))
-        sources = {peer for hood in config.schedule for peer in hood.in_weights}
-        targets = {peer for hood in config.schedule for peer in hood.out}
-        part.traffic = traffic = TrafficCounter(sources | targets)
-        part.metrics = PrometheusSink(
-            run_id,
-            self._algorithm_name(),
-            config.labels.get("topology", ""),
-            planned_iterations(config.extra),
-            config.schedule,
-            traffic,
-            config.extra.get("stepsize"),
-            config.labels.get("predicted_contraction"),
-        )
-        cell = RunCell(fl_ctx, sources | targets)
-
-        def cancelled() -> bool:
-            return bool(abort_signal.triggered)
-
-        inbox = Inbox(cancelled)
-        relay = RelayLink(
-            self.client_name,
-            run_id,
-            sources,
-            targets,
-            post=lambda peer, data: cell.post(peer, FRAMES, data),
-            observer=traffic,
-            inbox=inbox,
-        )
-        part.progress = ProgressReporter(
-            lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled
-        )
-        cell.listen(FRAMES, relay.deliver)
         if overrides(self, "_exchange_values"):
             # it may send by NVFlare's own messages, as the stock package does
             self._hear_requests(fl_ctx)
-        credentials = _credentials(fl_ctx)
-        part.simulated = credentials is None
-        listen = (config.link["host"], tuple(config.link["ports"])) if config.link else None
+        return self._join(self._algorithm_name(), fl_ctx, abort_signal)
 
-        def direct(lost: Lost) -> DirectLink:
-            assert credentials is not None, "it is not called without"
-            return DirectLink(self.client_name, run_id, sources, credentials, traffic, inbox, lost, listen)
-
-        part.link = part.routes = RoutedLink(
-            self.client_name, targets, mode, inbox, traffic, relay, direct if credentials else None
-        )
-        return part.routes.address
-
-    def _connect_links(self, addresses: Mapping[str, Address], timeout: float, by_value: bool) -> None:
-        self._flaremesh.by_value = by_value
-        self._flaremesh.start_timeout = timeout
-        if self._flaremesh.routes is not None:
-            self._flaremesh.routes.open(addresses, timeout)
-        super()._connect_links(addresses, timeout, by_value)
-
-    def _enter_state(self, state: RunState) -> None:
-        part = self._flaremesh
-        if part.metrics is not None:
-            part.metrics.state(state)
-        if state.ended and part.progress is not None:
-            part.progress.stop()
-        if state.ended and part.routes is not None:
-            part.routes.close(patience=self.peer_timeout if state is RunState.FINISHED else 0)
-
-    def _panicked(self, reason: str) -> None:
-        if self._flaremesh.progress is not None:
-            self._flaremesh.progress.panic(reason)
-
+    @override
     def _site_result(self) -> dict[str, Any]:
-        traffic = self._flaremesh.traffic
-        outcome = SiteOutcome(
-            iterations=self._flaremesh.exchanged,
-            sent_bytes=dict(traffic.sent_bytes),
-            received_bytes=dict(traffic.received_bytes),
-            links=dict(traffic.links),
-        )
-        return {"algorithm": self._algorithm_name(), **asdict(outcome)}
+        part = self._flaremesh
+        done = part.exchanges.done
+        outcome = part.outcome or (part.joined.outcome(done) if part.joined else SiteResult(done))
+        return {"algorithm": self._algorithm_name(), **SITE_RESULT.data(outcome)}
 
     def _algorithm_name(self) -> str:
         return type(self).__name__
 
+    @cached_property
+    def _hands_over(self) -> bool:
+        """Whether a subclass takes in the neighbours' values."""
+        return overrides(self, "_handle_neighbor_value")
+
+    @override
     def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
         """Send ``value`` and fill ``neighbors_values[iteration]``.
 
@@ -164,25 +81,18 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         Raises PeerTimeout that names the silent neighbours, RunAborted, LinkError for a value that cannot be
         read or is not to be had, or TypeError for one that cannot be sent.
         """
-        link, part = self._flaremesh.link, self._flaremesh
-        if link is None:
-            raise LinkError(
-                f"{self.client_name} is not linked: its execute takes the config task itself; "
-                "let it call super().execute for it"
-            )
+        member, exchanges = self._flaremesh.member, self._flaremesh.exchanges
         iteration, stage = self._exchange_number(iteration)
         hood = self._present_hood(iteration)
         listed = self._listed_neighbors(hood)
-        if part.hands_over is None:
-            part.hands_over = overrides(self, "_handle_neighbor_value")
-        if part.hands_over:
+        if self._hands_over:
             self.sync_waiter.clear()
         message = encode(self._to_message(value))
         key = Key(iteration, stage, self.client_name)
         unlisted = hood.in_weights.keys() - set(listed) if len(listed) < len(hood.in_weights) else ()
         for peer in hood.out:
-            link.send(peer, key, [_NOTHING if peer in unlisted else message])
-        received = link.receive([Key(iteration, stage, peer) for peer in listed], self.peer_timeout)
+            member.link.send(peer, key, [_NOTHING if peer in unlisted else message])
+        received = member.link.receive([Key(iteration, stage, peer) for peer in listed], self.peer_timeout)
         values = self.neighbors_values[iteration]
         for key, payload in received.items():
             self._take_in_payload(key.sender, payload, iteration, fl_ctx)
@@ -193,14 +103,12 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
                     f"{', '.join(missing)} for iteration {iteration}"
                 )
             self.sync_waiter.set()
-        if unlisted or part.unread:
+        if unlisted or exchanges.unread:
             self._drop_unlisted(unlisted, iteration, stage)
-        part.exchanged = iteration + 1
-        if part.progress is not None:
-            part.progress.reached(part.exchanged)
-        if part.metrics is not None:
-            part.metrics.reached(part.exchanged)
+        exchanges.done = iteration + 1
+        member.reached(exchanges.done)
 
+    @override
     def _handle_neighbor_value(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
         """Take in one neighbour's value.
 
@@ -230,7 +138,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             value = decode(payload)
         except ValueError as error:
             raise LinkError(f"{peer} sent a value that cannot be read: {error}") from error
-        if not self._flaremesh.hands_over:
+        if not self._hands_over:
             self.neighbors_values[iteration][peer] = self._from_message(value)
             return
         request = DXO(DataKind.WEIGHTS, data={"value": value, "iteration": iteration}).to_shareable()
@@ -251,29 +159,30 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             raise LinkError(
                 f"the iteration of _exchange_values must be a whole number, not {iteration!r}"
             ) from None
-        latest, stage = self._flaremesh.latest
-        self._flaremesh.latest = number, stage + 1 if number == latest else 0
-        return self._flaremesh.latest
+        exchanges = self._flaremesh.exchanges
+        latest, stage = exchanges.latest
+        exchanges.latest = number, stage + 1 if number == latest else 0
+        return exchanges.latest
 
     def _present_hood(self, iteration: int) -> Neighborhood:
         """This iteration's phase; ``neighbors`` and the own weight are that phase's, too."""
-        schedule, part = self.config.schedule, self._flaremesh
+        schedule, exchanges = self.config.schedule, self._flaremesh.exchanges
         hood = schedule[iteration % len(schedule)]
         if len(schedule) > 1:
-            if part.shown is not None and part.shown != (self.neighbors, self._weight):
+            if exchanges.shown is not None and exchanges.shown != (self.neighbors, self._weight):
                 raise LinkError(
                     f"{type(self).__name__} changes neighbors or _weight, and this graph sets them in every "
                     "iteration; choose a graph that stays"
                 )
             self.neighbors = [Neighbor(peer, weight) for peer, weight in hood.in_weights.items()]
             self._weight = hood.self_weight
-            part.shown = list(self.neighbors), self._weight
+            exchanges.shown = list(self.neighbors), self._weight
         return hood
 
     def _listed_neighbors(self, hood: Neighborhood) -> list[str]:
         """Whom ``neighbors`` names, which subclasses may change."""
-        listed = [neighbor.id for neighbor in self.neighbors]
-        if listed == self._flaremesh.listed and hood is self._flaremesh.hood:
+        listed, exchanges = [neighbor.id for neighbor in self.neighbors], self._flaremesh.exchanges
+        if listed == exchanges.listed and hood is exchanges.hood:
             return listed
         listed = list(dict.fromkeys(listed))
         if strangers := [peer for peer in listed if peer not in hood.in_weights]:
@@ -281,33 +190,31 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
                 f"{self.client_name} lists {strangers[0]} in neighbors, and this run's network has no edge "
                 "from there; put it into the Config that the controller gets"
             )
-        self._flaremesh.listed, self._flaremesh.hood = listed, hood
+        exchanges.listed, exchanges.hood = listed, hood
         return listed
 
     def _drop_unlisted(self, unlisted: Collection[str], iteration: int, stage: int) -> None:
         """Do away with what neighbours send who are not listed, as soon as it has come."""
-        part = self._flaremesh
-        assert part.link is not None, "an exchange is over"
+        link, waiting = self._flaremesh.member.link, self._flaremesh.exchanges.unread
         for peer in unlisted:
-            part.unread.setdefault(peer, []).append((iteration, stage))
-        for peer, unread in list(part.unread.items()):
+            waiting.setdefault(peer, []).append((iteration, stage))
+        for peer, unread in list(waiting.items()):
             with suppress(PeerTimeout):
                 while unread:
-                    part.link.receive([Key(*unread[0], peer)], 0.0)
+                    link.receive([Key(*unread[0], peer)], 0.0)
                     del unread[0]
-                del part.unread[peer]
+                del waiting[peer]
 
     def _hear_requests(self, fl_ctx: FLContext) -> None:
         """Take in values that come by ``send_aux_request``, unless this executor exchanges as others do.
 
         Of their senders there is no more proof than NVFlare asks for.
         """
-        engine = fl_ctx.get_engine()
 
         def handle(topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
             peer = request.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
             stranger = peer not in {neighbor.id for neighbor in self.neighbors}
-            if stranger or self._flaremesh.exchanged:
+            if stranger or self._flaremesh.exchanges.done:
                 return make_reply(ReturnCode.EXECUTION_EXCEPTION)
             try:
                 return self._handle_neighbor_value(topic, request, fl_ctx)
@@ -317,11 +224,4 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
                 raise
 
         with suppress(ValueError):  # a subclass's handle_event has registered one
-            engine.register_aux_message_handler(_TOPIC, handle)
-
-
-def _credentials(fl_ctx: FLContext) -> Credentials | None:
-    """Those of the site's kit; NVFlare's simulator has no kits."""
-    kit = Path(fl_ctx.get_workspace().get_startup_kit_dir())
-    certificate = kit / "client.crt"
-    return Credentials(certificate, kit / "client.key", kit / "rootCA.pem") if certificate.exists() else None
+            take_aux_messages(fl_ctx, _TOPIC, handle)

@@ -10,7 +10,12 @@ from flaremesh.p2p.types import Network, Node
 def generate_random_network(
     num_clients: int, seed: int = 42, connection_probability: float = 0.3
 ) -> tuple[Network, Tensor]:
-    """See flaremesh.p2p.networks.generate_random_network.
+    """A connected Erdős–Rényi graph over site-1, …, site-n with Metropolis weights.
+
+    Args:
+        num_clients: n, at least 1.
+        seed: fixes the network.
+        connection_probability: of an edge, in (0, 1].
 
     Returns:
         The network, whose nodes keep what their neighbours leave, so that neighbours may be taken out of it,

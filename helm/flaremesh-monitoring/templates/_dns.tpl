@@ -1,0 +1,1 @@
+../../flaremesh-participant/templates/_dns.tpl

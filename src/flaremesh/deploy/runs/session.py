@@ -1,0 +1,161 @@
+"""An admin's session with the server of a mesh."""
+
+import contextlib
+import shutil
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from flaremesh.deploy import proxies
+from flaremesh.deploy.targets.base import Address, DeployError
+from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.p2p.nvflare.admin import Admin, NoAnswer, Refusal
+from flaremesh.p2p.nvflare.jobs import Job
+from flaremesh.p2p.nvflare.startup import startup_files
+from flaremesh.p2p.participant import StartError, identity
+from flaremesh.p2p.progress import RUN_PROGRESS, RunProgress
+from flaremesh.p2p.tasks import PROGRESS_COMMAND
+from flaremesh.topology.schema import Topology
+from flaremesh.waiting import wait_while
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+_SUBMITTERS = ("project_admin", "lead")
+
+
+class ServerLost(DeployError):
+    """The server does not answer."""
+
+
+class AdminSession:
+    """What flaremesh asks of a server; see ``connect``.
+
+    All methods raise ServerLost when no answer comes.
+    """
+
+    def __init__(self, admin: Admin):
+        self._admin = admin
+
+    def sites(self) -> set[str]:
+        """Names of the sites that are registered."""
+        return self._ask(self._admin.sites)
+
+    def unfinished(self) -> dict[str, Job]:
+        """The jobs that wait or run, by run id."""
+        return {run_id: job for run_id, job in self._ask(self._admin.jobs).items() if not job.ended}
+
+    def submit(self, folder: Path) -> str:
+        """Submit a job; returns the run id."""
+        return self._ask(lambda: self._admin.submit(folder))
+
+    def job(self, run_id: str) -> Job:
+        """NVFlare's view of a run."""
+        return self._ask(lambda: self._admin.job(run_id))
+
+    def progress(self, run_id: str) -> RunProgress | None:
+        """What the run's controller tells of it, None while no controller answers.
+
+        Raises:
+            RecordError: it tells what cannot be read.
+        """
+        try:
+            told = self._ask(lambda: self._admin.ask_job(run_id, PROGRESS_COMMAND))
+        except DeployError:
+            return None
+        return RUN_PROGRESS.of(told, f"what the server tells of the run {run_id}") if told else None
+
+    def abort(self, run_id: str, timeout: float) -> bool:
+        """Abort a run; says whether it ended within ``timeout`` seconds."""
+        self._ask(lambda: self._admin.abort(run_id))
+        return self.wait(run_id, timeout)
+
+    def wait(self, run_id: str, timeout: float) -> bool:
+        """Wait for a run's end; says whether it came within ``timeout`` seconds."""
+        return not wait_while(lambda: not self.job(run_id).ended, timeout, _POLL_SECONDS)
+
+    def download(self, run_id: str, folder: Path) -> Path:
+        """Fetch into ``folder`` what the server kept of an ended run."""
+        return self._ask(lambda: self._admin.download(run_id, folder))
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        try:
+            return question()
+        except Refusal as error:
+            raise DeployError(str(error)) from error
+        except NoAnswer as error:
+            raise ServerLost(f"the server does not answer: {error}") from error
+
+
+@contextlib.contextmanager
+def connect(topology: Topology, mesh: Path, server: Address | None = None) -> Iterator[AdminSession]:
+    """Log in with the kit of the first admin who may submit runs.
+
+    Args:
+        topology: the mesh.
+        mesh: its folder.
+        server: where this machine reaches the server; None: where the topology says.
+
+    Raises:
+        ServerLost: the server cannot be reached.
+        DeployError: there is no such admin, or no kit.
+    """
+    admin = next((admin.email for admin in topology.admins if admin.role in _SUBMITTERS), None)
+    if admin is None:
+        raise DeployError(f"no admin of {topology.name} may submit runs; give one the role lead")
+    kit = mesh / "kits" / admin
+    if not kit.is_dir():
+        raise DeployError(f"there is no kit of {admin} in {kit.parent}: run `flaremesh provision` first")
+    server = server or (topology.server.host, topology.server.port)
+    proxies.spare(server[0])
+    with tempfile.TemporaryDirectory() as scratch:
+        session = _session(admin, kit, Path(scratch) / admin, server)
+        try:
+            _log_in(session, server)
+            yield AdminSession(session)
+        finally:
+            session.close()
+
+
+def _log_in(session: Admin, server: Address) -> None:
+    try:
+        session.log_in(_CONNECT_SECONDS)
+    except NoAnswer as error:
+        raise ServerLost(_why_no_answer(server)) from error
+    except Refusal as error:
+        raise ServerLost(f"{server[0]}:{server[1]} lets nobody log in: {error}") from error
+
+
+def _why_no_answer(server: Address) -> str:
+    host, port = server
+    try:
+        socket.create_connection(server, timeout=1.0).close()
+    except OSError:
+        return f"no server answers at {host}:{port}; is the mesh up (`flaremesh up`)?{proxies.remark(host)}"
+    return (
+        f"no server of this mesh answers at {host}:{port}, where somebody listens: another mesh, or one with "
+        f"kits of another provisioning.{proxies.remark(host)}"
+    )
+
+
+def _session(admin: str, kit: Path, copy: Path, server: Address) -> Admin:
+    """A session with what of an admin's kit it needs, which it may write to."""
+    try:
+        # or a damaged kit would be taken for a server that is away
+        identity(kit)
+        files = startup_files(kit / "startup")
+        pair = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        pair.load_cert_chain(files.certificate, files.key, password="")  # which asks nobody
+        for part in PARTS:
+            shutil.copytree(kit / part, copy / part)
+        return Admin(admin, copy, *server)
+    except StartError as error:
+        raise DeployError(f"{admin}: {error}") from None
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise DeployError(
+            f"the kit of {admin} in {kit} is damaged: {error}. `flaremesh provision` makes it anew."
+        ) from error

@@ -1,0 +1,141 @@
+"""Pages of metrics as agents serve them, and what two of them tell of a run."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from flaremesh.metrics.names import AgentMetric, RunMetric
+
+
+class Scrape:
+    """What an agent said at one moment, or what the server's said of a site.
+
+    Args:
+        samples: its metrics, None where it did not answer.
+        when: seconds of the monotonic clock.
+        problem: why there is no page, if that is known.
+    """
+
+    def __init__(self, samples: Iterable[Sample] | None, when: float, problem: str | None = None):
+        self.answered = samples is not None
+        self.when = when
+        self.problem = problem
+        self._series: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+        self._shared: dict[str, list[Sample]] = {}
+        for sample in samples or ():
+            if site := sample.labels.get("site"):
+                own = {label: value for label, value in sample.labels.items() if label != "site"}
+                self._shared.setdefault(site, []).append(sample._replace(labels=own))
+            else:
+                self._series.setdefault(sample.name, []).append((sample.labels, sample.value))
+
+    @classmethod
+    def of(cls, page: bytes, when: float) -> "Scrape":
+        """What a page of metrics says."""
+        families = text_string_to_metric_families(page.decode())
+        return cls([sample for family in families for sample in family.samples], when)
+
+    def shared_by(self, site: str) -> "Scrape":
+        """What the server shows of a site."""
+        return Scrape(self._shared.get(site), self.when)
+
+    def series(
+        self, metric: RunMetric | AgentMetric, suffix: str = "", **labels: str
+    ) -> list[tuple[Mapping[str, str], float]]:
+        """Labels and value of each series that has these labels; ``suffix`` chooses a part of a histogram."""
+        own = self._series.get(metric.value.full_name + suffix, ())
+        return [(known, value) for known, value in own if labels.items() <= known.items()]
+
+    def value(self, metric: RunMetric | AgentMetric, suffix: str = "", **labels: str) -> float | None:
+        """The value of the series with these labels, None if there is none."""
+        return next((value for _, value in self.series(metric, suffix, **labels)), None)
+
+    def runs(self) -> dict[str, Mapping[str, str]]:
+        """The labels of each run's information, by its id."""
+        return {labels["run_id"]: labels for labels, _ in self.series(RunMetric.INFO)}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A site's run between two scrapes, which may be the same.
+
+    Attributes:
+        first: the earlier scrape.
+        last: the later one.
+        slot: the label by which the run's series are found.
+    """
+
+    first: Scrape
+    last: Scrape
+    slot: str
+
+    @classmethod
+    def of(cls, scrapes: Sequence[Scrape], run_id: str | None) -> "Span | None":
+        """The longest one that ends with the last scrape, None if that does not know the run."""
+        knowing = [scrape for scrape in scrapes if run_id in scrape.runs()]
+        if run_id is None or not knowing or knowing[-1] is not scrapes[-1]:
+            return None
+        return cls(knowing[0], knowing[-1], knowing[-1].runs()[run_id]["slot"])
+
+    @property
+    def iterations(self) -> float:
+        """How many ended in between."""
+        return self.increase(RunMetric.ITERATIONS)
+
+    @property
+    def seconds(self) -> float:
+        """From the last iteration before the first scrape to the last one before the second.
+
+        The site's own clock tells it: a page may be a second old when it is scraped.
+        """
+        return self.increase(RunMetric.LAST_ITERATION)
+
+    def value(self, metric: RunMetric, suffix: str = "") -> float | None:
+        """The value in the later scrape."""
+        return self.last.value(metric, suffix, slot=self.slot)
+
+    def before(self, metric: RunMetric) -> float | None:
+        """The value in the earlier scrape."""
+        return self.first.value(metric, slot=self.slot)
+
+    def current(self, metric: RunMetric) -> list[Mapping[str, str]]:
+        """Labels of the series that are not 0."""
+        return [labels for labels, value in self.last.series(metric, slot=self.slot) if value]
+
+    def increase(self, metric: RunMetric) -> float:
+        """How much the value grew."""
+        return (self.value(metric) or 0.0) - (self.before(metric) or 0.0)
+
+    def increases(self, metric: RunMetric, label: str, suffix: str = "") -> dict[str, float]:
+        """How much the values grew, by a label.
+
+        Where no iteration ended in between, they count from the beginning of the run.
+        """
+        now, then = (
+            {labels[label]: value for labels, value in scrape.series(metric, suffix, slot=self.slot)}
+            for scrape in (self.last, self.first)
+        )
+        return {key: value - (then.get(key, 0.0) if self.iterations else 0.0) for key, value in now.items()}
+
+    def per_second(self, metric: RunMetric) -> float:
+        """How fast a counter of each neighbour grows, all neighbours together."""
+        if not self.iterations or not self.seconds:
+            return 0.0
+        return sum(self.increases(metric, "peer").values()) / self.seconds
+
+    def pace(self) -> float:
+        """Iterations per second.
+
+        Where none ended in between, the mean since the run began, for as long as an iteration of twice the
+        mean length may still be under way; 0 after that.
+        """
+        if self.iterations and self.seconds:
+            return self.iterations / self.seconds
+        done, total = (self.value(RunMetric.ITERATION_SECONDS, part) for part in ("_count", "_sum"))
+        if not done or not total:
+            return 0.0
+        quiet = time.time() - (self.value(RunMetric.LAST_ITERATION) or 0.0)
+        return done / total if quiet < 2 * total / done else 0.0

@@ -1,0 +1,142 @@
+"""What there is to see of a mesh at one moment."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flaremesh.metrics.names import Phase, RunState
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """A site, in one run or in none; None is what it does not tell.
+
+    Attributes:
+        name: the site's.
+        answers: its agent does, or the server tells what the site shares.
+        ready: it could take part in a run.
+        problem: why it could not be asked.
+        state: of its run.
+        iteration: how many it has finished.
+        max_iterations: how many it shall do.
+        iterations_per_second: lately.
+        loss: on the last mini-batch, or of the last evaluation where there is none.
+        accuracy: of the last evaluation, 0 to 1.
+        consensus_distance: norm of its value minus its neighbourhood's weighted mean.
+        shares: of its time, by phase; what is missing to 1 is in none of them.
+        waits_for: the neighbour whose messages it waited for longest.
+        waits_for_share: of its time.
+        links: how many neighbours it reaches over each kind of link.
+        unwanted_relays: neighbours that it could reach directly and does not.
+        sent_bytes_per_second, received_bytes_per_second: payload.
+        non_finite: iterations with a NaN or infinite loss or distance.
+    """
+
+    name: str
+    answers: bool
+    ready: bool = False
+    problem: str | None = None
+    state: RunState | None = None
+    iteration: int | None = None
+    max_iterations: int | None = None
+    iterations_per_second: float | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+    consensus_distance: float | None = None
+    shares: Mapping[Phase, float] = field(default_factory=dict)
+    waits_for: str | None = None
+    waits_for_share: float | None = None
+    links: Mapping[str, int] = field(default_factory=dict)
+    unwanted_relays: Sequence[str] = ()
+    sent_bytes_per_second: float | None = None
+    received_bytes_per_second: float | None = None
+    non_finite: int = 0
+
+
+@dataclass(frozen=True)
+class ConsensusView:
+    """How far the sites of a run are apart; None is what one of them does not tell, or theory does not.
+
+    Attributes:
+        distance: ‖(I − W)X‖ over all sites.
+        expected_level: what it settles below, by theory, with what the sites add to their means now.
+        predicted_contraction: per iteration, by mixing alone.
+        measured_contraction: per iteration; None unless the distance falls far above the expected level.
+    """
+
+    distance: float | None
+    expected_level: float | None
+    predicted_contraction: float | None
+    measured_contraction: float | None
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run, or the want of one.
+
+    Attributes:
+        run_id, algorithm, topology: None where no site has run anything yet.
+        state: of the site that is worst off.
+        iteration: of the last site.
+        max_iterations: how many it shall do.
+        seconds_left: at the pace of the slowest site.
+        last_iteration: when one ended last, Unix time.
+        consensus: how far the sites are apart.
+        sites: all of the mesh, in the order of the topology.
+    """
+
+    run_id: str | None
+    algorithm: str | None
+    topology: str | None
+    state: RunState | None
+    iteration: int | None
+    max_iterations: int | None
+    seconds_left: float | None
+    last_iteration: float
+    consensus: ConsensusView
+    sites: Sequence[SiteView]
+
+    @property
+    def active(self) -> bool:
+        """It has not ended."""
+        return self.state is not None and not self.state.ended
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """The server; None is what it does not tell.
+
+    Attributes:
+        answers: its agent does.
+        ready: it takes runs.
+        problem: why it could not be asked.
+        registered_sites: how many it knows.
+        running_jobs: how many.
+        relay_bytes_per_second: of the messages between sites that go through it.
+    """
+
+    answers: bool
+    ready: bool = False
+    problem: str | None = None
+    registered_sites: int | None = None
+    running_jobs: int | None = None
+    relay_bytes_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class MeshView:
+    """A mesh at one moment.
+
+    Attributes:
+        mesh: its name.
+        server: the server.
+        runs: those that have not ended, or else the last one.
+    """
+
+    mesh: str
+    server: ServerView
+    runs: Sequence[RunView]
+
+    @property
+    def up(self) -> bool:
+        """Somebody answers."""
+        return self.server.answers or any(site.answers for run in self.runs for site in run.sites)

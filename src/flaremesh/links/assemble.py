@@ -1,0 +1,49 @@
+"""Which carriers there are: a further one is a package of its own and a line in `assemble`."""
+
+from collections.abc import Sequence
+
+from flaremesh.links.carrier import Carrier, Edges
+from flaremesh.links.direct import Credentials, DirectCarrier, Listen
+from flaremesh.links.inbox import Inbox
+from flaremesh.links.link import Cancelled, LinkObserver
+from flaremesh.links.relay import RelayCarrier, Transport
+from flaremesh.links.routed import RoutedLink
+from flaremesh.topology.links import LinkMode
+from flaremesh.topology.neighborhood import Neighborhood
+
+
+def assemble(
+    run_id: str,
+    schedule: Sequence[Neighborhood],
+    mode: LinkMode,
+    *,
+    observer: LinkObserver,
+    cancelled: Cancelled,
+    transport: Transport,
+    credentials: Credentials | None,
+    listen: Listen | None,
+) -> RoutedLink:
+    """One site's link for one run, not open yet.
+
+    Args:
+        run_id: the run.
+        schedule: the site's neighbourhood in each phase.
+        mode: which carriers are allowed.
+        observer: hears of traffic and refusals.
+        cancelled: polled while waiting.
+        transport: from site to site through the server.
+        credentials: of the site's kit; None in NVFlare's simulator, which has no kits.
+        listen: where in-neighbours dial; None if they cannot.
+
+    Raises:
+        LinkError: no port is free, or the certificate cannot be used.
+    """
+    sources = frozenset(peer for hood in schedule for peer in hood.in_weights)
+    targets = frozenset(peer for hood in schedule for peer in hood.out)
+    edges = Edges(schedule[0].site, run_id, sources, targets, Inbox(cancelled), observer)
+    carriers: list[Carrier] = []  # the best one first
+    if mode != "relay" and credentials is not None:
+        carriers.append(DirectCarrier(edges, credentials, listen))
+    if mode != "direct":
+        carriers.append(RelayCarrier(edges, transport))
+    return RoutedLink(edges, carriers)

@@ -1,0 +1,125 @@
+"""What a way for messages to travel has to offer; `assemble` is the only one that knows which there are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, TypeAlias
+
+from flaremesh.links.inbox import Inbox
+from flaremesh.links.link import (
+    FLUSH_SECONDS,
+    MAX_MESSAGE_BYTES,
+    Key,
+    LinkObserver,
+    Payload,
+)
+from flaremesh.topology.links import LinkKind
+
+Address: TypeAlias = tuple[str, int]
+"""Host and port."""
+
+
+class Message(NamedTuple):
+    """A message under way.
+
+    Attributes:
+        key: its name.
+        buffers: its bytes, one buffer after the other.
+        length: of all buffers, in bytes.
+        repeat: it may have arrived by another carrier before.
+    """
+
+    key: Key
+    buffers: Sequence[Payload]
+    length: int
+    repeat: bool = False
+
+
+class Unable(NamedTuple):
+    """Why a carrier does not carry to a peer.
+
+    Attributes:
+        cause: in words.
+        by_design: the mesh was provisioned so; otherwise something is wrong, and the edge is worse off.
+    """
+
+    cause: str
+    by_design: bool = False
+
+
+Lost: TypeAlias = Callable[[str, str, Sequence[Message]], None]
+"""(peer, cause, messages that it has not acknowledged, oldest first): a carrier has lost an edge for good."""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """One site's directed edges in one run: what all its carriers have in common.
+
+    Attributes:
+        site: name of this site.
+        run_id: the run; what belongs to another one is refused.
+        sources: in-neighbours, whose messages are taken.
+        targets: out-neighbours, to whom messages are sent.
+        inbox: where messages are put.
+        observer: hears of traffic and refusals.
+        max_message_bytes: a peer that announces more is refused.
+    """
+
+    site: str
+    run_id: str
+    sources: frozenset[str]
+    targets: frozenset[str]
+    inbox: Inbox
+    observer: LinkObserver
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+
+
+class Carrier(ABC):
+    """Carries messages to a site's out-neighbours, and puts what its in-neighbours send into the inbox.
+
+    A message to a peer arrives once, in spite of loss and duplicates below, unless the edge is reported lost.
+
+    Attributes:
+        kind: what the edge's metrics and logs call this carrier.
+        address: where in-neighbours reach this site; None if they need not know, or cannot.
+    """
+
+    kind: ClassVar[LinkKind]
+    address: Address | None = None
+
+    @abstractmethod
+    def open(self, addresses: Mapping[str, Address], lost: Lost, timeout: float) -> Mapping[str, Unable]:
+        """Make ready to carry; returns the out-neighbours to whom this carrier does not, and why.
+
+        Args:
+            addresses: of the sites that have one.
+            lost: called from any thread, at most once for each edge that was made ready.
+            timeout: seconds that this may take.
+
+        Raises:
+            LinkError: the run must not go on; see flaremesh.links.errors.
+        """
+
+    @abstractmethod
+    def send(self, peer: str, message: Message) -> str | None:
+        """Take on one message and return at once; returns why if there is no link to ``peer`` any more.
+
+        Args:
+            peer: an out-neighbour.
+            message: kept, not copied, until the peer has acknowledged it.
+
+        Raises:
+            LinkRefused: the edge was lost because one end does not accept the other.
+            PeerBehind: too much waits for the peer already.
+        """
+
+    @abstractmethod
+    def close(self, *, patience: float = FLUSH_SECONDS) -> None:
+        """Free all resources, after what was sent has been acknowledged or ``patience`` seconds are over."""
+
+    def attend(self, keys: Collection[Key]) -> None:  # noqa: B027  (most carriers have nothing to do here)
+        """Called by the thread that is about to wait for ``keys``: it may read them in by itself."""
+
+    def condition(self, peer: str) -> str | None:
+        """What is known of the link from an in-neighbour, in words; None where this carrier has none."""
+        return None

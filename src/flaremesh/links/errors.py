@@ -1,0 +1,64 @@
+"""What may go wrong on a link, in one tree; no other exception leaves this package.
+
+    LinkError
+    ├── LinkRefused    one end does not accept who the other one is
+    ├── LinkClosed     this end was closed before
+    ├── PeerTimeout    messages did not come in time
+    ├── PeerBehind     a peer does not take what is sent to it
+    └── RunAborted     the run ended while a neighbour was waited for
+
+Each message names the peer and the cause, and stands for itself.
+"""
+
+from collections.abc import Collection, Mapping
+
+from flaremesh.errors import FlaremeshError
+
+
+class LinkError(FlaremeshError):
+    """A link cannot do what was asked."""
+
+
+class LinkRefused(LinkError):
+    """One end of a link does not accept who the other one is."""
+
+
+class LinkClosed(LinkError):
+    """The link was closed before."""
+
+
+class PeerTimeout(LinkError):
+    """The message of some in-neighbours did not come before the deadline.
+
+    Attributes:
+        peers: the in-neighbours.
+        iteration: of the message; negative before the first.
+        seconds: that were waited.
+        conditions: what is known of a peer's link, such as "its link is up, so it is slow".
+    """
+
+    def __init__(
+        self,
+        peers: Collection[str],
+        iteration: int,
+        seconds: float,
+        conditions: Mapping[str, str] | None = None,
+    ):
+        self.peers = sorted(peers)
+        self.iteration = iteration
+        self.seconds = seconds
+        known = conditions or {}
+        missing = ", ".join(f"{peer} ({known[peer]})" if peer in known else peer for peer in self.peers)
+        super().__init__(
+            f"no value from {missing} for iteration {iteration} within {seconds:g} s"
+            if iteration >= 0
+            else f"no sign of {missing} within {seconds:g} s of the start"
+        )
+
+
+class PeerBehind(LinkError):
+    """A peer has not taken so many messages that no more are kept for it."""
+
+
+class RunAborted(LinkError):
+    """The run was aborted while waiting for neighbours."""

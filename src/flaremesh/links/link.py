@@ -1,0 +1,131 @@
+"""What every link promises, and the words for what it carries."""
+
+from collections.abc import Callable, Collection, Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+from flaremesh.links.errors import LinkError, PeerBehind
+from flaremesh.topology.links import LinkKind
+
+MAX_MESSAGE_BYTES: Final = 4 << 30
+"""A peer that announces more is cut off."""
+
+MAX_UNTAKEN_MESSAGES: Final = 4096
+MAX_UNTAKEN_BYTES: Final = 8 << 30
+"""Of what is sent to one peer, so much is kept until the peer has taken it."""
+
+FLUSH_SECONDS: Final = 5.0
+"""The patience of a link that ends, unless it is told otherwise."""
+
+Payload: TypeAlias = bytes | memoryview
+Cancelled: TypeAlias = Callable[[], bool]
+"""True once the run has been aborted; polled while waiting."""
+
+
+class Key(NamedTuple):
+    """Names one message of a run; a link belongs to one run, so the run is not part of it."""
+
+    iteration: int
+    stage: int
+    sender: str
+
+
+class Refusal(StrEnum):
+    """Why something that arrived was dropped."""
+
+    MALFORMED = "malformed"
+    VERSION = "version"
+    RUN = "run"
+    OVERSIZED = "oversized"
+    REPLAYED = "replayed"
+    EARLY = "early"
+    STRANGER = "stranger"
+    SILENT = "silent"
+    OVERLOAD = "overload"
+    HANDSHAKE = "handshake"
+    EXPIRED = "expired"
+    UNTRUSTED = "untrusted"
+    REJECTED = "rejected"
+
+
+def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
+    """Bytes of a message to ``peer``; raises LinkError for one that no link carries."""
+    length = sum(len(buffer) for buffer in buffers)
+    if length > MAX_MESSAGE_BYTES:
+        raise LinkError(
+            f"{key.sender} has {length:,} bytes for {peer} in iteration {key.iteration + 1}, links carry "
+            f"{MAX_MESSAGE_BYTES:,} in one message: a narrower `wire`, e.g. bfloat16, sends less"
+        )
+    return length
+
+
+def require_room(peer: str, messages: int, length: int) -> None:
+    """Raise PeerBehind if so many messages, of so many bytes together, wait for ``peer`` that no more may."""
+    if messages >= MAX_UNTAKEN_MESSAGES or length >= MAX_UNTAKEN_BYTES:
+        raise PeerBehind(
+            f"{peer} has not taken the last {messages:,} messages ({length:,} bytes): it has stopped, is cut "
+            "off, or is far behind; no more is kept for it"
+        )
+
+
+def require_length(payload: Payload, expected: int, peer: str) -> None:
+    """Raise LinkError unless what ``peer`` sent has so many bytes."""
+    if len(payload) != expected:
+        raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
+
+
+class Link(Protocol):
+    """Delivers each message to each peer exactly once, in spite of loss and duplicates below it."""
+
+    def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
+        """Hand over one message and return at once.
+
+        Args:
+            peer: an out-neighbour.
+            key: the message's name.
+            buffers: its bytes, one buffer after the other. They are kept, not copied, until the peer has
+                acknowledged them: the caller must not change them afterwards.
+
+        Raises:
+            LinkError: the peer is no out-neighbour or out of reach for good, or the message is too long.
+            LinkRefused: one end does not accept the other.
+            PeerBehind: the peer takes nothing.
+            LinkClosed: after ``close``.
+        """
+
+    def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
+        """Wait for all messages named by ``keys``, at most ``timeout`` seconds.
+
+        Raises:
+            PeerTimeout: names the peers whose messages did not come.
+            LinkRefused: a peer does not accept this site, or this site not the peer.
+            RunAborted: while waiting.
+            LinkClosed: after ``close``.
+        """
+
+    def close(self, *, patience: float = FLUSH_SECONDS) -> None:
+        """Free all resources; waits until what was sent has been acknowledged.
+
+        Args:
+            patience: seconds that this may take. With 0, as at the end of a failed run, the peers do not hear
+                that the end is an orderly one.
+        """
+
+
+class LinkObserver(Protocol):
+    """Hears of traffic; called from link threads, must be quick and must not raise."""
+
+    def sent(self, peer: str, payload_bytes: int) -> None:
+        """A message left for ``peer`` (once per attempt)."""
+
+    def received(self, peer: str, payload_bytes: int) -> None:
+        """A new message came from ``peer``."""
+
+    def refused(self, peer: str, reason: Refusal) -> None:
+        """Something from ``peer`` was dropped."""
+
+    def waited(self, peer: str, seconds: float) -> None:
+        """A message of ``peer`` was waited for so long."""
+
+    def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
+        """From now on ``kind`` carries what is sent to ``peer``, and ``wanted`` would if it could."""

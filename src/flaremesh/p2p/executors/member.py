@@ -1,0 +1,146 @@
+"""What a site has in a run from its configuration to its end: a link, and those who hear of what happens."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.signal import Signal
+
+from flaremesh.links import LinkError, Payload
+from flaremesh.links.assemble import assemble
+from flaremesh.links.carrier import Address
+from flaremesh.links.direct import Credentials
+from flaremesh.links.routed import RoutedLink
+from flaremesh.links.traffic import TrafficCounter
+from flaremesh.metrics.names import RunState
+from flaremesh.metrics.prometheus import PrometheusSink
+from flaremesh.p2p.extra import ExtraError, planned_iterations
+from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
+from flaremesh.p2p.nvflare.startup import startup_files
+from flaremesh.p2p.outcome import SiteResult
+from flaremesh.p2p.progress import ProgressReporter
+from flaremesh.p2p.types import LocalConfig
+from flaremesh.topology.links import LinkMode
+
+
+@dataclass(frozen=True)
+class Member:
+    """A site in a run.
+
+    Attributes:
+        folder: the run's at this site.
+        simulated: in NVFlare's simulator, where each site works in a folder of its own.
+        link: carries messages to and from the neighbours.
+        traffic: what the link counts.
+        metrics: what can be scraped of the run.
+        progress: tells the server how far the site is.
+    """
+
+    folder: Path
+    simulated: bool
+    link: RoutedLink
+    traffic: TrafficCounter
+    metrics: PrometheusSink
+    progress: ProgressReporter
+
+    @classmethod
+    def join(cls, fl_ctx: FLContext, config: LocalConfig, algorithm: str, abort_signal: Signal) -> "Member":
+        """Take a site into a run, its link not open yet.
+
+        Args:
+            fl_ctx: of the configuration.
+            config: the site's part of the network and the run's ``extra``.
+            algorithm: what metrics call it.
+            abort_signal: triggered when the run is aborted.
+
+        Raises:
+            ExtraError: ``extra["links"]`` is no mode.
+            LinkError: no port is free, or the certificate cannot be used.
+        """
+        mode = config.extra.get("links", "auto")
+        if mode not in get_args(LinkMode):
+            raise ExtraError(f'extra["links"] must be one of {", ".join(get_args(LinkMode))}, not {mode!r}')
+        run_id = fl_ctx.get_job_id()
+        peers = {peer for hood in config.schedule for peer in (*hood.in_weights, *hood.out)}
+        cell = RunCell(fl_ctx, peers)
+
+        def cancelled() -> bool:
+            return bool(abort_signal.triggered)
+
+        traffic = TrafficCounter(peers)
+        metrics = PrometheusSink(
+            run_id,
+            algorithm,
+            config.labels.get("topology", ""),
+            planned_iterations(config.extra),
+            config.schedule,
+            traffic,
+            config.extra.get("stepsize"),
+            config.labels.get("predicted_contraction"),
+        )
+        progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled)
+        credentials = _credentials(fl_ctx)
+        try:
+            link = assemble(
+                run_id,
+                config.schedule,
+                mode,
+                observer=traffic,
+                cancelled=cancelled,
+                transport=_ThroughServer(cell),
+                credentials=credentials,
+                listen=(config.link["host"], tuple(config.link["ports"])) if config.link else None,
+            )
+        except LinkError:
+            metrics.state(RunState.FAILED)
+            progress.stop()
+            raise
+        folder = Path(fl_ctx.get_workspace().get_run_dir(run_id))
+        return cls(folder, credentials is None, link, traffic, metrics, progress)
+
+    def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
+        """Link the neighbours; see RoutedLink.open."""
+        self.link.open(addresses, timeout)
+
+    def enter(self, state: RunState, patience: float) -> None:
+        """Tell that the run has come to ``state``; at its end what is unsent gets ``patience`` seconds."""
+        self.metrics.state(state)
+        if state.ended:
+            self.progress.stop()
+            self.link.close(patience=patience if state is RunState.FINISHED else 0)
+
+    def reached(self, iterations: int) -> None:
+        """So many iterations are done, of an algorithm that tells nothing else."""
+        self.progress.reached(iterations)
+        self.metrics.reached(iterations)
+
+    def outcome(self, iterations: int, **figures: Any) -> SiteResult:
+        """After so many iterations; ``figures`` are other attributes of SiteResult."""
+        return SiteResult(
+            iterations=iterations,
+            sent_bytes=dict(self.traffic.sent_bytes),
+            received_bytes=dict(self.traffic.received_bytes),
+            links=dict(self.traffic.links),
+            **figures,
+        )
+
+
+class _ThroughServer:
+    """The transport of relayed frames: messages of NVFlare's cells, which the server forwards."""
+
+    def __init__(self, cell: RunCell):
+        self._cell = cell
+
+    def post(self, peer: str, data: bytes) -> None:
+        self._cell.post(peer, FRAMES, data)
+
+    def listen(self, deliver: Callable[[str, Payload], None]) -> None:
+        self._cell.listen(FRAMES, deliver)
+
+
+def _credentials(fl_ctx: FLContext) -> Credentials | None:
+    """Those of the site's kit; NVFlare's simulator has no kits."""
+    files = startup_files(Path(fl_ctx.get_workspace().get_startup_kit_dir()))
+    return Credentials(files.certificate, files.key, files.root) if files.certificate.exists() else None

@@ -1,0 +1,159 @@
+"""A registered algorithm on a site's problem: what is checked before, the loop, and what it leaves behind."""
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import fields
+from typing import Any
+
+from nvflare.apis.fl_context import FLContext
+from pydantic import ValidationError
+
+from flaremesh import algorithms
+from flaremesh.errors import FlaremeshError
+from flaremesh.metrics.sink import Fanout, MetricsSink
+from flaremesh.p2p.executors.member import Member
+from flaremesh.p2p.extra import ExtraError, flag, whole
+from flaremesh.p2p.nvflare.policy import allows
+from flaremesh.p2p.outcome import RUN_FOLDER, SiteResult
+from flaremesh.p2p.types import LocalConfig
+from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
+from flaremesh.runtime.history import HISTORY, History
+from flaremesh.runtime.randomness import built
+from flaremesh.runtime.site_run import RunOptions, SiteRun
+
+_HISTORY_POINTS = 500  # of a site's history that leave the site
+
+
+class UnsoundWeights(FlaremeshError):
+    """The network's weights are not those for which the algorithm is made."""
+
+
+class NativeRun:
+    """A site's loop, built but not begun: the first gradient is computed, the initial point evaluated.
+
+    Args:
+        member: the site in the run.
+        config: the site's part of the network.
+        algorithm: the algorithm.
+        make_problem: builds the site's objective.
+        options: see RunOptions.
+        seed: of the run.
+        sink: hears of every iteration, besides history, progress and metrics; None for nobody.
+        make: the loop's class, or what stands for it.
+
+    Attributes:
+        run: the loop.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        config: LocalConfig,
+        algorithm: algorithms.Algorithm[Any],
+        make_problem: Callable[[SiteContext], Problem],
+        options: RunOptions,
+        seed: int,
+        sink: MetricsSink | None,
+        make: Callable[..., SiteRun] = SiteRun,
+    ):
+        self._member = member
+        self._folder = member.folder / RUN_FOLDER
+        self._folder.mkdir(parents=True, exist_ok=True)
+        site = SiteContext.here(config.schedule[0].site, config.index, config.sites, seed)
+        with ExitStack() as opened:
+            self._history = opened.enter_context(History(self._folder / HISTORY))
+            sinks: list[MetricsSink] = [self._history, member.progress, member.metrics]
+            sinks += [sink] if sink is not None else []
+            problem = built(site, make_problem)
+            self.run = make(algorithm, problem, config.schedule, member.link, Fanout(*sinks), options)
+            opened.pop_all()
+
+    def go(self, observe: Callable[[SiteRun], None]) -> SiteResult:
+        """All iterations; leaves history and model in the run's folder, whatever the outcome.
+
+        Args:
+            observe: called after every iteration.
+        """
+        # torch's modules stay to the end: looking at them cost seconds when the process ended
+        gc.freeze()
+        started = time.perf_counter()
+        run = self.run
+        with self._history as history:
+            for iteration in range(run.iterations):
+                run.iterate(iteration)
+                observe(run)
+            run.save(self._folder / "model.safetensors")
+        return self._member.outcome(
+            history.last_iteration,
+            metrics=history.last_metrics,
+            seconds=time.perf_counter() - started,
+            history=history.thinned(_HISTORY_POINTS),
+        )
+
+
+def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | None = None) -> RunOptions:
+    """How a run's ``extra`` wants a site to run; ``iterations`` are instead of the ones there.
+
+    Raises:
+        ExtraError: a value is missing or not what it must be.
+    """
+    given = {name: extra[name] for name in _names(RunOptions) & extra.keys()}
+    given["peer_timeout"] = peer_timeout
+    if iterations is not None:
+        given["iterations"] = iterations
+    for name in ("stop_on_non_finite", "mix_buffers"):
+        flag(extra, name, True)
+    if given.get("evaluate_every") is not None:
+        whole(extra, "evaluate_every", 1)
+    given["iterations"] = whole(given, "iterations")
+    try:
+        return RunOptions(**given)
+    except ValidationError as error:
+        raise ExtraError(f'extra["wire"]: {error.errors()[0]["msg"]}') from error
+
+
+def algorithm_of(name: str, extra: Mapping[str, Any]) -> algorithms.Algorithm[Any]:
+    """The algorithm called ``name``, with the hyper-parameters that ``extra`` has for it."""
+    parameters = _names(algorithms.algorithm_class(name)) & extra.keys()
+    return algorithms.create(name, **{parameter: extra[parameter] for parameter in parameters})
+
+
+def require_sound_weights(name: str, config: LocalConfig) -> None:
+    """Raise UnsoundWeights for a network on which the algorithm would solve another problem."""
+    needed = algorithms.algorithm_class(name).weights
+    reason = needed.unsoundness(
+        row_stochastic=config.row_stochastic, column_stochastic=config.column_stochastic
+    )
+    if reason:
+        raise UnsoundWeights(
+            f"{name} needs a {needed.value} mixing matrix, and {reason}; "
+            "what is made for such weights runs in a run_algorithm of your own"
+        )
+
+
+def authorize(path: str, own: str, site: str, fl_ctx: FLContext) -> None:
+    """Hold a class that a job names to the kit's allow-list, as NVFlare does its own components.
+
+    Args:
+        path: of the class; a name without a dot is none.
+        own: package whose classes need no entry: they can be nothing but classes of that kind, see
+            class_path.class_at.
+        site: name of this site.
+        fl_ctx: of the configuration.
+
+    Raises:
+        ProblemError: the kit does not allow the class.
+    """
+    if "." not in path or path.startswith(own):
+        return
+    if not allows(path, fl_ctx):
+        raise ProblemError(
+            f"the kit of {site} does not allow {path}; list its package under "
+            "`code: {packages: [...]}` in the topology file, provision again and update the site"
+        )
+
+
+def _names(dataclass: type[Any]) -> set[str]:
+    return {field.name for field in fields(dataclass)}

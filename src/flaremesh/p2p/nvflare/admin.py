@@ -1,0 +1,141 @@
+"""An admin's session with the server.
+
+This hides NVFlare's session, the client inside it, the files in an admin's kit, and what must be replaced in
+that client: it prints what goes wrong, tracebacks included, and then tells it as the answer. Redirecting the
+process's streams instead would swallow what others print.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from nvflare.fuel.common.excepts import ConfigError
+from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefinition
+from nvflare.fuel.flare_api.flare_api import Session
+from nvflare.fuel.hci.client import api as admin_api
+from nvflare.fuel.hci.client.file_transfer import FileTransferModule
+
+from flaremesh.p2p.nvflare.jobs import Job, id_of, job_of
+
+_log = logging.getLogger(__name__)
+
+
+class NoAnswer(Exception):
+    """The server does not answer."""
+
+
+class Refusal(Exception):
+    """The server does not let the admin do this, or does not take the job; the message says which."""
+
+
+class Admin:
+    """A session of an admin.
+
+    All methods but ``close`` may raise NoAnswer and Refusal.
+
+    Args:
+        name: of the admin.
+        kit: a copy of the admin's kit, which NVFlare may write to.
+        host, port: where to dial the server, whatever the kit says.
+
+    Raises:
+        OSError, ValueError, TypeError, LookupError: the kit is damaged.
+    """
+
+    def __init__(self, name: str, kit: Path, host: str, port: int):
+        _silence()
+        (kit / "transfer").mkdir()
+        config = kit / "startup" / "fed_admin.json"
+        document = json.loads(config.read_text())
+        document["admin"] |= {"host": host, "port": port}
+        config.write_text(json.dumps(document))
+        try:
+            self._session = Session(name, str(kit))
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        self._session.api._print_hci = _log.debug
+
+    def log_in(self, timeout: float) -> None:
+        """Connect to the server.
+
+        NVFlare challenges the server before the connection stands, and again 1 s later: that is most of the
+        time.
+
+        Args:
+            timeout: seconds.
+        """
+        try:
+            self._session.try_connect(timeout)
+        except ConnectionError as error:
+            raise NoAnswer(str(error)) from error
+        except Exception as error:  # of many classes
+            raise Refusal(str(error)) from error
+
+    def close(self) -> None:
+        """Log out, and end the session's threads, which would keep this process alive."""
+        self._session.close()
+
+    def sites(self) -> set[str]:
+        """Names of the sites that are registered."""
+        with _answered():
+            return {client.name for client in self._session.get_system_info().client_info}
+
+    def jobs(self) -> dict[str, Job]:
+        """The admin's jobs, by run id."""
+        with _answered():
+            return {id_of(meta): job_of(meta) for meta in self._session.list_jobs(detailed=True)}
+
+    def job(self, run_id: str) -> Job:
+        """One job."""
+        with _answered():
+            return job_of(self._session.get_job_meta(run_id))
+
+    def submit(self, folder: Path) -> str:
+        """Submit the job in a folder; returns its id."""
+        # NVFlare would take a backslash in the folder's path for a slash
+        with tempfile.TemporaryDirectory() as scratch:
+            job = shutil.copytree(folder, Path(scratch) / "job")
+            with _answered():
+                return str(self._session.submit_job(str(job)))
+
+    def ask_job(self, run_id: str, topic: str) -> dict[str, Any]:
+        """What a running job answers to a command; see flaremesh.p2p.nvflare.server.answer_admin."""
+        with _answered():
+            return dict(self._session.do_app_command(run_id, topic, {}))
+
+    def abort(self, run_id: str) -> None:
+        """Have a job end soon."""
+        with _answered():
+            self._session.abort_job(run_id)
+
+    def download(self, run_id: str, folder: Path) -> Path:
+        """Fetch into ``folder`` what the server kept of a job that has ended."""
+        # NVFlare would put it into the kit
+        for module in self._session.api.cmd_modules:
+            if isinstance(module, FileTransferModule):
+                module.download_dir = str(folder)
+        with _answered():
+            return Path(self._session.download_job_result(run_id))
+
+
+def _silence() -> None:
+    admin_api.traceback = SimpleNamespace(print_exc=lambda: _log.debug("in NVFlare's client", exc_info=True))
+    logging.getLogger("nvflare").addHandler(logging.NullHandler())
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except AuthorizationError as error:
+        raise Refusal(f"the server refuses: {error}") from error
+    except InvalidJobDefinition as error:
+        raise Refusal(f"the server does not take the job: {error}") from error
+    except Exception as error:  # of many classes
+        raise NoAnswer(str(error)) from error

@@ -1,0 +1,178 @@
+"""Messages between the processes of a mesh, with a sender that the server has authenticated.
+
+This hides NVFlare's cells: their addresses, headers, return codes, filters and counters.
+
+NVFlare's aux messages name a sender that the sender itself wrote. The ORIGIN of a cell message is checked by
+the server against the token of the client that sent it, so it is used here. Messages are bytes, because
+NVFlare makes the receiver of an array download it.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobReturnCode
+from nvflare.apis.shareable import Shareable
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.message import Message
+from nvflare.private.defs import CellChannel, CellChannelTopic, CellMessageHeaderKeys, JobFailureMsgKey
+from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
+
+SERVER: Final = FQCN.ROOT_SERVER
+"""Address of the server's own process."""
+
+FRAMES: Final = "frames"
+PROGRESS: Final = "progress"
+PROBE: Final = "probe"
+METRICS: Final = "metrics"
+
+_CHANNEL: Final = "flaremesh"
+_MEBIBYTE = 1 << 20
+
+
+class ServerTraffic(NamedTuple):
+    """Bytes that a cell has sent and received; what it forwards counts once, with what it sends.
+
+    Attributes:
+        frames: of messages on the topic FRAMES, which relay links send.
+        other: of all other messages.
+    """
+
+    frames: float
+    other: float
+
+
+class ParticipantCell:
+    """The end of a site's or of the server's own process, which lives across all runs.
+
+    Args:
+        cell: NVFlare's, of this process.
+    """
+
+    def __init__(self, cell: Any):
+        self._core = cell.core_cell
+
+    @property
+    def reaches_server(self) -> bool:
+        """There is a connection to the server."""
+        return SERVER in self._core.agents
+
+    def ask(self, site: str, topic: str, timeout: float) -> bytes | None:
+        """What another site's process answers, through the server; None if it does not in time.
+
+        Args:
+            site: whom to ask.
+            topic: what about.
+            timeout: seconds.
+        """
+        reply = self._core.send_request(
+            _CHANNEL, topic, site, Message(payload=b""), timeout=timeout, optional=True
+        )
+        if reply is None or reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
+            return None
+        return bytes(reply.payload)
+
+    def answer(self, topic: str, handler: Callable[[str], bytes]) -> None:
+        """Answer what other sites `ask` with ``handler(site)``, which must be quick."""
+
+        def reply(message: Message) -> Message:
+            return make_reply(ReturnCode.OK, body=handler(message.get_header(MessageHeaderKey.ORIGIN)))
+
+        self._core.register_request_cb(_CHANNEL, topic, reply)
+
+    def tell(self, topic: str, data: bytes) -> None:
+        """Send to the server's process; the message may be lost."""
+        self._core.fire_and_forget(_CHANNEL, topic, SERVER, Message(payload=data), optional=True)
+
+    def hear(self, topic: str, handler: Callable[[str, bytes], None]) -> None:
+        """Call ``handler(site, data)`` at the server for what sites, but not their runs, `tell` it."""
+
+        def deliver(message: Message) -> None:
+            site = message.get_header(MessageHeaderKey.ORIGIN)
+            # NVFlare binds the name to the certificate; it binds the origin to the name of known sites only
+            if site != message.get_header(CellMessageHeaderKeys.CLIENT_NAME):
+                return
+            if isinstance(message.payload, bytes | bytearray | memoryview):  # it may be any object
+                handler(site, bytes(message.payload))
+
+        self._core.register_request_cb(_CHANNEL, topic, deliver)
+
+    def hear_failures(self, handler: Callable[[str, str], None]) -> None:
+        """Call ``handler(site, job id)`` at the server when a site says that a job's process failed there."""
+
+        def filter_request(message: Message) -> None:
+            kind = message.get_header(MessageHeaderKey.CHANNEL), message.get_header(MessageHeaderKey.TOPIC)
+            if kind == (CellChannel.SERVER_MAIN, CellChannelTopic.REPORT_JOB_FAILURE):
+                report = message.payload
+                if report[JobFailureMsgKey.CODE] != JobReturnCode.SUCCESS:
+                    handler(message.get_header(MessageHeaderKey.ORIGIN), report[JobFailureMsgKey.JOB_ID])
+
+        # for "*", as NVFlare's own: a filter for one topic would replace those
+        self._core.add_incoming_request_filter("*", "*", filter_request)
+
+    def traffic(self) -> ServerTraffic:
+        """Bytes sent and received so far."""
+        frames = other = 0.0
+        for pool in (self._core.sent_msg_size_pool, self._core.received_msg_size_pool):
+            for category, bins in pool.to_dict()["cat_data"].items():
+                size = _MEBIBYTE * sum(entry["total"] for entry in bins if entry)
+                if category.endswith(f":{_CHANNEL}:{FRAMES}"):
+                    frames += size
+                else:
+                    other += size
+        return ServerTraffic(frames, other)
+
+
+class RunCell:
+    """The end of a job's process, at a site or at the server.
+
+    Args:
+        fl_ctx: context of the job process.
+        sites: the sites that may be addressed or heard, besides the server.
+    """
+
+    def __init__(self, fl_ctx: FLContext, sites: Iterable[str]):
+        engine = fl_ctx.get_engine()
+        job_id = fl_ctx.get_job_id()
+        self._core = engine.get_cell().core_cell
+        # NVFlare's simulator runs its one job in the server's own process
+        simulated = job_id == SimulatorConstants.JOB_NAME
+        self._addresses = {SERVER: SERVER if simulated else FQCN.join([SERVER, job_id])}
+        for site in sites:
+            client = engine.get_client_from_name(site)
+            # a client that is gone has no address; posting to it is then lost like any other message
+            self._addresses[site] = FQCN.join([client.get_fqcn() if client else site, job_id])
+        self._names = {address: name for name, address in self._addresses.items()}
+
+    def post(self, target: str, topic: str, data: bytes) -> None:
+        """Send to a site's job process, or to the server's; the message may be lost."""
+        self._core.fire_and_forget(
+            _CHANNEL, topic, self._addresses[target], Message(payload=data), optional=True
+        )
+
+    def listen(self, topic: str, handler: Callable[[str, Any], None]) -> None:
+        """Call ``handler(sender, data)`` for what comes in; others than the sites keep their full address."""
+
+        def deliver(message: Message) -> None:
+            origin = message.get_header(MessageHeaderKey.ORIGIN)
+            handler(self._names.get(origin, origin), message.payload)
+
+        self._core.register_request_cb(_CHANNEL, topic, deliver)
+
+
+def take_aux_messages(
+    fl_ctx: FLContext, topic: str, handler: Callable[[str, Shareable, FLContext], Shareable]
+) -> None:
+    """Answer what other sites send by NVFlare's own ``send_aux_request``, whose sender nobody has proved.
+
+    Args:
+        fl_ctx: context of a job's process.
+        topic: of the messages.
+        handler: (topic, request, context) -> reply.
+
+    Raises:
+        ValueError: there is a handler of the topic already.
+    """
+    fl_ctx.get_engine().register_aux_message_handler(topic, handler)

@@ -1,0 +1,94 @@
+"""The server's process from inside, as its agent sees and steers it.
+
+This hides NVFlare's server engine, its job runner and its job manager.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nvflare.apis.fl_constant import FLContextKey, SystemComponents
+from nvflare.apis.fl_context import FLContext
+from nvflare.private.fed.server.server_status import ServerStatus
+
+from flaremesh.p2p.nvflare.cells import ParticipantCell
+from flaremesh.p2p.nvflare.jobs import id_of
+from flaremesh.waiting import wait_while
+
+_POLL_SECONDS = 0.1
+
+
+class ServerProcess:
+    """NVFlare's server engine.
+
+    Args:
+        fl_ctx: context of the agent's first event.
+    """
+
+    def __init__(self, fl_ctx: FLContext):
+        self._engine = fl_ctx.get_engine()
+        self._runner = self._engine.get_component(SystemComponents.JOB_RUNNER)
+
+    @property
+    def cell(self) -> ParticipantCell | None:
+        """The process's cell; NVFlare makes it at the end of the start."""
+        cell = self._engine.get_cell()
+        return None if cell is None else ParticipantCell(cell)
+
+    def abandon_jobs(self, fl_ctx: FLContext) -> None:
+        """Give the jobs that an earlier process left running a final status; call it before any is run."""
+        self._runner.update_unfinished_jobs(fl_ctx)
+
+    def running_jobs(self) -> list[str]:
+        """Ids of the jobs whose process runs here."""
+        return list(self._runner.running_jobs)
+
+    def is_aborted(self, job_id: str) -> bool:
+        """A running job was told to end; False while it is being started."""
+        running = self._runner.running_jobs.get(job_id)
+        return bool(running and running.run_aborted)
+
+    def registered_sites(self) -> int:
+        """How many sites are registered."""
+        return len(self._engine.get_clients())
+
+    def knows(self, site: str) -> bool:
+        """A site of this name is registered, and no admin has disabled it."""
+        return self._engine.get_client_from_name(site) is not None
+
+    def note(self, job_id: str, entries: Mapping[str, Any], fl_ctx: FLContext) -> None:
+        """Add entries to what NVFlare keeps of a job, its meta."""
+        self._engine.get_component(SystemComponents.JOB_MANAGER).update_meta(job_id, dict(entries), fl_ctx)
+
+    def abort_jobs(self, timeout: float) -> None:
+        """Abort all jobs and wait until their status is stored, ``timeout`` seconds at most."""
+        with self._engine.new_context() as fl_ctx:
+            for job in self.running_jobs():
+                self._runner.stop_run(job, fl_ctx)
+        wait_while(self.running_jobs, timeout, _POLL_SECONDS)
+
+    def shut_down(self) -> None:
+        """Leave the mesh; NVFlare's main thread goes on for 5 s after this."""
+        self._engine.shutdown_server()
+        while self._engine.server.status != ServerStatus.SHUTDOWN:
+            time.sleep(_POLL_SECONDS)
+
+
+def job_of_event(fl_ctx: FLContext) -> str:
+    """Id of the job that ended, from the context of JOB_COMPLETED or JOB_ABORTED at the server."""
+    return id_of(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
+
+
+def answer_admin(fl_ctx: FLContext, topic: str, answer: Callable[[], dict[str, Any]]) -> None:
+    """Answer an admin's command to a running job.
+
+    Args:
+        fl_ctx: context of the job's process at the server.
+        topic: of the command.
+        answer: returns the answer, of what JSON has.
+    """
+
+    def reply(topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
+        return answer()
+
+    fl_ctx.get_engine().register_app_command(topic, reply)

@@ -1,0 +1,27 @@
+"""Where the files of a kit's folder ``startup`` are, which NVFlare names."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class StartupFiles(NamedTuple):
+    """Files of a participant's or an admin's kit.
+
+    Attributes:
+        certificate: of the kit's owner.
+        key: its private key.
+        root: certificate of the mesh's root.
+        is_server: the kit is the server's.
+    """
+
+    certificate: Path
+    key: Path
+    root: Path
+    is_server: bool
+
+
+def startup_files(startup: Path) -> StartupFiles:
+    """The files in ``startup``; without the server's certificate they are a site's or an admin's."""
+    is_server = (startup / "server.crt").exists()
+    owner = "server" if is_server else "client"
+    return StartupFiles(startup / f"{owner}.crt", startup / f"{owner}.key", startup / "rootCA.pem", is_server)

@@ -1,0 +1,26 @@
+"""What the agents of sites are told by their kits."""
+
+from typing import Any
+
+from flaremesh.provision import firewall
+from flaremesh.topology.mesh import Mesh
+from flaremesh.topology.schema import SERVER, Topology
+
+
+def site_agents(topology: Topology, mesh: Mesh) -> dict[str, dict[str, Any]]:
+    """The arguments of each site's SiteAgent; of its edges only the direct ones, so others change no kit."""
+    agents: dict[str, dict[str, Any]] = {
+        site.name: {
+            "link": {"host": site.link.host, "ports": site.link.port_range} if site.link else None,
+            "dials": [],
+            "admits": [],
+            "gpus": site.gpus,
+            "share": topology.shared_by(site),
+        }
+        for site in topology.sites
+    }
+    for rule in firewall.rules(topology, mesh):
+        if rule.target != SERVER:
+            agents[rule.source]["dials"].append({"site": rule.target, "host": rule.host})
+            agents[rule.target]["admits"].append(rule.source)
+    return agents

@@ -1,0 +1,71 @@
+"""Records: dataclasses that are written as JSON and read back, both by their own fields."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from flaremesh.errors import FlaremeshError, first_mistake
+
+T = TypeVar("T")
+
+Number: TypeAlias = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A float of a record. JSON has neither NaN nor infinity: both are written as null, which is read as NaN."""
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """A number as JSON has it: None for NaN and infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+class RecordError(FlaremeshError):
+    """A file or a message is not the record that it should be."""
+
+    exit_code = 2
+
+
+class Schema(Generic[T]):
+    """How a record is written and read.
+
+    Fields that are missing get their defaults, and unknown ones are ignored: so older and newer versions of
+    flaremesh read each other as far as they agree. Every other value is refused.
+
+    Args:
+        kind: the dataclass.
+        what: what a file or a message of it is, for messages: "the result of a run".
+    """
+
+    def __init__(self, kind: Any, what: str):
+        self._adapter: TypeAdapter[T] = TypeAdapter(kind)
+        self._what = what
+
+    def json(self, record: T, indent: int | None = None) -> str:
+        """The record as JSON."""
+        return self._adapter.dump_json(record, indent=indent).decode()
+
+    def data(self, record: T) -> dict[str, Any]:
+        """The record as dicts, lists, texts, numbers and None; NaN stays NaN."""
+        data: dict[str, Any] = self._adapter.dump_python(record, mode="json")
+        return data
+
+    def read(self, text: bytes | str, source: object) -> T:
+        """The record in a JSON text that came from ``source``.
+
+        Raises:
+            RecordError: it is not one; the message names the source and the first mistake.
+        """
+        try:
+            return self._adapter.validate_json(text)
+        except ValidationError as error:
+            raise self._refusal(error, source) from error
+
+    def of(self, data: Mapping[str, Any], source: object) -> T:
+        """The record in what ``data`` gave, after it came from ``source``; raises as ``read`` does."""
+        try:
+            return self._adapter.validate_python(data)
+        except ValidationError as error:
+            raise self._refusal(error, source) from error
+
+    def _refusal(self, error: ValidationError, source: object) -> RecordError:
+        return RecordError(f"{source} is not {self._what}: {first_mistake(error)}.")

@@ -1,0 +1,14 @@
+"""The words for how an edge's messages travel."""
+
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+LinkMode: TypeAlias = Literal["auto", "relay", "direct"]
+"""What a run asks for: ``auto`` is direct where both ends can, else relay."""
+
+
+class LinkKind(StrEnum):
+    """What carries the messages of an edge."""
+
+    DIRECT = "direct"
+    RELAY = "relay"

@@ -1,0 +1,98 @@
+"""What is wrong with a topology file, in words for the person who wrote it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from flaremesh.errors import FlaremeshError
+
+Location: TypeAlias = tuple[str | int, ...]
+"""The way to a value: keys and list indices, outermost first."""
+
+
+class Mistake(NamedTuple):
+    """Something wrong at a place in the data."""
+
+    location: Location
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class LineMistake:
+    """A mistake at its place in the file.
+
+    Attributes:
+        line: line of the topology file, from 1.
+        field: the field, e.g. ``sites[1].name``; empty for the whole file.
+        problem: what is wrong.
+        remedy: what to write instead.
+    """
+
+    line: int
+    field: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        field = f"{self.field}: " if self.field else ""
+        parts = (_visible(part) for part in (field, self.problem, self.remedy))
+        return "line {}: {}{}; {}".format(self.line, *parts)
+
+
+class TopologyError(FlaremeshError):
+    """A topology file cannot be used.
+
+    Attributes:
+        mistakes: all mistakes, in the order of the file.
+    """
+
+    exit_code = 2
+
+    def __init__(self, path: Path, mistakes: Sequence[LineMistake]):
+        self.mistakes = tuple(mistakes)
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        lines = [f"{path}: {count}", *(f"  {mistake}" for mistake in mistakes[:_MOST_SHOWN])]
+        if len(mistakes) > _MOST_SHOWN:
+            lines.append(f"  … and {len(mistakes) - _MOST_SHOWN} more")
+        super().__init__("\n".join(lines))
+
+
+_MOST_SHOWN = 50
+
+
+def _visible(text: str) -> str:
+    """A part of a mistake, cut to a length that can be read, its control characters escaped."""
+    short = text if len(text) <= 400 else f"{text[:400]}…"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
+
+
+_LONGEST = 80
+
+
+def shown(value: Any) -> str:
+    """A value as messages quote it."""
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    try:
+        text = str(value) if isinstance(value, date) else repr(value)
+    except ValueError:  # an integer with more digits than Python writes
+        text = hex(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def near(word: str, known: Sequence[str]) -> str | None:
+    """The known word that was most likely meant."""
+    matches = get_close_matches(word, known, n=1)
+    return matches[0] if matches else None
+
+
+def instead(word: str, known: Sequence[str]) -> str:
+    """The remedy for an unknown word."""
+    if match := near(word, known):
+        return f"did you mean {match}?"
+    shown = ", ".join(known[:20])
+    return f"write one of {shown}{', …' if len(known) > 20 else ''}"

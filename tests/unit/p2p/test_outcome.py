@@ -1,0 +1,159 @@
+"""What sites, server and admin tell each other of a run, between versions and where it is spoilt."""
+
+import json
+import math
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flaremesh.metrics.names import RunState
+from flaremesh.metrics.sink import Evaluation, Iteration
+from flaremesh.p2p.outcome import RUN_RESULT, SITE_RESULT, Graph, RunResult, SiteResult
+from flaremesh.p2p.progress import RUN_PROGRESS, SITE_PROGRESS, RunProgress, SiteProgress
+from flaremesh.p2p.roster import Roster
+from flaremesh.record import RecordError
+
+ARCHITECTURE = Path(__file__).parents[3] / "docs/architecture.md"
+NAMES = st.text(max_size=8)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+BYTES = st.dictionaries(NAMES, st.integers(0), max_size=2)
+RECORDS = st.just(Iteration(1, 0.5, 0.1, 0.2, 0.1, 0.1)) | st.just(Evaluation(1, {"loss": 0.5}))
+SITES = st.builds(
+    SiteResult,
+    st.integers(0),
+    st.dictionaries(NAMES, NUMBERS, max_size=2),
+    st.none() | NUMBERS,
+    BYTES,
+    BYTES,
+    st.dictionaries(NAMES, st.sampled_from(["direct", "relay"]), max_size=2),
+    st.lists(RECORDS, max_size=2),
+)
+RESULTS = st.builds(
+    RunResult,
+    NAMES,
+    st.sampled_from([RunState.FINISHED, RunState.FAILED, RunState.ABORTED, "unfinished"]),
+    sites=st.dictionaries(NAMES, SITES, max_size=2),
+    reason=st.none() | NAMES,
+    predicted_contraction=st.none() | NUMBERS,
+    graph=st.none() | st.just(Graph(["bonn", "ulm"], [[[0.5, 0.5], [0.5, 0.5]]])),
+)
+PROGRESS = st.builds(
+    SiteProgress,
+    st.integers(0),
+    st.none() | NUMBERS,
+    st.none() | NUMBERS,
+    st.dictionaries(NAMES, NUMBERS, max_size=2),
+    panic=st.none() | NAMES,
+    stopped=st.booleans(),
+)
+
+
+@given(result=RESULTS)
+def test_a_result_is_read_as_it_was_written(result):
+    assert RUN_RESULT.read(RUN_RESULT.json(result), "the file") == result
+    assert RUN_RESULT.of(RUN_RESULT.data(result), "the answer") == result
+
+
+@given(sites=st.dictionaries(NAMES, PROGRESS, max_size=3), result=st.none() | RESULTS)
+def test_progress_is_read_as_it_was_told(sites, result):
+    progress = RunProgress(RunState.RUNNING, sites, result)
+    assert RUN_PROGRESS.of(RUN_PROGRESS.data(progress), "the server") == progress
+    for site in sites.values():
+        assert SITE_PROGRESS.read(SITE_PROGRESS.json(site), "bonn") == site
+
+
+def test_a_result_file_has_the_fields_of_the_record_and_is_json_for_others_too():
+    site = SiteResult(metrics={"loss": math.nan})
+    text = RUN_RESULT.json(RunResult("run-1", RunState.FINISHED, sites={"bonn": site}))
+    document = json.loads(text, parse_constant=pytest.fail)
+    assert list(document) == [field.name for field in fields(RunResult)]
+    assert list(document["sites"]["bonn"]) == [field.name for field in fields(SiteResult)]
+    assert document["sites"]["bonn"]["metrics"] == {"loss": None}
+
+
+@pytest.mark.parametrize(
+    ("introduced_by", "record"),
+    [
+        ("Of an iteration:", Iteration),
+        ("Of an evaluation:", Evaluation),
+        ("[RunResult](../src/flaremesh/p2p/outcome.py):", RunResult),
+        ("Of each of its `sites`:", SiteResult),
+    ],
+)
+def test_the_documentation_lists_the_fields_of_a_record(introduced_by, record):
+    text = " ".join(ARCHITECTURE.read_text().split())
+    listed = re.findall(r"`(\w+)`", text.partition(introduced_by)[2].partition(". ")[0])
+    assert listed == [field.name for field in fields(record)]
+
+
+def test_a_result_of_another_version_is_read_with_what_it_has():
+    told = '{"run_id": "run-1", "outcome": "finished", "sites": {"bonn": {"iterations": 3}}, "moon": "full"}'
+    assert RUN_RESULT.read(told, "the file") == RunResult(
+        "run-1", RunState.FINISHED, sites={"bonn": SiteResult(iterations=3)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "mistake"),
+    [
+        ("{", "Invalid JSON"),
+        ("[]", "Input should be"),
+        ('{"outcome": "finished"}', "run_id: Field required"),
+        ('{"run_id": "1", "outcome": "superb"}', "outcome: Input should be"),
+        ('{"run_id": "1", "outcome": "running"}', "outcome: Input should be"),
+        (
+            '{"run_id": "1", "outcome": "failed", "sites": {"bonn": {"iterations": "many"}}}',
+            "sites.bonn.iter",
+        ),
+        (
+            '{"run_id": "1", "outcome": "failed", "graph": {"sites": ["bonn"], "matrices": [[[1, 2]]]}}',
+            "graph: Value error, a matrix has not 1 rows and columns",
+        ),
+    ],
+)
+def test_a_spoilt_result_is_refused_in_one_sentence(spoilt, mistake):
+    with pytest.raises(RecordError) as refusal:
+        RUN_RESULT.read(spoilt, "build/ring/runs/1/result.json")
+    said = str(refusal.value)
+    assert said.startswith(f"build/ring/runs/1/result.json is not the result of a run: {mistake}")
+    assert "\n" not in said
+
+
+@pytest.fixture
+def roster():
+    return Roster()
+
+
+def test_a_sites_reply_is_its_result(roster):
+    told = SiteResult(3, {"loss": 0.5}, history=[Evaluation(3, {"loss": 0.5})])
+    roster.end("bonn", {"algorithm": "dgd", **SITE_RESULT.data(told)})
+    assert (roster.result("bonn"), roster.algorithm, roster.ended) == (told, "dgd", {"bonn"})
+
+
+def test_a_reply_that_cannot_be_read_is_no_end(roster):
+    with pytest.raises(RecordError, match="what bonn replies is not the result of a site: iterations: "):
+        roster.end("bonn", SITE_RESULT.data(SiteResult(3)) | {"iterations": "many"})
+    assert roster.ended == set()
+
+
+def test_a_site_that_replies_no_result_is_known_by_what_it_told_last(roster):
+    roster.hear("bonn", SITE_PROGRESS.json(SiteProgress(2, metrics={"mae": 0.5})).encode())
+    roster.end("bonn", {"of": "another family"})
+    assert (roster.result("bonn"), roster.ended) == (SiteResult(2, {"mae": 0.5}), {"bonn"})
+
+
+def test_progress_that_cannot_be_read_leaves_what_was_told_before(roster):
+    roster.hear("bonn", SITE_PROGRESS.json(SiteProgress(2)).encode())
+    with pytest.raises(RecordError, match="what bonn tells is not the progress of a site: "):
+        roster.hear("bonn", b"\xff")
+    assert roster.latest("bonn").iteration == 2
+
+
+def test_a_metric_of_any_name_is_a_metric(roster):
+    metrics = dict.fromkeys(["panic", "stopped", "waits_for", "iteration"], 1.0)
+    assert roster.hear("bonn", SITE_PROGRESS.json(SiteProgress(1, metrics=metrics)).encode()) is None
+    assert roster.result("bonn") == SiteResult(1, metrics)
