@@ -157,7 +157,7 @@ def test_in_single_precision_too(name, dimension):
 @pytest.mark.parametrize("wire", WIRES, ids=str)
 def test_the_invariant_holds_at_every_iteration_whatever_the_wire_drops(name, w, wire):
     algorithm = create(name, **options_of(name))
-    run = simulation(w, algorithm, scattered, 50, wire)
+    run = simulation(w, algorithm, scattered, 25, wire)
     problems = problems_of(len(w))
 
     def invariant():
