@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
 
-from flaremesh.algorithms.protocol import Algorithm, Exchange, Weights
+from flaremesh.algorithms.protocol import Algorithm, Analysed, Exchange, Weights
 from flaremesh.class_path import ClassPathError, class_at
 from flaremesh.topology.schema import Run
 
 _ALGORITHMS: dict[str, type[Algorithm[Any]]] = {}
-A = TypeVar("A", bound=type[Any])
+A = TypeVar("A", bound="type[Analysed[Any]]")
 
 
 def register(name: str) -> Callable[[A], A]:
-    """Class decorator: make an algorithm available under ``name``."""
+    """Class decorator: make an algorithm, which says what theory promises of it, available under ``name``."""
 
     def add(cls: A) -> A:
         if name in _ALGORITHMS:

@@ -14,7 +14,10 @@ from flaremesh.runtime.vectors import floats
 
 @dataclass
 class Observation:
-    """One iteration; its seconds are summed over its exchanges, see metrics.sink.Iteration.
+    """One iteration, from which metrics.sink.Iteration is made.
+
+    Its seconds are summed over its exchanges. Own work overlaps while at least one of them is under way. What
+    is told as the consensus distance is that of the first one.
 
     Attributes:
         iteration: its number, from 0.

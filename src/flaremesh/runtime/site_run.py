@@ -19,7 +19,7 @@ from flaremesh.links import Key, Link
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.problems.protocol import Problem
 from flaremesh.runtime.buffers import MixedBuffers
-from flaremesh.runtime.checked_step import AlgorithmError, checked_step
+from flaremesh.runtime.checked_algorithm import AlgorithmError, CheckedAlgorithm
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
 from flaremesh.runtime.observation import Observation
 from flaremesh.topology.neighborhood import Neighborhood
@@ -90,7 +90,6 @@ class SiteRun:
 
     Attributes:
         problem: the site's objective, checked.
-        state: the algorithm's state.
 
     Raises:
         ProblemError: the problem failed, or gives what it should not.
@@ -108,7 +107,6 @@ class SiteRun:
         sink: MetricsSink,
         options: RunOptions,
     ):
-        self._algorithm = algorithm
         self.problem = CheckedProblem(problem, schedule[0].site)
         self._schedule = schedule
         self._link = link
@@ -128,9 +126,8 @@ class SiteRun:
             Gossip(options.wire, len(schedule), exact_last=self._buffers is not None and stage == 0)
             for stage in range(len(algorithm.exchanges))
         ]
-        self._dimension = initial.numel()
         self._observed = self._observation(-1)
-        self._begin(algorithm.init(initial, self._gradient))
+        self._algorithm = CheckedAlgorithm(algorithm, initial, self._gradient)
         self.problem.state(self.estimate)  # what could not be saved at the end is told before the work
         self._evaluate(0)
 
@@ -145,9 +142,14 @@ class SiteRun:
         return self._options.iterations
 
     @property
+    def state(self) -> Any:
+        """The algorithm's state."""
+        return self._algorithm.state
+
+    @property
     def estimate(self) -> Tensor:
         """The site's current estimate of the solution, (d,)."""
-        return self._algorithm.estimate(self.state)
+        return self._algorithm.estimate
 
     def run(self) -> None:
         """All iterations; see ``turns`` for what is raised."""
@@ -172,7 +174,7 @@ class SiteRun:
             LinkError: a neighbour's value did not come or does not fit, or the run was aborted.
         """
         self._observed = observed = self._observation(iteration)
-        for stage in range(len(self._gossips)):
+        for stage in range(self._algorithm.exchanges):
             self._send(observed, stage)
             if stage == 0:
                 self._tell()
@@ -180,7 +182,7 @@ class SiteRun:
             self._resume(partial(self._mixed, observed, stage))
             self._record(observed)
         if observed.look:
-            self._untold_norms = observed.norms(self._message)
+            self._untold_norms = observed.norms(self._algorithm.message)
             self._looked = time.perf_counter()
         if self._options.evaluates(iteration + 1):
             self._tell()
@@ -203,27 +205,16 @@ class SiteRun:
         look = started - self._looked >= _LOOK_SECONDS
         return Observation(iteration, started, [0.0] * len(self._gossips), look)
 
-    def _begin(self, state: Any) -> None:
-        """Work from a state up to the next iteration's first message."""
-        self.state = state
-        self._step = checked_step(self._algorithm, state, self._gradient, self._dimension)
-        self._message = next(self._step)
-
     def _resume(self, mixed: Mixed) -> None:
-        """Let the algorithm work up to its next message, be it of this iteration or of the next one."""
-        try:
-            self._message = self._step.send(mixed)
-        except StopIteration as end:
-            if self._observed.under_way:
-                raise AlgorithmError(
-                    f"{type(self._algorithm).__name__} never asks for the mixture of exchange "
-                    f"{min(self._observed.under_way) + 1}"
-                ) from None
-            self._begin(end.value)
+        if self._algorithm.resume(mixed) and self._observed.under_way:
+            raise AlgorithmError(
+                f"{self._algorithm.name} never asks for the mixture of exchange "
+                f"{min(self._observed.under_way) + 1}"
+            )
 
     def _send(self, observed: Observation, stage: int) -> None:
         started = observed.pause_own_work()
-        vectors = self._message
+        vectors = self._algorithm.message
         if self._buffers is not None and stage == 0:
             vectors = (*vectors, self._buffers.message())
         self._publish(observed.iteration, stage, vectors)
@@ -233,7 +224,7 @@ class SiteRun:
 
     def _record(self, observed: Observation) -> None:
         """Note what is to be told of an iteration; after its last exchange the note stands."""
-        self._untold = record = observed.record(self._message)
+        self._untold = record = observed.record(self._algorithm.message)
         if self._options.stop_on_non_finite and not record.finite:
             self._tell()
             raise NonFiniteValue(
@@ -254,9 +245,7 @@ class SiteRun:
 
     def _mixed(self, observed: Observation, stage: int) -> Vectors:
         if stage not in observed.under_way:
-            raise AlgorithmError(
-                f"{type(self._algorithm).__name__} asks twice for the mixture of exchange {stage + 1}"
-            )
+            raise AlgorithmError(f"{self._algorithm.name} asks twice for the mixture of exchange {stage + 1}")
         observed.pause_own_work()
         mixture = self._collect(observed.iteration, stage)
         observed.under_way.remove(stage)

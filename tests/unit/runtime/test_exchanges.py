@@ -11,7 +11,7 @@ from flaremesh.algorithms import Exchange, Weights, create
 from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.protocol import SiteContext
-from flaremesh.runtime.checked_step import AlgorithmError
+from flaremesh.runtime.checked_algorithm import AlgorithmError
 from flaremesh.runtime.history import History
 from flaremesh.runtime.simulate import Simulation
 from flaremesh.runtime.site_run import NonFiniteValue, RunOptions, SiteRun

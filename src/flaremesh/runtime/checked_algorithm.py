@@ -1,0 +1,103 @@
+"""Algorithms held to the messages that they declare, so that no site waits for what is never sent."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from flaremesh.algorithms import Algorithm, Gradient, Mixed, Step, Vectors
+from flaremesh.errors import FlaremeshError
+
+
+class AlgorithmError(FlaremeshError):
+    """An algorithm does not exchange what it declares; the message names the algorithm and the exchange."""
+
+
+class CheckedAlgorithm:
+    """An algorithm at one site, from message to message.
+
+    A site that sent fewer messages than its neighbours wait for would be found out by them alone, when their
+    patience is over.
+
+    Args:
+        algorithm: the algorithm.
+        initial: the initial point (d,).
+        gradient: see Algorithm.
+
+    Attributes:
+        name: of the algorithm's class.
+        exchanges: number of messages of an iteration.
+        state: after the last whole iteration.
+        message: the next one to be sent.
+
+    Raises:
+        AlgorithmError: the first message is not as declared.
+    """
+
+    def __init__(self, algorithm: Algorithm[Any], initial: Tensor, gradient: Gradient):
+        self.name = type(algorithm).__name__
+        self.exchanges = len(algorithm.exchanges)
+        self._algorithm = algorithm
+        self._gradient = gradient
+        self._lengths = [exchange.lengths(initial.numel()) for exchange in algorithm.exchanges]
+        self._begin(algorithm.init(initial, gradient))
+
+    @property
+    def estimate(self) -> Tensor:
+        """See Algorithm.estimate."""
+        return self._algorithm.estimate(self.state)
+
+    def resume(self, mixed: Mixed) -> bool:
+        """Work up to the next message, be it of this iteration or of the next one.
+
+        Args:
+            mixed: waits for the mixture of the last message.
+
+        Returns:
+            Whether the iteration is over.
+
+        Raises:
+            AlgorithmError: the message is not as declared, or is one too many or too few.
+        """
+        try:
+            message = self._step.send(mixed)
+        except StopIteration as end:
+            if self._sent < self.exchanges:
+                raise AlgorithmError(
+                    f"{self.name} declares {self._count()}, and its iteration is over after {self._sent}"
+                ) from None
+            self._begin(end.value)
+            return True
+        if self._sent == self.exchanges:
+            raise AlgorithmError(f"{self.name} declares {self._count()}, and yields another message")
+        self._check(message)
+        return False
+
+    def _begin(self, state: Any) -> None:
+        self.state = state
+        self._step: Step[Any] = self._algorithm.step(state, self._gradient)
+        self._sent = 0
+        self._check(next(self._step))
+
+    def _check(self, message: Vectors) -> None:
+        declared = self._lengths[self._sent]
+        self._sent += 1
+        if not isinstance(message, tuple) or [vector.numel() for vector in message] != declared:
+            raise AlgorithmError(
+                f"{self.name} yields {_described(message)} in exchange {self._sent}, "
+                f"and declares {_lengths(declared)}"
+            )
+        self.message = message
+
+    def _count(self) -> str:
+        return "1 exchange" if self.exchanges == 1 else f"{self.exchanges} exchanges"
+
+
+def _described(message: Any) -> str:
+    if isinstance(message, tuple):
+        return _lengths(vector.numel() for vector in message)
+    return f"a {type(message).__name__}, no tuple,"
+
+
+def _lengths(lengths: Iterable[int]) -> str:
+    return f"vectors of lengths {', '.join(map(str, lengths))}"
