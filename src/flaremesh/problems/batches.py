@@ -12,7 +12,7 @@ Batch: TypeAlias = tuple[Any, Any]
 
 
 class Batches:
-    """Mini-batches of tensors in memory, in a new order at each pass; no sample makes no batch.
+    """Mini-batches of tensors in memory, in a new order at each pass; without samples there are none.
 
     Args:
         inputs: (m, ...).

@@ -38,7 +38,7 @@ class FlatParameters:
             if own.dtype == part.dtype and not _in_format(own):
                 self._views.append((own, part))
             else:
-                own.data = own.data.clone()  # it may have shared memory with others, or with itself
+                own.data = own.data.clone()  # its memory may be shared, by a parameter or by its entries
                 self._copies.append((own, part))
         self.load(self.vector)
 
@@ -53,7 +53,7 @@ class FlatParameters:
             real(parameter.data).copy_(part)
 
     def clear_gradients(self) -> None:
-        """Leave none, so that backward() gives fresh ones."""
+        """Drop the parameters' gradients, so that backward() allocates new ones."""
         for parameter in self._parameters:
             parameter.grad = None
 

@@ -18,14 +18,14 @@ _log = logging.getLogger(__name__)
 
 
 class CheckedProblem:
-    """A problem whose every answer is checked; what it looks at takes a microsecond of an iteration.
+    """A problem whose every answer is checked, which costs an iteration about a microsecond.
 
     Args:
         problem: the user's.
         site: where it lives, for messages.
 
     Attributes:
-        problem: see above.
+        problem: the user's, unchecked.
 
     All methods raise ProblemError, with the name of the site, where the problem fails or breaks a promise.
     """
@@ -49,7 +49,7 @@ class CheckedProblem:
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, a 0-d tensor, and gradient (d,), both detached."""
         version = x._version
-        try:  # no context manager, which would cost half of all these checks
+        try:  # a context manager would cost as much as all these checks together
             answer = self.problem.loss_and_gradient(x.detach())
         except (Exception, SystemExit) as error:
             raise self._failed(error) from error
@@ -66,7 +66,7 @@ class CheckedProblem:
             raise self._broken(f"a gradient on {gradient.device}; x is on {x.device}")
         if not gradient.is_contiguous():
             raise self._broken("a gradient that is not contiguous; return gradient.contiguous()")
-        gradient = gradient.detach()  # an object that the problem does not have
+        gradient = gradient.detach()  # a new object: the problem keeps no reference to it
         self._require_fresh(gradient)
         return (loss.detach() if loss.requires_grad else loss), gradient
 
@@ -170,7 +170,7 @@ def _can_be_saved(value: Any) -> bool:
 
 
 def _float(value: Any) -> float:
-    """A number of any kind, alone in an array or not; what float() would read of a text is none."""
+    """The number itself, or the only one in an array; texts are refused, although float() reads some."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
         value = value.item()
     if isinstance(value, str | bytes | bytearray):

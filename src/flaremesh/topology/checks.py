@@ -65,7 +65,7 @@ def _valid(model: TypeAdapter[_T], value: Any) -> _T | None:
 
 
 _OPEN = {("run", "problem", "args"), ("deploy", "values")}
-"""What is inside their values is the problem's and the charts' business."""
+"""Fields whose values may have any keys: the problem and the charts read them."""
 
 
 def _nameless(data: Any, at: Location = ()) -> Iterator[Mistake]:
@@ -104,7 +104,7 @@ def _port_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
         for index, site in enumerate(_mappings(data.get("sites")))
         if (link := _valid(_LINK, site.get("link"))) is not None
     ]
-    # whoever has the lowest last port chooses first: so all find one if all can
+    # in the order of their last ports: then every range gets a port whenever that is possible
     for link, index in sorted(links, key=lambda entry: (entry[0].port_range[1], entry[1])):
         low, high = link.port_range
         others = taken[link.host.lower()]
