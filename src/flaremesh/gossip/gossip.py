@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -106,6 +107,7 @@ class _OneThread:
 
 
 _one_thread = _OneThread()
+_DIVIDED = 1 << 15  # entries, from which on torch divides the work on a vector between threads
 
 
 class Gossip:
@@ -134,7 +136,7 @@ class Gossip:
         """
         if not self._channels:
             self._open(vectors)
-        with _one_thread:
+        with self._threads:
             encoded = [
                 channel.publish(vector) for channel, vector in zip(self._channels, vectors, strict=True)
             ]
@@ -147,12 +149,14 @@ class Gossip:
             LinkError: a message does not fit; names its sender.
         """
         messages = {peer: self._staging.upload(self._message(peer, data)) for peer, data in received.items()}
-        with _one_thread:
+        with self._threads:
             mixed = [channel.mix(hood, messages) for channel in self._channels]
         return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1])
 
     def _open(self, vectors: Sequence[Tensor]) -> None:
         self._staging = staging_for(vectors[0].device)
+        divided = any(vector.numel() >= _DIVIDED for vector in vectors)
+        self._threads: AbstractContextManager[None] = _one_thread if divided else nullcontext()
         self._bytes = 0
         for encoding, vector in zip(encodings(self._wire, vectors, self._exact_last), vectors, strict=True):
             channel = _Channel(vector, encoding, self._wire.step, self._bytes, self._staging.take)

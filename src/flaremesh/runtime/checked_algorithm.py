@@ -44,7 +44,7 @@ class CheckedAlgorithm:
 
     @property
     def estimate(self) -> Tensor:
-        """See Algorithm.estimate."""
+        """Of the solution, after the last whole iteration, (d,)."""
         return self._algorithm.estimate(self.state)
 
     def resume(self, mixed: Mixed) -> bool:
