@@ -63,9 +63,7 @@ class CheckedAlgorithm:
             message = self._step.send(mixed)
         except StopIteration as end:
             if self._sent < self.exchanges:
-                raise AlgorithmError(
-                    f"{self.name} declares {self._count()}, and its iteration is over after {self._sent}"
-                ) from None
+                raise self._over_early() from None
             self._begin(end.value)
             return True
         if self._sent == self.exchanges:
@@ -77,7 +75,11 @@ class CheckedAlgorithm:
         self.state = state
         self._step: Step[Any] = self._algorithm.step(state, self._gradient)
         self._sent = 0
-        self._check(next(self._step))
+        try:
+            message = next(self._step)
+        except StopIteration:
+            raise self._over_early() from None
+        self._check(message)
 
     def _check(self, message: Vectors) -> None:
         declared = self._lengths[self._sent]
@@ -88,6 +90,11 @@ class CheckedAlgorithm:
                 f"and declares {_lengths(declared)}"
             )
         self.message = message
+
+    def _over_early(self) -> AlgorithmError:
+        return AlgorithmError(
+            f"{self.name} declares {self._count()}, and its iteration is over after {self._sent}"
+        )
 
     def _count(self) -> str:
         return "1 exchange" if self.exchanges == 1 else f"{self.exchanges} exchanges"

@@ -167,6 +167,13 @@ class Fewer(Mean):
         return mixed()
 
 
+class Mute(Mean):
+    def step(self, state, gradient):
+        if state is None:
+            yield state
+        return state
+
+
 class More(Mean):
     def step(self, state, gradient):
         mixed = yield state
@@ -203,6 +210,7 @@ class Twice(Mean):
     ("algorithm", "message"),
     [
         (Fewer, "Fewer declares 2 exchanges, and its iteration is over after 1"),
+        (Mute, "Mute declares 1 exchange, and its iteration is over after 0"),
         (More, "More declares 1 exchange, and yields another message"),
         (Longer, "Longer yields vectors of lengths 2, 2 in exchange 1, and declares vectors of lengths 2"),
         (Bare, "Bare yields a Tensor, no tuple, in exchange 1, and declares vectors of lengths 2"),
@@ -229,6 +237,22 @@ class Moody(Mean):
             mixed = yield (x,)
             mixed()
         return (x, iteration + 1)
+
+
+class Weary(Moody):
+    """Sends nothing in the iterations after the first."""
+
+    def step(self, state, gradient):
+        x, iteration = state
+        if not iteration:
+            mixed = yield (x,)
+            (x,) = mixed()
+        return (x, iteration + 1)
+
+
+def test_an_algorithm_that_falls_silent_fails_by_name_before_anybody_waits_for_it():
+    with pytest.raises(AlgorithmError, match="Weary declares 1 exchange, and its iteration is over after 0"):
+        echoed(Weary())[0].iterate(0)
 
 
 def test_a_number_of_exchanges_that_changes_is_found_when_it_does_and_nobody_waits_for_it():
