@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
 from flaremesh.errors import FlaremeshError, first_mistake
 
@@ -12,6 +12,15 @@ T = TypeVar("T")
 
 Number: TypeAlias = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float of a record. JSON has neither NaN nor infinity: both are written as null, which is read as NaN."""
+
+Whole: TypeAlias = Annotated[int, Field(ge=-(1 << 63), le=1 << 63)]
+"""A whole number of a record; longer ones are refused, because floats cannot calculate with them."""
+
+Text: TypeAlias = Annotated[
+    str, PlainSerializer(lambda text: text.encode(errors="backslashreplace").decode(), return_type=str)
+]
+"""Words of a record that come from anybody's code. JSON has no place for the undecodable bytes of a file's
+name that they may quote: these are written as their escapes."""
 
 
 def finite_or_none(value: float | None) -> float | None:

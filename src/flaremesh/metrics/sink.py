@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 from pydantic import AliasChoices, Field
 from typing_extensions import override
 
-from flaremesh.record import Number
+from flaremesh.record import Number, Whole
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Iteration:
         finite: neither loss, distances nor what is sent next has a NaN or an infinity.
     """
 
-    iteration: int
+    iteration: Whole
     loss: float | None
     consensus_distance: Number
     seconds: Number
@@ -52,7 +52,7 @@ class Evaluation:
         seconds: that it took, wall clock.
     """
 
-    iteration: int
+    iteration: Whole
     metrics: Annotated[Mapping[str, Number], Field(validation_alias=AliasChoices("metrics", "evaluation"))]
     seconds: Number = 0.0
 

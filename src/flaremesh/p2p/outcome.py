@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from flaremesh.metrics.names import RunState
-from flaremesh.record import Number, Schema
+from flaremesh.record import Number, Schema, Text, Whole
 from flaremesh.runtime.history import Record
 
 RUN_FOLDER: Final = "flaremesh"
@@ -31,11 +31,11 @@ class SiteResult:
         history: its history, thinned; empty where the site's whole history stands beside the result.
     """
 
-    iterations: int = 0
+    iterations: Whole = 0
     metrics: Mapping[str, Number] = field(default_factory=dict)
     seconds: float | None = None
-    sent_bytes: Mapping[str, int] = field(default_factory=dict)
-    received_bytes: Mapping[str, int] = field(default_factory=dict)
+    sent_bytes: Mapping[str, Whole] = field(default_factory=dict)
+    received_bytes: Mapping[str, Whole] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     history: list[Record] = field(default_factory=list)
 
@@ -80,7 +80,7 @@ class RunResult:
     run_id: str
     outcome: Outcome
     name: str = ""
-    reason: str | None = None
+    reason: Text | None = None
     algorithm: str | None = None
     topology: str | None = None
     iterations: int | None = None

@@ -11,7 +11,7 @@ from flaremesh.links import Cancelled
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.p2p.outcome import RunResult
-from flaremesh.record import Number, Schema
+from flaremesh.record import Number, Schema, Text, Whole
 
 _PERIOD_SECONDS = 0.5
 
@@ -31,13 +31,13 @@ class SiteProgress:
         stopped: it has left the run in order; a site that is gone and never said so was killed.
     """
 
-    iteration: int = 0
+    iteration: Whole = 0
     consensus_distance: float | None = None
     seconds_per_iteration: float | None = None
     metrics: Mapping[str, Number] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     waits_for: str | None = None
-    panic: str | None = None
+    panic: Text | None = None
     stopped: bool = False
 
 

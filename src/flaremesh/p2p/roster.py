@@ -40,7 +40,8 @@ class Roster:
         """
         if "iterations" in reply:
             self._results[site] = SITE_RESULT.of(reply, f"what {site} replies")
-            self.algorithm = reply.get("algorithm") or self.algorithm
+            if isinstance(algorithm := reply.get("algorithm"), str):
+                self.algorithm = algorithm
         self.ended.add(site)
 
     def latest(self, site: str) -> SiteProgress:

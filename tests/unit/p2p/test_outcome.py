@@ -20,11 +20,12 @@ from flaremesh.record import RecordError
 ARCHITECTURE = Path(__file__).parents[3] / "docs/architecture.md"
 NAMES = st.text(max_size=8)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
-BYTES = st.dictionaries(NAMES, st.integers(0), max_size=2)
+COUNTS = st.integers(-(1 << 63), 1 << 63)
+BYTES = st.dictionaries(NAMES, COUNTS, max_size=2)
 RECORDS = st.just(Iteration(1, 0.5, 0.1, 0.2, 0.1, 0.1)) | st.just(Evaluation(1, {"loss": 0.5}))
 SITES = st.builds(
     SiteResult,
-    st.integers(0),
+    COUNTS,
     st.dictionaries(NAMES, NUMBERS, max_size=2),
     st.none() | NUMBERS,
     BYTES,
@@ -43,7 +44,7 @@ RESULTS = st.builds(
 )
 PROGRESS = st.builds(
     SiteProgress,
-    st.integers(0),
+    COUNTS,
     st.none() | NUMBERS,
     st.none() | NUMBERS,
     st.dictionaries(NAMES, NUMBERS, max_size=2),
@@ -138,6 +139,28 @@ def test_a_reply_that_cannot_be_read_is_no_end(roster):
     with pytest.raises(RecordError, match="what bonn replies is not the result of a site: iterations: "):
         roster.end("bonn", SITE_RESULT.data(SiteResult(3)) | {"iterations": "many"})
     assert roster.ended == set()
+
+
+def test_an_algorithm_that_is_no_name_is_nobodys_word(roster):
+    roster.end("bonn", SITE_RESULT.data(SiteResult(3)) | {"algorithm": {"of": "mine"}})
+    assert (roster.algorithm, roster.ended) == (None, {"bonn"})
+
+
+def test_a_number_too_long_to_calculate_with_is_refused(roster):
+    count = 10**400
+    with pytest.raises(RecordError, match="what bonn tells is not the progress of a site: iteration: "):
+        roster.hear("bonn", b'{"iteration": %d}' % count)
+    for figure in ({"iterations": count}, {"iterations": 1, "sent_bytes": {"ulm": count}}):
+        with pytest.raises(RecordError, match="what bonn replies is not the result of a site: "):
+            roster.end("bonn", figure)
+
+
+def test_words_with_an_undecodable_byte_are_told_all_the_same(roster):
+    path = b"data/caf\xe9.csv".decode(errors="surrogateescape")
+    panic = roster.hear("bonn", SITE_PROGRESS.json(SiteProgress(panic=f"cannot read {path}")).encode())
+    assert panic == r"cannot read data/caf\udce9.csv"
+    failed = RunResult("1", RunState.FAILED, reason=f"bonn: cannot read {path}")
+    assert RUN_RESULT.read(RUN_RESULT.json(failed), "result.json").reason == f"bonn: {panic}"
 
 
 def test_a_site_that_replies_no_result_is_known_by_what_it_told_last(roster):

@@ -11,8 +11,8 @@ from flaremesh.runtime.history import HISTORY, History, evenly_spaced
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 RECORDS = st.builds(
-    Iteration, st.integers(1), st.none() | NUMBERS, *[NUMBERS] * 7, finite=st.booleans()
-) | st.builds(Evaluation, st.integers(0), st.dictionaries(st.text(), NUMBERS), NUMBERS)
+    Iteration, st.integers(1, 1 << 63), st.none() | NUMBERS, *[NUMBERS] * 7, finite=st.booleans()
+) | st.builds(Evaluation, st.integers(0, 1 << 63), st.dictionaries(st.text(), NUMBERS), NUMBERS)
 
 
 def record(iteration, loss=1.0):
