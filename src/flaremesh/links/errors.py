@@ -5,7 +5,7 @@
     ├── LinkClosed     this end was closed before
     ├── PeerTimeout    messages did not come in time
     ├── PeerBehind     a peer does not take what is sent to it
-    └── RunAborted     the run ended while a neighbour was waited for
+    └── RunAborted     the run was aborted
 
 Each message names the peer and the cause, and stands for itself.
 """
@@ -61,4 +61,4 @@ class PeerBehind(LinkError):
 
 
 class RunAborted(LinkError):
-    """The run was aborted while waiting for neighbours."""
+    """The run was aborted: who waits or sends need not go on."""

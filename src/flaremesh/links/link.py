@@ -90,7 +90,8 @@ class Link(Protocol):
             LinkError: the peer is no out-neighbour or out of reach for good, or the message is too long.
             LinkRefused: one end does not accept the other.
             PeerBehind: the peer takes nothing.
-            LinkClosed: after ``close``.
+            RunAborted: after ``close``, which followed from that.
+            LinkClosed: after any other ``close``.
         """
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
@@ -99,7 +100,7 @@ class Link(Protocol):
         Raises:
             PeerTimeout: names the peers whose messages did not come.
             LinkRefused: a peer does not accept this site, or this site not the peer.
-            RunAborted: while waiting.
+            RunAborted: before or while waiting.
             LinkClosed: after ``close``.
         """
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing_extensions import override
 
 from flaremesh.links.carrier import Address, Carrier, Edges, Message
-from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout
+from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout, RunAborted
 from flaremesh.links.link import FLUSH_SECONDS, Key, Link, Payload, length_of
 from flaremesh.topology.links import LinkKind
 
@@ -72,6 +72,8 @@ class RoutedLink(Link):
     @override
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
         if self._closed:
+            if self._inbox.cancelled():
+                raise RunAborted("the run was aborted")
             raise LinkClosed(f"{self._edges.site} has closed its links and sends nothing to {peer}")
         route = self._routes.get(peer)
         if route is None:

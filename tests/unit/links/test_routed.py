@@ -3,8 +3,9 @@
 import pytest
 from direct_mesh import edges_of
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, RunAborted
 from flaremesh.links.carrier import Carrier, Unable
+from flaremesh.links.inbox import Inbox
 from flaremesh.links.routed import RoutedLink
 
 
@@ -132,3 +133,11 @@ def test_a_carrier_that_may_just_have_taken_over_has_time_to_deliver_unless_nobo
     link.close(patience=patience)
     assert direct.patience == pytest.approx(patience, abs=0.5)
     assert (relay.patience >= 5) == (patience > 0)
+
+
+def test_a_link_that_an_abort_has_closed_says_that_the_run_was_aborted():
+    link = RoutedLink(edges_of("a", "b", "b", inbox=Inbox(lambda: True)), [])
+    link.close(patience=0)
+    for use in (lambda: send(link, 0), lambda: link.receive([Key(0, 0, "b")], 20)):
+        with pytest.raises(RunAborted):
+            use()
