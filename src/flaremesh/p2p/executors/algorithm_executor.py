@@ -63,7 +63,7 @@ class AlgorithmExecutor(RunExecutor):
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """As in RunExecutor; leaves history and model in the run's folder, whatever the outcome."""
         part = self._flaremesh
-        native = part.native or self._build(fl_ctx, shareable)
+        native = part.native or self._build_run(fl_ctx, shareable)
         part.outcome = native.go(self._observe)
 
     @override
@@ -74,7 +74,7 @@ class AlgorithmExecutor(RunExecutor):
         path = _delivered(fl_ctx).path if self.problem is None else str(self.problem.get("path", ""))
         authorize(path or "", "flaremesh.problems.", self.client_name, fl_ctx)
         require_sound_weights(self.algorithm, config)
-        return self._join(self.algorithm, fl_ctx, abort_signal)
+        return self._join_run(self.algorithm, fl_ctx, abort_signal)
 
     @override
     def _connect_links(self, addresses: Mapping[str, Address], timeout: float, by_value: bool) -> None:
@@ -87,10 +87,10 @@ class AlgorithmExecutor(RunExecutor):
 
     @override
     def _prepare_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        self._flaremesh.native = self._build(fl_ctx, shareable)
+        self._flaremesh.native = self._build_run(fl_ctx, shareable)
         super()._prepare_run(fl_ctx, shareable, abort_signal)
 
-    def _build(self, fl_ctx: FLContext, shareable: Shareable) -> NativeRun:
+    def _build_run(self, fl_ctx: FLContext, shareable: Shareable) -> NativeRun:
         """Build the problem, compute the first gradient, and evaluate the initial point."""
         extra = from_shareable(shareable).data
 

@@ -30,7 +30,7 @@ class BaseDistOptExecutor(RunExecutor):
         self._weight = 1.0
 
     @override
-    def _perform(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+    def _perform_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         self.run_algorithm(fl_ctx, shareable, abort_signal)
         self._post_algorithm_run(fl_ctx, shareable, abort_signal)
 

@@ -76,7 +76,7 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """As in RunExecutor; leaves history and model in the run's folder, whatever the outcome."""
         part = self._flaremesh
-        native = part.native or self._build(from_shareable(shareable).data)
+        native = part.native or self._build_run(from_shareable(shareable).data)
         part.outcome = native.go(self._observe)
         self._show_end(native.run)
 
@@ -91,7 +91,7 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
         super()._prepare_run(fl_ctx, shareable, abort_signal)
         # a subclass's own run_algorithm may still change what the run is made of
         if not overrides(self, "run_algorithm"):
-            self._flaremesh.native = self._build(from_shareable(shareable).data)
+            self._flaremesh.native = self._build_run(from_shareable(shareable).data)
 
     @override
     def _algorithm_name(self) -> str:
@@ -101,7 +101,7 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
     def _wants_values(self) -> bool:
         return any(overrides(self, name) for name in MESSAGES | STEPS)
 
-    def _build(self, extra: Mapping[str, Any]) -> NativeRun:
+    def _build_run(self, extra: Mapping[str, Any]) -> NativeRun:
         """Build the problem, compute the first gradient, and evaluate the initial point."""
         require_sound_weights(self.algorithm_name, self.config)
         by_value = self._flaremesh.by_value

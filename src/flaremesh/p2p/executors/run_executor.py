@@ -76,7 +76,7 @@ class RunExecutor(Executor, ABC):
                 if not part.prepared:
                     self._prepare_run(fl_ctx, shareable, abort_signal)
                 self._enter_state(RunState.RUNNING)
-                self._perform(fl_ctx, shareable, abort_signal)
+                self._perform_run(fl_ctx, shareable, abort_signal)
                 self._enter_state(RunState.FINISHED)
                 return DXO(DataKind.APP_DEFINED, data=self._site_result()).to_shareable()
         except RunAborted:
@@ -114,7 +114,7 @@ class RunExecutor(Executor, ABC):
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """All iterations; ``from_shareable(shareable).data`` is the run's ``extra``."""
 
-    def _perform(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
+    def _perform_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         """What the second task is about."""
         self.run_algorithm(fl_ctx, shareable, abort_signal)
 
@@ -160,7 +160,7 @@ class RunExecutor(Executor, ABC):
         self.config = config
         return None
 
-    def _join(self, algorithm: str, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
+    def _join_run(self, algorithm: str, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
         """Enter the run that has been configured; metrics call it ``algorithm``. Returns as `_configure`."""
         positive(self.config.extra, "peer_timeout", DEFAULT_PEER_TIMEOUT)
         member = Member.join(fl_ctx, self.config, algorithm, abort_signal)

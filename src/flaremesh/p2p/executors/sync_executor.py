@@ -54,7 +54,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         if overrides(self, "_exchange_values"):
             # it may send by NVFlare's own messages, as the stock package does
             self._hear_requests(fl_ctx)
-        return self._join(self._algorithm_name(), fl_ctx, abort_signal)
+        return self._join_run(self._algorithm_name(), fl_ctx, abort_signal)
 
     @override
     def _site_result(self) -> dict[str, Any]:
