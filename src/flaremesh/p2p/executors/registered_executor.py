@@ -74,7 +74,7 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
 
     @override
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """As in RunExecutor; leaves history and model in the run's folder, whatever the outcome."""
+        """As in RunExecutor; leaves what `NativeRun.go` leaves."""
         part = self._flaremesh
         native = part.native or self._build_run(from_shareable(shareable).data)
         part.outcome = native.go(self._observe)
