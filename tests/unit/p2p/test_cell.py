@@ -4,15 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.message import Message
 from nvflare.private.defs import CellMessageHeaderKeys
 
-from flaremesh.p2p.nvflare.cells import METRICS, ParticipantCell
+from flaremesh.p2p.nvflare.cells import FRAMES, METRICS, ParticipantCell, RunCell
 from ports import free_port
 
 SITE, RUN = "bonn", "bonn.run-1"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # NVFlare refuses the names of stopped cells to others
 def cells():
     """Those of the server, a site, and a run of the site, by name."""
     url = f"tcp://127.0.0.1:{free_port()}"
@@ -48,4 +49,16 @@ def test_the_server_hears_a_sites_bytes_and_neither_runs_nor_who_speaks_for_anot
     authenticate(cells[SITE], SITE)
     site.tell(METRICS, {"no": "bytes"})
     site.tell(METRICS, b"the last")
+    assert heard == [(SITE, b"the last")]
+
+
+def test_a_run_hears_the_bytes_of_its_sites_and_nothing_else_that_they_send(cells):
+    heard = []
+    engine = SimpleNamespace(get_cell=lambda: cells[RUN], get_client_from_name=lambda name: None)
+    context = SimpleNamespace(get_engine=lambda: engine, get_job_id=lambda: "run-1")
+    RunCell(context, ["ulm"]).listen(FRAMES, lambda *what: heard.append(what))
+    for payload in (1 << 40, {"no": "bytes"}, None, b"the last"):
+        cells[SITE].core_cell.fire_and_forget(
+            "flaremesh", FRAMES, RUN, Message(payload=payload), optional=True
+        )
     assert heard == [(SITE, b"the last")]

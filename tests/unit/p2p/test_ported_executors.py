@@ -554,7 +554,9 @@ def test_names_that_flaremesh_uses_itself_cannot_be_taken_by_accident(connect):
     assert "Averaging._connect_links is the name of a method" in reply.get_header(REASON)
 
 
-@pytest.mark.parametrize("name", ["_build", "_join", "_model", "_perform", "_send", "_step", "_train", "_update"])
+@pytest.mark.parametrize(
+    "name", ["_build", "_join", "_model", "_perform", "_send", "_step", "_train", "_update"]
+)
 def test_words_that_anybody_may_call_a_method_are_free(name):
     assert issubclass(type("Ported", (GTADAMExecutor,), {name: lambda self: None}), GTExecutor)
 

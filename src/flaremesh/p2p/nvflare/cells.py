@@ -94,7 +94,7 @@ class ParticipantCell:
             # NVFlare binds the name to the certificate; it binds the origin to the name of known sites only
             if site != message.get_header(CellMessageHeaderKeys.CLIENT_NAME):
                 return
-            if isinstance(message.payload, bytes | bytearray | memoryview):  # it may be any object
+            if _is_data(message):
                 handler(site, bytes(message.payload))
 
         self._core.register_request_cb(_CHANNEL, topic, deliver)
@@ -157,9 +157,15 @@ class RunCell:
 
         def deliver(message: Message) -> None:
             origin = message.get_header(MessageHeaderKey.ORIGIN)
-            handler(self._names.get(origin, origin), message.payload)
+            if _is_data(message):
+                handler(self._names.get(origin, origin), message.payload)
 
         self._core.register_request_cb(_CHANNEL, topic, deliver)
+
+
+def _is_data(message: Message) -> bool:
+    """Whether a message brings bytes; NVFlare delivers whatever object its sender has put there."""
+    return isinstance(message.payload, bytes | bytearray | memoryview)
 
 
 def take_aux_messages(
