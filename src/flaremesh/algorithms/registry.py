@@ -40,7 +40,8 @@ def algorithm_class(name: str) -> type[Algorithm[Any]]:
         if not (is_dataclass(cls) and isinstance(getattr(cls, "weights", None), Weights)):
             raise ClassPathError(f"{name} is no algorithm: a dataclass that says its weights and exchanges")
         exchanges = getattr(cls, "exchanges", ())
-        if not (exchanges and all(isinstance(exchange, Exchange) for exchange in exchanges)):
+        told = isinstance(exchanges, tuple) and all(isinstance(exchange, Exchange) for exchange in exchanges)
+        if not (exchanges and told):
             raise ClassPathError(f"{name} does not say its exchanges, such as exchanges = (Exchange(),)")
         return cls
     try:

@@ -73,6 +73,7 @@ def test_every_module_of_the_package_is_imported_and_none_is_named():
         ),
         ("flaremesh.algorithms.dgd.DgdState", "is no algorithm"),
         ("algorithms_of_mine.Silent", r"does not say its exchanges, such as exchanges = \(Exchange\(\),\)"),
+        ("algorithms_of_mine.Unsure", "does not say its exchanges"),
         ("os.system", "has no class system"),
     ],
 )
@@ -83,6 +84,9 @@ def test_a_path_that_leads_to_no_algorithm_of_that_package_is_refused(path, mess
         "@dataclass\n"
         "class Silent:\n"
         "    weights = Weights.DOUBLY_STOCHASTIC\n"
+        "class Unsure(Silent):\n"
+        "    @property\n"
+        "    def exchanges(self): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ClassPathError, match=message):
