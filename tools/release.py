@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import yaml
 
-_SOURCES: Final = ("src", "helm", "pyproject.toml", "README.md", "LICENSE")
+SOURCES: Final = ("src", "helm", "pyproject.toml", "README.md", "LICENSE")
 """What the wheel is made of."""
 
 
@@ -117,7 +117,7 @@ def wheel(checkout: Path, version: str) -> Iterator[Trouble]:
         # away from the build/ of the checkout, from which setuptools would take files that are gone
         source = Path(scratch) / "source"
         source.mkdir()
-        for name in _SOURCES:
+        for name in SOURCES:
             if (checkout / name).is_dir():
                 ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
                 shutil.copytree(checkout / name, source / name, symlinks=True, ignore=ignored)

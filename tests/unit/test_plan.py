@@ -1,10 +1,11 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from flaremesh.algorithms import Weights
 from flaremesh.provision import firewall
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.provision.plan import UnsoundRun, check, plan
@@ -12,6 +13,13 @@ from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 
 DIGITS = {"path": "flaremesh.problems.digits.Digits"}
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    """What an algorithm was before it could exchange several times."""
+
+    weights: ClassVar = Weights.DOUBLY_STOCHASTIC
 
 
 def topology(sites: Any = "heidelberg bonn aachen dresden", run: Any = None, **sections: Any) -> Topology:
@@ -103,6 +111,14 @@ REFUSED = {
         "periodic",
     ),
     "unknown algorithm": ({"run": {"algorithm": "gradient-traking"}}, "did you mean gradient-tracking?"),
+    "a package that is not installed": (
+        {"run": {"algorithm": "nowhere.Algorithm"}},
+        "cannot be imported: No module named 'nowhere'; is its package installed here?",
+    ),
+    "a class that declares no exchanges": (
+        {"run": {"algorithm": f"{__name__}.Undeclared"}},
+        r"cannot be used: .*Undeclared does not say its exchanges, such as exchanges = \(Exchange\(\),\)$",
+    ),
     "missing step size": ({"run": {"algorithm": "dgd"}}, "dgd needs a value for stepsize"),
     "unknown option": (
         {"run": {"algorithm": "gtadam", "stepsize": 0.1, "options": {"beta3": 1}}},

@@ -1,6 +1,7 @@
 """Arguments and options that several commands share."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -75,3 +76,19 @@ def mesh_folder(topology: Topology, output: Path | None) -> Path:
             "Name another folder with --output, or undo that change."
         )
     return path
+
+
+def print_json(document: Any) -> None:
+    """Print a document whose numbers may be NaN or infinite, which JSON has not: they are null."""
+    typer.echo(json.dumps(_finite(document), indent=2))
+
+
+def _finite(document: Any) -> Any:
+    match document:
+        case dict():
+            return {key: _finite(value) for key, value in document.items()}
+        case list() | tuple():
+            return [_finite(value) for value in document]
+        case float() if not math.isfinite(document):
+            return None
+    return document

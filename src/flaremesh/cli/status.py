@@ -1,12 +1,9 @@
 """``flaremesh status``."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
-
-from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder, print_json
 from flaremesh.deploy.targets import TargetKind, target_of
 
 if TYPE_CHECKING:
@@ -27,7 +24,7 @@ def status(
 def show(status: "MeshStatus", *, as_json: bool) -> None:
     """Print a status as tables or as JSON."""
     if as_json:
-        typer.echo(json.dumps(asdict(status) | {"ready": status.ready}, indent=2))
+        print_json(asdict(status) | {"ready": status.ready})
         return
     from rich.console import Console
     from rich.table import Column, Table

@@ -1,15 +1,13 @@
 """``flaremesh top``."""
 
-import json
-import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder
+from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder, print_json
 from flaremesh.deploy.targets import TargetKind, target_of
 
 _REFRESH_SECONDS = 1.0
@@ -46,7 +44,7 @@ def top(
             watch.wait(scrapes=2)
             view = watch.view()
             if as_json:
-                typer.echo(json.dumps(_finite(asdict(view)), indent=2))
+                print_json(asdict(view))
             else:
                 console.print(screen(view, commands, console))
             raise typer.Exit(int(not view.up))
@@ -72,15 +70,3 @@ class _Commands:
         target = "" if self.where is TargetKind.LOCAL else f" --target {self.where}"
         output = f" --output {self.output}" if self.output else ""
         return f"flaremesh {command} {self.topology}{target}{output}"
-
-
-def _finite(document: Any) -> Any:
-    """The same with null for what JSON has no number for."""
-    match document:
-        case dict():
-            return {key: _finite(value) for key, value in document.items()}
-        case list() | tuple():
-            return [_finite(value) for value in document]
-        case float() if not math.isfinite(document):
-            return None
-    return document

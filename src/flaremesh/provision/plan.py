@@ -211,8 +211,10 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
     try:
         algorithms.configured(run)
-    except (ImportError, ClassPathError) as error:
+    except ImportError as error:
         return f"the algorithm {run.algorithm} cannot be imported: {error}; is its package installed here?"
+    except ClassPathError as error:
+        return f"the algorithm {run.algorithm} cannot be used: {error}"
     except (TypeError, ValueError) as error:
         return f"the run's hyper-parameters do not fit: {error}; set them by stepsize and options"
     reason = unsoundness(run.algorithm, mesh)

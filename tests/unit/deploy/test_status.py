@@ -1,7 +1,12 @@
+import json
+import math
+
 import pytest
 
+from flaremesh.cli.status import show
 from flaremesh.deploy.targets.base import Participant
-from flaremesh.deploy.watch.status import MeshStatus
+from flaremesh.deploy.watch.status import ActiveRun, MeshStatus
+from flaremesh.p2p.progress import SiteProgress
 
 SERVER = Participant("server", running=True, ready=True, place="pod", metrics=None)
 ELSEWHERE = {"running": False, "ready": False, "place": "", "metrics": None, "elsewhere": True}
@@ -21,3 +26,15 @@ def test_a_server_elsewhere_is_ready_when_it_answers(registered, ready):
 def test_a_participant_that_must_be_here_and_is_not_keeps_a_mesh_from_being_ready():
     bonn = Participant("bonn", running=False, ready=False, place="", metrics=None)
     assert not MeshStatus([SERVER, bonn], ["bonn"], []).ready
+
+
+def test_a_run_that_diverges_is_told_in_json_that_any_reader_takes(capsys):
+    diverged = SiteProgress(3, consensus_distance=math.inf, metrics={"loss": math.nan})
+    show(
+        MeshStatus([SERVER], ["bonn"], [ActiveRun("run-1", "mine", "running", {"bonn": diverged})]),
+        as_json=True,
+    )
+    document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    (run,) = document["runs"]
+    assert run["sites"]["bonn"]["consensus_distance"] is None
+    assert run["sites"]["bonn"]["metrics"] == {"loss": None}

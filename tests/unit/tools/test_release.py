@@ -1,6 +1,7 @@
 """What `make release-check` finds in a checkout."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -186,3 +187,11 @@ def test_a_file_that_the_wheel_lacks_is_named(checkout: Path) -> None:
 
 def test_the_wheel_of_this_checkout_is_whole() -> None:
     assert list(release.wheel(REPOSITORY, release.version_of(REPOSITORY))) == []
+
+
+def test_an_image_is_made_of_all_that_the_wheel_is_made_of() -> None:
+    """Without helm, to which the package has a link, the image of the command line would lack the charts."""
+    copied = re.findall(r"^COPY (.*)$", (REPOSITORY / "images/Dockerfile").read_text(), re.MULTILINE)
+    words = {word.rstrip("/") for line in copied for word in line.split()}
+    let_through = {line.strip("!/") for line in (REPOSITORY / ".dockerignore").read_text().splitlines()}
+    assert {*release.SOURCES} <= words & let_through
