@@ -1,7 +1,7 @@
 """Distributed algorithms as pure steps; importing the package fills the registry.
 
 Modules here import torch for annotations alone, because steps only call methods of the tensors that they get.
-So ``flaremesh plan``, which asks for weights and parameters, does not wait for torch.
+So ``flaremesh plan`` asks for weights and hyper-parameters without waiting for torch.
 """
 
 import pkgutil
