@@ -62,7 +62,7 @@ def top(
 
 @dataclass(frozen=True)
 class _Commands:
-    """What to type for this mesh."""
+    """Makes the line to type for a command on this mesh."""
 
     topology: Path
     where: TargetKind
@@ -75,7 +75,7 @@ class _Commands:
 
 
 def _finite(document: Any) -> Any:
-    """The same with null for what JSON has no number for."""
+    """The same with None for NaN and infinity, for which JSON has no number."""
     match document:
         case dict():
             return {key: _finite(value) for key, value in document.items()}
