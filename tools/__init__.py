@@ -1,1 +1,1 @@
-"""What builds the project from a checkout: images, files of the charts, dashboards, pages of the docs."""
+"""What builds and releases the project from a checkout: images, files of the charts, dashboards, docs."""

@@ -1,4 +1,4 @@
-"""Writes what of the charts says the same as their models: values.yaml, values.schema.json and README.md."""
+"""Writes the charts' values.yaml, values.schema.json and README.md from the models of their values."""
 
 import json
 import textwrap
@@ -46,7 +46,7 @@ def _meta(chart: str) -> dict[str, Any]:
 class _Entry(NamedTuple):
     path: tuple[str, ...]
     description: str
-    default: Any  # None of an entry that holds others
+    default: Any  # None for an entry that holds others
 
 
 def _entries(

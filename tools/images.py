@@ -26,7 +26,7 @@ from flaremesh.errors import FlaremeshError
 
 DOCKERFILE: Final = Path("images/Dockerfile")
 PYTHON_IMAGE: Final = "python:3.11-slim-bookworm"
-"""What the images are based on."""
+"""The base image."""
 
 _WHEELS = Path("build/wheels")
 _SBOMS = Path("build/images")
@@ -54,7 +54,7 @@ class Variant:
     Attributes:
         suffix: of its tag.
         extras: extra of the package that it holds.
-        gpus: GPUs that NVIDIA's container runtime shows it where nobody says which.
+        gpus: GPUs that NVIDIA's container runtime gives it by default.
     """
 
     suffix: str = ""
@@ -91,7 +91,7 @@ def gather_wheels(variant: str, python_image: str = PYTHON_IMAGE, torch_index: s
         torch_index: URL of a package index with the build of torch to take; empty takes pip's.
 
     Returns:
-        the folder.
+        the folder, to build from.
 
     Raises:
         ImageError: this Python's wheels do not fit the base image, or something cannot be fetched.
@@ -125,7 +125,7 @@ def build(
 
     Args:
         variant: a key of VARIANTS.
-        registry: see image_name.
+        registry: what stands before the image's name, such as ``registry.example.org/mesh``.
         python_image: the base image.
         source: URL of the sources, for the image's label.
 
@@ -173,10 +173,10 @@ def build(
 def bill_of_materials(name: str) -> dict[str, Any]:
     """What is in an image, as a CycloneDX document: its Python distributions and Debian packages.
 
-    Both are asked for in a container, so that the document tells what is there and not what was meant to be.
+    Both are listed by the image's own tools in a container, so that the document says what is really there.
 
     Args:
-        name: the image, which this machine's engine has.
+        name: of an image that this machine's engine has.
 
     Raises:
         ImageError: there is no such image or it cannot be run.

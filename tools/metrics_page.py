@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md: what the exporter promises, from the names that it uses."""
+"""Writes docs/metrics.md, the list of all metrics, from metrics.names."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ LABEL_VALUES: dict[str, Collection[str]] = {
 }
 """The values of the labels of a run's metrics that have a fixed set of them."""
 
-_SERVERS = {metric.value for metric in OF_THE_SERVER}  # whose kinds are not those of links
+_SERVERS = {metric.value for metric in OF_THE_SERVER}  # their label `kind` is not that of links
 
 _TEXT = """\
 # Metrics
@@ -63,7 +63,7 @@ as many slots as it has had runs at the same time: with four neighbours and one 
 
 
 def page() -> str:
-    """The page."""
+    """The page as Markdown."""
     run = [metric.value for metric in RunMetric]
     return _TEXT.format(
         run="\n".join(_table(("metric", "type", "labels", "what it says"), map(_row, run))),
@@ -111,7 +111,7 @@ def _whose(metric: AgentMetric) -> str:
 
 
 def _series(metric: Metric) -> int:
-    """How many series of a metric there are at most, of one slot and one neighbour."""
+    """How many series of a metric there are at most, for one slot and one neighbour."""
     count = len(DURATION_BUCKETS) + 3 if metric.kind == "histogram" else 1  # +Inf, sum and count
     for label in metric.labels:
         count *= len(LABEL_VALUES.get(label, ("any",)))

@@ -1,7 +1,7 @@
-"""What is still to do before the version can be released: `make release-check` walks this list.
+"""Checks what is still to do before the version can be released: `make release-check` runs them all.
 
 Every check reads the checkout and yields what is wrong, with what to do. The first line of its docstring is
-its line of the list.
+what is printed of it.
 """
 
 import json
@@ -114,7 +114,7 @@ def sbom(checkout: Path, version: str) -> Iterator[Trouble]:
 def wheel(checkout: Path, version: str) -> Iterator[Trouble]:
     """The wheel can be built, and holds all files of the package, the charts among them, and nothing else."""
     with tempfile.TemporaryDirectory() as scratch:
-        # away from the build/ of the checkout, from which setuptools would take files that are gone
+        # in a copy: from the checkout's build/, setuptools would take files that have been deleted
         source = Path(scratch) / "source"
         source.mkdir()
         for name in SOURCES:
@@ -154,7 +154,7 @@ def _git(checkout: Path, *arguments: str) -> str:
 
 
 CHECKS: Final[tuple[Check, ...]] = (release_number, committed, changelog, charts, images, wheel, sbom)
-"""In the order in which they are walked."""
+"""All checks, in the order in which they are run."""
 
 
 def main(checkout: Path = Path()) -> int:

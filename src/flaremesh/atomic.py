@@ -10,7 +10,7 @@ def write(path: Path, content: str | bytes, *, durable: bool = False) -> None:
     Args:
         path: of the file.
         content: text is written as UTF-8.
-        durable: see ``move``.
+        durable: wait until it would outlast a power cut too, which takes some milliseconds.
 
     Raises:
         OSError: it cannot be written; what was there before stays.

@@ -15,8 +15,8 @@ class ClassPathError(FlaremeshError):
 def class_at(path: str) -> type[Any]:
     """The class at ``package.module.Class``, where ``package`` is also the package that defines it.
 
-    A name that a module has merely imported is refused: whoever allows ``package`` has not read what the
-    packages that it uses could do.
+    A name that a module has merely imported is refused: who allows ``package`` does not thereby allow the
+    packages that it imports.
 
     Raises:
         ClassPathError: there is no such class, or importing its module ended the process.
@@ -43,13 +43,13 @@ def package_of(path: str) -> str:
 
 
 def prefix_of(package: str) -> str:
-    """How the paths of all that is in a package begin."""
+    """Prefix of the dotted paths of all that is in a package."""
     return f"{package}."
 
 
 @contextmanager
 def exit_refused() -> Iterator[None]:
-    """Raise ClassPathError where the code in the block asks for the end of the process."""
+    """Raise ClassPathError if the code in the block exits, as by ``sys.exit``."""
     try:
         yield
     except SystemExit as asked:
@@ -57,7 +57,7 @@ def exit_refused() -> Iterator[None]:
 
 
 def ended(asked: SystemExit) -> str:
-    """What to tell of code that wanted to end the process when it was imported or called."""
+    """The message about code that exits when it is imported or called."""
     code = "" if asked.code is None else asked.code
     return (
         f"it called sys.exit({code}); code that flaremesh calls must neither end the process "

@@ -1,4 +1,4 @@
-"""What every error that a user can act on has in common."""
+"""The base of all errors that a user can act on."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class FlaremeshError(Exception):
-    """Its text is one or two plain sentences for the user: what is wrong, where, and what to do.
+    """An error whose text is one or two plain sentences for the user: what is wrong, where, and what to do.
 
     Attributes:
         exit_code: status with which a command ends: 1, or 2 where its arguments or a file are wrong.

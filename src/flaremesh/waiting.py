@@ -1,4 +1,4 @@
-"""Waiting for what comes about elsewhere."""
+"""Waiting for a condition that others bring about."""
 
 import time
 from collections.abc import Callable
@@ -8,15 +8,15 @@ T = TypeVar("T")
 
 
 def wait_while(pending: Callable[[], T], seconds: float, poll: float) -> T:
-    """Ask again and again what is still to come, until nothing is.
+    """Call ``pending`` until it returns something falsy.
 
     Args:
-        pending: returns what is not there yet, something falsy once all is; it may raise to end the waiting.
-        seconds: for how long.
-        poll: seconds between two questions.
+        pending: returns what is still missing; it may raise to end the waiting.
+        seconds: for how long to wait.
+        poll: seconds between two calls.
 
     Returns:
-        the last answer: falsy unless the time was too short.
+        what it returned last: falsy unless the time was too short.
     """
     deadline = time.monotonic() + seconds
     while (left := pending()) and time.monotonic() < deadline:

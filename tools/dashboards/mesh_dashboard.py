@@ -35,7 +35,7 @@ def mesh_dashboard(
     """A dashboard of one mesh.
 
     Args:
-        name: its file's, and part of its ``uid``, by which bookmarks and links find it for ever.
+        name: of its file, and part of its ``uid``, which bookmarks and links use.
         title: as readers see it.
         description: what question it answers.
         variables: what readers choose besides the mesh.
@@ -95,7 +95,7 @@ def _mesh() -> QueryVariable:
 
 
 def _runs() -> AnnotationQuery:
-    """Shades the time in which a run went on."""
+    """Shading of the times in which a run went on."""
     running = of_runs(f"({series(RunMetric.STATE, state=RunState.RUNNING)} == 1)", "run_id")
     return (
         AnnotationQuery()

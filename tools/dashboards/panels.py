@@ -43,14 +43,14 @@ class Query(NamedTuple):
 
 
 class Step(NamedTuple):
-    """From ``value`` on a number has this colour."""
+    """The colour of numbers from ``value`` on."""
 
     value: float
     colour: str
 
 
 class Meaning(NamedTuple):
-    """What a number stands for."""
+    """The text and colour in which a number is shown."""
 
     text: str
     colour: str
@@ -92,7 +92,7 @@ def number(
     width: int = 4,
     name_only: bool = False,
 ) -> stat.Panel:
-    """The latest value of each series, large; with ``name_only`` its name in place of its value."""
+    """The latest value of each series in large type; with ``name_only``, its name instead."""
     panel = _described(stat.Panel(), title, description, unit, width, 4)
     panel.with_target(_target("A", query).instant())
     panel.graph_mode(BigValueGraphMode.NONE).color_mode(BigValueColorMode.VALUE)

@@ -19,7 +19,7 @@ def series(metric: RunMetric | AgentMetric | str, **labels: str) -> str:
     """A metric's series of the mesh that have these labels.
 
     Args:
-        metric: by its name, if it is recorded, a histogram's part, or not flaremesh's.
+        metric: the metric; or a name, for a recorded series, a part of a histogram, or another program's.
         labels: ``site`` may be a pattern, since readers choose several sites.
     """
     name = metric if isinstance(metric, str) else metric.value.full_name
@@ -36,12 +36,12 @@ def rate(metric: RunMetric | AgentMetric | str, **labels: str) -> str:
 
 
 def each(expression: str, *by: str) -> str:
-    """One series for each value of the labels, even where a scraped site is shown by the server too."""
+    """One series for each value of the labels ``by``, also of a site that is scraped and shared."""
     return f"max by ({', '.join(by)}) ({expression})"
 
 
 def of_run(expression: str, *by: str) -> str:
-    """One series of the chosen run at the chosen sites for each value of the labels."""
+    """One series of the chosen run at the chosen sites for each value of the labels ``by``."""
     info = series(RunMetric.INFO, run_id="$run", site="$site")
     return each(
         f"{expression} * on (mesh, site, slot) group_left () {each(info, 'mesh', 'site', 'slot')}", *by
@@ -55,7 +55,7 @@ def recorded_of_run(record: str) -> str:
 
 
 def of_runs(expression: str, *by: str) -> str:
-    """One series of all runs for each value of the labels, those of ``run_info`` among them."""
+    """One series of all runs for each value of the labels ``by``, which may be those of ``run_info``."""
     gained = RunMetric.INFO.value.labels
     info = each(series(RunMetric.INFO), "mesh", "site", "slot", *gained)
     return each(f"{expression} * on (mesh, site, slot) group_left ({', '.join(gained)}) {info}", *by)
@@ -67,8 +67,8 @@ def per_iteration(counter: RunMetric | str, *by: str, of: Callable[..., str] = r
     Args:
         counter: the counter.
         by: labels to keep; without ``site``, the mean over the sites.
-        of: ``rate`` for what iterations add now, ``series`` for the mean since the run began, with which its
-            counters began.
+        of: ``rate`` for what iterations add now, ``series`` for the mean since the run began, when its
+            counters were 0.
     """
     site = ["site"] if "site" in by else []
     added = f"sum by ({', '.join(by)}) ({of_run(of(counter), *sorted({'site', *by}))})"
@@ -77,10 +77,10 @@ def per_iteration(counter: RunMetric | str, *by: str, of: Callable[..., str] = r
 
 
 def total(expression: str, *by: str) -> str:
-    """The sum over everything but the labels."""
+    """The sum over all labels but ``by``."""
     return f"sum by ({', '.join(by)}) ({expression})"
 
 
 def or_zero(expression: str) -> str:
-    """0 where there are no series at all: nothing to count is good news, not missing data."""
+    """The expression, or 0 where it has no series: a counter that never counted has none."""
     return f"{expression} or vector(0)"

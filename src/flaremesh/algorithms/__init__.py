@@ -1,7 +1,7 @@
 """Distributed algorithms as pure steps; importing the package fills the registry.
 
-Steps call methods of the tensors that they are given. So what only asks for an algorithm's weights and
-parameters, such as ``flaremesh plan``, does not wait for torch: modules here import it for annotations alone.
+Modules here import torch for annotations alone, because steps only call methods of the tensors that they get.
+So ``flaremesh plan`` asks for weights and hyper-parameters without waiting for torch.
 """
 
 import pkgutil

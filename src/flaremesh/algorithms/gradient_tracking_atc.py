@@ -15,8 +15,8 @@ from flaremesh.algorithms.registry import register
 class GradientTrackingAtc(GradientTracking):
     """X⁺ = W(X − αY), then Y⁺ = W(Y + ∇F(X⁺) − ∇F(X)),  Y⁰ = ∇F(X⁰).
 
-    As gradient tracking, and what a site adds is mixed in the iteration in which it is added. The second
-    message needs the gradient at the first mixture: an iteration waits for the neighbours twice.
+    Unlike in GradientTracking, the neighbours mix a site's step in the same iteration. The second message
+    needs the gradient at the first mixture, so that an iteration waits for the neighbours twice.
     """
 
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(), Exchange())

@@ -10,22 +10,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Vectors: TypeAlias = "tuple[Tensor, ...]"
-"""Flat tensors of one dtype and device; sent as one contiguous message, mixed as one vector."""
+"""Flat tensors of one dtype and device, which make up one message."""
 
 Gradient: TypeAlias = "Callable[[Tensor], Tensor]"
 """x (d,) -> (stochastic) gradient of the site's own objective at x, (d,)."""
 
 Mixed: TypeAlias = Callable[[], Vectors]
-"""Wait for the in-neighbours and return sum_j w_ij m_j of their messages, shaped like the own message.
+"""Wait for the in-neighbours and return sum_j w_ij m_j over all messages m_j, shaped like the own message.
 
-To be called once. The vectors are fresh memory that the algorithm may overwrite: new memory costs more than
-what is computed in it.
+To be called once. The algorithm may overwrite the vectors that it returns, which saves new memory.
 """
 
 State = TypeVar("State")
 
 Step: TypeAlias = Generator[Vectors, Mixed, State]
-"""One iteration. Each ``yield`` sends a message to the out-neighbours and gives what waits for the mixture:
+"""One iteration. Each ``yield`` sends a message to the out-neighbours, and its value waits for the mixture:
 
     mixed = yield (x, y)  # the message is on its way
     ...                   # work that overlaps with the exchange
@@ -43,7 +42,12 @@ class Weights(Enum):
     COLUMN_STOCHASTIC = "column stochastic"
 
     def unsoundness(self, *, row_stochastic: bool, column_stochastic: bool) -> str | None:
-        """Why a mixing matrix whose rows or columns sum to one, or not, is none of these; None if it is."""
+        """Why a mixing matrix does not meet this condition; None if it does.
+
+        Args:
+            row_stochastic: whether its rows sum to one.
+            column_stochastic: whether its columns do.
+        """
         if not row_stochastic and self is Weights.DOUBLY_STOCHASTIC:
             return "the rows of the mixing matrix do not sum to one"
         return None if column_stochastic else "the columns of the mixing matrix do not sum to one"
@@ -85,8 +89,7 @@ class Algorithm(Protocol[State]):
     def step(self, state: State, gradient: Gradient) -> Step[State]:
         """One iteration; returns the state after it.
 
-        What precedes the first ``yield`` is done as soon as the state is there, at the end of the iteration
-        before.
+        What precedes the first ``yield`` is run at the end of the iteration before.
         """
 
     def estimate(self, state: State) -> Tensor:
@@ -123,7 +126,7 @@ class Analysed(Algorithm[State], Protocol[State]):
     fixed_point: ClassVar[FixedPoint]
 
     def invariant(self, states: State, gradients: Tensor) -> Vectors:
-        """What no iteration changes, whatever the wire drops; empty if there is no such thing.
+        """What no iteration changes, even with a lossy wire; empty if there is no such thing.
 
         Args:
             states: those of all sites, stacked: each field is (n, d).

@@ -13,7 +13,11 @@ A = TypeVar("A", bound="type[Analysed[Any]]")
 
 
 def register(name: str) -> Callable[[A], A]:
-    """Class decorator: make an algorithm, which says what theory promises of it, available under ``name``."""
+    """Class decorator: make an algorithm available under ``name``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
 
     def add(cls: A) -> A:
         if name in _ALGORITHMS:
@@ -32,8 +36,10 @@ def names() -> list[str]:
 def algorithm_class(name: str) -> type[Algorithm[Any]]:
     """The class registered under ``name``, or at the dotted path ``name`` of an installed package.
 
-    Raises KeyError that names the known ones, ImportError for a path whose module is not there, and
-    ClassPathError for one that leads to no algorithm.
+    Raises:
+        KeyError: the name is unknown; the message lists the known ones.
+        ImportError: the path's module does not exist.
+        ClassPathError: the path leads to no algorithm.
     """
     if "." in name:
         cls: type[Algorithm[Any]] = class_at(name)
@@ -51,7 +57,13 @@ def algorithm_class(name: str) -> type[Algorithm[Any]]:
 
 
 def create(name: str, **hyperparameters: Any) -> Algorithm[Any]:
-    """Build an algorithm; raises KeyError for an unknown name, TypeError or ValueError for bad parameters."""
+    """Build an algorithm.
+
+    Raises:
+        KeyError, ImportError, ClassPathError: as `algorithm_class` does.
+        TypeError: a hyper-parameter is unknown or missing.
+        ValueError: a hyper-parameter is outside its range.
+    """
     cls = algorithm_class(name)
     parameters = fields(cls)  # type: ignore[arg-type]  # every registered class is a dataclass
     known = [parameter.name for parameter in parameters]

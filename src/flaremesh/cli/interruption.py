@@ -16,7 +16,7 @@ class Interrupted(KeyboardInterrupt):
     """The command was told to stop.
 
     Attributes:
-        exit_code: with which it ends, as shells have it.
+        exit_code: 128 plus the signal's number, as shells report it.
     """
 
     def __init__(self, number: int):
@@ -26,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """The first signal raises Interrupted; the second lets the clearing up go on, the third ends it."""
+    """The first signal raises Interrupted, the second warns, the third ends the process at once."""
     heard = 0
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -47,7 +47,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def until_interrupted() -> Iterator[None]:
-    """A signal leaves the block and is no error."""
+    """Run the block until a signal ends it, which is no error."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         for other in _SIGNALS:

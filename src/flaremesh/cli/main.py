@@ -1,6 +1,6 @@
-"""The ``flaremesh`` command; one module per subcommand, imported when it is called.
+"""The ``flaremesh`` command: one module per subcommand, imported when it is called.
 
-So ``--help`` answers at once, and a command waits for no library that only another one needs.
+So ``--help`` answers at once, and no command waits for a library that only another one needs.
 """
 
 import os
@@ -37,17 +37,14 @@ COMMANDS: Final = {
     ),
     "down": "Stop the sites, then the server; running runs are aborted.",
 }
-"""Every command, in the order of ``--help``, with its line there: the first of the function's docstring.
+"""Every command, in the order of ``--help``, with its line there, the first line of its docstring.
 
-The function ``name`` stands in the module ``flaremesh.cli.name``.
+A command is the function of its name in the module of its name in ``flaremesh.cli``.
 """
 
 
 class Commands(TyperGroup):
-    """Imports a command when it is called, and turns the errors that a user can act on into exit codes.
-
-    This is the one place that does either.
-    """
+    """Imports a command when it is called, and turns errors that a user can act on into exit codes."""
 
     def __init__(self, **attributes: Any):
         lines = {name: TyperCommand(name, help=line) for name, line in COMMANDS.items()}
@@ -68,7 +65,7 @@ class Commands(TyperGroup):
         except FlaremeshError as error:
             raise _failure(f"Error: {error}", error.exit_code) from None
         except BrokenPipeError:
-            raise  # whoever read the output has seen enough: typer ends in silence
+            raise  # the reader of the output has ended: typer ends without a message
         except OSError as error:
             raise _failure(f"Error: {FileError.of(error)}", 1) from None
         except KeyboardInterrupt as interrupt:
@@ -85,14 +82,14 @@ def _imported(name: str | None) -> Any:
 def _failure(message: str, exit_code: int) -> typer.Exit:
     try:
         sys.stdout.flush()
-    except OSError:  # what it still holds would fail again at the end of the process
+    except OSError:  # its buffered output would fail again at the end of the process
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     typer.echo(message, err=True)
     return typer.Exit(exit_code)
 
 
 def _forgive() -> None:
-    """Print a question mark for a character that the terminal has not, instead of ending there."""
+    """Print a question mark for a character that the terminal lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")

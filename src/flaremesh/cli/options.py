@@ -37,7 +37,7 @@ def load(path: Path) -> Topology:
 
 
 def overridden(topology: Topology, **fields: Any) -> Topology:
-    """The topology with other fields of its run, as far as they are not None.
+    """The topology with those of ``fields`` in its run that are not None.
 
     Raises:
         BadParameter: a run cannot have them.
@@ -54,22 +54,22 @@ def place_of(topology: Topology, output: Path | None) -> Path:
     """The folder with everything that is made from a topology, whatever is in it now.
 
     Raises:
-        FileError: it cannot be one.
+        FileError: it cannot be a folder.
     """
     return folder(output or Path("build") / topology.name)
 
 
 def mesh_folder(topology: Topology, output: Path | None) -> Path:
-    """The same, unless it holds another mesh.
+    """The folder with everything that is made from a topology.
 
     Raises:
-        FileError: it does, or cannot be a folder.
+        FileError: it holds another mesh, or cannot be a folder.
     """
     path = place_of(topology, output)
     try:
         held = json.loads((path / LAST_TOPOLOGY).read_bytes())["name"]
     except (OSError, ValueError, TypeError, LookupError):
-        return path  # what needs that file tells what is wrong with it
+        return path  # the command that reads that file reports what is wrong with it
     if held != topology.name:
         raise FileError(
             f"{path} holds the mesh {held}, and the topology file names it {topology.name}. "

@@ -1,4 +1,4 @@
-"""Where a command may write: looked at before the work, so that no result is lost for want of a place."""
+"""Checks of where a command is to write, before it works, so that no result is lost."""
 
 import errno
 import os
@@ -20,16 +20,16 @@ class FileError(FlaremeshError):
 
     @classmethod
     def of(cls, error: OSError) -> "FileError":
-        """What the operating system says, as a sentence."""
+        """The operating system's error as a sentence."""
         where = "" if error.filename is None else f"{error.filename}: "
         return cls(f"{where}{error.strerror or error}. {_remedy(error.errno)}".strip())
 
 
 def folder(path: Path) -> Path:
-    """A folder that is there, or could be.
+    """The path itself, if it is a folder or one could be made there.
 
     Raises:
-        FileError: something else is in its place, or on the way to it.
+        FileError: a file is in its place or in that of a parent.
     """
     try:
         for place in (path, *path.parents):
@@ -45,7 +45,7 @@ def folder(path: Path) -> Path:
 
 
 def writable_folder(path: Path) -> Path:
-    """A folder into which one can write, or that can be made; it is not made yet.
+    """The path itself, if it is a folder that can be written to, or can be made; it is not made yet.
 
     Raises:
         FileError: it is neither.
@@ -60,7 +60,7 @@ def writable_folder(path: Path) -> Path:
 
 
 def writable_file(path: Path) -> Path:
-    """A file into which one can write, or that can be made; its folder is made.
+    """The path itself, if it is a file that can be written to, or can be made; its folder is made.
 
     Raises:
         FileError: it is neither.

@@ -55,7 +55,7 @@ def screen(view: MeshView, command: Callable[[str], str], console: Console) -> R
             width,
         )
     ]
-    # before the sites, who may be more than the terminal has lines
+    # before the sites, which may be more than the terminal has lines
     notes = _notes(view)
     page += [Text(note, "yellow") for note in notes[:_NOTES]]
     if len(notes) > _NOTES:
@@ -141,7 +141,7 @@ def _legend(coloured: bool) -> Iterable[Text]:
 
 
 def _notes(view: MeshView) -> list[str]:
-    """What somebody may have to do something about."""
+    """What a user may have to act on."""
     notes = [f"server: {view.server.problem}"] if view.server.problem else []
     for site in {site.name: site for run in view.runs for site in run.sites}.values():
         if site.problem:
@@ -176,8 +176,8 @@ class _Column:
     Attributes:
         name: its heading.
         cell: what it shows of a site; a column that shows nothing of any site is left out.
-        weight: a narrow terminal drops the columns with the smallest.
-        left: aligned there, numbers are to the right.
+        weight: a narrow terminal drops the columns with the smallest first.
+        left: whether it is aligned left; numbers are aligned right.
     """
 
     name: str

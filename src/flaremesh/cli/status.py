@@ -32,7 +32,7 @@ def show(status: "MeshStatus", *, as_json: bool) -> None:
     from flaremesh.cli.progress import progress_table
 
     console = Console()
-    # half an address is none
+    # folded, because half an address is of no use
     where, metrics = (Column(name, overflow="fold") for name in ("where", "metrics"))
     table = Table("participant", "state", "registered", where, metrics)
     for participant in status.participants:

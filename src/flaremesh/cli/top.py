@@ -60,7 +60,7 @@ def top(
 
 @dataclass(frozen=True)
 class _Commands:
-    """What to type for this mesh."""
+    """Makes the line to type for a command on this mesh."""
 
     topology: Path
     where: TargetKind

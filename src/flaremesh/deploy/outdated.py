@@ -1,4 +1,4 @@
-"""Who runs with another kit than the one in the mesh's folder, or than the topology file asks for."""
+"""Participants that run with another kit than the one in the mesh's folder, or in the topology file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ REMEDY: Final = "Run `flaremesh down`, then `flaremesh up`, or deploy them anew 
 
 
 def kits_in_use(target: Target, participants: Sequence[Participant]) -> dict[str, Kit]:
-    """With which kits the processes were started, of all whose agents tell."""
+    """The kits with which processes were started, by participant, as far as their agents answer."""
     told = ask_each(target, participants, PATH, Kit.model_validate_json)
     return {name: kit for name, kit in told.items() if kit}
 
@@ -27,12 +27,12 @@ def older_than_kits(in_use: Mapping[str, Kit], mesh: Path) -> list[str]:
 
 
 def say_older(names: Sequence[str], mesh: Path) -> str:
-    """What to say of the participants that ``older_than_kits`` names, and what to do."""
+    """The message about the participants that ``older_than_kits`` names."""
     return f"{', '.join(names)}: the kit in {mesh / 'kits'} is newer than the process. {REMEDY}"
 
 
 def dialled(topology: Topology) -> dict[str, dict[str, str]]:
-    """By site, the neighbours that it dials, each with the host where."""
+    """The neighbours that each site dials, with their hosts."""
     hosts: dict[str, dict[str, str]] = {site.name: {} for site in topology.sites}
     for rule in firewall.rules(topology, build(topology)):
         if rule.target != SERVER:
@@ -41,9 +41,9 @@ def dialled(topology: Topology) -> dict[str, dict[str, str]]:
 
 
 def unlike_file(topology: Topology, in_use: Mapping[str, Kit]) -> dict[str, str]:
-    """By participant, what its kit has otherwise than the topology file: neighbours, addresses or code.
+    """In what each participant's kit differs from the topology file: neighbours, addresses or code.
 
-    The address of a site that has none in the file any more is not compared: nobody dials it.
+    The address of a site that has none in the file any more is not compared, since no site dials it.
     """
     dials = dialled(topology)
     links = {
@@ -64,7 +64,7 @@ def unlike_file(topology: Topology, in_use: Mapping[str, Kit]) -> dict[str, str]
 
 
 def check_server(topology: Topology, mesh: Path) -> None:
-    """Make sure that the kits lead to the server of the topology file.
+    """Check that the kits lead to the server of the topology file.
 
     Raises:
         DeployError: they lead elsewhere.
@@ -79,10 +79,10 @@ def check_server(topology: Topology, mesh: Path) -> None:
 
 
 def check_code(topology: Topology, in_use: Mapping[str, Kit]) -> None:
-    """Make sure that all who tell of their kit let in the file that the run brings, if it does.
+    """Check that all kits in use accept the file that the run brings, if it brings one.
 
     Raises:
-        DeployError: somebody does not; NVFlare would say how many sites are missing, and not why.
+        DeployError: a kit does not; NVFlare would say how many sites are missing, and not why.
     """
     run = topology.run
     if run.problem.file and (names := [name for name, kit in in_use.items() if not kit.files]):

@@ -1,4 +1,4 @@
-"""Proxies in the environment: on many machines of institutions they are set for everybody."""
+"""Proxies in the environment, which many institutions set on all their machines."""
 
 import os
 import socket
@@ -11,16 +11,16 @@ _HERE: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def spare(host: str = _HERE[0]) -> None:
-    """From now on neither this process nor those that it starts take a proxy to this machine.
+    """Let neither this process nor those that it starts reach this machine through a proxy.
 
     Args:
-        host: a name of a machine; if it leads here, it is spared too.
+        host: a further host name; it is dialled without a proxy if it is one of this machine.
     """
     if not _set():
         return
     names = list(dict.fromkeys([*_HERE, host] if _leads_here(host) else _HERE))
     for variable in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
-        # a user who sets one of them means all; where gRPC's own is set, gRPC reads no other
+        # a user who sets one of them means all; gRPC reads its own alone where that is set
         given = os.environ.get(variable) or os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
         known = [name for name in given.split(",") if name.strip()]
         # a lone star spares all hosts already, but gRPC knows no star
@@ -29,7 +29,7 @@ def spare(host: str = _HERE[0]) -> None:
 
 
 def remark(host: str) -> str:
-    """What to add where nobody answers at ``host``: nothing, unless a proxy may be the reason."""
+    """A sentence for messages that nobody answers at ``host``; empty unless a proxy may be the reason."""
     variables = ", ".join(_set())
     if not variables or proxy_bypass(host) or _leads_here(host):
         return ""

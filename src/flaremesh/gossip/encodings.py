@@ -1,7 +1,7 @@
 """How a vector is written on the wire.
 
-An encoding works block by block, on whatever device the vector is. Numbers are in the machine's byte order:
-that of all sites is little-endian.
+An encoding works block by block, on whatever device the vector is. Numbers are in the machine's byte order,
+which is little-endian at all sites.
 """
 
 import math
@@ -21,7 +21,7 @@ SCALED = 1024
 RANKED = 1 << 16
 """Entries of which top-k sends the greatest: a place among them takes two bytes."""
 
-_ALIGNMENT = 8  # bytes: of what follows an encoded vector in a message
+_ALIGNMENT = 8  # bytes; each vector of a message starts at a multiple of it
 _CASTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -30,9 +30,9 @@ class Encoding(Protocol):
 
     @property
     def contractive(self) -> bool:
-        """Whether it drops so much that what it drops must be kept and sent later (see PublicCopies).
+        """Whether it drops so much that the rest must be sent later, by PublicCopies.
 
-        Of such an encoding C only ‖C(x) − x‖² ≤ (1 − ω)‖x‖² is known.
+        All that is required of such an encoding C is ‖C(x) − x‖² ≤ (1 − ω)‖x‖² for some ω > 0.
         """
 
     def size(self, length: int) -> int:
@@ -42,7 +42,7 @@ class Encoding(Protocol):
         """The bytes (size,) uint8 of the vector with these blocks."""
 
     def check(self, data: Tensor, length: int) -> None:
-        """Make sure that bytes (size,) on the CPU hold a vector (length,).
+        """Check that bytes (size,) on the CPU hold a vector (length,).
 
         Raises:
             ValueError: they hold something else; the message says what.
@@ -69,7 +69,7 @@ class Exact(Encoding):
 
     @override
     def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
-        """The bytes of a vector at hand, which are not copied."""
+        """The bytes of the vector, which are not copied: its blocks must be views of it."""
         return blocks(0, work.length, work.scratch[0]).view(torch.uint8)
 
     @override
@@ -78,7 +78,7 @@ class Exact(Encoding):
 
     @override
     def decode(self, data: Tensor, length: int) -> Blocks:
-        if data.storage_offset() % self.dtype.itemsize:  # behind an odd number of narrower entries
+        if data.storage_offset() % self.dtype.itemsize:  # not aligned: narrower entries precede it
             data = data.clone()
         return entries_of(data.view(self.dtype))
 
@@ -135,7 +135,7 @@ class Scaled(Encoding):
     @property
     @override
     def contractive(self) -> bool:
-        """The error of few bits counts."""
+        """True for integers, whose rounding error is too great to be ignored."""
         return not self.narrow.is_floating_point
 
     @override
@@ -168,7 +168,7 @@ class Scaled(Encoding):
 
     @override
     def decode(self, data: Tensor, length: int) -> Blocks:
-        """One multiplication an entry, so that all sites read the very same numbers."""
+        """Entry times scale: a single multiplication, so that all sites get the very same numbers."""
         scales, narrow = self._columns(data, length)
 
         def blocks(start: int, stop: int, scratch: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ class TopK(Encoding):
 
 
 def encoding_of(wire: Wire, dtype: torch.dtype) -> Encoding:
-    """How the run option ``wire`` writes vectors of ``dtype``: never wider than they are."""
+    """The encoding of vectors of ``dtype`` for the run option ``wire``; it is never wider than ``dtype``."""
     match wire.encoding:
         case "float32" | "bfloat16" if _CASTS[wire.encoding].itemsize < dtype.itemsize:
             return Cast(_CASTS[wire.encoding])
@@ -283,7 +283,7 @@ def encodings(wire: Wire, vectors: Sequence[Tensor], exact_last: bool) -> list[E
 
 
 def message_bytes(wire: Wire, vectors: Sequence[Tensor], exact_last: bool = False) -> int:
-    """Bytes of a message."""
+    """Length in bytes of a message with these vectors."""
     chosen = encodings(wire, vectors, exact_last)
     return sum(encoding.size(vector.numel()) for encoding, vector in zip(chosen, vectors, strict=True))
 
@@ -330,7 +330,7 @@ def _aligned(size: int) -> int:
 
 
 def _blank(take: Take, size: int) -> Tensor:
-    """Bytes whose padding says nothing of what was in that memory before."""
+    """Memory for an encoded vector, whose padding is zeroed so that no old content is sent."""
     data = take(size, torch.uint8)
     data[-_ALIGNMENT:].zero_()
     return data

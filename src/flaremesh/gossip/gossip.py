@@ -26,7 +26,7 @@ class Mixture(NamedTuple):
     """What a site has mixed.
 
     Attributes:
-        vectors: fresh ones, in the order of the message.
+        vectors: in the order of the message, in memory of their own.
         distance: 2-norm of Σ_j (w_ij − δ_ij) p_j for the first vector; on a GPU a 0-d tensor.
     """
 
@@ -40,9 +40,9 @@ class _Channel:
     Args:
         like: such a vector (d,).
         encoding: how it is written.
-        step: γ; only what is contractive needs a small one.
+        step: γ; it applies to contractive encodings, the others step by 1.
         start: where it begins in the message, in bytes.
-        take: see Workspace.
+        take: where the memory of results comes from.
     """
 
     def __init__(self, like: Tensor, encoding: Encoding, step: float, start: int, take: Take):
@@ -78,14 +78,14 @@ class _Channel:
 
 
 class _OneThread:
-    """Keeps torch from dividing blocks between threads, which would meet after each.
+    """Keeps torch from dividing blocks between threads while a site mixes.
 
-    Links encrypt while sites mix: a thread that they keep from its core would hold up the others every time.
+    torch's threads wait for each other after each block, and so for any whose core the links use to encrypt.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._mixing = 0  # sites, of those in this process
+        self._mixing = 0  # number of sites in this process that are mixing
         self._threads = 1
 
     def __enter__(self) -> None:
@@ -107,11 +107,11 @@ class _OneThread:
 
 
 _one_thread = _OneThread()
-_DIVIDED = 1 << 15  # entries, from which on torch divides the work on a vector between threads
+_DIVIDED = 1 << 15  # from so many entries on, torch divides the work on a vector between threads
 
 
 class Gossip:
-    """Mixes one exchange of a run's iterations: ``publish`` and ``mix`` in turn, once an iteration.
+    """Mixes one exchange in every iteration of a run: call ``publish``, then ``mix``, once an iteration.
 
     Args:
         wire: how vectors are written.
@@ -130,9 +130,9 @@ class Gossip:
         self._channels: list[_Channel] = []
 
     def publish(self, vectors: Sequence[Tensor]) -> list[Payload]:
-        """What the out-neighbours are to be told of ``vectors``, each (d,), all of one dtype and device.
+        """The message that tells the out-neighbours of ``vectors``, all flat, of one dtype and device.
 
-        Nobody may write to the vectors from now on: what is sent as it is, is not copied.
+        Nobody may write to the vectors from now on: an exact wire sends them from where they are.
         """
         if not self._channels:
             self._open(vectors)
@@ -143,7 +143,7 @@ class Gossip:
         return self._staging.download(encoded)
 
     def mix(self, hood: Neighborhood, received: Mapping[str, Payload]) -> Mixture:
-        """The next vectors from what was published and from what the in-neighbours sent.
+        """Mix what was published last with what the in-neighbours sent.
 
         Raises:
             LinkError: a message does not fit; names its sender.

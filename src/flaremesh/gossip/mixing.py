@@ -3,7 +3,7 @@
 With p_j = x_j and γ = 1 this is X⁺ = WX. With any other p it still keeps Σ_i x_i, because the columns of W
 sum to one and those of W − I to zero.
 
-Memory is read once and written once, in blocks that stay in the cache.
+Vectors are worked on in blocks that stay in the cache, so that memory is read once and written once.
 """
 
 import math
@@ -23,7 +23,7 @@ The blocks of a vector are asked for once each, in ascending order; scratch has 
 """
 
 Take: TypeAlias = Callable[[int, torch.dtype], Tensor]
-"""A vector of so many entries of a dtype, of whatever content, on the device of the vectors."""
+"""(length, dtype) -> uninitialised memory (length,) on the device of the vectors."""
 
 
 class Term(NamedTuple):
@@ -43,8 +43,8 @@ class Workspace:
     Attributes:
         length: d.
         spans: (start, stop) of the blocks; one on a GPU, where a call costs more than memory.
-        scratch: memory for two blocks; whoever uses it is done before another one begins.
-        take: see above.
+        scratch: memory for two blocks, used by one function at a time.
+        take: where the memory of results comes from.
     """
 
     def __init__(self, like: Tensor, take: Take):
@@ -67,7 +67,7 @@ def mix(own: Tensor, terms: Sequence[Term], step: float, work: Workspace) -> tup
         step: γ.
         work: for vectors like ``own``.
     """
-    # divided by the first weight, the sum needs no pass that only multiplies
+    # the sum is computed divided by the first weight, which saves a pass that would only multiply
     (lead, first), *others = terms
     # half precision would overflow at 65504, and add nothing to a sum of some thousands
     norm_dtype = torch.promote_types(own.dtype, torch.float32)
@@ -87,10 +87,10 @@ def mix(own: Tensor, terms: Sequence[Term], step: float, work: Workspace) -> tup
 
 
 def entries_of(vector: Tensor) -> Blocks:
-    """The blocks of a vector at hand."""
+    """The blocks of a vector, as views of it."""
     return lambda start, stop, scratch: section(vector, start, stop)
 
 
 def section(vector: Tensor, start: int, stop: int) -> Tensor:
-    """Entries ``start`` to ``stop``; the whole vector costs nothing."""
+    """Entries ``start`` to ``stop``; the vector itself, without a new tensor, if these are all."""
     return vector if stop - start == vector.numel() else vector[start:stop]

@@ -17,14 +17,14 @@ class Publication(Protocol):
         """The bytes uint8 that tell the out-neighbours of ``vector`` (d,)."""
 
     def own(self) -> Blocks:
-        """What they know of it once they have read them; to be asked for once an iteration."""
+        """What they know of it once they have read these bytes; called once an iteration."""
 
     def of(self, peer: str, data: Tensor) -> Blocks:
-        """What is known of the vector of ``peer``, who sent the bytes ``data``; once an iteration."""
+        """What is known of the vector of ``peer``, which sent ``data``; called once an iteration."""
 
 
 class Values(Publication):
-    """p_j = Q(x_j): each message stands for itself.
+    """p_j = Q(x_j): no message depends on an earlier one.
 
     Args:
         encoding: Q.
@@ -51,10 +51,10 @@ class Values(Publication):
 class PublicCopies(Publication):
     """p_j = x̂_j with x̂_j⁺ = x̂_j + C(x_j − x̂_j), x̂_j⁰ = 0: CHOCO-Gossip.
 
-    Koloskova, Stich and Jaggi 2019, arXiv 1902.00340, algorithm 1. Every site keeps copies of its own and its
-    in-neighbours' vectors, as far as they are public, and tells what changed. What the compressor drops stays
-    in the difference, so that the error vanishes as the sites agree. All copies of a vector are made from the
-    same bytes by the same operations, so that rounding cannot drive them apart.
+    Koloskova, Stich and Jaggi 2019, arXiv 1902.00340, algorithm 1. Every site keeps public copies of its own
+    and its in-neighbours' vectors, and sends the compressed difference to its own. What the compressor drops
+    stays in the difference, so that the error vanishes as the sites agree. All copies of a vector are made
+    from the same bytes by the same operations, so that rounding cannot drive them apart.
 
     Args:
         encoding: C.

@@ -10,20 +10,20 @@ from typing_extensions import override
 from flaremesh.links import Payload
 from flaremesh.links.buffers import Buffer, BufferPool
 
-_POOLED_BYTES = 1 << 18  # from here on, fresh memory costs more than all that is done in it
+_POOLED_BYTES = 1 << 18  # from this size on, fresh memory costs more time than what is computed in it
 
 
 class Staging(Protocol):
     """Brings encoded vectors and messages, (bytes,) uint8, to where they are needed next."""
 
     def take(self, length: int, dtype: torch.dtype) -> Tensor:
-        """Memory for ``length`` entries of ``dtype``, of whatever content, beside the vectors."""
+        """Uninitialised memory for ``length`` entries of ``dtype``, on the device of the vectors."""
 
     def download(self, encoded: Sequence[Tensor]) -> list[Payload]:
         """Encoded vectors in host memory, as links take them: complete, and never changed again."""
 
     def upload(self, message: Tensor) -> Tensor:
-        """A message from host memory, beside the vectors."""
+        """A message from host memory, on the device of the vectors."""
 
 
 class HostStaging(Staging):
@@ -80,13 +80,13 @@ class DeviceStaging(Staging):
             done = self._streams.Event()
             done.record(self._copies)
         done.synchronize()
-        self._uploading.clear()  # they were on this stream before
+        self._uploading.clear()  # these uploads preceded on the same stream, so they are complete
         return [tensor.numpy().data for tensor in arrived]
 
     @override
     def upload(self, message: Tensor) -> Tensor:
         staged = torch.from_numpy(self._pool.take(message.numel())).copy_(message)
-        self._uploading.append(staged)  # until it has left, which only the GPU knows
+        self._uploading.append(staged)  # kept until the GPU has read it
         with self._streams.stream(self._copies):
             arrived = staged.to(self._device, non_blocking=True)
         stream = self._streams.current_stream(self._device)
@@ -102,7 +102,7 @@ def staging_for(device: torch.device) -> Staging:
 
 
 def bytes_of(payload: Payload) -> Tensor:
-    """What has arrived, (bytes,) uint8 in host memory, without a copy where torch allows it."""
+    """A payload as (bytes,) uint8 in host memory, without a copy where its memory is writable."""
     if memoryview(payload).readonly:
         payload = memoryview(bytearray(payload))  # torch wants writable memory, though nobody writes to it
     return torch.frombuffer(payload, dtype=torch.uint8)

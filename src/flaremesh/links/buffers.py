@@ -1,4 +1,4 @@
-"""Large buffers used in turn: fresh memory costs more in page faults than in copying."""
+"""Large buffers that are used again: page faults of fresh memory would take longer than copying into it."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""What a way for messages to travel has to offer; `assemble` is the only one that knows which there are."""
+"""The interface of a carrier, which is one way for messages to travel; `assemble` alone knows them all."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -40,7 +40,7 @@ class Unable(NamedTuple):
 
     Attributes:
         cause: in words.
-        by_design: the mesh was provisioned so; otherwise something is wrong, and the edge is worse off.
+        by_design: True where the mesh was provisioned without such a link, False where making it failed.
     """
 
     cause: str
@@ -118,7 +118,7 @@ class Carrier(ABC):
         """Free all resources, after what was sent has been acknowledged or ``patience`` seconds are over."""
 
     def attend(self, keys: Collection[Key]) -> None:  # noqa: B027  (most carriers have nothing to do here)
-        """Called by the thread that is about to wait for ``keys``: it may read them in by itself."""
+        """Called by the thread that will wait for ``keys`` next: a carrier may use it to read them."""
 
     def condition(self, peer: str) -> str | None:
         """What is known of the link from an in-neighbour, in words; None where this carrier has none."""

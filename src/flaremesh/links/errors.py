@@ -7,7 +7,7 @@
     ├── PeerBehind     a peer does not take what is sent to it
     └── RunAborted     the run was aborted
 
-Each message names the peer and the cause, and stands for itself.
+Each message names the peer and the cause, and needs nothing else to be understood.
 """
 
 from collections.abc import Collection, Mapping
@@ -34,7 +34,7 @@ class PeerTimeout(LinkError):
         peers: the in-neighbours.
         iteration: of the message; negative before the first.
         seconds: that were waited.
-        conditions: what is known of a peer's link, such as "its link is up, so it is slow".
+        conditions: what is known of a peer's link, in words, by peer.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The unit on the wire: a fixed header, then a piece of a message.
 
-Every link that crosses a process carries these frames; a link that relays adds nothing to them.
+Direct connections and the relay carry the same frames.
 """
 
 import struct
@@ -22,10 +22,10 @@ class Kind(IntEnum):
 
     DATA = 0  # a piece of a message
     ACK = 1  # what has arrived of the opposite direction
-    REPEAT = 2  # DATA that may have arrived over another link before
+    REPEAT = 2  # DATA that may have arrived by another carrier before
     HELLO = 3  # the first frame of a connection; answered by an ACK
     REFUSED = 4  # the answer to whoever may not connect; the payload says why, and nothing follows
-    END = 5  # the sender has nothing more to send; answered by an ACK
+    END = 5  # the edge ends: its sender has sent all (answered by an ACK), or its receiver wants no more
 
 
 _KINDS = tuple(Kind)  # by number; Kind(number) would take half a microsecond of every frame
@@ -43,7 +43,7 @@ class Frame(NamedTuple):
     """One frame.
 
     Attributes:
-        kind: what it is for; an ACK has no payload and uses only ``acknowledged``.
+        kind: what it is for; ACK, HELLO and END have no payload and use only ``acknowledged``.
         sequence: number of this frame on its directed edge, from 1.
         acknowledged: all frames up to this number of the opposite edge have arrived.
         iteration: iteration of the message; negative numbers are the link's own.

@@ -17,11 +17,8 @@ _POLL_SECONDS = 0.2  # an abort is noticed within so long: NVFlare's signal can 
 class Inbox:
     """Thread-safe store of arrived messages; a message is taken once.
 
-    Args:
-        cancelled: polled while waiting.
-
     Attributes:
-        cancelled: the same.
+        cancelled: whether the run has been aborted; polled while waiting.
     """
 
     def __init__(self, cancelled: Cancelled):
@@ -81,9 +78,18 @@ class Inbox:
     def take(
         self, keys: Collection[Key], timeout: float, came: Callable[[str, float], None] | None = None
     ) -> dict[Key, Payload]:
-        """Wait for all ``keys``; see Link.receive for what is raised.
+        """Wait for all ``keys``, and remove their messages from the store.
 
-        ``came`` is told each sender, and when its message came by ``time.perf_counter``.
+        Args:
+            keys: names of the messages.
+            timeout: seconds to wait at most.
+            came: called with the sender of each message and when it came, by ``time.perf_counter``.
+
+        Raises:
+            PeerTimeout: names the peers whose messages did not come.
+            RunAborted: while waiting.
+            LinkClosed: after ``close``.
+            LinkError: what `fail` was told.
         """
         deadline = time.monotonic() + timeout
         with self._arrived:

@@ -12,10 +12,10 @@ MAX_MESSAGE_BYTES: Final = 4 << 30
 
 MAX_UNTAKEN_MESSAGES: Final = 4096
 MAX_UNTAKEN_BYTES: Final = 8 << 30
-"""Of what is sent to one peer, so much is kept until the peer has taken it."""
+"""So much is kept of what one peer has not acknowledged; more raises PeerBehind."""
 
 FLUSH_SECONDS: Final = 5.0
-"""The patience of a link that ends, unless it is told otherwise."""
+"""For so long a link that is closed waits by default until what was sent has been acknowledged."""
 
 Payload: TypeAlias = bytes | memoryview
 Cancelled: TypeAlias = Callable[[], bool]
@@ -23,7 +23,13 @@ Cancelled: TypeAlias = Callable[[], bool]
 
 
 class Key(NamedTuple):
-    """Names one message of a run; a link belongs to one run, so the run is not part of it."""
+    """Names one message of a run; a link belongs to one run, so the run is not part of it.
+
+    Attributes:
+        iteration: from 0; negative before the first iteration.
+        stage: number of the exchange in this iteration, from 0.
+        sender: name of the site that sends the message.
+    """
 
     iteration: int
     stage: int
@@ -33,19 +39,19 @@ class Key(NamedTuple):
 class Refusal(StrEnum):
     """Why something that arrived was dropped."""
 
-    MALFORMED = "malformed"
-    VERSION = "version"
-    RUN = "run"
-    OVERSIZED = "oversized"
-    REPLAYED = "replayed"
-    EARLY = "early"
-    STRANGER = "stranger"
-    SILENT = "silent"
-    OVERLOAD = "overload"
-    HANDSHAKE = "handshake"
-    EXPIRED = "expired"
-    UNTRUSTED = "untrusted"
-    REJECTED = "rejected"
+    MALFORMED = "malformed"  # no frame, or one that nobody sends there
+    VERSION = "version"  # a frame of another version of the protocol
+    RUN = "run"  # a frame of another run
+    OVERSIZED = "oversized"  # a message longer than a link carries, or than memory holds
+    REPLAYED = "replayed"  # a message that had arrived before, on a direct link
+    EARLY = "early"  # its sender is too far ahead: the relay sends it again later
+    STRANGER = "stranger"  # the sender is no neighbour in this run
+    SILENT = "silent"  # a connection did not finish handshake and greeting in time
+    OVERLOAD = "overload"  # a connection made room for newer ones
+    HANDSHAKE = "handshake"  # a connection that does not speak TLS 1.3, or that ended in its handshake
+    EXPIRED = "expired"  # a certificate that has expired
+    UNTRUSTED = "untrusted"  # no certificate, or one that does not come from the mesh's root
+    REJECTED = "rejected"  # the other end does not accept this site's certificate
 
 
 def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
@@ -89,7 +95,7 @@ class Link(Protocol):
         Raises:
             LinkError: the peer is no out-neighbour or out of reach for good, or the message is too long.
             LinkRefused: one end does not accept the other.
-            PeerBehind: the peer takes nothing.
+            PeerBehind: too much waits for the peer already.
             RunAborted: after ``close``, which followed from that.
             LinkClosed: after any other ``close``.
         """
@@ -129,4 +135,4 @@ class LinkObserver(Protocol):
         """A message of ``peer`` was waited for so long."""
 
     def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
-        """From now on ``kind`` carries what is sent to ``peer``, and ``wanted`` would if it could."""
+        """Messages to ``peer`` now go by ``kind``; they would go by ``wanted`` if nothing were wrong."""

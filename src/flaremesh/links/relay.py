@@ -119,9 +119,11 @@ class RelayCarrier(Carrier):
 
     @override
     def open(self, addresses: Mapping[str, Address], lost: Lost, timeout: float) -> Mapping[str, Unable]:
-        """Exchange greetings with all neighbours, so that no later message is early.
+        """Exchange greetings with all neighbours, so that no later message finds a peer that is not up.
 
-        Raises PeerTimeout naming the silent peers, or RunAborted.
+        Raises:
+            PeerTimeout: names the silent peers.
+            RunAborted: while waiting for them.
         """
         for peer in self._outgoing:
             self.send(peer, Message(Key(_HELLO, 0, self._edges.site), [b""], 0))
@@ -181,7 +183,7 @@ class RelayCarrier(Carrier):
         if frame.total > self._edges.max_message_bytes:
             self._observer.refused(sender, Refusal.OVERSIZED)
             return
-        # no honest sender goes beyond its window, or sends pieces of nothing
+        # no honest sender goes beyond its window, or sends empty pieces of a message that is not empty
         if frame.sequence > edge.received + _WINDOW_FRAMES or len(frame.payload) == 0 < frame.total:
             self._observer.refused(sender, Refusal.MALFORMED)
             return
@@ -227,7 +229,7 @@ class RelayCarrier(Carrier):
                 edge.bytes -= len(frame.payload)
                 edge.messages -= frame.offset + len(frame.payload) == frame.total
             edge.progress = time.monotonic()
-            # back to normal by and by: a server that is merely slow must not get everything twice
+            # halved, not reset: a server that is merely slow must not get everything twice
             edge.patience = max(edge.patience / 2, _RESEND_SECONDS)
             self._state.notify_all()
         self._fill_window(peer)
@@ -294,7 +296,7 @@ class RelayCarrier(Carrier):
     def _flush(self, timeout: float, silence: float = math.inf) -> set[str]:
         """Wait until everything is acknowledged; returns the peers that did not answer in time.
 
-        ``silence`` is for how long nothing may be acknowledged: who is gone took the last word along.
+        It gives up after ``silence`` seconds without any acknowledgement: a peer that has ended sends none.
         """
         started = heard = time.monotonic()
         before = None

@@ -43,7 +43,7 @@ class RoutedLink(Link):
 
         Raises:
             LinkError: no carrier carries to an out-neighbour.
-            LinkRefused: an end does not accept the other, whatever else might carry.
+            LinkRefused: one end does not accept the other; then no other carrier is tried.
             PeerTimeout: names silent peers.
             RunAborted: while waiting for them.
         """

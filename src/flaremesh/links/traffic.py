@@ -21,10 +21,10 @@ class TrafficCounter(LinkObserver):
     Attributes:
         sent_messages: by peer, one per attempt.
         sent_bytes, received_bytes: payload bytes by peer.
-        waits: seconds by peer.
-        refusals: by peer, empty for whoever is none, and reason.
-        links: what carries the messages to each peer.
-        wanted: what would carry them if it could.
+        waits: seconds spent waiting for messages, by peer.
+        refusals: how many, by peer and reason; the peer is empty where the sender is no neighbour.
+        links: kind of the carrier of the messages to each peer.
+        wanted: kind of the one that would carry them if nothing were wrong, by peer.
     """
 
     def __init__(self, peers: Collection[str]):
@@ -52,7 +52,7 @@ class TrafficCounter(LinkObserver):
 
     @override
     def refused(self, peer: str, reason: Refusal) -> None:
-        # whoever is no neighbour chose its own name: nothing may grow with it
+        # strangers share one entry, since they choose their names: memory must not grow with them
         with self._counting:
             self.refusals[peer if peer in self._peers else _STRANGER, reason] += 1
 
@@ -62,5 +62,5 @@ class TrafficCounter(LinkObserver):
 
     @override
     def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
-        self.wanted[peer] = wanted.value  # plain: they go into messages and files
+        self.wanted[peer] = wanted.value  # a plain string, since it goes into messages and files
         self.links[peer] = kind.value

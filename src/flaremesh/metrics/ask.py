@@ -23,11 +23,11 @@ COMMAND: Final = ("python", "-m", "flaremesh.metrics.ask")
 SECONDS: Final = 40.0
 """Longer than the longest answer takes."""
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to an agent
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # agents are asked without a proxy
 
 
 def ask(url: str) -> int:
-    """Print what the agent answers, and say how that went as an exit code.
+    """Print what the agent answers; returns the exit code, 0 if the answer has status 200.
 
     Args:
         url: what to ask for; a mere path is that of this machine's agent.

@@ -33,8 +33,8 @@ class Exporter:
         host: address to bind.
         port: port to bind; 0 takes a free one.
         collectors: the metrics.
-        missing: see Missing; called for every request.
-        examine: see Examine; called for every request.
+        missing: says what keeps the participant from taking part; called for every request.
+        examine: makes the report; called for every request.
         documents: further JSON, by path.
 
     Raises:

@@ -125,7 +125,7 @@ class RunMetric(Enum):
     NON_FINITE = Metric(
         "non_finite_values_total",
         "counter",
-        "Iterations with a NaN or infinite loss, distance or estimate.",
+        "Iterations with a NaN or infinity in the loss, the distances or the next message.",
     )
     NEIGHBORS = Metric("neighbors", "gauge", "Sites whose values this site mixes.")
     MIXING_WEIGHT = Metric(
@@ -193,7 +193,7 @@ class AgentMetric(Enum):
 
 OF_THE_SERVER = (AgentMetric.REGISTERED_SITES, AgentMetric.SHARED, AgentMetric.SERVER_BYTES)
 OF_SITES = (AgentMetric.REGISTERED,)
-"""Agents' metrics that only the server, or only sites have."""
+"""Metrics that only the agent of the server has, and those that only the agents of sites have."""
 
 SHAREABLE = {
     metric.value.name: metric for metric in (*RunMetric, *AgentMetric) if metric not in OF_THE_SERVER

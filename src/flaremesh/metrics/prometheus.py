@@ -31,7 +31,7 @@ DIRECTORY_VARIABLE: Final = "FLAREMESH_METRICS_DIR"
 """Environment variable with the directory that a site's exporter and the processes of its runs share."""
 
 PAGE_SECONDS: Final = 1.0
-"""How old what a scraper sees may be."""
+"""So often a run's process renews what a scraper sees."""
 
 _EVALUATED = {"loss": RunMetric.VALIDATION_LOSS, "accuracy": RunMetric.VALIDATION_ACCURACY}
 
@@ -49,7 +49,7 @@ class PrometheusSink(Collector, MetricsSink):
         schedule: the site's neighbourhood in each phase.
         traffic: what its links count.
         step_size: the algorithm's, None where it has none.
-        predicted_contraction: see RunMetric.PREDICTED_CONTRACTION, None where theory has none.
+        predicted_contraction: factor of the consensus distance per iteration of mixing, None if unknown.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class PrometheusSink(Collector, MetricsSink):
         self._gauges[RunMetric.INNOVATION_NORM] = record.innovation
 
     def collect(self) -> Iterator[Family]:
-        """All that is known now."""
+        """The metrics with their present values."""
         yield self._family(RunMetric.INFO, {self._run: 1})
         yield self._family(RunMetric.STATE, {(state,): state is self._state for state in RunState})
         yield self._family(RunMetric.ITERATIONS, {(): self._iterations})

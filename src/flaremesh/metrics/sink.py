@@ -18,13 +18,13 @@ class Iteration:
     Attributes:
         iteration: 1 after the first iteration.
         loss: training loss on the mini-batch; None without a gradient, and in a file where it is not finite.
-        consensus_distance: ‖x_i − Σ_j w_ij x_j‖₂ before the step: what a site can know of ‖X − JX‖; x_i is
-            the first vector of the first exchange. The seconds below are summed over all exchanges.
-        seconds: of the iteration, wall clock.
+        consensus_distance: ‖x_i − Σ_j w_ij x_j‖₂ before the step, where x_i is the first vector of the first
+            exchange. It is what a site can know of ‖X − JX‖.
+        seconds: of the iteration, wall clock. Those below are parts of it, summed over all exchanges.
         wait_seconds: of that, waiting for neighbours.
         gradient_seconds: of that, computing gradients.
-        overlap_seconds: of that, own work while an exchange was under way. Where something is left to wait
-            for, overlap / (overlap + wait) of the exchanges is hidden behind it.
+        overlap_seconds: of that, own work while an exchange was under way. Where there is still something to
+            wait for, overlap / (overlap + wait) of the exchanges' time is hidden behind work.
         send_seconds: of that, encoding the message and handing it to the links.
         mix_seconds: of that, decoding the neighbours' messages and mixing.
         finite: neither loss, distances nor what is sent next has a NaN or an infinity.
@@ -64,9 +64,9 @@ class Norms:
     Attributes:
         iteration: as in Iteration.
         gradient: 2-norm of the iteration's gradient, None without one.
-        innovation: 2-norm of what the site added to the mix, u_i in m_i⁺ = Σ_j w_ij m_j + u_i, where m_i is
-            the first vector of an iteration's first message. It keeps the sites apart: ‖(I − W)M‖ settles
-            below 2‖U‖/(1 − ρ).
+        innovation: 2-norm of what the site added to the mixture, u_i in m_i⁺ = Σ_j w_ij m_j + u_i, where m_i
+            is the first vector of an iteration's first message. It is what keeps the sites apart: ‖(I − W)M‖
+            settles below 2‖U‖/(1 − ρ).
     """
 
     iteration: int

@@ -40,7 +40,7 @@ def is_held(directory: Path, slot: int) -> bool:
 
 
 def clear(directory: Path) -> None:
-    """Make an empty directory for a site that starts; other files in it stay."""
+    """Make the directory for a site that starts, without pages and locks of earlier runs."""
     directory.mkdir(parents=True, exist_ok=True)
     for file in directory.glob("slot-*"):
         file.unlink()

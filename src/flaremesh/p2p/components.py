@@ -1,6 +1,7 @@
-"""The classes of flaremesh that a job may name as NVFlare components: its allow-list, entry by entry.
+"""The classes of flaremesh that a job may name as NVFlare components, for the allow-list of the kits.
 
-A prefix such as ``flaremesh.`` would allow every function below it, and some import what their arguments say.
+They are listed one by one: a prefix such as ``flaremesh.`` would allow every function below it, and some
+functions import what their arguments name.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""A run's ``extra``, which may come from anybody's code: each value checked where it is used."""
+"""Values of a run's ``extra``, which users' code may write: each is checked where it is read."""
 
 import math
 from collections.abc import Mapping
@@ -14,9 +14,16 @@ class ExtraError(FlaremeshError):
 
 
 def whole(extra: Mapping[str, Any], name: str, least: int | None = 0, default: int | None = None) -> int:
-    """A whole number of at least ``least``, of any size if that is None, also where it is written 10.0.
+    """The whole number ``name``, which may be written 10.0.
 
-    Raises ExtraError for anything else, and for none where there is no ``default``.
+    Args:
+        extra: the run's.
+        name: of the value.
+        least: its least value; None takes any.
+        default: the value where there is none; None demands one.
+
+    Raises:
+        ExtraError: it is missing or anything else.
     """
     value = extra.get(name, default)
     number = _number(value)
@@ -42,7 +49,7 @@ def flag(extra: Mapping[str, Any], name: str, default: bool) -> bool:
 
 
 def planned_iterations(extra: Mapping[str, Any]) -> int:
-    """For those who only show it: 0 where the run does not say, because its code may count otherwise."""
+    """Number of iterations to show; 0 where ``extra`` has none, since ported code may name it otherwise."""
     try:
         return whole(extra, "iterations")
     except ExtraError:

@@ -1,4 +1,4 @@
-"""What starts the processes of jobs, under the names that kits give it."""
+"""The launchers of job processes under their old paths, which kits name."""
 
 from flaremesh.p2p.nvflare.launchers import ServerJobLauncher, SiteJobLauncher
 

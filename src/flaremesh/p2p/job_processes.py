@@ -1,4 +1,4 @@
-"""Ends what still works on a run: ``python -m flaremesh.p2p.job_processes RUN SECONDS``."""
+"""Ends processes that still work on a run: ``python -m flaremesh.p2p.job_processes RUN SECONDS``."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ COMMAND: Final = ("python", "-m", "flaremesh.p2p.job_processes")
 
 
 def end(run_id: str, timeout: float) -> None:
-    """Wait until no process of this machine or container works on a run; then kill those that still do.
+    """Wait until no process of this machine or container works on a run, then kill those that still do.
 
     Args:
         run_id: id of the run.

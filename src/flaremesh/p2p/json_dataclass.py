@@ -1,4 +1,4 @@
-"""Dataclasses that are JSON in a job's configuration, and Python on both sides of it."""
+"""Dataclasses that travel as JSON in a job's configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NetworkError(FlaremeshError, ValueError):
 
 
 class _Instance:
-    """Has the attributes that Python keeps in ``__dict__``; the property of this name below hides them."""
+    """Keeps the attributes: below, a property replaces ``__dict__``, where Python would look for them."""
 
 
 _attributes = vars(_Instance)["__dict__"].__get__
@@ -120,10 +120,10 @@ def plain(value: Any) -> Any:
 
 
 def require_json(value: Any, place: str) -> None:
-    """Make sure that JSON knows all that ``value`` holds; ``place`` says in messages where it is.
+    """Check that JSON has the types of all that ``value`` holds; ``place`` says in messages where it is.
 
     Raises:
-        NetworkError: naming the place inside and the type.
+        NetworkError: it does not; the message names the place inside and the type.
     """
     if isinstance(value, dict):
         for key, item in value.items():

@@ -1,10 +1,10 @@
 """Values of `_exchange_values` as bytes: numbers, texts, arrays and tensors, and collections of them.
 
 A message is the length of its structure, the structure, and the bytes of its arrays, which are copied once
-when sent and not at all when received. The structure is a flat row of msgpack's numbers, texts and bytes, in
-which a mark of a kind and a count says what the values behind it make: a list of so many, an array of so many
-dimensions. Nothing that arrives is executed, and every value costs bytes of the message, so that a received
-one takes a bounded multiple of its message's length, whatever a hostile peer writes.
+when sent and not at all when received. The structure is a flat sequence of msgpack's numbers, texts and
+bytes. In it a mark, a kind and a count, says what the following values form: a list of so many items, an
+array of so many dimensions. Nothing that arrives is executed. Every value costs bytes of the message, so that
+a decoded message takes a bounded multiple of its length in memory, whatever a hostile peer writes.
 """
 
 import math
@@ -24,12 +24,14 @@ from torch import Tensor
 
 _LIST, _TUPLE, _SET, _FROZENSET, _DICT, _ORDERED_DICT = range(6)
 _NDARRAY, _TENSOR, _NUMPY_NUMBER, _COMPLEX, _BIG_INT, _DATETIME = range(6, 12)
-_FLAT = 64  # added to the kind of a sequence without further marks, which is read at msgpack's own speed
+_FLAT = 64  # added to the kind of a sequence without marks inside: msgpack reads it without a loop here
 
 _COUNT = struct.Struct("<Q")
-_ALIGNMENT = 16  # of every array in the message
+_ALIGNMENT = 16  # bytes; every array starts at a multiple of it
 _MAX_DEPTH = 100  # of lists, tuples, sets and dicts in one another
-_MAX_EQUAL_HASHES = 64  # 35 powers of two share one, as floats; many keys of one hash make a dict slow
+_MAX_EQUAL_HASHES = (
+    64  # many keys of one hash make a dict slow; honest ones are at most 35, powers of two as floats
+)
 
 _LEAVES: Final = frozenset({type(None), bool, int, float, str, bytes})
 _SEQUENCES: Final[dict[int, Callable[[Iterable[Any]], Collection[Any]]]] = {
@@ -56,7 +58,7 @@ _TORCH_DTYPES: Final[dict[str, torch.dtype]] = {
         *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"),
         *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
     )
-    if hasattr(torch, name)  # the youngest are not in every torch that flaremesh works with
+    if hasattr(torch, name)  # older versions of torch lack some
 }
 _TORCH_NAMES: Final = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
 
@@ -64,8 +66,9 @@ _TORCH_NAMES: Final = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
 def encode(value: Any) -> bytes:
     """Copy ``value`` into one buffer.
 
-    Raises TypeError for what cannot be sent: other types, dtypes and layouts than those above, keys and
-    members of sets that do not equal themselves, and what is nested too deeply.
+    Raises:
+        TypeError: it holds what cannot be sent: another type, dtype or layout than those above, a key or
+            member of a set that does not equal itself or hashes otherwise elsewhere, or too deep a nesting.
     """
     encoder = _Encoder()
     encoder.put(value)
@@ -75,9 +78,12 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes | memoryview) -> Any:
-    """The value again, all its types included; raises ValueError for anything malformed.
+    """The value again, with all its types.
 
     Arrays and tensors are views of ``data`` where it is writable, and else of a copy.
+
+    Raises:
+        ValueError: the message is malformed.
     """
     buffer = memoryview(data)
     if buffer.readonly:
@@ -110,8 +116,8 @@ class _Encoder:
     """Packs values.
 
     Attributes:
-        structure: its pieces.
-        arrays: to be sent behind the structure, paddings included; they alias the arrays.
+        structure: packed pieces of the structure.
+        arrays: what follows the structure: paddings, and views of the arrays' memory.
     """
 
     def __init__(self) -> None:
@@ -130,14 +136,14 @@ class _Encoder:
             self.structure.append(self._pack(value))
         elif kind in _SEQUENCE_KINDS or kind is torch.Size:
             self._sequence(_SEQUENCE_KINDS.get(kind, _TUPLE), value)
-        elif isinstance(value, dict):  # one of a class of its own arrives as a dict
+        elif isinstance(value, dict):  # a subclass of dict arrives as a dict
             self._dict(_ORDERED_DICT if kind is OrderedDict else _DICT, value)
         elif isinstance(value, Tensor):
             self._tensor(value)
         elif kind in (np.ndarray, np.memmap) and value.dtype.str in _NUMPY_DTYPES:
             flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
             self._array(_NDARRAY, value.dtype.str, value.shape, flat)
-        elif isinstance(value, str) and not isinstance(value, Enum):  # of a class of its own, such as numpy's
+        elif isinstance(value, str) and not isinstance(value, Enum):  # a subclass of str, such as numpy's
             self.put(str.__str__(value))
         elif isinstance(value, bytes | bytearray | memoryview) and not isinstance(value, Enum):
             self.put(bytes(value))
@@ -161,7 +167,7 @@ class _Encoder:
             try:
                 packed = self._pack(list(items))
             except OverflowError:
-                pass  # a large integer, which takes a mark
+                pass  # an integer beyond 64 bits needs a mark
             else:
                 self._mark(kind + _FLAT, len(items))
                 header = 1 if len(items) < 1 << 4 else 3 if len(items) < 1 << 16 else 5
@@ -195,7 +201,7 @@ class _Encoder:
             kind = "nested" if value.is_nested else "on the meta device" if value.is_meta else value.layout
             _refuse(value, f" that is {kind}")
         whole = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        # by its strides, because one element counts as contiguous whatever its stride
+        # not view(-1): a single element counts as contiguous whatever its stride, which the next view refuses
         flat = whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy()
         self._array(_TENSOR, _TORCH_NAMES[value.dtype], value.shape, flat)
 

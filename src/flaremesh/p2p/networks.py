@@ -14,7 +14,7 @@ from flaremesh.topology.schema import ErdosRenyi
 from flaremesh.topology.weights import mixing_matrix
 
 _ATTEMPTS = 1000
-_LONELY = 10  # expected sites without neighbours from which on not one graph in 20,000 is connected
+_LONELY = 10  # with more isolated sites than this expected, not one random graph in 20,000 is connected
 
 
 def network_of(mesh: Mesh) -> Network:

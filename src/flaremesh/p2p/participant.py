@@ -33,7 +33,7 @@ class StartError(FlaremeshError):
 
 
 class Identity(NamedTuple):
-    """Whom a kit makes of the process that holds it.
+    """Whose kit it is.
 
     Attributes:
         name: of the participant, ``server`` or the site's.
@@ -97,11 +97,11 @@ def identity(workspace: Path) -> Identity:
 
 
 def check(workspace: Path, name: str | None, gpus: int) -> None:
-    """Make sure that the participant can work here.
+    """Check that the participant can work here.
 
     Args:
         workspace: its folder, with the kit in it.
-        name: whom the kit must be of, None for anybody.
+        name: the participant whose kit it must be; None takes any.
         gpus: how many must be there.
 
     Raises:
@@ -131,12 +131,12 @@ def visible_gpus() -> int | None:
 
 
 def require_gpus(name: str, gpus: int, visible: int | None) -> None:
-    """Make sure that there are enough.
+    """Check that there are enough GPUs.
 
     Args:
         name: the participant.
         gpus: how many must be there.
-        visible: see visible_gpus.
+        visible: how many torch sees; None if it has no CUDA.
 
     Raises:
         StartError: there are fewer.

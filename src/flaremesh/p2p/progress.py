@@ -1,4 +1,4 @@
-"""How far a run is: what sites tell the server twice a second, and the server whoever asks."""
+"""How far a run is: sites tell the server twice a second, and the server tells the admin that asks."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -109,7 +109,7 @@ class ProgressReporter(MetricsSink):
         self._tell()
 
     def stop(self) -> None:
-        """Tell the last figures and end; ``stopped`` lets the server tell an aborted site from a dead one."""
+        """Tell the last figures and end; with ``stopped`` the server knows that the process did not die."""
         self._update(stopped=True)
         self._stopped.set()
         self._thread.join()

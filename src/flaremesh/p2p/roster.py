@@ -13,7 +13,7 @@ class Roster:
     Attributes:
         progress: of every site that told some.
         ended: sites that have replied.
-        algorithm: what they ran, None where nobody said so.
+        algorithm: name of what they ran; None where no site said it.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The server's storage under the name that kits give it."""
+"""The server's storage under its old path, which kits name."""
 
 from flaremesh.p2p.nvflare.storage import WorkspaceStorage
 

@@ -21,7 +21,10 @@ ADDRESS: Final = "address"
 """In the reply to the first ``config`` task: host and port where in-neighbours dial, None if they cannot."""
 
 BY_VALUE: Final = "by_value"
-"""Beside ADDRESS: code of the site sees or makes what is sent. Beside ADDRESSES: that of some site does."""
+"""Whether values are exchanged by methods that a subclass overrides.
+
+Beside ADDRESS, this site needs that; beside ADDRESSES, some site does, so that all do it.
+"""
 
 ADDRESSES: Final = "addresses"
 """In the second ``config`` task, which comes when all sites listen: the addresses of all that have one."""

@@ -42,7 +42,7 @@ class Node(JsonDataclass):
     Attributes:
         id: the site.
         neighbors: its in-neighbours.
-        weight: w_ii; None for rows that sum to one, where the site keeps what its neighbours leave.
+        weight: w_ii; None for one less the neighbours' weights, so that the row sums to one.
     """
 
     id: str = None  # type: ignore[assignment]  # as in stock, a node may get its name later
@@ -104,9 +104,10 @@ class Network(JsonDataclass):
     def schedules(self) -> dict[str, list[Neighborhood]]:
         """Every site's neighbourhood in each phase.
 
-        Raises NetworkError that names the node for a missing, negative or excessive weight, an unknown or
-        repeated neighbour, a repeated node, a node whose id is no text, and a phase that lacks a node; and
-        for a network without nodes.
+        Raises:
+            NetworkError: there are no nodes; or, naming the node, a weight is missing, negative or too great,
+                a neighbour is unknown or repeated, or a node is repeated, not in every phase, or has no text
+                for its id.
         """
         phases = self.phases or [self.nodes]
         sites = [_site(node) for node in self.nodes]
@@ -185,7 +186,7 @@ class Config(JsonDataclass):
 
     Attributes:
         network: the weighted graph.
-        extra: the run: iterations, stepsize, ...
+        extra: options of the run: iterations, stepsize, ...
         links: by site, where its neighbours dial for direct links: {"host": ..., "ports": [low, high]}.
     """
 
@@ -201,10 +202,10 @@ class Config(JsonDataclass):
     @classmethod
     @override
     def of(cls, value: Any) -> Self:
-        """The same, and refuse what no job can carry.
+        """As in JsonDataclass, with further checks.
 
         Raises:
-            NetworkError: also for a link of no node or of another form, and for what JSON does not know.
+            NetworkError: also if a link is that of no node or of another form, or JSON lacks a value's type.
         """
         config = super().of(value)
         sites = [node.id for node in config.network.nodes]
@@ -233,7 +234,7 @@ class LocalConfig(JsonDataclass):
         index: position of the site in the network.
         sites: number of sites.
         parent, children: the site's place in a tree of edges from the first site to all that it reaches.
-        labels: what the run is called; see DistOptController.
+        labels: fields of the result that the controller cannot know; see DistOptController.
         link: where neighbours dial, as in Config; None if they cannot.
         row_stochastic, column_stochastic: of the whole network's mixing matrix in every phase.
     """

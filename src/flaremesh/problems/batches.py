@@ -57,7 +57,7 @@ class Batches:
 
 
 def is_empty(batches: Iterable[Any]) -> bool:
-    """Whether it says that it has no batch; a stream does not say how many it has."""
+    """Whether there are no batches; False for a stream, which does not say how many it has."""
     try:
         return not len(batches)  # type: ignore[arg-type]  # what has no length raises TypeError
     except TypeError:

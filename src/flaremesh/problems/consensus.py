@@ -12,7 +12,7 @@ class Consensus:
     """f_i(x) = ½‖x − v_i‖² with the site's value v_i, also its initial point; Σ_i f_i is least at the mean.
 
     Args:
-        site: where the problem lives.
+        site: the site to which the problem belongs.
         values: value of each site by name, a number or a list of numbers; without it, random ones.
         dimension: d of random values, uniform in [0, 1).
 
@@ -50,5 +50,5 @@ class Consensus:
         """None: there is no model."""
 
     def state(self, x: Tensor) -> Mapping[str, Tensor]:
-        """The value as it is."""
+        """The estimate, as ``value``."""
         return {"value": x}

@@ -148,7 +148,7 @@ def delivered(reference: ProblemReference) -> Iterator[Callable[[SiteContext], P
 
 
 def _executed(folder: Path, file: str) -> ModuleType:
-    """The module in a file of ``folder``: the file itself, whatever else is called like it."""
+    """The module in a file of ``folder``, also where another module has the same name."""
     if not (folder / file).is_file():
         raise ClassPathError(f"{file} did not arrive with the job")
     name = Path(file).stem
@@ -193,7 +193,7 @@ def _imported_by(file: Path, folder: Path) -> Iterator[Path]:
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return  # importing it will tell
+        return  # importing it at the site names the error
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):

@@ -21,7 +21,7 @@ class Digits(ModuleProblem):
     The test images are the same at all sites and balanced over the ten classes.
 
     Args:
-        site: where the problem lives.
+        site: the site to which the problem belongs.
         batch_size: images in a mini-batch; None uses all images of the site, which leaves no gradient noise.
         hidden: width of the hidden layer.
     """

@@ -47,7 +47,7 @@ class FlatParameters:
         if x.data_ptr() != self.vector.data_ptr():
             self.vector.copy_(x)
         for parameter, part in self._views:
-            if parameter.data_ptr() != part.data_ptr():  # at first, and where code of the model has moved it
+            if parameter.data_ptr() != part.data_ptr():  # at first, and where the model has moved it
                 parameter.data = part
         for parameter, part in self._copies:
             real(parameter.data).copy_(part)

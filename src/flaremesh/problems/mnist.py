@@ -16,7 +16,7 @@ class Mnist(ModuleProblem):
     """A small convolutional network; each site sees two or three of the ten digits.
 
     Args:
-        site: where the problem lives.
+        site: the site to which the problem belongs.
         folder: holds ``MNIST/raw`` with the four files; default the site's data folder.
         batch_size: images in a mini-batch.
 

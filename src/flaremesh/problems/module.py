@@ -25,7 +25,7 @@ class ModuleProblem:
     whole, as pretrained ones are, is put in train mode.
 
     Args:
-        site: where the problem lives.
+        site: the site to which the problem belongs.
         model: builds the module with the run's seed, so that all sites start from the same point; a module is
             taken as it is.
         loss: (outputs, targets) -> mean loss over the batch, a 0-d tensor.
@@ -145,11 +145,11 @@ class ModuleProblem:
 
 
 _taken: WeakSet[Module] = WeakSet()
-"""Modules of problems of this process."""
+"""Modules that a problem of this process trains."""
 
 
 def _own(module: Module) -> Module:
-    """The module, or a copy: in the simulator a file may give all sites the one that it has made."""
+    """The module, or a copy if another problem trains it: in the simulator sites may get the same one."""
     if module in _taken:
         module = copy.deepcopy(module)
     _taken.add(module)

@@ -14,7 +14,7 @@ from flaremesh.problems.data_folder import data_folder
 
 @dataclass(frozen=True)
 class SiteContext:
-    """What a problem may know about the site on which it is built; its first constructor argument.
+    """What a problem knows of its site; the first argument of its constructor.
 
     Attributes:
         name: the site's name.
@@ -32,7 +32,7 @@ class SiteContext:
 
     @classmethod
     def here(cls, name: str, index: int, sites: int, seed: int) -> Self:
-        """A site whose data is where this process's environment says."""
+        """The context of a site in this process, whose environment says where its data is."""
         return cls(name, index, sites, seed, data_folder())
 
     @property
@@ -66,11 +66,11 @@ class Problem(Protocol):
     """One site's objective over a flat vector.
 
     A class of a user is built as ``Class(site, **args)`` with ``args`` from the topology file. The run keeps
-    and sends vectors without copying them: the problem writes neither to an x nor to a gradient it returned.
+    and sends vectors without copying them: a problem must write neither to x nor to a gradient it returned.
 
-    The global generators of torch, NumPy and Python hold the run's seed while problems are built, so that all
-    sites make the same model, and then numbers of the site's own: a run can be repeated. What shall differ
-    from site to site while a problem is built, is drawn from ``site.generator()``.
+    While problems are built, the global generators of torch, NumPy and Python hold the run's seed, so that
+    all sites make the same model; afterwards they hold a seed of the site's own. So a run can be repeated.
+    What shall differ between sites while they are built is drawn from ``site.generator()``.
     """
 
     def initial(self) -> Tensor:
@@ -79,7 +79,7 @@ class Problem(Protocol):
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Training loss (a 0-d tensor) and its stochastic gradient at x (d,), on the next mini-batch.
 
-        The gradient (d,) is fresh memory: not the buffer that the next one goes into.
+        The gradient (d,) is in fresh memory, which the next call does not use again.
         """
 
     def evaluate(self, x: Tensor) -> Mapping[str, float]:

@@ -26,7 +26,7 @@ def build_problem(
     Args:
         name: of the class, for messages.
         find: returns the class, or raises what importing its module raises.
-        site: where the problem lives.
+        site: the site to which the problem belongs.
         args: keyword arguments.
 
     Raises:

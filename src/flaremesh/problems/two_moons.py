@@ -15,7 +15,7 @@ class TwoMoons(ModuleProblem):
     """A small network that tells the moons apart; every site draws samples of its own.
 
     Args:
-        site: where the problem lives.
+        site: the site to which the problem belongs.
         samples: number of training samples of the site.
         noise: standard deviation of the noise added to the circles.
         batch_size: samples in a mini-batch; None uses all.

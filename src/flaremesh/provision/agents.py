@@ -1,4 +1,4 @@
-"""What the agents of sites are told by their kits."""
+"""The arguments that kits give the agents of sites."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from flaremesh.topology.schema import SERVER, Topology
 
 
 def site_agents(topology: Topology, mesh: Mesh) -> dict[str, dict[str, Any]]:
-    """The arguments of each site's SiteAgent; of its edges only the direct ones, so others change no kit."""
+    """The arguments of each site's SiteAgent; relayed edges are left out, so that they change no kit."""
     agents: dict[str, dict[str, Any]] = {
         site.name: {
             "link": {"host": site.link.host, "ports": site.link.port_range} if site.link else None,

@@ -1,4 +1,4 @@
-"""The certificates and private keys of a mesh: until when they are valid, and whose must be issued anew."""
+"""The certificates and private keys of a mesh: how long they are valid, and which must be issued anew."""
 
 import json
 from dataclasses import dataclass

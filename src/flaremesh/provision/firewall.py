@@ -1,4 +1,4 @@
-"""Who must reach whom, and the sheet for those who open firewalls."""
+"""Which connections firewalls must let through, as rules and as a page for those who open them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class FirewallRule:
 
 
 def rules(topology: Topology, mesh: Mesh) -> Iterator[FirewallRule]:
-    """Who must reach whom: every site the server, and in-neighbours the sites that have a link address."""
+    """All rules: every site dials the server, and in-neighbours dial the sites that have a link address."""
     server = topology.server
     for site in topology.sites:
         yield FirewallRule(site.name, SERVER, server.host, str(server.port))
@@ -31,7 +31,7 @@ def rules(topology: Topology, mesh: Mesh) -> Iterator[FirewallRule]:
 
 
 def sheet(topology: Topology, mesh: Mesh) -> str:
-    """Who must reach whom on which port, as Markdown."""
+    """The rules as Markdown."""
     return "\n".join(
         [
             f"# Firewall sheet of {topology.name}",

@@ -23,7 +23,7 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
 
     Args:
         topology: the mesh and its run.
-        folder: where; made anew.
+        folder: the job's folder; an old one is replaced.
         name: of the run, for people.
 
     Raises:
@@ -85,7 +85,7 @@ def _link(address: LinkAddress) -> dict[str, Any]:
 
 
 def _extra(run: Run) -> dict[str, Any]:
-    """What controller and executors know of the run."""
+    """The run's ``extra``, which controller and executors get."""
     return run.model_dump(exclude={"algorithm", "problem", "options"}, exclude_none=True) | run.options
 
 

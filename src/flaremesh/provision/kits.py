@@ -39,7 +39,7 @@ from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, Topology
 
-_KIT = (*PARTS, "readme.txt")  # NVFlare's transfer goes with it where it is empty
+_KIT = (*PARTS, "readme.txt")  # NVFlare's third folder, transfer, is empty
 
 
 class ProvisionError(FlaremeshError):
@@ -72,13 +72,13 @@ class Provisioned:
 def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisioned:
     """Make the startup kits of a mesh in ``out/kits``, or bring them up to date.
 
-    The private keys, the root's among them, stay in ``out/state``; a further run reuses them and does not
+    The private keys, the root's among them, stay in ``out/state``; a further call reuses them and does not
     touch a kit that needs no change. New kits are made in a scratch folder and then renamed: an interrupted
-    run leaves the kits of before, and the next run completes it. What lies beside a kit, such as logs and
+    call leaves the old kits, and the next call completes it. What lies beside a kit, such as logs and
     downloads of NVFlare, stays.
 
     The root certificate is valid for ``topology.certificates.root_days``. NVFlare fixes 360 days for a
-    participant's certificate and ends it with the root's; in its last 30 days a run issues it anew.
+    participant's certificate and ends it with the root's; in its last 30 days a call issues it anew.
 
     Args:
         topology: the mesh.
@@ -113,7 +113,7 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
     kits.mkdir(exist_ok=True)
     with workplace(out, f"{kits.name}/*", f"{kits.name}/*/*", RELEASES, f"{RELEASES}/*/*") as work:
         if (kits / RELEASES / SERVER / KIT_VALUES).exists():
-            # no kit, but the releases of before, which earlier versions left here
+            # not a kit of a site called helm, but the releases that earlier versions wrote here
             (kits / RELEASES).rename(work / "stray")
         built, certificates = _make(project, topology, mesh, store, work / "nvflare")
         for name in names:
@@ -125,13 +125,13 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         for name in removed:
             kept += [kits / name] * remove_entries(kits / name, _KIT, work)
             kept += [out / RELEASES / name] * remove_release(out / RELEASES / name, work)
-        # keys before kits: what a run loses that ends between the two, the next run makes again from the keys
+        # keys first: if the process ends before the kits are there, the next one makes them from the keys
         replace_file(certificates, state / CERTIFICATES, mode=0o600)
         replaced = [name for name in names if replace_folder(built / name, kits / name, work)]
         replace_text(firewall.sheet(topology, mesh), out / "firewall.md", work, mode=0o644)
         if topology.deploy:
             replace_releases(work / RELEASES, out / RELEASES, work)
-        # last, for it says that all of the above is done
+        # last, since it says that all of the above is done
         replace_text(topology.model_dump_json(), out / LAST_TOPOLOGY, work, mode=0o600)
     return Provisioned(
         kits={name: kits / name for name in names},

@@ -42,7 +42,7 @@ def namespace_of(topology: Topology, participant: str) -> str:
 
 
 def may_be_elsewhere(topology: Topology, participant: str) -> bool:
-    """Whether a participant may run in another cluster than the one that is looked at."""
+    """Whether a participant may run in another cluster than the others."""
     host = _host_of(topology, participant)
     # a site without an address of its own is where the server's Service is, which it must be able to dial;
     # where the server is no Service, such a site may be anywhere
@@ -57,7 +57,7 @@ def server_peer(topology: Topology) -> DialledPeer:
 
 
 def in_neighbour(topology: Topology, site: str) -> Peer:
-    """A site that dials, as the policies of the one that is dialled see it."""
+    """A site that dials, as the policies of the site that it dials see it."""
     return Peer(name=site, **_place(topology, site, dialled=False))
 
 
@@ -70,8 +70,8 @@ def out_neighbour(topology: Topology, site: Site) -> DialledPeer:
 
 
 def _place(topology: Topology, participant: str, *, dialled: bool) -> dict[str, str | tuple[str, ...]]:
-    # a peer with an address may run in this cluster all the same: its node has then turned the node port into
-    # the pod's own before a policy is asked, so that the policy must name the pod too
+    # a peer that is dialled at an address may still be a pod of this cluster: its node then replaces address
+    # and node port by the pod's own before policies are applied, so that they must name the pod too
     place: dict[str, str | tuple[str, ...]] = {"namespace": namespace_of(topology, participant)}
     if may_be_elsewhere(topology, participant):
         host = _host_of(topology, participant)
@@ -94,6 +94,6 @@ def _host_of(topology: Topology, participant: str) -> str | None:
 
 
 def _service(host: str | None) -> tuple[str, str] | None:
-    """Name and namespace of the Service that a host name is of, None if it is of none."""
+    """Name and namespace of the Service that a host name names; None if it names none."""
     match = re.fullmatch(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(\.[a-z0-9.-]+)?", host or "")
     return (match[1], match[2]) if match else None

@@ -43,11 +43,11 @@ class Mixing:
     """The mixing matrix, and what it does to the disagreement of the sites.
 
     Attributes:
-        predicted_contraction: per iteration of mixing alone, with the γ of the run's wire.
-        spectral_gap: of W.
+        predicted_contraction: factor per iteration of mixing alone, with the γ of the run's wire.
+        spectral_gap: 1 − contraction, for W itself.
         iterations_to_a_thousandth: until the disagreement is a thousandth of what it was; None for never.
-        influence: per site its weight in the limit of mixing, where rows sum to one and columns do not; else
-            None: all weigh the same.
+        influence: each site's weight in the limit of mixing, where rows sum to one and columns do not; None
+            where all sites have the same weight.
     """
 
     weights: str
@@ -79,7 +79,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of it, as ``flaremesh plan`` shows it.
+    """What ``flaremesh plan`` shows.
 
     Attributes:
         algorithm: the run's.
@@ -132,7 +132,7 @@ def plan(topology: Topology, previous: Topology | None = None, *, build_problem:
 
 
 def check(topology: Topology) -> Mesh:
-    """Build the mesh and make sure that the topology's run is sound on it.
+    """Build the mesh and check that the topology's run is sound on it.
 
     Raises:
         UnsoundRun: unknown algorithm, wrong hyper-parameters, or weights that the algorithm is not made for.
@@ -164,7 +164,7 @@ def unsoundness(algorithm: str, mesh: Mesh) -> str | None:
 
 
 def redeploy(topology: Topology, previous: Topology) -> dict[str, str]:
-    """Participants to deploy anew because something that their deployment is made of changed, and what."""
+    """Participants to deploy anew, and which parts of their deployment have changed."""
     before, now = _deployments(previous), _deployments(topology)
     reasons = {}
     for participant, parts in now.items():
@@ -263,7 +263,7 @@ def _message(topology: Topology, build_problem: bool, refusal: str | None) -> Me
     vectors = sum(exchange.vectors for exchange in algorithms.configured(topology.run).exchanges)
     if not build_problem:
         return Message(vectors, why_unknown="--build-problem builds the problem, and tells")
-    # the size of a model is known once it is built, which takes torch and seconds; all else does without
+    # imported here: only the size of a model needs torch, and importing it takes seconds
     from flaremesh.problems.protocol import ProblemError
     from flaremesh.provision.payload import payload_bytes
 

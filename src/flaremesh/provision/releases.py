@@ -63,7 +63,7 @@ _LONGEST_NAME = 52
 
 
 _OF_TEST = "-test"
-"""What follows a release's name in the names of what its chart makes to test it."""
+"""Suffix of the objects that a chart makes to test its release, after the release's name."""
 
 
 class ReleaseError(FlaremeshError):
@@ -112,7 +112,7 @@ def releases(topology: Topology) -> tuple[Release, ...]:
 
 
 def check(topology: Topology, mesh: Mesh) -> None:
-    """Make sure that every participant's release can be written.
+    """Check that every participant's release can be written.
 
     Raises:
         PlacementError, ReleaseError: see releases and values_of.
@@ -194,14 +194,14 @@ def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues |
 def write_release(topology: Topology, mesh: Mesh, release: Release, kit: Path, folder: Path) -> None:
     """Write ``folder``: chart, values, the kit as values, and a README that suffices to install them.
 
-    A file of its admin's own values is begun.
+    A file for its admin's own values is begun, too.
 
     Args:
         topology: the mesh.
         mesh: what was built from it.
-        release: whose folder.
+        release: the participant's release.
         kit: the participant's startup kit.
-        folder: where; must not exist.
+        folder: the folder to write; must not exist.
     """
     shutil.copytree(CHARTS / release.chart, folder / release.chart)
     values = values_of(topology, mesh, release.name)
@@ -221,7 +221,7 @@ def write_monitoring(topology: Topology, namespace: str, folder: Path) -> None:
     Args:
         topology: the mesh.
         namespace: the release's, whose pods the participants admit.
-        folder: where; must not exist.
+        folder: the folder to write; must not exist.
     """
     release = Release(MONITORING, namespace, MONITORING_CHART)
     shutil.copytree(CHARTS / release.chart, folder / release.chart)
@@ -236,9 +236,9 @@ def replace_releases(new: Path, old: Path, work: Path) -> None:
     """Bring the folders of ``old`` up to date with those in ``new``; what their admins put there stays.
 
     Args:
-        new: what write_release and write_monitoring made.
-        old: RELEASES of the mesh.
-        work: see replacement.workplace.
+        new: folder with what write_release and write_monitoring made.
+        old: the folder RELEASES of the mesh.
+        work: scratch folder, made by replacement.workplace.
     """
     old.mkdir(exist_ok=True)
     folders = sorted(new.iterdir())
@@ -283,7 +283,7 @@ def _chart(participant: str) -> str:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    # NVFlare's start scripts are for machines
+    # without NVFlare's start scripts, which pods do not use
     return {path.name: path.read_text() for path in sorted(folder.iterdir()) if path.suffix != ".sh"}
 
 
@@ -292,7 +292,7 @@ def _further(topology: Topology) -> Mapping[str, Any]:
 
 
 def _merged(values: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
-    """As Helm merges a further file of values, except that nulls stay, for Helm to act on."""
+    """Merge as Helm merges a further file of values, but keep nulls, for Helm to act on."""
     result = dict(values)
     for key, value in further.items():
         old = result.get(key)
@@ -313,7 +313,7 @@ def _given(values: Any) -> dict[str, Any]:
 
 
 def write_values(path: Path, document: Mapping[str, Any], *, mode: int) -> None:
-    """Write a file of values, in which every reader of YAML takes text for text.
+    """Write a file of values, with quotes wherever some YAML reader would not take a text for text.
 
     Args:
         path: the file.
@@ -325,16 +325,16 @@ def write_values(path: Path, document: Mapping[str, Any], *, mode: int) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as they are, and others so that every reader of YAML takes them for text.
+    """Writes texts of several lines as blocks, and others in quotes where some YAML reader needs them.
 
-    Helm's takes 1234e56 and 0934812 for numbers and y for a truth value; PyYAML's does not.
+    Helm's reader takes 1234e56 and 0934812 for numbers and y for a truth value; PyYAML's does not.
     """
 
 
 _ONLY_TEXT = re.compile(
     r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z][a-z0-9./_-]*", re.ASCII | re.IGNORECASE
 )
-"""What needs no quotes."""
+"""Texts that need no quotes."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

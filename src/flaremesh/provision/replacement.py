@@ -16,7 +16,7 @@ _RETIRED = "retired"
 
 @contextmanager
 def workplace(out: Path, *folders: str) -> Iterator[Path]:
-    """A private scratch folder in ``out``, on one file system with what it will replace; gone at the end.
+    """A private scratch folder in ``out``, on the file system of what it will replace; removed at the end.
 
     Args:
         out: where it is.
@@ -35,7 +35,7 @@ def workplace(out: Path, *folders: str) -> Iterator[Path]:
 def replace_file(new: Path, old: Path, *, mode: int) -> None:
     """Put ``new`` in the place of ``old`` unless content and mode are the same.
 
-    It outlasts a power cut: no kit can be made again without the root's key.
+    The new content outlasts a power cut, since no kit can be made without the root's key.
 
     Args:
         new: a file on the same file system; moved.
@@ -53,7 +53,7 @@ def replace_text(text: str, old: Path, work: Path, *, mode: int) -> None:
     Args:
         text: what the file is to hold.
         old: the place; may be missing.
-        work: see workplace.
+        work: scratch folder, made by `workplace`.
         mode: permissions that the file is to have.
     """
     new = work / old.name
@@ -68,8 +68,8 @@ def replace_folder(new: Path, old: Path, work: Path, whole: Collection[str] = ()
 
     Args:
         new: what is to be there; its entries are moved.
-        old: where.
-        work: see workplace.
+        old: the folder; may be missing.
+        work: scratch folder, made by `workplace`.
         whole: entries in which nothing else may stay.
     """
     if not old.is_dir():
@@ -88,12 +88,12 @@ def replace_folder(new: Path, old: Path, work: Path, whole: Collection[str] = ()
 
 
 def remove_entries(folder: Path, names: Iterable[str], work: Path) -> bool:
-    """Remove entries of a folder, and the folder if there is nothing else in it; says whether it stays.
+    """Remove entries of a folder, then what is empty: folders in it, and itself; says whether it stays.
 
     Args:
         folder: may be missing.
         names: of entries that may be missing too.
-        work: see workplace.
+        work: scratch folder, made by `workplace`.
     """
     for name in names:
         _move(folder / name, work.parent, work / "removed")
@@ -129,8 +129,8 @@ def _carry_over(old: Path, new: Path) -> None:
 
 
 def _clear(work: Path, folders: Iterable[str]) -> None:
-    # replace_folder sets the old entry aside, then moves the new one in; a process that ended between the two
-    # left nothing in its place, and the old one returns there
+    # replace_folder sets the old entry aside, then moves the new one in: where a process ended between the
+    # two, the old one is put back
     retired = work / _RETIRED
     for folder in (found for pattern in folders for found in retired.glob(pattern)):
         place = work.parent / folder.relative_to(retired)
@@ -140,7 +140,7 @@ def _clear(work: Path, folders: Iterable[str]) -> None:
 
 
 def _holds(old: Path, new: Path, exactly: bool) -> bool:
-    """Everything in ``new`` is alike in ``old``, and if asked nothing else is there."""
+    """Whether ``old`` has all that is in ``new``, unchanged, and with ``exactly`` nothing else."""
     if not old.exists() or old.is_dir() != new.is_dir() or _mode(old) != _mode(new):
         return False
     if not new.is_dir():

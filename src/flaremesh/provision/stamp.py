@@ -10,7 +10,7 @@ from flaremesh.topology.schema import Code
 
 
 def stamp(kit: Path, code: Code) -> None:
-    """Have the agent of a kit, if it has one, tell what kit it is.
+    """Write the kit's digest, and what it accepts, into the arguments of its agent, if it has one.
 
     Args:
         kit: its folder; all else in it is final.
@@ -18,7 +18,7 @@ def stamp(kit: Path, code: Code) -> None:
     """
     file = _resources(kit)
     if not file.exists():
-        return  # an admin's
+        return  # an admin's kit
     document = json.loads(file.read_text())
     (agent,) = document["components"]
     agent["args"]["kit"] = {"digest": _digest(kit), **code.model_dump(mode="json")}

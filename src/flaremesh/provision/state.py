@@ -1,4 +1,4 @@
-"""What a mesh's folder remembers of the provisioning before."""
+"""What a mesh's folder remembers of the last provisioning."""
 
 from pathlib import Path
 from typing import Final

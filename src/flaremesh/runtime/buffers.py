@@ -6,7 +6,7 @@ from flaremesh.topology.neighborhood import Neighborhood
 
 
 class MixedBuffers:
-    """What training changes of the buffers is mixed: statistics do. Constants, such as masks, stay.
+    """Mixes those entries of the buffers that training changes, such as statistics; constants stay.
 
     Args:
         buffers: of the problem, (b,), which computing a gradient writes to.
@@ -18,15 +18,16 @@ class MixedBuffers:
         self._sent = self._first
 
     def message(self) -> Tensor:
-        """What is sent of them now; a copy, because they change where states never do."""
+        """What is sent of them, (b,); a copy, because training writes to the buffers while it travels."""
         self._sent = self._buffers.clone()
         return self._sent
 
     def mix(self, mixed: Tensor, hood: Neighborhood) -> None:
-        """Take in the mixture of the last message with the neighbours'.
+        """Take in the mixture (b,) of the last message with the neighbours'.
 
-        Averaged with rows that sum to one even where only W's columns do, and as a difference, because a
-        gradient computed since the message was sent has updated them.
+        The mixture is divided by the sum of the row's weights, which is not one where only the columns of W
+        sum to one. Its difference to the last message is added, because a gradient that was computed since
+        has updated the buffers.
         """
         row_sum = hood.self_weight + sum(hood.in_weights.values())
         change = mixed / row_sum - self._sent

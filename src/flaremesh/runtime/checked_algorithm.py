@@ -16,13 +16,13 @@ class AlgorithmError(FlaremeshError):
 class CheckedAlgorithm:
     """An algorithm at one site, from message to message.
 
-    A site that sent fewer messages than its neighbours wait for would be found out by them alone, when their
-    patience is over.
+    Without the check, a site that sends too few messages would be noticed by its neighbours alone, and only
+    when they have waited in vain.
 
     Args:
         algorithm: the algorithm.
         initial: the initial point (d,).
-        gradient: see Algorithm.
+        gradient: computes the gradient of the site's objective.
 
     Attributes:
         name: of the algorithm's class.
@@ -48,7 +48,7 @@ class CheckedAlgorithm:
         return self._algorithm.estimate(self.state)
 
     def resume(self, mixed: Mixed) -> bool:
-        """Work up to the next message, be it of this iteration or of the next one.
+        """Let the algorithm work up to its next message, be it of this iteration or of the next one.
 
         Args:
             mixed: waits for the mixture of the last message.

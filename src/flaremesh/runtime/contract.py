@@ -22,7 +22,7 @@ class CheckedProblem:
 
     Args:
         problem: the user's.
-        site: where it lives, for messages.
+        site: name of its site, for messages.
 
     Attributes:
         problem: the user's, unchecked.
@@ -83,7 +83,7 @@ class CheckedProblem:
         }
 
     def buffers(self) -> Tensor | None:
-        """The flat view of the model's buffers, or None."""
+        """The flat tensor (b,) of which the model's buffers are views, or None."""
         with self._blamed():
             buffers, again = self.problem.buffers(), self.problem.buffers()
         if buffers is None:

@@ -1,4 +1,4 @@
-"""What is seen of one iteration of a site while it goes on."""
+"""What is measured of one iteration of a site while it goes on."""
 
 import math
 import time
@@ -16,15 +16,15 @@ from flaremesh.runtime.vectors import floats
 class Observation:
     """One iteration, from which metrics.sink.Iteration is made.
 
-    Its seconds are summed over its exchanges. Own work overlaps while at least one of them is under way. What
-    is told as the consensus distance is that of the first one.
+    Its seconds are summed over its exchanges. The algorithm's work overlaps while at least one of them is
+    under way. The consensus distance that is recorded is that of the first exchange.
 
     Attributes:
         iteration: its number, from 0.
         started: by ``time.perf_counter``, as is ``since``.
         distances: ‖x_i − Σ_j w_ij x_j‖ for the first vector of each exchange; zero till it is mixed.
         look: whether to take norms.
-        since: when the algorithm's own work was last gone on with.
+        since: when the algorithm last went on, after it had sent or waited.
         under_way: exchanges that are sent and not mixed yet, numbered from 0.
         loss: that of the last gradient.
         gradient_norm: that of the last gradient, if it is to be taken.
@@ -47,14 +47,14 @@ class Observation:
     mixture: Tensor | None = None
 
     def pause_own_work(self) -> float:
-        """The algorithm sends or waits from now on; what it did since it last did so, overlapped."""
+        """Call it before the algorithm sends or waits; returns the time, and adds up what overlapped."""
         now = time.perf_counter()
         if self.under_way:
             self.overlap_seconds += now - self.since
         return now
 
     def record(self, message: Vectors) -> Iteration:
-        """All there is to tell of the iteration, if ``message`` is the next one to be sent."""
+        """The record of the iteration; ``message`` is the next one to be sent, checked to be finite."""
         loss, distance, finite = self._read(message)
         return Iteration(
             iteration=self.iteration + 1,
@@ -72,7 +72,7 @@ class Observation:
     def norms(self, message: Vectors) -> Norms:
         """The norms of the iteration, if ``message`` is the next one's first; overwrites the mixture."""
         assert self.mixture is not None, "every algorithm mixes"
-        # in place: of large models one more vector shows in the site's memory
+        # in place, since one more vector of a large model is much memory
         innovation = torch.linalg.vector_norm(self.mixture.sub_(message[0]))
         if self.gradient_norm is None:
             return Norms(self.iteration + 1, None, *floats(innovation))
@@ -83,15 +83,15 @@ class Observation:
         if self.loss is None:  # the message is made of mixtures, which are finite if their distances are
             values = floats(*self.distances)
             return None, values[0], all(map(math.isfinite, values))
-        # not the estimate: a neighbour would get a spoilt message and be blamed before the site that made it
+        # the message, not the estimate: its receivers would be blamed for what is not finite in it
         values = floats(self.loss, *self.distances, *map(_sum, message))
         return values[0], values[1], all(map(math.isfinite, values))
 
 
 def _sum(vector: Tensor) -> Tensor:
-    """Not finite if an entry is not, or if the entries are as good as infinite.
+    """The sum, which is not finite if any entry is not; it takes half the time of the extremes.
 
-    It takes half the time of looking for the extremes.
+    Finite entries so great that their sum overflows count as not finite, too.
     """
     # half precision would overflow at 65504
     return vector.sum(dtype=torch.float32) if vector.dtype is torch.float16 else vector.sum()

@@ -1,4 +1,4 @@
-"""The global random number generators of torch, NumPy and Python, which users' code draws from unasked.
+"""The global random number generators of torch, NumPy and Python, from which users' code may draw.
 
 At a site a process has one of each, and they are seeded when the run begins. In the simulator the sites share
 a process: each has states of its own, which are put in place while its problem is called.
@@ -25,7 +25,7 @@ def seed_all(seed: int) -> None:
 
 
 def built(site: SiteContext, build: Callable[[SiteContext], Problem]) -> Problem:
-    """The problem of a site, whose generators hold the run's seed meanwhile and the site's own afterwards."""
+    """Build the problem of a site: the generators hold the run's seed meanwhile, the site's afterwards."""
     seed_all(site.seed)
     try:
         return build(site)
@@ -34,14 +34,14 @@ def built(site: SiteContext, build: Callable[[SiteContext], Problem]) -> Problem
 
 
 class Generators:
-    """One site's states."""
+    """The states of all global generators, as one site has them."""
 
     def __init__(self) -> None:
         self._states = _states()
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """They are the global ones here; what is drawn here advances them alone."""
+        """Make them the global states within the context; what is drawn there advances these states alone."""
         outside = _states()
         _set(self._states)
         try:
@@ -55,7 +55,7 @@ class TakingTurns(Problem):
     """A problem that shares its process with those of other sites, and draws from generators of its own.
 
     Args:
-        site: where it lives.
+        site: the site to which it belongs.
         build: builds it.
     """
 

@@ -21,7 +21,7 @@ from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run
 
-_COORDINATES = 10  # of the mean; all of them, of every iteration, would fill the memory
+_COORDINATES = 10  # so many of the mean are kept of each iteration; all would fill the memory
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Snapshot:
     Attributes:
         iteration: 0 is the initial point.
         consensus_distance: ‖X − JX‖_F of the sites' estimates X (n, d).
-        coordinates: the first ones of their mean, at most _COORDINATES.
+        coordinates: the first ten of their mean, or as many as it has.
         loss: mean training loss of the sites; None without a gradient.
     """
 
@@ -71,7 +71,7 @@ class Simulation:
         contexts = [
             SiteContext.here(site, index, len(schedules), seed) for index, site in enumerate(schedules)
         ]
-        # all before the first computes: what they share while they are built is still as it was
+        # all problems are built before any computes, so that what they may share is the same for each
         problems = {site.name: TakingTurns(site, problem) for site in contexts}
         self.sites = {
             site: SiteRun(
@@ -115,7 +115,7 @@ class Simulation:
         }
 
     def document(self) -> dict[str, Any]:
-        """The history as one JSON document; of the mean, the first coordinates."""
+        """Snapshots and last metrics as one JSON document."""
         return {
             "sites": list(self.sites),
             "seconds": self.seconds,

@@ -25,7 +25,7 @@ from flaremesh.runtime.observation import Observation
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run, Wire
 
-_LOOK_SECONDS = 1.0  # between the looks at norms, which cost passes over the vectors
+_LOOK_SECONDS = 1.0  # norms are taken so seldom, since each costs a pass over a vector
 
 
 class NonFiniteValue(FlaremeshError):
@@ -41,9 +41,9 @@ class RunOptions:
         peer_timeout: seconds to wait for a neighbour.
         evaluate_every: iterations between evaluations, None for 20 evaluations a run; the first and the last
             iterate are always evaluated.
-        stop_on_non_finite: raise NonFiniteValue instead of going on.
+        stop_on_non_finite: raise NonFiniteValue where a loss, a gradient or a message is not finite.
         mix_buffers: mix the problem's buffers too.
-        wire: how vectors travel; a word or a mapping as in a topology file will do.
+        wire: how vectors travel; may be given as a word or a mapping, as in a topology file.
     """
 
     iterations: int
@@ -77,8 +77,8 @@ class RunOptions:
 class SiteRun:
     """The loop of one site.
 
-    Building it computes the first message and evaluates the initial point: no neighbour waits for that yet.
-    From then on the next message always stands ready, and has been found finite, before anybody gets it.
+    Building it computes the first message and evaluates the initial point, while no neighbour waits yet.
+    From then on each message is computed, and checked to be finite, before any part of it is sent.
 
     Args:
         algorithm: the algorithm.
@@ -86,7 +86,7 @@ class SiteRun:
         schedule: the site's neighbourhood of each phase; iteration k uses phase k mod len(schedule).
         link: the site's links.
         sink: hears of every iteration.
-        options: see RunOptions.
+        options: how the site runs.
 
     Attributes:
         problem: the site's objective, checked.
@@ -121,14 +121,14 @@ class SiteRun:
             raise NonFiniteValue(f"the initial point of {self.site} is not finite")
         buffers = self.problem.buffers() if options.mix_buffers else None
         self._buffers = None if buffers is None else MixedBuffers(buffers)
-        # each exchange has public copies of its own; the buffers travel with the first one
+        # each exchange has public copies of its own; the buffers travel with the first exchange
         self._gossips = [
             Gossip(options.wire, len(schedule), exact_last=self._buffers is not None and stage == 0)
             for stage in range(len(algorithm.exchanges))
         ]
         self._observed = self._observation(-1)
         self._algorithm = CheckedAlgorithm(algorithm, initial, self._gradient)
-        self.problem.state(self.estimate)  # what could not be saved at the end is told before the work
+        self.problem.state(self.estimate)  # a model that cannot be saved fails now, not at the end
         self._evaluate(0)
 
     @property
@@ -138,7 +138,7 @@ class SiteRun:
 
     @property
     def iterations(self) -> int:
-        """How many there will be."""
+        """Number of iterations of the run."""
         return self._options.iterations
 
     @property
@@ -162,10 +162,10 @@ class SiteRun:
             pass
 
     def turns(self, iteration: int) -> Iterator[None]:
-        """One iteration, which pauses when it has handed over a message, before it waits for anybody's.
+        """One iteration, which pauses after each message that it sends, before it waits for the neighbours'.
 
-        So many sites can take turns in one thread: one goes on when all have handed over theirs. While the
-        first message travels, the sink hears of the iteration before, if it has not yet.
+        That lets many sites take turns in one thread: each goes on once all have sent. While the first
+        message travels, the record of the iteration before goes to the sink.
 
         Raises:
             NonFiniteValue: see RunOptions.stop_on_non_finite.
@@ -223,7 +223,7 @@ class SiteRun:
         observed.send_seconds += observed.since - started
 
     def _record(self, observed: Observation) -> None:
-        """Note what is to be told of an iteration; after its last exchange the note stands."""
+        """Make the iteration's record, which `_tell` hands to the sink."""
         self._untold = record = observed.record(self._algorithm.message)
         if self._options.stop_on_non_finite and not record.finite:
             self._tell()

@@ -16,9 +16,10 @@ def payload_of(vector: Tensor) -> memoryview:
 
 
 def vector_of(payload: Payload, like: Tensor, peer: str) -> Tensor:
-    """The vector that ``peer`` sent, on the device of ``like``.
+    """The vector that ``peer`` sent, of the length, dtype and device of ``like`` (d,).
 
-    Raises LinkError unless it has the length of ``like`` (d,) in the dtype of ``like``.
+    Raises:
+        LinkError: the payload has another length.
     """
     require_length(payload, like.numel() * like.element_size(), peer)
     return bytes_of(payload).view(like.dtype).to(like.device)

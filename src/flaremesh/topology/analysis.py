@@ -20,9 +20,12 @@ class Properties:
     """Facts about the matrices W_1, …, W_τ of one period.
 
     Attributes:
-        connected: information from every site reaches every other.
-        row_stochastic, column_stochastic, symmetric: of every W_t, entries nonnegative.
-        primitive: powers of the period's product get entirely positive; with stochasticity, mixing converges.
+        connected: whether information from every site reaches every other.
+        row_stochastic, column_stochastic: whether rows, columns of every W_t sum to one, without negative
+            entries.
+        symmetric: whether every W_t is.
+        primitive: whether some power of the period's product is entirely positive; mixing with stochastic
+            matrices then converges.
         contraction: factor per iteration by which the disagreement shrinks: ρ = ‖W − J‖₂ where doubly
             stochastic, |λ₂| where only rows or only columns sum to one; for τ > 1 the geometric mean over the
             period. 0: exact after one period.
@@ -37,7 +40,7 @@ class Properties:
 
     @property
     def doubly_stochastic(self) -> bool:
-        """Rows and columns sum to one, so that mixing preserves the mean."""
+        """Whether rows and columns sum to one, so that mixing preserves the mean."""
         return self.row_stochastic and self.column_stochastic
 
     @property
@@ -67,7 +70,7 @@ def period(matrices: Sequence[Matrix]) -> Matrix:
 
 
 def contraction(product: Matrix, iterations: int, *, doubly_stochastic: bool) -> float:
-    """Contraction per iteration of a period's product (n, n): see Properties."""
+    """Contraction per iteration of a period's product (n, n), as Properties defines it."""
     n = len(product)
     if doubly_stochastic:
         difference = product - 1 / n

@@ -57,7 +57,7 @@ _T = TypeVar("_T")
 
 
 def _valid(model: TypeAdapter[_T], value: Any) -> _T | None:
-    """What the schema takes a value for; None where it refuses it, which validation says."""
+    """The value as the schema reads it; None where it refuses it, which validation reports."""
     try:
         return model.validate_python(value)
     except ValidationError:
@@ -84,7 +84,7 @@ def _nameless(data: Any, at: Location = ()) -> Iterator[Mistake]:
 def _unique(values: Sequence[Any], section: str, field: str) -> Iterator[Mistake]:
     first: dict[str, int] = {}
     for index, value in enumerate(values):
-        # kits are folders, and some file systems take no notice of case
+        # kits are folders, and some file systems ignore case
         if isinstance(value, str) and (known := first.setdefault(value.casefold(), index)) != index:
             yield Mistake(
                 (section, index, field),
@@ -94,7 +94,7 @@ def _unique(values: Sequence[Any], section: str, field: str) -> Iterator[Mistake
 
 
 def _port_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Participants that share a host need a port each; of a range a run takes one that is free."""
+    """Participants that share a host need a port each; a range offers any of its ports."""
     taken: defaultdict[str, set[int]] = defaultdict(set)
     server = data.get("server")
     if isinstance(server, Mapping) and isinstance(host := server.get("host"), str):
@@ -224,7 +224,7 @@ def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
         named["run", "problem", "path"] = problem.get("path")
     for location, path in named.items():
         if not isinstance(path, str) or "." not in path:
-            continue  # a registered name, or validation says so
+            continue  # a registered name, or validation reports it
         if not any(path.startswith(prefix_of(package)) for package in allowed):
             package = package_of(path)
             yield Mistake(

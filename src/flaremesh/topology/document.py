@@ -12,10 +12,10 @@ from flaremesh.topology.text import Unreadable
 
 _Parser = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader
-)  # libyaml's is ten times faster; only its events are used
+)  # libyaml's parser is ten times faster; only its events are used
 
-_DEEPEST = 100  # of values inside values
-_MOST = 1_000_000  # values, those of an alias counted wherever it stands
+_DEEPEST = 100  # levels of values inside values
+_MOST = 1_000_000  # values in all; those of an alias count wherever it stands
 
 _MERGE = "<<"
 
@@ -27,10 +27,10 @@ class _Node:
     Attributes:
         line: where it stands, from 1.
         value: its plain data.
-        text: what is written, if that is a scalar without quotes.
-        parts: what a mapping or a list holds; of a mapping with the line of the key.
-        mistakes: of the value itself: where inside, what is wrong, what to write.
-        flawed: it or something inside has mistakes.
+        text: the scalar as it is written, if it has no quotes.
+        parts: what a mapping or a list holds; for a mapping with the line of each key.
+        mistakes: those of the value itself, at locations relative to it.
+        flawed: whether it or something inside has mistakes.
         size: number of values in it.
         depth: number of values inside each other.
     """
@@ -63,7 +63,7 @@ class Document:
         self.data: Any = self._root.value
 
     def mistakes(self) -> Iterator[Mistake]:
-        """Fields that stand twice, and values that can be read in two ways."""
+        """Fields that are given twice, and values that can be read in two ways."""
         return _mistakes(self._root, (), set())
 
     def written(self, location: Location) -> str | None:
@@ -82,7 +82,7 @@ class Document:
         return LineMistake(path[-1][0], field, mistake.problem, mistake.remedy)
 
     def _path(self, location: Location) -> Iterator[tuple[int, _Node]]:
-        """Line and value of every step of a way, as far as the file holds them."""
+        """Line and value of every step of a location, as far as the file holds them."""
         node = self._root
         yield node.line, node
         for step in location:
@@ -98,7 +98,7 @@ class Document:
 
 def _mistakes(node: _Node, at: Location, seen: set[int]) -> Iterator[Mistake]:
     if not node.flawed or id(node) in seen:
-        return  # an anchor's mistakes are told once
+        return  # an anchor's mistakes are reported once
     seen.add(id(node))
     for mistake in node.mistakes:
         yield mistake._replace(location=(*at, *mistake.location))
@@ -119,7 +119,7 @@ class _Open:
 
 
 def _composed(text: str) -> _Node | None:
-    """The document's root; without recursion, for what a file nests is not bounded."""
+    """The document's root, found without recursion, since a file may nest any depth."""
     root: _Node | None = None
     anchors: dict[str, _Node | None] = {}  # None until the anchor's value is complete
     around: list[_Open] = []
@@ -174,7 +174,7 @@ def _events(text: str) -> Iterator[Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         lines = text.split("\n")
-        line = min(mark.line if mark else 0, len(lines) - 1)  # libyaml counts one after the last
+        line = min(mark.line if mark else 0, len(lines) - 1)  # libyaml may name the line after the last
         remedy = "check indentation, colons, brackets and quotes here"
         if "\t" in lines[line]:
             remedy = "indent with spaces, not with a tab"
@@ -277,7 +277,7 @@ def _scalar(event: yaml.ScalarEvent, line: int) -> _Node:
     text, tag = event.value, event.tag
     plain = event.implicit[0] and tag is None
     node = _Node(line, text, text if plain else None)
-    tag = tag or "!"  # of what stands in quotes
+    tag = tag or "!"  # the tag of a text in quotes
     name = tag.removeprefix(TAG)
     if not plain and name in ("!", "str"):
         return node

@@ -1,6 +1,6 @@
 """Edge-list files: one ``from to [weight]`` a line, ``#`` starts a comment.
 
-Commas or semicolons may stand between the fields and these words in the first line, as spreadsheets write.
+As spreadsheets write it, fields may be separated by commas or semicolons, and the first line may name them.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class EdgeList:
     mistakes: list[Mistake] = field(default_factory=list)
 
     def relocate(self, mistake: Mistake) -> Mistake:
-        """Point from an edge, which the topology file does not hold, to its line here."""
+        """A mistake of an edge, pointing to its line in this file; others unchanged."""
         match mistake.location:
             case ("graph", "edges", int(index), *_) if self.lines:
                 return self._mistake(self.lines[index], mistake.problem, mistake.remedy)
@@ -80,7 +80,7 @@ def _fields(line: str) -> list[str]:
     separator = None  # white space
     if ";" in line:
         separator = ";"
-    elif any("," in field for field in line.split()[:2]):  # and not only in a weight, as Germans write 0.3
+    elif any("," in field for field in line.split()[:2]):  # a comma in the weight alone is a decimal one
         separator = ","
     fields = [field.strip().strip('"') for field in line.split(separator)]
     while fields and not fields[-1]:
@@ -92,4 +92,4 @@ def _number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        return text  # validation says so
+        return text  # validation reports it

@@ -73,7 +73,7 @@ _MOST_EDGES = 300_000
 
 
 def _expected_edges(graph: Graph, n: int) -> float:
-    """Directed edges of what is made of a few words."""
+    """Number of directed edges of a graph that a few words describe."""
     match graph:
         case FixedGraph(kind="complete"):
             return n * (n - 1)
@@ -197,12 +197,12 @@ def _random_regular(n: int, graph: RandomRegular) -> Iterable[tuple[int, int]]:
             f"write an even degree, e.g. {d - 1 or 2}, or add a site",
         )
     generator = random.Random(graph.seed)
-    if n > _DENSE and 2 * d > n:  # few trials of such a graph succeed, but all of the edges that it lacks
+    if n > _DENSE and 2 * d > n:  # trials of a dense graph mostly fail, those of its complement succeed
         return _pairs(nx.complement(nx.random_regular_graph(n - 1 - d, n, seed=generator)))
     return _pairs(nx.random_regular_graph(d, n, seed=generator))
 
 
-_DENSE = 40  # sites, up to which a trial takes no time
+_DENSE = 40  # sites; with fewer, failed trials take no time
 
 
 def _watts_strogatz(n: int, graph: WattsStrogatz) -> Iterable[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The words for how an edge's messages travel."""
+"""The names for how an edge's messages travel."""
 
 from enum import StrEnum
 from typing import Literal, TypeAlias

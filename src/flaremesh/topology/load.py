@@ -18,11 +18,11 @@ _START = "start with apiVersion: flaremesh/v1"
 def load(path: str | Path) -> Topology:
     """The topology of a file, checked.
 
-    Paths in the file are relative to it. What is returned needs the file no more: an edge-list file has
-    become the edges, and the path of the problem's file is absolute.
+    Paths in the file are relative to it. What is returned does not depend on the file any more: an edge list
+    has been read, and the path of the problem's file is absolute.
 
     Raises:
-        TopologyError: with everything that is wrong with the file.
+        TopologyError: the file has mistakes; it names all of them.
     """
     path = Path(path)
     document, written = _read(path)
@@ -30,7 +30,7 @@ def load(path: str | Path) -> Topology:
     unreadable = list(document.mistakes())
     topology, invalid = validate(data, document.written)
     others = [*invalid, *edge_list.mistakes, *_missing_file(data, path.parent), *mistakes(data)]
-    # what else is wrong with a value that cannot be read may be wrong only because of that
+    # other mistakes at a value that cannot be read may only follow from that
     places = {mistake.location for mistake in unreadable}
     if edge_list.mistakes:
         places.add(("graph", "edges"))
@@ -62,7 +62,7 @@ def _missing_file(data: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # no file can have such a name, or nobody may look
+    except OSError:  # no file can have such a name, or this user may not look
         return False
 
 

@@ -1,4 +1,4 @@
-"""A topology's graph and weights, ready for use: what every other layer builds on."""
+"""A topology's graph and mixing matrices, on which every other layer builds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Mesh:
         return analyse(self.matrices)
 
     def contraction(self, step: float = 1.0) -> float:
-        """Of mixing with the step size γ, x⁺ = ((1 − γ)I + γW)x: see analysis.Properties.
+        """Factor per iteration by which mixing with the step size γ, x⁺ = ((1 − γ)I + γW)x, contracts.
 
         Args:
             step: γ; below 1 only where the graph does not change.

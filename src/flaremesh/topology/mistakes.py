@@ -1,4 +1,4 @@
-"""What is wrong with a topology file, in words for the person who wrote it."""
+"""Mistakes in a topology file, in words for the person who wrote it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from flaremesh.errors import FlaremeshError
 
 Location: TypeAlias = tuple[str | int, ...]
-"""The way to a value: keys and list indices, outermost first."""
+"""The keys and list indices that lead to a value, outermost first."""
 
 
 class Mistake(NamedTuple):

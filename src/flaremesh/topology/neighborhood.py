@@ -15,7 +15,7 @@ class Neighborhood:
         site: name of the site.
         self_weight: w_ii.
         in_weights: w_ij of every in-neighbour j.
-        out: names of the out-neighbours, who wait for this site's value.
+        out: names of the out-neighbours, which wait for this site's value.
     """
 
     site: str

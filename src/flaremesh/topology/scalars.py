@@ -1,7 +1,7 @@
 """What a YAML scalar without quotes means.
 
-Numbers are what Python writes as numbers, so 1e-4 is one. What the versions of YAML read differently and
-nobody can guess, as 010 and 12:30, is a mistake. Dates and truth values are those of YAML 1.1.
+Numbers are what Python writes as numbers, so 1e-4 is one. A scalar that versions of YAML read differently,
+such as 010 or 12:30, is a mistake. Dates and truth values are those of YAML 1.1.
 """
 
 import datetime
@@ -12,13 +12,13 @@ from typing import Final, TypeAlias
 import yaml
 
 TAG: Final = "tag:yaml.org,2002:"
-"""With what the tags of YAML's own types begin."""
+"""Prefix of the tags of YAML's own types."""
 
 Scalar: TypeAlias = bool | int | float | str | datetime.date | None
 
 
 class Ambiguous(Exception):
-    """Nobody can know what was meant; the arguments are the problem and the remedy."""
+    """A scalar has no certain meaning; the arguments are the problem and the remedy."""
 
 
 TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -28,7 +28,7 @@ TYPES: Final[dict[str, tuple[type, ...]]] = {
     "float": (int, float),
     "timestamp": (datetime.date, datetime.datetime),
 }
-"""By the name of an explicit tag, what a value with it may be."""
+"""The types that a value with an explicit tag may have, by the tag's name."""
 
 _INTEGER = re.compile(
     r"[-+]?(?:0[bB][01_]*[01]|0[oO][0-7_]*[0-7]|0[xX][\da-fA-F_]*[\da-fA-F]|0|[1-9][\d_]*)", re.ASCII
@@ -36,7 +36,7 @@ _INTEGER = re.compile(
 _FLOAT = re.compile(r"[-+]?(?:\.\d[\d_]*|\d[\d_]*(?:\.[\d_]*)?)(?:[eE][-+]?\d+)?", re.ASCII)
 _NO_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _LEADING_ZERO = re.compile(r"[-+]?0[\d_]+", re.ASCII)
-_MOST_DIGITS = 4300  # that Python turns into a number
+_MOST_DIGITS = 4300  # Python reads no longer numbers
 
 _YAML_1_1 = yaml.SafeLoader("")
 
@@ -48,7 +48,7 @@ def meant(text: str) -> Scalar:
         Ambiguous: it can be read in several ways, or as no value at all.
     """
     if text[:1] not in _YAML_1_1.yaml_implicit_resolvers:
-        return text  # as most are
+        return text  # the quick way, for most
     tag: str = _YAML_1_1.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's
     old = tag.removeprefix(TAG)
     digits = text.replace("_", "")

@@ -32,11 +32,11 @@ from flaremesh.topology.links import LinkMode
 from flaremesh.topology.mistakes import instead, shown
 
 SERVER = "server"
-"""The server's name in the mesh: of its kit and in its certificate. No site may have it."""
+"""The server's name in the mesh, in its kit and in its certificate; no site may have it."""
 
 
 DEFAULT_PORT = 8002
-"""The server's."""
+"""The server's port where the file names none."""
 
 MOST_SITES = 10_000
 
@@ -53,18 +53,18 @@ def _no_truth_value(value: Any) -> Any:
 
 
 NUMBER = BeforeValidator(_no_truth_value)
-"""Beside int and float, for pydantic takes true for 1."""
+"""Refuses truth values, which pydantic would take for 0 and 1."""
 
 Count: TypeAlias = Annotated[int, Field(gt=0, le=10**9), NUMBER]
 Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1), NUMBER]
-Seconds: TypeAlias = Annotated[float, Field(gt=0, le=10**6), NUMBER]  # clocks of libraries end somewhere
-Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32), NUMBER]  # every library's generator takes these
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=10**6), NUMBER]  # libraries refuse longer timeouts
+Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32), NUMBER]  # all libraries' generators take these
 
 DnsLabel: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535), NUMBER]
 
 _LONGEST_NAME = 64
-"""Of a holder and of an organisation in a certificate (X.509)."""
+"""Characters of a holder's and an organisation's name in an X.509 certificate."""
 
 Org: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=_LONGEST_NAME)]
 Email: TypeAlias = Annotated[
@@ -424,7 +424,7 @@ class Wire(Closed):
 
     @property
     def keeps_copies(self) -> bool:
-        """Sites keep copies of what their neighbours know, and send what changed."""
+        """Whether sites keep copies of what their neighbours know, and send what changed."""
         return self.encoding in ("int8", "top-k")
 
     def unsoundness(self, phases: int) -> str | None:
@@ -443,7 +443,7 @@ class Wire(Closed):
 
     @property
     def step(self) -> float:
-        """γ: with the fraction of top-k it is stable, and within a factor of two of the best."""
+        """γ; its default for top-k, the fraction, is stable and within a factor of two of the best."""
         if self.gossip is not None:
             return self.gossip
         return self.kept if self.encoding == "top-k" else 1.0

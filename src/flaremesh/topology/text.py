@@ -1,4 +1,4 @@
-"""Read the text of a file that a person wrote, whatever wrote it down."""
+"""Read the text of a file that a person wrote, with any editor."""
 
 import codecs
 import stat
@@ -29,7 +29,7 @@ def read(path: Path, name: str) -> str:
 
     Args:
         path: the file.
-        name: what the person who wrote it calls it.
+        name: what messages call it.
 
     Raises:
         Unreadable: there is no such file, or it is no text, or too large.
@@ -60,5 +60,5 @@ def read(path: Path, name: str) -> str:
 
 def _is_file(path: Path) -> bool:
     mode = path.stat().st_mode
-    # a pipe without a name is what a shell makes of <(command), and somebody writes into it
+    # a pipe without a name is what a shell makes of <(command); a named pipe might have no writer
     return stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and not path.resolve().exists())

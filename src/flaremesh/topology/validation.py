@@ -35,7 +35,7 @@ def validate(
 
     Args:
         data: what the file says.
-        written: how it says a value.
+        written: returns the text of a value without quotes, as Document.written does.
     """
     try:
         return Topology.model_validate(data), []
@@ -64,7 +64,7 @@ def _mistakes(errors: Sequence[ErrorDetails], written: Callable[[Location], str 
 
 
 def _words(error: ErrorDetails, value: str) -> tuple[str, str]:
-    """Problem and remedy; ``value`` is how to quote what was given."""
+    """Problem and remedy; ``value`` is what was given, as messages quote it."""
     location, context = error["loc"], error.get("ctx", {})
     schema = _schema_at(location)
     description = schema.get("description", "another value").splitlines()[0]
@@ -107,7 +107,7 @@ _ALIASES = {
     for name, field in model.model_fields.items()
     if field.alias
 }
-"""Names that fields have elsewhere, as source and target of an edge in networkx, to those of the file."""
+"""The fields' Python names, such as an edge's source and target, to their names in the file."""
 
 
 def _near(name: str, known: Sequence[str]) -> str | None:

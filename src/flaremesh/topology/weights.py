@@ -76,7 +76,7 @@ def optimal(a: Adjacency) -> Matrix:
     problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sigma_max(w - 1 / n)), [cvxpy.diag(w) >= 0])
     problem.solve()
     found = np.zeros((n, n))
-    found[rows, columns] = np.where(weight.value > 1e-6, weight.value, 0)  # below is the solver's noise
+    found[rows, columns] = np.where(weight.value > 1e-6, weight.value, 0)  # less is the solver's noise
     return _with_self_weights(found + found.T)
 
 

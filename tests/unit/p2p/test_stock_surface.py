@@ -128,6 +128,14 @@ def assert_takes(function, expected, label):
         ), f"{label} needs {parameter.name}"
 
 
+def test_the_names_that_the_document_says_are_taken_are_methods_of_the_executors():
+    (listed,) = re.findall(r"own methods with a leading underscore \(([^)]*)\)", DOCUMENT.read_text())
+    methods = set(dir(importlib.import_module("flaremesh.p2p.executors").ConsensusExecutor))
+    names = set(re.findall(r"`(\w+)`", listed))
+    assert names
+    assert names <= methods
+
+
 def test_the_document_tells_of_nothing_that_the_stock_package_does_not_have():
     known = {counterpart(name).removeprefix(f"{ours.__name__}.") for name in MODULES}
     for parameter in [*definitions(type), *definitions(FunctionType)]:

@@ -40,7 +40,7 @@ def graph(run: RecordedRun, theme: Theme) -> Figure | None:
     axes.set_aspect("equal", adjustable="datalim")
     subtitle(axes, _about_weights(run.result.graph, edges, directed), theme)
 
-    # clockwise from the top: on a circle every name stands free, whatever the graph
+    # clockwise from the top: on a circle no edge crosses a name, whatever the graph
     angles = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     positions = np.column_stack([np.cos(angles), np.sin(angles)])
     points = float(np.clip(100 / np.sqrt(len(names)), 10, 30))

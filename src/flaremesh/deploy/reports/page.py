@@ -1,4 +1,4 @@
-"""Pages that hold everything, pictures included, and suit a light and a dark screen."""
+"""HTML pages that hold their pictures, one for a light and one for a dark screen each."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ Draw = Callable[[Theme], Figure | None]
 
 
 class Picture(NamedTuple):
-    """One figure as PNG for both kinds of screen."""
+    """One figure as PNG in both themes."""
 
     light: bytes
     dark: bytes

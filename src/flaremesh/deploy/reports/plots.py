@@ -89,7 +89,7 @@ def consensus(distance: Distance, predicted: float | None, fit: Fit | None, them
     axes.plot(iterations, values, color=theme.accent, linewidth=2.6, marker=marker, label="measured")
     if predicted is not None:
         line = values[0] * predicted ** (iterations - iterations[0]).astype(float)
-        # beyond round-off the prediction goes on for ever and would flatten everything else
+        # the prediction falls on below round-off, and would flatten everything else
         near = line >= values.min() / 3
         label = f"predicted for mixing alone: {predicted:.4g} per iteration"
         axes.plot(iterations[near], line[near], color=PREDICTED, linestyle="--", label=label)

@@ -20,7 +20,7 @@ LABELLED_SITES: Final = len(_COLOURS)
 """So many sites have colours of their own."""
 
 DISTINCT_SITES: Final = len(_COLOURS) * len(_DASHES)
-"""So many sites have lines that look different."""
+"""So many sites have lines of their own look; beyond, looks repeat."""
 
 PREDICTED: Final = _COLOURS[4]
 """Colour of what theory predicts."""

@@ -28,7 +28,7 @@ from flaremesh.waiting import wait_while
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
-_SILENCE_SECONDS = 10.0  # a server that is silent for longer is lost
+_SILENCE_SECONDS = 10.0  # a server that does not answer for longer is lost
 RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
 _RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
@@ -37,7 +37,7 @@ _ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another adm
 
 
 class NotSubmitted(DeployError):
-    """The run was to be aborted before there was one."""
+    """The run was aborted before it was submitted."""
 
     exit_code = 130
 
@@ -54,25 +54,25 @@ def run(
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
 
-    NVFlare's job processes end by themselves some seconds after a run that finished or failed; after another
-    one this waits for them.
+    NVFlare's job processes end by themselves some seconds after a run that finished or failed; after any
+    other end, this call waits for them.
 
     Args:
         topology: the mesh and its run.
         target: where the mesh is up.
         mesh: its folder.
         name: of the run, for people.
-        show: hears the run id and the progress, a few times a second.
+        show: called with the run id and the progress, a few times a second.
         stop: set it to abort the run.
-        warn: hears what keeps the results from being complete.
-        reconnect_seconds: for how long a way to the server is looked for that was lost.
+        warn: called with what keeps the results from being complete.
+        reconnect_seconds: for how long a lost connection to the server is tried again.
 
     Raises:
         UnsoundRun: the run makes no sense.
         NotSubmitted: ``stop`` was set before the run began.
-        DeployError: somebody is not ready, or the server does not take the run; or the way to it was lost
-            for good, and the run goes on.
-        RecordError: the server tells of the run what cannot be read.
+        DeployError: a participant is not ready, or the server does not take the run; or the connection was
+            lost for good, and the run goes on.
+        RecordError: the server's answer about the run cannot be read.
     """
     check(topology)
     check_server(topology, mesh)
@@ -131,7 +131,7 @@ def _reconnect(
     stop: threading.Event,
     deadline: float,
 ) -> AdminSession | None:
-    """A new session, for the way to the server may break while it runs; None where it does not run.
+    """A new session in place of a lost one; None if the server does not run, or ``stop`` is set.
 
     Raises:
         DeployError: there is none before ``deadline``.
@@ -166,7 +166,7 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
         job = Path(staging) / "job"
         write_job(topology, job, name=name)
         run_id = session.submit(job)
-        if not re.fullmatch(r"[\w-]+", run_id):  # it names folders here
+        if not re.fullmatch(r"[\w-]+", run_id):  # it becomes a folder's name here
             raise DeployError(f"the server answers with a run id that cannot be one: {run_id!r}")
         folder = runs / run_id
         folder.mkdir()
@@ -177,9 +177,9 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
 def _follow(
     session: AdminSession, run_id: str, show: Callable[[str, RunProgress], None], stop: threading.Event
 ) -> RunResult | None:
-    """Watch a run until it has a result, or until ``stop``: None.
+    """Watch a run until it has a result; returns None if ``stop`` was set before.
 
-    The controller tells the result seconds before NVFlare ends the job.
+    The controller has the result seconds before NVFlare ends the job.
     """
     heard = time.monotonic()
     while not stop.wait(_POLL_SECONDS):
@@ -223,10 +223,10 @@ def _downloaded(session: AdminSession, run_id: str) -> RunResult | None:
 
 
 def _explained(session: AdminSession, run_id: str, result: RunResult) -> RunResult:
-    """The result, with a reason where the controller was told to end and not why.
+    """The result, with a reason where NVFlare told the controller to end without one.
 
-    NVFlare ends it so when a job process dies before its site begins, when the server stops, and for other
-    admins.
+    It does so when a job process dies before its site begins, when the server stops, and when another admin
+    aborts the run.
     """
     if result.outcome != RunState.ABORTED or result.reason:
         return result
@@ -236,7 +236,7 @@ def _explained(session: AdminSession, run_id: str, result: RunResult) -> RunResu
 
 
 def _first_failure(session: AdminSession, run_id: str) -> str | None:
-    """Whose process failed first, as a reason; the server's agent writes it when the job has ended."""
+    """A reason that names the site whose process failed first, which the server's agent writes at the end."""
     session.wait(run_id, _END_SECONDS)
     wait_while(lambda: session.job(run_id).first_failure is None, _NOTE_SECONDS, _POLL_SECONDS)
     site = session.job(run_id).first_failure
@@ -263,15 +263,16 @@ def gather(
 ) -> RunResult:
     """Write a run's result into ``folder``, and beside it a copy of what each site keeps of the run.
 
-    Where a copy fails, or nothing can be reached, the thinned history that the server has stands in for it.
+    Where a copy fails, or nothing can be reached, the thinned history that the server has takes its place.
 
     Args:
         topology: the mesh; sites that it does not name are ignored.
         target: where the sites are.
         folder: of the run, named by its id.
         name: of the run.
-        told: by the server, with thinned histories; what is known here is not taken from it.
-        warn: hears of copies that failed.
+        told: the server's result, with thinned histories; where this machine knows better, as the run's name,
+            it is not believed.
+        warn: called with copies that failed.
 
     Returns:
         The result as it is written, without the thinned histories.

@@ -33,9 +33,9 @@ class ServerLost(DeployError):
 
 
 class AdminSession:
-    """What flaremesh asks of a server; see ``connect``.
+    """An admin's session, which ``connect`` makes.
 
-    All methods raise ServerLost when no answer comes.
+    All methods raise ServerLost when no answer comes, and DeployError when the server refuses.
     """
 
     def __init__(self, admin: Admin):
@@ -58,10 +58,10 @@ class AdminSession:
         return self._ask(lambda: self._admin.job(run_id))
 
     def progress(self, run_id: str) -> RunProgress | None:
-        """What the run's controller tells of it, None while no controller answers.
+        """The progress that the run's controller reports, None while no controller answers.
 
         Raises:
-            RecordError: it tells what cannot be read.
+            RecordError: the report cannot be read.
         """
         try:
             told = self._ask(lambda: self._admin.ask_job(run_id, PROGRESS_COMMAND))
@@ -143,13 +143,14 @@ def _why_no_answer(server: Address) -> str:
 
 
 def _session(admin: str, kit: Path, copy: Path, server: Address) -> Admin:
-    """A session with what of an admin's kit it needs, which it may write to."""
+    """A session with a copy of the files that it needs of an admin's kit, since NVFlare may write to them."""
     try:
-        # or a damaged kit would be taken for a server that is away
+        # checked first: NVFlare would report a damaged kit as a server that does not answer
         identity(kit)
         files = startup_files(kit / "startup")
         pair = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        pair.load_cert_chain(files.certificate, files.key, password="")  # which asks nobody
+        # with a password, so that OpenSSL does not ask for one
+        pair.load_cert_chain(files.certificate, files.key, password="")
         for part in PARTS:
             shutil.copytree(kit / part, copy / part)
         return Admin(admin, copy, *server)

@@ -14,7 +14,7 @@ Filter = Callable[[tarfile.TarInfo], tarfile.TarInfo | None]
 
 
 def of_folder(folder: Path, changed: Filter) -> bytes:
-    """An archive of what is in a folder."""
+    """An archive of what is in a folder, its entries changed by ``changed``."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         tar.add(folder, arcname=".", filter=changed)

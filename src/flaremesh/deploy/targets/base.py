@@ -23,7 +23,7 @@ MESH_LABEL = "flaremesh.dev/mesh"
 
 
 class DeployError(FlaremeshError):
-    """A mesh cannot be started, reached or stopped; the message says whom it concerns and what to do."""
+    """A mesh cannot be started, reached or stopped; the message names the participant and what to do."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Participant:
 
     Attributes:
         name: ``server`` or the site's name.
-        running: there is a process or pod.
-        ready: it may take part in a run.
+        running: whether there is a process, container or pod.
+        ready: whether it may take part in a run.
         place: where it runs, e.g. ``pid 4711``.
         metrics: URL of its metrics, None while it serves none.
-        elsewhere: it is not here, and may be on another cluster; only the server knows whether it runs.
+        elsewhere: whether it may be on another cluster; only the server knows whether it runs there.
     """
 
     name: str
@@ -48,17 +48,19 @@ class Participant:
 
 
 def threads(cores: int, sites: int) -> dict[str, str]:
-    """Environment of a site that shares a machine with others: without it, torch takes all cores at each."""
+    """Environment of a site that shares a machine: without it, torch would take all cores at every site."""
     return {"OMP_NUM_THREADS": str(max(1, cores // sites))}
 
 
 def at_once(act: Callable[[T], U], on: Iterable[T], most: int = AT_ONCE) -> list[U]:
-    """What each call returns, in order; the first that fails is raised once all that have begun have ended.
+    """Call ``act`` on many arguments at the same time, and return its results in order.
+
+    The first error is raised once all calls that have begun have ended.
 
     Args:
-        act: what to do.
-        on: with whom.
-        most: how many at the same time.
+        act: the function.
+        on: its arguments, one per call.
+        most: how many calls at the same time.
     """
     with ThreadPoolExecutor(most) as pool:
         return list(pool.map(act, on))
@@ -71,12 +73,12 @@ def ask_each(
 
     Args:
         target: where they run.
-        participants: whom to ask, all at once.
-        path: what for.
-        read: makes something of an answer, or raises ValueError.
+        participants: those to ask, all at once.
+        path: of the URL.
+        read: parses an answer, or raises ValueError.
 
     Returns:
-        None for those who do not run, give no answer or one that cannot be read.
+        what ``read`` returned; None for those that do not run, give no answer or one that cannot be read.
     """
 
     def answer(participant: Participant) -> T | None:
@@ -94,7 +96,7 @@ class Target(Protocol):
     """Runs the participants of one mesh; each method may be called again at any time."""
 
     def up(self, timeout: float) -> list[str]:
-        """Start what does not run and wait until all is ready.
+        """Start what does not run, and wait until all is ready.
 
         Args:
             timeout: seconds until everything must be ready.
@@ -113,15 +115,15 @@ class Target(Protocol):
         """The server first, then the sites in the order of the topology file."""
 
     start_seconds: float
-    """Until all is ready, images that have to be pulled included."""
+    """Default time limit of `up`, pulls of images included."""
 
     def fetch(self, participant: str, run_id: str, folder: Path) -> bool:
         """Copy what a participant keeps of a run; False where there is nothing that can be reached.
 
         Args:
-            participant: whose.
+            participant: its name.
             run_id: id of the run.
-            folder: where to; must not exist.
+            folder: the copy; must not exist.
 
         Raises:
             DeployError, OSError: the copy failed; a part of it may be there.

@@ -30,7 +30,7 @@ from flaremesh.topology.schema import SERVER, Topology
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
-_CLOCK_SECONDS = 5.0  # a process's creation time moves when the clock is set
+_CLOCK_SECONDS = 5.0  # by so much a process's creation time may differ, since it moves when the clock is set
 
 
 class LocalTarget(Target):
@@ -112,7 +112,7 @@ class LocalTarget(Target):
         try:
             with urllib.request.urlopen(f"{agent}{path}", timeout=SECONDS) as reply:
                 return bytes(reply.read())
-        except (OSError, ValueError, HTTPException):  # or what serves there now is no agent
+        except (OSError, ValueError, HTTPException):  # nobody answers, or something that is no agent
             return None
 
     @override
@@ -135,13 +135,13 @@ class LocalTarget(Target):
                 raise DeployError(
                     f"there is no kit of {name} in {self._kits}: run `flaremesh provision` first"
                 )
-            # what else is there stays
+            # other files in the workspace stay
             shutil.copytree(self._kits / name / part, workspace / part, dirs_exist_ok=True)
         self._agent_file(name).unlink(missing_ok=True)
         log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
             sys.executable,
-            # -P: not from the folder in which the mesh is started, where a user's own files lie
+            # -P: nothing is imported from the current folder, where a user's own files lie
             [sys.executable, "-P", "-u", "-m", participant.__name__, str(workspace)],
             self._environment() | {participant.NAME_VARIABLE: name},
             file_actions=[
@@ -149,7 +149,7 @@ class LocalTarget(Target):
                 (os.POSIX_SPAWN_OPEN, 1, self.console(name), log, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
-            setsid=True,  # a Ctrl-C in this terminal is not meant for the mesh
+            setsid=True,  # Ctrl-C in this terminal must not end the mesh
         )
         return psutil.Process(pid)
 
@@ -157,7 +157,7 @@ class LocalTarget(Target):
         shared = threads(os.cpu_count() or 1, len(self._topology.sites))
         environment = shared | os.environ | {HOST_VARIABLE: "127.0.0.1", PORT_VARIABLE: "0"}
         environment.pop(DIRECTORY_VARIABLE, None)  # one directory for all sites would mix their metrics
-        # the sites' working directory is another one
+        # absolute, since the sites work in another directory
         if folder := data_folder():
             environment[DATA_DIR_VARIABLE] = str(folder.absolute())
         if folders := environment.get("PYTHONPATH"):
@@ -216,7 +216,7 @@ class LocalTarget(Target):
         self._record({name: process for name, process in running.items() if name not in names})
 
     def _on_workspaces(self, names: Iterable[str]) -> list[psutil.Process]:
-        """What NVFlare runs on these workspaces."""
+        """NVFlare's processes on these workspaces."""
         workspaces = [self._workspace(name) for name in names]
         return [
             process
@@ -282,16 +282,16 @@ def _end(processes: Sequence[psutil.Process], grace: float) -> None:
 
 
 def check_port(host: str, port: int, what: str, remedy: str) -> None:
-    """Make sure that a port of this machine is free.
+    """Check that a port of this machine is free.
 
     Args:
         host: address to be bound; empty for all.
         port: the port.
-        what: it is, as the message begins.
+        what: what the port is for, with which the message begins.
         remedy: what to do where it is not free.
 
     Raises:
-        DeployError: it is not; the message says who has it.
+        DeployError: it is not free; the message names its owner.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

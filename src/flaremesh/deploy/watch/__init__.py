@@ -1,1 +1,1 @@
-"""What a mesh that is up does: its state, its metrics in the terminal and in Grafana, and what is wrong."""
+"""A mesh that is up: its state, its metrics in the terminal and in Grafana, and what is wrong with it."""

@@ -1,4 +1,4 @@
-"""How a mesh is: what its participants find out about themselves, and what only the whole shows."""
+"""What is wrong with a mesh: the reports of its participants, and what shows only in all of them together."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class MeshEdge:
     """An edge of the mesh, over which the target uses the source's values.
 
     Attributes:
-        source: who sends, and dials where the link is direct.
-        target: who receives.
+        source: the site that sends, and dials where the link is direct.
+        target: the site that receives.
         kind: what a run would use.
         address: where the source dialled, empty for a relayed edge.
-        ok: a run can use it; None if that could not be tried.
+        ok: whether a run can use it; None if that could not be tried.
         reason: why not.
     """
 
@@ -40,7 +40,7 @@ class OldKits(NamedTuple):
 
     Attributes:
         older: their kit in the mesh's folder is newer.
-        unlike_file: what their kit has otherwise than the topology file, e.g. addresses.
+        unlike_file: in what their kit differs from the topology file, e.g. addresses, by participant.
     """
 
     older: Collection[str]
@@ -55,10 +55,10 @@ class Diagnosis:
     """What the doctor found.
 
     Attributes:
-        reports: of the server, then of the sites; None for whoever gives none.
+        reports: of the server, then of the sites; None for a participant that gives none.
         links: all edges.
         findings: what is wrong.
-        elsewhere: participants that are out of sight, see Participant.
+        elsewhere: participants that may be on another cluster, as Participant.elsewhere.
     """
 
     reports: Mapping[str, Report | None]
@@ -92,7 +92,7 @@ def judge(
     reports: Mapping[str, Report | None],
     kits: OldKits = NO_OLD_KITS,
 ) -> Diagnosis:
-    """Put what the participants say together.
+    """The diagnosis that the participants' reports add up to.
 
     Args:
         topology: the mesh.
@@ -103,7 +103,7 @@ def judge(
     known = {name: report for name, report in reports.items() if report is not None}
     findings = [
         *_silence(participants, known),
-        # a peer that gives no report is told of once; that nobody can dial it follows
+        # a peer without a report is one finding already; that nobody can dial it follows
         *(f for report in known.values() for f in report.findings if f.peer is None or f.peer in known),
         *_old_certificates(known),
         *_skew(known),
@@ -139,7 +139,7 @@ def _old_certificates(known: Mapping[str, Report]) -> Iterator[Finding]:
 
 
 def _skew(known: Mapping[str, Report]) -> Iterator[Finding]:
-    """Those who have another version than the server, or than the first that answers."""
+    """Participants whose versions differ from the server's, or from those of the first that answers."""
     if not known:
         return
     model = known.get(SERVER) or next(iter(known.values()))

@@ -1,4 +1,4 @@
-"""Prometheus and Grafana for a mesh that is up, for as long as somebody looks."""
+"""Prometheus and Grafana for a mesh that is up, for as long as a command runs."""
 
 import contextlib
 import fcntl
@@ -33,7 +33,7 @@ FOLDER = "monitoring"
 
 _FIRST_DASHBOARD = "overview.json"
 _DEFAULTS = MonitoringValues().prometheus
-_PROMETHEUS_PORT, _GRAFANA_PORT = 9090, 3000  # in a cluster
+_PROMETHEUS_PORT, _GRAFANA_PORT = 9090, 3000  # of their Services in a cluster
 _REFRESH_SECONDS = 5.0
 _POLL_SECONDS = 1.0
 _GRAFANA = {
@@ -43,7 +43,7 @@ _GRAFANA = {
     "GF_AUTH_BASIC_ENABLED": "false",
     "GF_AUTH_DISABLE_LOGIN_FORM": "true",
     "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": "true",
-    # it dials nobody but Prometheus
+    # it dials Prometheus alone
     "GF_ANALYTICS_REPORTING_ENABLED": "false",
     "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
     "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
@@ -54,7 +54,7 @@ _GRAFANA = {
 
 @dataclass(frozen=True)
 class Ports:
-    """Ports of this machine, for itself only."""
+    """Ports at which this machine, and no other, reaches the services."""
 
     prometheus: int
     grafana: int
@@ -77,7 +77,7 @@ class Monitor:
     _targets: ScrapeTargets | None
 
     def watch(self) -> None:
-        """Follow the participants that come and go, for ever.
+        """Keep the list of what Prometheus scrapes up to date, for ever.
 
         Raises:
             DeployError: one of the services has ended.
@@ -220,7 +220,7 @@ def _prometheus(mesh: str, folder: Path, port: int) -> Iterator[Service]:
             engine = engine_with(PROMETHEUS_IMAGE)
         except NoImage as error:
             raise DeployError(f"there is no program prometheus on the PATH, and {error}") from None
-        # the folder has the same path inside, and what is written there stays its owner's
+        # the folder has the same path in the container, and the files written there belong to its owner
         volumes = {str(folder): {"bind": str(folder), "mode": "rw"}}
         user = f"{os.getuid()}:{os.getgid()}"
         service = container(engine, PROMETHEUS_IMAGE, mesh, command=arguments, volumes=volumes, user=user)
@@ -231,7 +231,7 @@ def _prometheus(mesh: str, folder: Path, port: int) -> Iterator[Service]:
 
 @contextlib.contextmanager
 def _grafana(mesh: str, port: int, prometheus: str) -> Iterator[Service]:
-    """Grafana with the dashboards, ready; whoever is on this machine may look, and nothing else."""
+    """Grafana with the dashboards, ready; users of this machine may view them without a password."""
     engine = engine_with(GRAFANA_IMAGE)
     _check_port(port, "--port")
     environment = _GRAFANA | {"GF_SERVER_HTTP_PORT": str(port)}
@@ -242,7 +242,7 @@ def _grafana(mesh: str, port: int, prometheus: str) -> Iterator[Service]:
 
 
 def provisioning(prometheus: str) -> dict[str, bytes]:
-    """By path, the files that give a Grafana its data source and its dashboards."""
+    """The files that give a Grafana its data source and its dashboards, by path."""
     source = {
         "name": "Prometheus",
         "uid": "flaremesh",

@@ -21,7 +21,7 @@ class ScrapeTargets:
     Args:
         mesh: the mesh's name.
         target: where it runs; this machine reaches its participants.
-        file: which to write.
+        file: the file to write.
     """
 
     def __init__(self, mesh: str, target: Target, file: Path):
@@ -31,10 +31,10 @@ class ScrapeTargets:
         self._addresses: dict[str, str] = {}
 
     def refresh(self) -> None:
-        """Write where they are now; one that is gone stays where it was, so that its absence is seen.
+        """Write where the participants are now; one that is gone stays listed, so that its absence shows.
 
         Raises:
-            DeployError: none has ever been there.
+            DeployError: there has been no participant yet.
         """
         found = {p.name: urlsplit(p.metrics).netloc for p in self._target.participants() if p.metrics}
         gone = {
@@ -56,7 +56,7 @@ def configure(folder: Path, targets: Path) -> None:
     """Write ``prometheus.yml``, and the rules beside it.
 
     Args:
-        folder: where to.
+        folder: the folder to write to.
         targets: the file of ScrapeTargets, in that folder.
     """
     shutil.copyfile(RULES, folder / RULES.name)
@@ -75,5 +75,5 @@ def configure(folder: Path, targets: Path) -> None:
 
 
 def nothing_runs(mesh: str) -> DeployError:
-    """What to say of a mesh that is down."""
+    """The error about a mesh that is down."""
     return DeployError(f"nothing of {mesh} runs: `flaremesh up` starts it")

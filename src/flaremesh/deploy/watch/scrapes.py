@@ -1,4 +1,4 @@
-"""Pages of metrics as agents serve them, and what two of them tell of a run."""
+"""Pages of metrics as agents serve them, and what two of them say about a run."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from flaremesh.metrics.names import AgentMetric, RunMetric
 
 
 class Scrape:
-    """What an agent said at one moment, or what the server's said of a site.
+    """The metrics that an agent served at one moment, or that the server's agent served for a site.
 
     Args:
         samples: its metrics, None where it did not answer.
@@ -34,12 +34,12 @@ class Scrape:
 
     @classmethod
     def of(cls, page: bytes, when: float) -> "Scrape":
-        """What a page of metrics says."""
+        """The scrape with a page of metrics."""
         families = text_string_to_metric_families(page.decode())
         return cls([sample for family in families for sample in family.samples], when)
 
     def shared_by(self, site: str) -> "Scrape":
-        """What the server shows of a site."""
+        """The scrape of a site with what the server shows of it."""
         return Scrape(self._shared.get(site), self.when)
 
     def series(
@@ -82,14 +82,14 @@ class Span:
 
     @property
     def iterations(self) -> float:
-        """How many ended in between."""
+        """How many iterations ended in between."""
         return self.increase(RunMetric.ITERATIONS)
 
     @property
     def seconds(self) -> float:
-        """From the last iteration before the first scrape to the last one before the second.
+        """Seconds from the last iteration before the first scrape to the last one before the second.
 
-        The site's own clock tells it: a page may be a second old when it is scraped.
+        They are taken from the site's own clock, since a page may be a second old when it is scraped.
         """
         return self.increase(RunMetric.LAST_ITERATION)
 

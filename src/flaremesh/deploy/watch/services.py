@@ -29,7 +29,7 @@ class NoImage(DeployError):
 
 
 class Service(Protocol):
-    """Something that serves."""
+    """A program or container that serves."""
 
     def check(self, name: str) -> None:
         """Raise DeployError with the last lines of its log if it has ended."""
@@ -65,7 +65,7 @@ class _Process:
 def program(command: list[str], log: Path) -> Iterator[Service]:
     """A program that writes to a log, until the context ends."""
     with log.open("wb") as output:
-        # a Ctrl-C is for this program, which then ends that one
+        # Ctrl-C must reach this process alone, which then ends the program
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -99,7 +99,7 @@ class _Container:
 def container(
     client: DockerClient, image: str, mesh: str, files: Mapping[str, bytes] | None = None, **options: Any
 ) -> Iterator[Service]:
-    """A container on this machine's own network, which sees what the machine sees."""
+    """A container in the network of this machine, which reaches what the machine reaches."""
     # no participant has an underscore in its name
     name = f"{mesh}_{image.partition(':')[0].rpartition('/')[2]}"
     with refusals(name):

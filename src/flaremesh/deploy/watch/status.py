@@ -1,4 +1,4 @@
-"""What runs of a mesh."""
+"""The participants and the runs of a mesh."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class ActiveRun:
         run_id: id of the run.
         name: its name.
         state: what its controller says, or NVFlare's status of the job where there is no controller yet.
-        sites: the latest figures of every site that told some.
+        sites: the latest figures of every site that has sent some.
     """
 
     run_id: str
@@ -43,7 +43,7 @@ class MeshStatus:
 
     @property
     def ready(self) -> bool:
-        """A run may start."""
+        """Whether a run may start."""
         known = () if self.registered is None else (SERVER, *self.registered)
         return all(p.ready or (p.elsewhere and p.name in known) for p in self.participants)
 

@@ -12,9 +12,9 @@ from flaremesh.deploy.watch.views import ConsensusView, MeshView, RunView, Serve
 from flaremesh.metrics.names import RELAY, AgentMetric, Phase, RunMetric, RunState
 from flaremesh.topology.schema import SERVER, Topology
 
-_WINDOW = 6  # scrapes that rates are taken over: the process of a run writes its page once a second only
+_WINDOW = 6  # scrapes over which rates are taken, because a run's process writes its page only once a second
 _SILENCE_SECONDS = 10.0
-_RESOLUTION = 1e-6  # of the greatest distance seen; below, a distance may be round-off
+_RESOLUTION = 1e-6  # times the greatest distance seen; a smaller distance may be round-off
 # a run's state is the first of these that one of its sites is in
 _ORDER = (
     RunState.FAILED,
@@ -27,11 +27,11 @@ _ORDER = (
 
 
 class Recent:
-    """What the participants of a mesh said lately.
+    """The latest scrapes of all participants of a mesh.
 
     Args:
         topology: the mesh.
-        silence: seconds after which what a participant said is no news any more.
+        silence: seconds after which a scrape is too old to be shown.
     """
 
     def __init__(self, topology: Topology, silence: float = _SILENCE_SECONDS):
@@ -45,11 +45,11 @@ class Recent:
 
     @property
     def scrapes(self) -> Mapping[str, Sequence[Scrape]]:
-        """By participant, the last one last."""
+        """The scrapes of each participant, the last one last."""
         return self._scrapes
 
     def add(self, participant: str, scrape: Scrape) -> None:
-        """Somebody was asked."""
+        """Keep what a participant answered, or that it did not."""
         self._scrapes[participant].append(scrape)
 
     def view(self, now: float) -> MeshView:
@@ -66,7 +66,7 @@ class Recent:
         return MeshView(self._mesh, _server(server), shown or [self._run(None, {}, scrapes)])
 
     def _fresh(self, scrapes: list[Scrape], now: float) -> list[Scrape]:
-        """What was said since the last silence."""
+        """The scrapes since the last one without an answer; none if the last one is too old."""
         if scrapes and now - scrapes[-1].when > self._silence:
             return []
         silent = max((n for n, scrape in enumerate(scrapes) if not scrape.answered), default=-1)
@@ -107,14 +107,14 @@ class Recent:
         before = self._norm([span.before(RunMetric.CONSENSUS_DISTANCE) for span in spans])
         if run_id and distance is not None and before is not None:
             greatest = self._greatest[run_id] = max(self._greatest.get(run_id, 0.0), before, distance)
-            # below this, steps or round-off hold the distance up, and its fall does not measure mixing
+            # below this, steps or round-off keep the distance up, and its fall does not measure mixing
             if max(2 * (level or 0.0), _RESOLUTION * greatest) < distance < before / 2:
                 iterations = sum(span.iterations for span in spans) / len(spans)
                 measured = (distance / before) ** (1 / iterations) if iterations else None
         return ConsensusView(distance, level, predicted, measured)
 
     def _norm(self, parts: Sequence[float | None]) -> float | None:
-        """Over all sites, None unless all tell their part."""
+        """The 2-norm of the sites' parts; None unless all sites report theirs."""
         known = [part for part in parts if part is not None]
         return math.hypot(*known) if len(known) == len(self._sites) else None
 
@@ -137,7 +137,7 @@ class Watch:
             threading.Thread(target=self._follow, args=(name,), daemon=True).start()
 
     def wait(self, scrapes: int) -> None:
-        """Until every participant was asked so often, or for as long as one may be silent."""
+        """Wait until every participant was asked so often, or for as long as one may be silent."""
         with self._changed:
             self._changed.wait_for(
                 lambda: all(len(own) >= scrapes for own in self._recent.scrapes.values()),
@@ -145,7 +145,7 @@ class Watch:
             )
 
     def view(self) -> MeshView:
-        """The mesh as it was told of last."""
+        """The mesh by the latest scrapes."""
         with self._changed:
             return self._recent.view(time.monotonic())
 

@@ -8,27 +8,27 @@ from flaremesh.metrics.names import Phase, RunState
 
 @dataclass(frozen=True)
 class SiteView:
-    """A site, in one run or in none; None is what it does not tell.
+    """A site, in one run or in none; None stands for what is not known.
 
     Attributes:
         name: the site's.
-        answers: its agent does, or the server tells what the site shares.
-        ready: it could take part in a run.
+        answers: whether its agent does, or the server shows what the site shares.
+        ready: whether it could take part in a run.
         problem: why it could not be asked.
         state: of its run.
-        iteration: how many it has finished.
+        iteration: how many iterations it has finished.
         max_iterations: how many it shall do.
-        iterations_per_second: lately.
+        iterations_per_second: over the last scrapes.
         loss: on the last mini-batch, or of the last evaluation where there is none.
         accuracy: of the last evaluation, 0 to 1.
         consensus_distance: norm of its value minus its neighbourhood's weighted mean.
-        shares: of its time, by phase; what is missing to 1 is in none of them.
+        shares: of its time, by phase; they may sum to less than 1, since some time is in no phase.
         waits_for: the neighbour whose messages it waited for longest.
-        waits_for_share: of its time.
+        waits_for_share: share of its time for which it waited for that one.
         links: how many neighbours it reaches over each kind of link.
         unwanted_relays: neighbours that it could reach directly and does not.
         sent_bytes_per_second, received_bytes_per_second: payload.
-        non_finite: iterations with a NaN or infinite loss or distance.
+        non_finite: iterations with a NaN or infinity in the loss, the distances or the next message.
     """
 
     name: str
@@ -54,12 +54,12 @@ class SiteView:
 
 @dataclass(frozen=True)
 class ConsensusView:
-    """How far the sites of a run are apart; None is what one of them does not tell, or theory does not.
+    """How far the sites of a run are apart; None stands for what a site, or theory, does not say.
 
     Attributes:
         distance: ‖(I − W)X‖ over all sites.
-        expected_level: what it settles below, by theory, with what the sites add to their means now.
-        predicted_contraction: per iteration, by mixing alone.
+        expected_level: what it settles below, by theory, given what the sites add to the mixture now.
+        predicted_contraction: factor per iteration, by mixing alone.
         measured_contraction: per iteration; None unless the distance falls far above the expected level.
     """
 
@@ -71,13 +71,13 @@ class ConsensusView:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run, or the want of one.
+    """A run, or the sites of a mesh that has none.
 
     Attributes:
         run_id, algorithm, topology: None where no site has run anything yet.
         state: of the site that is worst off.
-        iteration: of the last site.
-        max_iterations: how many it shall do.
+        iteration: of the site that is furthest behind.
+        max_iterations: how many iterations it shall do.
         seconds_left: at the pace of the slowest site.
         last_iteration: when one ended last, Unix time.
         consensus: how far the sites are apart.
@@ -97,20 +97,20 @@ class RunView:
 
     @property
     def active(self) -> bool:
-        """It has not ended."""
+        """Whether it has not ended."""
         return self.state is not None and not self.state.ended
 
 
 @dataclass(frozen=True)
 class ServerView:
-    """The server; None is what it does not tell.
+    """The server; None stands for what is not known.
 
     Attributes:
-        answers: its agent does.
-        ready: it takes runs.
+        answers: whether its agent does.
+        ready: whether it takes runs.
         problem: why it could not be asked.
         registered_sites: how many it knows.
-        running_jobs: how many.
+        running_jobs: jobs whose process runs there.
         relay_bytes_per_second: of the messages between sites that go through it.
     """
 
@@ -138,5 +138,5 @@ class MeshView:
 
     @property
     def up(self) -> bool:
-        """Somebody answers."""
+        """Whether any participant answers."""
         return self.server.answers or any(site.answers for run in self.runs for site in run.sites)

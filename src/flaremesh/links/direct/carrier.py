@@ -51,9 +51,10 @@ class DirectCarrier(Carrier):
 
     @override
     def open(self, addresses: Mapping[str, Address], lost: Lost, timeout: float) -> Mapping[str, Unable]:
-        """As in Carrier; who cannot be reached within some seconds is not carried to.
+        """Dial all out-neighbours that have an address, for some seconds whatever ``timeout`` is.
 
-        Raises LinkRefused if the wrong one answered, or if the peer does not accept this site.
+        Raises:
+            LinkRefused: another site answered there, or the peer does not accept this one.
         """
         context = self._credentials.dialling()
         site, fail = self._edges.site, self._edges.inbox.fail

@@ -36,12 +36,12 @@ def hang_up(connection: ssl.SSLSocket, *, reading: bool = False) -> None:
 
 
 def signal(kind: Kind, run: bytes, acknowledged: int = 0) -> bytes:
-    """A frame without a message."""
+    """The bytes of a frame without a message; ``run`` is the run's digest."""
     return pack(Frame(kind, 0, acknowledged, 0, 0, 0, 0, b""), run)
 
 
 def some(count: int) -> int:
-    """The number of bytes that were read; raises ConnectionError where there will be no more."""
+    """Return ``count``, the number of bytes that were read; raise ConnectionError for 0, the end."""
     if count == 0:
         raise ConnectionError("the peer hung up")
     return count

@@ -16,8 +16,8 @@ _MESSAGES = (Kind.DATA, Kind.REPEAT)
 _SCRATCH_BYTES = 1 << 16
 _ACK_MESSAGES = 8  # so many small messages share an acknowledgement
 _ROOM_SECONDS = 0.05  # between two looks at an inbox that is full
-_PARK_SECONDS = 0.005  # for so long the edge's thread lets the thread that waits for messages read them
-_ATTENTION_SECONDS = 0.1  # after so long without a message that thread stops reading
+_PARK_SECONDS = 0.005  # the edge's thread leaves the reading to `attend` for so long after its last call
+_ATTENTION_SECONDS = 0.1  # for so long `attend` reads at most
 _POLL_SECONDS = 1.0
 
 
@@ -43,7 +43,7 @@ class Incoming:
         self._connection: ssl.SSLSocket | None = None  # the one that is read
         self._reading = threading.Lock()  # held by whoever reads
         self._stream: _Stream | None = None
-        self._large = False  # whether the last message was
+        self._large = False  # whether the last message was a large one
         self._attention = 0.0  # when a thread that waits for messages last came to read
         self._broken: float | None = None  # when the last connection broke; None while there is one
         self._ended = False
@@ -151,7 +151,7 @@ class Incoming:
         with self._reading:
             self._tell(stream)
         self._stream = stream
-        # while the inbox is full the connection may time out, and the peer offers a new one
+        # nothing is read while the inbox is full: this connection may time out, and the peer dial again
         while not self._closed.is_set() and self._offered is None:
             if stream.error is not None:
                 raise stream.error
@@ -162,7 +162,7 @@ class Incoming:
             else:
                 with self._reading:
                     ready = stream.error is None and stream.readable(_POLL_SECONDS)
-                    # TLS that has run into an end cannot send the last word any more
+                    # after close() the end of the stream must not be read: TLS could not send END any more
                     if ready and not self._closed.is_set():
                         self._step(stream)
 
@@ -203,11 +203,8 @@ class Incoming:
 class _Stream:
     """The bytes that come over one connection; used by one thread at a time.
 
-    Args:
-        connection: where they come from.
-
     Attributes:
-        connection: the same.
+        connection: where they come from.
         error: what ended it; None while it goes on.
     """
 

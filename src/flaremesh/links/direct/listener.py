@@ -1,7 +1,7 @@
 """Where neighbours dial in: connections are accepted, authenticated and handed over.
 
-One thread serves all that are not authenticated yet, without ever waiting for one of them. Who does not
-finish its handshake and greeting in time, or is crowded out by newcomers, is dropped.
+One thread serves all connections that are not authenticated yet, without ever waiting for one of them. It
+drops those that do not finish handshake and greeting in time, and the oldest when there are too many.
 """
 
 import errno
@@ -53,13 +53,13 @@ class Listener:
     """Listens until closed.
 
     Args:
-        host: name under which neighbours dial; one of this machine alone is not bound to the network.
+        host: name under which neighbours dial; with localhost or 127.*, only this machine can.
         ports: inclusive range of ports, of which the first free one is taken.
         credentials: of this site.
         run: digest of the run.
-        welcome: (name, connection) for each neighbour that greeted; False if it is no in-neighbour. Called
-            from the listener's thread; the connection blocks.
-        refuse: hears of each connection that was dropped.
+        welcome: called from the listener's thread with name and blocking connection of each site that has
+            greeted; returns False if it is no in-neighbour.
+        refuse: called for each connection that was dropped.
 
     Attributes:
         port: the one that was taken.
@@ -79,7 +79,7 @@ class Listener:
     ):
         self._context = credentials.listening()
         self._socket = _bind(host, ports)
-        self._socket.setblocking(False)  # who is gone again must not be waited for
+        self._socket.setblocking(False)  # accept would block where the dialler is gone already
         self.port = int(self._socket.getsockname()[1])
         self._run = run
         self._welcome = welcome
@@ -125,14 +125,14 @@ class Listener:
             raw, _ = self._socket.accept()
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
-                return  # gone again
+                return  # the dialler is gone already
             if self._pending:
                 self._drop(next(iter(self._pending.values())), Refusal.OVERLOAD)
             else:
                 self._closed.wait(_SHORTAGE_SECONDS)
             return
         if len(self._pending) >= _PENDING:
-            # whoever is honest needs milliseconds, so the oldest is not
+            # an honest site needs milliseconds, so the oldest is the least likely to be one
             self._drop(next(iter(self._pending.values())), Refusal.OVERLOAD)
         try:
             tune(raw)
@@ -156,7 +156,7 @@ class Listener:
         try:
             if pending.name is None:
                 connection.do_handshake()
-                pending.name = peer_name(connection)  # an OSError if the peer is gone again
+                pending.name = peer_name(connection)  # an OSError if the peer is gone already
             while len(pending.greeting) < HEADER_BYTES:
                 piece = connection.recv(HEADER_BYTES - len(pending.greeting))
                 if not piece:
@@ -216,7 +216,7 @@ class Listener:
         self._refuse(name, reason)
         text = reason.encode()
         with suppress(OSError):
-            connection.setblocking(False)  # a few bytes into an empty buffer
+            connection.setblocking(False)  # nothing was sent yet, so that a few bytes fit into the buffer
             connection.sendall(pack(Frame(Kind.REFUSED, 0, 0, 0, 0, 0, len(text), text), self._run))
         connection.close()
 

@@ -70,7 +70,11 @@ class Outgoing:
         self._thread.start()
 
     def wait(self) -> str | None:
-        """Wait for the first connection; returns why there is none, or none any more."""
+        """Wait for the first connection; returns why there is none, or none any more.
+
+        Raises:
+            LinkRefused: one end does not accept the other.
+        """
         with self._state:
             self._state.wait_for(lambda: self._tried)
         if self._refused is not None:
@@ -80,7 +84,9 @@ class Outgoing:
     def send(self, message: Message) -> str | None:
         """Take on a message; returns why if there will be no connection any more.
 
-        Raises LinkRefused if that is because one end does not accept the other, PeerBehind if too much waits.
+        Raises:
+            LinkRefused: there will be none because one end does not accept the other.
+            PeerBehind: too much waits for the peer already.
         """
         length = message.length
         with self._state:
@@ -200,7 +206,7 @@ class Outgoing:
         deadline = time.monotonic() + timeout
         try:
             connection = socket.create_connection(self._address, timeout)
-        except (ValueError, OverflowError) as error:  # the address is what the peer says
+        except (ValueError, OverflowError) as error:  # the peer may have announced any address
             raise OSError(f"that is no address ({error})") from error
         try:
             tune(connection)
@@ -212,7 +218,7 @@ class Outgoing:
             secure.settimeout(None)
         except BaseException as error:
             connection.close()
-            # an end of the connection may be an accident, an answer that does not fit is none
+            # a connection may end by accident, a wrong answer is no accident
             accident = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
             if isinstance(error, ssl.SSLError | FrameError) and not accident:
                 raise LinkRefused(self._blame(_cause(error))) from error
@@ -297,7 +303,7 @@ class Outgoing:
 
     def _settle(self, arrived: int) -> None:
         """Forget what the peer has got; ``_state`` is held."""
-        if not self._settled <= arrived < self._next:  # or it would choose what is written next
+        if not self._settled <= arrived < self._next:  # neither take back, nor get what was not written
             raise FrameError(Refusal.MALFORMED)
         while self._settled < arrived:
             self._settled += 1
@@ -310,7 +316,7 @@ class Outgoing:
             untaken = list(self._messages)
             self._messages.clear()
             first, self._tried = not self._tried, True
-            closed = self._closed.is_set()  # whoever closes after this waits until the rest is handed on
+            closed = self._closed.is_set()  # a later close() waits until this thread has handed the rest on
             self._state.notify_all()
         if first or closed:
             return

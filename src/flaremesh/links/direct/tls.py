@@ -54,7 +54,7 @@ def peer_name(connection: ssl.SSLSocket) -> str:
 
 
 def refusal_of(error: ssl.SSLError) -> Refusal:
-    """Why a handshake failed: expired, untrusted, rejected by the peer, or handshake for no TLS at all."""
+    """Why a handshake failed; `Refusal.HANDSHAKE` if it is not because of a certificate."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Refusal.EXPIRED if error.verify_code == _EXPIRED else Refusal.UNTRUSTED
     if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":

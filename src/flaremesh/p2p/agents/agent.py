@@ -41,7 +41,7 @@ class Agent(FLComponent):
     """Serves metrics, readiness and a report, stops its process in order, and removes old run folders.
 
     Args:
-        port: port to serve on; FLAREMESH_METRICS_PORT and FLAREMESH_METRICS_HOST say otherwise.
+        port: port to serve on; FLAREMESH_METRICS_PORT overrides it, FLAREMESH_METRICS_HOST sets the address.
         keep_runs: how many of the last runs' folders to keep.
         keep_days: for how many days to keep a run's folder.
         kit: digest, files and packages of Kit; None in kits of earlier versions.
@@ -57,7 +57,7 @@ class Agent(FLComponent):
     """When the certificate with which the process started ends, Unix time."""
 
     gpus: int = 0
-    """How many the participant is to have."""
+    """How many GPUs the participant is to have."""
 
     def __init__(
         self,

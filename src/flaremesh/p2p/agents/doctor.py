@@ -23,9 +23,9 @@ PATH: Final = "/doctor?report"
 
 _FRESH_SECONDS = 5.0  # a scraper that asks more often would keep the neighbours busy
 _ASK_SECONDS = 3.0
-_ASKED = 2  # times, because a message may be lost or a busy machine answer late
+_ASKED = 2  # so often a peer is asked: a message may be lost, or a busy machine answer late
 _EDGES_SECONDS = _ASKED * _ASK_SECONDS + 7.0  # 5 s to dial, and a resolver that is slow
-_GPU_SECONDS = 20.0  # torch takes some to be imported
+_GPU_SECONDS = 20.0  # to import torch and count the GPUs
 
 _DAY_SECONDS = 86_400.0
 
@@ -35,7 +35,7 @@ class Finding:
     """Something that is wrong.
 
     Attributes:
-        participant: whom it concerns.
+        participant: name of the participant that it concerns.
         what: what is wrong, a sentence.
         remedy: what to do, a sentence.
         peer: the out-neighbour, if it is about an edge.
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Edge:
-    """A direct edge, as the one who dials sees it.
+    """A direct edge, as the site that dials sees it.
 
     Attributes:
         peer: the out-neighbour.
@@ -70,7 +70,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Report:
-    """How a participant is.
+    """What the doctor found out about a participant.
 
     Attributes:
         name: the participant.
@@ -115,10 +115,10 @@ class Report:
 
 
 class Doctor:
-    """Examines one at a time, and answers with the last report while that is a few seconds old.
+    """Serves reports on a participant, and makes a new one if the last is older than some seconds.
 
     Args:
-        examine: does the work.
+        examine: makes a report; never called twice at a time.
     """
 
     def __init__(self, examine: Callable[[], Report]):
@@ -128,7 +128,7 @@ class Doctor:
         self._taken = 0.0
 
     def report(self) -> Report:
-        """How the participant is."""
+        """A report that is at most some seconds old."""
         with self._lock:
             if self._report is None or time.monotonic() - self._taken > _FRESH_SECONDS:
                 self._report = self._examine()
@@ -139,7 +139,7 @@ class Doctor:
 def examine(
     name: str, workspace: Path, missing: Sequence[str], expires: float, gpus: int, edges: Sequence[Edge]
 ) -> Report:
-    """Look at what a participant needs on its machine, and put all together.
+    """Examine a participant's machine, and put all that is known together.
 
     Args:
         name: the participant.
@@ -192,9 +192,10 @@ def try_edges(
     """Dial all out-neighbours at once.
 
     Args:
-        site: who dials.
+        site: the site that dials.
         hosts: where to dial, by out-neighbour.
-        ask: (peer, timeout): what the agent of a peer answers to the request to be dialled, see `invite`.
+        ask: called with a peer and seconds; returns what its agent answers to the request to be dialled,
+            made by `invite` or `turn_away`, or None.
         credentials: of ``site``.
     """
     found = {
@@ -247,12 +248,12 @@ def _try_edge(site: str, peer: str, host: str, answer: bytes | None, credentials
 
 
 def invite(invitation: Invitation) -> bytes:
-    """The answer to one who may dial."""
+    """The answer to a site that may dial."""
     return _answer(invitation._asdict())
 
 
 def turn_away(why: str, remedy: str, *, wrong: bool) -> bytes:
-    """The answer to one who cannot dial now; ``wrong`` if that should not be so."""
+    """The answer to a site that cannot dial now; ``wrong`` if that is a fault."""
     return _answer({"why": why, "remedy": remedy, "wrong": wrong})
 
 

@@ -13,7 +13,7 @@ PATH: Final = "/kit"
 
 
 class Kit(BaseModel):
-    """A kit, as far as whoever compares it with another one needs to know it.
+    """The parts of a kit that tell whether another one differs.
 
     Attributes:
         digest: of all its files.

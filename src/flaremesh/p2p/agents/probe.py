@@ -26,8 +26,8 @@ class Invitation(NamedTuple):
     """Where and for which run to make a link.
 
     Attributes:
-        port: that is open for some seconds.
-        run: id of a run that is none.
+        port: it is open for some seconds.
+        run: a made-up run id, for this probe alone.
     """
 
     port: int
@@ -35,7 +35,7 @@ class Invitation(NamedTuple):
 
 
 class ProbeListener:
-    """Opens one port while in-neighbours are expected, and closes it when the last one came or is late.
+    """Opens one port while in-neighbours are expected; closes it when all came or their time is over.
 
     Args:
         host: name under which neighbours dial.
@@ -67,7 +67,7 @@ class ProbeListener:
                     self._credentials,
                     run_digest(self._run),
                     self._welcome,
-                    lambda name, reason: None,  # the one who dials is told
+                    lambda name, reason: None,  # the site that dials learns the reason by itself
                 )
                 threading.Thread(target=self._serve, args=[self._listener], name="probe", daemon=True).start()
             self._expected[peer] = time.monotonic() + _OPEN_SECONDS
@@ -106,9 +106,9 @@ def dial(site: str, peer: str, address: Address, run: str, credentials: Credenti
     """Make a link and end it again; None if that worked.
 
     Args:
-        site: who dials.
-        peer: who must answer.
-        address: where.
+        site: the site that dials.
+        peer: the site that must answer.
+        address: where it listens.
         run: the invitation's.
         credentials: of ``site``.
     """

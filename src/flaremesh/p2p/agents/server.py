@@ -77,7 +77,7 @@ class ServerAgent(Agent):
             self._metrics.take(site, message)
 
     def _note_failure(self, site: str, job_id: str) -> None:
-        """Remember who failed first: where no controller was up yet, nobody else knows why the job did."""
+        """Remember which site failed first: before a controller is up, nothing else says why a job failed."""
         if not self._process.is_aborted(job_id):
             self._failures.setdefault(job_id, site)
 

@@ -35,7 +35,7 @@ FRESH_SECONDS: Final = 60.0
 """For so long the server shows what a site sent last."""
 
 _MAX_BYTES = 1 << 20
-_MAX_SERIES = 5000  # four runs with a hundred neighbours have that many
+_MAX_SERIES = 5000  # of one site: four runs with a hundred neighbours have that many
 
 _BOUNDS = [floatToGoString(bound) for bound in (*DURATION_BUCKETS, math.inf)]
 
@@ -90,7 +90,7 @@ class Sharing:
             try:
                 self._send(self._message())
                 well = True
-            except (OSError, ValueError) as error:  # e.g. somebody replaces the certificate
+            except (OSError, ValueError) as error:  # e.g. the certificate is being replaced
                 if well:
                     _log.warning("no metrics are shared for now: %s", error)
                 well = False
@@ -164,7 +164,7 @@ class SharedMetrics(Collector):
         yield from families.values()
 
     def _complain(self, site: str, problem: object) -> None:
-        """Log it once per site, which may go on sending the like."""
+        """Log a problem once per site, which may go on sending such messages."""
         if site not in self._complained:
             self._complained.add(site)
             _log.warning("not all that %s shares is shown: %.300r", site, str(problem))

@@ -38,7 +38,7 @@ class SiteAgent(Agent):
         admits: the in-neighbours that may dial.
         gpus: how many the site is to have.
         share: names of the metrics that the server may show; FLAREMESH_SHARE_METRICS can take some away.
-        settings: see Agent.
+        settings: arguments of Agent.
     """
 
     # a job process is given 10 s to end (NVFlare's limit), a logout that the server does not answer 5 s
@@ -141,7 +141,7 @@ class SiteAgent(Agent):
         try:
             return invite(self._probe.expect(peer))
         except LinkError as error:
-            # that all ports are taken is no fault while runs take them
+            # nothing is wrong if runs have taken all ports
             wrong = len(self.running_jobs()) < high - low + 1
             return turn_away(f"{self.participant}: {error}.", "Stop what else listens there.", wrong=wrong)
 

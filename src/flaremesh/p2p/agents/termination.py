@@ -18,7 +18,7 @@ def on_termination(stop: Callable[[], None], seconds: float) -> None:
     once.
 
     Args:
-        stop: leaves nothing that has to be done.
+        stop: ends all that the process does.
         seconds: time for ``stop``.
     """
     asked = threading.Event()

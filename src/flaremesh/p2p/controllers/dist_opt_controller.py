@@ -48,8 +48,8 @@ from flaremesh.topology.analysis import analyse
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
-_FETCH_SECONDS = 1.0  # for the admin to ask once more: NVFlare takes 7 s to end a job whose result is there
-_TIMEOUTS_SECONDS = 1.0  # sites that wait in vain give up one shortly after the other
+_FETCH_SECONDS = 1.0  # for the admin to fetch the result at once: NVFlare takes 7 s to end the job
+_TIMEOUTS_SECONDS = 1.0  # within so long of the first, all sites that wait in vain have given up
 _LAST_WORDS_SECONDS = 3.0  # an aborted site says so within this time; one that was killed does not
 
 
@@ -68,10 +68,10 @@ class DistOptController(Controller):
 
     Args:
         config: network and ``extra``, or the same as a dict.
-        task_check_period: see NVFlare's Controller.
+        task_check_period: seconds between NVFlare's looks at its tasks.
         start_timeout: seconds until all sites are ready for the first iteration: up, linked and prepared;
             ``extra`` may override it.
-        labels: what the result says about itself: name, topology, predicted_contraction.
+        labels: fields of the result that the controller cannot know: name, topology, predicted_contraction.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class DistOptController(Controller):
         """Wait until all sites are ready, and fail naming the others; False if the run was aborted."""
         while missing := {node.id for node in self.config.network.nodes}.difference(ready):
             if time.monotonic() > deadline:
-                # who itself waits for a late one is not to blame
+                # a site that waits for a late one itself is not to blame
                 waiting = {site for site in missing if self._roster.latest(site).waits_for in missing}
                 self._fail(f"{', '.join(sorted(missing - waiting or missing))}: {otherwise}")
             if self._wait(abort_signal):
@@ -259,21 +259,22 @@ class DistOptController(Controller):
             self._addresses[site] = reply.get(ADDRESS)
             self._by_value |= reply.get(BY_VALUE, False)
             if ADDRESS not in reply:
-                # an executor of another family, which knows one config task, and links and prepares by itself
+                # not a flaremesh executor: it knows one config task, and links and prepares by itself
                 self._strangers.add(site)
                 self._linked.add(site)
                 self._prepared.add(site)
 
     def _fail(self, reason: str, iteration: int | None = None) -> None:
-        """A site failed; with ``iteration``, because it waited for its neighbours in vain."""
+        """Note a site's failure; ``iteration`` is given if it waited there for its neighbours in vain."""
         self._failures.append(_Failure(reason, iteration, time.monotonic()))
         self._changed.set()
 
     @property
     def _failure(self) -> str | None:
-        """The failure that the others follow from.
+        """The failure that caused the others.
 
-        One silent site soon stops all: who waited in vain in the earliest iteration waited for the culprit.
+        A site that did not merely wait is the cause. Otherwise it is whom a site waited for in the earliest
+        iteration, since one silent site soon makes all others wait.
         """
         if not self._failures:
             return None
@@ -282,7 +283,11 @@ class DistOptController(Controller):
         ).reason
 
     def _wait(self, abort_signal: Signal) -> bool:
-        """Wait a moment for news; True when the run was aborted, SiteFailure when a site failed."""
+        """Wait a moment for news; returns whether the run was aborted.
+
+        Raises:
+            SiteFailure: a site failed.
+        """
         self._changed.wait(_POLL_SECONDS)
         self._changed.clear()
         failures = self._failures
@@ -295,7 +300,7 @@ class DistOptController(Controller):
         return bool(abort_signal.triggered)
 
     def _silent_sites(self) -> str | None:
-        """NVFlare aborts a run whose job process died without saying which: it is the one that is silent."""
+        """Which job process died: NVFlare aborts the run without saying it, but all other sites report."""
         sites = {node.id for node in self.config.network.nodes}
 
         def not_stopped() -> set[str]:

@@ -48,20 +48,20 @@ class AlgorithmExecutor(RunExecutor):
         self.problem = problem
 
     def iteration(self, record: Iteration) -> None:
-        """Hook after every iteration; see MetricsSink."""
+        """Hook after every iteration, as MetricsSink has it."""
 
     def evaluation(self, record: Evaluation) -> None:
-        """Hook after every evaluation; see MetricsSink."""
+        """Hook after every evaluation, as MetricsSink has it."""
 
     def norms(self, record: Norms) -> None:
-        """Hook once a second at most; see MetricsSink."""
+        """Hook once a second at most, as MetricsSink has it."""
 
     def _observe(self, run: SiteRun) -> None:
         """Hook after every iteration, for executors that look at the iterate itself."""
 
     @override
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """As in RunExecutor; leaves what `NativeRun.go` leaves."""
+        """All iterations; the run's folder keeps the history, and the model if all were done."""
         part = self._flaremesh
         native = part.native or self._build_run(fl_ctx, shareable)
         part.outcome = native.go(self._observe)
@@ -70,7 +70,7 @@ class AlgorithmExecutor(RunExecutor):
     def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
         super()._configure(config, fl_ctx, abort_signal)
         authorize(self.algorithm, "flaremesh.algorithms.", self.client_name, fl_ctx)
-        # of a file that the job brings, NVFlare has decided already
+        # NVFlare has decided already whether the job may bring a file
         path = _delivered(fl_ctx).path if self.problem is None else str(self.problem.get("path", ""))
         authorize(path or "", "flaremesh.problems.", self.client_name, fl_ctx)
         require_sound_weights(self.algorithm, config)

@@ -1,4 +1,4 @@
-"""What all executors of the stock package have: the surface that code written for it knows."""
+"""What all executors of the stock package have, for code that was written for it."""
 
 from abc import abstractmethod
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs in which sites tell each other values, by methods that subclasses may override, instead of vectors."""
+"""Runs in which sites exchange values, by methods that subclasses may override, instead of vectors."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
@@ -18,11 +18,11 @@ Exchange: TypeAlias = Callable[[Vectors, int], Mixture]
 
 
 class RunByValue(SiteRun):
-    """A site's loop whose exchange is somebody else's.
+    """A site's loop that leaves each exchange to one function.
 
     Args:
         exchange: sends, waits and mixes.
-        args: those of SiteRun.
+        args: arguments of SiteRun.
     """
 
     def __init__(self, exchange: Exchange, *args: Any):
@@ -31,7 +31,7 @@ class RunByValue(SiteRun):
 
     @override
     def _publish(self, iteration: int, stage: int, vectors: Vectors) -> None:
-        self._vectors = vectors  # nothing travels before the exchange, which is one call
+        self._vectors = vectors  # sent later, by _exchange
 
     @override
     def _collect(self, iteration: int, stage: int) -> Mixture:
@@ -41,7 +41,9 @@ class RunByValue(SiteRun):
 def flat(values: Iterable[Any], like: Tensor) -> Tensor:
     """Numbers, arrays and tensors joined to a vector like ``like`` (d,).
 
-    Raises ValueError if they are not d numbers, TypeError for what is none.
+    Raises:
+        ValueError: they are not d numbers.
+        TypeError: something is no number.
     """
     vector = torch.cat([real(_tensor(value, like)).reshape(-1).to(like) for value in [*values, like[:0]]])
     if vector.numel() != like.numel():

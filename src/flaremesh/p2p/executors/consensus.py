@@ -21,7 +21,7 @@ class ConsensusExecutor(RegisteredExecutor):
 
     Args:
         initial_value: the site's number, or an array of numbers; a random number in [0, 1) if None.
-        sync_timeout: see SyncAlgorithmExecutor.
+        sync_timeout: seconds to wait for the neighbours; None takes the run's ``peer_timeout``.
 
     Attributes:
         current_value: the site's value now.

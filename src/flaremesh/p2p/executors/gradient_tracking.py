@@ -23,9 +23,9 @@ class GTExecutor(ModuleExecutor):
     """Gradient tracking.
 
     Attributes:
-        tracker, old_gradient: tensors shaped like the model's parameters: in `_update_local_state` and
-            `_exchange_values`, and when the run is over. Where `_pre_algorithm_run` leaves them zero, both
-            start as the gradient at the initial point.
+        tracker, old_gradient: lists of tensors shaped like the model's parameters. They are up to date in
+            `_update_local_state` and `_exchange_values`, and when the run is over. Where `_pre_algorithm_run`
+            leaves them zero, both start as the gradient at the initial point.
     """
 
     algorithm_name = "gradient-tracking"

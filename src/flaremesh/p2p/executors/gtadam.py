@@ -22,8 +22,8 @@ class GTADAMExecutor(GTExecutor):
     """GTAdam: gradient tracking with adaptive moments; ``extra`` holds beta1, beta2 and epsilon.
 
     Attributes:
-        beta1, beta2, epsilon, G: see flaremesh.algorithms.gtadam.GtAdam; G is a 0-d tensor.
-        m, v: the moments, as ``tracker``.
+        beta1, beta2, epsilon, G: hyper-parameters of flaremesh.algorithms.gtadam.GtAdam; G is a 0-d tensor.
+        m, v: the moments, as lists like ``tracker``.
     """
 
     algorithm_name = "gtadam"

@@ -1,4 +1,4 @@
-"""What a site has in a run from its configuration to its end: a link, and those who hear of what happens."""
+"""A site in a run, from its configuration to its end: its link, metrics and progress."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class Member:
     """A site in a run.
 
     Attributes:
-        folder: the run's at this site.
-        simulated: in NVFlare's simulator, where each site works in a folder of its own.
+        folder: the run's folder at this site.
+        simulated: whether it is in NVFlare's simulator, where each site works in a folder of its own.
         link: carries messages to and from the neighbours.
         traffic: what the link counts.
         metrics: what can be scraped of the run.
@@ -50,9 +50,9 @@ class Member:
         """Take a site into a run, its link not open yet.
 
         Args:
-            fl_ctx: of the configuration.
+            fl_ctx: context of the ``config`` task.
             config: the site's part of the network and the run's ``extra``.
-            algorithm: what metrics call it.
+            algorithm: its name in the metrics.
             abort_signal: triggered when the run is aborted.
 
         Raises:
@@ -101,11 +101,16 @@ class Member:
         return cls(folder, credentials is None, link, traffic, metrics, progress)
 
     def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
-        """Link the neighbours; see RoutedLink.open."""
+        """Link the neighbours; arguments and errors are those of RoutedLink.open."""
         self.link.open(addresses, timeout)
 
     def enter(self, state: RunState, patience: float) -> None:
-        """Tell that the run has come to ``state``; at its end what is unsent gets ``patience`` seconds."""
+        """The run has come to ``state`` at this site; an end closes the link and stops the reports.
+
+        Args:
+            state: the state.
+            patience: seconds to wait for neighbours to acknowledge messages, if the run has finished.
+        """
         self.metrics.state(state)
         if state.ended:
             self.progress.stop()
@@ -117,7 +122,7 @@ class Member:
         self.metrics.reached(iterations)
 
     def outcome(self, iterations: int, **figures: Any) -> SiteResult:
-        """After so many iterations; ``figures`` are other attributes of SiteResult."""
+        """The site's result after so many iterations; ``figures`` are other attributes of SiteResult."""
         return SiteResult(
             iterations=iterations,
             sent_bytes=dict(self.traffic.sent_bytes),
@@ -141,6 +146,6 @@ class _ThroughServer:
 
 
 def _credentials(fl_ctx: FLContext) -> Credentials | None:
-    """Those of the site's kit; NVFlare's simulator has no kits."""
+    """The credentials in the site's kit; None in NVFlare's simulator, which has no kits."""
     files = startup_files(Path(fl_ctx.get_workspace().get_startup_kit_dir()))
     return Credentials(files.certificate, files.key, files.root) if files.certificate.exists() else None

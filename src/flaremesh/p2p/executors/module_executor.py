@@ -40,7 +40,7 @@ class ModuleExecutor(RegisteredExecutor):
         train_dataloader: batches of (inputs, targets).
         test_dataloader: the same for evaluation.
         val_dataloader: used for evaluation where there is no test_dataloader.
-        sync_timeout: see SyncAlgorithmExecutor.
+        sync_timeout: seconds to wait for the neighbours; None takes the run's ``peer_timeout``.
 
     Attributes:
         device: where to compute.
@@ -75,7 +75,7 @@ class ModuleExecutor(RegisteredExecutor):
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
         super()._pre_algorithm_run(fl_ctx, shareable, abort_signal)
         if overrides(self, "run_algorithm") and self.model is not None and self.loss is not None:
-            # nothing else evaluates what a loop of the subclass's own starts from
+            # a subclass's own loop does not evaluate the initial point
             for losses, batches in (
                 (self.train_loss_sequence, self.train_dataloader),
                 (self.test_loss_sequence, self.test_dataloader),
@@ -113,9 +113,9 @@ class ModuleExecutor(RegisteredExecutor):
         )
 
     def _share_start(self) -> None:
-        """Start where the parent starts: every site built its own model, from its own random numbers.
+        """Take the initial point from the parent site, since sites build different models, and pass it on.
 
-        Again, where a subclass has put another model in the place of the one that was shared.
+        It is done again for each further model that a subclass puts in the place of the shared one.
         """
         part, parent, model = self._flaremesh, self.config.parent, self.model
         if model is None or any(shared is model for shared in part.shared):
@@ -200,5 +200,5 @@ def received(value: Any) -> Tensor:
 
 
 def trainable_of(model: Module) -> list[Tensor]:
-    """Where frozen ones stay as they are, these are what the sites agree on."""
+    """The trainable parameters, which are what the sites agree on."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -23,7 +23,7 @@ from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.randomness import built
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 
-_HISTORY_POINTS = 500  # of a site's history that leave the site
+_HISTORY_POINTS = 500  # so many records of a site's history go to the server
 
 
 class UnsoundWeights(FlaremeshError):
@@ -38,10 +38,10 @@ class NativeRun:
         config: the site's part of the network.
         algorithm: the algorithm.
         make_problem: builds the site's objective.
-        options: see RunOptions.
+        options: how the site runs.
         seed: of the run.
-        sink: hears of every iteration, besides history, progress and metrics; None for nobody.
-        make: the loop's class, or what stands for it.
+        sink: a further sink besides history, progress and metrics; None for none.
+        make: makes the loop from the arguments of SiteRun.
 
     Attributes:
         run: the loop.
@@ -71,12 +71,12 @@ class NativeRun:
             opened.pop_all()
 
     def go(self, observe: Callable[[SiteRun], None]) -> SiteResult:
-        """All iterations; leaves its history in the run's folder however it ends, its model if it finishes.
+        """All iterations; the run's folder keeps the history, and the model if all were done.
 
         Args:
             observe: called after every iteration.
         """
-        # torch's modules stay to the end: looking at them cost seconds when the process ended
+        # torch's objects live to the end: examining them as garbage took seconds when the process ended
         gc.freeze()
         started = time.perf_counter()
         run = self.run
@@ -94,7 +94,7 @@ class NativeRun:
 
 
 def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | None = None) -> RunOptions:
-    """How a run's ``extra`` wants a site to run; ``iterations`` are instead of the ones there.
+    """The options in a run's ``extra``; ``iterations`` replaces the number there.
 
     Raises:
         ExtraError: a value is missing or not what it must be.
@@ -138,8 +138,7 @@ def authorize(path: str, own: str, site: str, fl_ctx: FLContext) -> None:
 
     Args:
         path: of the class; a name without a dot is none.
-        own: package whose classes need no entry: they can be nothing but classes of that kind, see
-            class_path.class_at.
+        own: package whose classes need no entry.
         site: name of this site.
         fl_ctx: of the configuration.
 

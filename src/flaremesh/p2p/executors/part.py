@@ -1,4 +1,4 @@
-"""What flaremesh keeps in an executor, under one name, so that a subclass's attributes may have any other."""
+"""The state that flaremesh keeps in one attribute of an executor, so that subclasses may use other names."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.types import Neighbor
 from flaremesh.topology.neighborhood import Neighborhood
 
-START_SECONDS = 60.0  # where nobody says how long the start may take
+START_SECONDS = 60.0  # that the start may take, unless the controller says otherwise
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Exchanges:
     Attributes:
         done: iterations done.
         latest: iteration and number of the latest exchange.
-        unread: iterations in which a neighbour was not listed, by neighbour: their messages are dropped.
+        unread: exchanges whose message is still to be dropped, by a neighbour that was not listed in them.
         shown: ``neighbors`` and own weight as a graph that changes set them last.
         listed, hood: whom ``neighbors`` named when it was last looked at, and in which neighbourhood.
     """
@@ -41,15 +41,15 @@ class Part:
 
     Attributes:
         joined: the site in the run; None before the controller has configured it.
-        context: of the task at hand.
-        idle: between two of the controller's tasks.
-        linked, prepared: these steps are done.
+        context: NVFlare's context of the present task.
+        idle: whether it is between two of the controller's tasks.
+        linked, prepared: whether these steps are done.
         start_timeout: seconds that the start may take.
-        by_value: what sites tell each other passes through the stock package's methods, at every site.
-        exchanges: of values.
-        shared: models that have started where the parent's did.
-        native: a registered algorithm on its way; None before it is built.
-        outcome: of that algorithm; None before its end.
+        by_value: whether all sites exchange values by the stock package's methods.
+        exchanges: how far the exchanges of values have come.
+        shared: models that got their initial point from the parent site.
+        native: the run of a registered algorithm; None before it is built.
+        outcome: the result of that run; None before its end.
     """
 
     joined: Member | None = None

@@ -1,4 +1,4 @@
-"""What executors written for nvflare.app_opt.p2p change in those they inherit from."""
+"""Which methods executors written for nvflare.app_opt.p2p override, and which names are taken."""
 
 from typing import Any, Final, NoReturn
 
@@ -8,17 +8,17 @@ MESSAGES: Final = frozenset({"_exchange_values", "_handle_neighbor_value", "_to_
 """Methods of the stock package that see or change what sites tell each other."""
 
 STEPS: Final = frozenset({"execute", "run_algorithm", "_pre_algorithm_run", "_update_local_state"})
-"""Its methods around them, in which code may change what an executor holds."""
+"""Its methods around them, in which a subclass may change the values that an executor holds."""
 
 _FOR_SUBCLASSES = MESSAGES | STEPS | {"_post_algorithm_run", "_make_problem", "_make_algorithm", "_observe"}
 
 
 class NameTaken(FlaremeshError):
-    """An executor gives a name of flaremesh's a meaning of its own."""
+    """A subclass uses a name of flaremesh's for something else."""
 
 
 class SiteName(str):
-    """A site's name where the stock package has the number at its end: taken for a number, it says so."""
+    """The site's name, as ``id``; code that uses it as the stock package's number gets NameTaken."""
 
     __slots__ = ()
     __hash__ = str.__hash__
@@ -46,14 +46,14 @@ class SiteName(str):
 
 
 def overrides(executor: object, name: str) -> bool:
-    """Whether ``name`` of an executor is not flaremesh's own method but a subclass's, or its instance's."""
+    """Whether a subclass outside flaremesh, or the instance, has its own ``name`` instead of flaremesh's."""
     if name in vars(executor):
         return True
     return not next((_is_own(cls) for cls in type(executor).__mro__ if name in vars(cls)), True)
 
 
 def require_free_names(names: Any, executor: type) -> None:
-    """Raise NameTaken if one of the ``names`` that a subclass gives anew is a method in use here."""
+    """Raise NameTaken if one of a subclass's ``names`` would replace a method that flaremesh itself calls."""
     methods = {
         name
         for cls in executor.__mro__

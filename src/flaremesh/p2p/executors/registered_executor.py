@@ -35,11 +35,11 @@ from flaremesh.topology.schema import Wire
 class RegisteredExecutor(SyncAlgorithmExecutor):
     """Runs the registered algorithm ``algorithm_name`` on the problem that a subclass makes.
 
-    Where a site's subclass overrides one of the methods that see messages, or of those around them, all sites
-    exchange values by ``_exchange_values`` instead of vectors.
+    Where a subclass at any site overrides a method in `MESSAGES` or `STEPS` of `ported`, all sites exchange
+    values by ``_exchange_values`` instead of vectors.
 
     Args:
-        sync_timeout: see SyncAlgorithmExecutor.
+        sync_timeout: seconds to wait for the neighbours; None takes the run's ``peer_timeout``.
     """
 
     algorithm_name: ClassVar[str]
@@ -57,11 +57,11 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
         """Hook after every iteration, for executors that look at the iterate itself."""
 
     def _own_sink(self) -> MetricsSink | None:
-        """Who hears of the run besides history and metrics."""
+        """A sink of the executor's own, besides history and metrics; None for none."""
         return None
 
     def _show_end(self, run: SiteRun) -> None:
-        """The last iteration is over; hook of the named executors."""
+        """Hook of the named executors after the last iteration."""
 
     @override
     def _pre_algorithm_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
@@ -74,7 +74,7 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
 
     @override
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """As in RunExecutor; leaves what `NativeRun.go` leaves."""
+        """All iterations; the run's folder keeps the history, and the model if all were done."""
         part = self._flaremesh
         native = part.native or self._build_run(from_shareable(shareable).data)
         part.outcome = native.go(self._observe)
@@ -177,13 +177,17 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
             ) from error
 
     def _value_of(self, vectors: Vectors) -> Any:
-        """What ``_exchange_values`` gets for vectors: what the stock package's executor gives it."""
+        """The value that the stock package's executor would give ``_exchange_values`` for these vectors."""
         return [vector.clone() for vector in vectors]
 
     def _own_vectors(self, vectors: Vectors) -> Vectors:
-        """The vectors after the exchange, in which a subclass may have changed what it holds."""
+        """The own vectors after the exchange, during which a subclass may have changed them."""
         return vectors
 
     def _vectors_of(self, value: Any, like: Vectors) -> Vectors:
-        """The vectors in a neighbour's value, each like the own one; raises ValueError if it has others."""
+        """The vectors in a neighbour's value, each like the own one.
+
+        Raises:
+            ValueError, TypeError: the value has others.
+        """
         return tuple(flat([part], own) for part, own in zip(value, like, strict=True))

@@ -86,7 +86,7 @@ class RunExecutor(Executor, ABC):
         except (Exception, SystemExit) as error:  # noqa: BLE001  (see above)
             self._enter_state(RunState.FAILED)
             self.log_exception(fl_ctx, f"{task_name} failed")
-            # only flaremesh's own errors are sentences that stand for themselves
+            # only the messages of flaremesh's own errors are understood without their type
             reason = str(error) if isinstance(error, FlaremeshError) else f"{type(error).__name__}: {error}"
             headers: dict[str, str | int] = {REASON: reason}
             if isinstance(error, PeerTimeout):
@@ -115,7 +115,7 @@ class RunExecutor(Executor, ABC):
         """All iterations; ``from_shareable(shareable).data`` is the run's ``extra``."""
 
     def _perform_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """What the second task is about."""
+        """Do the task `RUN_ALGORITHM`."""
         self.run_algorithm(fl_ctx, shareable, abort_signal)
 
     def _learn_name(self, fl_ctx: FLContext) -> None:
@@ -136,7 +136,7 @@ class RunExecutor(Executor, ABC):
         require_free_names(vars(self), type(self))
         config = LocalConfig.of(dict(data))
         if not config.schedule:
-            # from a controller that sends neighbours alone: every edge goes both ways
+            # the stock package's controller sends neighbours alone: every edge goes both ways
             ends = [
                 Node(neighbor.id, [Neighbor(self.client_name, neighbor.weight)])
                 for neighbor in config.neighbors
@@ -161,7 +161,13 @@ class RunExecutor(Executor, ABC):
         return None
 
     def _join_run(self, algorithm: str, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
-        """Enter the run that has been configured; metrics call it ``algorithm``. Returns as `_configure`."""
+        """Make this site's link, metrics and progress; returns where in-neighbours dial, None if they cannot.
+
+        Args:
+            algorithm: its name in the metrics.
+            fl_ctx: context of the ``config`` task.
+            abort_signal: triggered when the run is aborted.
+        """
         positive(self.config.extra, "peer_timeout", DEFAULT_PEER_TIMEOUT)
         member = Member.join(fl_ctx, self.config, algorithm, abort_signal)
         self._flaremesh.joined = member
@@ -173,7 +179,7 @@ class RunExecutor(Executor, ABC):
         Args:
             addresses: of all sites that can be dialled.
             timeout: seconds that it may take.
-            by_value: some site wants values.
+            by_value: whether all sites exchange values by the stock package's methods.
         """
         part = self._flaremesh
         part.by_value, part.start_timeout = by_value, timeout
@@ -182,16 +188,16 @@ class RunExecutor(Executor, ABC):
         part.linked = True
 
     def _prepare_run(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """All that precedes the first iteration: nobody waits for it with the patience for a neighbour."""
+        """Do all that precedes the first iteration, within ``start_timeout`` instead of ``peer_timeout``."""
         self._flaremesh.prepared = True
 
     def _enter_state(self, state: RunState) -> None:
-        """The run has come to ``state`` at this site; after the last one nothing of it is left running."""
+        """The run has come to ``state`` at this site; an end stops all that runs in the background."""
         if self._flaremesh.joined is not None:
             self._flaremesh.joined.enter(state, self.peer_timeout)
 
     def _panicked(self, reason: str) -> None:
-        """Code of this site ends the run with ``system_panic``."""
+        """Tell the server at once that code of this site ends the run with ``system_panic``."""
         if self._flaremesh.joined is not None:
             self._flaremesh.joined.progress.panic(reason)
 

@@ -26,11 +26,11 @@ from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.topology.neighborhood import Neighborhood
 
 _TOPIC = "send_value"  # of the stock package's messages
-_NOTHING = b""  # for a neighbour that was taken off the list: no value is as short
+_NOTHING = b""  # sent to a neighbour that is not listed; an encoded value is never empty
 
 
 class SyncAlgorithmExecutor(BaseDistOptExecutor):
-    """Base of executors whose sites keep step: an iteration ends when every in-neighbour's value is there.
+    """Base of synchronous executors: an iteration ends when every in-neighbour's value is there.
 
     Args:
         sync_timeout: seconds to wait for the neighbours; None takes the run's ``peer_timeout``.
@@ -75,11 +75,14 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
     def _exchange_values(self, fl_ctx: FLContext, value: Any, iteration: int) -> None:
         """Send ``value`` and fill ``neighbors_values[iteration]``.
 
-        Whoever is listed in ``neighbors`` is waited for. Out-neighbours get the value, except one that was
-        taken off ``neighbors``: it is told so.
+        The neighbours listed in ``neighbors`` are waited for. Out-neighbours get the value, except an
+        in-neighbour that a subclass has taken off ``neighbors``, which is told so.
 
-        Raises PeerTimeout that names the silent neighbours, RunAborted, LinkError for a value that cannot be
-        read or is not to be had, or TypeError for one that cannot be sent.
+        Raises:
+            PeerTimeout: names the neighbours that sent nothing.
+            RunAborted: while waiting.
+            LinkError: a value cannot be read, or a neighbour has taken this site off its list.
+            TypeError: ``value`` cannot be sent.
         """
         member, exchanges = self._flaremesh.member, self._flaremesh.exchanges
         iteration, stage = self._exchange_number(iteration)
@@ -116,8 +119,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
 
         Args:
             topic: "send_value".
-            request: a DXO with ``value`` and ``iteration``; its peer's identity is the sender.
-            fl_ctx: of the run.
+            request: a DXO with ``value`` and ``iteration``.
+            fl_ctx: context of the run, whose peer context names the sender.
         """
         sender = request.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
         data = from_shareable(request).data
@@ -152,7 +155,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             fl_ctx.set_peer_context(before)
 
     def _exchange_number(self, iteration: Any) -> tuple[int, int]:
-        """The iteration as a plain number, and how many exchanges it has had just before this one."""
+        """The iteration as an int, and how many exchanges it had before this one."""
         try:
             number = operator.index(iteration)
         except TypeError:
@@ -165,7 +168,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         return exchanges.latest
 
     def _present_hood(self, iteration: int) -> Neighborhood:
-        """This iteration's phase; ``neighbors`` and the own weight are that phase's, too."""
+        """This iteration's neighbourhood; a graph that changes sets ``neighbors`` and own weight to it."""
         schedule, exchanges = self.config.schedule, self._flaremesh.exchanges
         hood = schedule[iteration % len(schedule)]
         if len(schedule) > 1:
@@ -180,7 +183,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         return hood
 
     def _listed_neighbors(self, hood: Neighborhood) -> list[str]:
-        """Whom ``neighbors`` names, which subclasses may change."""
+        """The names in ``neighbors``, which a subclass may have changed."""
         listed, exchanges = [neighbor.id for neighbor in self.neighbors], self._flaremesh.exchanges
         if listed == exchanges.listed and hood is exchanges.hood:
             return listed
@@ -194,7 +197,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         return listed
 
     def _drop_unlisted(self, unlisted: Collection[str], iteration: int, stage: int) -> None:
-        """Do away with what neighbours send who are not listed, as soon as it has come."""
+        """Drop the messages of neighbours that are not listed, now or in a later call when they have come."""
         link, waiting = self._flaremesh.member.link, self._flaremesh.exchanges.unread
         for peer in unlisted:
             waiting.setdefault(peer, []).append((iteration, stage))
@@ -206,9 +209,9 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
                 del waiting[peer]
 
     def _hear_requests(self, fl_ctx: FLContext) -> None:
-        """Take in values that come by ``send_aux_request``, unless this executor exchanges as others do.
+        """Take in values that a subclass's own `_exchange_values` sends by ``send_aux_request``.
 
-        Of their senders there is no more proof than NVFlare asks for.
+        NVFlare does not prove the senders of such requests.
         """
 
         def handle(topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
@@ -219,7 +222,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             try:
                 return self._handle_neighbor_value(topic, request, fl_ctx)
             except Exception as error:
-                # who waits for the value by itself would wait for ever
+                # else a subclass that waits for the value would wait for ever
                 self._panicked(f"cannot take in what {peer} sent: {type(error).__name__}: {error}")
                 raise
 

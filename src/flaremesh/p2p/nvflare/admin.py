@@ -1,8 +1,8 @@
 """An admin's session with the server.
 
-This hides NVFlare's session, the client inside it, the files in an admin's kit, and what must be replaced in
-that client: it prints what goes wrong, tracebacks included, and then tells it as the answer. Redirecting the
-process's streams instead would swallow what others print.
+This hides NVFlare's session, the client inside it and the files in an admin's kit. It replaces the client's
+printing, since that client prints each error with its traceback before it returns it; redirecting the streams
+of the process would silence others as well.
 """
 
 import json
@@ -110,7 +110,7 @@ class Admin:
             return dict(self._session.do_app_command(run_id, topic, {}))
 
     def abort(self, run_id: str) -> None:
-        """Have a job end soon."""
+        """Ask the server to end a job; it ends some seconds later."""
         with _answered():
             self._session.abort_job(run_id)
 

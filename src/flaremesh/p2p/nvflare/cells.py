@@ -91,7 +91,7 @@ class ParticipantCell:
 
         def deliver(message: Message) -> None:
             site = message.get_header(MessageHeaderKey.ORIGIN)
-            # NVFlare binds the name to the certificate; it binds the origin to the name of known sites only
+            # the name is bound to the certificate; the origin is bound to that name for registered sites only
             if site != message.get_header(CellMessageHeaderKeys.CLIENT_NAME):
                 return
             if _is_data(message):
@@ -171,7 +171,7 @@ def _is_data(message: Message) -> bool:
 def take_aux_messages(
     fl_ctx: FLContext, topic: str, handler: Callable[[str, Shareable, FLContext], Shareable]
 ) -> None:
-    """Answer what other sites send by NVFlare's own ``send_aux_request``, whose sender nobody has proved.
+    """Answer what other sites send by NVFlare's own ``send_aux_request``, which does not prove its sender.
 
     Args:
         fl_ctx: context of a job's process.

@@ -42,11 +42,11 @@ class Issued:
         return frozenset(self._entries) - _ROOT_ENTRIES
 
     def certificate(self, holder: str) -> x509.Certificate:
-        """Of a participant that has one."""
+        """The certificate of a participant that has one."""
         return _parse(self._entries[holder]["cert"])
 
     def forget(self, holders: Iterable[str]) -> None:
-        """Drop certificates and private keys."""
+        """Drop the certificates and private keys of these participants."""
         for holder in holders:
             del self._entries[holder]
 

@@ -1,4 +1,4 @@
-"""What a job tells NVFlare, and what NVFlare keeps of it, its meta."""
+"""What a job tells NVFlare, and its meta, which is what NVFlare keeps of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,12 +47,12 @@ class Job:
 
 
 def id_of(meta: Mapping[str, Any]) -> str:
-    """Which job a meta is of."""
+    """The id of the job that a meta describes."""
     return str(meta[JobMetaKey.JOB_ID.value])
 
 
 def job_of(meta: Mapping[str, Any]) -> Job:
-    """What a meta says of its job."""
+    """The job that a meta describes."""
     details = [
         *(meta.get(JobMetaKey.JOB_DEPLOY_DETAIL.value) or ()),
         *(meta.get(JobMetaKey.SCHEDULE_HISTORY.value) or ()),

@@ -32,7 +32,7 @@ class KitsRefused(Exception):
 
 
 class Made(NamedTuple):
-    """What a provisioning leaves.
+    """What NVFlare's provisioning leaves.
 
     Attributes:
         kits: folder with a kit per participant.
@@ -93,7 +93,7 @@ class MeshProject:
             StaticFileBuilder(config_folder="config", scheme="grpc"),
             CertBuilder(root_valid_days=self._topology.certificates.root_days),
         ]
-        # NVFlare prints a traceback of what it then returns as an error
+        # NVFlare also prints the traceback of an error that it returns
         with contextlib.redirect_stderr(io.StringIO()):
             context = Provisioner(str(folder), builders).provision(self._project, logger=_log)
         if context.get(CtxKey.BUILD_ERROR):

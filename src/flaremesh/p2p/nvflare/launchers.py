@@ -1,7 +1,7 @@
-"""How NVFlare is to start the processes of jobs, whatever characters are in its paths.
+"""Launchers of job processes that allow any character in paths.
 
-NVFlare's launchers write a job's command as one line and split it as a shell would, without quoting what they
-put there. This hides these classes and the arguments that NVFlare prepares for them.
+NVFlare's own write a job's command as one line and split it as a shell would, without quoting what they put
+there. This hides these classes and the arguments that NVFlare prepares for them.
 """
 
 import shlex
@@ -19,7 +19,7 @@ from typing_extensions import override
 
 
 class SiteJobLauncher(ClientProcessJobLauncher):
-    """NVFlare's, for a site."""
+    """NVFlare's launcher at a site, with a command that is quoted."""
 
     @override
     def get_command(self, job_meta: Mapping[str, Any], fl_ctx: FLContext) -> str:
@@ -27,7 +27,7 @@ class SiteJobLauncher(ClientProcessJobLauncher):
 
 
 class ServerJobLauncher(ServerProcessJobLauncher):
-    """NVFlare's, for the server."""
+    """NVFlare's launcher at the server, with a command that is quoted."""
 
     @override
     def get_command(self, job_meta: Mapping[str, Any], fl_ctx: FLContext) -> str:

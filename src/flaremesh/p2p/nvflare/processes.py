@@ -1,7 +1,7 @@
-"""NVFlare's processes as they are seen from outside: what starts one, and which of this machine's are one.
+"""NVFlare's processes as they are seen from outside: how one is started, and how one is recognised.
 
 This hides the modules that NVFlare runs and the arguments that it gives them. It imports nothing of NVFlare,
-for which a process that only looks for others would wait.
+because that takes seconds.
 """
 
 import sys

@@ -44,7 +44,7 @@ class ServerProcess:
         return list(self._runner.running_jobs)
 
     def is_aborted(self, job_id: str) -> bool:
-        """A running job was told to end; False while it is being started."""
+        """Whether a running job was told to end; False while it is being started."""
         running = self._runner.running_jobs.get(job_id)
         return bool(running and running.run_aborted)
 
@@ -53,7 +53,7 @@ class ServerProcess:
         return len(self._engine.get_clients())
 
     def knows(self, site: str) -> bool:
-        """A site of this name is registered, and no admin has disabled it."""
+        """Whether a site of this name is registered, and no admin has disabled it."""
         return self._engine.get_client_from_name(site) is not None
 
     def note(self, job_id: str, entries: Mapping[str, Any], fl_ctx: FLContext) -> None:
@@ -85,7 +85,7 @@ def answer_admin(fl_ctx: FLContext, topic: str, answer: Callable[[], dict[str, A
     Args:
         fl_ctx: context of the job's process at the server.
         topic: of the command.
-        answer: returns the answer, of what JSON has.
+        answer: returns the answer, made of JSON's types.
     """
 
     def reply(topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:

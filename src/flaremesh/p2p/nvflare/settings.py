@@ -109,7 +109,7 @@ def _launch(path: Path, launcher: str) -> None:
 
 def _allow(path: Path, classes: Iterable[str]) -> None:
     with _edited(path) as resources:
-        # an explicit list replaces NVFlare's default, so it goes on from it
+        # an explicit list replaces NVFlare's default, so the file's list, which has the default, is extended
         resources["class_allow_list"] += classes
 
 
@@ -120,7 +120,7 @@ def _authorize(path: Path, *, code: bool) -> None:
         roles["project_admin"] = dict.fromkeys(_rights(), "any") | {"server-predeployed-flwr": "none"}
         for rights in roles.values():
             if "manage_job" in rights:
-                # who may abort a run may watch it
+                # a role that may abort a run may also watch it
                 rights["app_command"] = rights["manage_job"]
             rights["byoc"] = "any" if code and rights.get("submit_job", "none") != "none" else "none"
 

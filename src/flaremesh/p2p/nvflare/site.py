@@ -28,7 +28,7 @@ class SiteProcess:
 
     @property
     def name(self) -> str:
-        """Of the site."""
+        """The site's name."""
         return str(self._client.client_name)
 
     @property

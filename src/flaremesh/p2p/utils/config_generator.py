@@ -18,8 +18,8 @@ def generate_random_network(
         connection_probability: of an edge, in (0, 1].
 
     Returns:
-        The network, whose nodes keep what their neighbours leave, so that neighbours may be taken out of it,
-        and its mixing matrix (n, n) float32.
+        The network and its mixing matrix (n, n) float32. The nodes have no own weight, so that their rows
+        still sum to one when neighbours are taken out.
     """
     network, matrix = networks.generate_random_network(num_clients, seed, connection_probability)
     nodes = [Node(node.id, node.neighbors) for node in network.nodes]

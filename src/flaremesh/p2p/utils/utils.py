@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""The device on which to compute."""
 
 import torch
 

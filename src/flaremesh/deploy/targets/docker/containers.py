@@ -1,4 +1,4 @@
-"""The containers of a mesh: what each is made of, and what is asked of one that is there."""
+"""The containers of a mesh: how each is made, and what is asked of those that exist."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ from flaremesh.provision.values import Memory, PodSecurity
 from flaremesh.topology.schema import SERVER, Deploy, Topology
 
 _PARTICIPANT_LABEL = "flaremesh.dev/participant"
-_ROOT_LABEL = "flaremesh.dev/root"  # which root certificate the container's kit is of
+_ROOT_LABEL = "flaremesh.dev/root"  # fingerprint of the root certificate in the container's kit
 _USER = PodSecurity().user
 _MEMORY = Memory()
 _LOG_LINES = 8
@@ -50,7 +50,7 @@ class Containers:
         self._gpus = {site.name: site.gpus for site in topology.sites}
 
     def found(self) -> dict[str, Container]:
-        """Those that are there, stopped ones too, by participant."""
+        """The containers that exist, stopped ones too, by participant."""
         with refusals(self._topology.name):
             found = self._engine.containers.list(
                 all=True, filters={"label": f"{MESH_LABEL}={self._topology.name}"}, ignore_removed=True
@@ -58,7 +58,7 @@ class Containers:
         return {container.labels[_PARTICIPANT_LABEL]: container for container in found}
 
     def check_names(self, names: Iterable[str]) -> None:
-        """Make sure that no container of another mesh has the name of one of ours.
+        """Check that no container of another mesh has the name of one of this mesh.
 
         Raises:
             DeployError: one has.
@@ -75,7 +75,7 @@ class Containers:
                     )
 
     def check_images(self, names: Iterable[str]) -> None:
-        """Make sure that the engine has the images of these participants.
+        """Check that the engine has the images of these participants.
 
         Raises:
             DeployError: one is missing.
@@ -134,7 +134,7 @@ class Containers:
             host_config=api.create_host_config(
                 network_mode=first.name,
                 port_bindings=dict.fromkeys(ports, ("127.0.0.1", None)),
-                # where nobody answers: names that the engine does not know are asked nowhere else
+                # nobody answers there, so that names which the engine does not know are asked nowhere else
                 dns=["127.0.0.1"],
                 dns_opt=["timeout:2", "attempts:1"],
                 read_only=True,
@@ -185,7 +185,7 @@ class Containers:
         labels = {MESH_LABEL: self._topology.name}
         return [
             Mount("/workspace", f"{self._topology.name}_{name}", type="volume", labels=labels),
-            # anonymous, so they go with the container; no folder of this machine, which another engine lacks
+            # anonymous, so that they go with the container; a folder of this machine may not be the engine's
             *(Mount(f"/workspace/{part}", None, type="volume", labels=labels) for part in PARTS),
         ]
 
@@ -198,7 +198,7 @@ class Containers:
 
 
 def is_running(container: Container | None) -> bool:
-    """It is there and runs."""
+    """Whether it exists and runs."""
     return container is not None and container.status == "running"
 
 
@@ -218,7 +218,7 @@ def last_lines(container: Container) -> str:
 
 
 def why_ended(name: str, container: Container | None) -> str:
-    """What to say of a participant whose container ended while it was starting."""
+    """The message about a participant whose container ended while it was starting."""
     if container is None:
         return f"somebody removed the container of {name} while it was starting"
     code, lines = container.attrs["State"]["ExitCode"], last_lines(container)
@@ -228,7 +228,7 @@ def why_ended(name: str, container: Container | None) -> str:
 
 
 def _owned(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """What the participant can read of its kit and not change; NVFlare's start scripts stay out."""
+    """An entry of the kit that the participant can read and not change; None for NVFlare's start scripts."""
     if entry.name.endswith(".sh"):
         return None
     entry.uid, entry.gid, entry.uname, entry.gname = 0, _USER, "", ""

@@ -32,7 +32,7 @@ def engine(timeout: float = 60.0) -> DockerClient:
 
 @contextlib.contextmanager
 def refusals(subject: str) -> Iterator[None]:
-    """Tell what the engine refuses as an error that says whom it concerns."""
+    """Turn errors of the engine in the block into a DeployError that begins with ``subject``."""
     try:
         yield
     except APIError as error:

@@ -26,7 +26,7 @@ class PlannedNetwork:
     Attributes:
         name: its name.
         hosts: by member, the name under which the others find it; None for nobody.
-        internal: nothing outside of the engine's machine is reached from it.
+        internal: whether nothing outside of the engine's machine is reached from it.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Networks:
         }
 
     def check_hosts(self) -> None:
-        """Make sure that every participant can have the name that others dial.
+        """Check that every participant can have the name that others dial.
 
         Raises:
             DeployError: it is an address, or two have the same name.
@@ -93,7 +93,7 @@ class Networks:
         return wanted
 
     def remove_idle(self) -> None:
-        """Remove those in which no container is left, be it somebody else's."""
+        """Remove those in which no container is left, of this mesh or of others."""
         for network in self._existing():
             network.reload()
             if not network.attrs["Containers"]:
@@ -132,7 +132,7 @@ class Networks:
                 )
                 return
             except APIError as error:
-                if "overlap" not in str(error.explanation):  # somebody took the subnet meanwhile
+                if "overlap" not in str(error.explanation):  # the subnet was taken meanwhile
                     raise
         raise DeployError(
             f"no subnet is left for the network {network.name}: the engine's networks take all of "
@@ -140,7 +140,7 @@ class Networks:
         )
 
     def _free_subnets(self) -> Iterator[ipaddress.IPv4Network]:
-        """Small ones, since Docker's own choice would be used up after some thirty networks."""
+        """Small subnets, since Docker's own ones are used up after some thirty networks."""
         used = [
             ipaddress.ip_network(pool["Subnet"])
             for network in self._engine.networks.list()
@@ -156,7 +156,7 @@ class Networks:
 
 
 def _is_address(host: str) -> bool:
-    """An IP address, or a name that every machine has for itself."""
+    """Whether it is an IP address, or a name that every machine has for itself."""
     with contextlib.suppress(ValueError):
         return bool(ipaddress.ip_address(host))
     return host.lower().removesuffix(".").rpartition(".")[2] == "localhost"

@@ -28,7 +28,7 @@ class DockerTarget(Target):
     """Runs the mesh on the engine that the command ``docker`` would use.
 
     Hosts of the topology file are names that the engine resolves, on each network for the other member only.
-    Its volumes stay when a mesh is taken down, and so does a network with somebody else's container.
+    When a mesh is taken down, its volumes stay, and so does a network that a foreign container uses.
 
     Args:
         topology: the mesh.

@@ -7,15 +7,15 @@ from typing import IO
 
 from flaremesh.deploy.targets.base import DeployError
 
-_SILENCE_SECONDS = 180.0  # of helm or kubectl, which have shorter limits of their own
+_SILENCE_SECONDS = 180.0  # helm and kubectl have shorter limits of their own
 
 
 def call(*command: str, output: IO[bytes] | int) -> subprocess.CompletedProcess[bytes]:
-    """Run helm or kubectl, for as long as bytes come.
+    """Run helm or kubectl, without a limit as long as it prints something.
 
     Args:
         command: the command.
-        output: file for what it prints, or as in subprocess.
+        output: file for what it prints, or a constant of subprocess.
 
     Raises:
         DeployError: it is not installed, or prints nothing for _SILENCE_SECONDS.
@@ -40,7 +40,7 @@ def call(*command: str, output: IO[bytes] | int) -> subprocess.CompletedProcess[
 
 
 def require(program: str) -> None:
-    """Make sure that a program is installed.
+    """Check that a program is installed.
 
     Raises:
         DeployError: it is not.

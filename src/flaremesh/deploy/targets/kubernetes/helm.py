@@ -16,7 +16,7 @@ AT_ONCE = 8
 """So many helms may run at the same time; each takes a core and a hundred megabytes."""
 
 UNINSTALL_SECONDS = 120
-"""Until a release and its pods are gone."""
+"""A release and its pods must be gone within this time."""
 
 
 def installed_chart(release: Release) -> str | None:
@@ -31,8 +31,8 @@ def install(release: Release, folder: Path, *values: str) -> None:
 
     Args:
         release: the release.
-        folder: with its chart and files of values.
-        values: names of these files, the last one counts most; those that are not there are left out.
+        folder: its folder, with chart and files of values.
+        values: names of these files; later ones override earlier ones, and missing ones are left out.
 
     Raises:
         DeployError: helm fails; the message is helm's.
@@ -56,15 +56,15 @@ def uninstall(release: Release) -> None:
 
 
 def check_takeover(release: Release, chart: str, folder: Path) -> None:
-    """Make sure that a release that watches meshes may be upgraded to what is in ``folder``.
+    """Check that a release that watches meshes may be upgraded to what is in ``folder``.
 
     Args:
         release: the release.
         chart: chart and version of what is installed under its name.
-        folder: with its chart and files of values.
+        folder: its folder, with chart and files of values.
 
     Raises:
-        DeployError: the one that is there is another chart's, or watches a mesh that it would lose.
+        DeployError: what is installed is of another chart, or watches a mesh that it would lose.
     """
     if not re.fullmatch(rf"{release.chart}-\d.*", chart):
         raise DeployError(

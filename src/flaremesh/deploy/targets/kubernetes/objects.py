@@ -1,4 +1,4 @@
-"""The objects of releases as the cluster's API tells of them: StatefulSets, pods, events, secrets."""
+"""The objects of releases, as the cluster's API shows them: StatefulSets, pods, events, secrets."""
 
 import contextlib
 from base64 import b64decode
@@ -23,7 +23,7 @@ _POD_SECURITY = {"pod-security.kubernetes.io/enforce": "restricted"}
 class Cluster:
     """The cluster of the current context.
 
-    Every method that asks for one object raises DeployError where the cluster does not tell.
+    Every method that asks for one object raises DeployError where the cluster does not show it to this user.
 
     Raises:
         DeployError: there is no cluster, or it does not answer.
@@ -33,7 +33,7 @@ class Cluster:
         try:
             config.load_kube_config()
             self._core, self._apps = client.CoreV1Api(), client.AppsV1Api()
-            client.VersionApi().get_code(_request_timeout=_API_SECONDS)  # whoever may log in may ask
+            client.VersionApi().get_code(_request_timeout=_API_SECONDS)  # every user may ask for the version
         except (ConfigException, ApiException, HTTPError) as error:
             raise DeployError(
                 f"no Kubernetes cluster answers in the current context: {error}. "
@@ -41,7 +41,7 @@ class Cluster:
             ) from None
 
     def make_namespace(self, name: str) -> None:
-        """Make sure that a namespace is there; a new one takes restricted pods only.
+        """Make a namespace unless it exists; a new one takes restricted pods only.
 
         Raises:
             DeployError: it cannot be made.
@@ -54,15 +54,15 @@ class Cluster:
                 raise DeployError(f"the namespace {name} cannot be made: {error.reason}") from None
 
     def stateful_set(self, release: Release) -> client.V1StatefulSet | None:
-        """That of a release, None where it has none."""
+        """The StatefulSet of a release, None where it has none."""
         return _if_there(release, self._apps.read_namespaced_stateful_set, release.name)
 
     def pod(self, release: Release) -> client.V1Pod | None:
-        """That of a release, None where it has none."""
+        """The pod of a release, None where it has none."""
         return _if_there(release, self._core.read_namespaced_pod, f"{release.name}-0")
 
     def is_rolled_out(self, release: Release) -> bool:
-        """Its pod is ready, and is the one that the release asks for now."""
+        """Whether a release's pod is ready, and the one that the release asks for now."""
         found = self.stateful_set(release)
         return found is not None and is_rolled_out(found)
 
@@ -87,11 +87,11 @@ class Cluster:
         return str(own[-1].message) if own else None
 
     def stateful_sets_in(self, namespace: str, label: str) -> list[client.V1StatefulSet]:
-        """Those of a namespace with a label."""
+        """The StatefulSets of a namespace with a label."""
         return list(self._apps.list_namespaced_stateful_set(namespace, label_selector=label).items)
 
     def stateful_sets(self, label: str, namespaces: Iterable[str]) -> list[client.V1StatefulSet]:
-        """Those with a label: in all namespaces, or where that is forbidden in these."""
+        """The StatefulSets with a label in all namespaces, or in these where that is forbidden."""
         options = {"label_selector": label, "_request_timeout": _API_SECONDS}
         with contextlib.suppress(ApiException, HTTPError):
             return list(self._apps.list_stateful_set_for_all_namespaces(**options).items)
@@ -108,7 +108,7 @@ class Cluster:
 
 
 def is_rolled_out(found: client.V1StatefulSet) -> bool:
-    """The pod is ready, and is the one that the release asks for now."""
+    """Whether its pod is ready, and the one that the release asks for now."""
     status = found.status
     return _is_observed(found) and bool(
         status.current_revision == status.update_revision and status.ready_replicas
@@ -116,18 +116,18 @@ def is_rolled_out(found: client.V1StatefulSet) -> bool:
 
 
 def _is_of(pod: client.V1Pod, found: client.V1StatefulSet) -> bool:
-    """The pod is what the release asks for now, not what an upgrade is about to replace."""
+    """Whether the pod is what the release asks for now, not what an upgrade is about to replace."""
     revision = pod.metadata.labels.get("controller-revision-hash")
     return _is_observed(found) and bool(revision == found.status.update_revision)
 
 
 def _is_observed(found: client.V1StatefulSet) -> bool:
-    """Its status tells of what the release asks for now; one that was just made has none."""
+    """Whether its status is about what the release asks for now; a new one has none yet."""
     return bool((found.status.observed_generation or 0) >= found.metadata.generation)
 
 
 def _if_there(release: Release, read: Callable[..., T], name: str) -> T | None:
-    """What the cluster tells of an object, None where it has no such object."""
+    """An object as the cluster shows it, None where there is none."""
     try:
         return read(name, release.namespace, _request_timeout=_API_SECONDS)
     except ApiException as error:

@@ -26,8 +26,8 @@ class Forward:
     process: subprocess.Popen[str]
 
     def check(self, name: str) -> None:
-        """Raise DeployError if it leads there no more."""
-        # kubectl notices a pod's end when somebody wants to go there
+        """Raise DeployError if it does not lead there any more."""
+        # kubectl notices a pod's end only at the next connection
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         if self.process.poll() is not None:
@@ -57,7 +57,7 @@ def forwarded(namespace: str, what: str, port: int, local: int = 0) -> Iterator[
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a Ctrl-C aborts the run, and through this port
+        start_new_session=True,  # Ctrl-C must not end it: the run is aborted through this port
     ) as forward:
         assert forward.stdout
         assert forward.stderr
@@ -69,7 +69,7 @@ def forwarded(namespace: str, what: str, port: int, local: int = 0) -> Iterator[
             if found is None:
                 reason = forward.stderr.read().strip()
                 raise DeployError(f"{what} in the namespace {namespace} cannot be reached: {reason}")
-            # kubectl prints a line for every connection, and would stand still if nobody read them
+            # kubectl prints a line for every connection, and would block if nobody read them
             for listener in listeners:
                 listener.start()
             yield Forward(int(found[1]), forward)

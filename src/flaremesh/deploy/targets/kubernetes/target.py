@@ -37,14 +37,14 @@ from flaremesh.topology.schema import SERVER, Topology
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 1.0
-_TAR_FAILS = 2  # its exit code where there is no such folder
+_TAR_FAILS = 2  # exit code of tar where there is no such folder
 
 
 class KubernetesTarget(Target):
     """Installs the folders that provisioning wrote in ``<mesh>/helm``, in the current context.
 
-    Helm and kubectl do what they are for; the state of pods is read from the cluster's API. The volumes stay
-    when a mesh is taken down.
+    Helm installs, kubectl copies and forwards; the state of pods is read from the cluster's API. The volumes
+    stay when a mesh is taken down.
 
     Args:
         topology: the mesh.
@@ -134,7 +134,7 @@ class KubernetesTarget(Target):
             yield "localhost", forward.port
 
     def install_monitoring(self, namespace: str) -> dict[str, str | None]:
-        """Install or upgrade the release that watches the mesh, and wait for what it is made of.
+        """Install or upgrade the release that watches the mesh, and wait for its pods.
 
         Args:
             namespace: the release's.
@@ -143,7 +143,7 @@ class KubernetesTarget(Target):
             what keeps each of its StatefulSets from getting ready; None where nothing does.
 
         Raises:
-            DeployError: the release there is another one's, or watches another mesh, which it would lose.
+            DeployError: the release there is another chart's, or watches another mesh, which it would lose.
         """
         folder = release_folder(self._mesh, MONITORING)
         release = Release(MONITORING, namespace, MONITORING_CHART)
@@ -156,7 +156,7 @@ class KubernetesTarget(Target):
         return {part.name: self._what_keeps(part) for part in parts}
 
     def _what_keeps(self, release: Release) -> str | None:
-        """Wait until a release's pod is ready; what keeps it from that, None if nothing does."""
+        """Wait until a release's pod is ready; returns what keeps it from that, None if nothing does."""
         trouble = None
 
         def is_coming() -> bool:
@@ -171,7 +171,7 @@ class KubernetesTarget(Target):
     # releases
 
     def _installed(self) -> list[Release]:
-        """Those of the mesh's releases that are there."""
+        """The releases of the mesh that are installed."""
         wanted = list(self._releases.values())
         charts = at_once(helm.installed_chart, wanted, helm.AT_ONCE)
         return [release for release, chart in zip(wanted, charts, strict=True) if chart]
@@ -188,7 +188,7 @@ class KubernetesTarget(Target):
             self._wait_until_gone(group)
 
     def _wait_until_gone(self, group: Sequence[Release]) -> None:
-        """Helm does not wait for pods that end in order, as these do."""
+        """Wait until the pods are gone: Helm does not wait for pods that take time to end."""
 
         def left() -> list[str]:
             return [release.name for release in group if self._cluster.pod(release)]
@@ -207,7 +207,7 @@ class KubernetesTarget(Target):
         return [r for r in found if (r.name, r.namespace) not in known and self._has_root(r)]
 
     def _has_root(self, release: Release) -> bool:
-        """The kit that the chart made is of this mesh, and not of another one with the same name."""
+        """Whether the kit in the cluster is of this mesh, and not of another one with the same name."""
         root = self._mesh / "kits" / SERVER / "startup" / ROOT
         with contextlib.suppress(DeployError, OSError):
             return self._cluster.secret(release, f"{release.name}-kit", ROOT) == root.read_bytes()
