@@ -1,3 +1,5 @@
+"""Push-sum, beyond what the contract suite holds of all algorithms."""
+
 from functools import partial
 
 import torch

@@ -1,3 +1,5 @@
+"""When a mesh counts as ready."""
+
 import pytest
 
 from flaremesh.deploy.targets.base import Participant

@@ -1,3 +1,5 @@
+"""Vectors as bytes: their size, their accuracy, and what is refused."""
+
 import math
 
 import pytest

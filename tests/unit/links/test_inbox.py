@@ -1,3 +1,5 @@
+"""Messages wait in the inbox for the iteration that needs them."""
+
 import threading
 import time
 

@@ -1,3 +1,5 @@
+"""`flaremesh provision`, as a user calls it."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""What a topology file means once it is loaded."""
+
 import codecs
 import datetime
 import json
