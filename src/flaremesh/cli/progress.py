@@ -17,7 +17,7 @@ _LINE_SECONDS = 5.0
 
 
 def progress_table(sites: Mapping[str, SiteProgress], title: str) -> Table:
-    """One row per site with its latest figures, empty where it told none."""
+    """One row per site with its latest figures, empty where it has sent none."""
     columns = (
         "site",
         "iteration",

@@ -61,13 +61,13 @@ class Inbox:
             self._arrived.notify_all()
 
     def fail(self, error: LinkError) -> None:
-        """Let whoever waits, now or later, raise ``error``; the first one stays."""
+        """Let `take` raise ``error`` from now on where messages are missing; a first error stays."""
         with self._arrived:
             self._failure = self._failure or error
             self._arrived.notify_all()
 
     def close(self) -> None:
-        """Forget all messages; whoever waits, now or later, gets LinkClosed."""
+        """Forget all messages; from now on `take` raises LinkClosed."""
         with self._arrived:
             self._closed = True
             self._messages.clear()
@@ -89,7 +89,7 @@ class Inbox:
             PeerTimeout: names the peers whose messages did not come.
             RunAborted: while waiting.
             LinkClosed: after ``close``.
-            LinkError: what `fail` was told.
+            LinkError: the error given to `fail`.
         """
         deadline = time.monotonic() + timeout
         with self._arrived:

@@ -2,7 +2,7 @@
 
 A series of a run carries the label ``slot``: the number of the place that the run's process holds at its
 site. Slots are few and used again, so the number of series stays bounded over any number of runs;
-``run_info`` tells which run holds a slot. The site itself is no label: the scraper knows whom it scrapes.
+``run_info`` says which run holds a slot. The site is no label, since the scraper knows which site it scrapes.
 """
 
 from dataclasses import dataclass

@@ -158,7 +158,7 @@ class PrometheusSink(Collector, MetricsSink):
         )
 
     def _by_peer(self, metric: RunMetric, peers: Iterable[str], values: Mapping[str, float]) -> Family:
-        """The metric of every peer, 0 for one with whom nothing happened yet."""
+        """The metric of every peer, 0 where there is no value yet."""
         return self._family(metric, {(peer,): values.get(peer, 0) for peer in peers})
 
     def _family(self, metric: RunMetric, values: Mapping[Any, float]) -> Family:

@@ -27,6 +27,7 @@ class GraphSummary:
     """The graph of all phases.
 
     Attributes:
+        sites: number of sites.
         edges: directed edges; an undirected edge is two.
         in_degrees: the smallest and the largest number of in-neighbours.
     """
@@ -43,6 +44,8 @@ class Mixing:
     """The mixing matrix, and what it does to the disagreement of the sites.
 
     Attributes:
+        weights: rule by which the matrix is made, as in the topology file.
+        symmetric, doubly_stochastic, row_stochastic, column_stochastic, primitive: as in analysis.Properties.
         predicted_contraction: factor per iteration of mixing alone, with the γ of the run's wire.
         spectral_gap: 1 − contraction, for W itself.
         iterations_to_a_thousandth: until the disagreement is a thousandth of what it was; None for never.
@@ -82,9 +85,14 @@ class Plan:
     """What ``flaremesh plan`` shows.
 
     Attributes:
+        name: of the mesh.
+        graph: its graph.
+        mixing: its mixing matrix.
         algorithm: the run's.
         refusal: why the run would be refused, and the fix; None if it is sound.
         algorithms: every registered algorithm, with the reason why it is not sound on this graph, or None.
+        message: what an iteration sends over an edge.
+        firewall: the connections that firewalls must let through.
         redeploy: participants to deploy anew since the previous topology, and what of theirs changed; None
             without a previous one.
     """

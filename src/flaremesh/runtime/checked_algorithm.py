@@ -48,7 +48,7 @@ class CheckedAlgorithm:
         return self._algorithm.estimate(self.state)
 
     def resume(self, mixed: Mixed) -> bool:
-        """Let the algorithm work up to its next message, be it of this iteration or of the next one.
+        """Let the algorithm work up to its next message, of this iteration or of the next one.
 
         Args:
             mixed: waits for the mixture of the last message.

@@ -128,7 +128,7 @@ class SharedMetrics(Collector):
         """Show what a site sent instead of what it sent before.
 
         Args:
-            site: who sent it, as the server authenticated it.
+            site: its sender, which the server has authenticated.
             message: of Sharing.
         """
         try:

@@ -59,8 +59,8 @@ class SiteFailure(Exception):
 
 class _Failure(NamedTuple):
     reason: str  # names the site and the cause
-    iteration: int | None
-    time: float
+    iteration: int | None  # in which the site waited for its neighbours in vain; None for another failure
+    time: float  # by ``time.monotonic``
 
 
 class DistOptController(Controller):
@@ -273,8 +273,8 @@ class DistOptController(Controller):
     def _failure(self) -> str | None:
         """The failure that caused the others.
 
-        A site that did not merely wait is the cause. Otherwise it is whom a site waited for in the earliest
-        iteration, since one silent site soon makes all others wait.
+        That is the first one that was not a vain wait. If all were, it is the wait in the earliest iteration,
+        since one silent site soon makes all others wait for each other.
         """
         if not self._failures:
             return None

@@ -35,7 +35,7 @@ class Member:
         link: carries messages to and from the neighbours.
         traffic: what the link counts.
         metrics: what can be scraped of the run.
-        progress: tells the server how far the site is.
+        progress: reports to the server how far the site is.
     """
 
     folder: Path
@@ -117,7 +117,7 @@ class Member:
             self.link.close(patience=patience if state is RunState.FINISHED else 0)
 
     def reached(self, iterations: int) -> None:
-        """So many iterations are done, of an algorithm that tells nothing else."""
+        """So many iterations are done, of an algorithm that reports nothing else."""
         self.progress.reached(iterations)
         self.metrics.reached(iterations)
 

@@ -77,7 +77,7 @@ class MeshProject:
 
         Args:
             settings: what the kits say.
-            issued: certificates and keys that are used again; whoever has none gets new ones.
+            issued: certificates and keys that are used again; participants without one get a new one.
             folder: a new one, for all that NVFlare writes.
 
         Raises:
