@@ -271,10 +271,9 @@ class DistOptController(Controller):
 
     @property
     def _failure(self) -> str | None:
-        """The failure that caused the others.
+        """The failure that caused the others: the first that is no vain wait, or the earliest vain wait.
 
-        That is the first one that was not a vain wait. If all were, it is the wait in the earliest iteration,
-        since one silent site soon makes all others wait for each other.
+        One silent site soon makes all others wait for each other.
         """
         if not self._failures:
             return None
@@ -283,11 +282,7 @@ class DistOptController(Controller):
         ).reason
 
     def _wait(self, abort_signal: Signal) -> bool:
-        """Wait a moment for news; returns whether the run was aborted.
-
-        Raises:
-            SiteFailure: a site failed.
-        """
+        """Wait a moment for news; returns whether the run was aborted, or raises SiteFailure."""
         self._changed.wait(_POLL_SECONDS)
         self._changed.clear()
         failures = self._failures
