@@ -75,7 +75,7 @@ class _Commands:
 
 
 def _finite(document: Any) -> Any:
-    """The same with None for NaN and infinity, for which JSON has no number."""
+    """The same with null for what JSON has no number for."""
     match document:
         case dict():
             return {key: _finite(value) for key, value in document.items()}

@@ -95,7 +95,7 @@ class Link(Protocol):
         Raises:
             LinkError: the peer is no out-neighbour or out of reach for good, or the message is too long.
             LinkRefused: one end does not accept the other.
-            PeerBehind: too much waits for the peer already.
+            PeerBehind: the peer takes nothing.
             LinkClosed: after ``close``.
         """
 

@@ -1,5 +1,3 @@
-"""When a mesh counts as ready."""
-
 import pytest
 
 from flaremesh.deploy.targets.base import Participant

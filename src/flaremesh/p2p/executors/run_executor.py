@@ -115,7 +115,7 @@ class RunExecutor(Executor, ABC):
         """All iterations; ``from_shareable(shareable).data`` is the run's ``extra``."""
 
     def _perform(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """Do the task `RUN_ALGORITHM`."""
+        """What the second task is about."""
         self.run_algorithm(fl_ctx, shareable, abort_signal)
 
     def _learn_name(self, fl_ctx: FLContext) -> None:
@@ -161,13 +161,7 @@ class RunExecutor(Executor, ABC):
         return None
 
     def _join(self, algorithm: str, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
-        """Make this site's link, metrics and progress; returns where in-neighbours dial, None if they cannot.
-
-        Args:
-            algorithm: its name in the metrics.
-            fl_ctx: context of the ``config`` task.
-            abort_signal: triggered when the run is aborted.
-        """
+        """Enter the run that has been configured; metrics call it ``algorithm``. Returns as `_configure`."""
         positive(self.config.extra, "peer_timeout", DEFAULT_PEER_TIMEOUT)
         member = Member.join(fl_ctx, self.config, algorithm, abort_signal)
         self._flaremesh.joined = member
