@@ -119,8 +119,8 @@ def plan(topology: Topology, previous: Topology | None = None, *, build_problem:
 
     Raises:
         DeliveryError: the problem is to be built, and cannot travel to a site.
-        GraphError, MissingExtra: see topology.mesh.build.
-        PlacementError, ReleaseError: see releases.check.
+        GraphError, MissingExtra: the mesh cannot be built from the topology.
+        PlacementError, ReleaseError: a release would contradict the topology, Kubernetes or Helm.
     """
     mesh = build(topology)
     if topology.deploy:
@@ -144,7 +144,7 @@ def check(topology: Topology) -> Mesh:
 
     Raises:
         UnsoundRun: unknown algorithm, wrong hyper-parameters, or weights that the algorithm is not made for.
-        GraphError, MissingExtra: see topology.mesh.build.
+        GraphError, MissingExtra: the mesh cannot be built from the topology.
     """
     mesh = build(topology)
     if refusal := _refusal(topology, mesh):
