@@ -46,7 +46,7 @@ def _shown(value: float | None, spec: str) -> str:
 
 
 def _links(links: Mapping[str, str]) -> str:
-    """Such as "2 direct, 1 relay"."""
+    """How many links of each kind there are, such as "2 direct, 1 relay"."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(links.values()).items()))
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout, RunAborted
 from flaremesh.links.link import Cancelled, Key, Payload
 
-_EARLY_MESSAGES = 256  # so many of one sender may wait here; carriers then take in no more of it
-_EARLY_BYTES = 1 << 30  # and so many bytes, if these are more than one message
+_EARLY_MESSAGES = 256  # the most of one sender that may wait here; carriers then take in no more of it
+_EARLY_BYTES = 1 << 30  # the most bytes of them, unless it is a single message
 _REMEMBERED = 512  # names of taken messages, by sender: more than a carrier can have under way
 _POLL_SECONDS = 0.2  # an abort is noticed within so long: NVFlare's signal can only be polled
 

@@ -68,7 +68,7 @@ class Metric:
 
     @property
     def full_name(self) -> str:
-        """As Prometheus sees it."""
+        """The name with PREFIX, by which Prometheus knows it."""
         return PREFIX + self.name
 
 
@@ -198,4 +198,4 @@ OF_SITES = (AgentMetric.REGISTERED,)
 SHAREABLE = {
     metric.value.name: metric for metric in (*RunMetric, *AgentMetric) if metric not in OF_THE_SERVER
 }
-"""By name, what a site can let the server show; the others are the server's own."""
+"""The metrics that a site can share, by name; the others are the server's own."""

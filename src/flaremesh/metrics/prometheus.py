@@ -31,7 +31,7 @@ DIRECTORY_VARIABLE: Final = "FLAREMESH_METRICS_DIR"
 """Environment variable with the directory that a site's exporter and the processes of its runs share."""
 
 PAGE_SECONDS: Final = 1.0
-"""So often a run's process renews what a scraper sees."""
+"""Seconds between the pages that a run's process writes for the scraper."""
 
 _EVALUATED = {"loss": RunMetric.VALIDATION_LOSS, "accuracy": RunMetric.VALIDATION_ACCURACY}
 

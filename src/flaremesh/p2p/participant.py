@@ -33,7 +33,7 @@ class StartError(FlaremeshError):
 
 
 class Identity(NamedTuple):
-    """Whose kit it is.
+    """The participant to which a kit belongs.
 
     Attributes:
         name: of the participant, ``server`` or the site's.

@@ -81,7 +81,7 @@ class ProgressReporter(MetricsSink):
         self._thread.start()
 
     def reached(self, iteration: int) -> None:
-        """So many iterations are done, of an algorithm that reports nothing else."""
+        """Report the number of iterations done, where the algorithm reports nothing else."""
         self._update(iteration=iteration)
 
     @override

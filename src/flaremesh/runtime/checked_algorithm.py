@@ -44,7 +44,7 @@ class CheckedAlgorithm:
 
     @property
     def estimate(self) -> Tensor:
-        """Of the solution, after the last whole iteration, (d,)."""
+        """The estimate of the solution (d,) after the last whole iteration."""
         return self._algorithm.estimate(self.state)
 
     def resume(self, mixed: Mixed) -> bool:
