@@ -1,4 +1,4 @@
-"""What tests need of the machine."""
+"""Programs that tests need on the machine; a test that lacks one is skipped with the remedy."""
 
 import os
 import shutil

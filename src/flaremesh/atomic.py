@@ -1,4 +1,4 @@
-"""Files that are replaced in one step: whoever reads one finds the old content or the new, not half of it."""
+"""Files that are replaced in one step: a reader finds the old content or the new one, never a part."""
 
 import os
 from pathlib import Path

@@ -15,8 +15,8 @@ class ClassPathError(FlaremeshError):
 def class_at(path: str) -> type[Any]:
     """The class at ``package.module.Class``, where ``package`` is also the package that defines it.
 
-    A name that a module has merely imported is refused: who allows ``package`` does not thereby allow the
-    packages that it imports.
+    A name that a module has merely imported is refused, since a kit that allows ``package`` does not allow
+    the packages that it imports.
 
     Raises:
         ClassPathError: there is no such class, or importing its module ended the process.

@@ -1,3 +1,5 @@
+"""Provisioned meshes and rendered charts."""
+
 from pathlib import Path
 from typing import Any
 

@@ -209,7 +209,7 @@ def test_grafana_reaches_prometheus_and_nobody_reaches_them_but_through_kubectl(
 
 
 @pytest.mark.parametrize("component", ["prometheus", "grafana"])
-def test_it_asks_the_same_name_servers_as_the_participants(
+def test_prometheus_and_grafana_ask_the_same_name_servers_as_the_participants(
     release: Rendered, one_cluster: Installation, component: str
 ):
     def names(policies: list[Object], policy: str) -> Object:
@@ -222,7 +222,7 @@ def test_it_asks_the_same_name_servers_as_the_participants(
 
 
 @pytest.mark.parametrize("component", ["prometheus", "grafana"])
-def test_it_can_be_left_out(values: dict[str, Any], component: str):
+def test_prometheus_or_grafana_can_be_left_out(values: dict[str, Any], component: str):
     grafana = {"grafana": {"prometheusUrl": "http://prometheus.example.org:9090"}}
     release = installed(values, **merged(grafana, {component: {"enabled": False}}))
     names = {o["metadata"]["name"] for o in release.objects}

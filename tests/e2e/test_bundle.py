@@ -1,3 +1,5 @@
+"""A bundle suffices to install a site."""
+
 import subprocess
 import sys
 import tarfile

@@ -1,3 +1,5 @@
+"""A run that an admin submits from a pod."""
+
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""A mesh on a cluster: installed, run, upgraded, disturbed."""
+
 import json
 import os
 import signal

@@ -1,3 +1,5 @@
+"""The NetworkPolicies, tried from inside the pods."""
+
 import socket
 import threading
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""What `flaremesh down` removes from a cluster, and what stays."""
+
 from pathlib import Path
 
 import yaml

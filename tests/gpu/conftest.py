@@ -1,3 +1,5 @@
+"""Skips these tests where no GPU is."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""What goes into an image, and what a failing build says."""
+
 import os
 import re
 import shutil

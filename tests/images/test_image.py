@@ -1,3 +1,5 @@
+"""What a built image holds, and how it runs."""
+
 import json
 import re
 from collections.abc import Iterator

@@ -70,7 +70,7 @@ def test_the_sites_agree_at_the_end(prometheus, result):
     assert all(distance < 1e-6 for distance in prometheus.query("flaremesh_consensus_distance").values())
 
 
-def test_a_mix_is_complete(prometheus, result):
+def test_a_sites_neighbours_weigh_what_it_leaves_to_them(prometheus, result):
     rows = dict(zip(result.graph.sites, result.graph.matrices[0], strict=True))
     weights = prometheus.query("sum by (site) (flaremesh_mixing_weight)")
     assert weights == pytest.approx(

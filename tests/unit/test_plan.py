@@ -1,3 +1,5 @@
+"""What a plan says of a topology: sound algorithms, messages, and whom a change affects."""
+
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""`flaremesh plan` and `flaremesh schema`, as a user calls them."""
+
 import json
 import resource
 import subprocess

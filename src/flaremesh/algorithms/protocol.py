@@ -97,7 +97,7 @@ class Algorithm(Protocol[State]):
 
 
 class FixedPoint(Enum):
-    """Where all sites' estimates go, on sound weights and with a step that is small enough."""
+    """Where all sites' estimates converge, on sound weights and with a step that is small enough."""
 
     MEAN = "the mean of the initial points"
     MINIMISER = "the minimiser of the sum of all objectives"

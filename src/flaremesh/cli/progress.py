@@ -17,7 +17,7 @@ _LINE_SECONDS = 5.0
 
 
 def progress_table(sites: Mapping[str, SiteProgress], title: str) -> Table:
-    """One row per site with its latest figures, empty where it told none."""
+    """One row per site with its latest figures, empty where it has sent none."""
     columns = (
         "site",
         "iteration",
@@ -46,7 +46,7 @@ def _shown(value: float | None, spec: str) -> str:
 
 
 def _links(links: Mapping[str, str]) -> str:
-    """Such as "2 direct, 1 relay"."""
+    """How many links of each kind there are, such as "2 direct, 1 relay"."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(links.values()).items()))
 
 

@@ -41,7 +41,7 @@ def dialled(topology: Topology) -> dict[str, dict[str, str]]:
 
 
 def unlike_file(topology: Topology, in_use: Mapping[str, Kit]) -> dict[str, str]:
-    """In what each participant's kit differs from the topology file: neighbours, addresses or code.
+    """How each participant's kit differs from the topology file: in neighbours, addresses or code.
 
     The address of a site that has none in the file any more is not compared, since no site dials it.
     """

@@ -1,4 +1,4 @@
-"""Between vectors, which may live on a GPU, and the bytes in host memory that links carry."""
+"""Copies between vectors, which may be on a GPU, and the bytes in host memory that links carry."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

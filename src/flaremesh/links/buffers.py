@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Buffer: TypeAlias = NDArray[np.uint8]
 
-_KEPT = 8  # so many buffers that nobody uses are kept: of each neighbour one is filled, one is mixed
+_KEPT = 8  # unused buffers that are kept; per neighbour, one is filled while another is mixed
 
 
 def _allocate(length: int) -> Buffer:
@@ -33,7 +33,7 @@ class BufferPool:
     """Hands out buffers, and hands one out again once nothing refers to it any more.
 
     Args:
-        allocate: makes a buffer of so many bytes.
+        allocate: makes a buffer of a length in bytes.
     """
 
     def __init__(self, allocate: Callable[[int], Buffer] = _allocate):

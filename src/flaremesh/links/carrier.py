@@ -59,7 +59,7 @@ class Edges:
         site: name of this site.
         run_id: the run; what belongs to another one is refused.
         sources: in-neighbours, whose messages are taken.
-        targets: out-neighbours, to whom messages are sent.
+        targets: out-neighbours, to which messages are sent.
         inbox: where messages are put.
         observer: hears of traffic and refusals.
         max_message_bytes: a peer that announces more is refused.
@@ -89,7 +89,7 @@ class Carrier(ABC):
 
     @abstractmethod
     def open(self, addresses: Mapping[str, Address], lost: Lost, timeout: float) -> Mapping[str, Unable]:
-        """Make ready to carry; returns the out-neighbours to whom this carrier does not, and why.
+        """Make ready to carry; returns the out-neighbours that this carrier cannot reach, and why.
 
         Args:
             addresses: of the sites that have one.

@@ -57,7 +57,7 @@ class PeerTimeout(LinkError):
 
 
 class PeerBehind(LinkError):
-    """A peer has not taken so many messages that no more are kept for it."""
+    """As many messages wait for a peer as are kept for it."""
 
 
 class RunAborted(LinkError):

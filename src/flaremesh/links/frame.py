@@ -24,7 +24,7 @@ class Kind(IntEnum):
     ACK = 1  # what has arrived of the opposite direction
     REPEAT = 2  # DATA that may have arrived by another carrier before
     HELLO = 3  # the first frame of a connection; answered by an ACK
-    REFUSED = 4  # the answer to whoever may not connect; the payload says why, and nothing follows
+    REFUSED = 4  # the answer to a site that may not connect; the payload says why, and nothing follows
     END = 5  # the edge ends: its sender has sent all (answered by an ACK), or its receiver wants no more
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout, RunAborted
 from flaremesh.links.link import Cancelled, Key, Payload
 
-_EARLY_MESSAGES = 256  # so many of one sender may wait here; carriers then take in no more of it
-_EARLY_BYTES = 1 << 30  # and so many bytes, if these are more than one message
+_EARLY_MESSAGES = 256  # the most of one sender that may wait here; carriers then take in no more of it
+_EARLY_BYTES = 1 << 30  # the most bytes of them, unless it is a single message
 _REMEMBERED = 512  # names of taken messages, by sender: more than a carrier can have under way
 _POLL_SECONDS = 0.2  # an abort is noticed within so long: NVFlare's signal can only be polled
 
@@ -61,13 +61,13 @@ class Inbox:
             self._arrived.notify_all()
 
     def fail(self, error: LinkError) -> None:
-        """Let whoever waits, now or later, raise ``error``; the first one stays."""
+        """Let `take` raise ``error`` from now on where messages are missing; a first error stays."""
         with self._arrived:
             self._failure = self._failure or error
             self._arrived.notify_all()
 
     def close(self) -> None:
-        """Forget all messages; whoever waits, now or later, gets LinkClosed."""
+        """Forget all messages; from now on `take` raises LinkClosed."""
         with self._arrived:
             self._closed = True
             self._messages.clear()
@@ -89,7 +89,7 @@ class Inbox:
             PeerTimeout: names the peers whose messages did not come.
             RunAborted: while waiting.
             LinkClosed: after ``close``.
-            LinkError: what `fail` was told.
+            LinkError: the error given to `fail`.
         """
         deadline = time.monotonic() + timeout
         with self._arrived:

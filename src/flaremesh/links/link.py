@@ -12,7 +12,7 @@ MAX_MESSAGE_BYTES: Final = 4 << 30
 
 MAX_UNTAKEN_MESSAGES: Final = 4096
 MAX_UNTAKEN_BYTES: Final = 8 << 30
-"""So much is kept of what one peer has not acknowledged; more raises PeerBehind."""
+"""The most that is kept of what one peer has not acknowledged; then PeerBehind is raised."""
 
 FLUSH_SECONDS: Final = 5.0
 """For so long a link that is closed waits by default until what was sent has been acknowledged."""
@@ -66,7 +66,7 @@ def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
 
 
 def require_room(peer: str, messages: int, length: int) -> None:
-    """Raise PeerBehind if so many messages, of so many bytes together, wait for ``peer`` that no more may."""
+    """Raise PeerBehind if no more may wait for ``peer`` than these messages, ``length`` bytes in all."""
     if messages >= MAX_UNTAKEN_MESSAGES or length >= MAX_UNTAKEN_BYTES:
         raise PeerBehind(
             f"{peer} has not taken the last {messages:,} messages ({length:,} bytes): it has stopped, is cut "
@@ -75,7 +75,7 @@ def require_room(peer: str, messages: int, length: int) -> None:
 
 
 def require_length(payload: Payload, expected: int, peer: str) -> None:
-    """Raise LinkError unless what ``peer`` sent has so many bytes."""
+    """Raise LinkError unless what ``peer`` sent has ``expected`` bytes."""
     if len(payload) != expected:
         raise LinkError(f"{peer} sent {len(payload)} bytes, expected {expected}: is its model another one?")
 

@@ -70,7 +70,7 @@ class _Incoming:
     Attributes:
         received: all frames up to this number have arrived.
         beyond: numbers above it that have arrived, too.
-        told: the number that the peer has been told.
+        told: the number that was acknowledged to the peer last.
         due: when to tell it more at the latest, by ``time.monotonic``; None where there is nothing to tell.
         partial: messages that lack pieces, by iteration and stage.
     """
@@ -96,7 +96,7 @@ class _Partial:
 
 
 class RelayCarrier(Carrier):
-    """One site's end of all its relayed edges; it also greets the neighbours whom other carriers reach.
+    """One site's end of all its relayed edges; it also greets the neighbours that other carriers reach.
 
     Args:
         edges: the site's edges.

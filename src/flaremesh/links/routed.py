@@ -82,7 +82,7 @@ class RoutedLink(Link):
 
     @override
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
-        """As in Link; a PeerTimeout tells what is known of a silent peer's link."""
+        """As in Link; a PeerTimeout also says what is known of a silent peer's link."""
         started = time.perf_counter()
         try:
             for carrier in self._carriers:

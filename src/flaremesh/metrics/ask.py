@@ -10,7 +10,7 @@ import urllib.request
 from typing import Final
 
 PORT: Final = 9464
-"""Where an agent serves unless it is told otherwise."""
+"""The port on which an agent serves by default."""
 
 PORT_VARIABLE: Final = "FLAREMESH_METRICS_PORT"
 """Environment variable that overrides an agent's port; 0 takes a free one."""

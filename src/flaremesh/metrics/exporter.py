@@ -27,7 +27,7 @@ class Exporter:
 
     ``/healthz`` says that the process answers. ``/readyz`` is 200 when nothing is missing and 503 otherwise;
     its body is JSON: ``{"ready": bool, "missing": [phrases]}``. ``/doctor`` is 200 when all is well and 503
-    otherwise; ``/doctor?report`` is 200 for whoever reads the report itself.
+    otherwise; ``/doctor?report`` has the same body and is always 200.
 
     Args:
         host: address to bind.

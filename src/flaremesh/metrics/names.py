@@ -2,7 +2,7 @@
 
 A series of a run carries the label ``slot``: the number of the place that the run's process holds at its
 site. Slots are few and used again, so the number of series stays bounded over any number of runs;
-``run_info`` tells which run holds a slot. The site itself is no label: the scraper knows whom it scrapes.
+``run_info`` says which run holds a slot. The site is no label, since the scraper knows which site it scrapes.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class Metric:
 
     @property
     def full_name(self) -> str:
-        """As Prometheus sees it."""
+        """The name with PREFIX, by which Prometheus knows it."""
         return PREFIX + self.name
 
 
@@ -198,4 +198,4 @@ OF_SITES = (AgentMetric.REGISTERED,)
 SHAREABLE = {
     metric.value.name: metric for metric in (*RunMetric, *AgentMetric) if metric not in OF_THE_SERVER
 }
-"""By name, what a site can let the server show; the others are the server's own."""
+"""The metrics that a site can share, by name; the others are the server's own."""

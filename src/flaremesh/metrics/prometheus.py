@@ -31,7 +31,7 @@ DIRECTORY_VARIABLE: Final = "FLAREMESH_METRICS_DIR"
 """Environment variable with the directory that a site's exporter and the processes of its runs share."""
 
 PAGE_SECONDS: Final = 1.0
-"""So often a run's process renews what a scraper sees."""
+"""Seconds between the pages that a run's process writes for the scraper."""
 
 _EVALUATED = {"loss": RunMetric.VALIDATION_LOSS, "accuracy": RunMetric.VALIDATION_ACCURACY}
 
@@ -158,7 +158,7 @@ class PrometheusSink(Collector, MetricsSink):
         )
 
     def _by_peer(self, metric: RunMetric, peers: Iterable[str], values: Mapping[str, float]) -> Family:
-        """The metric of every peer, 0 for one with whom nothing happened yet."""
+        """The metric of every peer, 0 where there is no value yet."""
         return self._family(metric, {(peer,): values.get(peer, 0) for peer in peers})
 
     def _family(self, metric: RunMetric, values: Mapping[Any, float]) -> Family:

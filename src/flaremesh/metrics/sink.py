@@ -1,4 +1,4 @@
-"""What a run tells about itself, and who may listen."""
+"""The records of a run's iterations and evaluations, and the sinks that receive them."""
 
 from collections import Counter
 from collections.abc import Mapping

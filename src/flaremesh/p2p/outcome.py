@@ -15,7 +15,7 @@ RESULT: Final = "result.json"
 """Name of the server's file in it, and of the copy in the admin's run folder."""
 
 Outcome: TypeAlias = Literal[RunState.FINISHED, RunState.FAILED, RunState.ABORTED, "unfinished"]
-"""How a run ended; ``unfinished`` where nobody has told a result yet."""
+"""How a run ended; ``unfinished`` where no result is known yet."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RunResult:
         submit_to_result_seconds: from submission until the result was there, on the admin's clock.
         predicted_contraction: factor of the consensus distance per iteration of mixing; None if unknown.
         sites: what is known of every site.
-        graph: who mixed with whom.
+        graph: the sites and their mixing matrices.
     """
 
     run_id: str

@@ -1,6 +1,6 @@
 """Starts a server or a site from the kit in its workspace: ``python -m flaremesh.p2p.participant FOLDER``.
 
-What would keep the participant from working is found here, before NVFlare starts, and told in one line.
+What would keep the participant from working is found here, before NVFlare starts, and printed as one line.
 """
 
 import os
@@ -33,7 +33,7 @@ class StartError(FlaremeshError):
 
 
 class Identity(NamedTuple):
-    """Whose kit it is.
+    """The participant to which a kit belongs.
 
     Attributes:
         name: of the participant, ``server`` or the site's.

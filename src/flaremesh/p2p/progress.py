@@ -1,4 +1,4 @@
-"""How far a run is: sites tell the server twice a second, and the server tells the admin that asks."""
+"""How far a run is: sites report it to the server twice a second, and the server to the admin on request."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ class RunProgress:
 
     Attributes:
         state: where its controller is.
-        sites: the latest of every site that told something.
+        sites: the latest report of every site that has sent one.
         result: None before the end.
     """
 
@@ -66,7 +66,8 @@ class ProgressReporter(MetricsSink):
     Args:
         post: sends bytes to the server; may lose them.
         links: what carries the messages to each out-neighbour, as it is at any time.
-        cancelled: the run was aborted; told as ``stopped`` at once, even where the site's code goes on.
+        cancelled: whether the run was aborted; then ``stopped`` is reported at once, even where the site's
+            code goes on.
     """
 
     def __init__(self, post: Callable[[bytes], None], links: Mapping[str, str], cancelled: Cancelled):
@@ -80,7 +81,7 @@ class ProgressReporter(MetricsSink):
         self._thread.start()
 
     def reached(self, iteration: int) -> None:
-        """So many iterations are done, of an algorithm that tells nothing else."""
+        """Report the number of iterations done, where the algorithm reports nothing else."""
         self._update(iteration=iteration)
 
     @override
@@ -97,14 +98,14 @@ class ProgressReporter(MetricsSink):
 
     @override
     def norms(self, record: Norms) -> None:
-        """Not told."""
+        """Not reported."""
 
     def waits_for(self, site: str | None) -> None:
         """Before the first iteration this site waits for another one, or no longer does."""
         self._update(waits_for=site)
 
     def panic(self, reason: str) -> None:
-        """The site's code ends the run; told at once, because its process may end now."""
+        """The site's code ends the run; reported at once, because its process may end now."""
         self._update(panic=reason)
         self._tell()
 

@@ -8,10 +8,10 @@ from flaremesh.p2p.progress import SITE_PROGRESS, SiteProgress
 
 
 class Roster:
-    """What every site has told: its latest progress, and its result once it replies with one.
+    """The latest progress of every site, and its result once it has replied with one.
 
     Attributes:
-        progress: of every site that told some.
+        progress: of every site that has reported some.
         ended: sites that have replied.
         algorithm: name of what they ran; None where no site said it.
     """
@@ -26,7 +26,7 @@ class Roster:
         """Take in a site's progress; returns why its code ends the run, where that is news.
 
         Raises:
-            RecordError: it cannot be read; what the site told before stands.
+            RecordError: it cannot be read; the earlier progress stays.
         """
         before, now = self.latest(site), SITE_PROGRESS.read(data, f"what {site} tells")
         self.progress[site] = now
@@ -45,10 +45,10 @@ class Roster:
         self.ended.add(site)
 
     def latest(self, site: str) -> SiteProgress:
-        """How far a site was when it last told."""
+        """How far a site was when it last reported."""
         return self.progress.get(site, SiteProgress())
 
     def result(self, site: str) -> SiteResult:
-        """What a site replied, or else what it told last."""
+        """What a site replied, or else what it reported last."""
         seen = self.latest(site)
         return self._results.get(site) or SiteResult(iterations=seen.iteration, metrics=seen.metrics)

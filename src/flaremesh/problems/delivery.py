@@ -136,7 +136,7 @@ def delivered(reference: ProblemReference) -> Iterator[Callable[[SiteContext], P
     """Builds the problem of a site as a run does, from a copy of what would travel there.
 
     Raises:
-        DeliveryError: see ``deliver``.
+        DeliveryError: the problem cannot travel to the sites.
     """
     before = sys.path.copy()
     with tempfile.TemporaryDirectory(prefix="flaremesh-") as folder:

@@ -27,8 +27,8 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
         name: of the run, for people.
 
     Raises:
-        GraphError, MissingExtra: see topology.mesh.build.
-        DeliveryError: see problems.delivery.deliver.
+        GraphError, MissingExtra: the mesh cannot be built from the topology.
+        DeliveryError: the problem cannot travel to the sites.
     """
     run, sites = topology.run, [site.name for site in topology.sites]
     mesh = build(topology)

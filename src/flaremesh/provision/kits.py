@@ -39,7 +39,7 @@ from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, Topology
 
-_KIT = (*PARTS, "readme.txt")  # NVFlare's third folder, transfer, is empty
+_KIT = (*PARTS, "readme.txt")  # NVFlare's third folder, transfer, goes with a kit because it is empty
 
 
 class ProvisionError(FlaremeshError):
@@ -88,8 +88,9 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
 
     Raises:
         ProvisionError: the topology contradicts what was provisioned before, or NVFlare refused it.
-        GraphError, MissingExtra: see topology.mesh.build.
-        PlacementError, ReleaseError: see releases.write_release.
+        GraphError, MissingExtra: the mesh cannot be built from the topology.
+        StateError: what the folder remembers of the last provisioning is damaged.
+        PlacementError, ReleaseError: a release would contradict the topology, Kubernetes or Helm.
     """
     mesh = build(topology)
     kits, state = out / "kits", out / "state"

@@ -14,7 +14,7 @@ def payload_bytes(topology: Topology) -> int:
 
     Raises:
         ProblemError: the problem cannot be built here.
-        DeliveryError: see problems.delivery.deliver.
+        DeliveryError: the problem cannot travel to the sites.
     """
     run = topology.run
     site = SiteContext.here(topology.sites[0].name, 0, len(topology.sites), run.seed)

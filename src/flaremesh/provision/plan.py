@@ -27,6 +27,7 @@ class GraphSummary:
     """The graph of all phases.
 
     Attributes:
+        sites: number of sites.
         edges: directed edges; an undirected edge is two.
         in_degrees: the smallest and the largest number of in-neighbours.
     """
@@ -43,6 +44,8 @@ class Mixing:
     """The mixing matrix, and what it does to the disagreement of the sites.
 
     Attributes:
+        weights: rule by which the matrix is made, as in the topology file.
+        symmetric, doubly_stochastic, row_stochastic, column_stochastic, primitive: as in analysis.Properties.
         predicted_contraction: factor per iteration of mixing alone, with the γ of the run's wire.
         spectral_gap: 1 − contraction, for W itself.
         iterations_to_a_thousandth: until the disagreement is a thousandth of what it was; None for never.
@@ -82,9 +85,14 @@ class Plan:
     """What ``flaremesh plan`` shows.
 
     Attributes:
+        name: of the mesh.
+        graph: its graph.
+        mixing: its mixing matrix.
         algorithm: the run's.
         refusal: why the run would be refused, and the fix; None if it is sound.
         algorithms: every registered algorithm, with the reason why it is not sound on this graph, or None.
+        message: what an iteration sends over an edge.
+        firewall: the connections that firewalls must let through.
         redeploy: participants to deploy anew since the previous topology, and what of theirs changed; None
             without a previous one.
     """
@@ -111,8 +119,8 @@ def plan(topology: Topology, previous: Topology | None = None, *, build_problem:
 
     Raises:
         DeliveryError: the problem is to be built, and cannot travel to a site.
-        GraphError, MissingExtra: see topology.mesh.build.
-        PlacementError, ReleaseError: see releases.check.
+        GraphError, MissingExtra: the mesh cannot be built from the topology.
+        PlacementError, ReleaseError: a release would contradict the topology, Kubernetes or Helm.
     """
     mesh = build(topology)
     if topology.deploy:
@@ -136,7 +144,7 @@ def check(topology: Topology) -> Mesh:
 
     Raises:
         UnsoundRun: unknown algorithm, wrong hyper-parameters, or weights that the algorithm is not made for.
-        GraphError, MissingExtra: see topology.mesh.build.
+        GraphError, MissingExtra: the mesh cannot be built from the topology.
     """
     mesh = build(topology)
     if refusal := _refusal(topology, mesh):

@@ -91,7 +91,7 @@ def releases(topology: Topology) -> tuple[Release, ...]:
     """The server's release first, then the sites' in the order of the topology.
 
     Raises:
-        PlacementError: see namespace_of.
+        PlacementError: a host contradicts the participant or its namespace.
         ReleaseError: a name is too long, or taken.
     """
     names = [SERVER, *(site.name for site in topology.sites)]
@@ -115,7 +115,7 @@ def check(topology: Topology, mesh: Mesh) -> None:
     """Check that every participant's release can be written.
 
     Raises:
-        PlacementError, ReleaseError: see releases and values_of.
+        PlacementError, ReleaseError: it would contradict the topology, Kubernetes or Helm.
     """
     for release in releases(topology):
         values_of(topology, mesh, release.name)

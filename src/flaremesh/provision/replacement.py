@@ -1,6 +1,6 @@
 """Replaces files and folders in one step each: a reader finds the old one or the new one, never half of it.
 
-What somebody else put beside the entries that are replaced stays.
+Other files beside the entries that are replaced stay.
 """
 
 import shutil

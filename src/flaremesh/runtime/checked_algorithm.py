@@ -44,11 +44,11 @@ class CheckedAlgorithm:
 
     @property
     def estimate(self) -> Tensor:
-        """Of the solution, after the last whole iteration, (d,)."""
+        """The estimate of the solution (d,) after the last whole iteration."""
         return self._algorithm.estimate(self.state)
 
     def resume(self, mixed: Mixed) -> bool:
-        """Let the algorithm work up to its next message, be it of this iteration or of the next one.
+        """Let the algorithm work up to its next message, of this iteration or of the next one.
 
         Args:
             mixed: waits for the mixture of the last message.

@@ -27,6 +27,7 @@ class Observation:
         since: when the algorithm last went on, after it had sent or waited.
         under_way: exchanges that are sent and not mixed yet, numbered from 0.
         loss: that of the last gradient.
+        send_seconds, wait_seconds, gradient_seconds, overlap_seconds, mix_seconds: as in Iteration, so far.
         gradient_norm: that of the last gradient, if it is to be taken.
         mixture: first vector of the first exchange's mixture, if norms are to be taken.
     """

@@ -171,6 +171,8 @@ def simulation_of(run: Run, mesh: Mesh) -> Iterator[Simulation]:
     Raises:
         ProblemError: the problem cannot be built, or it failed.
         DeliveryError: it could not travel to the sites.
+        KeyError, ImportError, ClassPathError, TypeError, ValueError: as algorithms.create raises.
+        AlgorithmError, GossipError, NonFiniteValue: as SiteRun raises.
     """
     with delivered(run.problem) as problem:
         yield Simulation(mesh.schedules, configured(run), problem, RunOptions.of(run), run.seed)

@@ -94,7 +94,7 @@ class SiteRun:
     Raises:
         ProblemError: the problem failed, or gives what it should not.
         AlgorithmError: the algorithm's first message is not what it declares.
-        NonFiniteValue: see RunOptions.stop_on_non_finite.
+        NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
         GossipError: the wire does not fit the schedule.
     """
 
@@ -168,7 +168,7 @@ class SiteRun:
         message travels, the record of the iteration before goes to the sink.
 
         Raises:
-            NonFiniteValue: see RunOptions.stop_on_non_finite.
+            NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
             ProblemError: the problem failed.
             AlgorithmError: the algorithm does not exchange what it declares.
             LinkError: a neighbour's value did not come or does not fit, or the run was aborted.

@@ -1,4 +1,4 @@
-"""From the description of a graph to its edges.
+"""Makes the edges of a graph from its description in a topology file.
 
 An edge (j, i) of a DiGraph means that site i uses the value of site j; an undirected edge is two of them.
 """

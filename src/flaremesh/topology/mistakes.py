@@ -14,7 +14,7 @@ Location: TypeAlias = tuple[str | int, ...]
 
 
 class Mistake(NamedTuple):
-    """Something wrong at a place in the data."""
+    """Something wrong in the data: where, what is wrong, and what to write instead."""
 
     location: Location
     problem: str
@@ -46,8 +46,12 @@ class LineMistake:
 class TopologyError(FlaremeshError):
     """A topology file cannot be used.
 
+    Args:
+        path: the file.
+        mistakes: all of its mistakes.
+
     Attributes:
-        mistakes: all mistakes, in the order of the file.
+        mistakes: the same, in the order of the file.
     """
 
     exit_code = 2

@@ -428,7 +428,7 @@ class Wire(Closed):
         return self.encoding in ("int8", "top-k")
 
     def unsoundness(self, phases: int) -> str | None:
-        """Why it does not fit a graph of so many phases, and what to write instead; None if it does."""
+        """Why it does not fit a graph with these phases, and what to write instead; None if it does."""
         if phases > 1 and self.keeps_copies:
             return (
                 f"wire: {self.encoding} keeps copies of what the neighbours have, and in this graph they "

@@ -23,7 +23,7 @@ _NO_SUCH_VALUE = {
     "finite": "is not finite",
     "path": "is no path",
 }
-"""By the first word of pydantic's error type."""
+"""What is wrong with a value, by the first word of pydantic's error type."""
 
 _BOUNDS = {"gt": "greater than", "ge": "of at least", "lt": "less than", "le": "of at most"}
 

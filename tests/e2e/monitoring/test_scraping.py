@@ -1,3 +1,5 @@
+"""Who scrapes the participants, and who cannot."""
+
 from collections.abc import Iterator
 
 import pytest

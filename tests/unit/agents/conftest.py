@@ -1,3 +1,5 @@
+"""A free port."""
+
 from collections.abc import Iterator
 
 import pytest

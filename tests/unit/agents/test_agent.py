@@ -1,3 +1,5 @@
+"""Where an agent serves, and what it says of its kit and certificate."""
+
 import json
 import logging
 import shutil

@@ -1,3 +1,5 @@
+"""A participant's report on itself and on the edges that it dials."""
+
 import json
 import shutil
 import threading

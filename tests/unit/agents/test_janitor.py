@@ -1,3 +1,5 @@
+"""Which folders of old runs are removed."""
+
 import os
 import time
 import uuid

@@ -1,3 +1,5 @@
+"""Metrics that sites share with the server: what leaves a site, and what the server shows."""
+
 import json
 import logging
 import math

@@ -1,3 +1,5 @@
+"""How signals end a process."""
+
 import signal
 import subprocess
 import sys

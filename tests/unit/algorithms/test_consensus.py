@@ -1,3 +1,5 @@
+"""Average consensus, beyond what the contract suite holds of all algorithms."""
+
 import math
 from functools import partial
 

@@ -141,7 +141,7 @@ def test_the_simulated_sites_do_what_the_published_equation_says(name, w):
 
 @NAMES
 @pytest.mark.parametrize("dimension", [1, 1000])
-def test_in_single_precision_too(name, dimension):
+def test_a_step_does_what_the_published_equation_says_in_single_precision_too(name, dimension):
     w = torch.from_numpy(GRAPHS[algorithm_class(name).weights]["ring"]).float()
     options = options_of(name, stepsize=1e-5)
     algorithm, problems = create(name, **options), problems_of(8, dimension, torch.float32)

@@ -1,3 +1,5 @@
+"""Distributed gradient descent, beyond what the contract suite holds of all algorithms."""
+
 import torch
 from reference_cases import (
     LeastSquares,

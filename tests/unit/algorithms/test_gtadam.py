@@ -1,3 +1,5 @@
+"""GTAdam, beyond what the contract suite holds of all algorithms."""
+
 from itertools import islice
 
 import torch

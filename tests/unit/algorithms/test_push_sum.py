@@ -1,3 +1,5 @@
+"""Push-sum, beyond what the contract suite holds of all algorithms."""
+
 from functools import partial
 
 import torch
@@ -15,7 +17,7 @@ P = directed_ring_with_chords()
 vectors = partial(Consensus, dimension=5)
 
 
-def test_the_values_without_the_ratio_stay_wrong():
+def test_the_shares_alone_do_not_tend_to_the_mean_without_their_weights():
     run = simulation(P, create("push-sum"), vectors, iterations=300)
     mean = estimates(run).mean(dim=0)
     run.run()

@@ -1,3 +1,5 @@
+"""How algorithms are found by name, and how mistakes in their parameters are told."""
+
 import pkgutil
 import sys
 from pathlib import Path

@@ -90,7 +90,7 @@ def test_what_is_no_topology_file_is_refused(here: Path, command: str, content: 
 
 @pytest.mark.parametrize("command", OF_A_TOPOLOGY)
 @pytest.mark.parametrize("path", [".", "mesh.yaml/x", "/dev/null", "x" * 300, ""])
-def test_so_is_a_path_that_leads_to_none(here: Path, command: str, path: str) -> None:
+def test_a_path_that_leads_to_no_topology_file_is_refused(here: Path, command: str, path: str) -> None:
     refused(command, path, *OF_A_TOPOLOGY[command])
 
 
@@ -275,7 +275,7 @@ def test_a_full_disk_under_the_output_is_one_sentence(here: Path) -> None:
     assert ended.stderr.decode().splitlines() == ["Error: No space left on device. Make room there."]
 
 
-def test_a_reader_that_has_seen_enough_is_no_error_worth_a_word(here: Path) -> None:
+def test_a_reader_that_ends_early_is_no_error(here: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as closed:

@@ -1,4 +1,4 @@
-"""What only the whole mesh shows."""
+"""What is found wrong when all participants' reports are put together."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whose kit is another one than it should be."""
+"""Which participants run with an old kit, or with one that differs from the topology file."""
 
 import json
 from pathlib import Path

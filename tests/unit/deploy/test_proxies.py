@@ -1,4 +1,4 @@
-"""What goes to this machine itself takes no proxy."""
+"""Connections to this machine itself go through no proxy."""
 
 import http.server
 import os

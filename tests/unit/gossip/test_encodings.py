@@ -1,3 +1,5 @@
+"""Vectors as bytes: their size, their accuracy, and what is refused."""
+
 import math
 
 import pytest
@@ -59,7 +61,7 @@ def test_the_size_is_what_the_plan_says_and_what_is_sent(wire, dtype, length):
         ({"encoding": "top-k", "fraction": 0.01}, 0.01 * 6),
     ],
 )
-def test_what_an_entry_of_float32_takes(wire, bytes_per_entry):
+def test_an_entry_of_float32_takes_the_bytes_that_the_documentation_says(wire, bytes_per_entry):
     length = 10_000_000
     size = encoding_of(Wire.of(wire), torch.float32).size(length)
     assert size == pytest.approx(bytes_per_entry * length, rel=1e-3)

@@ -1,3 +1,5 @@
+"""One site mixes the messages of an exchange, with every wire."""
+
 import struct
 
 import pytest

@@ -1,3 +1,5 @@
+"""The gossip step, block by block, against the matrices."""
+
 import math
 
 import pytest

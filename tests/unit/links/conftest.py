@@ -1,3 +1,5 @@
+"""Sites with links, and proxies between them."""
+
 import pytest
 from direct_mesh import Sites
 

@@ -1,3 +1,5 @@
+"""When a buffer is handed out again."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Messages wait in the inbox for the iteration that needs them."""
+
 import threading
 import time
 
@@ -50,7 +52,7 @@ def test_a_timeout_names_exactly_the_missing_peers(inbox):
     assert caught.value.iteration == 3
 
 
-def test_a_timeout_is_kept(inbox):
+def test_a_wait_ends_at_its_timeout(inbox):
     started = time.monotonic()
     with pytest.raises(PeerTimeout):
         inbox.take([FROM_BONN], timeout=0.1)

@@ -1,3 +1,5 @@
+"""What the in-process link does beyond the contract of all links."""
+
 import pytest
 
 from flaremesh.links import Key, LinkError, PeerTimeout

@@ -1,3 +1,5 @@
+"""The HTTP side of a participant: metrics, health, readiness, report."""
+
 import json
 import socket
 import urllib.error

@@ -1,3 +1,5 @@
+"""Names and help of all metrics keep to Prometheus' conventions."""
+
 import re
 
 import pytest

@@ -1,3 +1,5 @@
+"""A run's metrics: written by its process, shown by the exporter of its site."""
+
 import math
 import os
 import subprocess

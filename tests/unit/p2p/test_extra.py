@@ -1,4 +1,4 @@
-"""Values of a run's extra, from anybody's code."""
+"""Values of a run's ``extra``, right and wrong ones."""
 
 import pytest
 

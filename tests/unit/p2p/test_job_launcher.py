@@ -42,6 +42,6 @@ def test_a_path_stays_one_word_whatever_is_in_it(ours, nvflares, character):
     assert words(ours, workspace) == expected
 
 
-def test_so_does_the_path_of_the_interpreter(monkeypatch):
+def test_the_path_of_the_interpreter_stays_one_word_too(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/My Project's/.venv/bin/python")
     assert words(SiteJobLauncher, "/plain")[0] == "/My Project's/.venv/bin/python"

@@ -224,12 +224,12 @@ def test_a_malformed_message_is_a_value_error(data):
 
 
 @pytest.mark.parametrize("kind", [LIST, TUPLE, SET, FROZENSET, DICT])
-def test_what_is_received_in_one_another_has_a_limit(kind):
+def test_nesting_of_what_is_received_has_a_limit(kind):
     with pytest.raises(ValueError, match="malformed message: more than 100 levels"):
         decode(framed(mark(kind, 1) * 5000))
 
 
-def test_what_is_sent_in_one_another_has_the_same_limit():
+def test_nesting_of_what_is_sent_has_the_same_limit():
     value = 1
     for _ in range(100):
         value = {1: value}

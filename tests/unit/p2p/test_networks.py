@@ -1,3 +1,5 @@
+"""Random networks, and networks made from meshes."""
+
 import random
 
 import numpy as np

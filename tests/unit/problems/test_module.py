@@ -1,3 +1,5 @@
+"""A torch module as a problem over one flat vector."""
+
 import pytest
 import torch
 from torch import nn

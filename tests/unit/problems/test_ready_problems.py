@@ -1,3 +1,5 @@
+"""The problems that flaremesh brings along."""
+
 import importlib.util
 import sys
 from dataclasses import replace

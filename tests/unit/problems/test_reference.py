@@ -1,3 +1,5 @@
+"""Problems that a file or a job names are built, or refused with the reason."""
+
 import pytest
 
 from flaremesh.problems.protocol import ProblemError, SiteContext

@@ -1,3 +1,5 @@
+"""Topologies and what provisioning makes of them."""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""The NVFlare job that a run becomes."""
+
 import json
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Namespaces of participants, and how NetworkPolicies name their peers."""
+
 import pytest
 
 from flaremesh.provision.placement import (

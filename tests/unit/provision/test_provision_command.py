@@ -1,3 +1,5 @@
+"""`flaremesh provision`, as a user calls it."""
+
 import json
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def test_a_removed_site_needs_the_option_and_the_message_says_so(file: Path) -> 
     assert "removed  ulm" in CliRunner().invoke(app, command(file, "--remove")).stdout
 
 
-def test_the_same_as_json(file: Path) -> None:
+def test_the_command_says_the_same_as_json(file: Path) -> None:
     document = json.loads(CliRunner().invoke(app, command(file, "--json")).stdout)
     assert Path(document["kits"]["bonn"]).is_dir()
     assert sorted(document["kits"]) == sorted(document["added"])

@@ -1,3 +1,5 @@
+"""The folder per participant with its Helm release: values, kit, README, and what is refused."""
+
 import stat
 from datetime import date
 from pathlib import Path

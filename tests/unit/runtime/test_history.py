@@ -1,3 +1,5 @@
+"""A site's history as a file: written at once, read back, thinned."""
+
 import json
 import math
 

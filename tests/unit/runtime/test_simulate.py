@@ -1,3 +1,5 @@
+"""Whole meshes in one process, and `flaremesh simulate`."""
+
 import json
 import pickle
 import textwrap

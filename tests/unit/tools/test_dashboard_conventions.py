@@ -84,7 +84,7 @@ def test_the_dashboards_find_each_other_by_a_tag(board):
     assert set(link["tags"]) <= set(board["tags"])
 
 
-def test_it_cannot_be_edited_in_place(board):
+def test_a_dashboard_cannot_be_edited_in_place(board):
     assert board["editable"] is False
 
 

@@ -1,3 +1,5 @@
+"""docs/metrics.md is up to date."""
+
 from tools import metrics_page
 
 

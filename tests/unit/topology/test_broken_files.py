@@ -1,3 +1,5 @@
+"""Mistakes in topology files are reported with line, field and remedy."""
+
 import os
 from pathlib import Path
 from typing import NamedTuple

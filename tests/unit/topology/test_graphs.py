@@ -1,3 +1,5 @@
+"""The graphs of all kinds."""
+
 import random
 import subprocess
 import sys

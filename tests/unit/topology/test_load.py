@@ -1,3 +1,5 @@
+"""What a topology file means once it is loaded."""
+
 import codecs
 import datetime
 import json
@@ -145,7 +147,7 @@ def test_a_number_is_what_python_writes_as_one(number: str, meant: float, tmp_pa
     assert (value, type(value)) == (meant, type(meant))
 
 
-def test_no_number_is_one_that_is_none(tmp_path: Path) -> None:
+def test_nan_is_a_number(tmp_path: Path) -> None:
     assert math.isnan(arguments(tmp_path, "{a: .nan}")["a"])
 
 

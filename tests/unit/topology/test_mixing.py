@@ -1,3 +1,5 @@
+"""Mixing matrices and their rates, against theory."""
+
 import sys
 from collections.abc import Callable
 

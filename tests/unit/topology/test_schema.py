@@ -1,3 +1,5 @@
+"""The schema for editors and the loader agree."""
+
 from pathlib import Path
 
 import jsonschema

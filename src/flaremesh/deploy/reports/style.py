@@ -17,10 +17,10 @@ _COLOURS = ("#2080C0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
 
 LABELLED_SITES: Final = len(_COLOURS)
-"""So many sites have colours of their own."""
+"""The most sites that each have a colour of their own."""
 
 DISTINCT_SITES: Final = len(_COLOURS) * len(_DASHES)
-"""So many sites have lines of their own look; beyond, looks repeat."""
+"""The most sites that each have a line of their own look, by colour and dashes."""
 
 PREDICTED: Final = _COLOURS[4]
 """Colour of what theory predicts."""

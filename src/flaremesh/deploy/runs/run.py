@@ -68,7 +68,7 @@ def run(
         reconnect_seconds: for how long a lost connection to the server is tried again.
 
     Raises:
-        UnsoundRun: the run makes no sense.
+        UnsoundRun, GraphError, MissingExtra, DeliveryError: the run makes no sense, or cannot travel.
         NotSubmitted: ``stop`` was set before the run began.
         DeployError: a participant is not ready, or the server does not take the run; or the connection was
             lost for good, and the run goes on.

@@ -12,7 +12,7 @@ from typing import TypeVar
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets.base import Address, DeployError
 from flaremesh.p2p.agents.kit import PARTS
-from flaremesh.p2p.nvflare.admin import Admin, NoAnswer, Refusal
+from flaremesh.p2p.nvflare.admin import Admin, NoAnswer, Refused
 from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.participant import StartError, identity
@@ -85,7 +85,7 @@ class AdminSession:
     def _ask(self, question: Callable[[], T]) -> T:
         try:
             return question()
-        except Refusal as error:
+        except Refused as error:
             raise DeployError(str(error)) from error
         except NoAnswer as error:
             raise ServerLost(f"the server does not answer: {error}") from error
@@ -126,7 +126,7 @@ def _log_in(session: Admin, server: Address) -> None:
         session.log_in(_CONNECT_SECONDS)
     except NoAnswer as error:
         raise ServerLost(_why_no_answer(server)) from error
-    except Refusal as error:
+    except Refused as error:
         raise ServerLost(f"{server[0]}:{server[1]} lets nobody log in: {error}") from error
 
 

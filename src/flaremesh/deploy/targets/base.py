@@ -13,7 +13,7 @@ Address: TypeAlias = tuple[str, int]
 """Host and port."""
 
 AT_ONCE: Final = 32
-"""So many participants may be asked or told something at the same time."""
+"""The most participants that are dealt with at the same time."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -130,7 +130,7 @@ class Target(Protocol):
         """
 
     def server(self) -> AbstractContextManager[Address]:
-        """Where this machine reaches the server, while the context lasts.
+        """The address at which this machine reaches the server while the context lasts.
 
         Raises:
             DeployError: it does not.

@@ -77,7 +77,7 @@ def diagnose(topology: Topology, target: Target, mesh: Path) -> Diagnosis:
 
     Raises:
         DeployError: the target cannot be asked.
-        GraphError, MissingExtra: see topology.mesh.build.
+        GraphError, MissingExtra: the mesh cannot be built from the topology.
     """
     participants = target.participants()
     in_use = kits_in_use(target, participants)

@@ -1,4 +1,4 @@
-"""From site to site: TLS over TCP, one connection per directed edge, dialled by the sender."""
+"""The direct carrier: TLS over TCP from site to site, one connection per directed edge."""
 
 from flaremesh.links.direct.carrier import DirectCarrier, Listen
 from flaremesh.links.direct.tls import Credentials

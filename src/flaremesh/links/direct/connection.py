@@ -7,7 +7,7 @@ from contextlib import suppress
 from flaremesh.links.frame import Frame, Kind, pack
 
 LARGE_BYTES = 1 << 15
-"""A message of so many bytes or more is sent by the edge's own thread, and received into pooled memory."""
+"""From this length on, a message is sent by the edge's own thread, and received into pooled memory."""
 
 _GONE_MILLISECONDS = 10_000  # a connection whose bytes stay unacknowledged for so long is broken
 

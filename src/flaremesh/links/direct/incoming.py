@@ -14,7 +14,7 @@ from flaremesh.links.link import Key, Refusal
 
 _MESSAGES = (Kind.DATA, Kind.REPEAT)
 _SCRATCH_BYTES = 1 << 16
-_ACK_MESSAGES = 8  # so many small messages share an acknowledgement
+_ACK_MESSAGES = 8  # small messages that share an acknowledgement
 _ROOM_SECONDS = 0.05  # between two looks at an inbox that is full
 _PARK_SECONDS = 0.005  # the edge's thread leaves the reading to `attend` for so long after its last call
 _ATTENTION_SECONDS = 0.1  # for so long `attend` reads at most

@@ -37,7 +37,7 @@ class _Pending:
     Attributes:
         connection: TLS, or TCP once it has been refused.
         deadline: when it is dropped, by ``time.monotonic``.
-        name: whom its certificate names; None until the handshake is over.
+        name: the site that its certificate names; None until the handshake is over.
         refused: it only waits for the peer to read why.
         greeting: what has arrived of the first frame.
     """
@@ -94,7 +94,7 @@ class Listener:
         self._thread.start()
 
     def close(self) -> None:
-        """Free the port and drop whoever has not been handed over."""
+        """Free the port and drop the connections that have not been handed over."""
         self._closed.set()
         self._wake.send(b"x")
         self._thread.join()

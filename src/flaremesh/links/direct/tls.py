@@ -23,13 +23,13 @@ class Credentials:
     root: Path
 
     def listening(self) -> ssl.SSLContext:
-        """For connections that come in."""
+        """TLS for connections that come in."""
         context = self._context(ssl.PROTOCOL_TLS_SERVER)
         context.num_tickets = 0  # sessions are not resumed, so that every connection proves who it is
         return context
 
     def dialling(self) -> ssl.SSLContext:
-        """For connections that go out."""
+        """TLS for connections that go out."""
         return self._context(ssl.PROTOCOL_TLS_CLIENT)
 
     def _context(self, protocol: int) -> ssl.SSLContext:

@@ -95,7 +95,7 @@ class Report:
     findings: Sequence[Finding]
 
     def to_json(self) -> bytes:
-        """As it is served."""
+        """The report as JSON, as the agent serves it."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What an agent tells of the kit with which its process was started."""
+"""What an agent serves about the kit with which its process was started."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -32,7 +32,7 @@ OFF: Final = "off"
 
 PERIOD_SECONDS: Final = 15.0
 FRESH_SECONDS: Final = 60.0
-"""For so long the server shows what a site sent last."""
+"""Seconds for which the server shows what a site sent last."""
 
 _MAX_BYTES = 1 << 20
 _MAX_SERIES = 5000  # of one site: four runs with a hundred neighbours have that many
@@ -128,7 +128,7 @@ class SharedMetrics(Collector):
         """Show what a site sent instead of what it sent before.
 
         Args:
-            site: who sent it, as the server authenticated it.
+            site: its sender, which the server has authenticated.
             message: of Sharing.
         """
         try:

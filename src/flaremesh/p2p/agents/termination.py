@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 
 def on_termination(stop: Callable[[], None], seconds: float) -> None:
-    """From now on SIGTERM and SIGINT stop the process in an orderly way; call it in the main thread.
+    """Let SIGTERM and SIGINT stop the process in an orderly way; to be called in the main thread.
 
     The first signal runs ``stop`` in a thread of its own, so that the main thread goes on; when it returns,
     the process ends. A second signal, an exception in ``stop``, or ``seconds`` without an end, ends it at

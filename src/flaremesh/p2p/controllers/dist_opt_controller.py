@@ -59,8 +59,8 @@ class SiteFailure(Exception):
 
 class _Failure(NamedTuple):
     reason: str  # names the site and the cause
-    iteration: int | None
-    time: float
+    iteration: int | None  # in which the site waited for its neighbours in vain; None for another failure
+    time: float  # by ``time.monotonic``
 
 
 class DistOptController(Controller):
@@ -271,10 +271,9 @@ class DistOptController(Controller):
 
     @property
     def _failure(self) -> str | None:
-        """The failure that caused the others.
+        """The failure that caused the others: the first that is no vain wait, or the earliest vain wait.
 
-        A site that did not merely wait is the cause. Otherwise it is whom a site waited for in the earliest
-        iteration, since one silent site soon makes all others wait.
+        One silent site soon makes all others wait for each other.
         """
         if not self._failures:
             return None
@@ -283,11 +282,7 @@ class DistOptController(Controller):
         ).reason
 
     def _wait(self, abort_signal: Signal) -> bool:
-        """Wait a moment for news; returns whether the run was aborted.
-
-        Raises:
-            SiteFailure: a site failed.
-        """
+        """Wait a moment for news; returns whether the run was aborted, or raises SiteFailure."""
         self._changed.wait(_POLL_SECONDS)
         self._changed.clear()
         failures = self._failures

@@ -61,7 +61,7 @@ class AlgorithmExecutor(RunExecutor):
 
     @override
     def run_algorithm(self, fl_ctx: FLContext, shareable: Shareable, abort_signal: Signal) -> None:
-        """All iterations; the run's folder keeps the history, and the model if all were done."""
+        """As in RunExecutor; leaves what `NativeRun.go` leaves."""
         part = self._flaremesh
         native = part.native or self._build_run(fl_ctx, shareable)
         part.outcome = native.go(self._observe)

@@ -13,7 +13,7 @@ from flaremesh.gossip import Mixture
 from flaremesh.problems.flat import parts_of, real
 from flaremesh.runtime.site_run import SiteRun
 
-Exchange: TypeAlias = Callable[[Vectors, int], Mixture]
+ValueExchange: TypeAlias = Callable[[Vectors, int], Mixture]
 """(own vectors, iteration) -> what they and the in-neighbours' are mixed to."""
 
 
@@ -25,7 +25,7 @@ class RunByValue(SiteRun):
         args: arguments of SiteRun.
     """
 
-    def __init__(self, exchange: Exchange, *args: Any):
+    def __init__(self, exchange: ValueExchange, *args: Any):
         self._exchange = exchange
         super().__init__(*args)
 

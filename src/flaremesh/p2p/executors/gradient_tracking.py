@@ -20,7 +20,7 @@ from flaremesh.runtime.site_run import SiteRun
 
 
 class GTExecutor(ModuleExecutor):
-    """Gradient tracking.
+    """Gradient tracking; the arguments are those of ModuleExecutor.
 
     Attributes:
         tracker, old_gradient: lists of tensors shaped like the model's parameters. They are up to date in

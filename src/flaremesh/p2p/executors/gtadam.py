@@ -21,6 +21,8 @@ from flaremesh.runtime.site_run import SiteRun
 class GTADAMExecutor(GTExecutor):
     """GTAdam: gradient tracking with adaptive moments; ``extra`` holds beta1, beta2 and epsilon.
 
+    The arguments are those of ModuleExecutor.
+
     Attributes:
         beta1, beta2, epsilon, G: hyper-parameters of flaremesh.algorithms.gtadam.GtAdam; G is a 0-d tensor.
         m, v: the moments, as lists like ``tracker``.

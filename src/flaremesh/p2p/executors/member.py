@@ -35,7 +35,7 @@ class Member:
         link: carries messages to and from the neighbours.
         traffic: what the link counts.
         metrics: what can be scraped of the run.
-        progress: tells the server how far the site is.
+        progress: reports to the server how far the site is.
     """
 
     folder: Path
@@ -117,12 +117,12 @@ class Member:
             self.link.close(patience=patience if state is RunState.FINISHED else 0)
 
     def reached(self, iterations: int) -> None:
-        """So many iterations are done, of an algorithm that tells nothing else."""
+        """Report the number of iterations done, where the algorithm reports nothing else."""
         self.progress.reached(iterations)
         self.metrics.reached(iterations)
 
     def outcome(self, iterations: int, **figures: Any) -> SiteResult:
-        """The site's result after so many iterations; ``figures`` are other attributes of SiteResult."""
+        """The site's result after these iterations; ``figures`` are other attributes of SiteResult."""
         return SiteResult(
             iterations=iterations,
             sent_bytes=dict(self.traffic.sent_bytes),

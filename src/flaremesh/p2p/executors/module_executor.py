@@ -153,7 +153,7 @@ class ModuleExecutor(RegisteredExecutor):
         return (flat(self._of_trainable(value), like[0]),)
 
     def _of_trainable(self, values: Iterable[Any]) -> list[Any]:
-        """Those of the trainable parameters, of values for these or for all parameters."""
+        """The values of the trainable parameters; ``values`` may be for these or for all parameters."""
         given, parameters = list(values), list(self._given_model().parameters())
         if len(given) != len(parameters):
             return given

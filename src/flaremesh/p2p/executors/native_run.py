@@ -71,7 +71,7 @@ class NativeRun:
             opened.pop_all()
 
     def go(self, observe: Callable[[SiteRun], None]) -> SiteResult:
-        """All iterations; the run's folder keeps the history, and the model if all were done.
+        """All iterations; leaves its history in the run's folder however it ends, its model if it finishes.
 
         Args:
             observe: called after every iteration.

@@ -83,7 +83,7 @@ class RunExecutor(Executor, ABC):
             self._enter_state(RunState.ABORTED)
             return make_reply(ReturnCode.TASK_ABORTED)
         # user code may raise anything, or leave by sys.exit; the controller must hear of it
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (see above)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (for that reason)
             self._enter_state(RunState.FAILED)
             self.log_exception(fl_ctx, f"{task_name} failed")
             # only the messages of flaremesh's own errors are understood without their type

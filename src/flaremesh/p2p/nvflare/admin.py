@@ -30,14 +30,14 @@ class NoAnswer(Exception):
     """The server does not answer."""
 
 
-class Refusal(Exception):
+class Refused(Exception):
     """The server does not let the admin do this, or does not take the job; the message says which."""
 
 
 class Admin:
     """A session of an admin.
 
-    All methods but ``close`` may raise NoAnswer and Refusal.
+    All methods but ``close`` may raise NoAnswer and Refused.
 
     Args:
         name: of the admin.
@@ -75,7 +75,7 @@ class Admin:
         except ConnectionError as error:
             raise NoAnswer(str(error)) from error
         except Exception as error:  # of many classes
-            raise Refusal(str(error)) from error
+            raise Refused(str(error)) from error
 
     def close(self) -> None:
         """Log out, and end the session's threads, which would keep this process alive."""
@@ -134,8 +134,8 @@ def _answered() -> Iterator[None]:
     try:
         yield
     except AuthorizationError as error:
-        raise Refusal(f"the server refuses: {error}") from error
+        raise Refused(f"the server refuses: {error}") from error
     except InvalidJobDefinition as error:
-        raise Refusal(f"the server does not take the job: {error}") from error
+        raise Refused(f"the server does not take the job: {error}") from error
     except Exception as error:  # of many classes
         raise NoAnswer(str(error)) from error

@@ -63,9 +63,9 @@ class ParticipantCell:
         """What another site's process answers, through the server; None if it does not in time.
 
         Args:
-            site: whom to ask.
-            topic: what about.
-            timeout: seconds.
+            site: name of that site.
+            topic: the subject, which the other process answers.
+            timeout: seconds to wait.
         """
         reply = self._core.send_request(
             _CHANNEL, topic, site, Message(payload=b""), timeout=timeout, optional=True

@@ -64,7 +64,7 @@ class MeshProject:
         return sorted(self._participants)
 
     def difference(self, certificate: x509.Certificate, name: str) -> str | None:
-        """In what the certificate of a participant differs from the one that it would get now."""
+        """How a participant's certificate differs from the one that it would get now; None if it does not."""
         participant = self._participants[name]
         role = participant.get_prop(PropKey.ROLE) if participant.type == ParticipantType.ADMIN else None
         if certificate.subject != x509_name(name, participant.org, role):
@@ -77,7 +77,7 @@ class MeshProject:
 
         Args:
             settings: what the kits say.
-            issued: certificates and keys that are used again; whoever has none gets new ones.
+            issued: certificates and keys that are used again; participants without one get a new one.
             folder: a new one, for all that NVFlare writes.
 
         Raises:

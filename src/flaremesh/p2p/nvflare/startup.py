@@ -1,4 +1,4 @@
-"""Where the files of a kit's folder ``startup`` are, which NVFlare names."""
+"""The files in a kit's folder ``startup``, whose names are NVFlare's."""
 
 from pathlib import Path
 from typing import Final, NamedTuple

@@ -79,7 +79,7 @@ class Networks:
             owners[host] = name
 
     def make(self, names: Iterable[str]) -> list[PlannedNetwork]:
-        """Make sure that the networks of these participants exist.
+        """Make the networks of these participants that do not exist; returns all of theirs.
 
         Raises:
             DeployError: no subnet is left.

@@ -13,7 +13,7 @@ from flaremesh.deploy.targets.kubernetes.commands import call
 from flaremesh.provision.releases import OWN_VALUES, VALUES, Release
 
 AT_ONCE = 8
-"""So many helms may run at the same time; each takes a core and a hundred megabytes."""
+"""The most helm processes at a time; each takes a core and a hundred megabytes."""
 
 UNINSTALL_SECONDS = 120
 """A release and its pods must be gone within this time."""
