@@ -29,7 +29,8 @@ def summary(notes: Path) -> str:
     for reason, test in map(json.loads, lines):
         by_reason.setdefault(reason, []).append(test)
     paragraphs = ("\n    ".join([reason, *tests]) for reason, tests in by_reason.items())
-    return "\n  ".join([f"{len(lines)} tests were skipped.", *paragraphs])
+    count = "1 test was" if len(lines) == 1 else f"{len(lines)} tests were"
+    return "\n  ".join([f"{count} skipped.", *paragraphs])
 
 
 if __name__ == "__main__":

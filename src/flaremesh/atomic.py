@@ -1,6 +1,7 @@
 """Files that are replaced in one step: a reader finds the old content or the new one, never a part."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -27,12 +28,17 @@ def move(new: Path, place: Path, *, durable: bool = False) -> None:
         new: the file.
         place: where it goes.
         durable: wait until it would outlast a power cut too, which takes some milliseconds.
+
+    Raises:
+        OSError: it cannot be moved; what was there before stays.
     """
     if durable:
         _flush(new)
     new.replace(place)
     if durable:
-        _flush(place.parent)
+        # the file is in its place already, and some network file systems cannot flush a folder
+        with suppress(OSError):
+            _flush(place.parent)
 
 
 def _flush(path: Path) -> None:

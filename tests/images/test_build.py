@@ -42,6 +42,7 @@ def test_neither_kits_nor_keys_nor_other_files_enter_the_context(tmp_path):
         "LICENSE",
         "pyproject.toml",
         "requirements/image.txt",
+        "helm/flaremesh-site/Chart.yaml",
         "src/flaremesh/errors.py",
         "build/wheels/cpu/a.whl",
     }

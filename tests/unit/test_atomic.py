@@ -1,6 +1,8 @@
 """Nobody finds half of a file that is replaced, whatever happens to the writer."""
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -55,3 +57,16 @@ def test_content_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch) 
     monkeypatch.setattr(os, "fsync", note)
     atomic.write(tmp_path / "key", b"secret", durable=True)
     assert names == [(tmp_path / "key.partial", False), (tmp_path, True)]
+
+
+def test_a_file_system_that_cannot_flush_folders_takes_the_file(tmp_path: Path, monkeypatch) -> None:
+    flush = os.fsync
+
+    def refuse_folders(opened: int) -> None:
+        if stat.S_ISDIR(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(opened)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    atomic.write(tmp_path / "key", "secret", durable=True)
+    assert (tmp_path / "key").read_text() == "secret"

@@ -55,6 +55,20 @@ def test_the_plan_as_json_has_the_same_facts() -> None:
     assert document["mixing"]["iterations_to_a_thousandth"] == 3
 
 
+@pytest.mark.parametrize(("algorithm", "vectors"), [("gradient-tracking", "2 vectors"), ("dgd", "1 vector")])
+def test_a_plan_counts_vectors_where_only_the_problem_tells_their_bytes(
+    tmp_path: Path, algorithm: str, vectors: str
+) -> None:
+    file = tmp_path / "compressed.yaml"
+    text = (EXAMPLES / "digits-ring4.yaml").read_text()
+    file.write_text(text.replace("gradient-tracking", f"{algorithm}\n  wire: int8"))
+
+    code, out, _ = flaremesh("plan", file)
+
+    assert code == 0
+    assert f"message       {vectors} as long as the model per iteration and link" in out
+
+
 def test_the_plan_of_an_unsound_run_is_shown_and_ends_with_the_fix(tmp_path: Path) -> None:
     file = tmp_path / "star.yaml"
     sites = "[{name: bonn, org: ukb}, {name: aachen, org: uka}, {name: kiel, org: uksh}]"

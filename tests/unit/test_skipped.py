@@ -54,6 +54,12 @@ def test_all_that_several_runs_skipped_is_told_with_what_brings_it(tmp_path: Pat
     assert len(lines) == 5, "what is known to fail was not skipped"
 
 
+def test_a_single_one_is_one_test(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text('["no GPU is here", "test_gpu.py::test_learns"]\n')
+    said = run(str(TESTS / "skipped.py"), "notes", folder=tmp_path).strip()
+    assert said == "1 test was skipped.\n  no GPU is here\n    test_gpu.py::test_learns"
+
+
 def test_where_nothing_was_skipped_it_says_so(tmp_path: Path) -> None:
     assert run(str(TESTS / "skipped.py"), "notes", folder=tmp_path).strip() == "No test was skipped."
 

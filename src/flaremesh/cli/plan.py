@@ -96,7 +96,9 @@ def _message(message: "Message") -> str:
         return f"{message.payload_bytes:,} bytes per iteration and link"
     if message.vectors is None:
         return f"unknown: {message.why_unknown}"
-    return f"{message.vectors} times the model per iteration and link, bytes unknown: {message.why_unknown}"
+    # not times the model: a wire may send fewer bytes of a vector
+    vectors = f"{message.vectors} vector{'s' if message.vectors > 1 else ''} as long as the model"
+    return f"{vectors} per iteration and link, bytes unknown: {message.why_unknown}"
 
 
 def _stochasticity(mixing: "Mixing") -> str:
