@@ -14,7 +14,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted
+from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted, link
 from flaremesh.p2p.executors import (
     ConsensusExecutor,
     DGDExecutor,
@@ -123,6 +123,25 @@ def test_an_aborted_exchange_ends_at_once_and_is_no_failure(connect):
     assert time.monotonic() - started < 5
     with pytest.raises(RunAborted):
         sites.executors["ulm"]._exchange_values(FLContext(), value=4.0, iteration=0)
+
+
+CHAIN = Network(nodes=[Node("bonn"), Node("ulm", [Neighbor("bonn", 0.5)])])
+
+
+def test_a_site_that_hears_of_nobody_waits_for_those_that_it_has_left_behind(connect, monkeypatch):
+    monkeypatch.setattr(link, "MAX_UNTAKEN_MESSAGES", 2)
+    sites = connect(CHAIN, averaging({"bonn": 0.0, "ulm": 4.0}))
+    replies = sites.run(6)
+    assert {reply.get_return_code() for reply in replies.values()} == {ReturnCode.OK}
+
+
+def test_an_abort_ends_the_wait_for_a_neighbour_that_is_behind(connect, monkeypatch):
+    monkeypatch.setattr(link, "MAX_UNTAKEN_MESSAGES", 0)
+    sites = connect(CHAIN, averaging({"bonn": 0.0, "ulm": 4.0}))
+    threading.Timer(0.2, sites.signal.trigger, [True]).start()
+    started = time.monotonic()
+    assert sites.run(3, sites=["bonn"])["bonn"].get_return_code() == ReturnCode.TASK_ABORTED
+    assert time.monotonic() - started < 5
 
 
 def test_a_neighbour_gets_the_value_at_the_time_it_was_sent(connect):
