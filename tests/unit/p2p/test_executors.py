@@ -16,6 +16,7 @@ from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted, link
 from flaremesh.p2p.executors import (
+    AlgorithmExecutor,
     ConsensusExecutor,
     DGDExecutor,
     GTExecutor,
@@ -192,6 +193,19 @@ def test_an_exception_of_the_users_own_is_named_by_its_type(connect):
 
     reply = connect(PAIR, {"bonn": Faulty(0.0), "ulm": Averaging(1.0)}).run(1, sites=["bonn"])["bonn"]
     assert "NoDataError" in reply.get_header(REASON)
+
+
+def test_registered_algorithms_run_under_a_controller_that_only_sends_neighbours(connect):
+    values = {"bonn": [0.0], "ulm": [4.0]}
+    sites = connect(PAIR, averaging(values))
+    for site, other in list(sites.executors.items()):
+        problem = {"path": "flaremesh.problems.consensus.Consensus", "args": {"values": values}}
+        sites.executors[site] = executor = AlgorithmExecutor("consensus", problem)
+        executor.client_name, executor.config = site, other.config
+        executor._flaremesh.joined = sites.members[site]
+    for reply in sites.run(3).values():
+        assert reply.get_return_code() == ReturnCode.OK, reply.get_header(REASON)
+        assert from_shareable(reply).data["iterations"] == 3
 
 
 def test_an_unknown_task_is_answered_as_such():
