@@ -1,7 +1,16 @@
 """How neighbours exchange buffers: one link per site and run, one carrier per way for them to travel."""
 
 from flaremesh.links.errors import LinkClosed, LinkError, LinkRefused, PeerBehind, PeerTimeout, RunAborted
-from flaremesh.links.link import Cancelled, Key, Link, LinkObserver, Payload, Refusal, require_length
+from flaremesh.links.link import (
+    Cancelled,
+    Key,
+    Link,
+    LinkObserver,
+    Payload,
+    Refusal,
+    require_length,
+    send_in_time,
+)
 from flaremesh.topology.links import LinkKind
 
 __all__ = [
@@ -19,4 +28,5 @@ __all__ = [
     "Refusal",
     "RunAborted",
     "require_length",
+    "send_in_time",
 ]

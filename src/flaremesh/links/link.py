@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from flaremesh.links.errors import LinkError, PeerBehind
 from flaremesh.topology.links import LinkKind
+from flaremesh.waiting import wait_while
 
 MAX_MESSAGE_BYTES: Final = 4 << 30
 """A peer that announces more is cut off."""
@@ -16,6 +17,8 @@ MAX_UNTAKEN_BYTES: Final = 8 << 30
 
 FLUSH_SECONDS: Final = 5.0
 """For so long a link that is closed waits by default until what was sent has been acknowledged."""
+
+_ROOM_SECONDS = 0.05  # between two looks whether a peer that is behind has taken something
 
 Payload: TypeAlias = bytes | memoryview
 Cancelled: TypeAlias = Callable[[], bool]
@@ -96,8 +99,8 @@ class Link(Protocol):
             LinkError: the peer is no out-neighbour or out of reach for good, or the message is too long.
             LinkRefused: one end does not accept the other.
             PeerBehind: too much waits for the peer already.
-            RunAborted: after ``close``, which followed from that.
-            LinkClosed: after any other ``close``.
+            RunAborted: instead of PeerBehind and LinkClosed, where they follow from it.
+            LinkClosed: after ``close``.
         """
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
@@ -117,6 +120,35 @@ class Link(Protocol):
             patience: seconds that this may take. With 0, as at the end of a failed run, the peers do not hear
                 that the end is an orderly one.
         """
+
+
+def send_in_time(link: Link, peer: str, key: Key, buffers: Sequence[Payload], timeout: float) -> None:
+    """Send a message, and wait until there is room for it where the peer is far behind.
+
+    A site that hears of few neighbours or of none may run ahead of those that it sends to. Sites never wait
+    for each other in a circle: who is behind needs messages of earlier iterations only, which have been sent.
+
+    Args:
+        link: the sender's.
+        peer, key, buffers: see Link.send.
+        timeout: seconds.
+
+    Raises:
+        LinkError: as Link.send; PeerBehind where the peer took nothing in all that time.
+    """
+    try:
+        link.send(peer, key, buffers)
+    except PeerBehind:
+
+        def behind() -> PeerBehind | None:
+            try:
+                link.send(peer, key, buffers)
+            except PeerBehind as error:
+                return error
+            return None
+
+        if error := wait_while(behind, timeout, _ROOM_SECONDS):
+            raise error from None
 
 
 class LinkObserver(Protocol):

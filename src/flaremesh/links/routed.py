@@ -8,7 +8,7 @@ from functools import partial
 from typing_extensions import override
 
 from flaremesh.links.carrier import Address, Carrier, Edges, Message
-from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout, RunAborted
+from flaremesh.links.errors import LinkClosed, LinkError, PeerBehind, PeerTimeout, RunAborted
 from flaremesh.links.link import FLUSH_SECONDS, Key, Link, Payload, length_of
 from flaremesh.topology.links import LinkKind
 
@@ -78,7 +78,12 @@ class RoutedLink(Link):
         route = self._routes.get(peer)
         if route is None:
             raise LinkError(f"{self._edges.site} has no edge to {peer}")
-        self._hand_over(peer, Message(key, buffers, length_of(peer, key, buffers)), route)
+        try:
+            self._hand_over(peer, Message(key, buffers, length_of(peer, key, buffers)), route)
+        except PeerBehind:
+            if self._inbox.cancelled():
+                raise RunAborted("the run was aborted") from None
+            raise
 
     @override
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:

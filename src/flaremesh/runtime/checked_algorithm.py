@@ -84,7 +84,7 @@ class CheckedAlgorithm:
     def _check(self, message: Vectors) -> None:
         declared = self._lengths[self._sent]
         self._sent += 1
-        if not isinstance(message, tuple) or [vector.numel() for vector in message] != declared:
+        if not isinstance(message, tuple) or [*map(_length, message)] != declared:
             raise AlgorithmError(
                 f"{self.name} yields {_described(message)} in exchange {self._sent}, "
                 f"and declares {_lengths(declared)}"
@@ -100,10 +100,17 @@ class CheckedAlgorithm:
         return "1 exchange" if self.exchanges == 1 else f"{self.exchanges} exchanges"
 
 
+def _length(vector: Any) -> int | None:
+    return vector.numel() if isinstance(vector, Tensor) else None
+
+
 def _described(message: Any) -> str:
-    if isinstance(message, tuple):
-        return _lengths(vector.numel() for vector in message)
-    return f"a {type(message).__name__}, no tuple,"
+    if not isinstance(message, tuple):
+        return f"a {type(message).__name__}, no tuple,"
+    for vector in message:
+        if not isinstance(vector, Tensor):
+            return f"a {type(vector).__name__}, no tensor,"
+    return _lengths(vector.numel() for vector in message)
 
 
 def _lengths(lengths: Iterable[int]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from flaremesh.algorithms import Algorithm, Mixed, Vectors
 from flaremesh.errors import FlaremeshError
 from flaremesh.gossip import Gossip, Mixture
-from flaremesh.links import Key, Link
+from flaremesh.links import Key, Link, send_in_time
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.problems.protocol import Problem
 from flaremesh.runtime.buffers import MixedBuffers
@@ -265,7 +265,7 @@ class SiteRun:
         payloads = self._gossips[stage].publish(vectors)
         key = Key(iteration, stage, self.site)
         for peer in self._hood(iteration).out:
-            self._link.send(peer, key, payloads)
+            send_in_time(self._link, peer, key, payloads, self._options.peer_timeout)
 
     def _collect(self, iteration: int, stage: int) -> Mixture:
         """Wait for the in-neighbours' messages, and mix them with the one that was published."""

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from direct_mesh import edges_of, message
 
-from flaremesh.links import Key, LinkError, PeerTimeout, relay
+from flaremesh import links
+from flaremesh.links import Key, LinkError, PeerBehind, PeerTimeout, relay
 from flaremesh.links.frame import Frame, Kind, pack, run_digest
 from flaremesh.links.relay import RelayCarrier
 from flaremesh.links.routed import RoutedLink
@@ -152,6 +153,16 @@ def test_a_peer_that_is_slow_is_not_flooded(unanswered):
     link, posted = unanswered
     link.send("b", message("a", 0, bytes(20 << 20)))
     assert 0 < sum(len(posted.get()[2]) for _ in range(posted.qsize())) < 20 << 20
+
+
+def test_what_another_carrier_left_is_taken_over_whatever_has_been_sent_meanwhile(monkeypatch, unanswered):
+    monkeypatch.setattr(links.link, "MAX_UNTAKEN_MESSAGES", 3)
+    link, _ = unanswered
+    link.send("b", message("a", 3, b"x"))
+    for iteration in range(3):
+        link.send("b", message("a", iteration, b"x")._replace(repeat=True))
+    with pytest.raises(PeerBehind):
+        link.send("b", message("a", 4, b"x"))
 
 
 def test_opening_names_the_neighbour_that_is_not_there(monkeypatch, network):

@@ -14,8 +14,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted
+from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted, link
 from flaremesh.p2p.executors import (
+    AlgorithmExecutor,
     ConsensusExecutor,
     DGDExecutor,
     GTExecutor,
@@ -125,6 +126,25 @@ def test_an_aborted_exchange_ends_at_once_and_is_no_failure(connect):
         sites.executors["ulm"]._exchange_values(FLContext(), value=4.0, iteration=0)
 
 
+CHAIN = Network(nodes=[Node("bonn"), Node("ulm", [Neighbor("bonn", 0.5)])])
+
+
+def test_a_site_that_hears_of_nobody_waits_for_those_that_it_has_left_behind(connect, monkeypatch):
+    monkeypatch.setattr(link, "MAX_UNTAKEN_MESSAGES", 2)
+    sites = connect(CHAIN, averaging({"bonn": 0.0, "ulm": 4.0}))
+    replies = sites.run(6)
+    assert {reply.get_return_code() for reply in replies.values()} == {ReturnCode.OK}
+
+
+def test_an_abort_ends_the_wait_for_a_neighbour_that_is_behind(connect, monkeypatch):
+    monkeypatch.setattr(link, "MAX_UNTAKEN_MESSAGES", 0)
+    sites = connect(CHAIN, averaging({"bonn": 0.0, "ulm": 4.0}))
+    threading.Timer(0.2, sites.signal.trigger, [True]).start()
+    started = time.monotonic()
+    assert sites.run(3, sites=["bonn"])["bonn"].get_return_code() == ReturnCode.TASK_ABORTED
+    assert time.monotonic() - started < 5
+
+
 def test_a_neighbour_gets_the_value_at_the_time_it_was_sent(connect):
     value = torch.ones(4)
     sites = connect(PAIR, averaging({"bonn": value, "ulm": torch.zeros(4)}, sync_timeout=0.2))
@@ -173,6 +193,19 @@ def test_an_exception_of_the_users_own_is_named_by_its_type(connect):
 
     reply = connect(PAIR, {"bonn": Faulty(0.0), "ulm": Averaging(1.0)}).run(1, sites=["bonn"])["bonn"]
     assert "NoDataError" in reply.get_header(REASON)
+
+
+def test_registered_algorithms_run_under_a_controller_that_only_sends_neighbours(connect):
+    values = {"bonn": [0.0], "ulm": [4.0]}
+    sites = connect(PAIR, averaging(values))
+    for site, other in list(sites.executors.items()):
+        problem = {"path": "flaremesh.problems.consensus.Consensus", "args": {"values": values}}
+        sites.executors[site] = executor = AlgorithmExecutor("consensus", problem)
+        executor.client_name, executor.config = site, other.config
+        executor._flaremesh.joined = sites.members[site]
+    for reply in sites.run(3).values():
+        assert reply.get_return_code() == ReturnCode.OK, reply.get_header(REASON)
+        assert from_shareable(reply).data["iterations"] == 3
 
 
 def test_an_unknown_task_is_answered_as_such():

@@ -193,6 +193,12 @@ class Bare(Mean):
         return mixed()
 
 
+class Numeric(Mean):
+    def step(self, state, gradient):
+        mixed = yield (float(state[0].sum()),)
+        return mixed()
+
+
 class Deaf(Mean):
     def step(self, state, gradient):
         yield state
@@ -214,6 +220,7 @@ class Twice(Mean):
         (More, "More declares 1 exchange, and yields another message"),
         (Longer, "Longer yields vectors of lengths 2, 2 in exchange 1, and declares vectors of lengths 2"),
         (Bare, "Bare yields a Tensor, no tuple, in exchange 1, and declares vectors of lengths 2"),
+        (Numeric, "Numeric yields a float, no tensor, in exchange 1, and declares vectors of lengths 2"),
         (Deaf, "Deaf never asks for the mixture of exchange 1"),
         (Twice, "Twice asks twice for the mixture of exchange 1"),
     ],

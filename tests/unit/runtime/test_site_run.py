@@ -1,6 +1,7 @@
 """The loop of one site, driven with neighbours whose messages the test reads and writes."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch.nn.functional import mse_loss
 
 from flaremesh.algorithms import create
 from flaremesh.gossip import GossipError
-from flaremesh.links import Key, LinkError, PeerTimeout
+from flaremesh.links import Key, LinkError, PeerBehind, PeerTimeout, link
 from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.module import Batches, ModuleProblem
@@ -50,9 +51,9 @@ class Pair:
     def answer(self, iteration, values, dtype=np.float64, stage=0):
         self._kiel.send("bonn", Key(iteration, stage, "kiel"), [np.asarray(values, dtype=dtype).tobytes()])
 
-    def got(self, iteration, dtype=np.float64, stage=0):
+    def got(self, iteration, dtype=np.float64, stage=0, timeout=0):
         key = Key(iteration, stage, "bonn")
-        return np.frombuffer(self._kiel.receive([key], timeout=0)[key], dtype=dtype)
+        return np.frombuffer(self._kiel.receive([key], timeout)[key], dtype=dtype)
 
     def send(self, iteration):
         """Bonn sends, and pauses before it waits."""
@@ -349,6 +350,28 @@ def test_a_silent_neighbour_is_named():
     pair.send(0)
     with pytest.raises(PeerTimeout, match="kiel"):
         pair.advance()
+
+
+SOURCE = Neighborhood("bonn", self_weight=1.0, in_weights={}, out=("kiel",))
+
+
+def test_a_site_that_hears_of_nobody_waits_for_those_that_it_has_left_behind(monkeypatch):
+    monkeypatch.setattr(link, "MAX_UNTAKEN_MESSAGES", 2)
+    pair = consensus_pair(hood=SOURCE, peer_timeout=10.0)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(pair.bonn.run)
+        with pytest.raises(TimeoutError):
+            run.result(0.2)
+        for iteration in range(pair.bonn.iterations):
+            assert pair.got(iteration, timeout=10).tolist() == [4, 8]
+        run.result(10)
+
+
+def test_a_neighbour_that_takes_nothing_in_the_whole_time_is_named(monkeypatch):
+    monkeypatch.setattr(link, "MAX_UNTAKEN_MESSAGES", 2)
+    pair = consensus_pair(hood=SOURCE, peer_timeout=0.1)
+    with pytest.raises(PeerBehind, match="kiel has not taken the last 2 messages"):
+        pair.bonn.run()
 
 
 @pytest.mark.parametrize("wire", ["int8", {"encoding": "int8"}, Wire(encoding="int8")])

@@ -23,6 +23,8 @@ class BaseDistOptExecutor(RunExecutor):
         neighbors: in-neighbours with their weights w_ij, in the present phase of a graph that changes.
     """
 
+    _by_value_unasked = True  # a subclass at another site may want them
+
     def __init__(self) -> None:
         super().__init__()
         self.id = SiteName()

@@ -1,7 +1,7 @@
 """Runs in which sites exchange values, by methods that subclasses may override, instead of vectors."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +13,16 @@ from flaremesh.gossip import Mixture
 from flaremesh.problems.flat import parts_of, real
 from flaremesh.runtime.site_run import SiteRun
 
-ValueExchange: TypeAlias = Callable[[Vectors, int], Mixture]
-"""(own vectors, iteration) -> what they and the in-neighbours' are mixed to."""
-
 
 class RunByValue(SiteRun):
     """A site's loop that leaves each exchange to one function.
 
     Args:
-        exchange: sends, waits and mixes.
-        args: arguments of SiteRun.
+        exchange: (own vectors, iteration) -> what they and the in-neighbours' are mixed to: sends and waits.
+        args: those of SiteRun.
     """
 
-    def __init__(self, exchange: ValueExchange, *args: Any):
+    def __init__(self, exchange: Callable[[Vectors, int], Mixture], *args: Any):
         self._exchange = exchange
         super().__init__(*args)
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.event_type import EventType
@@ -39,6 +39,8 @@ class RunExecutor(Executor, ABC):
         config: the site's part of the network and the run's ``extra``.
     """
 
+    _by_value_unasked: ClassVar[bool] = False  # under a controller that never asks which sites want values
+
     def __init__(self, sync_timeout: float | None = None) -> None:
         super().__init__()
         self.client_name = ""
@@ -72,7 +74,8 @@ class RunExecutor(Executor, ABC):
             if task_name == Task.RUN_ALGORITHM:
                 self.config.extra = self.config.extra or dict(from_shareable(shareable).data)
                 if not part.linked:
-                    self._connect_links({}, positive(self.config.extra, START_TIMEOUT, START_SECONDS), True)
+                    timeout = positive(self.config.extra, START_TIMEOUT, START_SECONDS)
+                    self._connect_links({}, timeout, self._by_value_unasked)
                 if not part.prepared:
                     self._prepare_run(fl_ctx, shareable, abort_signal)
                 self._enter_state(RunState.RUNNING)

@@ -15,7 +15,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from typing_extensions import override
 
-from flaremesh.links import Key, LinkError, Payload, PeerTimeout
+from flaremesh.links import Key, LinkError, Payload, PeerTimeout, send_in_time
 from flaremesh.links.carrier import Address
 from flaremesh.p2p.executors.base_dist_opt_executor import BaseDistOptExecutor
 from flaremesh.p2p.executors.ported import overrides
@@ -94,7 +94,8 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         key = Key(iteration, stage, self.client_name)
         unlisted = hood.in_weights.keys() - set(listed) if len(listed) < len(hood.in_weights) else ()
         for peer in hood.out:
-            member.link.send(peer, key, [_NOTHING if peer in unlisted else message])
+            buffers = [_NOTHING if peer in unlisted else message]
+            send_in_time(member.link, peer, key, buffers, self.peer_timeout)
         received = member.link.receive([Key(iteration, stage, peer) for peer in listed], self.peer_timeout)
         values = self.neighbors_values[iteration]
         for key, payload in received.items():
