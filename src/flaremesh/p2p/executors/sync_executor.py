@@ -78,8 +78,9 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
         Whoever is listed in ``neighbors`` is waited for. Out-neighbours get the value, except one that was
         taken off ``neighbors``: it is told so.
 
-        Raises PeerTimeout that names the silent neighbours, RunAborted, LinkError for a value that cannot be
-        read or is not to be had, or TypeError for one that cannot be sent.
+        Raises PeerTimeout that names the silent neighbours, PeerBehind for one that takes nothing,
+        RunAborted, LinkError for a value that cannot be read or is not to be had, or TypeError for one that
+        cannot be sent.
         """
         member, exchanges = self._flaremesh.member, self._flaremesh.exchanges
         iteration, stage = self._exchange_number(iteration)
