@@ -171,7 +171,8 @@ class SiteRun:
             NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
             ProblemError: the problem failed.
             AlgorithmError: the algorithm does not exchange what it declares.
-            LinkError: a neighbour's value did not come or does not fit, or the run was aborted.
+            LinkError: a neighbour's value did not come or does not fit, a neighbour takes nothing, or the run
+                was aborted.
         """
         self._observed = observed = self._observation(iteration)
         for stage in range(self._algorithm.exchanges):

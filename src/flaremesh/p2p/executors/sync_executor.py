@@ -80,6 +80,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
 
         Raises:
             PeerTimeout: names the neighbours that sent nothing.
+            PeerBehind: a neighbour takes nothing.
             RunAborted: while waiting.
             LinkError: a value cannot be read, or a neighbour has taken this site off its list.
             TypeError: ``value`` cannot be sent.
