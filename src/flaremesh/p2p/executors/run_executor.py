@@ -85,8 +85,8 @@ class RunExecutor(Executor, ABC):
         except RunAborted:
             self._enter_state(RunState.ABORTED)
             return make_reply(ReturnCode.TASK_ABORTED)
-        # user code may raise anything, or leave by sys.exit; the controller must hear of it
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (for that reason)
+        # the controller must hear of it, even where user code leaves by sys.exit
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (user code may raise anything)
             self._enter_state(RunState.FAILED)
             self.log_exception(fl_ctx, f"{task_name} failed")
             # only the messages of flaremesh's own errors are understood without their type
