@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 from flaremesh.class_path import prefix_of
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.agents.kit import PARTS
-from flaremesh.p2p.components import COMPONENTS
+from flaremesh.p2p.components import CLASSES
 from flaremesh.p2p.nvflare.certificates import CERTIFICATES
 from flaremesh.p2p.nvflare.kits import KitsRefused, Made, MeshProject
 from flaremesh.p2p.nvflare.settings import Settings
@@ -183,7 +183,7 @@ def _make(
 ) -> Made:
     """Let NVFlare make all kits."""
     settings = Settings(
-        classes=[*COMPONENTS, *map(prefix_of, topology.code.packages)],
+        classes=[*CLASSES, *map(prefix_of, topology.code.packages)],
         code=topology.code.files,
         agents=site_agents(topology, mesh),
     )

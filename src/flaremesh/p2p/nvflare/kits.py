@@ -90,7 +90,7 @@ class MeshProject:
         builders = [
             WorkspaceBuilder(),
             _Finisher(settings),
-            StaticFileBuilder(config_folder="config", scheme="grpc"),
+            StaticFileBuilder(config_folder="config", scheme="grpc", require_signed_jobs=True),
             CertBuilder(root_valid_days=self._topology.certificates.root_days),
         ]
         # NVFlare also prints the traceback of an error that it returns
