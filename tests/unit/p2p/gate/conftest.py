@@ -13,8 +13,8 @@ from nvflare.lighter.utils import load_private_key_file, sign_folders
 
 from flaremesh.p2p.charter import CHARTER, CHARTER_RECORD, Charter, Code, Peer
 from flaremesh.p2p.gate.deployer import SiteDoor
-from flaremesh.p2p.nvflare.certificates import CERTIFICATES
 from flaremesh.p2p.nvflare.signers import Signer
+from flaremesh.provision.certificates import CERTIFICATES
 from flaremesh.provision.job import write_job
 from flaremesh.provision.kits import provision
 from flaremesh.signatures import sealed
