@@ -252,12 +252,17 @@ def _failed(run_id: str, reason: str) -> RunResult:
 def _reason(job: Job) -> str:
     """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
     if job.refusals:
-        sites: defaultdict[str, list[str]] = defaultdict(list)
-        for site, told in job.refusals.items():
-            sites[visible(told)].append(visible(site))
-        return ". ".join(f"{', '.join(names)}: {told}" for told, names in sites.items()) + "."
+        return why_refused(job)
     details = [detail for detail in job.details if not detail.endswith(": OK")]
     return f"NVFlare ended the job with {job.status}" + (f": {'; '.join(details)}" if details else "")
+
+
+def why_refused(job: Job) -> str:
+    """Each reason for which sites did not take a job in, behind the names of these sites."""
+    sites: defaultdict[str, list[str]] = defaultdict(list)
+    for site, told in job.refusals.items():
+        sites[visible(told)].append(visible(site))
+    return ". ".join(f"{', '.join(names)}: {told}" for told, names in sites.items()) + "."
 
 
 def gather(

@@ -135,18 +135,19 @@ class Door(FLComponent, AppDeployerSpec):
         # the list that NVFlare registers once the site is connected
         processors = ClientRequestProcessors.request_processors
         opened = _opened(workspace / "local" / "authorization.json")
-        processors[:] = [self._guarded(processor, opened) for processor in processors]
+        answered = _ANSWERED | {topic for topic, right in OPENED_BY.items() if right in opened}
+        processors[:] = [self._guarded(processor, answered) for processor in processors]
 
-    def _guarded(self, processor: RequestProcessor, opened: frozenset[str]) -> RequestProcessor:
-        (topic,) = processor.get_topics()
-        match topic:
-            case TrainingTopic.DEPLOY:
+    def _guarded(self, processor: RequestProcessor, answered: frozenset[str]) -> RequestProcessor:
+        match processor.get_topics():
+            case [TrainingTopic.DEPLOY]:
                 return _Deploy(processor)
-            case TrainingTopic.START_JOB:
+            case [TrainingTopic.START_JOB]:
                 return _Start(processor, self)
-            case TrainingTopic.DELETE_RUN:
+            case [TrainingTopic.DELETE_RUN]:
                 return _Withdraw(processor, self)
-        return (_Guard if topic in _ANSWERED or OPENED_BY.get(topic) in opened else _Closed)(processor)
+            case topics:
+                return (_Guard if answered.issuperset(topics) else _Closed)(processor)
 
 
 class _Guard(RequestProcessor):
@@ -170,7 +171,7 @@ class _Guard(RequestProcessor):
         return self._processor.process(req, app_ctx)
 
     def _refuse(self, req: Message, reason: str) -> Message:
-        _log.warning("the server's %s is refused: %s", self.get_topics()[0], reason)
+        _log.warning("the server's %s is refused: %s", ", ".join(self.get_topics()), reason)
         return error_reply(reason)
 
 

@@ -65,7 +65,7 @@ class Site:
 
     def __init__(self, provisioned: Path, workspace: Path):
         self.workspace = workspace
-        self._root = json.loads((provisioned / "state" / CERTIFICATES).read_text())["root_pri_key"]
+        self._root = json.loads((provisioned / CERTIFICATES).read_text())["root_pri_key"]
         shutil.copytree(provisioned / "kits/bonn", workspace)
         self.allow()
 
