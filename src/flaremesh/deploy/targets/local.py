@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from flaremesh import atomic
 from flaremesh.deploy import proxies
-from flaremesh.deploy.targets.base import Address, DeployError, Participant, Target, threads
+from flaremesh.deploy.targets.base import MOST_ANSWER, Address, DeployError, Participant, Target, threads
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p import job_processes, participant
@@ -25,11 +25,13 @@ from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.nvflare.processes import is_participant, works_in
 from flaremesh.p2p.outcome import RUN_FOLDER
+from flaremesh.printable import printable
 from flaremesh.problems.data_folder import DATA_DIR_VARIABLE, data_folder
 from flaremesh.topology.schema import SERVER, Topology
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
+_LAST_BYTES = 1 << 16  # of a log, with its last lines
 _CLOCK_SECONDS = 5.0  # by so much a process's creation time may differ, since it moves when the clock is set
 
 
@@ -111,7 +113,8 @@ class LocalTarget(Target):
             return None
         try:
             with urllib.request.urlopen(f"{agent}{path}", timeout=SECONDS) as reply:
-                return bytes(reply.read())
+                answer = bytes(reply.read(MOST_ANSWER + 1))
+                return answer if len(answer) <= MOST_ANSWER else None
         except (OSError, ValueError, HTTPException):  # nobody answers, or something that is no agent
             return None
 
@@ -316,6 +319,9 @@ def _owner_of(port: int) -> str | None:
 def last_lines(file: Path, count: int = 8) -> list[str]:
     """The last lines of a log that are not empty; none where there is no log."""
     try:
-        return [line for line in file.read_text(errors="replace").splitlines() if line.strip()][-count:]
+        with file.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            text = log.read(_LAST_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return []
+    return [printable(line) for line in text.splitlines() if line.strip()][-count:]
