@@ -1,4 +1,4 @@
-"""Mistakes in a topology file, in words for the person who wrote it."""
+"""Mistakes in a file, in words for the person who wrote it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class LineMistake:
     """A mistake at its place in the file.
 
     Attributes:
-        line: line of the topology file, from 1.
+        line: line of the file, from 1.
         field: the field, e.g. ``sites[1].name``; empty for the whole file.
         problem: what is wrong.
         remedy: what to write instead.
@@ -43,8 +43,8 @@ class LineMistake:
         return "line {}: {}{}; {}".format(self.line, *parts)
 
 
-class TopologyError(FlaremeshError):
-    """A topology file cannot be used.
+class MistakenFile(FlaremeshError):
+    """A file that a person wrote cannot be used.
 
     Args:
         path: the file.
@@ -63,6 +63,10 @@ class TopologyError(FlaremeshError):
         if len(mistakes) > _MOST_SHOWN:
             lines.append(f"  … and {len(mistakes) - _MOST_SHOWN} more")
         super().__init__("\n".join(lines))
+
+
+class TopologyError(MistakenFile):
+    """A topology file cannot be used."""
 
 
 _MOST_SHOWN = 50
