@@ -39,7 +39,7 @@ class LineMistake:
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        parts = (_visible(part) for part in (field, self.problem, self.remedy))
+        parts = (visible(part) for part in (field, self.problem, self.remedy))
         return "line {}: {}{}; {}".format(self.line, *parts)
 
 
@@ -72,8 +72,8 @@ class TopologyError(MistakenFile):
 _MOST_SHOWN = 50
 
 
-def _visible(text: str) -> str:
-    """A part of a mistake, cut to a length that can be read, its control characters escaped."""
+def visible(text: str) -> str:
+    """Anybody's words as a terminal may show them: cut to a readable length, control characters escaped."""
     short = text if len(text) <= 400 else f"{text[:400]}…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
 

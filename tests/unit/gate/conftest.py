@@ -16,14 +16,19 @@ class Root:
     """A mesh's root, which gives sites their keys."""
 
     def __init__(self):
-        self._key = _key()
+        self._key, self._keys = _key(), {}
         self.certificate = self._issued("mesh", self._key, ca=True)
 
-    def equip(self, workspace, name="bonn"):
+    def renew(self, workspace, name="bonn"):
         """Put a new key and its certificate into a workspace."""
+        del self._keys[name]
+        return self.equip(workspace, name)
+
+    def equip(self, workspace, name="bonn"):
+        """Put a site's key and its certificate into a workspace."""
         startup = workspace / "startup"
         startup.mkdir(parents=True, exist_ok=True)
-        key = _key()
+        key = self._keys[name] = self._keys.get(name) or _key()
         (startup / "client.key").write_bytes(
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         )

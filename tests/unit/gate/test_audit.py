@@ -130,7 +130,7 @@ def test_a_line_that_a_crash_tore_stays_and_the_next_one_goes_on_after_it(worksp
 
 
 def test_a_log_goes_on_with_a_renewed_key(root, workspace, log):
-    root.equip(workspace)
+    root.renew(workspace)
     AuditLog(workspace).note("refused", run="after")
 
     assert audit.verify(workspace).lines == COUNT + 1

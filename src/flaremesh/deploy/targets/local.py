@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from flaremesh import atomic
 from flaremesh.deploy import proxies
+from flaremesh.deploy.targets import LOCAL_WORKSPACES
 from flaremesh.deploy.targets.base import Address, DeployError, Participant, Target, threads
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
@@ -48,7 +49,7 @@ class LocalTarget(Target):
         proxies.spare(topology.server.host)
         self._kits = mesh / "kits"
         # NVFlare changes directory, so every path it is given must be absolute
-        self._folder = (mesh / "local").resolve()
+        self._folder = (mesh / LOCAL_WORKSPACES).resolve()
         self._names = [SERVER, *(site.name for site in topology.sites)]
 
     @override

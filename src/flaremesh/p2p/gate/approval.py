@@ -13,14 +13,12 @@ from typing import Final
 
 from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
+from flaremesh.p2p.gate.audit import GATE_FOLDER, AuditLog
 from flaremesh.p2p.gate.request import RunRequest
 from flaremesh.record import RecordError, Schema
 
 WAITS: Final = "waits for approval"
 """How the reason of a run begins that nobody at the site has approved yet."""
-
-GATE_FOLDER: Final = "gate"
-"""The folder in a site's workspace with approvals and audit log."""
 
 _MOST_WAITING = 100
 _KEPT = timedelta(days=7)
@@ -51,7 +49,7 @@ class Pending:
         return replace(self.request, job=request.job, at=request.at) == request
 
 
-_PENDING: Final = Schema[Pending](Pending, "a run that waits for approval")
+PENDING: Final = Schema[Pending](Pending, "a run that waits for approval")
 
 
 class Approvals:
@@ -62,10 +60,9 @@ class Approvals:
     """
 
     def __init__(self, workspace: Path):
-        self._folder = workspace / GATE_FOLDER
-        self._waiting = self._folder / "waiting"
-        self._approved = self._folder / "approved"
-        self._denied = self._folder / "denied"
+        self._workspace = workspace
+        folders = (workspace / GATE_FOLDER / state for state in ("waiting", "approved", "denied"))
+        self._waiting, self._approved, self._denied = folders
 
     def ask(self, request: RunRequest) -> str:
         """Have a run wait for a person, if it does not wait already.
@@ -102,10 +99,11 @@ class Approvals:
         return sorted((pending for pending in found if pending), key=lambda pending: pending.asked)
 
     def approve(self, run: str, by: str) -> Pending:
-        """Approve a run that waits, in the name of ``by``.
+        """Approve a run that waits, in the name of ``by``, and note it in the audit log.
 
         Raises:
             ApprovalError: none of that id waits.
+            AuditError, OSError, SignatureError: the log cannot be written; nothing is approved.
         """
         return self._decide(run, by, self._approved)
 
@@ -114,6 +112,7 @@ class Approvals:
 
         Raises:
             ApprovalError: there is none of that id.
+            AuditError, OSError, SignatureError: the log cannot be written; nothing is denied.
         """
         return self._decide(run, by, self._denied)
 
@@ -123,6 +122,7 @@ class Approvals:
             waiting = ", ".join(pending.request.run for pending in self.waiting()) or "none"
             raise ApprovalError(f"no run {run!r} waits for approval here; waiting: {waiting}.")
         decided = replace(pending, by=by)
+        AuditLog(self._workspace).note(folder.name, run=run, by=by)  # first: no decision without its line
         self._write(folder, decided)
         for other in {self._waiting, self._approved} - {folder}:
             (other / _file(run)).unlink(missing_ok=True)
@@ -133,7 +133,7 @@ class Approvals:
 
     def _write(self, folder: Path, pending: Pending) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        atomic.write(folder / _file(pending.request.run), _PENDING.json(pending, indent=2), durable=True)
+        atomic.write(folder / _file(pending.request.run), PENDING.json(pending, indent=2), durable=True)
 
     def _forget(self) -> None:
         """Remove what is older than any order that a site still takes."""
@@ -153,6 +153,6 @@ def _file(run: str) -> str:
 
 def _read(file: Path) -> Pending | None:
     try:
-        return _PENDING.read(file.read_bytes(), file)
+        return PENDING.read(file.read_bytes(), file)
     except (FileNotFoundError, RecordError):
         return None  # a damaged file counts as none: the run asks anew

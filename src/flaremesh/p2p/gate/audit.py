@@ -25,10 +25,12 @@ from cryptography.x509.oid import NameOID
 
 from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
-from flaremesh.p2p.gate.approval import GATE_FOLDER
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.signatures import SignatureError, sign
 from flaremesh.signatures import verify as verify_signature
+
+GATE_FOLDER: Final = "gate"
+"""The folder in a site's workspace with what its gate keeps."""
 
 LOG: Final = "audit.jsonl"
 HEAD: Final = "audit.head"
