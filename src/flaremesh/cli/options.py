@@ -1,9 +1,7 @@
 """Arguments and options that several commands share."""
 
-import getpass
 import json
 import math
-import os
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -102,8 +100,11 @@ def site_workspace(place: Path | None, site: str | None, output: Path | None) ->
 
     Raises:
         TopologyError, FileError: the topology file, or the mesh's folder, cannot be used.
-        BadParameter: there is no such workspace.
+        NoWorkspace: there is none.
+        BadParameter: no workspace is named, or no site of the topology file.
     """
+    from flaremesh.p2p.gate.commands import workspace_at
+
     if place is None:
         raise typer.BadParameter("name the site's workspace, or a topology file and --site")
     if place.is_file():
@@ -112,17 +113,7 @@ def site_workspace(place: Path | None, site: str | None, output: Path | None) ->
         if site not in names:
             raise typer.BadParameter(f"with a topology file, --site must be one of {', '.join(names)}")
         place = mesh_folder(topology, output) / LOCAL_WORKSPACES / site
-    if not (place / "startup").is_dir():
-        raise typer.BadParameter(f"{place} is not the workspace of a site that was started: it has no kit")
-    return place
-
-
-def person() -> str:
-    """Who calls the command: the name of the operating system's user, or its number where it has none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"
+    return workspace_at(place)
 
 
 def print_json(document: Any) -> None:

@@ -18,7 +18,7 @@ from flaremesh.p2p.gate.request import Refused
 def flaremesh(tmp_path):
     def call(*arguments, **environment):
         return subprocess.run(
-            [sys.executable, "-m", "flaremesh.cli.main", *map(str, arguments)],
+            [sys.executable, "-m", "flaremesh", *map(str, arguments)],
             cwd=tmp_path,
             env=os.environ | environment,
             capture_output=True,
@@ -72,7 +72,22 @@ def test_a_folder_that_is_no_workspace_is_named(flaremesh, tmp_path):
     ended = flaremesh("pending", tmp_path)
 
     assert ended.returncode == 2
-    assert "is not the workspace of a site" in " ".join(ended.stderr.replace("│", "").split())
+    assert "is no site's workspace: it has no kit" in ended.stderr
+
+
+def test_a_site_alone_has_the_commands_without_the_libraries_of_the_others(workspace):
+    for run in ("one", "two"):
+        AuditLog(workspace).note("refused", run=run)
+    alone = "import sys; sys.modules['typer'] = None; from flaremesh.__main__ import main; main()"
+
+    def call(*arguments):
+        command = [sys.executable, "-c", alone, *arguments]
+        environment = os.environ | {"FLAREMESH_WORKSPACE": str(workspace)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert call("pending").stdout == "no run waits for approval\n"
+    assert call("audit", "verify").stdout.startswith("2 lines")
+    assert "no run 'x' waits" in call("approve", "x").stderr
 
 
 def test_a_policy_with_mistakes_refuses_every_run_and_says_where_they_are_named(
