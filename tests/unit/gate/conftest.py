@@ -56,7 +56,9 @@ def _key():
 
 
 def _named(name):
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    return x509.Name(
+        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "ukb"), x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from flaremesh.p2p import job_processes, participant
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.p2p.gate.policy import POLICY
 from flaremesh.p2p.nvflare.processes import is_participant, works_in
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.problems.data_folder import DATA_DIR_VARIABLE, data_folder
@@ -138,6 +139,7 @@ class LocalTarget(Target):
                 )
             # other files in the workspace stay
             shutil.copytree(self._kits / name / part, workspace / part, dirs_exist_ok=True)
+        self._link_policy(name)
         self._agent_file(name).unlink(missing_ok=True)
         log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
@@ -153,6 +155,14 @@ class LocalTarget(Target):
             setsid=True,  # Ctrl-C in this terminal must not end the mesh
         )
         return psutil.Process(pid)
+
+    def _link_policy(self, name: str) -> None:
+        """Have the site read the policy beside its kit, whose changes hold at once; one of its own stays."""
+        place, policy = self._workspace(name) / POLICY, self._kits / name / POLICY
+        if place.is_symlink():
+            place.unlink()
+        if policy.exists() and not place.exists():
+            place.symlink_to(policy.resolve())
 
     def _environment(self) -> dict[str, str]:
         shared = threads(os.cpu_count() or 1, len(self._topology.sites))

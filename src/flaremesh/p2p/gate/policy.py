@@ -179,7 +179,7 @@ def read(workspace: Path) -> Policy:
         PolicyError: the file has mistakes, or cannot be read; the message names all of them.
     """
     path = path_of(workspace)
-    if not (path.exists() or path.is_symlink() or os.environ.get(POLICY_VARIABLE)):
+    if path == workspace / POLICY and _is_missing(path):
         return Policy()
     try:
         document = Document(text_of(path, "the file"))
@@ -192,6 +192,16 @@ def read(workspace: Path) -> Policy:
         located = dict.fromkeys(document.located(mistake) for mistake in found)
         raise PolicyError(path, sorted(located, key=lambda mistake: mistake.line))
     return policy
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # it may be there; reading it says what is wrong
+        return False
+    return False
 
 
 def digest(workspace: Path) -> str | None:
