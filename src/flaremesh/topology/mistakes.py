@@ -1,4 +1,4 @@
-"""Mistakes in a topology file, in words for the person who wrote it."""
+"""Mistakes in a file, in words for the person who wrote it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class LineMistake:
     """A mistake at its place in the file.
 
     Attributes:
-        line: line of the topology file, from 1.
+        line: line of the file, from 1.
         field: the field, e.g. ``sites[1].name``; empty for the whole file.
         problem: what is wrong.
         remedy: what to write instead.
@@ -39,12 +39,12 @@ class LineMistake:
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        parts = (_visible(part) for part in (field, self.problem, self.remedy))
+        parts = (visible(part) for part in (field, self.problem, self.remedy))
         return "line {}: {}{}; {}".format(self.line, *parts)
 
 
-class TopologyError(FlaremeshError):
-    """A topology file cannot be used.
+class MistakenFile(FlaremeshError):
+    """A file that a person wrote cannot be used.
 
     Args:
         path: the file.
@@ -65,11 +65,15 @@ class TopologyError(FlaremeshError):
         super().__init__("\n".join(lines))
 
 
+class TopologyError(MistakenFile):
+    """A topology file cannot be used."""
+
+
 _MOST_SHOWN = 50
 
 
-def _visible(text: str) -> str:
-    """A part of a mistake, cut to a length that can be read, its control characters escaped."""
+def visible(text: str) -> str:
+    """Anybody's words as a terminal may show them: cut to a readable length, control characters escaped."""
     short = text if len(text) <= 400 else f"{text[:400]}…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
 

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from flaremesh import atomic
 from flaremesh.deploy import proxies
+from flaremesh.deploy.targets import LOCAL_WORKSPACES
 from flaremesh.deploy.targets.base import MOST_ANSWER, Address, DeployError, Participant, Target, threads
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
@@ -23,6 +24,7 @@ from flaremesh.p2p import job_processes, participant
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.p2p.gate.policy import POLICY
 from flaremesh.p2p.nvflare.processes import is_participant, works_in
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.printable import printable
@@ -50,7 +52,7 @@ class LocalTarget(Target):
         proxies.spare(topology.server.host)
         self._kits = mesh / "kits"
         # NVFlare changes directory, so every path it is given must be absolute
-        self._folder = (mesh / "local").resolve()
+        self._folder = (mesh / LOCAL_WORKSPACES).resolve()
         self._names = [SERVER, *(site.name for site in topology.sites)]
 
     @override
@@ -140,6 +142,7 @@ class LocalTarget(Target):
                 )
             # other files in the workspace stay
             shutil.copytree(self._kits / name / part, workspace / part, dirs_exist_ok=True)
+        self._link_policy(name)
         self._agent_file(name).unlink(missing_ok=True)
         log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
@@ -155,6 +158,14 @@ class LocalTarget(Target):
             setsid=True,  # Ctrl-C in this terminal must not end the mesh
         )
         return psutil.Process(pid)
+
+    def _link_policy(self, name: str) -> None:
+        """Have the site read the policy beside its kit, whose changes hold at once; one of its own stays."""
+        place, policy = self._workspace(name) / POLICY, self._kits / name / POLICY
+        if place.is_symlink():
+            place.unlink()
+        if policy.exists() and not place.exists():
+            place.symlink_to(policy.resolve())
 
     def _environment(self) -> dict[str, str]:
         shared = threads(os.cpu_count() or 1, len(self._topology.sites))
