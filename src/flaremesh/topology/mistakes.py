@@ -39,7 +39,7 @@ class LineMistake:
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        parts = (_visible(part) for part in (field, self.problem, self.remedy))
+        parts = (visible(part) for part in (field, self.problem, self.remedy))
         return "line {}: {}{}; {}".format(self.line, *parts)
 
 
@@ -68,8 +68,8 @@ class TopologyError(FlaremeshError):
 _MOST_SHOWN = 50
 
 
-def _visible(text: str) -> str:
-    """A part of a mistake, cut to a length that can be read, its control characters escaped."""
+def visible(text: str) -> str:
+    """A text of somebody else's, cut to a length that can be read, its control characters escaped."""
     short = text if len(text) <= 400 else f"{text[:400]}…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
 
