@@ -15,10 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from flaremesh.issuing import key_pem, pem, read_key, run_certificate
-from flaremesh.p2p.nvflare.startup import startup_files
+from flaremesh.p2p.nvflare.startup import RUNS, startup_files
 
 _FOLDER: Final = "credential"
-_RUNS: Final = "runs.crt"  # in a kit's startup
+
 _LIFETIME: Final = timedelta(days=2)
 
 
@@ -59,7 +59,7 @@ def issue(startup: Path, run_folder: Path, key: rsa.RSAPrivateKey) -> None:
     files.key.touch(mode=0o600)
     files.key.write_bytes(key_pem(key))
     if not kit.is_server:
-        issuer = x509.load_pem_x509_certificate((startup / _RUNS).read_bytes())
+        issuer = x509.load_pem_x509_certificate((startup / RUNS).read_bytes())
         leaf = run_certificate(issuer, read_key(kit.key.read_bytes()), key.public_key(), _LIFETIME)
         files.certificate.write_bytes(pem(leaf, issuer))
 
