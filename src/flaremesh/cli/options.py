@@ -12,8 +12,8 @@ from flaremesh import import_path
 from flaremesh.cli.outputs import FileError, folder
 from flaremesh.deploy.targets import LOCAL_WORKSPACES, TargetKind
 from flaremesh.errors import first_mistake
+from flaremesh.printable import printable
 from flaremesh.provision.state import LAST_TOPOLOGY
-from flaremesh.topology.mistakes import visible
 from flaremesh.topology.schema import Run, Topology, WireEncoding
 
 TopologyFile: TypeAlias = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="The topology file.")]
@@ -72,7 +72,7 @@ def name_code(topology: Topology, folder: Path) -> None:
     from flaremesh.problems.sources import executed, sha256
 
     for file in executed(topology, folder):
-        typer.echo(f"Executes {visible(str(file))} (SHA-256 {sha256(file)})", err=True)
+        typer.echo(f"Executes {printable(str(file))} (SHA-256 {sha256(file)})", err=True)
 
 
 def overridden(topology: Topology, **fields: Any) -> Topology:
