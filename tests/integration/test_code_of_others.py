@@ -105,4 +105,4 @@ def test_a_captured_job_is_not_played_again(mesh, tmp_path: Path) -> None:
     with connect(load(mesh.file), mesh.folder) as session:
         run_id = session.submit(tmp_path / "again")
         assert session.wait(run_id, END_SECONDS)
-        assert refused_everywhere(session.job(run_id), "this run was let in before")
+        assert refused_everywhere(session.job(run_id), "this run has begun before")

@@ -2,61 +2,91 @@
 
 import logging
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from typing_extensions import override
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p import charter
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.gate import app, order
-from flaremesh.p2p.gate.admitted import Admitted
+from flaremesh.p2p.gate import app, house, order
 from flaremesh.p2p.gate.archive import unpack
+from flaremesh.p2p.gate.audit import AuditLog
+from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.code import JobCode
 from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.gate.request import Refused, RunRequest
-from flaremesh.p2p.nvflare.door import Door
+from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
 from flaremesh.p2p.nvflare.signers import Signer, signer_of
 from flaremesh.p2p.nvflare.startup import startup_files
+from flaremesh.record import Schema
 from flaremesh.signatures import SignatureError
 
 _log = logging.getLogger(__name__)
 
+_REQUEST: Schema[RunRequest] = Schema(RunRequest, "a run that asks to be let in")
+T = TypeVar("T")
+
 
 class SiteDoor(Door):
-    """Lets in what the site's kit allows; nothing of a job is loaded before it has decided."""
+    """Lets in what the site's kit and its own admin allow; nothing of a job is loaded before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orders: dict[str, Order] = {}
 
     @override
     def admit(self, workspace: Path, job: str, app: bytes) -> Signer | str:
-        try:
-            signer = _admitted(workspace, job, app)
-        except Refused as error:
-            _log.warning("the job %s is refused: %s", job, error)
-            return str(error)
-        except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
-            _log.exception("the job %s is refused, because it could not be looked at", job)
-            return "the site could not look at the job; its log says why"
-        _log.info("the job %s of %s is let in", job, signer.email)
+        return _decided(workspace, job, lambda: self._admit(workspace, job, app))
+
+    @override
+    def begin(self, workspace: Path, job: str) -> str | None:
+        return _decided(workspace, job, lambda: self._begin(workspace, job))
+
+    def _begin(self, workspace: Path, job: str) -> None:
+        asked = self._orders.pop(job, None)
+        if asked is None:
+            raise Refused("too many jobs were let in after this one, and it did not begin meanwhile")
+        Begun(workspace).add(asked, datetime.now(UTC))
+
+    def _admit(self, workspace: Path, job: str, archive: bytes) -> Signer:
+        startup = workspace / "startup"
+        mine = _charter(startup)
+        with tempfile.TemporaryDirectory(prefix="flaremesh-") as scratch:
+            folder = Path(scratch)
+            unpack(archive, folder)
+            signer = _signer(folder, startup_files(startup).root, mine)
+            asked, files = order.read(folder), order.digests(folder)
+            order.check_files(asked, files)
+            order.check_time(asked, datetime.now(UTC))
+            order.check_charter(asked, mine)
+            Begun(workspace).check(asked)
+            code = JobCode(mine.code, files, workspace)
+            request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
+        approved_by = house.check(workspace, request)
+        AuditLog(workspace).note("admitted", request=_REQUEST.data(request), approved_by=approved_by)
+        self._orders[job] = replace(asked, files={}, edges=None)
+        if len(self._orders) > MOST_WAITING:
+            del self._orders[next(iter(self._orders))]
         return signer
 
 
-def _admitted(workspace: Path, job: str, archive: bytes) -> Signer:
-    startup = workspace / "startup"
-    mine, now = _charter(startup), datetime.now(UTC)
-    with tempfile.TemporaryDirectory(prefix="flaremesh-") as scratch:
-        folder = Path(scratch)
-        unpack(archive, folder)
-        signer = _signer(folder, startup_files(startup).root, mine)
-        asked, files = order.read(folder), order.digests(folder)
-        order.check_files(asked, files)
-        order.check_time(asked, now)
-        order.check_charter(asked, mine)
-        code = JobCode(mine.code, files, workspace)
-        request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
-    _log.info("asked for: %s", request)
-    Admitted(workspace).add(asked, now)
-    return signer
+def _decided(workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
+    """What a decision returns, or why it refuses, which is also noted."""
+    try:
+        return decide()
+    except Refused as error:
+        reason = str(error)
+    except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
+        _log.exception("the job %s cannot be looked at", job)
+        reason = "the site could not look at the job; its log says why"
+    _log.warning("the job %s is refused: %s", job, reason)
+    AuditLog(workspace).note("refused", job=job, reason=reason)
+    return reason
 
 
 def _charter(startup: Path) -> Charter:

@@ -62,11 +62,15 @@ OPENED_BY: Final = {
 """What no run needs: a site answers where its own ``local/authorization.json`` gives a role this right."""
 
 
-class Door(FLComponent, AppDeployerSpec):
-    """Takes in jobs at a site, each one once, and closes what else a server could ask.
+MOST_WAITING: Final = 100
+"""Jobs that were let in and have not been started; the next one displaces the first."""
 
-    Only a job that was let in is started, and of what the server says of it only what its process needs is
-    kept.
+
+class Door(FLComponent, AppDeployerSpec):
+    """Takes in jobs at a site, and closes what else a server could ask.
+
+    Only a job that was let in is started, once, and of what the server says of it only what its process needs
+    is kept.
     """
 
     def __init__(self) -> None:
@@ -85,6 +89,18 @@ class Door(FLComponent, AppDeployerSpec):
 
         Returns:
             Who signed it, or why it is refused, in words for the submitter.
+        """
+
+    @abstractmethod
+    def begin(self, workspace: Path, job: str) -> str | None:
+        """Decide whether a job that was let in may start, now that the server says so.
+
+        Args:
+            workspace: of the site.
+            job: NVFlare's id.
+
+        Returns:
+            Why not; None if it may.
         """
 
     @override
@@ -124,6 +140,8 @@ class Door(FLComponent, AppDeployerSpec):
             return refusal
         with self._lock:
             self._waiting[job_id] = meta
+            if len(self._waiting) > MOST_WAITING:
+                del self._waiting[next(iter(self._waiting))]
         return ""
 
     def take(self, job_id: str) -> Mapping[str, Any] | None:
@@ -211,6 +229,8 @@ class _Start(_Guard):
         told = req.get_header(RequestHeader.JOB_META, None)
         if meta is None or not isinstance(told, Mapping):
             return self._refuse(req, "this site has not let this job in just now, and starts none twice")
+        if refusal := self._door.begin(Path(app_ctx.args.workspace), str(meta[JobMetaKey.JOB_ID.value])):
+            return self._refuse(req, refusal)
         clients = told.get(JobMetaKey.JOB_CLIENTS.value)
         req.set_header(RequestHeader.JOB_META, {**meta, JobMetaKey.JOB_CLIENTS.value: clients})
         return super()._process(req, app_ctx)

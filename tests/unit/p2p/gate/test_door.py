@@ -9,13 +9,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from gate_site import JOB
 
 from flaremesh import algorithms
 from flaremesh.p2p.charter import CHARTER, Code, Peer
 from flaremesh.p2p.components import ALGORITHMS, PROBLEMS
-from flaremesh.p2p.gate import archive, order
+from flaremesh.p2p.gate import archive, audit, order
+from flaremesh.p2p.gate.approval import Approvals
+from flaremesh.p2p.gate.deployer import SiteDoor
 from flaremesh.topology.links import LinkKind
 
+ANOTHER = "0c5e8a3c-1f4e-4a7e-8a65-7f2f0d3e9b21"
 CONFIG = "config/config_fed_client.json"
 OURS = "class Ours:\n    weights = None\n\ndef function(): ...\n"
 
@@ -87,8 +91,12 @@ def test_an_app_that_was_changed_after_it_was_signed_is_refused(site, app, submi
 
 def test_a_signed_app_is_good_for_one_run(site, app, submit):
     captured = submit(app)
-    assert not isinstance(site.admit(captured), str)
-    assert "this run was let in before" in site.admit(captured)
+    door = SiteDoor()
+    assert not isinstance(door.admit(site.workspace, JOB, captured), str)
+    assert not isinstance(door.admit(site.workspace, ANOTHER, captured), str)
+    assert door.begin(site.workspace, JOB) is None
+    assert "this run has begun before" in door.begin(site.workspace, ANOTHER)
+    assert "this run has begun before" in site.admit(captured)
 
 
 @pytest.mark.parametrize(("hours", "reason"), [(-13, "more than 12 hours ago"), (1, "set the clock")])
@@ -273,6 +281,27 @@ def test_a_charter_that_the_root_did_not_sign_is_none(site, app, submit):
     document["content"] = document["content"].replace("false", "true")
     file.write_text(json.dumps(document))
     assert "damaged, or not signed by the mesh's root" in site.admit(submit(app))
+
+
+def test_every_decision_stands_in_the_audit_log(site, app, submit):
+    site.admit(submit(app))
+    site.admit(b"")
+    admitted, refused = audit.entries(site.workspace)
+    assert admitted["request"]["submitter"] == "lead@example.org"
+    assert admitted["request"]["peers"] == ["ulm"]
+    assert refused["reason"] == "the app is no archive that can be unpacked"
+
+
+def test_a_run_that_breaks_the_sites_policy_is_refused_with_the_rule(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("submitters: {roles: [project_admin]}\n")
+    assert site.admit(submit(app)).startswith("submitters: ")
+
+
+def test_a_run_waits_for_a_person_and_is_let_in_when_it_is_submitted_again(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("approval: required\n")
+    assert site.admit(submit(app)).startswith("waits for approval")
+    Approvals(site.workspace).approve(order.read(app).run, "ann")
+    assert not isinstance(site.admit(submit(app)), str)
 
 
 def test_what_is_revoked_signs_nothing(site, app, submit):

@@ -1,4 +1,4 @@
-"""The runs that a site has let in, each of which it lets in once."""
+"""The runs that have begun at a site, each of which begins once."""
 
 import threading
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ from typing import Final
 from pydantic import AwareDatetime
 
 from flaremesh import atomic
+from flaremesh.p2p.gate.audit import GATE_FOLDER
 from flaremesh.p2p.gate.order import MOST_HOURS, Order
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.record import RecordError, Schema
 
-ADMITTED: Final = "gate/admitted.json"
+BEGUN: Final = f"{GATE_FOLDER}/begun.json"
 """Its place in a site's workspace."""
 
 _MOST = 10_000
@@ -26,10 +27,10 @@ class _Runs:
     """When the order of each was written."""
 
 
-_RECORD: Final[Schema[_Runs]] = Schema(_Runs, "the list of runs that were let in")
+_RECORD: Final[Schema[_Runs]] = Schema(_Runs, "the list of runs that have begun")
 
 
-class Admitted:
+class Begun:
     """Remembers runs for as long as their orders are young enough to be shown again.
 
     Args:
@@ -37,22 +38,28 @@ class Admitted:
     """
 
     def __init__(self, workspace: Path):
-        self._file = workspace / ADMITTED
+        self._file = workspace / BEGUN
         self._lock = threading.Lock()
 
-    def add(self, order: Order, now: datetime) -> None:
-        """Let a run in; this is known also after a restart.
+    def check(self, order: Order) -> None:
+        """Check that a run has not begun before.
 
         Raises:
-            Refused: it was let in before, or nobody can tell.
+            Refused: it has, or nobody can tell.
+        """
+        if order.run in self._runs():
+            raise Refused("this run has begun before, and a signed job is good for one run: export it again")
+
+    def add(self, order: Order, now: datetime) -> None:
+        """Let a run begin; this is known also after a restart.
+
+        Raises:
+            Refused: it has begun before, or nobody can tell.
         """
         with self._lock:
+            self.check(order)
             oldest = now - timedelta(hours=MOST_HOURS)
             runs = {run: at for run, at in self._runs().items() if at >= oldest}
-            if order.run in runs:
-                raise Refused(
-                    "this run was let in before, and a signed job is good for one run: export it again"
-                )
             if len(runs) >= _MOST:
                 raise Refused(f"more than {_MOST} runs within {MOST_HOURS} hours")
             self._file.parent.mkdir(mode=0o700, exist_ok=True)
@@ -66,6 +73,6 @@ class Admitted:
             return {}
         except (RecordError, OSError):
             raise Refused(
-                f"{ADMITTED} in the site's workspace is damaged, so that nobody can tell whether this "
-                "run was let in before: the site's admin may remove it"
+                f"{BEGUN} in the site's workspace is damaged, so that nobody can tell whether this "
+                "run has begun before: the site's admin may remove it"
             ) from None
