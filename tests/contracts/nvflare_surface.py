@@ -283,7 +283,6 @@ ATTRIBUTES = {
     "nvflare.job_config.fed_job_config.FedJobConfig": "app_packages",
     "nvflare.job_config.api.FedJob": "job",
     "nvflare.private.admin_defs.Message": "body",
-    "nvflare.private.fed.client.client_engine.ClientEngine": "args",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",
     "nvflare.private.fed.server.fed_server.FederatedServer": "status",
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",

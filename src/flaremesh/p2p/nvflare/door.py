@@ -17,7 +17,7 @@ from typing import Any, Final
 from nvflare.apis.app_deployer_spec import AppDeployerSpec
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import AdminCommandNames
+from nvflare.apis.fl_constant import AdminCommandNames, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.workspace import Workspace
@@ -107,7 +107,8 @@ class Door(FLComponent, AppDeployerSpec):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Close the site before it registers with the server."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
-            self._close(Path(fl_ctx.get_engine().args.workspace))
+            self._workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
+            self._close()
 
     @override
     def deploy(
@@ -145,14 +146,18 @@ class Door(FLComponent, AppDeployerSpec):
         return ""
 
     def take(self, job_id: str) -> Mapping[str, Any] | None:
-        """What is known of a job that was let in and has not been started; afterwards it has."""
+        """What is known of a job that was let in and has not been started; a second call knows nothing."""
         with self._lock:
             return self._waiting.pop(job_id, None)
 
-    def _close(self, workspace: Path) -> None:
+    def refusal(self, job_id: str) -> str | None:
+        """Why a job that was taken may not start."""
+        return self.begin(self._workspace, job_id)
+
+    def _close(self) -> None:
         # the list that NVFlare registers once the site is connected
         processors = ClientRequestProcessors.request_processors
-        opened = _opened(workspace / "local" / "authorization.json")
+        opened = _opened(self._workspace / "local" / "authorization.json")
         answered = _ANSWERED | {topic for topic, right in OPENED_BY.items() if right in opened}
         processors[:] = [self._guarded(processor, answered) for processor in processors]
 
@@ -229,7 +234,7 @@ class _Start(_Guard):
         told = req.get_header(RequestHeader.JOB_META, None)
         if meta is None or not isinstance(told, Mapping):
             return self._refuse(req, "this site has not let this job in just now, and starts none twice")
-        if refusal := self._door.begin(Path(app_ctx.args.workspace), str(meta[JobMetaKey.JOB_ID.value])):
+        if refusal := self._door.refusal(str(meta[JobMetaKey.JOB_ID.value])):
             return self._refuse(req, refusal)
         clients = told.get(JobMetaKey.JOB_CLIENTS.value)
         req.set_header(RequestHeader.JOB_META, {**meta, JobMetaKey.JOB_CLIENTS.value: clients})

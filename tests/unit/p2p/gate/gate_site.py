@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.workspace import Workspace
+
 from flaremesh.p2p.charter import CHARTER, CHARTER_RECORD, Charter, Code, Peer
 from flaremesh.p2p.gate.deployer import SiteDoor
 from flaremesh.p2p.nvflare.signers import Signer
@@ -33,6 +35,7 @@ class Site:
         self.workspace = workspace
         self._root = json.loads((provisioned / CERTIFICATES).read_text())["root_pri_key"]
         shutil.copytree(provisioned / "kits/bonn", workspace)
+        self.nvflare = Workspace(str(workspace), "bonn")
         self.allow()
 
     def allow(self, code: Code = NO_CODE, **fields: Any) -> None:
