@@ -257,6 +257,8 @@ NAMES = {
         "ABORT ABORT_TASK CANCEL_RESOURCE CHECK_RESOURCE CHECK_STATUS CONFIGURE_JOB_LOG DELETE_RUN DEPLOY "
         "GET_SCOPES NOTIFY_JOB_STATUS RESTART SHUTDOWN START_JOB"
     ),
+    "nvflare.private.fed.client.admin_commands": "ConfigureJobLogCommand",
+    "nvflare.private.fed.client.admin_commands.AdminCommands": "commands",
     "nvflare.private.fed.client.client_req_processors.ClientRequestProcessors": "request_processors",
     "nvflare.private.fed.client.client_status.ClientStatus": "STOPPED",
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",

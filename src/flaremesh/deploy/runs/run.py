@@ -16,6 +16,7 @@ from flaremesh.deploy.outdated import check_code, check_server, kits_in_use, old
 from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
+from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
 from flaremesh.p2p.progress import RunProgress
@@ -33,6 +34,7 @@ _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 10.0  # a server that does not answer for longer is lost
 RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
 _RETRY_SECONDS = 1.0
+_APPROVAL_SECONDS = 10.0  # a run that waits for a person at a site is submitted again as often
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
 _ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another admin"
@@ -42,6 +44,10 @@ class NotSubmitted(DeployError):
     """The run was aborted before it was submitted."""
 
     exit_code = 130
+
+
+class _WaitsForApproval(Exception):
+    """A person at a site must approve the run; the message says which, and how."""
 
 
 def run(
@@ -91,13 +97,21 @@ def run(
             raise NotSubmitted("interrupted before the run was submitted")
         run_id, folder = _submit(session, topology, mesh / "runs", name)
         submitted = time.monotonic()
-        result = None
+        result, waits_for = None, ""
         while result is None:
             try:
                 result = _follow(session, run_id, show, stop)
                 if result is None:
                     result = _abort(session, run_id)
                     target.end_run(run_id, _END_SECONDS)
+            except _WaitsForApproval as waits:
+                if str(waits) != waits_for:
+                    waits_for = str(waits)
+                    warn(waits_for)
+                if stop.wait(_APPROVAL_SECONDS):
+                    result = RunResult(run_id, RunState.ABORTED)
+                else:
+                    run_id, folder = _submit_again(session, folder)
             except ServerLost as error:
                 connection.close()
                 deadline = time.monotonic() + reconnect_seconds
@@ -173,6 +187,12 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
     return run_id, folder
 
 
+def _submit_again(session: AdminSession, folder: Path) -> tuple[str, Path]:
+    """Submit a job that no site has begun, as it is: what a person approves is its order."""
+    run_id = session.submit(folder / "job")
+    return run_id, folder.rename(folder.with_name(run_id))
+
+
 def _follow(
     session: AdminSession, run_id: str, show: Callable[[str, RunProgress], None], stop: threading.Event
 ) -> RunResult | None:
@@ -203,7 +223,16 @@ def _abort(session: AdminSession, run_id: str) -> RunResult:
 
 
 def _ended(session: AdminSession, run_id: str) -> RunResult:
-    """The result of a job that has ended, or the reason why it left none."""
+    """The result of a job that has ended, or the reason why it left none.
+
+    Raises:
+        _WaitsForApproval: no site refuses it for good.
+    """
+    job = session.job(run_id)
+    if job.refusals:
+        if all(told.startswith(WAITS) for told in job.refusals.values()):
+            raise _WaitsForApproval(why_refused(job))
+        return _failed(run_id, why_refused(job))
     result = _downloaded(session, run_id)
     if result:
         return _explained(session, run_id, result)
@@ -248,8 +277,6 @@ def _failed(run_id: str, reason: str) -> RunResult:
 
 def _reason(job: Job) -> str:
     """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
-    if job.refusals:
-        return why_refused(job)
     details = [detail for detail in job.details if not detail.endswith(": OK")]
     return f"NVFlare ended the job with {job.status}" + (f": {'; '.join(details)}" if details else "")
 
@@ -258,7 +285,7 @@ def why_refused(job: Job) -> str:
     """Each reason for which sites did not take a job in, behind the names of these sites."""
     sites: defaultdict[str, list[str]] = defaultdict(list)
     for site, told in job.refusals.items():
-        sites[printable(told)].append(printable(site))
+        sites[told].append(site)
     return ". ".join(f"{', '.join(names)}: {told}" for told, names in sites.items()) + "."
 
 

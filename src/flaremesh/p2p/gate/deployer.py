@@ -50,7 +50,7 @@ class SiteDoor(Door):
     def _begin(self, workspace: Path, job: str) -> None:
         asked = self._orders.pop(job, None)
         if asked is None:
-            raise Refused("too many jobs were let in after this one, and it did not begin meanwhile")
+            raise Refused("the job did not begin before it was sent again, or before too many others were")
         Begun(workspace).add(asked, datetime.now(UTC))
 
     def _admit(self, workspace: Path, job: str, archive: bytes) -> Signer:
@@ -69,6 +69,10 @@ class SiteDoor(Door):
             request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
         approved_by = house.check(workspace, request)
         AuditLog(workspace).note("admitted", request=_REQUEST.data(request), approved_by=approved_by)
+        for earlier in [name for name, other in self._orders.items() if other.run == asked.run]:
+            # the same run, which another site did not let in yet
+            del self._orders[earlier]
+            self.withdraw(workspace, earlier)
         self._orders[job] = replace(asked, files={}, edges=None)
         if len(self._orders) > MOST_WAITING:
             del self._orders[next(iter(self._orders))]
