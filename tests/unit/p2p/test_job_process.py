@@ -121,7 +121,7 @@ def test_a_kit_of_an_earlier_version_is_refused_in_words(tmp_path):
     (workspace / "startup/runs.crt").unlink()
     with pytest.raises(RuntimeError, match=r"has no runs\.crt: .* `flaremesh provision`, and install it"):
         SiteJobLauncher().launch_job({"job_id": "run-1"}, context(workspace, "client.key", "client.crt"))
-    assert not list(workspace.rglob("run.key"))
+    assert not (workspace / "run-1/credential").exists()
 
 
 def test_a_site_can_refuse_runs_where_their_processes_cannot_be_confined(tmp_path, monkeypatch):
