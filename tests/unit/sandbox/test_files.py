@@ -110,6 +110,19 @@ def test_a_link_opens_no_way_to_what_is_hidden(workspace, tmp_path):
 
 
 @needs_landlock
+def test_a_kit_that_kubernetes_mounts_is_read_without_its_key(workspace):
+    """There files are links into a folder of the date, whose name changes with the content."""
+    startup = workspace / "startup"
+    (startup / "..date").mkdir()
+    for file in ("client.key", "client.crt"):
+        (startup / file).rename(startup / "..date" / file)
+        (startup / file).symlink_to(Path("..data", file))
+    (startup / "..data").symlink_to("..date")
+    reads = [f"read {startup}/{file}" for file in ("client.key", "client.crt", "..data/client.key")]
+    assert able(workspace, *reads) == {f"read {startup}/client.crt"}
+
+
+@needs_landlock
 def test_a_site_can_hide_more(workspace, tmp_path):
     (tmp_path / "others").mkdir()
     (tmp_path / "others/key").write_text("")

@@ -88,7 +88,11 @@ class _Launcher(ProcessJobLauncher):
         environment = of_job(os.environ) | get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS))
         python, _, *words = shlex.split(self.get_command(job_meta, fl_ctx))
         command = [python, "-m", JOB_PROCESS, str(workspace), run, *words]
-        return _Handle(spawn_process(command, environment | {"TMPDIR": temporary}), clean)
+        try:
+            return _Handle(spawn_process(command, environment | {"TMPDIR": temporary}), clean)
+        except OSError:
+            clean()
+            raise
 
     def _new_key(self) -> rsa.RSAPrivateKey:
         """A new key, made ahead: it takes a tenth of a second, for which no run waits."""
