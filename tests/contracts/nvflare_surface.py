@@ -146,6 +146,17 @@ CALLS = {
     "nvflare.app_common.job_launcher.server_process_launcher.ServerProcessJobLauncher.get_command": (
         "self job_meta fl_ctx"
     ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle": "process_adapter=",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle.wait": "self",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.get_command": "self job_meta fl_ctx",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.handle_event": (
+        "self event_type fl_ctx"
+    ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.launch_job": "self job_meta fl_ctx",
+    "nvflare.apis.workspace.Workspace.get_file_path_in_startup": "self file_basename",
+    "nvflare.fuel.f3.cellnet.credential_manager.SimpleCellCipher": "root_ca pri_key cert",
+    "nvflare.utils.job_launcher_utils.get_credential_env": "job_args",
+    "nvflare.utils.process_utils.spawn_process": "cmd_args env",
     "nvflare.utils.job_launcher_utils.get_client_job_args": "",
     "nvflare.utils.job_launcher_utils.get_server_job_args": "",
     "nvflare.app_common.storages.filesystem_storage.FilesystemStorage": "root_dir",
@@ -193,6 +204,7 @@ CALLS = {
 NAMES = {
     "nvflare.apis.job_launcher_spec.JobProcessArgs": "OPTIONS",
     "nvflare.apis.job_launcher_spec.JobReturnCode": "SUCCESS",
+    "nvflare.utils.process_utils": "ProcessAdapter",
     "nvflare.app_common.default_component_policy": "DEFAULT_CLASS_ALLOW_LIST",
     "nvflare.fuel.common.excepts": "ConfigError",
     "nvflare.fuel.f3.cellnet.defs.MessageHeaderKey": "CHANNEL ORIGIN RETURN_CODE TOPIC",

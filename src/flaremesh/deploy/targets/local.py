@@ -26,10 +26,12 @@ from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.nvflare.processes import is_participant, works_in
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.problems.data_folder import DATA_DIR_VARIABLE, data_folder
+from flaremesh.sandbox.files import HIDES_VARIABLE
 from flaremesh.topology.schema import SERVER, Topology
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
+_HIDDEN = ("kits", "local", "state", "helm", "runs")  # folders of a mesh
 _CLOCK_SECONDS = 5.0  # by so much a process's creation time may differ, since it moves when the clock is set
 
 
@@ -163,6 +165,11 @@ class LocalTarget(Target):
         if folders := environment.get("PYTHONPATH"):
             absolute = (str(Path(folder).absolute()) for folder in folders.split(os.pathsep))
             environment["PYTHONPATH"] = os.pathsep.join(absolute)
+        # all keys of a local mesh are this user's: a site's jobs have no business with the others'
+        others = [str(self._folder.with_name(name)) for name in _HIDDEN]
+        environment[HIDES_VARIABLE] = os.pathsep.join(
+            filter(None, [environment.get(HIDES_VARIABLE), *others])
+        )
         return environment
 
     def _check_port(self) -> None:

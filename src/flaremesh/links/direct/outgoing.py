@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from flaremesh.links.carrier import Address, Lost, Message
 from flaremesh.links.credentials import Credentials, Untrusted
-from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some, tune
+from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, read_exactly, signal, tune
 from flaremesh.links.direct.tls import peer_name
 from flaremesh.links.errors import LinkError, LinkRefused
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
@@ -232,9 +232,9 @@ class Outgoing:
         return secure, arrived
 
     def _read_answer(self, connection: ssl.SSLSocket, deadline: float) -> int:
-        frame = unpack(_read_exactly(connection, HEADER_BYTES, deadline), self._run)
+        frame = unpack(read_exactly(connection, HEADER_BYTES, deadline), self._run)
         if frame.kind is Kind.REFUSED:
-            reason = bytes(_read_exactly(connection, min(frame.total, 64), deadline))
+            reason = bytes(read_exactly(connection, min(frame.total, 64), deadline))
             raise LinkRefused(
                 self._blame(f"it refuses this site: {ascii(reason.decode(errors='replace'))[1:-1]}")
             )
@@ -330,17 +330,6 @@ class Outgoing:
             self._fail(self._refused)
         else:
             self._lost(self._peer, cause, untaken)
-
-
-def _read_exactly(connection: ssl.SSLSocket, length: int, deadline: float) -> bytearray:
-    data = bytearray(length)
-    view, filled = memoryview(data), 0
-    while filled < length:
-        connection.settimeout(max(0.01, deadline - time.monotonic()))
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        filled += some(connection.recv_into(view[filled:]))
-    return data
 
 
 def _cause(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,14 @@ from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p import charter as charters
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.credentials import issue
 from flaremesh.p2p.executors.orders import CharterError, mode_of, require_allowed, require_places
 from flaremesh.p2p.extra import planned_iterations
 from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
+from flaremesh.p2p.nvflare.run_credential import credential_of
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
-
-_CREDENTIAL = "credential"  # folder in the run's own
-_LIFETIME = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -179,12 +175,8 @@ def _charter(startup: Path) -> Charter | None:
 
 
 def _credentials(startup: Path, run_folder: Path, charter: Charter | None) -> Credentials | None:
-    """The credentials of the site in this run; None in NVFlare's simulator."""
+    """The run's credential; None in NVFlare's simulator, which has no kits and issues none."""
     if charter is None:
         return None
-    folder = run_folder / _CREDENTIAL
-    if (folder / "run.crt").exists():
-        root = startup_files(startup).root
-        return Credentials(folder / "run.crt", folder / "run.key", root, charter.revoked)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return issue(startup, folder, _LIFETIME, charter.revoked)
+    certificate, key = credential_of(run_folder)
+    return Credentials(certificate, key, startup_files(startup).root, charter.revoked)
