@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Mixed, Vectors
 from flaremesh.errors import FlaremeshError
-from flaremesh.gossip import Gossip, Mixture
+from flaremesh.gossip import Gossip, Mixture, message_bytes
 from flaremesh.links import Key, Link, send_in_time
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.problems.protocol import Problem
@@ -128,6 +128,7 @@ class SiteRun:
         ]
         self._observed = self._observation(-1)
         self._algorithm = CheckedAlgorithm(algorithm, initial, self._gradient)
+        self._expect(algorithm, initial, buffers)
         self.problem.state(self.estimate)  # a model that cannot be saved fails now, not at the end
         self._evaluate(0)
 
@@ -267,6 +268,17 @@ class SiteRun:
         key = Key(iteration, stage, self.site)
         for peer in self._hood(iteration).out:
             send_in_time(self._link, peer, key, payloads, self._options.peer_timeout)
+
+    def _expect(self, algorithm: Algorithm[Any], initial: Tensor, buffers: Tensor | None) -> None:
+        """Tell the link how long messages are: the neighbours' are as long as the own ones."""
+        lengths = []
+        for stage, exchange in enumerate(algorithm.exchanges):
+            vectors = [
+                initial.new_empty(length, device="meta") for length in exchange.lengths(initial.numel())
+            ]
+            last = [buffers] if buffers is not None and stage == 0 else []
+            lengths.append(message_bytes(self._options.wire, [*vectors, *last], exact_last=bool(last)))
+        self._link.expect(max(lengths, default=0))
 
     def _collect(self, iteration: int, stage: int) -> Mixture:
         """Wait for the in-neighbours' messages, and mix them with the one that was published."""

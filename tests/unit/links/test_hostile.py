@@ -33,7 +33,7 @@ class Run:
         sites.add("a", ["b", "c"], ["b", "c"])
         self.address = sites.add("b", ["a", "m"], ["a"]).address
         sites.add("c", ["a"], ["a"])
-        sites.add("m", [], ["b"], direct=False)
+        sites.add("m", [], ["b"], mode="relay")
         proxy = Proxy(self.address)
         self.proxies.append(proxy)
         assert not any(sites.open({"b": proxy.address}).values())
@@ -139,7 +139,7 @@ def mallory(authority):
 
 def credentials_of(case, name, authority, foreign_authority):
     return {
-        "foreign": lambda: foreign_authority.issue(name, root=authority),
+        "foreign": lambda: foreign_authority.issue(name, root=authority.file),
         "expired": lambda: authority.issue(name, days=-1),
         "misnamed": lambda: authority.issue("z"),
     }[case]()
@@ -188,7 +188,7 @@ def test_a_listener_that_is_not_who_it_says_is_refused_and_never_relayed_to(
         assert "x has no link to y" in str(errors["x"])
         assert cause in str(errors["x"])
         assert "no sign of x" in str(errors["y"])
-        assert not others.relayed
+        assert others.relayed["x", "y"] == 0
         observer = others.observers["y"]
         assert observer.wait_for(lambda: reason in {counted for _, counted in observer.refusals})
     assert not run.refusals

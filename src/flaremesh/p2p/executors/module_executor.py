@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from flaremesh.algorithms import Vectors
 from flaremesh.links import Key
+from flaremesh.links.link import MAX_MESSAGE_BYTES
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.p2p.executors.by_value import flat, set_all
 from flaremesh.p2p.executors.ported import overrides
@@ -129,6 +130,8 @@ class ModuleExecutor(RegisteredExecutor):
             return
         member = part.member
         start = joined(trainable_of(model))
+        by_value = part.by_value or overrides(self, "run_algorithm")  # then messages have any length
+        member.link.expect(MAX_MESSAGE_BYTES if by_value else start.numel() * start.element_size())
         if parent:
             key = Key(_START, stage, parent)
             member.progress.waits_for(parent)
