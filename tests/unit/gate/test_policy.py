@@ -105,7 +105,10 @@ MISTAKES = {
     "a time that is none": ("hours: {times: [25:00-26:00]}", "'25:00-26:00' is not allowed; expected"),
     "no such zone": ("hours: {time_zone: Mars}", "there is no time zone 'Mars'"),
     "a path as a zone": ("hours: {time_zone: ../../etc/passwd}", "there is no time zone"),
-    "an unknown carrier": ("carriers: [pigeon]", "line 1: carriers[0]: 'pigeon'"),
+    "an unknown carrier": (
+        "carriers: [pigeon]",
+        "line 1: carriers[0]: 'pigeon' is unknown; write one of direct, relay",
+    ),
     "no carrier": ("carriers: []", "0 given, at least 1 needed"),
     "an unknown role": ("submitters: {roles: [king]}", "line 1: submitters.roles[0]: 'king' is unknown"),
     "a digest too short": ("code: [abc]", "line 1: code[0]: 'abc' is not allowed"),
