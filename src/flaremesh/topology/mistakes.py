@@ -73,7 +73,7 @@ _MOST_SHOWN = 50
 
 
 def visible(text: str) -> str:
-    """Anybody's words as a terminal may show them: cut to a readable length, control characters escaped."""
+    """Somebody's words, cut to a length that can be read, their control characters escaped."""
     short = text if len(text) <= 400 else f"{text[:400]}…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
 from flaremesh.runtime.history import HISTORY, History
+from flaremesh.topology.mistakes import visible
 from flaremesh.topology.schema import Topology
 from flaremesh.waiting import wait_while
 
@@ -249,11 +251,11 @@ def _failed(run_id: str, reason: str) -> RunResult:
 
 def _reason(job: Job) -> str:
     """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
-    if job.refused_by:
-        return (
-            f"{', '.join(job.refused_by)}: the kit there accepts no code of a job, and this one brings some. "
-            "Deploy them anew with kits of a topology file that says `code: {files: true}`."
-        )
+    if job.refusals:
+        sites: defaultdict[str, list[str]] = defaultdict(list)
+        for site, told in job.refusals.items():
+            sites[visible(told)].append(visible(site))
+        return ". ".join(f"{', '.join(names)}: {told}" for told, names in sites.items()) + "."
     details = [detail for detail in job.details if not detail.endswith(": OK")]
     return f"NVFlare ended the job with {job.status}" + (f": {'; '.join(details)}" if details else "")
 
