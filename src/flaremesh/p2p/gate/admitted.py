@@ -1,6 +1,5 @@
 """The runs that a site has let in, each of which it lets in once."""
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -38,26 +37,30 @@ class Admitted:
 
     def __init__(self, workspace: Path):
         self._file = workspace / ADMITTED
-        self._lock = threading.Lock()
+
+    def check(self, order: Order, now: datetime) -> Mapping[str, datetime]:
+        """The runs that were let in lately, of which this may not be one.
+
+        Raises:
+            Refused: it was let in before, or nobody can tell.
+        """
+        oldest = now - timedelta(hours=MOST_HOURS)
+        runs = {run: at for run, at in self._runs().items() if at >= oldest}
+        if order.run in runs:
+            raise Refused("this run was let in before, and a signed job is good for one run: export it again")
+        if len(runs) >= _MOST:
+            raise Refused(f"more than {_MOST} runs within {MOST_HOURS} hours")
+        return runs
 
     def add(self, order: Order, now: datetime) -> None:
         """Let a run in; this is known also after a restart.
 
         Raises:
-            Refused: it was let in before, or nobody can tell.
+            Refused: as `check`.
         """
-        with self._lock:
-            oldest = now - timedelta(hours=MOST_HOURS)
-            runs = {run: at for run, at in self._runs().items() if at >= oldest}
-            if order.run in runs:
-                raise Refused(
-                    "this run was let in before, and a signed job is good for one run: export it again"
-                )
-            if len(runs) >= _MOST:
-                raise Refused(f"more than {_MOST} runs within {MOST_HOURS} hours")
-            self._file.parent.mkdir(mode=0o700, exist_ok=True)
-            runs[order.run] = order.at
-            atomic.write(self._file, _RECORD.json(_Runs(runs)) + "\n", durable=True)
+        runs = {**self.check(order, now), order.run: order.at}
+        self._file.parent.mkdir(mode=0o700, exist_ok=True)
+        atomic.write(self._file, _RECORD.json(_Runs(runs)) + "\n", durable=True)
 
     def _runs(self) -> Mapping[str, datetime]:
         try:

@@ -87,6 +87,10 @@ class Door(FLComponent, AppDeployerSpec):
             Who signed it, or why it is refused, in words for the submitter.
         """
 
+    @abstractmethod
+    def begin(self, job: str) -> str | None:
+        """Called once for a job that was let in, before it starts; returns why it may not after all."""
+
     @override
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Close the site before it registers with the server."""
@@ -206,10 +210,13 @@ class _Start(_Guard):
 
     @override
     def _process(self, req: Message, app_ctx: Any) -> Message:
-        meta = self._door.take(req.get_header(RequestHeader.JOB_ID, ""))
+        job = req.get_header(RequestHeader.JOB_ID, "")
+        meta = self._door.take(job)
         told = req.get_header(RequestHeader.JOB_META, None)
         if meta is None or not isinstance(told, Mapping):
             return self._refuse(req, "this site has not let this job in just now, and starts none twice")
+        if reason := self._door.begin(job):
+            return self._refuse(req, reason)
         clients = told.get(JobMetaKey.JOB_CLIENTS.value)
         req.set_header(RequestHeader.JOB_META, {**meta, JobMetaKey.JOB_CLIENTS.value: clients})
         return super()._process(req, app_ctx)

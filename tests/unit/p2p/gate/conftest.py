@@ -65,8 +65,9 @@ class Site:
 
     def __init__(self, provisioned: Path, workspace: Path):
         self.workspace = workspace
-        self._root = json.loads((provisioned / "state" / CERTIFICATES).read_text())["root_pri_key"]
+        self._root = json.loads((provisioned / CERTIFICATES).read_text())["root_pri_key"]
         shutil.copytree(provisioned / "kits/bonn", workspace)
+        self.door = SiteDoor()
         self.allow()
 
     def allow(self, code: Code = NO_CODE, **fields: Any) -> None:
@@ -74,8 +75,8 @@ class Site:
         document = sealed(CHARTER_RECORD.json(charter), self._root.encode())
         (self.workspace / "startup" / CHARTER).write_text(document)
 
-    def admit(self, archive: bytes) -> Signer | str:
-        return SiteDoor().admit(self.workspace, JOB, archive)
+    def admit(self, archive: bytes, job: str = JOB) -> Signer | str:
+        return self.door.admit(self.workspace, job, archive)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 from flaremesh import algorithms
 from flaremesh.p2p.charter import CHARTER, Code, Peer
 from flaremesh.p2p.components import ALGORITHMS, PROBLEMS
-from flaremesh.p2p.gate import archive, order
+from flaremesh.p2p.gate import archive, audit, order
+from flaremesh.p2p.gate.approval import Approvals
 from flaremesh.topology.links import LinkKind
 
 CONFIG = "config/config_fed_client.json"
@@ -87,8 +88,17 @@ def test_an_app_that_was_changed_after_it_was_signed_is_refused(site, app, submi
 
 def test_a_signed_app_is_good_for_one_run(site, app, submit):
     captured = submit(app)
-    assert not isinstance(site.admit(captured), str)
-    assert "this run was let in before" in site.admit(captured)
+    assert not isinstance(site.admit(captured, "first"), str)
+    assert site.door.begin("first") is None
+    assert "this run was let in before" in site.admit(captured, "second")
+
+
+def test_a_run_that_other_sites_refused_may_come_again_and_begins_once(site, app, submit):
+    captured = submit(app)
+    assert not isinstance(site.admit(captured, "first"), str)
+    assert not isinstance(site.admit(captured, "second"), str)
+    assert site.door.begin("first") is None
+    assert "this run was let in before" in site.door.begin("second")
 
 
 @pytest.mark.parametrize(("hours", "reason"), [(-13, "more than 12 hours ago"), (1, "set the clock")])
@@ -323,3 +333,37 @@ def test_the_listed_algorithms_and_problems_are_those_that_there_are():
     for path in PROBLEMS:
         module, name = path.split(".")[-2:]
         assert f"class {name}" in (problems / f"{module}.py").read_text()
+
+
+def test_a_run_that_breaks_a_rule_of_the_sites_policy_is_refused_with_the_rules_name(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("least_sites: 3")
+    assert site.admit(submit(app)).startswith("least_sites: the run has 2 sites")
+
+
+def test_a_run_waits_for_a_person_and_the_log_says_all_that_happened(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("approval: required")
+    captured = submit(app)
+    for job in ("first", "second"):
+        assert site.admit(captured, job).startswith("waits for approval: ")
+    (waiting,) = Approvals(site.workspace).waiting()
+    Approvals(site.workspace).approve(waiting.request.run, by="ada")
+    assert site.admit(captured, "third").email == "lead@example.org"
+    assert site.door.begin("third") is None
+    assert "let in before" in site.admit(captured, "fourth")
+
+    assert audit.verify(site.workspace).lines == 4
+    lines = [(line["event"], line.get("job")) for line in audit.entries(site.workspace)]
+    assert lines == [("waits", "first"), ("approved", None), ("let in", "third"), ("refused", "fourth")]
+    let_in = [*audit.entries(site.workspace)][2]
+    assert (let_in["approved_by"], let_in["submitter"], let_in["peers"]) == (
+        "ada",
+        "lead@example.org",
+        ["ulm"],
+    )
+
+
+def test_a_site_that_cannot_write_its_log_runs_nothing(site, app, submit):
+    site.admit(submit(app), "first")
+    (site.workspace / "gate").mkdir(exist_ok=True)
+    (site.workspace / "gate/audit.jsonl").mkdir()
+    assert "the audit log of this site cannot be written" in site.door.begin("first")
