@@ -43,7 +43,6 @@ PUBLIC_KEYS = frozenset(
 FILES = frozenset(
     {
         "authorization.json",
-        "cert.json",
         "client.crt",
         "client.key",
         "fed_admin.json",
@@ -172,10 +171,9 @@ CALLS = {
     "nvflare.fuel.hci.client.api.AdminAPI._print_hci": "self msg",
     "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "upload_dir download_dir",
     # provisioning
+    "nvflare.lighter.ctx.ProvisionContext.get_kit_dir": "self entity",
     "nvflare.lighter.ctx.ProvisionContext.get_local_dir": "self entity",
     "nvflare.lighter.ctx.ProvisionContext.get_result_location": "self",
-    "nvflare.lighter.entity.Participant.get_default_host": "self",
-    "nvflare.lighter.entity.Participant.get_prop": "self key",
     "nvflare.lighter.entity.Project": "name= description= props=",
     "nvflare.lighter.entity.Project.add_admin": "self name org props",
     "nvflare.lighter.entity.Project.add_client": "self name org props",
@@ -183,16 +181,12 @@ CALLS = {
     "nvflare.lighter.entity.Project.get_all_participants": "self",
     "nvflare.lighter.entity.Project.get_clients": "self",
     "nvflare.lighter.entity.Project.get_server": "self",
-    "nvflare.lighter.impl.cert.CertBuilder": "root_valid_days=",
     "nvflare.lighter.impl.static_file.StaticFileBuilder": "config_folder= scheme=",
     "nvflare.lighter.impl.workspace.WorkspaceBuilder": "",
+    "nvflare.lighter.spec.Builder.build": "self project ctx",
     "nvflare.lighter.spec.Builder.finalize": "self project ctx",
     "nvflare.lighter.provisioner.Provisioner": "root_dir builders",
     "nvflare.lighter.provisioner.Provisioner.provision": "self project logger=",
-    "nvflare.lighter.utils.build_subject_alt_names": (
-        "server_default_host server_additional_hosts fallback_subject_name="
-    ),
-    "nvflare.lighter.utils.x509_name": "cn_name org_name role",
 }
 """What flaremesh calls or overrides, and how: by position ``name``, by keyword ``name=``."""
 
@@ -204,8 +198,7 @@ NAMES = {
     "nvflare.fuel.f3.cellnet.defs.MessageHeaderKey": "CHANNEL ORIGIN RETURN_CODE TOPIC",
     "nvflare.fuel.f3.cellnet.defs.ReturnCode": "OK",
     "nvflare.fuel.f3.cellnet.fqcn.FQCN": "ROOT_SERVER",
-    "nvflare.lighter.constants.CtxKey": "BUILD_ERROR ERRORS ROOT_CERT ROOT_PRI_KEY",
-    "nvflare.lighter.constants.ParticipantType": "ADMIN SERVER",
+    "nvflare.lighter.constants.CtxKey": "BUILD_ERROR ERRORS",
     "nvflare.lighter.constants.PropKey": (
         "ADMIN_PORT ALLOW_LOG_STREAMING CAPACITY DEFAULT_HOST FED_LEARN_PORT HOST_NAMES NUM_GPUS ROLE"
     ),
@@ -237,7 +230,7 @@ ATTRIBUTES = {
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "server",
     "nvflare.apis.job_def.Job": "run_aborted",
-    "nvflare.lighter.entity.Participant": "name org subject type",
+    "nvflare.lighter.entity.Participant": "name",
 }
 """Attributes of instances that flaremesh reads or sets, by the class that assigns them."""
 
