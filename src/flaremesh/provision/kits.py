@@ -58,7 +58,8 @@ class Provisioned:
         removed: participants whose kit and private key were deleted.
         kept: folders of removed participants with what others put beside kit and release.
         reissued: participants of before with a new certificate, and why.
-        replaced: the certificates that these had before.
+        retired: the former certificates of participants that were removed or renewed on request; they are
+            valid until they expire or are revoked.
         certificates: all certificates, the root's first.
     """
 
@@ -68,7 +69,7 @@ class Provisioned:
     removed: tuple[str, ...]
     kept: tuple[Path, ...]
     reissued: Mapping[str, str]
-    replaced: tuple[Certificate, ...]
+    retired: tuple[Certificate, ...]
     certificates: tuple[Certificate, ...]
 
 
@@ -116,7 +117,7 @@ def provision(
             "Run again with --remove to delete their kits and private keys, or put the entries back."
         )
     reissued = store.stale(wanted) | dict.fromkeys(store.holders.intersection(renew), "it was asked for")
-    former = tuple(one for one in store.certificates() if one.holder in reissued)
+    retired = tuple(one for one in store.certificates() if one.holder in {*removed, *renew})
     store.forget(removed)
     authority = store.authority or Authority.new(topology.name, topology.certificates.root_days)
     new = [name for name in names if name in reissued or name not in store.holders]
@@ -160,7 +161,7 @@ def provision(
         removed=tuple(removed),
         kept=tuple(kept),
         reissued=reissued,
-        replaced=former,
+        retired=retired,
         certificates=store.certificates(),
     )
 
