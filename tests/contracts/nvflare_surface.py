@@ -43,7 +43,6 @@ PUBLIC_KEYS = frozenset(
 FILES = frozenset(
     {
         "authorization.json",
-        "cert.json",
         "client.crt",
         "client.key",
         "fed_admin.json",
@@ -147,6 +146,17 @@ CALLS = {
     "nvflare.app_common.job_launcher.server_process_launcher.ServerProcessJobLauncher.get_command": (
         "self job_meta fl_ctx"
     ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle": "process_adapter=",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle.wait": "self",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.get_command": "self job_meta fl_ctx",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.handle_event": (
+        "self event_type fl_ctx"
+    ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.launch_job": "self job_meta fl_ctx",
+    "nvflare.apis.workspace.Workspace.get_file_path_in_startup": "self file_basename",
+    "nvflare.fuel.f3.cellnet.credential_manager.SimpleCellCipher": "root_ca pri_key cert",
+    "nvflare.utils.job_launcher_utils.get_credential_env": "job_args",
+    "nvflare.utils.process_utils.spawn_process": "cmd_args env",
     "nvflare.utils.job_launcher_utils.get_client_job_args": "",
     "nvflare.utils.job_launcher_utils.get_server_job_args": "",
     "nvflare.app_common.storages.filesystem_storage.FilesystemStorage": "root_dir",
@@ -178,10 +188,9 @@ CALLS = {
     ),
     "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "upload_dir download_dir",
     # provisioning
+    "nvflare.lighter.ctx.ProvisionContext.get_kit_dir": "self entity",
     "nvflare.lighter.ctx.ProvisionContext.get_local_dir": "self entity",
     "nvflare.lighter.ctx.ProvisionContext.get_result_location": "self",
-    "nvflare.lighter.entity.Participant.get_default_host": "self",
-    "nvflare.lighter.entity.Participant.get_prop": "self key",
     "nvflare.lighter.entity.Project": "name= description= props=",
     "nvflare.lighter.entity.Project.add_admin": "self name org props",
     "nvflare.lighter.entity.Project.add_client": "self name org props",
@@ -189,29 +198,25 @@ CALLS = {
     "nvflare.lighter.entity.Project.get_all_participants": "self",
     "nvflare.lighter.entity.Project.get_clients": "self",
     "nvflare.lighter.entity.Project.get_server": "self",
-    "nvflare.lighter.impl.cert.CertBuilder": "root_valid_days=",
     "nvflare.lighter.impl.static_file.StaticFileBuilder": "config_folder= scheme=",
     "nvflare.lighter.impl.workspace.WorkspaceBuilder": "",
+    "nvflare.lighter.spec.Builder.build": "self project ctx",
     "nvflare.lighter.spec.Builder.finalize": "self project ctx",
     "nvflare.lighter.provisioner.Provisioner": "root_dir builders",
     "nvflare.lighter.provisioner.Provisioner.provision": "self project logger=",
-    "nvflare.lighter.utils.build_subject_alt_names": (
-        "server_default_host server_additional_hosts fallback_subject_name="
-    ),
-    "nvflare.lighter.utils.x509_name": "cn_name org_name role",
 }
 """What flaremesh calls or overrides, and how: by position ``name``, by keyword ``name=``."""
 
 NAMES = {
     "nvflare.apis.job_launcher_spec.JobProcessArgs": "OPTIONS",
     "nvflare.apis.job_launcher_spec.JobReturnCode": "SUCCESS",
+    "nvflare.utils.process_utils": "ProcessAdapter",
     "nvflare.app_common.default_component_policy": "DEFAULT_CLASS_ALLOW_LIST",
     "nvflare.fuel.common.excepts": "ConfigError",
     "nvflare.fuel.f3.cellnet.defs.MessageHeaderKey": "CHANNEL ORIGIN RETURN_CODE TOPIC",
     "nvflare.fuel.f3.cellnet.defs.ReturnCode": "OK",
     "nvflare.fuel.f3.cellnet.fqcn.FQCN": "ROOT_SERVER",
-    "nvflare.lighter.constants.CtxKey": "BUILD_ERROR ERRORS ROOT_CERT ROOT_PRI_KEY",
-    "nvflare.lighter.constants.ParticipantType": "ADMIN SERVER",
+    "nvflare.lighter.constants.CtxKey": "BUILD_ERROR ERRORS",
     "nvflare.lighter.constants.PropKey": (
         "ADMIN_PORT ALLOW_LOG_STREAMING CAPACITY DEFAULT_HOST FED_LEARN_PORT HOST_NAMES NUM_GPUS ROLE"
     ),
@@ -248,7 +253,7 @@ ATTRIBUTES = {
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "server",
     "nvflare.apis.job_def.Job": "run_aborted",
-    "nvflare.lighter.entity.Participant": "name org subject type",
+    "nvflare.lighter.entity.Participant": "name",
 }
 """Attributes of instances that flaremesh reads or sets, by the class that assigns them."""
 

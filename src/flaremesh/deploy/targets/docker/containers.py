@@ -21,6 +21,7 @@ from flaremesh.metrics.ask import PORT, PORT_VARIABLE
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.p2p.gate.policy import POLICY, POLICY_VARIABLE
 from flaremesh.p2p.nvflare.startup import ROOT
 from flaremesh.p2p.participant import GPUS_VARIABLE, NAME_VARIABLE, StartError
 from flaremesh.printable import printable
@@ -32,6 +33,8 @@ _ROOT_LABEL = "flaremesh.dev/root"  # fingerprint of the root certificate in the
 _USER = PodSecurity().user
 _MEMORY = Memory()
 _LOG_LINES = 8
+_FOLDER = "/policy"  # not in the workspace, which the participant's user may change
+_POLICY = f"{_FOLDER}/{POLICY}"
 
 
 class Containers:
@@ -105,6 +108,8 @@ class Containers:
         container = self._create(name, [network for network in networks if name in network.hosts])
         for part in PARTS:
             container.put_archive(f"/workspace/{part}", archives.of_folder(self._kit(name, part), _owned))
+        if (policy := self._policy(name)).exists():
+            container.put_archive(_FOLDER, archives.of_files({POLICY: policy.read_bytes()}))
         container.start()
 
     def remove(self, containers: Sequence[Container]) -> None:
@@ -173,8 +178,12 @@ class Containers:
             raise DeployError(f"there is no kit of {name} in {self._kits}: run `flaremesh provision` first")
         return path
 
+    def _policy(self, name: str) -> Path:
+        return self._kits / name / POLICY
+
     def _environment(self, name: str) -> dict[str, str]:
-        return {
+        named = {POLICY_VARIABLE: _POLICY} if self._policy(name).exists() else {}
+        return named | {
             NAME_VARIABLE: name,
             PORT_VARIABLE: str(PORT),
             DIRECTORY_VARIABLE: "/metrics",
@@ -188,6 +197,7 @@ class Containers:
             Mount("/workspace", f"{self._topology.name}_{name}", type="volume", labels=labels),
             # anonymous, so that they go with the container; a folder of this machine may not be the engine's
             *(Mount(f"/workspace/{part}", None, type="volume", labels=labels) for part in PARTS),
+            *([Mount(_FOLDER, None, type="volume", labels=labels)] if self._policy(name).exists() else ()),
         ]
 
     def _device_requests(self, name: str) -> list[DeviceRequest]:
