@@ -24,6 +24,7 @@ from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
+from flaremesh.printable import refused
 from flaremesh.topology.links import LinkMode
 
 
@@ -63,7 +64,9 @@ class Member:
         """
         mode = config.extra.get("links", "auto")
         if mode not in get_args(LinkMode):
-            raise ExtraError(f'extra["links"] must be one of {", ".join(get_args(LinkMode))}, not {mode!r}')
+            raise ExtraError(
+                f'extra["links"] must be one of {", ".join(get_args(LinkMode))}, not {refused(mode)}'
+            )
         run_id = fl_ctx.get_job_id()
         peers = {peer for hood in config.schedule for peer in (*hood.in_weights, *hood.out)}
         cell = RunCell(fl_ctx, peers)
