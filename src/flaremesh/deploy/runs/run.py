@@ -17,13 +17,14 @@ from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.nvflare.jobs import Job
-from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
+from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, Graph, RunResult, SiteResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.printable import printable
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
 from flaremesh.record import RecordError
 from flaremesh.runtime.history import HISTORY, History
+from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 from flaremesh.waiting import wait_while
 
@@ -269,14 +270,15 @@ def gather(
         target: where the sites are.
         folder: of the run, named by its id.
         name: of the run.
-        told: the server's result, with thinned histories; where this machine knows better, as the run's name,
-            it is not believed.
+        told: the server's result, with thinned histories; where this machine knows better, as the run's name
+            and graph, it is not believed.
         warn: called with copies that failed.
 
     Returns:
         The result as it is written, without the thinned histories.
     """
     sites = {site.name: told.sites[site.name] for site in topology.sites if site.name in told.sites}
+    mesh = build(topology)
     result = replace(
         told,
         run_id=folder.name,
@@ -284,6 +286,8 @@ def gather(
         topology=topology.name,
         algorithm=topology.run.algorithm,
         iterations=topology.run.iterations,
+        predicted_contraction=mesh.contraction(topology.run.wire.step),
+        graph=Graph(list(mesh.sites), [matrix.tolist() for matrix in mesh.matrices]),
         sites={site: replace(known, history=[]) for site, known in sites.items()},
     )
     atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=2) + "\n", durable=True)
