@@ -172,7 +172,6 @@ CALLS = {
     "nvflare.fuel.flare_api.flare_api.Session": "username startup_path",
     "nvflare.fuel.flare_api.flare_api.Session.abort_job": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.close": "self",
-    "nvflare.fuel.flare_api.flare_api.Session.download_job_result": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.get_job_meta": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.get_system_info": "self",
     "nvflare.fuel.flare_api.flare_api.Session.list_jobs": "self detailed=",
@@ -180,6 +179,13 @@ CALLS = {
     "nvflare.fuel.flare_api.flare_api.Session.try_connect": "self timeout",
     "nvflare.fuel.flare_api.flare_api.Session.do_app_command": "self job_id topic cmd_data",
     "nvflare.fuel.hci.client.api.AdminAPI._print_hci": "self msg",
+    "nvflare.fuel.hci.client.api.AdminAPI.server_execute": "self command",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.consume": "self ref_id state data",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.download_completed": "self ref_id",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.download_failed": "self ref_id reason",
+    "nvflare.fuel.f3.streaming.download_service.download_object": (
+        "from_fqcn= ref_id= per_request_timeout= cell= consumer= abort_signal="
+    ),
     "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "upload_dir download_dir",
     # provisioning
     "nvflare.lighter.ctx.ProvisionContext.get_kit_dir": "self entity",
@@ -223,7 +229,10 @@ NAMES = {
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",
     "nvflare.private.fed.simulator.simulator_const.SimulatorConstants": "JOB_NAME",
     "nvflare.security.security": "COMMAND_CATEGORIES",
+    "nvflare.apis.storage": "WORKSPACE_ZIP",
     "nvflare.fuel.hci.client": "api",
+    "nvflare.fuel.hci.file_transfer_defs": "PULL_FOLDER_FQN",
+    "nvflare.fuel.hci.proto.MetaKey": "FILES SOURCE_FQCN",
 }
 """Names that flaremesh reads, by module or class."""
 
@@ -233,8 +242,10 @@ ATTRIBUTES = {
     "nvflare.fuel.f3.cellnet.cell.Cell": "core_cell",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell": "agents sent_msg_size_pool received_msg_size_pool",
     "nvflare.fuel.flare_api.flare_api.Session": "api",
-    "nvflare.fuel.hci.client.api.AdminAPI": "cmd_modules",
-    "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "download_dir",
+    "nvflare.fuel.hci.client.api.AdminAPI": (
+        "cell cmd_modules file_download_progress_timeout session_abort_signal"
+    ),
+    "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "cmd_handlers",
     "nvflare.job_config.fed_job_config.FedJobConfig": "app_packages",
     "nvflare.job_config.api.FedJob": "job",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",

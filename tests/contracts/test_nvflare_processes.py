@@ -28,6 +28,8 @@ from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.flare_api.api_spec import NoConnection
 from nvflare.fuel.hci.client import api as admin_api
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
+from nvflare.fuel.hci.file_transfer_defs import PULL_FOLDER_FQN, PUSH_FOLDER_FQN
+from nvflare.fuel.hci.reg import CommandSpec
 from nvflare.fuel.sec.authz import AuthorizationService
 from nvflare.job_config.api import FedJob
 from nvflare.private.fed.app import fl_conf
@@ -295,10 +297,14 @@ def test_a_server_that_cannot_be_reached_is_a_failed_connection():
     assert issubclass(NoConnection, ConnectionError), "Session.try_connect raises another error"
 
 
-def test_downloads_go_to_the_folder_of_the_file_transfer_module(tmp_path):
+def test_a_server_maps_its_commands_to_uploads_and_to_the_pull_that_flaremesh_replaces(tmp_path):
     module = FileTransferModule(str(tmp_path), str(tmp_path))
-    assert module.download_dir == str(tmp_path), "FileTransferModule.download_dir changed"
-    module.download_dir = "/elsewhere"
-    assert module._tx_path("42", "job").startswith("/elsewhere/"), (
-        "FileTransferModule no longer looks up download_dir when it downloads"
+    assert set(module.cmd_handlers) == {PULL_FOLDER_FQN, PUSH_FOLDER_FQN}, (
+        "a server can have an admin's client do something else now: see flaremesh.p2p.nvflare.downloads"
     )
+    called = []
+    module.cmd_handlers[PULL_FOLDER_FQN] = called.append
+    pull = CommandSpec("list_jobs", "", "", None, client_cmd=PULL_FOLDER_FQN)
+    (mapped,) = module.generate_module_spec(pull).cmd_specs
+    mapped.handler_func("pulled")
+    assert called == ["pulled"], "FileTransferModule no longer looks up cmd_handlers for a command"

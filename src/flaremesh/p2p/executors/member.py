@@ -17,6 +17,7 @@ from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p.extra import ExtraError, planned_iterations
+from flaremesh.p2p.gate import left
 from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.nvflare.run_credential import credential_of
 from flaremesh.p2p.nvflare.startup import startup_files
@@ -116,6 +117,9 @@ class Member:
         if state.ended:
             self.progress.stop()
             self.link.close(patience=patience if state is RunState.FINISHED else 0)
+            if not self.simulated:  # a simulated site has no audit log that would say it
+                traffic = self.traffic
+                left.write(self.folder, left.Left(state, dict(traffic.sent_bytes), dict(traffic.links)))
 
     def reached(self, iterations: int) -> None:
         """Report the number of iterations done, where the algorithm reports nothing else."""
