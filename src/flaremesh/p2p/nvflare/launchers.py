@@ -57,9 +57,8 @@ class _Launcher(ProcessJobLauncher):
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_BOOTSTRAP:  # the participant's own process has it, and no job's
             self._next_key = self._maker.submit(new_key)
-            run_credential.withdraw_all(
-                _workspace(fl_ctx)
-            )  # of runs whose end an earlier process did not see
+            # of runs whose end an earlier process did not see
+            run_credential.withdraw_all(_workspace(fl_ctx))
             if not landlock.version():
                 self.logger.warning("%s. %s=required refuses runs instead", _UNCONFINED, CONFINEMENT_VARIABLE)
             if withheld := withheld_proxies(os.environ):
