@@ -46,8 +46,8 @@ def grants(workspace: Path, run: str, environment: Mapping[str, str]) -> Iterato
     """What the process of a job may do with which files; arguments are those of `confine`.
 
     Names can be listed everywhere, and content can be read but for that of hidden files. Of its participant's
-    workspace the process reads the settings and the certificates, and it writes the run's folder. There it makes
-    no links: the participant's own process packs that folder, and would follow them.
+    workspace the process reads the settings and the certificates, and it writes the run's folder. There it
+    makes no links: the participant's own process packs that folder, and would follow them.
     """
     home = environment.get("HOME", "")
     secrets = ["/run/secrets", "/var/run/secrets", *(f"{home}/{name}" for name in _SECRETS)]
