@@ -84,11 +84,12 @@ class _Launcher(ProcessJobLauncher):
             run_credential.withdraw(folder)
             shutil.rmtree(temporary, ignore_errors=True)
 
-        environment = of_job(os.environ) | get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS))
+        environment = of_job(os.environ, temporary)
+        environment |= get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS))
         python, _, *words = shlex.split(self.get_command(job_meta, fl_ctx))
         command = [python, "-m", JOB_PROCESS, str(workspace), run, *words]
         try:
-            return _Handle(spawn_process(command, environment | {"TMPDIR": temporary}), clean)
+            return _Handle(spawn_process(command, environment), clean)
         except OSError:
             clean()
             raise
