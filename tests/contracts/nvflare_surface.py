@@ -43,7 +43,6 @@ PUBLIC_KEYS = frozenset(
 FILES = frozenset(
     {
         "authorization.json",
-        "cert.json",
         "client.crt",
         "client.key",
         "fed_admin.json",
@@ -147,6 +146,17 @@ CALLS = {
     "nvflare.app_common.job_launcher.server_process_launcher.ServerProcessJobLauncher.get_command": (
         "self job_meta fl_ctx"
     ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle": "process_adapter=",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle.wait": "self",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.get_command": "self job_meta fl_ctx",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.handle_event": (
+        "self event_type fl_ctx"
+    ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.launch_job": "self job_meta fl_ctx",
+    "nvflare.apis.workspace.Workspace.get_file_path_in_startup": "self file_basename",
+    "nvflare.fuel.f3.cellnet.credential_manager.SimpleCellCipher": "root_ca pri_key cert",
+    "nvflare.utils.job_launcher_utils.get_credential_env": "job_args",
+    "nvflare.utils.process_utils.spawn_process": "cmd_args env",
     "nvflare.utils.job_launcher_utils.get_client_job_args": "",
     "nvflare.utils.job_launcher_utils.get_server_job_args": "",
     "nvflare.app_common.storages.filesystem_storage.FilesystemStorage": "root_dir",
@@ -162,7 +172,6 @@ CALLS = {
     "nvflare.fuel.flare_api.flare_api.Session": "username startup_path",
     "nvflare.fuel.flare_api.flare_api.Session.abort_job": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.close": "self",
-    "nvflare.fuel.flare_api.flare_api.Session.download_job_result": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.get_job_meta": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.get_system_info": "self",
     "nvflare.fuel.flare_api.flare_api.Session.list_jobs": "self detailed=",
@@ -170,12 +179,18 @@ CALLS = {
     "nvflare.fuel.flare_api.flare_api.Session.try_connect": "self timeout",
     "nvflare.fuel.flare_api.flare_api.Session.do_app_command": "self job_id topic cmd_data",
     "nvflare.fuel.hci.client.api.AdminAPI._print_hci": "self msg",
+    "nvflare.fuel.hci.client.api.AdminAPI.server_execute": "self command",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.consume": "self ref_id state data",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.download_completed": "self ref_id",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.download_failed": "self ref_id reason",
+    "nvflare.fuel.f3.streaming.download_service.download_object": (
+        "from_fqcn= ref_id= per_request_timeout= cell= consumer= abort_signal="
+    ),
     "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "upload_dir download_dir",
     # provisioning
+    "nvflare.lighter.ctx.ProvisionContext.get_kit_dir": "self entity",
     "nvflare.lighter.ctx.ProvisionContext.get_local_dir": "self entity",
     "nvflare.lighter.ctx.ProvisionContext.get_result_location": "self",
-    "nvflare.lighter.entity.Participant.get_default_host": "self",
-    "nvflare.lighter.entity.Participant.get_prop": "self key",
     "nvflare.lighter.entity.Project": "name= description= props=",
     "nvflare.lighter.entity.Project.add_admin": "self name org props",
     "nvflare.lighter.entity.Project.add_client": "self name org props",
@@ -183,29 +198,25 @@ CALLS = {
     "nvflare.lighter.entity.Project.get_all_participants": "self",
     "nvflare.lighter.entity.Project.get_clients": "self",
     "nvflare.lighter.entity.Project.get_server": "self",
-    "nvflare.lighter.impl.cert.CertBuilder": "root_valid_days=",
     "nvflare.lighter.impl.static_file.StaticFileBuilder": "config_folder= scheme=",
     "nvflare.lighter.impl.workspace.WorkspaceBuilder": "",
+    "nvflare.lighter.spec.Builder.build": "self project ctx",
     "nvflare.lighter.spec.Builder.finalize": "self project ctx",
     "nvflare.lighter.provisioner.Provisioner": "root_dir builders",
     "nvflare.lighter.provisioner.Provisioner.provision": "self project logger=",
-    "nvflare.lighter.utils.build_subject_alt_names": (
-        "server_default_host server_additional_hosts fallback_subject_name="
-    ),
-    "nvflare.lighter.utils.x509_name": "cn_name org_name role",
 }
 """What flaremesh calls or overrides, and how: by position ``name``, by keyword ``name=``."""
 
 NAMES = {
     "nvflare.apis.job_launcher_spec.JobProcessArgs": "OPTIONS",
     "nvflare.apis.job_launcher_spec.JobReturnCode": "SUCCESS",
+    "nvflare.utils.process_utils": "ProcessAdapter",
     "nvflare.app_common.default_component_policy": "DEFAULT_CLASS_ALLOW_LIST",
     "nvflare.fuel.common.excepts": "ConfigError",
     "nvflare.fuel.f3.cellnet.defs.MessageHeaderKey": "CHANNEL ORIGIN RETURN_CODE TOPIC",
     "nvflare.fuel.f3.cellnet.defs.ReturnCode": "OK",
     "nvflare.fuel.f3.cellnet.fqcn.FQCN": "ROOT_SERVER",
-    "nvflare.lighter.constants.CtxKey": "BUILD_ERROR ERRORS ROOT_CERT ROOT_PRI_KEY",
-    "nvflare.lighter.constants.ParticipantType": "ADMIN SERVER",
+    "nvflare.lighter.constants.CtxKey": "BUILD_ERROR ERRORS",
     "nvflare.lighter.constants.PropKey": (
         "ADMIN_PORT ALLOW_LOG_STREAMING CAPACITY DEFAULT_HOST FED_LEARN_PORT HOST_NAMES NUM_GPUS ROLE"
     ),
@@ -218,7 +229,10 @@ NAMES = {
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",
     "nvflare.private.fed.simulator.simulator_const.SimulatorConstants": "JOB_NAME",
     "nvflare.security.security": "COMMAND_CATEGORIES",
+    "nvflare.apis.storage": "WORKSPACE_ZIP",
     "nvflare.fuel.hci.client": "api",
+    "nvflare.fuel.hci.file_transfer_defs": "PULL_FOLDER_FQN",
+    "nvflare.fuel.hci.proto.MetaKey": "FILES SOURCE_FQCN",
 }
 """Names that flaremesh reads, by module or class."""
 
@@ -228,8 +242,10 @@ ATTRIBUTES = {
     "nvflare.fuel.f3.cellnet.cell.Cell": "core_cell",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell": "agents sent_msg_size_pool received_msg_size_pool",
     "nvflare.fuel.flare_api.flare_api.Session": "api",
-    "nvflare.fuel.hci.client.api.AdminAPI": "cmd_modules",
-    "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "download_dir",
+    "nvflare.fuel.hci.client.api.AdminAPI": (
+        "cell cmd_modules file_download_progress_timeout session_abort_signal"
+    ),
+    "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "cmd_handlers",
     "nvflare.job_config.fed_job_config.FedJobConfig": "app_packages",
     "nvflare.job_config.api.FedJob": "job",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",
@@ -237,7 +253,7 @@ ATTRIBUTES = {
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "server",
     "nvflare.apis.job_def.Job": "run_aborted",
-    "nvflare.lighter.entity.Participant": "name org subject type",
+    "nvflare.lighter.entity.Participant": "name",
 }
 """Attributes of instances that flaremesh reads or sets, by the class that assigns them."""
 

@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.lighter.constants import CtxKey, PropKey
 from nvflare.lighter.entity import Project
-from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
@@ -48,16 +46,14 @@ def built(tmp_path_factory):
     project.set_server(SERVER, "consortium", ports | names)
     project.add_client(SITE, "hospitals", {PropKey.CAPACITY: {PropKey.NUM_GPUS: 0}, "flaremesh": {"a": 1}})
     project.add_admin(ADMIN, "consortium", {PropKey.ROLE: "lead"})
-    (folder / "ring" / "state").mkdir(parents=True)
     builders = [
         WorkspaceBuilder(),
         witness,
         StaticFileBuilder(config_folder="config", scheme="grpc"),
-        CertBuilder(root_valid_days=30),
     ]
     context = Provisioner(str(folder), builders).provision(project)
     assert not context.get(CtxKey.BUILD_ERROR), f"Provisioner failed: {context.get(CtxKey.ERRORS)}"
-    return Path(context.get_result_location()), witness.found, folder / "ring" / "state" / "cert.json"
+    return Path(context.get_result_location()), witness.found
 
 
 def document(built, participant, name):
@@ -65,18 +61,15 @@ def document(built, participant, name):
 
 
 @pytest.mark.parametrize(
-    ("participant", "files"),
-    [
-        (SERVER, {"server.crt", "server.key", "rootCA.pem", "fed_server.json"}),
-        (SITE, {"client.crt", "client.key", "rootCA.pem", "fed_client.json"}),
-        (ADMIN, {"client.crt", "client.key", "rootCA.pem", "fed_admin.json"}),
-    ],
+    ("participant", "file"),
+    [(SERVER, "fed_server.json"), (SITE, "fed_client.json"), (ADMIN, "fed_admin.json")],
 )
-def test_a_kit_has_the_files_that_flaremesh_reads(built, participant, files):
-    kit = built[0] / participant
-    missing = files - {path.name for path in (kit / "startup").iterdir()}
-    assert not missing, f"the startup kit of {participant} no longer has {', '.join(sorted(missing))}"
-    assert (kit / "local").is_dir(), f"the kit of {participant} no longer has a folder local"
+def test_a_kit_names_the_certificate_the_key_and_the_root_that_flaremesh_puts_there(built, participant, file):
+    text = (built[0] / participant / "startup" / file).read_text()
+    owner = "server" if participant == SERVER else "client"
+    missing = {name for name in (f"{owner}.crt", f"{owner}.key", "rootCA.pem") if f'"{name}"' not in text}
+    assert not missing, f"{file} no longer names {', '.join(sorted(missing))}"
+    assert (built[0] / participant / "local").is_dir(), f"the kit of {participant} has no folder local"
 
 
 @pytest.mark.parametrize("participant", [SERVER, SITE])
@@ -147,13 +140,3 @@ def test_the_simulator_reads_a_list_of_allowed_classes_in_its_workspace(tmp_path
 def test_an_admins_client_dials_the_host_and_port_in_its_kit(built):
     admin = json.loads((built[0] / ADMIN / "startup" / "fed_admin.json").read_text())["admin"]
     assert (admin["host"], admin["port"]) == ("mesh.example.org", 8002), "fed_admin.json: host, port changed"
-
-
-def test_the_state_holds_the_root_and_each_participants_certificate_and_key(built):
-    state = json.loads(built[2].read_text())
-    holders = state.keys() - {CtxKey.ROOT_CERT, CtxKey.ROOT_PRI_KEY}
-    assert holders == {ADMIN, SERVER, SITE}, f"cert.json has the entries {', '.join(sorted(state))}"
-    for holder in holders:
-        assert {"cert", "pri_key"} <= state[holder].keys(), "cert.json: names of an entry's fields changed"
-        x509.load_pem_x509_certificate(state[holder]["cert"].encode())
-    x509.load_pem_x509_certificate(state[CtxKey.ROOT_CERT].encode())

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.p2p.gate import policy
 from flaremesh.p2p.nvflare.processes import server_command, site_command
 from flaremesh.p2p.nvflare.startup import startup_files
 
@@ -107,7 +108,7 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
     Raises:
         StartError: it cannot.
     """
-    found = identity(workspace).name
+    found, _, is_server = identity(workspace)
     if name and found != name:
         raise StartError(f"this is {name}, and the kit is that of {found}. Install the kit of {name}.")
     probe = workspace / ".writable"
@@ -119,6 +120,13 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
             f"{found}: the workspace {workspace} cannot be written: {error.strerror}. "
             "It needs room, and the user of this process must own it."
         ) from None
+    if not is_server:
+        try:
+            policy.read(workspace)
+        except policy.PolicyError as error:
+            raise StartError(
+                f"{found}: it would run nothing, for its own policy has mistakes. {error}"
+            ) from None
     if gpus:
         require_gpus(found, gpus, visible_gpus())
 

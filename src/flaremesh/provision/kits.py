@@ -1,22 +1,24 @@
 """From a topology to startup kits that can be handed out."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from flaremesh.class_path import prefix_of
 from flaremesh.errors import FlaremeshError
+from flaremesh.issuing import Authority
 from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.p2p.charter import CHARTER
 from flaremesh.p2p.components import COMPONENTS
-from flaremesh.p2p.nvflare.certificates import CERTIFICATES
-from flaremesh.p2p.nvflare.kits import KitsRefused, Made, MeshProject
+from flaremesh.p2p.nvflare.kits import Files, KitsRefused, MeshProject
 from flaremesh.p2p.nvflare.settings import Settings
-from flaremesh.provision import firewall
+from flaremesh.provision import charters, firewall
 from flaremesh.provision.agents import site_agents
-from flaremesh.provision.certificates import Certificate, CertificateStore
+from flaremesh.provision.certificates import CERTIFICATES, Certificate, CertificateStore, profiles
 from flaremesh.provision.releases import (
     KIT_VALUES,
     MONITORING,
@@ -29,7 +31,6 @@ from flaremesh.provision.releases import (
 )
 from flaremesh.provision.replacement import (
     remove_entries,
-    replace_file,
     replace_folder,
     replace_text,
     workplace,
@@ -57,6 +58,7 @@ class Provisioned:
         removed: participants whose kit and private key were deleted.
         kept: folders of removed participants with what others put beside kit and release.
         reissued: participants of before with a new certificate, and why.
+        replaced: the certificates that these had before.
         certificates: all certificates, the root's first.
     """
 
@@ -66,10 +68,13 @@ class Provisioned:
     removed: tuple[str, ...]
     kept: tuple[Path, ...]
     reissued: Mapping[str, str]
+    replaced: tuple[Certificate, ...]
     certificates: tuple[Certificate, ...]
 
 
-def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisioned:
+def provision(
+    topology: Topology, out: Path, *, remove: bool = False, renew: Collection[str] = ()
+) -> Provisioned:
     """Make the startup kits of a mesh in ``out/kits``, or bring them up to date.
 
     The private keys, the root's among them, stay in ``out/state``; a further call reuses them and does not
@@ -77,14 +82,15 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
     call leaves the old kits, and the next call completes it. What lies beside a kit, such as logs and
     downloads of NVFlare, stays.
 
-    The root certificate is valid for ``topology.certificates.root_days``. NVFlare fixes 360 days for a
-    participant's certificate and ends it with the root's; in its last 30 days a call issues it anew.
+    The root certificate is valid for ``topology.certificates.root_days``, a participant's for ``days`` and at
+    most as long as the root's; in its last 30 days a call issues it anew, for a new key.
 
     Args:
         topology: the mesh.
         out: the mesh's folder.
-        remove: delete kit and private key of participants that left the topology. NVFlare knows no
-            revocation: their certificates stay valid until they expire.
+        remove: delete kit and private key of participants that left the topology. Their certificates stay
+            valid until they expire or are listed in ``topology.certificates.revoked``.
+        renew: participants that get a new key and certificate.
 
     Raises:
         ProvisionError: the topology contradicts what was provisioned before, or NVFlare refused it.
@@ -98,17 +104,28 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         project = MeshProject(topology)
     except ValueError as error:
         raise ProvisionError(f"NVFlare refuses a name in the topology file: {error}") from None
-    names = project.participants
-    store = CertificateStore(state / CERTIFICATES)
-    _check_root(topology, store.issued.root)
-    removed = sorted(store.issued.holders.difference(names))
+    names, wanted = project.participants, profiles(topology)
+    if unknown := sorted(set(renew).difference(names)):
+        raise ProvisionError(f"not in the topology file: {', '.join(unknown)}. It names {', '.join(names)}.")
+    store = CertificateStore(out / CERTIFICATES)
+    _check_root(topology, store.authority)
+    removed = sorted(store.holders.difference(names))
     if removed and not remove:
         raise ProvisionError(
             f"provisioned before, but no longer in the topology file: {', '.join(removed)}. "
             "Run again with --remove to delete their kits and private keys, or put the entries back."
         )
-    reissued = store.stale(project)
-    store.issued.forget([*removed, *reissued])
+    reissued = store.stale(wanted) | dict.fromkeys(store.holders.intersection(renew), "it was asked for")
+    former = tuple(one for one in store.certificates() if one.holder in reissued)
+    store.forget(removed)
+    authority = store.authority or Authority.new(topology.name, topology.certificates.root_days)
+    new = [name for name in names if name in reissued or name not in store.holders]
+    store.issue(authority, wanted, new, topology.certificates.days)
+    documents = charters.seal(charters.charters(topology, mesh), authority, out / charters.CHARTERS)
+    startup = {
+        name: store.startup(wanted[name]) | {CHARTER: document.encode()}
+        for name, document in documents.items()
+    }
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     kits.mkdir(exist_ok=True)
@@ -116,7 +133,7 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         if (kits / RELEASES / SERVER / KIT_VALUES).exists():
             # not a kit of a site called helm, but the releases that earlier versions wrote here
             (kits / RELEASES).rename(work / "stray")
-        built, certificates = _make(project, topology, mesh, store, work / "nvflare")
+        built = _make(project, topology, mesh, startup, work / "nvflare")
         for name in names:
             stamp(built / name, topology.code)
         if topology.deploy:
@@ -126,8 +143,10 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         for name in removed:
             kept += [kits / name] * remove_entries(kits / name, _KIT, work)
             kept += [out / RELEASES / name] * remove_release(out / RELEASES / name, work)
-        # keys first: if the process ends before the kits are there, the next one makes them from the keys
-        replace_file(certificates, state / CERTIFICATES, mode=0o600)
+        # first what is different each time: if the process ends before the kits are there, the next one makes
+        # them from this
+        replace_text(store.json(), out / CERTIFICATES, work, mode=0o600)
+        replace_text(json.dumps(documents), out / charters.CHARTERS, work, mode=0o600)
         replaced = [name for name in names if replace_folder(built / name, kits / name, work)]
         replace_text(firewall.sheet(topology, mesh), out / "firewall.md", work, mode=0o644)
         if topology.deploy:
@@ -141,7 +160,8 @@ def provision(topology: Topology, out: Path, *, remove: bool = False) -> Provisi
         removed=tuple(removed),
         kept=tuple(kept),
         reissued=reissued,
-        certificates=CertificateStore(state / CERTIFICATES).certificates(),
+        replaced=former,
+        certificates=store.certificates(),
     )
 
 
@@ -154,10 +174,11 @@ def _write_releases(topology: Topology, mesh: Mesh, kits: Path, folder: Path) ->
         write_monitoring(topology, topology.deploy.monitoring, folder / MONITORING)
 
 
-def _check_root(topology: Topology, root: x509.Certificate | None) -> None:
+def _check_root(topology: Topology, authority: Authority | None) -> None:
     """A root certificate lasts as long as the mesh: refuse what would need another one."""
-    if root is None:
+    if authority is None:
         return
+    root = authority.certificate
     name = str(root.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
     days = (root.not_valid_after_utc - root.not_valid_before_utc).days
     asked = topology.certificates.root_days
@@ -165,7 +186,7 @@ def _check_root(topology: Topology, root: x509.Certificate | None) -> None:
         conflict = f"this folder holds the mesh {name}, and the topology file names it {topology.name}"
     elif days != asked:
         conflict = f"the root certificate was made for {days} days, and the topology file asks for {asked}"
-    elif Certificate("root", root.not_valid_after_utc).days_left < 0:
+    elif root.not_valid_after_utc < datetime.now(UTC):
         raise ProvisionError(
             f"the root certificate expired on {root.not_valid_after_utc:%Y-%m-%d}. "
             "Provision into another folder and hand out the new kits to everybody."
@@ -179,8 +200,8 @@ def _check_root(topology: Topology, root: x509.Certificate | None) -> None:
 
 
 def _make(
-    project: MeshProject, topology: Topology, mesh: Mesh, store: CertificateStore, folder: Path
-) -> Made:
+    project: MeshProject, topology: Topology, mesh: Mesh, startup: Mapping[str, Files], folder: Path
+) -> Path:
     """Let NVFlare make all kits."""
     settings = Settings(
         classes=[*COMPONENTS, *map(prefix_of, topology.code.packages)],
@@ -188,6 +209,6 @@ def _make(
         agents=site_agents(topology, mesh),
     )
     try:
-        return project.make_kits(settings, store.issued, folder)
+        return project.make_kits(settings, startup, folder)
     except KitsRefused as error:
         raise ProvisionError(f"NVFlare could not make the kits: {error}") from error

@@ -28,7 +28,7 @@ def load(path: str | Path) -> Topology:
     document, written = _read(path)
     data, edge_list = inlined(written, path.parent)
     unreadable = list(document.mistakes())
-    topology, invalid = validate(data, document.written)
+    topology, invalid = validate(Topology, data, document.written)
     others = [*invalid, *edge_list.mistakes, *_unfit_file(data, path.parent), *mistakes(data)]
     # other mistakes at a value that cannot be read may only follow from that
     places = {mistake.location for mistake in unreadable}
@@ -44,13 +44,9 @@ def load(path: str | Path) -> Topology:
 def _read(path: Path) -> tuple[Document, dict[str, Any]]:
     try:
         document = Document(read(path, "the file"))
-        if document.data is None:
-            raise Unreadable("the file is empty", _START)
-        if not isinstance(document.data, dict):
-            raise Unreadable("the file holds no fields", _START)
+        return document, document.fields(_START)
     except Unreadable as error:
         raise TopologyError(path, [LineMistake(error.line, "", error.problem, error.remedy)]) from None
-    return document, document.data
 
 
 def _unfit_file(data: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:

@@ -479,11 +479,45 @@ class Run(Closed):
     )
 
 
+def _serial(value: Any) -> str:
+    """A certificate's serial number in decimal, from a number or from the text of one."""
+    text = str(value).replace(":", "") if type(value) in (int, str) else ""
+    if re.fullmatch(r"[0-9]{1,49}", text) and ":" not in str(value):
+        number = int(text)
+    elif re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,40}", text):
+        number = int(text, 16)
+    else:
+        number = 0
+    if not 0 < number < 1 << 160:  # RFC 5280, 4.1.2.2
+        raise refusal(
+            f"{shown(value)} is no serial number of a certificate",
+            "write it as `flaremesh provision --json` says it, or as hexadecimal text, e.g. "
+            "'5B:0F:A3' or 0x5b0fa3",
+        )
+    return str(number)
+
+
+Serial: TypeAlias = Annotated[
+    str,
+    PlainValidator(_serial),
+    WithJsonSchema(
+        {"type": ["string", "integer"], "pattern": "^(0[xX])?[0-9a-fA-F:]+$", "maxLength": 60, "minimum": 1}
+    ),
+]
+
+
 class Certificates(Closed):
-    """Lifetimes that NVFlare lets us choose."""
+    """How long certificates are valid, and which are not any more."""
 
     root_days: Annotated[int, Field(gt=0, le=36500), NUMBER] = Field(
         3650, description="days of validity of the root certificate"
+    )
+    days: Annotated[int, Field(gt=0, le=36500), NUMBER] = Field(
+        360,
+        description="days of validity of a participant's certificate; it ends with the root's at the latest",
+    )
+    revoked: tuple[Serial, ...] = Field(
+        (), description="serial numbers of certificates that nobody may use any more, decimal or hexadecimal"
     )
 
 

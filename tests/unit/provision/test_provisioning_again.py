@@ -57,12 +57,14 @@ def test_a_second_run_touches_nothing(tmp_path: Path, make_topology) -> None:
     assert (second.added, second.changed, second.removed, second.reissued) == ((), (), (), {})
 
 
-def test_a_new_site_leaves_every_other_kit_alone(tmp_path: Path, make_topology) -> None:
-    provision(make_topology("bonn", "ulm"), tmp_path)
+def test_a_new_site_changes_the_kits_of_its_neighbours_alone(tmp_path: Path, make_topology) -> None:
+    provision(make_topology("bonn", "kiel", "mainz", "ulm", graph={"kind": "path"}), tmp_path)
     before = snapshot(tmp_path / "kits")
-    result = provision(make_topology("bonn", "heidelberg", "ulm"), tmp_path)
-    assert touched(before, snapshot(tmp_path / "kits")) == {"heidelberg"}
-    assert (result.added, result.changed) == (("heidelberg",), ())
+    result = provision(
+        make_topology("bonn", "kiel", "mainz", "ulm", "worms", graph={"kind": "path"}), tmp_path
+    )
+    assert touched(before, snapshot(tmp_path / "kits")) == {"ulm", "worms"}
+    assert (result.added, result.changed) == (("worms",), ("ulm",))
 
 
 def test_a_site_is_not_removed_unless_asked(tmp_path: Path, make_topology) -> None:
@@ -78,7 +80,7 @@ def test_a_removed_site_leaves_neither_kit_nor_private_key(tmp_path: Path, make_
     before = snapshot(tmp_path / "kits")
     result = provision(make_topology("bonn", "ulm"), tmp_path, remove=True)
     assert result.removed == ("heidelberg",)
-    assert touched(before, snapshot(tmp_path / "kits")) == {"heidelberg"}
+    assert touched(before, snapshot(tmp_path / "kits")) == {"bonn", "heidelberg", "ulm"}
     assert not (tmp_path / "kits/heidelberg").exists()
     assert all(b"heidelberg" not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
@@ -182,14 +184,19 @@ def test_what_would_need_another_root_certificate_is_refused(
     assert snapshot(tmp_path) == before
 
 
-def test_certificates_last_as_long_as_asked_or_as_nvflare_allows(tmp_path: Path, make_topology) -> None:
-    result = provision(make_topology(certificates={"root_days": 1000}), tmp_path / "long")
+@pytest.mark.parametrize(("asked", "days_left"), [({}, 359), ({"days": 90}, 89)])
+def test_certificates_last_as_long_as_asked(
+    tmp_path: Path, make_topology, asked: dict, days_left: int
+) -> None:
+    result = provision(make_topology(certificates={"root_days": 1000} | asked), tmp_path)
     days = {certificate.holder: certificate.days_left for certificate in result.certificates}
     assert days.keys() == {"root", *result.kits}
     assert days.pop("root") == 999
-    assert set(days.values()) == {359}
+    assert set(days.values()) == {days_left}
 
-    result = provision(make_topology(certificates={"root_days": 100}), tmp_path / "short")
+
+def test_no_certificate_outlives_the_root(tmp_path: Path, make_topology) -> None:
+    result = provision(make_topology(certificates={"root_days": 100}), tmp_path)
     assert {certificate.days_left for certificate in result.certificates} == {99}
 
 
@@ -260,12 +267,8 @@ def test_what_a_killed_run_had_set_aside_comes_back(tmp_path: Path, make_topolog
 
 
 def test_what_nvflare_refuses_is_said_in_one_sentence(tmp_path: Path, make_topology) -> None:
-    provision(make_topology(), tmp_path)
-    (tmp_path / "state/cert.json").write_text(
-        (tmp_path / "state/cert.json").read_text().replace("PRIVATE", "BROKEN")
-    )
-    with pytest.raises(ProvisionError, match="NVFlare could not make the kits"):
-        provision(make_topology("bonn", "worms", "ulm", "heidelberg"), tmp_path)
+    with pytest.raises(kits.KitsRefused, match=r"bonn|server"):
+        kits.MeshProject(make_topology()).make_kits(kits.Settings([], False, {}), {}, tmp_path)
 
 
 def test_a_name_that_only_nvflare_refuses_is_no_traceback(tmp_path: Path, make_topology) -> None:

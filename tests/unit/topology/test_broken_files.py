@@ -619,6 +619,12 @@ BROKEN = {
     "certificate beyond the calendar": Broken(
         "certificates: {root_days: 3000000}", 1, "certificates.root_days", "of at most 36500"
     ),
+    "serial number that is none": Broken(
+        "certificates: {revoked: [bonn]}", 1, "certificates.revoked[0]", "provision --json"
+    ),
+    "serial number longer than any": Broken(
+        f"certificates: {{revoked: [{2**160}]}}", 1, "certificates.revoked[0]", "provision --json"
+    ),
     "sites of one host without a port each": Broken(
         """
         sites:

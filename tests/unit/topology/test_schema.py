@@ -44,6 +44,9 @@ def test_an_example_is_accepted_by_the_loader_and_by_the_schema_for_editors(
         "deploy: {gpu_image: flaremesh}",
         "deploy: {image: 'flaremesh:'}",
         "certificates: {root_days: 3000000}",
+        "certificates: {days: 0}",
+        "certificates: {revoked: [bonn]}",
+        "certificates: {revoked: [-7]}",
         "weights: best",
         "metrics: {share: some}",
         "metrics: {share: [patients]}",
@@ -141,3 +144,24 @@ def test_every_field_is_explained_to_the_editor() -> None:
     for model in [schema, *schema["$defs"].values()]:
         for name, field in model["properties"].items():
             assert "description" in field, f"{model['title']}.{name}"
+
+
+@pytest.mark.parametrize(
+    ("written", "decimal"),
+    [
+        ("42", "42"),
+        ("0x2a", "42"),
+        ("'2A'", "42"),
+        ("'5B:0F:A3'", "5967779"),
+        ("'10:00'", "4096"),
+        (str(2**160 - 1), str(2**160 - 1)),
+    ],
+)
+def test_serial_numbers_may_be_written_as_tools_show_them(
+    tmp_path: Path, validator: jsonschema.Draft202012Validator, written: str, decimal: str
+) -> None:
+    file = tmp_path / "mesh.yaml"
+    file.write_text(with_sections(f"certificates: {{revoked: [{written}]}}"))
+    revoked = load(file).certificates.revoked
+    assert revoked == (decimal,)
+    validator.validate(yaml.safe_load(file.read_text()))

@@ -1,26 +1,24 @@
 """How NVFlare makes startup kits.
 
-This hides its projects and participants, and its builders, their order and how they report an error.
+This hides its projects and participants, and its builders, their order and how they report an error. What
+says who a participant is, certificates and keys, comes from the caller.
 """
 
 import contextlib
 import io
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
-from cryptography import x509
-from nvflare.lighter.constants import CtxKey, ParticipantType, PropKey
+from nvflare.lighter.constants import CtxKey, PropKey
 from nvflare.lighter.ctx import ProvisionContext
-from nvflare.lighter.entity import Participant, Project
-from nvflare.lighter.impl.cert import CertBuilder
+from nvflare.lighter.entity import Project
 from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.spec import Builder
-from nvflare.lighter.utils import build_subject_alt_names, x509_name
 
-from flaremesh.p2p.nvflare.certificates import CERTIFICATES, Issued
 from flaremesh.p2p.nvflare.settings import Settings, promote_defaults
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -31,16 +29,8 @@ class KitsRefused(Exception):
     """NVFlare did not make the kits; the message says why."""
 
 
-class Made(NamedTuple):
-    """What NVFlare's provisioning leaves.
-
-    Attributes:
-        kits: folder with a kit per participant.
-        state: file with all certificates and private keys, which ``Issued`` reads.
-    """
-
-    kits: Path
-    state: Path
+Files: TypeAlias = Mapping[str, bytes]
+"""What is to lie in a kit's ``startup`` beside NVFlare's own files, by name; keys end in ``.key``."""
 
 
 class MeshProject:
@@ -54,51 +44,56 @@ class MeshProject:
     """
 
     def __init__(self, topology: Topology):
-        self._topology = topology
         self._project = _project(topology)
-        self._participants = {p.name: p for p in self._project.get_all_participants()}
 
     @property
     def participants(self) -> list[str]:
         """The names of server, sites and admins, sorted."""
-        return sorted(self._participants)
+        return sorted(participant.name for participant in self._project.get_all_participants())
 
-    def difference(self, certificate: x509.Certificate, name: str) -> str | None:
-        """How a participant's certificate differs from the one that it would get now; None if it does not."""
-        participant = self._participants[name]
-        role = participant.get_prop(PropKey.ROLE) if participant.type == ParticipantType.ADMIN else None
-        if certificate.subject != x509_name(name, participant.org, role):
-            return "organisation or role"
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return "host names" if set(names) != _names_for(participant) else None
-
-    def make_kits(self, settings: Settings, issued: Issued, folder: Path) -> Made:
+    def make_kits(self, settings: Settings, startup: Mapping[str, Files], folder: Path) -> Path:
         """Make a kit for every participant.
 
         Args:
             settings: what the kits say.
-            issued: certificates and keys that are used again; participants without one get a new one.
+            startup: certificates, keys and what else makes a kit its owner's, by participant.
             folder: a new one, for all that NVFlare writes.
+
+        Returns:
+            The folder with a kit per participant.
 
         Raises:
             KitsRefused: NVFlare could not make them.
         """
-        state = folder / self._topology.name / "state" / CERTIFICATES
-        state.parent.mkdir(parents=True)
-        issued.write(state)
         # builders finish in reverse order
         builders = [
             WorkspaceBuilder(),
             _Finisher(settings),
             StaticFileBuilder(config_folder="config", scheme="grpc"),
-            CertBuilder(root_valid_days=self._topology.certificates.root_days),
+            _Owners(startup),
         ]
         # NVFlare also prints the traceback of an error that it returns
         with contextlib.redirect_stderr(io.StringIO()):
             context = Provisioner(str(folder), builders).provision(self._project, logger=_log)
         if context.get(CtxKey.BUILD_ERROR):
             raise KitsRefused("; ".join(context[CtxKey.ERRORS]))
-        return Made(Path(context.get_result_location()), state)
+        return Path(context.get_result_location())
+
+
+class _Owners(Builder):
+    """Puts into each kit what makes it its owner's, in the place of NVFlare's CertBuilder."""
+
+    def __init__(self, startup: Mapping[str, Files]):
+        self._startup = startup
+
+    def build(self, project: Project, ctx: ProvisionContext) -> None:
+        """Called by NVFlare."""
+        for participant in project.get_all_participants():
+            folder = Path(ctx.get_kit_dir(participant))
+            for name, content in self._startup[participant.name].items():
+                file = folder / name
+                file.touch(mode=0o600 if file.suffix == ".key" else 0o644)
+                file.write_bytes(content)
 
 
 class _Finisher(Builder):
@@ -132,8 +127,6 @@ def _project(topology: Topology) -> Project:
             PropKey.FED_LEARN_PORT: server.port,
             PropKey.ADMIN_PORT: server.port,
             PropKey.DEFAULT_HOST: server.host,
-            # localhost: an admin of a cluster reaches the server through a forwarded port
-            PropKey.HOST_NAMES: list(dict.fromkeys([*server.names, "localhost"])),
         },
     )
     for site in topology.sites:
@@ -141,11 +134,3 @@ def _project(topology: Topology) -> Project:
     for admin in topology.admins:
         result.add_admin(admin.email, admin.org, {PropKey.ROLE: admin.role})
     return result
-
-
-def _names_for(participant: Participant) -> set[x509.GeneralName]:
-    if participant.type != ParticipantType.SERVER:
-        return set(build_subject_alt_names(fallback_subject_name=participant.subject))
-    return set(
-        build_subject_alt_names(participant.get_default_host(), participant.get_prop(PropKey.HOST_NAMES))
-    )

@@ -7,6 +7,10 @@ ROOT: Final = "rootCA.pem"
 """The certificate of the mesh's root; it has this name in every kit."""
 
 
+RUNS: Final = "runs.crt"
+"""The certificate with which a site issues those of its runs; NVFlare knows nothing of it."""
+
+
 class StartupFiles(NamedTuple):
     """Files of a participant's or an admin's kit.
 
@@ -25,6 +29,10 @@ class StartupFiles(NamedTuple):
 
 def startup_files(startup: Path) -> StartupFiles:
     """The files in ``startup``; without the server's certificate they are a site's or an admin's."""
-    is_server = (startup / "server.crt").exists()
+    return files_of(startup, is_server=(startup / "server.crt").exists())
+
+
+def files_of(startup: Path, *, is_server: bool) -> StartupFiles:
+    """The files that ``startup`` has in a kit of the server, or in one of a site or an admin."""
     owner = "server" if is_server else "client"
     return StartupFiles(startup / f"{owner}.crt", startup / f"{owner}.key", startup / ROOT, is_server)

@@ -1,0 +1,228 @@
+"""Whose certificate it is: what the certificates of a mesh say, and whether they hold.
+
+The mesh's root issues two kinds of certificates. One is in each kit and says what its holder is, by its
+extended key usage (RFC 5280, 4.2.1.12): serverAuth for the server alone, clientAuth for sites and admins, of
+whom admins bear a role. The other one, in a site's kit, is for the same key and lets the site issue
+certificates to its own runs, in its own name and in no other (4.2.1.10).
+"""
+
+import json
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+
+from flaremesh import atomic
+from flaremesh.errors import FlaremeshError
+
+ROLE: Final = NameOID.UNSTRUCTURED_NAME
+"""The attribute of the subject in which NVFlare looks for an admin's role."""
+
+_SERVER: Final = ExtendedKeyUsageOID.SERVER_AUTH
+_CLIENT: Final = ExtendedKeyUsageOID.CLIENT_AUTH
+
+
+class CertificateError(FlaremeshError):
+    """A certificate does not hold; the message says whose and why."""
+
+
+class Kind(StrEnum):
+    """What a holder is."""
+
+    SERVER = "server"
+    SITE = "site"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who holds a certificate that the mesh's root stands behind.
+
+    Attributes:
+        name: of the server or a site; an admin's e-mail address.
+        org: the organisation.
+        kind: what the holder is.
+        role: an admin's; None for others.
+        issued: since when the certificate from the kit is valid: of two with one name the later one counts.
+    """
+
+    name: str
+    org: str
+    kind: Kind
+    role: str | None
+    issued: datetime
+
+
+def holder(certificate: x509.Certificate, root: x509.Certificate, revoked: Collection[str] = ()) -> Identity:
+    """Who holds a certificate from a kit.
+
+    Args:
+        certificate: whose holder has proved that he has its key.
+        root: of the mesh.
+        revoked: serial numbers, in decimal.
+
+    Raises:
+        CertificateError: it is not of the root, not valid now, revoked, or does not say what its holder is.
+    """
+    _require_issued(certificate, root, revoked)
+    name, usages = _name(certificate), _usages(certificate)
+    roles = _texts(certificate, ROLE)
+    if _is_authority(certificate) or len(usages) != 1 or len(roles) > 1:
+        raise CertificateError(
+            f"the certificate of {name} does not say what its holder is. It is of an earlier version: "
+            "run `flaremesh provision`, and install the new kit."
+        )
+    others = Kind.ADMIN if roles else Kind.SITE
+    return Identity(
+        name=name,
+        org=next(iter(_texts(certificate, NameOID.ORGANIZATION_NAME)), ""),
+        kind=Kind.SERVER if usages == {_SERVER} else others,
+        role=roles[0] if roles else None,
+        issued=certificate.not_valid_before_utc,
+    )
+
+
+def identify(
+    chain: Sequence[x509.Certificate], root: x509.Certificate, revoked: Collection[str] = ()
+) -> Identity:
+    """The site whose run has a certificate.
+
+    Args:
+        chain: the run's certificate and the one of the site that issued it; the root may follow.
+        root: of the mesh.
+        revoked: serial numbers, in decimal.
+
+    Raises:
+        CertificateError: a certificate is not valid now, revoked, not for runs, or not in the site's name.
+    """
+    if len(chain) == 3 and chain[2] == root:
+        chain = chain[:2]
+    if len(chain) != 2:
+        raise CertificateError("the certificate is not that of a run, which a site issues")
+    leaf, issuer = chain
+    _require_issued(issuer, root, revoked)
+    name = _name(issuer)
+    if not _is_authority(issuer) or _texts(issuer, ROLE):
+        raise CertificateError(f"the certificate of {name} is not one that issues others to runs")
+    _require_issued(leaf, issuer, revoked)
+    if leaf.subject != issuer.subject:
+        raise CertificateError(f"{name} issued a certificate in a name that is not its own")
+    if _is_authority(leaf) or _usages(leaf) != {_SERVER, _CLIENT}:
+        raise CertificateError(f"the certificate that {name} issued is not that of a run")
+    return Identity(
+        name=name,
+        org=next(iter(_texts(issuer, NameOID.ORGANIZATION_NAME)), ""),
+        kind=Kind.SITE,
+        role=None,
+        issued=issuer.not_valid_before_utc,
+    )
+
+
+class Newest:
+    """Lets in no certificate that was issued before another one that it has seen of the same name.
+
+    So the copy of a kit that was replaced is of no use once the new one has been used. May be used by several
+    threads.
+
+    Args:
+        file: remembers it beyond this process; None: nothing does.
+
+    Raises:
+        CertificateError: the file is damaged.
+    """
+
+    def __init__(self, file: Path | None = None):
+        self._file = file
+        self._lock = threading.Lock()
+        self._seen: dict[str, datetime] = {}
+        if file is None or not file.exists():
+            return
+        try:
+            self._seen = {
+                name: datetime.fromisoformat(issued) for name, issued in json.loads(file.read_bytes()).items()
+            }
+        except (OSError, ValueError, TypeError, AttributeError):
+            raise CertificateError(
+                f"{file} says which certificates were seen, and cannot be read. Restore it from a copy. "
+                "If it is removed, kits that were replaced are let in until the new ones have been used."
+            ) from None
+
+    def admit(self, identity: Identity) -> None:
+        """Let in who has proved to be ``identity``, and remember it.
+
+        Raises:
+            CertificateError: a certificate that was issued later has been seen.
+            OSError: it cannot be remembered.
+        """
+        with self._lock:
+            seen = self._seen.get(identity.name)
+            if seen and identity.issued < seen:
+                raise CertificateError(
+                    f"the certificate of {identity.name} from {identity.issued:%Y-%m-%d %H:%M:%S} UTC was "
+                    f"replaced by one from {seen:%Y-%m-%d %H:%M:%S} UTC. Install the newest kit, and destroy "
+                    "this one."
+                )
+            if seen != identity.issued:
+                seen_now = self._seen | {identity.name: identity.issued}
+                if self._file:
+                    document = {name: issued.isoformat() for name, issued in sorted(seen_now.items())}
+                    atomic.write(self._file, json.dumps(document, indent=2) + "\n", durable=True)
+                self._seen = seen_now
+
+
+def _require_issued(
+    certificate: x509.Certificate, issuer: x509.Certificate, revoked: Collection[str]
+) -> None:
+    """Check signature, dates and revocation."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        raise CertificateError(f"the certificate was not issued by {_name(issuer)}") from None
+    name, now = _name(certificate), datetime.now(UTC)
+    if now > certificate.not_valid_after_utc:
+        raise CertificateError(
+            f"the certificate of {name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}. "
+            "`flaremesh provision` renews it in its last 30 days: install the new kit."
+        )
+    if now < certificate.not_valid_before_utc:
+        raise CertificateError(
+            f"the certificate of {name} is not valid before "
+            f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC. Set this machine's clock."
+        )
+    if str(certificate.serial_number) in revoked:
+        raise CertificateError(
+            f"the certificate of {name} with the serial number {certificate.serial_number} is revoked. "
+            "Install the newest kit, and destroy this one."
+        )
+
+
+def _name(certificate: x509.Certificate) -> str:
+    names = _texts(certificate, NameOID.COMMON_NAME)
+    if len(names) != 1:
+        raise CertificateError("the certificate does not name its holder once")
+    return names[0]
+
+
+def _texts(certificate: x509.Certificate, oid: ObjectIdentifier) -> list[str]:
+    return [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(oid)]
+
+
+def _usages(certificate: x509.Certificate) -> set[ObjectIdentifier]:
+    try:
+        return set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return set()
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
