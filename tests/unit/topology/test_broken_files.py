@@ -880,6 +880,7 @@ def test_a_mistake_shows_what_a_terminal_hides(tmp_path: Path) -> None:
         ("bonn aachen\nbonn bonn", "edges.txt, line 2: bonn is its own neighbour"),
         ("bonn aachen\0", "edges.txt is not UTF-8 text"),
         ("", "edges.txt: 0 given, at least 1 needed"),
+        ("bonn aachen\n" * 300_001, "edges.txt has more than 300,000 lines"),
         (None, "edges.txt cannot be read"),
     ],
 )
