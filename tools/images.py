@@ -185,12 +185,13 @@ def build(
         )
     _SBOMS.mkdir(parents=True, exist_ok=True)
     file = _SBOMS / f"flaremesh-{__version__}{VARIANTS[variant].suffix}.cdx.json"
-    file.write_text(json.dumps(bill_of_materials(name, dict(_hashes(folder))), indent=2) + "\n")
+    file.write_text(json.dumps(bill_of_materials(name, hashes(folder)), indent=2) + "\n")
     return name, file
 
 
-def _hashes(wheels: Path) -> Iterator[tuple[tuple[str, str], str]]:
-    """Name and version of every distribution in a folder, and its SHA-256."""
+def hashes(wheels: Path) -> dict[tuple[str, str], str]:
+    """Name and version of every distribution that was gathered in a folder -> SHA-256 of its file."""
+    found = {}
     for file in wheels.iterdir():
         if file.suffix == ".whl":
             name, version, *_ = parse_wheel_filename(file.name)
@@ -198,7 +199,8 @@ def _hashes(wheels: Path) -> Iterator[tuple[tuple[str, str], str]]:
             name, version = parse_sdist_filename(file.name)
         else:
             continue
-        yield (name, str(version)), _sha256(file)
+        found[str(name), str(version)] = _sha256(file)
+    return found
 
 
 def pin() -> str:

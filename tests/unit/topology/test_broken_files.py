@@ -8,7 +8,7 @@ import pytest
 from topology_file import with_sections
 
 from flaremesh.topology.load import load
-from flaremesh.topology.mistakes import TopologyError
+from flaremesh.topology.mistakes import LineMistake, TopologyError
 
 
 class Broken(NamedTuple):
@@ -855,6 +855,13 @@ def test_a_folder_and_a_device_are_no_files_and_nobody_waits_for_a_pipe(tmp_path
     for path in (tmp_path, Path("/dev/zero"), tmp_path / "pipe"):
         with pytest.raises(TopologyError, match="is a folder or a device; name a file of text"):
             load(path)
+
+
+def test_a_mistake_is_a_line_field_problem_and_remedy() -> None:
+    assert str(LineMistake(3, "sites[1].name", "no name", "write one")) == (
+        "line 3: sites[1].name: no name; write one"
+    )
+    assert str(LineMistake(1, "", "the file is empty", "fill it")) == "line 1: the file is empty; fill it"
 
 
 def test_a_mistake_shows_what_a_terminal_hides(tmp_path: Path) -> None:
