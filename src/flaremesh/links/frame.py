@@ -16,7 +16,7 @@ _LAYOUT = struct.Struct("<4sBB8sQQqIQQ")
 HEADER_BYTES = _LAYOUT.size
 _MAGIC = b"FMSH"
 _KIND = 5  # the kind's place
-_TOTAL_BYTES = 8  # the header's last
+_TOTAL = struct.Struct("<Q")  # the header's last
 
 
 class Kind(IntEnum):
@@ -95,9 +95,10 @@ def pack(frame: Frame, run: bytes, tag: Callable[[Payload, Payload], bytes] | No
     return b"".join((header, frame.payload, tag(header, frame.payload) if tag else b""))
 
 
-def announced(header: memoryview) -> int:
-    """Length of the message that ``header`` belongs to, in bytes, before anything is checked."""
-    return int.from_bytes(header[-_TOTAL_BYTES:], "little")
+def announced(data: memoryview, start: int = 0) -> int:
+    """Length of the message that the header at ``start`` belongs to, in bytes, before anything is checked."""
+    (total,) = _TOTAL.unpack_from(data, start + HEADER_BYTES - _TOTAL.size)
+    return int(total)
 
 
 def is_greeting(data: Payload) -> bool:

@@ -89,7 +89,8 @@ def require_room(peer: str, messages: int, length: int, longest: int) -> None:
         length: of all of them, in bytes.
         longest: of them and the one to come, in bytes.
     """
-    if messages >= MAX_UNTAKEN_MESSAGES or length >= min(MAX_UNTAKEN_BYTES, room(longest)):
+    many = length >= _SMALL_BYTES and length >= min(MAX_UNTAKEN_BYTES, room(longest))
+    if many or messages >= MAX_UNTAKEN_MESSAGES:
         raise PeerBehind(
             f"{peer} has not taken the last {messages:,} messages ({length:,} bytes): it has stopped, is cut "
             "off, or is far behind; no more is kept for it"

@@ -89,7 +89,7 @@ class RoutedLink(Link):
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         """As in Link; a PeerTimeout also says what is known of a silent peer's link."""
         started = time.perf_counter()
-        if not self._inbox.knows_length:
+        if self._inbox.longest is None:
             self.expect(self._edges.max_message_bytes)
         try:
             for carrier in self._carriers:

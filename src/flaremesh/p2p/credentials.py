@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -11,9 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from flaremesh.issuing import pem, read_key, run_certificate
 from flaremesh.links import LinkError
 from flaremesh.links.credentials import Credentials
-from flaremesh.p2p.nvflare.startup import startup_files
-
-_RUNS: Final = "runs.crt"
+from flaremesh.p2p.nvflare.startup import RUNS, startup_files
 
 
 def issue(startup: Path, folder: Path, lifetime: timedelta, revoked: tuple[str, ...] = ()) -> Credentials:
@@ -30,11 +27,11 @@ def issue(startup: Path, folder: Path, lifetime: timedelta, revoked: tuple[str, 
     """
     files = startup_files(startup)
     try:
-        issuer = x509.load_pem_x509_certificate((startup / _RUNS).read_bytes())
+        issuer = x509.load_pem_x509_certificate((startup / RUNS).read_bytes())
         site_key = read_key(files.key.read_bytes())
     except (OSError, ValueError) as error:
         raise LinkError(
-            f"{startup / _RUNS} and the key beside it, by which a site issues certificates to its runs, "
+            f"{startup / RUNS} and the key beside it, by which a site issues certificates to its runs, "
             f"cannot be read: {error}. Run `flaremesh provision`, and install the new kit"
         ) from error
     key = ec.generate_private_key(ec.SECP256R1())

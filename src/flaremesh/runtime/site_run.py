@@ -29,7 +29,7 @@ _LOOK_SECONDS = 1.0  # norms are taken so seldom, since each costs a pass over a
 
 
 class NonFiniteValue(FlaremeshError):
-    """A site's loss or iterate is NaN or infinite; the message names the site."""
+    """A site's loss or iterate is NaN or infinite, or what it sent; the message names the site."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,13 @@ class SiteRun:
         mixture = self._collect(observed.iteration, stage)
         observed.under_way.remove(stage)
         observed.distances[stage] = mixture.distance
+        if mixture.poisoned and self._options.stop_on_non_finite:
+            self._untold = observed.record(self._algorithm.message)
+            self._tell()
+            raise NonFiniteValue(
+                f"{' and '.join(mixture.poisoned)} sent {self.site} a value that is not finite in iteration "
+                f"{observed.iteration + 1}. Sites check what they send: that one is broken, or means harm"
+            )
         vectors = mixture.vectors
         if stage == 0:
             if observed.look:

@@ -237,7 +237,7 @@ class _Stream:
         while True:
             left, needed = self._end - self._start, HEADER_BYTES
             if left >= HEADER_BYTES:
-                total = announced(self._scratch[self._start : self._start + HEADER_BYTES])
+                total = announced(self._scratch, self._start)
                 if total >= LARGE_BYTES:
                     return False
                 needed += total

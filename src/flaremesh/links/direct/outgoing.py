@@ -101,7 +101,8 @@ class Outgoing:
                 return self._gone
             if self._done:
                 return None  # the peer has ended, and wants no more
-            self._longest = max(self._longest, length)
+            if length > self._longest:
+                self._longest = length
             require_room(self._peer, len(self._messages), self._bytes, self._longest)
             self._sequence += 1
             self._bytes += length
