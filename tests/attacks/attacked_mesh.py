@@ -20,6 +20,7 @@ from flaremesh.deploy.runs.run import run
 from flaremesh.deploy.runs.session import AdminSession, connect
 from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.p2p.agents.agent import AGENT_FILE
+from flaremesh.p2p.gate import order
 from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.job import write_job
