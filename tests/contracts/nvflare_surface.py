@@ -6,6 +6,7 @@ from typing import Any
 DOCUMENTED = frozenset(
     f"nvflare.{module}"
     for module in (
+        "apis.app_deployer_spec",
         "apis.client",
         "apis.controller_spec",
         "apis.dxo",
@@ -19,6 +20,7 @@ DOCUMENTED = frozenset(
         "apis.job_def",
         "apis.shareable",
         "apis.signal",
+        "apis.workspace",
         "fuel.flare_api.api_spec",
         "fuel.flare_api.flare_api",
         "lighter.spec",
@@ -140,6 +142,24 @@ CALLS = {
     "nvflare.private.fed.server.job_runner.JobRunner.stop_run": "self job_id fl_ctx",
     "nvflare.private.fed.server.job_runner.JobRunner.update_unfinished_jobs": "self fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.update_meta": "self jid meta fl_ctx",
+    # what the server asks of a site, and the door for jobs
+    "nvflare.apis.app_deployer_spec.AppDeployerSpec.deploy": (
+        "self workspace job_id job_meta app_name app_data fl_ctx"
+    ),
+    "nvflare.private.admin_defs.Message.get_header": "self key default",
+    "nvflare.private.admin_defs.Message.set_header": "self key value",
+    "nvflare.private.admin_defs.error_reply": "err",
+    "nvflare.private.admin_defs.ok_reply": "body=",
+    "nvflare.private.fed.client.admin.RequestProcessor.get_topics": "self",
+    "nvflare.private.fed.client.admin.RequestProcessor.process": "self req app_ctx",
+    "nvflare.private.fed.client.client_engine.ClientEngine.deploy_app": (
+        "self app_name= job_id= job_meta= client_name= app_data="
+    ),
+    "nvflare.private.fed.client.client_engine.ClientEngine.get_client_name": "self",
+    "nvflare.private.fed.utils.app_deployer.AppDeployer.deploy": (
+        "self workspace job_id job_meta app_name app_data fl_ctx"
+    ),
+    "nvflare.lighter.utils.verify_folder_signature_and_get_signers": "src_folder root_ca_path",
     # the processes of jobs
     "nvflare.app_common.job_launcher.client_process_launcher.ClientProcessJobLauncher.get_command": (
         "self job_meta fl_ctx"
@@ -147,6 +167,17 @@ CALLS = {
     "nvflare.app_common.job_launcher.server_process_launcher.ServerProcessJobLauncher.get_command": (
         "self job_meta fl_ctx"
     ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle": "process_adapter=",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle.wait": "self",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.get_command": "self job_meta fl_ctx",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.handle_event": (
+        "self event_type fl_ctx"
+    ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.launch_job": "self job_meta fl_ctx",
+    "nvflare.apis.workspace.Workspace.get_file_path_in_startup": "self file_basename",
+    "nvflare.fuel.f3.cellnet.credential_manager.SimpleCellCipher": "root_ca pri_key cert",
+    "nvflare.utils.job_launcher_utils.get_credential_env": "job_args",
+    "nvflare.utils.process_utils.spawn_process": "cmd_args env",
     "nvflare.utils.job_launcher_utils.get_client_job_args": "",
     "nvflare.utils.job_launcher_utils.get_server_job_args": "",
     "nvflare.app_common.storages.filesystem_storage.FilesystemStorage": "root_dir",
@@ -162,7 +193,6 @@ CALLS = {
     "nvflare.fuel.flare_api.flare_api.Session": "username startup_path",
     "nvflare.fuel.flare_api.flare_api.Session.abort_job": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.close": "self",
-    "nvflare.fuel.flare_api.flare_api.Session.download_job_result": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.get_job_meta": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.get_system_info": "self",
     "nvflare.fuel.flare_api.flare_api.Session.list_jobs": "self detailed=",
@@ -170,6 +200,13 @@ CALLS = {
     "nvflare.fuel.flare_api.flare_api.Session.try_connect": "self timeout",
     "nvflare.fuel.flare_api.flare_api.Session.do_app_command": "self job_id topic cmd_data",
     "nvflare.fuel.hci.client.api.AdminAPI._print_hci": "self msg",
+    "nvflare.fuel.hci.client.api.AdminAPI.server_execute": "self command",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.consume": "self ref_id state data",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.download_completed": "self ref_id",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.download_failed": "self ref_id reason",
+    "nvflare.fuel.f3.streaming.download_service.download_object": (
+        "from_fqcn= ref_id= per_request_timeout= cell= consumer= abort_signal="
+    ),
     "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "upload_dir download_dir",
     # provisioning
     "nvflare.lighter.ctx.ProvisionContext.get_kit_dir": "self entity",
@@ -182,7 +219,7 @@ CALLS = {
     "nvflare.lighter.entity.Project.get_all_participants": "self",
     "nvflare.lighter.entity.Project.get_clients": "self",
     "nvflare.lighter.entity.Project.get_server": "self",
-    "nvflare.lighter.impl.static_file.StaticFileBuilder": "config_folder= scheme=",
+    "nvflare.lighter.impl.static_file.StaticFileBuilder": "config_folder= scheme= require_signed_jobs=",
     "nvflare.lighter.impl.workspace.WorkspaceBuilder": "",
     "nvflare.lighter.spec.Builder.build": "self project ctx",
     "nvflare.lighter.spec.Builder.finalize": "self project ctx",
@@ -194,6 +231,7 @@ CALLS = {
 NAMES = {
     "nvflare.apis.job_launcher_spec.JobProcessArgs": "OPTIONS",
     "nvflare.apis.job_launcher_spec.JobReturnCode": "SUCCESS",
+    "nvflare.utils.process_utils": "ProcessAdapter",
     "nvflare.app_common.default_component_policy": "DEFAULT_CLASS_ALLOW_LIST",
     "nvflare.fuel.common.excepts": "ConfigError",
     "nvflare.fuel.f3.cellnet.defs.MessageHeaderKey": "CHANNEL ORIGIN RETURN_CODE TOPIC",
@@ -204,15 +242,32 @@ NAMES = {
         "ADMIN_PORT ALLOW_LOG_STREAMING CAPACITY DEFAULT_HOST FED_LEARN_PORT HOST_NAMES NUM_GPUS ROLE"
     ),
     "nvflare.lighter.ctx": "ProvisionContext",
+    "nvflare.lighter.tool_consts": "NVFLARE_SIG_FILE NVFLARE_SUBMITTER_CRT_FILE",
+    "nvflare.private.admin_defs": "Message",
+    "nvflare.private.defs": "ERROR_MSG_PREFIX",
     "nvflare.private.defs.CellChannel": "SERVER_MAIN",
     "nvflare.private.defs.CellChannelTopic": "REPORT_JOB_FAILURE",
     "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME",
     "nvflare.private.defs.JobFailureMsgKey": "CODE JOB_ID",
+    "nvflare.private.defs.InfoCollectorTopic": "RESET_ERRORS SHOW_ERRORS SHOW_STATS",
+    "nvflare.private.defs.RequestHeader": "JOB_ID JOB_META",
+    "nvflare.private.defs.SysCommandTopic": (
+        "CONFIGURE_SITE_LOG REPORT_ENV REPORT_RESOURCES REPORT_VERSION SHELL SYS_INFO"
+    ),
+    "nvflare.private.defs.TrainingTopic": (
+        "ABORT ABORT_TASK CANCEL_RESOURCE CHECK_RESOURCE CHECK_STATUS CONFIGURE_JOB_LOG DELETE_RUN DEPLOY "
+        "GET_SCOPES NOTIFY_JOB_STATUS RESTART SHUTDOWN START_JOB"
+    ),
+    "nvflare.private.fed.client.client_req_processors.ClientRequestProcessors": "request_processors",
     "nvflare.private.fed.client.client_status.ClientStatus": "STOPPED",
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",
     "nvflare.private.fed.simulator.simulator_const.SimulatorConstants": "JOB_NAME",
     "nvflare.security.security": "COMMAND_CATEGORIES",
+    "nvflare.security.security.CommandCategory": "SHELL_COMMANDS",
+    "nvflare.apis.storage": "WORKSPACE_ZIP",
     "nvflare.fuel.hci.client": "api",
+    "nvflare.fuel.hci.file_transfer_defs": "PULL_FOLDER_FQN",
+    "nvflare.fuel.hci.proto.MetaKey": "FILES SOURCE_FQCN",
 }
 """Names that flaremesh reads, by module or class."""
 
@@ -222,10 +277,13 @@ ATTRIBUTES = {
     "nvflare.fuel.f3.cellnet.cell.Cell": "core_cell",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell": "agents sent_msg_size_pool received_msg_size_pool",
     "nvflare.fuel.flare_api.flare_api.Session": "api",
-    "nvflare.fuel.hci.client.api.AdminAPI": "cmd_modules",
-    "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "download_dir",
+    "nvflare.fuel.hci.client.api.AdminAPI": (
+        "cell cmd_modules file_download_progress_timeout session_abort_signal"
+    ),
+    "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "cmd_handlers",
     "nvflare.job_config.fed_job_config.FedJobConfig": "app_packages",
     "nvflare.job_config.api.FedJob": "job",
+    "nvflare.private.admin_defs.Message": "body",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",
     "nvflare.private.fed.server.fed_server.FederatedServer": "status",
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",

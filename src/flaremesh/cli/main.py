@@ -7,12 +7,13 @@ import os
 import sys
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from flaremesh import __version__
+from flaremesh import __version__, import_path
 from flaremesh.cli.interruption import interruptible
 from flaremesh.cli.outputs import FileError
 from flaremesh.deploy import proxies
@@ -64,7 +65,8 @@ class Commands(TyperGroup):
         _forgive()
         proxies.spare()
         try:
-            with interruptible():
+            with interruptible(), import_path.restored():
+                import_path.leave_out(Path.cwd())
                 return super().invoke(ctx)
         except FlaremeshError as error:
             raise _failure(f"Error: {error}", error.exit_code) from None

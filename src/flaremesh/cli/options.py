@@ -8,9 +8,11 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from pydantic import ValidationError
 
+from flaremesh import import_path
 from flaremesh.cli.outputs import FileError, folder
 from flaremesh.deploy.targets import LOCAL_WORKSPACES, TargetKind
 from flaremesh.errors import first_mistake
+from flaremesh.printable import printable
 from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.schema import Run, Topology, WireEncoding
 
@@ -37,15 +39,40 @@ RunId: TypeAlias = Annotated[
 SiteName: TypeAlias = Annotated[str | None, typer.Option("--site", help="The site, of a topology file.")]
 
 
-def load(path: Path) -> Topology:
+def load(path: Path, *, executes: bool = False) -> Topology:
     """The topology of a file, checked.
+
+    Args:
+        path: the file.
+        executes: whether the command is there to execute what lies beside the file. If not, no module is
+            imported from the file's folder, nor from the current one.
 
     Raises:
         TopologyError: with everything that is wrong with the file.
     """
+    if executes:
+        import_path.admit()
+    else:
+        import_path.leave_out(path.parent)
     from flaremesh.topology import load as loading  # the graph library, which --help does not need
 
     return loading.load(path)
+
+
+def name_code(topology: Topology, folder: Path) -> None:
+    """Name on stderr, before it is executed, the code that lies in the user's folders.
+
+    Args:
+        topology: whose run is executed.
+        folder: the topology file's.
+
+    Raises:
+        SourceError: what the problem's file imports from beside it cannot travel to the sites.
+    """
+    from flaremesh.problems.sources import executed, sha256
+
+    for file in executed(topology, folder):
+        typer.echo(f"Executes {printable(str(file))} (SHA-256 {sha256(file)})", err=True)
 
 
 def overridden(topology: Topology, **fields: Any) -> Topology:

@@ -179,7 +179,9 @@ class Participant(Values):
     pod_disruption_budget: PodDisruptionBudget = Field(PodDisruptionBudget(), description="drains")
     probes: Probes = Field(Probes(), description="patience of the probes")
     resources: dict[str, Any] = Field(
-        {}, description="requests and limits of the container; a run needs some 0.5 GiB beside its model"
+        {"requests": {"memory": "512Mi"}, "limits": {"memory": "4Gi"}},
+        description="requests and limits of the container; a run needs 0.5 GiB and ten times its model. "
+        "limits: {memory: null} takes the limit away",
     )
     runtime_class_name: str = Field("", description="runtime class of the pod, e.g. nvidia")
     node_selector: dict[str, str] = Field({}, description="labels of nodes that may run the pod")

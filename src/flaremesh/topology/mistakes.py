@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.printable import printable
 
 Location: TypeAlias = tuple[str | int, ...]
 """The keys and list indices that lead to a value, outermost first."""
@@ -39,7 +40,7 @@ class LineMistake:
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        parts = (visible(part) for part in (field, self.problem, self.remedy))
+        parts = (printable(part, _MOST_CHARACTERS) for part in (field, self.problem, self.remedy))
         return "line {}: {}{}; {}".format(self.line, *parts)
 
 
@@ -70,13 +71,7 @@ class TopologyError(MistakenFile):
 
 
 _MOST_SHOWN = 50
-
-
-def visible(text: str) -> str:
-    """Somebody's words, cut to a length that can be read, their control characters escaped."""
-    short = text if len(text) <= 400 else f"{text[:400]}…"
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
-
+_MOST_CHARACTERS = 400  # of each part of a mistake
 
 _LONGEST = 80
 

@@ -1,7 +1,6 @@
 """A run: from submission to the folder with what it leaves behind."""
 
 import logging
-import re
 import shutil
 import tempfile
 import threading
@@ -21,10 +20,11 @@ from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
 from flaremesh.p2p.progress import RunProgress
+from flaremesh.printable import printable
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
+from flaremesh.record import RecordError
 from flaremesh.runtime.history import HISTORY, History
-from flaremesh.topology.mistakes import visible
 from flaremesh.topology.schema import Topology
 from flaremesh.waiting import wait_while
 
@@ -79,7 +79,6 @@ def run(
         NotSubmitted: ``stop`` was set before the run began.
         DeployError: a participant is not ready, or the server does not take the run; or the connection was
             lost for good, and the run goes on.
-        RecordError: the server's answer about the run cannot be read.
     """
     check(topology)
     check_server(topology, mesh)
@@ -182,22 +181,16 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
     with tempfile.TemporaryDirectory(dir=runs, prefix=".submit-") as staging:
         job = Path(staging) / "job"
         write_job(topology, job, name=name)
-        run_id = _run_id(session.submit(job))
+        run_id = session.submit(job)
         folder = runs / run_id
         folder.mkdir()
         job.rename(folder / "job")
     return run_id, folder
 
 
-def _run_id(told: str) -> str:
-    if not re.fullmatch(r"[\w-]+", told):  # it becomes a folder's name here
-        raise DeployError(f"the server answers with a run id that cannot be one: {told!r}")
-    return told
-
-
 def _submit_again(session: AdminSession, folder: Path) -> tuple[str, Path]:
     """Submit the job of a run's folder once more: the same order, under NVFlare's next id."""
-    run_id = _run_id(session.submit(folder / "job"))
+    run_id = session.submit(folder / "job")
     return run_id, folder.rename(folder.with_name(run_id))
 
 
@@ -246,14 +239,14 @@ def _ended(session: AdminSession, run_id: str) -> RunResult:
 
 
 def _downloaded(session: AdminSession, run_id: str) -> RunResult | None:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = session.download(run_id, Path(scratch))
-        result = next(folder.rglob(f"{RUN_FOLDER}/{RESULT}"), None)
-        return (
-            RUN_RESULT.read(result.read_bytes(), f"what the server keeps of the run {run_id}")
-            if result
-            else None
-        )
+    """The result that the server keeps; one that cannot be read is a failure with that reason."""
+    try:
+        kept = session.download(run_id, f"{RUN_FOLDER}/{RESULT}")
+        return RUN_RESULT.read(kept, f"what the server keeps of the run {run_id}") if kept else None
+    except ServerLost:
+        raise
+    except (RecordError, DeployError) as error:
+        return _failed(run_id, str(error))
 
 
 def _explained(session: AdminSession, run_id: str, result: RunResult) -> RunResult:
@@ -284,12 +277,17 @@ def _failed(run_id: str, reason: str) -> RunResult:
 def _reason(job: Job) -> str:
     """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
     if job.refusals:
-        sites: defaultdict[str, list[str]] = defaultdict(list)
-        for site, told in job.refusals.items():
-            sites[visible(told)].append(visible(site))
-        return ". ".join(f"{', '.join(names)}: {told}" for told, names in sites.items()) + "."
+        return why_refused(job)
     details = [detail for detail in job.details if not detail.endswith(": OK")]
     return f"NVFlare ended the job with {job.status}" + (f": {'; '.join(details)}" if details else "")
+
+
+def why_refused(job: Job) -> str:
+    """Each reason for which sites did not take a job in, behind the names of these sites."""
+    sites: defaultdict[str, list[str]] = defaultdict(list)
+    for site, told in job.refusals.items():
+        sites[printable(told)].append(printable(site))
+    return ". ".join(f"{', '.join(names)}: {told}" for told, names in sites.items()) + "."
 
 
 def gather(
@@ -341,7 +339,7 @@ def _copied(target: Target, site: str, run_id: str, folder: Path, warn: Callable
     except (DeployError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         warn(
-            f"what {site} keeps of the run could not be copied: {error}. "
+            f"what {site} keeps of the run could not be copied: {printable(error)}. "
             f"It is still there, in {run_id}/{RUN_FOLDER} of its workspace."
         )
         return False

@@ -17,7 +17,7 @@ from typing_extensions import override
 from flaremesh import atomic
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets import LOCAL_WORKSPACES
-from flaremesh.deploy.targets.base import Address, DeployError, Participant, Target, threads
+from flaremesh.deploy.targets.base import MOST_ANSWER, Address, DeployError, Participant, Target, threads
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p import job_processes, participant
@@ -27,11 +27,15 @@ from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.gate.policy import POLICY
 from flaremesh.p2p.nvflare.processes import is_participant, works_in
 from flaremesh.p2p.outcome import RUN_FOLDER
+from flaremesh.printable import printable
 from flaremesh.problems.data_folder import DATA_DIR_VARIABLE, data_folder
+from flaremesh.sandbox.files import HIDES_VARIABLE
 from flaremesh.topology.schema import SERVER, Topology
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
+_LAST_BYTES = 1 << 16  # of a log, with its last lines
+_HIDDEN = ("kits", "local", "state", "helm", "runs")  # folders of a mesh
 _CLOCK_SECONDS = 5.0  # by so much a process's creation time may differ, since it moves when the clock is set
 
 
@@ -113,7 +117,8 @@ class LocalTarget(Target):
             return None
         try:
             with urllib.request.urlopen(f"{agent}{path}", timeout=SECONDS) as reply:
-                return bytes(reply.read())
+                answer = bytes(reply.read(MOST_ANSWER + 1))
+                return answer if len(answer) <= MOST_ANSWER else None
         except (OSError, ValueError, HTTPException):  # nobody answers, or something that is no agent
             return None
 
@@ -174,6 +179,11 @@ class LocalTarget(Target):
         if folders := environment.get("PYTHONPATH"):
             absolute = (str(Path(folder).absolute()) for folder in folders.split(os.pathsep))
             environment["PYTHONPATH"] = os.pathsep.join(absolute)
+        # all keys of a local mesh are this user's: a site's jobs have no business with the others'
+        others = [str(self._folder.with_name(name)) for name in _HIDDEN]
+        environment[HIDES_VARIABLE] = os.pathsep.join(
+            filter(None, [environment.get(HIDES_VARIABLE), *others])
+        )
         return environment
 
     def _check_port(self) -> None:
@@ -327,6 +337,9 @@ def _owner_of(port: int) -> str | None:
 def last_lines(file: Path, count: int = 8) -> list[str]:
     """The last lines of a log that are not empty; none where there is no log."""
     try:
-        return [line for line in file.read_text(errors="replace").splitlines() if line.strip()][-count:]
+        with file.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            text = log.read(_LAST_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return []
+    return [printable(line) for line in text.splitlines() if line.strip()][-count:]

@@ -1,4 +1,1 @@
-"""The one door of a site: what a job must be before anything of it is loaded.
-
-Each module checks one thing, and the deployer asks them in turn.
-"""
+"""The door of a site: the one place where a run is let in or refused, before anything of it is loaded."""

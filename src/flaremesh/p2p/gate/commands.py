@@ -13,7 +13,7 @@ from typing import Any, Final
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.gate import audit
 from flaremesh.p2p.gate.approval import PENDING, Approvals, Pending
-from flaremesh.topology.mistakes import visible
+from flaremesh.printable import printable
 
 WORKSPACE_VARIABLE: Final = "FLAREMESH_WORKSPACE"
 """Environment variable with the workspace of the site, where a command names none."""
@@ -48,21 +48,21 @@ def _described(run: Pending) -> Iterator[str]:
         "links": asked.links,
         "code": "flaremesh's own" if not asked.code else "",
     }.items():
-        yield f"  {name:<10} {visible(value)}".rstrip()
+        yield f"  {name:<10} {printable(value)}".rstrip()
     for path, sha256 in sorted(asked.code.items()):
-        yield f"    {sha256}  {visible(path)}"
+        yield f"    {sha256}  {printable(path)}"
 
 
 def approve(workspace: Path, run: str) -> str:
     """Approve a run in the name of who calls this."""
     approved = Approvals(workspace).approve(run, _person())
-    return f"{run} of {visible(approved.request.submitter)} is approved by {approved.by}"
+    return f"{run} of {printable(approved.request.submitter)} is approved by {approved.by}"
 
 
 def deny(workspace: Path, run: str) -> str:
     """Deny a run in the name of who calls this."""
     denied = Approvals(workspace).deny(run, _person())
-    return f"{run} of {visible(denied.request.submitter)} is denied by {denied.by}"
+    return f"{run} of {printable(denied.request.submitter)} is denied by {denied.by}"
 
 
 def show(workspace: Path, as_json: bool) -> str:
@@ -149,7 +149,7 @@ def _person() -> str:
 def _line(entry: Mapping[str, Any]) -> str:
     """An entry for people, without what proves it."""
     said = (f"{name}={_word(value)}" for name, value in entry.items() if name not in _PROOF and value)
-    words = "  ".join(visible(word) for word in said)
+    words = "  ".join(printable(word) for word in said)
     return f"{entry['sequence']:>5}  {entry.get('time')}  {entry['event']:<8}  {words}"
 
 

@@ -14,7 +14,7 @@ from docker.types import DeviceRequest, Mount
 from requests.exceptions import RequestException
 
 from flaremesh.deploy.targets import archives
-from flaremesh.deploy.targets.base import MESH_LABEL, DeployError, at_once, threads
+from flaremesh.deploy.targets.base import MESH_LABEL, MOST_ANSWER, DeployError, at_once, threads
 from flaremesh.deploy.targets.docker.engine import refusals
 from flaremesh.deploy.targets.docker.networks import PlannedNetwork
 from flaremesh.metrics.ask import PORT, PORT_VARIABLE
@@ -24,6 +24,7 @@ from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.gate.policy import POLICY, POLICY_VARIABLE
 from flaremesh.p2p.nvflare.startup import ROOT
 from flaremesh.p2p.participant import GPUS_VARIABLE, NAME_VARIABLE, StartError
+from flaremesh.printable import printable
 from flaremesh.provision.values import Memory, PodSecurity
 from flaremesh.topology.schema import SERVER, Deploy, Topology
 
@@ -213,18 +214,24 @@ def is_running(container: Container | None) -> bool:
 
 
 def output(container: Container, command: Sequence[str]) -> bytes | None:
-    """What a command in the container prints, None if it fails."""
+    """What a command in the container prints, None if it fails, or prints more than MOST_ANSWER bytes."""
+    engine, printed = container.client.api, bytearray()
     try:
-        ended = container.exec_run(list(command), stderr=False)
+        started = engine.exec_create(container.id, list(command), stderr=False)["Id"]
+        for chunk in engine.exec_start(started, stream=True):
+            printed += chunk
+            if len(printed) > MOST_ANSWER:
+                return None
+        code = engine.exec_inspect(started)["ExitCode"]
     except (DockerException, RequestException):  # e.g. it does not run
         return None
-    return bytes(ended.output or b"") if ended.exit_code == 0 else None
+    return bytes(printed) if code == 0 else None
 
 
 def last_lines(container: Container) -> str:
     """The end of its log, indented."""
     text = container.logs(tail=_LOG_LINES).decode(errors="replace")
-    return "\n".join(f"  {line}" for line in text.splitlines() if line.strip())
+    return "\n".join(f"  {printable(line)}" for line in text.splitlines() if line.strip())
 
 
 def why_ended(name: str, container: Container | None) -> str:
