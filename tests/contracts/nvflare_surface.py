@@ -34,6 +34,7 @@ COMPONENT_API = frozenset(module for module in DOCUMENTED if module.startswith("
 PUBLIC_KEYS = frozenset(
     f"nvflare.apis.fl_constant.{key}"
     for key in (
+        "FLContextKey.CURRENT_JOB_ID",
         "FLContextKey.DISCONNECTED_CLIENT_NAME",
         "FLContextKey.EVENT_DATA",
         "FLContextKey.WORKSPACE_OBJECT",
@@ -141,6 +142,17 @@ CALLS = {
     "nvflare.private.fed.server.job_runner.JobRunner.stop_run": "self job_id fl_ctx",
     "nvflare.private.fed.server.job_runner.JobRunner.update_unfinished_jobs": "self fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.update_meta": "self jid meta fl_ctx",
+    # logins at the server
+    "nvflare.private.fed.server.client_manager.ClientManager.authenticate": "self request fl_ctx",
+    "nvflare.private.fed.server.client_manager.ClientManager.remove_client": "self token",
+    "nvflare.private.fed.server.fed_server.FederatedServer._resolve_client_fqcn_for_auth": (
+        "self client_name token"
+    ),
+    "nvflare.private.fed.server.fed_server.FederatedServer.set_admin_server": "self admin_server",
+    "nvflare.private.fed.utils.identity_utils.IdentityVerifier": "root_cert_file=",
+    "nvflare.private.fed.utils.identity_utils.IdentityVerifier.verify_common_name": (
+        "self asserted_cn nonce asserter_cert signature intermediate_certs expected_eku"
+    ),
     # what the server asks of a site, and the door for jobs
     "nvflare.apis.app_deployer_spec.AppDeployerSpec.deploy": (
         "self workspace job_id job_meta app_name app_data fl_ctx"
@@ -246,8 +258,10 @@ NAMES = {
     "nvflare.private.defs": "ERROR_MSG_PREFIX",
     "nvflare.private.defs.CellChannel": "SERVER_MAIN",
     "nvflare.private.defs.CellChannelTopic": "REPORT_JOB_FAILURE",
-    "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME",
+    "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME CLIENT_TYPE",
+    "nvflare.private.defs.ClientType": "ADMIN REGULAR",
     "nvflare.private.defs.JobFailureMsgKey": "CODE JOB_ID",
+    "nvflare.private.fed.authenticator": "MISSING_CLIENT_FQCN",
     "nvflare.private.defs.InfoCollectorTopic": "RESET_ERRORS SHOW_ERRORS SHOW_STATS",
     "nvflare.private.defs.RequestHeader": "JOB_ID JOB_META",
     "nvflare.private.defs.SysCommandTopic": (
@@ -286,7 +300,10 @@ ATTRIBUTES = {
     "nvflare.job_config.api.FedJob": "job",
     "nvflare.private.admin_defs.Message": "body",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",
-    "nvflare.private.fed.server.fed_server.FederatedServer": "status",
+    "nvflare.fuel.hci.server.hci.AdminServer": "cred_keeper",
+    "nvflare.private.fed.server.client_manager.ClientManager": "cred_keeper",
+    "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_verifier",
+    "nvflare.private.fed.server.fed_server.FederatedServer": "client_manager status",
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "server",
     "nvflare.apis.job_def.Job": "run_aborted",

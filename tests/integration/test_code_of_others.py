@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_mesh import SITES
 
-from flaremesh.deploy.runs.run import why_refused
+from flaremesh.deploy.runs.run import _reason
 from flaremesh.deploy.runs.session import connect
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.nvflare.jobs import Job
@@ -91,7 +91,7 @@ def test_what_a_kit_does_not_allow_is_refused_at_every_site_and_not_imported(
     assert ended.status != "FINISHED:COMPLETED"
     expected = "no job of flaremesh has, config.trojan.py" if beside else reason
     assert refused_everywhere(ended, expected), ended.details
-    assert expected in why_refused(ended)
+    assert expected in _reason(ended)
     for site in SITES:
         assert expected in (mesh.folder / "local" / site / "console.log").read_text()
     assert not (tmp_path / "imported").exists()

@@ -18,13 +18,14 @@ from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.nvflare.jobs import Job
-from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
+from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, Graph, RunResult, SiteResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.printable import printable
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
 from flaremesh.record import RecordError
 from flaremesh.runtime.history import HISTORY, History
+from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 from flaremesh.waiting import wait_while
 
@@ -34,9 +35,9 @@ _POLL_SECONDS = 0.2
 _SILENCE_SECONDS = 10.0  # a server that does not answer for longer is lost
 RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
 _RETRY_SECONDS = 1.0
-_APPROVAL_SECONDS = 10.0  # a run that waits for a person at a site is submitted again as often
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0  # before a run that waits for approval is submitted again
 _ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another admin"
 
 
@@ -44,10 +45,6 @@ class NotSubmitted(DeployError):
     """The run was aborted before it was submitted."""
 
     exit_code = 130
-
-
-class _WaitsForApproval(Exception):
-    """A person at a site must approve the run; the message says which, and how."""
 
 
 def run(
@@ -61,6 +58,9 @@ def run(
     reconnect_seconds: float = RECONNECT_SECONDS,
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
+
+    While nothing keeps the run out but sites where a person has not approved it yet, it is submitted again,
+    until its order is too old for them.
 
     NVFlare's job processes end by themselves some seconds after a run that finished or failed; after any
     other end, this call waits for them.
@@ -97,21 +97,23 @@ def run(
             raise NotSubmitted("interrupted before the run was submitted")
         run_id, folder = _submit(session, topology, mesh / "runs", name)
         submitted = time.monotonic()
-        result, waits_for = None, ""
+        waits, pause = "", _FIRST_PAUSE
+        result = None
         while result is None:
             try:
                 result = _follow(session, run_id, show, stop)
                 if result is None:
                     result = _abort(session, run_id)
                     target.end_run(run_id, _END_SECONDS)
-            except _WaitsForApproval as waits:
-                if str(waits) != waits_for:
-                    waits_for = str(waits)
-                    warn(waits_for)
-                if stop.wait(_APPROVAL_SECONDS):
-                    result = RunResult(run_id, RunState.ABORTED)
-                else:
-                    run_id, folder = _submit_again(session, folder)
+                elif not result.sites and (told := _waits(session.job(run_id))):
+                    if told != waits:
+                        warn(f"{told} It is submitted again until then; Ctrl-C gives it up.")
+                    waits, pause = told, min(pause * 1.5, _LONGEST_PAUSE)
+                    if stop.wait(pause):
+                        result = RunResult(run_id, RunState.ABORTED)
+                    else:
+                        run_id, folder = _submit_again(session, folder)
+                        submitted, result = time.monotonic(), None
             except ServerLost as error:
                 connection.close()
                 deadline = time.monotonic() + reconnect_seconds
@@ -188,9 +190,16 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
 
 
 def _submit_again(session: AdminSession, folder: Path) -> tuple[str, Path]:
-    """Submit a job that no site has begun, as it is: what a person approves is its order."""
+    """Submit the job of a run's folder once more: the same order, under NVFlare's next id."""
     run_id = session.submit(folder / "job")
     return run_id, folder.rename(folder.with_name(run_id))
+
+
+def _waits(job: Job) -> str | None:
+    """Which sites have a person decide on a job, if that is all that keeps it out; None if it is not."""
+    if job.refusals and all(told.startswith(WAITS) for told in job.refusals.values()):
+        return _reason(job)
+    return None
 
 
 def _follow(
@@ -223,16 +232,7 @@ def _abort(session: AdminSession, run_id: str) -> RunResult:
 
 
 def _ended(session: AdminSession, run_id: str) -> RunResult:
-    """The result of a job that has ended, or the reason why it left none.
-
-    Raises:
-        _WaitsForApproval: no site refuses it for good.
-    """
-    job = session.job(run_id)
-    if job.refusals:
-        if all(told.startswith(WAITS) for told in job.refusals.values()):
-            raise _WaitsForApproval(why_refused(job))
-        return _failed(run_id, why_refused(job))
+    """The result of a job that has ended, or the reason why it left none."""
     result = _downloaded(session, run_id)
     if result:
         return _explained(session, run_id, result)
@@ -277,6 +277,8 @@ def _failed(run_id: str, reason: str) -> RunResult:
 
 def _reason(job: Job) -> str:
     """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
+    if job.refusals:
+        return why_refused(job)
     details = [detail for detail in job.details if not detail.endswith(": OK")]
     return f"NVFlare ended the job with {job.status}" + (f": {'; '.join(details)}" if details else "")
 
@@ -285,7 +287,7 @@ def why_refused(job: Job) -> str:
     """Each reason for which sites did not take a job in, behind the names of these sites."""
     sites: defaultdict[str, list[str]] = defaultdict(list)
     for site, told in job.refusals.items():
-        sites[told].append(site)
+        sites[printable(told)].append(printable(site))
     return ". ".join(f"{', '.join(names)}: {told}" for told, names in sites.items()) + "."
 
 
@@ -301,14 +303,15 @@ def gather(
         target: where the sites are.
         folder: of the run, named by its id.
         name: of the run.
-        told: the server's result, with thinned histories; where this machine knows better, as the run's name,
-            it is not believed.
+        told: the server's result, with thinned histories; where this machine knows better, as the run's name
+            and graph, it is not believed.
         warn: called with copies that failed.
 
     Returns:
         The result as it is written, without the thinned histories.
     """
     sites = {site.name: told.sites[site.name] for site in topology.sites if site.name in told.sites}
+    mesh = build(topology)
     result = replace(
         told,
         run_id=folder.name,
@@ -316,6 +319,8 @@ def gather(
         topology=topology.name,
         algorithm=topology.run.algorithm,
         iterations=topology.run.iterations,
+        predicted_contraction=mesh.contraction(topology.run.wire.step),
+        graph=Graph(list(mesh.sites), [matrix.tolist() for matrix in mesh.matrices]),
         sites={site: replace(known, history=[]) for site, known in sites.items()},
     )
     atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=2) + "\n", durable=True)

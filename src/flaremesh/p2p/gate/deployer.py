@@ -1,12 +1,13 @@
 """The door itself: who signed a job, for which run, with which code, and does the kit allow it?"""
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -14,30 +15,42 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.p2p import charter
 from flaremesh.p2p.charter import Charter
 from flaremesh.p2p.gate import app, house, order
+from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.gate.archive import unpack
 from flaremesh.p2p.gate.audit import AuditLog
 from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.code import JobCode
 from flaremesh.p2p.gate.order import Order
-from flaremesh.p2p.gate.request import Refused, RunRequest
+from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
 from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
 from flaremesh.p2p.nvflare.signers import Signer, signer_of
 from flaremesh.p2p.nvflare.startup import startup_files
-from flaremesh.record import Schema
 from flaremesh.signatures import SignatureError
 
 _log = logging.getLogger(__name__)
 
-_REQUEST: Schema[RunRequest] = Schema(RunRequest, "a run that asks to be let in")
 T = TypeVar("T")
 
 
+class _Visit(NamedTuple):
+    """A job that was let in and has not begun."""
+
+    order: Order
+    request: RunRequest
+    approved_by: str | None
+
+
 class SiteDoor(Door):
-    """Lets in what the site's kit and its own admin allow; nothing of a job is loaded before."""
+    """Lets in what the site's kit and its own admin allow; nothing of a job is loaded before.
+
+    Another site may refuse a run that is let in here, and while it waits for a person there, its submitter
+    sends it again and again. So the last job of a run takes the place of those before, and the run counts and
+    is noted once it begins.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._orders: dict[str, Order] = {}
+        self._visits: dict[str, _Visit] = {}
 
     @override
     def admit(self, workspace: Path, job: str, app: bytes) -> Signer | str:
@@ -48,10 +61,12 @@ class SiteDoor(Door):
         return _decided(workspace, job, lambda: self._begin(workspace, job))
 
     def _begin(self, workspace: Path, job: str) -> None:
-        asked = self._orders.pop(job, None)
-        if asked is None:
+        visit = self._visits.pop(job, None)
+        if visit is None:
             raise Refused("the job did not begin before it was sent again, or before too many others were")
-        Begun(workspace).add(asked, datetime.now(UTC))
+        Begun(workspace).add(visit.order, datetime.now(UTC))
+        said = REQUEST.data(visit.request)
+        AuditLog(workspace).note("let in", job=job, request=said, approved_by=visit.approved_by)
 
     def _admit(self, workspace: Path, job: str, archive: bytes) -> Signer:
         startup = workspace / "startup"
@@ -68,14 +83,13 @@ class SiteDoor(Door):
             code = JobCode(mine.code, files, workspace)
             request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
         approved_by = house.check(workspace, request)
-        AuditLog(workspace).note("admitted", request=_REQUEST.data(request), approved_by=approved_by)
-        for earlier in [name for name, other in self._orders.items() if other.run == asked.run]:
-            # the same run, which another site did not let in yet
-            del self._orders[earlier]
-            self.withdraw(workspace, earlier)
-        self._orders[job] = replace(asked, files={}, edges=None)
-        if len(self._orders) > MOST_WAITING:
-            del self._orders[next(iter(self._orders))]
+        for earlier in [other for other, visit in list(self._visits.items()) if visit.order.run == asked.run]:
+            if self.take(earlier) is not None:
+                del self._visits[earlier]
+                shutil.rmtree(workspace / earlier)
+        self._visits[job] = _Visit(replace(asked, files={}, edges=None), request, approved_by)
+        if len(self._visits) > MOST_WAITING:
+            del self._visits[next(iter(self._visits))]
         return signer
 
 
@@ -89,7 +103,11 @@ def _decided(workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
         _log.exception("the job %s cannot be looked at", job)
         reason = "the site could not look at the job; its log says why"
     _log.warning("the job %s is refused: %s", job, reason)
-    AuditLog(workspace).note("refused", job=job, reason=reason)
+    if not reason.startswith(WAITS):  # noted when it asked first
+        try:
+            AuditLog(workspace).note("refused", job=job, reason=reason)
+        except (FlaremeshError, OSError):
+            _log.exception("the audit log misses that")
     return reason
 
 

@@ -7,7 +7,6 @@ folder's name.
 
 import json
 import logging
-import shutil
 import threading
 import uuid
 from abc import abstractmethod
@@ -150,11 +149,6 @@ class Door(FLComponent, AppDeployerSpec):
         """What is known of a job that was let in and has not been started; a second call knows nothing."""
         with self._lock:
             return self._waiting.pop(job_id, None)
-
-    def withdraw(self, workspace: Path, job_id: str) -> None:
-        """Forget a job that was let in and has not been started, if there is one, and remove its folder."""
-        if self.take(job_id) is not None:
-            shutil.rmtree(Workspace(str(workspace)).get_run_dir(job_id), ignore_errors=True)
 
     def refusal(self, job_id: str) -> str | None:
         """Why a job that was taken may not start."""

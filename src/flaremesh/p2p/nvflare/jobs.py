@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.private.defs import ERROR_MSG_PREFIX
@@ -53,7 +53,7 @@ class Job:
         return self.status not in _UNFINISHED
 
 
-def is_id(value: object) -> bool:
+def is_id(value: object) -> TypeGuard[str]:
     """Whether it may be the id of a job, and so the name of a folder and a word of a command."""
     return isinstance(value, str) and bool(_ID.fullmatch(value))
 

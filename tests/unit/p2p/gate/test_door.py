@@ -283,13 +283,32 @@ def test_a_charter_that_the_root_did_not_sign_is_none(site, app, submit):
     assert "damaged, or not signed by the mesh's root" in site.admit(submit(app))
 
 
-def test_every_decision_stands_in_the_audit_log(site, app, submit):
-    site.admit(submit(app))
-    site.admit(b"")
-    admitted, refused = audit.entries(site.workspace)
-    assert admitted["request"]["submitter"] == "lead@example.org"
-    assert admitted["request"]["peers"] == ["ulm"]
+def test_every_decision_stands_in_the_audit_log_before_it_holds(site, app, submit):
+    door = SiteDoor()
+    door.admit(site.workspace, JOB, submit(app))
+    door.begin(site.workspace, JOB)
+    door.admit(site.workspace, ANOTHER, b"")
+    let_in, refused = audit.entries(site.workspace)
+    assert (let_in["event"], let_in["job"], let_in["request"]["peers"]) == ("let in", JOB, ["ulm"])
+    assert let_in["request"]["submitter"] == "lead@example.org"
     assert refused["reason"] == "the app is no archive that can be unpacked"
+
+
+def test_a_site_that_cannot_write_its_log_runs_nothing(site, app, submit):
+    door = SiteDoor()
+    door.admit(site.workspace, JOB, submit(app))
+    (site.workspace / "gate/audit.jsonl").mkdir(parents=True)
+    assert "the site could not look at the job" in door.begin(site.workspace, JOB)
+
+
+def test_a_job_that_is_sent_again_takes_the_place_of_the_one_before(site, app, submit):
+    captured, door = submit(app), SiteDoor()
+    door.admit(site.workspace, JOB, captured)
+    door._waiting[JOB] = {}  # what NVFlare's part of the door knows of a job that it has unpacked
+    (site.workspace / JOB).mkdir()
+    door.admit(site.workspace, ANOTHER, captured)
+    assert not (site.workspace / JOB).exists()
+    assert door.begin(site.workspace, ANOTHER) is None
 
 
 def test_a_run_that_breaks_the_sites_policy_is_refused_with_the_rule(site, app, submit):
