@@ -94,8 +94,8 @@ def test_a_signed_app_is_good_for_one_run(site, app, submit):
     door = SiteDoor()
     assert not isinstance(door.admit(site.workspace, JOB, captured), str)
     assert not isinstance(door.admit(site.workspace, ANOTHER, captured), str)
-    assert "did not begin before it was sent again" in door.begin(site.workspace, JOB)
-    assert door.begin(site.workspace, ANOTHER) is None
+    assert door.begin(site.workspace, JOB) is None
+    assert "this run has begun before" in door.begin(site.workspace, ANOTHER)
     assert "this run has begun before" in site.admit(captured)
 
 
