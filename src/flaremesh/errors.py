@@ -2,8 +2,12 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
+from flaremesh.printable import printable
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+_MOST_PLACE, _MOST_MISTAKE = 120, 300  # characters
 
 
 class FlaremeshError(Exception):
@@ -17,7 +21,11 @@ class FlaremeshError(Exception):
 
 
 def first_mistake(error: "ValidationError") -> str:
-    """The first thing that pydantic found wrong, and where."""
-    detail = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in detail["loc"])
-    return f"{where}: {detail['msg']}" if where else str(detail["msg"])
+    """The first thing that pydantic found wrong, and where.
+
+    The value itself is not told: it may be a secret, or an attack on who reads the message.
+    """
+    detail = error.errors(include_url=False, include_input=False)[0]
+    where = printable(".".join(str(part) for part in detail["loc"]), _MOST_PLACE)
+    what = printable(detail["msg"], _MOST_MISTAKE)
+    return f"{where}: {what}" if where else what

@@ -181,6 +181,8 @@ def run_certificate(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]),
             critical=False,
         )
+        # without it gRPC takes the common name for a host's, which is excluded
+        .add_extension(x509.SubjectAlternativeName([x509.DirectoryName(issuer.subject)]), critical=False)
         .sign(site_key, SHA256())
     )
 

@@ -4,23 +4,35 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
-from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
 from flaremesh.errors import FlaremeshError, first_mistake
+from flaremesh.printable import printable
 
 T = TypeVar("T")
 
 Number: TypeAlias = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float of a record. JSON has neither NaN nor infinity: both are written as null, which is read as NaN."""
 
-Whole: TypeAlias = Annotated[int, Field(ge=-(1 << 63), le=1 << 63)]
-"""A whole number of a record; longer ones are refused, because floats cannot calculate with them."""
+Whole: TypeAlias = Annotated[int, Field(ge=0, le=1 << 63)]
+"""A count of a record; longer ones are refused, because floats cannot calculate with them."""
+
+Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e12)]
+"""A duration of a record."""
 
 Text: TypeAlias = Annotated[
-    str, PlainSerializer(lambda text: text.encode(errors="backslashreplace").decode(), return_type=str)
+    str,
+    AfterValidator(printable),
+    PlainSerializer(lambda text: text.encode(errors="backslashreplace").decode(), return_type=str),
 ]
-"""Words of a record that come from anybody's code. JSON has no place for the undecodable bytes of a file's
-name that they may quote: these are written as their escapes."""
+"""Words of a record that come from anybody's code; they are read as `printable` makes them.
+
+JSON has no place for the undecodable bytes of a file's name that they may quote: these are written as their
+escapes.
+"""
+
+Name: TypeAlias = Annotated[Text, Field(max_length=256)]
+"""The name of a site, a metric or a run in a record."""
 
 
 def finite_or_none(value: float | None) -> float | None:
@@ -58,14 +70,21 @@ class Schema(Generic[T]):
         data: dict[str, Any] = self._adapter.dump_python(record, mode="json")
         return data
 
-    def read(self, text: bytes | str, source: object) -> T:
+    def read(self, text: bytes | str, source: object, most: int | None = None) -> T:
         """The record in a JSON text that came from ``source``.
+
+        Args:
+            text: the text.
+            source: who or what it came from, for messages.
+            most: a longer text, in bytes or characters, is refused before it is parsed.
 
         Raises:
             RecordError: it is not one; the message names the source and the first mistake.
         """
+        if most is not None and len(text) > most:
+            raise RecordError(f"{source} is not {self._what}: it is longer than {most} bytes.")
         try:
-            return self._adapter.validate_json(text)
+            return self._adapter.validate_json(text if isinstance(text, str) else bytes(text))
         except ValidationError as error:
             raise self._refusal(error, source) from error
 

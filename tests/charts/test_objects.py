@@ -119,6 +119,16 @@ def test_a_new_kit_restarts_the_pod(site: dict[str, Any], minimal: Rendered, par
     assert with_(site, storage={"size": "9Gi"}).pod["metadata"]["annotations"]["checksum/kit"] == sums[0]
 
 
+def test_no_pod_takes_the_memory_of_its_node_unless_it_is_told_to(
+    minimal: Rendered, site: dict[str, Any]
+) -> None:
+    assert container(minimal)["resources"] == {"requests": {"memory": "512Mi"}, "limits": {"memory": "4Gi"}}
+    raised = with_(site, resources={"limits": {"memory": "32Gi"}})
+    assert container(raised)["resources"]["limits"] == {"memory": "32Gi"}
+    free = with_(site, resources={"limits": {"memory": None}})
+    assert "memory" not in (container(free)["resources"].get("limits") or {})
+
+
 def test_a_site_with_gpus_asks_for_them(site: dict[str, Any]) -> None:
     limits = {"limits": {"memory": "4Gi"}}
     release = with_(site, gpus={"count": 2}, runtimeClassName="nvidia", resources=limits)
@@ -127,8 +137,8 @@ def test_a_site_with_gpus_asks_for_them(site: dict[str, Any]) -> None:
     assert environment(release)["FLAREMESH_GPUS"] == "2"
 
 
-def test_a_site_without_gpus_asks_for_nothing(minimal: Rendered) -> None:
-    assert "resources" not in container(minimal)
+def test_a_site_without_gpus_asks_for_none(minimal: Rendered) -> None:
+    assert set(container(minimal)["resources"].get("limits", {})) == {"memory"}
     assert "runtimeClassName" not in minimal.pod["spec"]
     assert environment(minimal)["FLAREMESH_GPUS"] == "0"
 

@@ -157,6 +157,17 @@ CALLS = {
     "nvflare.app_common.job_launcher.server_process_launcher.ServerProcessJobLauncher.get_command": (
         "self job_meta fl_ctx"
     ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle": "process_adapter=",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessHandle.wait": "self",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.get_command": "self job_meta fl_ctx",
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.handle_event": (
+        "self event_type fl_ctx"
+    ),
+    "nvflare.app_common.job_launcher.process_launcher.ProcessJobLauncher.launch_job": "self job_meta fl_ctx",
+    "nvflare.apis.workspace.Workspace.get_file_path_in_startup": "self file_basename",
+    "nvflare.fuel.f3.cellnet.credential_manager.SimpleCellCipher": "root_ca pri_key cert",
+    "nvflare.utils.job_launcher_utils.get_credential_env": "job_args",
+    "nvflare.utils.process_utils.spawn_process": "cmd_args env",
     "nvflare.utils.job_launcher_utils.get_client_job_args": "",
     "nvflare.utils.job_launcher_utils.get_server_job_args": "",
     "nvflare.app_common.storages.filesystem_storage.FilesystemStorage": "root_dir",
@@ -172,7 +183,6 @@ CALLS = {
     "nvflare.fuel.flare_api.flare_api.Session": "username startup_path",
     "nvflare.fuel.flare_api.flare_api.Session.abort_job": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.close": "self",
-    "nvflare.fuel.flare_api.flare_api.Session.download_job_result": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.get_job_meta": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.get_system_info": "self",
     "nvflare.fuel.flare_api.flare_api.Session.list_jobs": "self detailed=",
@@ -180,6 +190,13 @@ CALLS = {
     "nvflare.fuel.flare_api.flare_api.Session.try_connect": "self timeout",
     "nvflare.fuel.flare_api.flare_api.Session.do_app_command": "self job_id topic cmd_data",
     "nvflare.fuel.hci.client.api.AdminAPI._print_hci": "self msg",
+    "nvflare.fuel.hci.client.api.AdminAPI.server_execute": "self command",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.consume": "self ref_id state data",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.download_completed": "self ref_id",
+    "nvflare.fuel.f3.streaming.download_service.Consumer.download_failed": "self ref_id reason",
+    "nvflare.fuel.f3.streaming.download_service.download_object": (
+        "from_fqcn= ref_id= per_request_timeout= cell= consumer= abort_signal="
+    ),
     "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "upload_dir download_dir",
     # provisioning
     "nvflare.lighter.ctx.ProvisionContext.get_kit_dir": "self entity",
@@ -204,6 +221,7 @@ CALLS = {
 NAMES = {
     "nvflare.apis.job_launcher_spec.JobProcessArgs": "OPTIONS",
     "nvflare.apis.job_launcher_spec.JobReturnCode": "SUCCESS",
+    "nvflare.utils.process_utils": "ProcessAdapter",
     "nvflare.app_common.default_component_policy": "DEFAULT_CLASS_ALLOW_LIST",
     "nvflare.fuel.common.excepts": "ConfigError",
     "nvflare.fuel.f3.cellnet.defs.MessageHeaderKey": "CHANNEL ORIGIN RETURN_CODE TOPIC",
@@ -224,7 +242,10 @@ NAMES = {
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",
     "nvflare.private.fed.simulator.simulator_const.SimulatorConstants": "JOB_NAME",
     "nvflare.security.security": "COMMAND_CATEGORIES",
+    "nvflare.apis.storage": "WORKSPACE_ZIP",
     "nvflare.fuel.hci.client": "api",
+    "nvflare.fuel.hci.file_transfer_defs": "PULL_FOLDER_FQN",
+    "nvflare.fuel.hci.proto.MetaKey": "FILES SOURCE_FQCN",
 }
 """Names that flaremesh reads, by module or class."""
 
@@ -234,8 +255,10 @@ ATTRIBUTES = {
     "nvflare.fuel.f3.cellnet.cell.Cell": "core_cell",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell": "agents sent_msg_size_pool received_msg_size_pool",
     "nvflare.fuel.flare_api.flare_api.Session": "api",
-    "nvflare.fuel.hci.client.api.AdminAPI": "cmd_modules",
-    "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "download_dir",
+    "nvflare.fuel.hci.client.api.AdminAPI": (
+        "cell cmd_modules file_download_progress_timeout session_abort_signal"
+    ),
+    "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "cmd_handlers",
     "nvflare.job_config.fed_job_config.FedJobConfig": "app_packages",
     "nvflare.job_config.api.FedJob": "job",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",

@@ -22,11 +22,17 @@ from nvflare.app_common.job_launcher.server_process_launcher import ServerProces
 from nvflare.app_common.job_schedulers.job_scheduler import DefaultJobScheduler
 from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
 from nvflare.fuel.common.excepts import ConfigError
+from nvflare.fuel.f3.cellnet import credential_manager
+from nvflare.fuel.f3.drivers.driver_params import DriverParams
+from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.flare_api.api_spec import NoConnection
 from nvflare.fuel.hci.client import api as admin_api
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
+from nvflare.fuel.hci.file_transfer_defs import PULL_FOLDER_FQN, PUSH_FOLDER_FQN
+from nvflare.fuel.hci.reg import CommandSpec
 from nvflare.fuel.sec.authz import AuthorizationService
 from nvflare.job_config.api import FedJob
+from nvflare.private.fed.app import fl_conf
 from nvflare.private.fed.app.client import client_train, worker_process
 from nvflare.private.fed.app.server import runner_process, server_train
 from nvflare.private.fed.client import client_executor
@@ -39,6 +45,7 @@ from nvflare.private.fed.utils.app_authz import AppAuthzService
 from nvflare.security.security import FLAuthorizer
 from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
 
+from flaremesh.issuing import Authority, key_pem, pem
 from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
 from flaremesh.p2p.nvflare.jobs import Job as JobOfFlaremesh
 from flaremesh.p2p.nvflare.processes import JOB_MODULES, PARTICIPANT_MODULES
@@ -139,6 +146,45 @@ def test_a_job_launcher_splits_that_line_as_a_shell_would(launcher, tmp_path):
     Launcher().launch_job({"job_id": "run-1"}, fl_ctx).wait()
     taken = json.loads(heard.read_text()) if heard.exists() else None
     assert taken == words, f"{launcher.__name__} no longer splits its command as a shell would"
+
+
+@pytest.mark.parametrize(("owner", "files"), [("client", "PRIVATE_KEY CERT"), ("server", "PRIVATE_KEY")])
+def test_a_process_asks_its_workspace_where_its_key_and_its_certificate_are(owner, files):
+    asked = {ast.unparse(node) for node in ast.walk(tree(fl_conf)) if isinstance(node, ast.Assign)}
+    for file in files.split():
+        place = f"{owner}[SSLConstants.{file}]"
+        assert f"{place} = self.workspace.get_file_path_in_startup({place})" in asked, (
+            f"{place} comes from elsewhere"
+        )
+
+
+def test_a_cell_does_without_a_cipher_until_a_message_asks_for_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(credential_manager, "SimpleCellCipher", lambda *_: None)
+    authority = Authority.new("mesh", 1)
+    (tmp_path / "any.crt").write_bytes(pem(authority.certificate))
+    (tmp_path / "any.key").write_bytes(key_pem(authority.key))
+    files = {DriverParams.CLIENT_KEY: "any.key"} | dict.fromkeys(
+        (DriverParams.CA_CERT, DriverParams.CLIENT_CERT), "any.crt"
+    )
+    endpoint = Endpoint("bonn", conn_props={name: str(tmp_path / file) for name, file in files.items()})
+    manager = credential_manager.CredentialManager(endpoint)
+    with pytest.raises(RuntimeError, match="Secure message not supported"):
+        manager.encrypt(b"", b"")
+
+
+@pytest.mark.parametrize("module", [worker_process, runner_process])
+def test_a_jobs_process_puts_the_jobs_folder_on_pythons_path_itself(module):
+    called = {ast.unparse(node) for node in ast.walk(tree(module.main)) if isinstance(node, ast.Call)}
+    assert "refresh_custom_dir_import_path(workspace.get_app_custom_dir(args.job_id))" in called
+
+
+def test_a_participant_alone_is_told_that_the_system_boots():
+    (site,) = [
+        node for node in ast.walk(tree(client_train)) if ast.unparse(node) == "EventType.SYSTEM_BOOTSTRAP"
+    ]
+    assert site, "the site's process no longer fires SYSTEM_BOOTSTRAP"
+    for module in (worker_process, runner_process):
+        assert "SYSTEM_BOOTSTRAP" not in inspect.getsource(module), f"{module.__name__} fires it, too"
 
 
 def test_the_site_is_an_object_in_its_context():
@@ -252,10 +298,14 @@ def test_a_server_that_cannot_be_reached_is_a_failed_connection():
     assert issubclass(NoConnection, ConnectionError), "Session.try_connect raises another error"
 
 
-def test_downloads_go_to_the_folder_of_the_file_transfer_module(tmp_path):
+def test_a_server_maps_its_commands_to_uploads_and_to_the_pull_that_flaremesh_replaces(tmp_path):
     module = FileTransferModule(str(tmp_path), str(tmp_path))
-    assert module.download_dir == str(tmp_path), "FileTransferModule.download_dir changed"
-    module.download_dir = "/elsewhere"
-    assert module._tx_path("42", "job").startswith("/elsewhere/"), (
-        "FileTransferModule no longer looks up download_dir when it downloads"
+    assert set(module.cmd_handlers) == {PULL_FOLDER_FQN, PUSH_FOLDER_FQN}, (
+        "a server can have an admin's client do something else now: see flaremesh.p2p.nvflare.downloads"
     )
+    called = []
+    module.cmd_handlers[PULL_FOLDER_FQN] = called.append
+    pull = CommandSpec("list_jobs", "", "", None, client_cmd=PULL_FOLDER_FQN)
+    (mapped,) = module.generate_module_spec(pull).cmd_specs
+    mapped.handler_func("pulled")
+    assert called == ["pulled"], "FileTransferModule no longer looks up cmd_handlers for a command"

@@ -50,7 +50,7 @@ class Mesh:
             "server": {"host": "localhost", "port": self.port, "org": "consortium"},
             "admins": [{"email": "admin@example.org", "org": "consortium", "role": "project_admin"}],
             "graph": {"kind": "ring"},
-            "code": {"packages": ["faulty"]},
+            "code": {"packages": ["faulty", "nosy"]},
         }
         self.file = self.topology("consensus")
         self.commands: list[subprocess.Popen[str]] = []

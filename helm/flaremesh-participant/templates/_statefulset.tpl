@@ -106,6 +106,7 @@ spec:
               mountPath: /tmp
             - name: shm
               mountPath: /dev/shm
+            {{- include "flaremesh.own" (list . "volumeMounts") | nindent 12 }}
             {{- with .Values.extraVolumeMounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -129,6 +130,7 @@ spec:
           emptyDir:
             medium: Memory
             sizeLimit: {{ .Values.memory.shm }}
+        {{- include "flaremesh.own" (list . "volumes") | nindent 8 }}
         {{- with .Values.storage.existingClaim }}
         - name: workspace
           persistentVolumeClaim:

@@ -1,5 +1,7 @@
 {{/* What of the participant's templates is the server's own. */}}
 {{- define "flaremesh.server.env" }}{{- end }}
+{{- define "flaremesh.server.volumeMounts" }}{{- end }}
+{{- define "flaremesh.server.volumes" }}{{- end }}
 
 {{- define "flaremesh.server.resources" -}}
 {{ toYaml .Values.resources }}

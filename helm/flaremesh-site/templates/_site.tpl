@@ -6,6 +6,27 @@
 - name: FLAREMESH_SHARE_METRICS
   value: "off"
 {{- end }}
+{{- if .Values.policy }}
+- name: FLAREMESH_POLICY
+  value: /policy/policy.yaml
+{{- end }}
+{{- end }}
+
+{{/* A folder, since Kubernetes brings changes of a ConfigMap into no file that is mounted alone. */}}
+{{- define "flaremesh.site.volumeMounts" -}}
+{{- if .Values.policy }}
+- name: policy
+  mountPath: /policy
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "flaremesh.site.volumes" -}}
+{{- if .Values.policy }}
+- name: policy
+  configMap:
+    name: {{ include "flaremesh.fullname" . }}-policy
+{{- end }}
 {{- end }}
 
 {{- define "flaremesh.site.resources" -}}

@@ -1,7 +1,10 @@
 """The command line: parse, call, print."""
 
 import sys
+from pathlib import Path
 from types import TracebackType
+
+from flaremesh import import_path
 
 
 def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -13,3 +16,8 @@ def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackT
 
 
 sys.excepthook = _hook
+
+if (
+    sys.argv[0] == "-m"
+):  # so it is while Python looks for the module to run; the current folder is on the path
+    import_path.leave_out(Path.cwd())

@@ -7,12 +7,13 @@ import os
 import sys
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from flaremesh import __version__
+from flaremesh import __version__, import_path
 from flaremesh.cli.interruption import interruptible
 from flaremesh.cli.outputs import FileError
 from flaremesh.deploy import proxies
@@ -38,6 +39,10 @@ COMMANDS: Final = {
         "Make one archive from which a participant without internet is installed; it holds the private key."
     ),
     "down": "Stop the sites, then the server; running runs are aborted.",
+    "pending": "Show the runs that wait at a site until a person there approves them.",
+    "approve": "Approve a run that waits at a site: it may begin there, as `flaremesh pending` shows it.",
+    "deny": "Deny a run that waits at a site, or that was approved there and has not begun.",
+    "audit": "Show a site's audit log, or verify that no line of it was changed, moved or removed.",
 }
 """Every command, in the order of ``--help``, with its line there, the first line of its docstring.
 
@@ -62,7 +67,8 @@ class Commands(TyperGroup):
         _forgive()
         proxies.spare()
         try:
-            with interruptible():
+            with interruptible(), import_path.restored():
+                import_path.leave_out(Path.cwd())
                 return super().invoke(ctx)
         except FlaremeshError as error:
             raise _failure(f"Error: {error}", error.exit_code) from None

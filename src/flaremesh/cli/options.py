@@ -8,9 +8,11 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from pydantic import ValidationError
 
+from flaremesh import import_path
 from flaremesh.cli.outputs import FileError, folder
-from flaremesh.deploy.targets import TargetKind
+from flaremesh.deploy.targets import LOCAL_WORKSPACES, TargetKind
 from flaremesh.errors import first_mistake
+from flaremesh.printable import printable
 from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.schema import Run, Topology, WireEncoding
 
@@ -23,17 +25,54 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wire: TypeAlias = Annotated[
     WireEncoding | None, typer.Option(help="Instead of run.wire: how vectors travel between sites.")
 ]
+SiteWorkspace: TypeAlias = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[WORKSPACE]",
+        envvar="FLAREMESH_WORKSPACE",
+        help="The site's folder, with the kit in it; or a topology file, with --site, on the local target.",
+    ),
+]
+RunId: TypeAlias = Annotated[
+    str, typer.Argument(metavar="RUN", help="The run, by its id in `flaremesh pending`.")
+]
+SiteName: TypeAlias = Annotated[str | None, typer.Option("--site", help="The site, of a topology file.")]
 
 
-def load(path: Path) -> Topology:
+def load(path: Path, *, executes: bool = False) -> Topology:
     """The topology of a file, checked.
+
+    Args:
+        path: the file.
+        executes: whether the command is there to execute what lies beside the file. If not, no module is
+            imported from the file's folder, nor from the current one.
 
     Raises:
         TopologyError: with everything that is wrong with the file.
     """
+    if executes:
+        import_path.admit()
+    else:
+        import_path.leave_out(path.parent)
     from flaremesh.topology import load as loading  # the graph library, which --help does not need
 
     return loading.load(path)
+
+
+def name_code(topology: Topology, folder: Path) -> None:
+    """Name on stderr, before it is executed, the code that lies in the user's folders.
+
+    Args:
+        topology: whose run is executed.
+        folder: the topology file's.
+
+    Raises:
+        SourceError: what the problem's file imports from beside it cannot travel to the sites.
+    """
+    from flaremesh.problems.sources import executed, sha256
+
+    for file in executed(topology, folder):
+        typer.echo(f"Executes {printable(str(file))} (SHA-256 {sha256(file)})", err=True)
 
 
 def overridden(topology: Topology, **fields: Any) -> Topology:
@@ -76,6 +115,32 @@ def mesh_folder(topology: Topology, output: Path | None) -> Path:
             "Name another folder with --output, or undo that change."
         )
     return path
+
+
+def site_workspace(place: Path | None, site: str | None, output: Path | None) -> Path:
+    """The workspace of a site on this machine.
+
+    Args:
+        place: the workspace itself, or a topology file whose mesh is up on the local target.
+        site: name of the site, with a topology file.
+        output: folder of the mesh, with a topology file.
+
+    Raises:
+        TopologyError, FileError: the topology file, or the mesh's folder, cannot be used.
+        NoWorkspace: there is none.
+        BadParameter: no workspace is named, or no site of the topology file.
+    """
+    from flaremesh.p2p.gate.commands import workspace_at
+
+    if place is None:
+        raise typer.BadParameter("name the site's workspace, or a topology file and --site")
+    if place.is_file():
+        topology = load(place)
+        names = [known.name for known in topology.sites]
+        if site not in names:
+            raise typer.BadParameter(f"with a topology file, --site must be one of {', '.join(names)}")
+        place = mesh_folder(topology, output) / LOCAL_WORKSPACES / site
+    return workspace_at(place)
 
 
 def print_json(document: Any) -> None:

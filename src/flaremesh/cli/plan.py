@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, load, place_of
+from flaremesh.cli.options import AsJson, Output, TopologyFile, load, name_code, place_of
 
 if TYPE_CHECKING:
     from flaremesh.provision.plan import Message, Mixing, Plan
@@ -23,7 +23,8 @@ def plan(
         bool,
         typer.Option(
             "--build-problem",
-            help="Build the first site's problem too, which runs its code, to tell how long messages are.",
+            help="Run the code that the file names, beside it too: import the algorithm, and build the first "
+            "site's problem, to tell how long messages are.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -32,7 +33,9 @@ def plan(
     from flaremesh.provision.plan import plan as plan_of
     from flaremesh.provision.state import previous
 
-    loaded = load(topology)
+    loaded = load(topology, executes=build_problem)
+    if build_problem:
+        name_code(loaded, topology.parent)
     result = plan_of(loaded, previous(place_of(loaded, output)), build_problem=build_problem)
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))
@@ -79,6 +82,8 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
     yield "contraction", _contraction(mixing)
     yield "message", _message(message)
     by_reason: dict[str | None, list[str]] = {}
+    if plan.unseen:
+        yield "not looked at", plan.unseen
     for name, reason in plan.algorithms.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, Wire, load, mesh_folder, overridden
+from flaremesh.cli.options import (
+    AsJson,
+    Output,
+    TopologyFile,
+    Where,
+    Wire,
+    load,
+    mesh_folder,
+    name_code,
+    overridden,
+)
 from flaremesh.cli.outputs import writable_folder
 from flaremesh.deploy.targets import TargetKind, target_of
 
@@ -37,9 +47,10 @@ def run(
     from flaremesh.deploy.runs import run as runs
     from flaremesh.p2p.outcome import RUN_RESULT
 
-    loaded = overridden(load(topology), iterations=iterations, stepsize=stepsize, wire=wire)
+    loaded = overridden(load(topology, executes=True), iterations=iterations, stepsize=stepsize, wire=wire)
     mesh = writable_folder(mesh_folder(loaded, output))
     target = target_of(where, loaded, mesh)
+    name_code(loaded, topology.parent)
     with ProgressView(loaded.run.iterations) as view, _interruption() as stop:
         result = runs.run(loaded, target, mesh, name or loaded.run.algorithm, view.show, stop, _warn)
     folder = mesh / "runs" / result.run_id

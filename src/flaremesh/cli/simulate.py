@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flaremesh.cli.options import Wire, load, overridden
+from flaremesh.cli.options import Wire, load, name_code, overridden
 from flaremesh.cli.outputs import writable_file
 
 
@@ -23,7 +23,8 @@ def simulate(
     from flaremesh.provision.plan import check
     from flaremesh.runtime.simulate import simulation_of
 
-    loaded = overridden(load(topology), iterations=iterations, wire=wire)
+    loaded = overridden(load(topology, executes=True), iterations=iterations, wire=wire)
+    name_code(loaded, topology.parent)
     mesh = check(loaded)
     run = loaded.run
     torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other

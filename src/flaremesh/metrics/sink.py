@@ -3,12 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Final, Protocol, TypeAlias
 
 from pydantic import AliasChoices, Field
 from typing_extensions import override
 
-from flaremesh.record import Number, Whole
+from flaremesh.record import Name, Number, Seconds, Whole
+
+MOST_METRICS: Final = 256
+"""So many metrics may one evaluation have."""
+
+Metrics: TypeAlias = Annotated[Mapping[Name, Number], Field(max_length=MOST_METRICS)]
+"""What an evaluation found, by name."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,12 @@ class Iteration:
     iteration: Whole
     loss: float | None
     consensus_distance: Number
-    seconds: Number
-    wait_seconds: Number
-    gradient_seconds: Number
-    overlap_seconds: Number = 0.0
-    send_seconds: Number = 0.0
-    mix_seconds: Number = 0.0
+    seconds: Seconds
+    wait_seconds: Seconds
+    gradient_seconds: Seconds
+    overlap_seconds: Seconds = 0.0
+    send_seconds: Seconds = 0.0
+    mix_seconds: Seconds = 0.0
     finite: bool = True
 
 
@@ -53,8 +59,8 @@ class Evaluation:
     """
 
     iteration: Whole
-    metrics: Annotated[Mapping[str, Number], Field(validation_alias=AliasChoices("metrics", "evaluation"))]
-    seconds: Number = 0.0
+    metrics: Annotated[Metrics, Field(validation_alias=AliasChoices("metrics", "evaluation"))]
+    seconds: Seconds = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,36 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import Field
 
 from flaremesh.metrics.names import RunState
-from flaremesh.record import Number, Schema, Text, Whole
+from flaremesh.metrics.sink import Metrics
+from flaremesh.record import Name, Schema, Seconds, Text, Whole
 from flaremesh.runtime.history import Record
+from flaremesh.topology.links import LinkKind
+from flaremesh.topology.schema import MOST_SITES
 
 RUN_FOLDER: Final = "flaremesh"
 """Folder in a job's run directory, at every site and at the server, that holds what a run leaves behind."""
 
 RESULT: Final = "result.json"
 """Name of the server's file in it, and of the copy in the admin's run folder."""
+
+MOST_RECORDS: Final = 1000
+"""So many records may a history have that goes to the server."""
+
+Links: TypeAlias = Annotated[
+    Mapping[Name, Annotated[str, Field(pattern=f"^({'|'.join(LinkKind)})$")]], Field(max_length=MOST_SITES)
+]
+"""What carries the messages to each out-neighbour."""
+
+Bytes: TypeAlias = Annotated[Mapping[Name, Whole], Field(max_length=MOST_SITES)]
+"""Bytes by neighbour."""
+
+Weight: TypeAlias = Annotated[float, Field(ge=-1e3, le=1e3)]
+"""An entry of a mixing matrix."""
 
 Outcome: TypeAlias = Literal[RunState.FINISHED, RunState.FAILED, RunState.ABORTED, "unfinished"]
 """How a run ended; ``unfinished`` where no result is known yet."""
@@ -32,12 +51,12 @@ class SiteResult:
     """
 
     iterations: Whole = 0
-    metrics: Mapping[str, Number] = field(default_factory=dict)
-    seconds: float | None = None
-    sent_bytes: Mapping[str, Whole] = field(default_factory=dict)
-    received_bytes: Mapping[str, Whole] = field(default_factory=dict)
-    links: Mapping[str, str] = field(default_factory=dict)
-    history: list[Record] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=dict)
+    seconds: Seconds | None = None
+    sent_bytes: Bytes = field(default_factory=dict)
+    received_bytes: Bytes = field(default_factory=dict)
+    links: Links = field(default_factory=dict)
+    history: Annotated[list[Record], Field(max_length=MOST_RECORDS)] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -49,8 +68,8 @@ class Graph:
         matrices: one mixing matrix per phase; row i holds the weights with which site i mixes.
     """
 
-    sites: list[str]
-    matrices: list[list[list[float]]]
+    sites: Annotated[list[Name], Field(max_length=MOST_SITES)]
+    matrices: list[list[list[Weight]]]
 
     def __post_init__(self) -> None:
         count = len(self.sites)
@@ -77,17 +96,17 @@ class RunResult:
         graph: the sites and their mixing matrices.
     """
 
-    run_id: str
+    run_id: Name
     outcome: Outcome
-    name: str = ""
+    name: Name = ""
     reason: Text | None = None
-    algorithm: str | None = None
-    topology: str | None = None
-    iterations: int | None = None
-    seconds: float | None = None
-    submit_to_result_seconds: float | None = None
+    algorithm: Name | None = None
+    topology: Name | None = None
+    iterations: Whole | None = None
+    seconds: Seconds | None = None
+    submit_to_result_seconds: Seconds | None = None
     predicted_contraction: float | None = None
-    sites: Mapping[str, SiteResult] = field(default_factory=dict)
+    sites: Annotated[Mapping[Name, SiteResult], Field(max_length=MOST_SITES)] = field(default_factory=dict)
     graph: Graph | None = None
 
 

@@ -15,6 +15,7 @@ from flaremesh.certificates import CertificateError, Identity, Kind, holder
 from flaremesh.errors import FlaremeshError
 from flaremesh.issuing import read_key
 from flaremesh.p2p import charter
+from flaremesh.p2p.gate import policy
 from flaremesh.p2p.nvflare.processes import server_command, site_command
 from flaremesh.p2p.nvflare.startup import RUNS, startup_files
 from flaremesh.record import RecordError
@@ -131,7 +132,8 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
     Raises:
         StartError: it cannot.
     """
-    found = identity(workspace).name
+    own = identity(workspace)
+    found = own.name
     if name and found != name:
         raise StartError(f"this is {name}, and the kit is that of {found}. Install the kit of {name}.")
     _check_key(workspace / "startup")
@@ -144,6 +146,13 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
             f"{found}: the workspace {workspace} cannot be written: {error.strerror}. "
             "It needs room, and the user of this process must own it."
         ) from None
+    if own.kind is not Kind.SERVER:
+        try:
+            policy.read(workspace)
+        except policy.PolicyError as error:
+            raise StartError(
+                f"{found}: it would run nothing, for its own policy has mistakes. {error}"
+            ) from None
     if gpus:
         require_gpus(found, gpus, visible_gpus())
 

@@ -3,15 +3,17 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from pydantic import Field
 from typing_extensions import override
 
 from flaremesh.links import Cancelled
 from flaremesh.metrics.names import RunState
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
-from flaremesh.p2p.outcome import RunResult
-from flaremesh.record import Number, Schema, Text, Whole
+from flaremesh.metrics.sink import Evaluation, Iteration, Metrics, MetricsSink, Norms
+from flaremesh.p2p.outcome import Links, RunResult
+from flaremesh.record import Name, Schema, Seconds, Text, Whole
+from flaremesh.topology.schema import MOST_SITES
 
 _PERIOD_SECONDS = 0.5
 
@@ -33,10 +35,10 @@ class SiteProgress:
 
     iteration: Whole = 0
     consensus_distance: float | None = None
-    seconds_per_iteration: float | None = None
-    metrics: Mapping[str, Number] = field(default_factory=dict)
-    links: Mapping[str, str] = field(default_factory=dict)
-    waits_for: str | None = None
+    seconds_per_iteration: Seconds | None = None
+    metrics: Metrics = field(default_factory=dict)
+    links: Links = field(default_factory=dict)
+    waits_for: Name | None = None
     panic: Text | None = None
     stopped: bool = False
 
@@ -52,7 +54,7 @@ class RunProgress:
     """
 
     state: RunState
-    sites: Mapping[str, SiteProgress] = field(default_factory=dict)
+    sites: Annotated[Mapping[Name, SiteProgress], Field(max_length=MOST_SITES)] = field(default_factory=dict)
     result: RunResult | None = None
 
 

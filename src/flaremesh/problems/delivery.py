@@ -8,7 +8,6 @@ The arguments are no part of NVFlare's own configuration: that knows JSON's type
 in braces, and takes a mapping with a ``name`` or a ``path`` for a component.
 """
 
-import ast
 import importlib.util
 import shutil
 import sys
@@ -26,6 +25,7 @@ from flaremesh.class_path import ClassPathError, class_at, exit_refused, package
 from flaremesh.errors import FlaremeshError
 from flaremesh.problems.protocol import Problem, SiteContext
 from flaremesh.problems.reference import build_problem
+from flaremesh.problems.sources import SourceError, sources
 from flaremesh.topology.schema import ProblemReference
 
 _DESCRIPTION = Path("config/problem.yaml")
@@ -42,7 +42,7 @@ def deliver(reference: ProblemReference, app: Path) -> None:
     """Put all that a site needs to build the problem into the folder of a job's app.
 
     Raises:
-        DeliveryError: an argument is of a type that cannot travel.
+        DeliveryError: an argument is of a type that cannot travel, or a file is a link out of the folder.
     """
     where = {"path": reference.path} if reference.file is None else {"file": reference.file.name}
     description = where | {"name": reference.name, "args": reference.args}
@@ -56,7 +56,11 @@ def deliver(reference: ProblemReference, app: Path) -> None:
     (app / _DESCRIPTION).parent.mkdir(parents=True, exist_ok=True)
     (app / _DESCRIPTION).write_text(text, encoding="utf-8")
     if reference.file is not None:
-        for source in _with_imports(reference.file):
+        try:
+            travelling = sources(reference.file)
+        except SourceError as error:
+            raise DeliveryError(str(error)) from None
+        for source in travelling:
             target = app / _CODE / source.relative_to(reference.file.parent)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
@@ -176,34 +180,3 @@ def _prefer(folder: Path, modules: set[str]) -> None:
         file = getattr(module, "__file__", None)
         if package_of(name) in modules and not (file and Path(file).is_relative_to(folder)):
             del sys.modules[name]
-
-
-def _with_imports(file: Path) -> list[Path]:
-    """A Python file, and of the files beside it those that it imports, and that these import."""
-    found, waiting = {file: None}, [file]
-    while waiting:
-        for source in _imported_by(waiting.pop(), file.parent):
-            if source not in found:
-                found[source] = None
-                waiting.append(source)
-    return list(found)
-
-
-def _imported_by(file: Path, folder: Path) -> Iterator[Path]:
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return  # importing it at the site names the error
-    for node in ast.walk(tree):
-        match node:
-            case ast.Import(names=names):
-                modules = [alias.name for alias in names]
-            case ast.ImportFrom(module=str(module), level=0):
-                modules = [module]
-            case _:
-                continue
-        for top in {package_of(module) for module in modules} - sys.stdlib_module_names:
-            if (folder / f"{top}.py").is_file():
-                yield folder / f"{top}.py"
-            elif (folder / top).is_dir():
-                yield from sorted((folder / top).rglob("*.py"))

@@ -29,7 +29,10 @@ class Workload(Values):
     storage: Volume = Field(description="its data")
     network_policy: NetworkPolicy = Field(NetworkPolicy(), description="who may talk to whom")
     pod_security: PodSecurity = Field(description="the user of the pod")
-    resources: dict[str, Any] = Field({}, description="requests and limits of the container")
+    resources: dict[str, Any] = Field(
+        {"requests": {"memory": "128Mi"}, "limits": {"memory": "2Gi"}},
+        description="requests and limits of the container; limits: {memory: null} takes the limit away",
+    )
     node_selector: dict[str, str] = Field({}, description="labels of nodes that may run the pod")
     tolerations: Objects = Field((), description="taints that the pod tolerates")
     affinity: dict[str, Any] = Field({}, description="affinity of the pod")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flaremesh import algorithms
+from flaremesh import algorithms, import_path
 from flaremesh.algorithms import Weights
-from flaremesh.class_path import ClassPathError
+from flaremesh.class_path import ClassPathError, package_of
 from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall, releases
 from flaremesh.provision.firewall import FirewallRule
@@ -95,6 +95,8 @@ class Plan:
         firewall: the connections that firewalls must let through.
         redeploy: participants to deploy anew since the previous topology, and what of theirs changed; None
             without a previous one.
+        unseen: the algorithm, if it was not imported since it lies beside the topology file, and what is
+            therefore unknown; else None.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Plan:
     message: Message
     firewall: tuple[FirewallRule, ...]
     redeploy: dict[str, str] | None
+    unseen: str | None = None
 
 
 def plan(topology: Topology, previous: Topology | None = None, *, build_problem: bool = False) -> Plan:
@@ -136,11 +139,12 @@ def plan(topology: Topology, previous: Topology | None = None, *, build_problem:
         message=_message(topology, build_problem, refusal),
         firewall=tuple(firewall.rules(topology, mesh)),
         redeploy=None if previous is None else redeploy(topology, previous),
+        unseen=_unseen(topology.run.algorithm),
     )
 
 
 def check(topology: Topology) -> Mesh:
-    """Build the mesh and check that the topology's run is sound on it.
+    """Build the mesh and check that the topology's run is sound on it, as far as it may be looked at.
 
     Raises:
         UnsoundRun: unknown algorithm, wrong hyper-parameters, or weights that the algorithm is not made for.
@@ -217,6 +221,8 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return reason
     if "." not in run.algorithm and run.algorithm not in algorithms.names():
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
+    if _unseen(run.algorithm):
+        return None
     try:
         algorithms.configured(run)
     except ImportError as error:
@@ -227,6 +233,16 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return f"the run's hyper-parameters do not fit: {error}; set them by stepsize and options"
     reason = unsoundness(run.algorithm, mesh)
     return f"{run.algorithm} is not sound on this graph: {reason}" if reason else None
+
+
+def _unseen(algorithm: str) -> str | None:
+    place = import_path.left_out(package_of(algorithm)) if "." in algorithm else None
+    if place is None:
+        return None
+    return (
+        f"{algorithm} lies in {place}, and no code is imported from there for a plan, so whether it is "
+        "sound here is unknown; --build-problem imports it, and tells"
+    )
 
 
 def _made_for(weights: Weights) -> list[str]:
@@ -268,6 +284,8 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
 def _message(topology: Topology, build_problem: bool, refusal: str | None) -> Message:
     if refusal:
         return Message(None, why_unknown="the run is refused")
+    if _unseen(topology.run.algorithm):
+        return Message(None, why_unknown="the algorithm was not imported")
     vectors = sum(exchange.vectors for exchange in algorithms.configured(topology.run).exchanges)
     if not build_problem:
         return Message(vectors, why_unknown="--build-problem builds the problem, and tells")

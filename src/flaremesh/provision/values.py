@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from flaremesh import __version__
 from flaremesh.metrics.ask import PORT
+from flaremesh.p2p.gate.policy import Policy
 from flaremesh.topology.schema import Closed, DnsLabel, Port
 
 Quantity: TypeAlias = Annotated[str, Field(pattern=r"^\d+(\.\d+)?([EPTGMk]i?|m)?$")]
@@ -178,7 +179,9 @@ class Participant(Values):
     pod_disruption_budget: PodDisruptionBudget = Field(PodDisruptionBudget(), description="drains")
     probes: Probes = Field(Probes(), description="patience of the probes")
     resources: dict[str, Any] = Field(
-        {}, description="requests and limits of the container; a run needs some 0.5 GiB beside its model"
+        {"requests": {"memory": "512Mi"}, "limits": {"memory": "4Gi"}},
+        description="requests and limits of the container; a run needs 0.5 GiB and ten times its model. "
+        "limits: {memory: null} takes the limit away",
     )
     runtime_class_name: str = Field("", description="runtime class of the pod, e.g. nvidia")
     node_selector: dict[str, str] = Field({}, description="labels of nodes that may run the pod")
@@ -242,6 +245,9 @@ class SiteValues(Participant):
         DialledPeer(name="server", first_port=8002, last_port=8002), description="the mesh's server"
     )
     link: Link = Field(Link(), description="direct links")
+    policy: Policy | None = Field(
+        None, description="what the site lets in, as docs/site-policy.md says: the content of a policy.yaml"
+    )
     gpus: Gpus = Field(Gpus(), description="GPUs")
     termination_grace_period_seconds: Annotated[int, Field(ge=30)] = Field(
         45, description="the site aborts its runs and logs out, which takes up to 25 s"

@@ -62,6 +62,21 @@ class Document:
         self._root = _composed(text) or _Node(1, None)
         self.data: Any = self._root.value
 
+    def fields(self, start: str) -> dict[str, Any]:
+        """What the file says, by its outermost fields.
+
+        Args:
+            start: how to begin such a file, for the message.
+
+        Raises:
+            Unreadable: it has no fields.
+        """
+        if self.data is None:
+            raise Unreadable("the file is empty", start)
+        if not isinstance(self.data, dict):
+            raise Unreadable("the file holds no fields", start)
+        return self.data
+
     def mistakes(self) -> Iterator[Mistake]:
         """Fields that are given twice, and values that can be read in two ways."""
         return _mistakes(self._root, (), set())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flaremesh.topology.mistakes import Mistake, shown
-from flaremesh.topology.text import Unreadable, read
+from flaremesh.topology.text import Unreadable, inside, read
 
 
 @dataclass
@@ -37,10 +37,10 @@ class EdgeList:
                 return Mistake(("graph", "file"), f"{self.name}: {mistake.problem}", mistake.remedy)
         return mistake
 
-    def read(self, path: Path) -> None:
-        """Fill in what the file holds."""
+    def read(self, folder: Path) -> None:
+        """Fill in what the file in the topology file's folder holds."""
         try:
-            lines = read(path, self.name).split("\n")
+            lines = read(inside(folder, self.name), self.name).split("\n")
         except Unreadable as error:
             line = f" (line {error.line})" if error.line > 1 else ""
             self.mistakes.append(Mistake(("graph", "file"), f"{error.problem}{line}", error.remedy))
@@ -71,7 +71,7 @@ def inlined(data: Mapping[str, Any], folder: Path) -> tuple[Mapping[str, Any], E
     match data:
         case {"graph": {"file": str(name), **others}} if "edges" not in others:
             found = EdgeList(name)
-            found.read(folder / name)
+            found.read(folder)
             return {**data, "graph": others | {"edges": found.edges}}, found
     return data, EdgeList()
 

@@ -9,7 +9,7 @@ from flaremesh.topology.document import Document
 from flaremesh.topology.edge_list import inlined
 from flaremesh.topology.mistakes import LineMistake, Mistake, TopologyError
 from flaremesh.topology.schema import Topology
-from flaremesh.topology.text import Unreadable, read
+from flaremesh.topology.text import Unreadable, inside, read
 from flaremesh.topology.validation import validate
 
 _START = "start with apiVersion: flaremesh/v1"
@@ -18,8 +18,8 @@ _START = "start with apiVersion: flaremesh/v1"
 def load(path: str | Path) -> Topology:
     """The topology of a file, checked.
 
-    Paths in the file are relative to it. What is returned does not depend on the file any more: an edge list
-    has been read, and the path of the problem's file is absolute.
+    Paths in the file are relative to it, and lead to files in its folder alone. What is returned does not
+    depend on the file any more: an edge list has been read, and the path of the problem's file is absolute.
 
     Raises:
         TopologyError: the file has mistakes; it names all of them.
@@ -28,8 +28,8 @@ def load(path: str | Path) -> Topology:
     document, written = _read(path)
     data, edge_list = inlined(written, path.parent)
     unreadable = list(document.mistakes())
-    topology, invalid = validate(data, document.written)
-    others = [*invalid, *edge_list.mistakes, *_missing_file(data, path.parent), *mistakes(data)]
+    topology, invalid = validate(Topology, data, document.written)
+    others = [*invalid, *edge_list.mistakes, *_unfit_file(data, path.parent), *mistakes(data)]
     # other mistakes at a value that cannot be read may only follow from that
     places = {mistake.location for mistake in unreadable}
     if edge_list.mistakes:
@@ -44,19 +44,20 @@ def load(path: str | Path) -> Topology:
 def _read(path: Path) -> tuple[Document, dict[str, Any]]:
     try:
         document = Document(read(path, "the file"))
-        if document.data is None:
-            raise Unreadable("the file is empty", _START)
-        if not isinstance(document.data, dict):
-            raise Unreadable("the file holds no fields", _START)
+        return document, document.fields(_START)
     except Unreadable as error:
         raise TopologyError(path, [LineMistake(error.line, "", error.problem, error.remedy)]) from None
-    return document, document.data
 
 
-def _missing_file(data: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
+def _unfit_file(data: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
     match data:
-        case {"run": {"problem": {"file": str(file)}}} if not _is_file(folder / file):
-            yield Mistake(("run", "problem", "file"), f"{folder / file} does not exist", "check the path")
+        case {"run": {"problem": {"file": str(file)}}}:
+            location = ("run", "problem", "file")
+            try:
+                if not _is_file(inside(folder, file)):
+                    yield Mistake(location, f"{folder / file} does not exist", "check the path")
+            except Unreadable as error:
+                yield Mistake(location, error.problem, error.remedy)
 
 
 def _is_file(path: Path) -> bool:
@@ -70,5 +71,5 @@ def _with_absolute_file(topology: Topology, folder: Path) -> Topology:
     run = topology.run
     if run.problem.file is None:
         return topology
-    problem = run.problem.model_copy(update={"file": (folder / run.problem.file).resolve()})
+    problem = run.problem.model_copy(update={"file": inside(folder, str(run.problem.file))})
     return topology.model_copy(update={"run": run.model_copy(update={"problem": problem})})

@@ -1,4 +1,4 @@
-"""Mistakes in a topology file, in words for the person who wrote it."""
+"""Mistakes in a file, in words for the person who wrote it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.printable import printable
 
 Location: TypeAlias = tuple[str | int, ...]
 """The keys and list indices that lead to a value, outermost first."""
@@ -26,7 +27,7 @@ class LineMistake:
     """A mistake at its place in the file.
 
     Attributes:
-        line: line of the topology file, from 1.
+        line: line of the file, from 1.
         field: the field, e.g. ``sites[1].name``; empty for the whole file.
         problem: what is wrong.
         remedy: what to write instead.
@@ -39,12 +40,12 @@ class LineMistake:
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        parts = (_visible(part) for part in (field, self.problem, self.remedy))
+        parts = (printable(part, _MOST_CHARACTERS) for part in (field, self.problem, self.remedy))
         return "line {}: {}{}; {}".format(self.line, *parts)
 
 
-class TopologyError(FlaremeshError):
-    """A topology file cannot be used.
+class MistakenFile(FlaremeshError):
+    """A file that a person wrote cannot be used.
 
     Args:
         path: the file.
@@ -65,14 +66,12 @@ class TopologyError(FlaremeshError):
         super().__init__("\n".join(lines))
 
 
+class TopologyError(MistakenFile):
+    """A topology file cannot be used."""
+
+
 _MOST_SHOWN = 50
-
-
-def _visible(text: str) -> str:
-    """A part of a mistake, cut to a length that can be read, its control characters escaped."""
-    short = text if len(text) <= 400 else f"{text[:400]}…"
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
-
+_MOST_CHARACTERS = 400  # of each part of a mistake
 
 _LONGEST = 80
 

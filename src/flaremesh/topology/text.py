@@ -1,6 +1,7 @@
 """Read the text of a file that a person wrote, with any editor."""
 
 import codecs
+import os
 import stat
 from pathlib import Path
 
@@ -56,6 +57,26 @@ def read(path: Path, name: str) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise Unreadable(f"{name} is not UTF-8 text, for it holds a NUL", "save it as UTF-8", line)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file that a topology file in ``folder`` names, links followed.
+
+    Somebody else may have written the topology file: it reaches nothing but what lies in its own folder.
+
+    Raises:
+        Unreadable: the file lies elsewhere.
+    """
+    try:
+        home, path = (Path(os.path.realpath(place)) for place in (folder, folder / name))
+    except ValueError as error:  # a path with a NUL
+        raise Unreadable(f"{name} cannot be read: {error}", "check the path") from None
+    if not path.is_relative_to(home):
+        raise Unreadable(
+            f"{folder / name} leads to {path}, outside of the topology file's folder",
+            f"copy the file into {home}, and name the copy",
+        )
+    return path
 
 
 def _is_file(path: Path) -> bool:

@@ -1,16 +1,16 @@
-"""Validate the data of a topology file, and say in plain words what pydantic found."""
+"""Validate the data of a file that a person wrote, and say in plain words what pydantic found."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from flaremesh.topology.mistakes import Location, Mistake, instead, near, shown
 from flaremesh.topology.schema import GRAPH_KINDS, Deploy, Edge, Topology
 
-_SCHEMA: dict[str, Any] = Topology.model_json_schema()
-_MODELS: dict[str, Any] = _SCHEMA["$defs"]
+M = TypeVar("M", bound=BaseModel)
 
 _NO_SUCH_VALUE = {
     "int": "is no whole number",
@@ -29,21 +29,25 @@ _BOUNDS = {"gt": "greater than", "ge": "of at least", "lt": "less than", "le": "
 
 
 def validate(
-    data: Mapping[str, Any], written: Callable[[Location], str | None]
-) -> tuple[Topology | None, list[Mistake]]:
-    """The topology, or the mistakes in its fields.
+    model: type[M], data: Mapping[str, Any], written: Callable[[Location], str | None]
+) -> tuple[M | None, list[Mistake]]:
+    """What the file means, or the mistakes in its fields.
 
     Args:
+        model: what the file is to be.
         data: what the file says.
         written: returns the text of a value without quotes, as Document.written does.
     """
     try:
-        return Topology.model_validate(data), []
+        return model.model_validate(data), []
     except ValidationError as error:
-        return None, list(_mistakes(error.errors(include_url=False), written))
+        return None, list(_mistakes(model, error.errors(include_url=False), written))
 
 
-def _mistakes(errors: Sequence[ErrorDetails], written: Callable[[Location], str | None]) -> Iterator[Mistake]:
+def _mistakes(
+    model: type[BaseModel], errors: Sequence[ErrorDetails], written: Callable[[Location], str | None]
+) -> Iterator[Mistake]:
+    schema = _schema(model)
     unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
     for error in errors:
         location = error["loc"]
@@ -57,16 +61,16 @@ def _mistakes(errors: Sequence[ErrorDetails], written: Callable[[Location], str 
         if error["type"] == "invalid_key" or location[-1] == "[key]":
             continue  # see checks.py
         # the name of a union's member stands in pydantic's location, but not in the file
-        place = tuple(step for step in location if step not in _MODELS)
+        place = tuple(step for step in location if step not in schema.get("$defs", {}))
         value = error["input"]
         quoted = shown(value) if isinstance(value, str) else written(place) or shown(value)
-        yield Mistake(place, *_words(error, quoted))
+        yield Mistake(place, *_words(schema, error, quoted))
 
 
-def _words(error: ErrorDetails, value: str) -> tuple[str, str]:
+def _words(root: dict[str, Any], error: ErrorDetails, value: str) -> tuple[str, str]:
     """Problem and remedy; ``value`` is what was given, as messages quote it."""
     location, context = error["loc"], error.get("ctx", {})
-    schema = _schema_at(location)
+    schema = _schema_at(root, location)
     description = schema.get("description", "another value").splitlines()[0]
     kind = error["type"]
     match kind:
@@ -75,7 +79,7 @@ def _words(error: ErrorDetails, value: str) -> tuple[str, str]:
         case "missing":
             return "the field is missing", f"add {location[-1]}: {description}"
         case "extra_forbidden":
-            name, known = str(location[-1]), list(_schema_at(location[:-1])["properties"])
+            name, known = str(location[-1]), list(_schema_at(root, location[:-1])["properties"])
             return "there is no such field", instead(_near(name, known) or name, known)
         case "literal_error":
             known = schema.get("enum", [schema.get("const")])
@@ -127,23 +131,29 @@ def _graph_words(graph: Any) -> tuple[str, str]:
     return "it has neither kind nor edges nor file", "write graph: {kind: ring}, or list the edges"
 
 
-def _schema_at(location: Location) -> dict[str, Any]:
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
+
+
+def _schema_at(root: dict[str, Any], location: Location) -> dict[str, Any]:
     """The JSON schema of the value at a location, with the description that it has there."""
-    schema = _SCHEMA
+    models = root.get("$defs", {})
+    schema = root
     for step in location:
-        if step in _MODELS:
-            schema = _MODELS[str(step)]
+        if step in models:
+            schema = models[str(step)]
         elif isinstance(step, int):
-            schema = _resolved(schema.get("items", {}))
+            schema = _resolved(models, schema.get("items", {}))
         else:
-            schema = _resolved(schema.get("properties", {}).get(step, {}))
+            schema = _resolved(models, schema.get("properties", {}).get(step, {}))
     return schema
 
 
-def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
+def _resolved(models: Mapping[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     """Follow a reference, or the first member of a union, as ``X | None`` is one."""
     if "anyOf" in schema:
-        return _resolved(schema["anyOf"][0]) | schema
+        return _resolved(models, schema["anyOf"][0]) | schema
     if "$ref" in schema:
-        return {**_MODELS[schema["$ref"].rpartition("/")[2]], **schema}
+        return {**models[schema["$ref"].rpartition("/")[2]], **schema}
     return schema

@@ -5,13 +5,19 @@ import threading
 import time
 
 import pytest
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from flaremesh.p2p.controllers import DistOptController
 from flaremesh.p2p.controllers.dist_opt_controller import SiteFailure
 from flaremesh.p2p.extra import ExtraError
 from flaremesh.p2p.progress import ProgressReporter
-from flaremesh.p2p.tasks import ADDRESS, BY_VALUE
+from flaremesh.p2p.tasks import ADDRESS, BY_VALUE, ITERATION, REASON
 from flaremesh.p2p.types import Config, Neighbor, Network, Node
 
 RING = Network(
@@ -61,6 +67,76 @@ def test_code_of_one_site_that_sees_values_is_told_to_all(controller):
 def test_an_executor_that_knows_one_config_task_gets_no_further_ones(controller):
     controller._take_step("bonn", {})
     assert controller._linked == controller._prepared == {"bonn"}
+
+
+def replied(controller, site, task, result):
+    """What the controller makes of a reply."""
+    told = ClientTask(Client(site, ""), Task(task, Shareable()))
+    told.result = result
+    controller._take_result(told, FLContext())
+    return controller._failure
+
+
+def dxo(data):
+    return DXO(DataKind.APP_DEFINED, data=data).to_shareable()
+
+
+def headless():
+    shareable = Shareable()
+    shareable["__headers__"] = "none"
+    return shareable
+
+
+def failed(**headers):
+    return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {ADDRESS: "bonn:80"},
+        {ADDRESS: ["bonn", 0]},
+        {ADDRESS: ["bonn", 9000]},
+        {ADDRESS: ["elsewhere", 8102]},
+        {ADDRESS: ["x" * 10_000, 8102]},
+        {ADDRESS: None, BY_VALUE: {}},
+    ],
+)
+def test_a_site_that_tells_a_false_address_fails_by_name(reply):
+    links = {"bonn": {"host": "bonn", "ports": [8100, 8109]}}
+    controller = DistOptController(Config(RING, {"iterations": 3}, links))
+    assert replied(controller, "bonn", "config", dxo(reply)).startswith("what bonn replies is ")
+    assert "bonn" not in controller._addresses
+
+
+def test_an_address_of_the_configuration_is_taken():
+    links = {"bonn": {"host": "bonn", "ports": [8100, 8109]}}
+    controller = DistOptController(Config(RING, {"iterations": 3}, links))
+    assert replied(controller, "bonn", "config", dxo({ADDRESS: ("bonn", 8102), BY_VALUE: False})) is None
+    assert controller._addresses == {"bonn": ("bonn", 8102)}
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (failed(**{REASON: "it \x1b[31mburns\n"}), r"bonn: it \x1b[31mburns"),
+        (failed(**{REASON: {"of": "mine"}}), "bonn: EXECUTION_EXCEPTION"),
+        (failed(**{REASON: "r" * 10**6}), f"bonn: {'r' * 1999}…"),
+        (headless(), "what bonn replies is no reply: ValueError."),
+        (b"no shareable", "what bonn replies is no reply: AttributeError."),
+    ],
+)
+def test_a_failure_is_told_in_printable_words_with_the_name_of_the_site(controller, reply, said):
+    assert replied(controller, "bonn", "run_algorithm", reply) == said
+
+
+@pytest.mark.parametrize("claim", [-1, 10**18, True, "3", 2.5, [1]])
+def test_a_site_does_not_push_its_failure_back_in_time(controller, claim):
+    replied(controller, "ulm", "run_algorithm", failed(**{REASON: "no message from worms", ITERATION: 1}))
+    assert (
+        replied(controller, "bonn", "run_algorithm", failed(**{REASON: "none", ITERATION: claim}))
+        == "bonn: none"
+    )
 
 
 def test_a_panic_of_a_sites_code_ends_the_run_with_its_words(controller):

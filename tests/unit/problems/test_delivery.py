@@ -1,6 +1,7 @@
 """A problem reaches a site as the simulator sees it."""
 
 import datetime
+import os
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -9,6 +10,7 @@ import pytest
 
 from flaremesh.problems.delivery import DeliveredProblem, DeliveryError, deliver, delivered
 from flaremesh.problems.protocol import ProblemError, SiteContext
+from flaremesh.problems.sources import MOST_BYTES, MOST_FILES
 from flaremesh.topology.schema import ProblemReference
 
 SITE = SiteContext("bonn", index=0, sites=1, seed=0)
@@ -173,3 +175,41 @@ def test_a_file_that_did_not_arrive_is_named(tmp_path: Path) -> None:
     (tmp_path / "config/problem.yaml").write_text("file: mine.py\nname: P\n")
     with pytest.raises(ProblemError, match=r"mine\.py did not arrive with the job"):
         DeliveredProblem.of(tmp_path).build(SITE)
+
+
+def test_nothing_travels_that_a_link_brings_in_from_another_folder(tmp_path: Path) -> None:
+    secrets = folder_with(tmp_path / "secrets", keys="KEY = 1\n")
+    mine = folder_with(
+        tmp_path / "mine", problem=f"import keys\n{PROBLEM}", packed=f"import secrets_of\n{PROBLEM}"
+    )
+    (mine / "keys.py").symlink_to(secrets / "keys.py")
+    (mine / "secrets_of").symlink_to(secrets)
+    for name in ("problem", "packed"):
+        with pytest.raises(DeliveryError, match=r"is a link to .*, outside of .*mine; copy the file there"):
+            arrived(mine / f"{name}.py", tmp_path / f"app-{name}")
+        assert not list(tmp_path.glob(f"app-{name}/custom"))
+
+
+def test_a_link_within_the_folder_travels_as_the_file_that_it_leads_to(tmp_path: Path) -> None:
+    mine = folder_with(
+        tmp_path / "mine", problem=f"import net\n{PROBLEM}    net = net.NET\n", net_2="NET = 2\n"
+    )
+    (mine / "net.py").symlink_to("net_2.py")
+    assert arrived(mine / "problem.py", tmp_path / "app").build(SITE).net == 2
+
+
+@pytest.mark.parametrize(("count", "size"), [(MOST_FILES, 1), (1, MOST_BYTES)])
+def test_no_folder_travels_without_bounds(tmp_path: Path, count: int, size: int) -> None:
+    mine = folder_with(tmp_path / "mine", problem=f"import parts\n{PROBLEM}")
+    folder_with(mine / "parts", **{f"part_{i}": "#" * size for i in range(count)})
+    with pytest.raises(DeliveryError, match="more than 1000 files or 8 MiB; install it as a package"):
+        arrived(mine / "problem.py", tmp_path / "app")
+
+
+def test_nobody_waits_for_a_pipe_beside_a_problem(tmp_path: Path) -> None:
+    mine = folder_with(tmp_path / "mine", problem=f"import parts\n{PROBLEM}", unread="")
+    (mine / "parts").mkdir()
+    os.mkfifo(mine / "parts/pipe.py")
+    os.mkfifo(mine / "problem_pipe.py")
+    arrived(mine / "problem.py", tmp_path / "app")
+    assert [path.name for path in (tmp_path / "app/custom").iterdir()] == ["problem.py"]

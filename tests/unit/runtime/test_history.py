@@ -8,13 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flaremesh.metrics.sink import Evaluation, Iteration
+from flaremesh.printable import printable
 from flaremesh.record import RecordError
 from flaremesh.runtime.history import HISTORY, History, evenly_spaced
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+SECONDS = st.floats(0, 1e12)
+NAMES = st.text().map(printable)
 RECORDS = st.builds(
-    Iteration, st.integers(1, 1 << 63), st.none() | NUMBERS, *[NUMBERS] * 7, finite=st.booleans()
-) | st.builds(Evaluation, st.integers(0, 1 << 63), st.dictionaries(st.text(), NUMBERS), NUMBERS)
+    Iteration, st.integers(1, 1 << 63), st.none() | NUMBERS, NUMBERS, *[SECONDS] * 6, finite=st.booleans()
+) | st.builds(Evaluation, st.integers(0, 1 << 63), st.dictionaries(NAMES, NUMBERS), SECONDS)
 
 
 def record(iteration, loss=1.0):

@@ -895,3 +895,49 @@ def test_a_mistake_in_an_edge_list_names_its_line_there(
         load(path)
 
     assert {mistake.line for mistake in raised.value.mistakes} == {1}
+
+
+PROBLEM_FILE = (
+    "code: {{files: true}}\n"
+    "run: {{algorithm: dgd, stepsize: 1, iterations: 1, problem: {{file: {}, name: P}}}}"
+)
+
+
+@pytest.mark.parametrize("section", ["graph: {{file: {}}}", PROBLEM_FILE])
+@pytest.mark.parametrize(
+    "name", ["../outside/file.py", "{outside}/file.py", "link.py", "linked/file.py", "/dev/zero"]
+)
+def test_a_topology_file_reaches_nothing_outside_its_own_folder(
+    name: str, section: str, tmp_path: Path
+) -> None:
+    folder, outside = tmp_path / "mailed", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "file.py").write_text("bonn aachen\naachen heidelberg\n")
+    (folder / "link.py").symlink_to(outside / "file.py")
+    (folder / "linked").symlink_to(outside)
+    path = folder / "topology.yaml"
+    path.write_text(with_sections(section.format(name.format(outside=outside))))
+
+    with pytest.raises(
+        TopologyError, match="outside of the topology file's folder; copy the file into"
+    ) as raised:
+        load(path)
+
+    assert len(raised.value.mistakes) == 1
+
+
+@pytest.mark.parametrize("name", ["sub/file.py", "sub/../file.py", "link.py", "{folder}/file.py"])
+def test_any_way_to_a_file_in_the_folder_is_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for file in (tmp_path / "file.py", tmp_path / "sub/file.py"):
+        file.touch()
+    (tmp_path / "link.py").symlink_to("sub/file.py")
+    path = tmp_path / "topology.yaml"
+    path.write_text(with_sections(PROBLEM_FILE.format(name.format(folder=tmp_path))))
+
+    file = load(path).run.problem.file
+
+    assert file is not None
+    assert file == file.resolve()
+    assert file.is_relative_to(tmp_path.resolve())

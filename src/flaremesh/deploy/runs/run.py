@@ -1,7 +1,6 @@
 """A run: from submission to the folder with what it leaves behind."""
 
 import logging
-import re
 import shutil
 import tempfile
 import threading
@@ -19,8 +18,10 @@ from flaremesh.metrics.names import RunState
 from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
 from flaremesh.p2p.progress import RunProgress
+from flaremesh.printable import printable
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
+from flaremesh.record import RecordError
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.schema import Topology
 from flaremesh.waiting import wait_while
@@ -72,7 +73,6 @@ def run(
         NotSubmitted: ``stop`` was set before the run began.
         DeployError: a participant is not ready, or the server does not take the run; or the connection was
             lost for good, and the run goes on.
-        RecordError: the server's answer about the run cannot be read.
     """
     check(topology)
     check_server(topology, mesh)
@@ -166,8 +166,6 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
         job = Path(staging) / "job"
         write_job(topology, job, name=name)
         run_id = session.submit(job)
-        if not re.fullmatch(r"[\w-]+", run_id):  # it becomes a folder's name here
-            raise DeployError(f"the server answers with a run id that cannot be one: {run_id!r}")
         folder = runs / run_id
         folder.mkdir()
         job.rename(folder / "job")
@@ -212,14 +210,14 @@ def _ended(session: AdminSession, run_id: str) -> RunResult:
 
 
 def _downloaded(session: AdminSession, run_id: str) -> RunResult | None:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = session.download(run_id, Path(scratch))
-        result = next(folder.rglob(f"{RUN_FOLDER}/{RESULT}"), None)
-        return (
-            RUN_RESULT.read(result.read_bytes(), f"what the server keeps of the run {run_id}")
-            if result
-            else None
-        )
+    """The result that the server keeps; one that cannot be read is a failure with that reason."""
+    try:
+        kept = session.download(run_id, f"{RUN_FOLDER}/{RESULT}")
+        return RUN_RESULT.read(kept, f"what the server keeps of the run {run_id}") if kept else None
+    except ServerLost:
+        raise
+    except (RecordError, DeployError) as error:
+        return _failed(run_id, str(error))
 
 
 def _explained(session: AdminSession, run_id: str, result: RunResult) -> RunResult:
@@ -307,7 +305,7 @@ def _copied(target: Target, site: str, run_id: str, folder: Path, warn: Callable
     except (DeployError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         warn(
-            f"what {site} keeps of the run could not be copied: {error}. "
+            f"what {site} keeps of the run could not be copied: {printable(error)}. "
             f"It is still there, in {run_id}/{RUN_FOLDER} of its workspace."
         )
         return False

@@ -1,11 +1,13 @@
 """An admin's session with the server of a mesh."""
 
 import contextlib
+import logging
 import shutil
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,13 +20,17 @@ from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.participant import StartError, identity
 from flaremesh.p2p.progress import RUN_PROGRESS, RunProgress
 from flaremesh.p2p.tasks import PROGRESS_COMMAND
+from flaremesh.record import RecordError
 from flaremesh.topology.schema import Topology
 from flaremesh.waiting import wait_while
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.2
+_SERVER_MEBIBYTES = 64  # of logs and code of a run, besides one of each site's history
 _SUBMITTERS = ("project_admin", "lead")
 
 
@@ -36,10 +42,16 @@ class AdminSession:
     """An admin's session, which ``connect`` makes.
 
     All methods raise ServerLost when no answer comes, and DeployError when the server refuses.
+
+    Args:
+        admin: NVFlare's session.
+        sites: of the mesh; what the server tells of others is ignored.
     """
 
-    def __init__(self, admin: Admin):
+    def __init__(self, admin: Admin, sites: Collection[str]):
         self._admin = admin
+        self._sites = frozenset(sites)
+        self._unreadable: set[str] = set()
 
     def sites(self) -> set[str]:
         """Names of the sites that are registered."""
@@ -58,16 +70,21 @@ class AdminSession:
         return self._ask(lambda: self._admin.job(run_id))
 
     def progress(self, run_id: str) -> RunProgress | None:
-        """The progress that the run's controller reports, None while no controller answers.
-
-        Raises:
-            RecordError: the report cannot be read.
-        """
+        """The progress that the run's controller reports, None while none answers in words to be read."""
         try:
             told = self._ask(lambda: self._admin.ask_job(run_id, PROGRESS_COMMAND))
+            progress = RUN_PROGRESS.of(told, f"what the server tells of the run {run_id}") if told else None
         except DeployError:
             return None
-        return RUN_PROGRESS.of(told, f"what the server tells of the run {run_id}") if told else None
+        except RecordError as error:
+            if run_id not in self._unreadable:
+                self._unreadable.add(run_id)
+                _log.warning("%s", error)
+            return None
+        if progress is None:
+            return None
+        known = {site: told for site, told in progress.sites.items() if site in self._sites}
+        return replace(progress, sites=known)
 
     def abort(self, run_id: str, timeout: float) -> bool:
         """Abort a run; says whether it ended within ``timeout`` seconds."""
@@ -78,9 +95,10 @@ class AdminSession:
         """Wait for a run's end; says whether it came within ``timeout`` seconds."""
         return not wait_while(lambda: not self.job(run_id).ended, timeout, _POLL_SECONDS)
 
-    def download(self, run_id: str, folder: Path) -> Path:
-        """Fetch into ``folder`` what the server kept of an ended run."""
-        return self._ask(lambda: self._admin.download(run_id, folder))
+    def download(self, run_id: str, name: str) -> bytes | None:
+        """A file of the server's folder of an ended run, by its name there; None if it kept none."""
+        most = (_SERVER_MEBIBYTES + len(self._sites)) << 20
+        return self._ask(lambda: self._admin.download(run_id, name, most))
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:
@@ -116,7 +134,7 @@ def connect(topology: Topology, mesh: Path, server: Address | None = None) -> It
         session = _session(admin, kit, Path(scratch) / admin, server)
         try:
             _log_in(session, server)
-            yield AdminSession(session)
+            yield AdminSession(session, [site.name for site in topology.sites])
         finally:
             session.close()
 

@@ -2,11 +2,14 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from flaremesh.class_path import class_at
 from flaremesh.deploy.targets.base import Target
 from flaremesh.topology.schema import Topology
+
+LOCAL_WORKSPACES: Final = "local"
+"""Folder of a mesh with the workspaces of its participants on the local target, each named as they are."""
 
 
 class TargetKind(StrEnum):

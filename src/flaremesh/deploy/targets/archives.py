@@ -1,13 +1,19 @@
 """Tar archives, in which Docker and Kubernetes take and give files."""
 
 import io
+import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from flaremesh.deploy.targets.base import DeployError
+from flaremesh.printable import printable
+
+_MOST_BYTES = 64 << 30  # of what a site keeps of a run: its model, and its history
+_MOST_ENTRIES = 10_000
+_MOST_AT_ONCE = 16 << 10  # tarfile copies content in pieces of this length
 
 Filter = Callable[[tarfile.TarInfo], tarfile.TarInfo | None]
 """Changes an entry, or leaves it out with None."""
@@ -32,17 +38,67 @@ def of_files(files: Mapping[str, bytes]) -> bytes:
     return archive.getvalue()
 
 
-def unpack(archive: IO[bytes], folder: Path) -> None:
-    """Make ``folder`` of the one folder in an archive.
+def room(folder: Path) -> int:
+    """How many bytes an archive may have that is kept and unpacked beside ``folder``: room is left."""
+    return min(_MOST_BYTES, shutil.disk_usage(folder.parent).free * 2 // 5)
+
+
+def take(chunks: Iterable[bytes], folder: Path) -> None:
+    """Make ``folder`` of the one folder in an archive that a stranger sends.
+
+    The archive is a tar file without compression, of folders and of files, each once.
+
+    Args:
+        chunks: the archive.
+        folder: the copy; must not exist.
 
     Raises:
-        DeployError: the archive is cut off, or would write elsewhere.
+        DeployError: it is cut off, longer than `room`, or holds anything else; nothing of it is left.
     """
+    most = room(folder)
+    with tempfile.TemporaryFile(dir=folder.parent) as archive:
+        for chunk in chunks:
+            if archive.tell() + len(chunk) > most:
+                raise DeployError(f"there are more than {most} bytes, for which this machine has no room")
+            archive.write(chunk)
+        archive.seek(0)
+        unpack(archive, folder)
+
+
+def unpack(archive: IO[bytes], folder: Path) -> None:
+    """Make ``folder`` of the one folder in an archive, as `take` does."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         try:
-            with tarfile.open(fileobj=archive) as tar:
-                tar.extractall(scratch, filter="data")
+            with tarfile.open(fileobj=cast(IO[bytes], _InPieces(archive)), mode="r:") as tar:
+                _extract(tar, Path(scratch))
             (content,) = Path(scratch).iterdir()
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            raise DeployError(f"the archive is damaged or cut off: {error}") from None
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+            raise DeployError(f"the archive is damaged or cut off: {printable(error, 200)}") from None
         content.rename(folder)
+
+
+class _InPieces:
+    """A file that is read in short pieces only: tarfile takes headers, however long, whole into memory."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _MOST_AT_ONCE:
+            raise tarfile.ReadError("a header is too long")
+        return self._file.read(size)
+
+
+def _extract(tar: tarfile.TarFile, scratch: Path) -> None:
+    taken: set[Path] = set()
+    for count, entry in enumerate(tar, start=1):
+        name, path = printable(entry.name, 80), Path(entry.name.lstrip("/"))
+        if count > _MOST_ENTRIES:
+            raise DeployError(f"the archive has more than {_MOST_ENTRIES} files and folders")
+        if not (entry.isdir() or entry.isreg()) or entry.issparse():
+            raise DeployError(f"{name} in the archive is neither a file nor a folder")
+        if path in taken or not entry.name.isprintable():
+            raise DeployError(f"the archive has a name twice, or one that cannot be printed: {name}")
+        taken.add(path)
+        tar.extract(entry, scratch, filter="data")

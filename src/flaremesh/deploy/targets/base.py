@@ -26,6 +26,14 @@ class DeployError(FlaremeshError):
     """A mesh cannot be started, reached or stopped; the message names the participant and what to do."""
 
 
+class TooLong(DeployError):
+    """A participant answers more than it can have to say."""
+
+
+MOST_ANSWER: Final = 32 << 20
+"""So many bytes may an agent's answer have."""
+
+
 @dataclass(frozen=True)
 class Participant:
     """The server or a site as its target sees it.
@@ -137,7 +145,10 @@ class Target(Protocol):
         """
 
     def ask(self, participant: str, path: str) -> bytes | None:
-        """What a participant's agent answers to a GET of ``path``, None if it does not with status 200."""
+        """What a participant's agent answers to a GET of ``path``.
+
+        None if it does not with status 200, or in more than MOST_ANSWER bytes.
+        """
 
     def end_run(self, run_id: str, timeout: float) -> None:
         """Wait until no process works on a run; after ``timeout`` seconds end those that still do."""

@@ -16,20 +16,26 @@ from typing_extensions import override
 
 from flaremesh import atomic
 from flaremesh.deploy import proxies
-from flaremesh.deploy.targets.base import Address, DeployError, Participant, Target, threads
+from flaremesh.deploy.targets import LOCAL_WORKSPACES
+from flaremesh.deploy.targets.base import MOST_ANSWER, Address, DeployError, Participant, Target, threads
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p import job_processes, participant
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.p2p.gate.policy import POLICY
 from flaremesh.p2p.nvflare.processes import is_participant, works_in
 from flaremesh.p2p.outcome import RUN_FOLDER
+from flaremesh.printable import printable
 from flaremesh.problems.data_folder import DATA_DIR_VARIABLE, data_folder
+from flaremesh.sandbox.files import HIDES_VARIABLE
 from flaremesh.topology.schema import SERVER, Topology
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
+_LAST_BYTES = 1 << 16  # of a log, with its last lines
+_HIDDEN = ("kits", "local", "state", "helm", "runs")  # folders of a mesh
 _CLOCK_SECONDS = 5.0  # by so much a process's creation time may differ, since it moves when the clock is set
 
 
@@ -48,7 +54,7 @@ class LocalTarget(Target):
         proxies.spare(topology.server.host)
         self._kits = mesh / "kits"
         # NVFlare changes directory, so every path it is given must be absolute
-        self._folder = (mesh / "local").resolve()
+        self._folder = (mesh / LOCAL_WORKSPACES).resolve()
         self._names = [SERVER, *(site.name for site in topology.sites)]
 
     @override
@@ -111,7 +117,8 @@ class LocalTarget(Target):
             return None
         try:
             with urllib.request.urlopen(f"{agent}{path}", timeout=SECONDS) as reply:
-                return bytes(reply.read())
+                answer = bytes(reply.read(MOST_ANSWER + 1))
+                return answer if len(answer) <= MOST_ANSWER else None
         except (OSError, ValueError, HTTPException):  # nobody answers, or something that is no agent
             return None
 
@@ -137,6 +144,7 @@ class LocalTarget(Target):
                 )
             # other files in the workspace stay
             shutil.copytree(self._kits / name / part, workspace / part, dirs_exist_ok=True)
+        self._link_policy(name)
         self._agent_file(name).unlink(missing_ok=True)
         log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
@@ -153,6 +161,14 @@ class LocalTarget(Target):
         )
         return psutil.Process(pid)
 
+    def _link_policy(self, name: str) -> None:
+        """Have the site read the policy beside its kit, whose changes hold at once; one of its own stays."""
+        place, policy = self._workspace(name) / POLICY, self._kits / name / POLICY
+        if place.is_symlink():
+            place.unlink()
+        if policy.exists() and not place.exists():
+            place.symlink_to(policy.resolve())
+
     def _environment(self) -> dict[str, str]:
         shared = threads(os.cpu_count() or 1, len(self._topology.sites))
         environment = shared | os.environ | {HOST_VARIABLE: "127.0.0.1", PORT_VARIABLE: "0"}
@@ -163,6 +179,11 @@ class LocalTarget(Target):
         if folders := environment.get("PYTHONPATH"):
             absolute = (str(Path(folder).absolute()) for folder in folders.split(os.pathsep))
             environment["PYTHONPATH"] = os.pathsep.join(absolute)
+        # all keys of a local mesh are this user's: a site's jobs have no business with the others'
+        others = [str(self._folder.with_name(name)) for name in _HIDDEN]
+        environment[HIDES_VARIABLE] = os.pathsep.join(
+            filter(None, [environment.get(HIDES_VARIABLE), *others])
+        )
         return environment
 
     def _check_port(self) -> None:
@@ -316,6 +337,9 @@ def _owner_of(port: int) -> str | None:
 def last_lines(file: Path, count: int = 8) -> list[str]:
     """The last lines of a log that are not empty; none where there is no log."""
     try:
-        return [line for line in file.read_text(errors="replace").splitlines() if line.strip()][-count:]
+        with file.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            text = log.read(_LAST_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return []
+    return [printable(line) for line in text.splitlines() if line.strip()][-count:]

@@ -97,6 +97,11 @@ class Agent(FLComponent):
             self.workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
             self.start(fl_ctx)
 
+    @property
+    def kit_digest(self) -> str | None:
+        """Digest of the kit with which the process was started."""
+        return str(self._kit["digest"]) if self._kit else None
+
     def start(self, fl_ctx: FLContext) -> None:
         """Begin to listen to signals, to serve and to sweep."""
         # NVFlare, too, goes on with the certificate that was there when the process started

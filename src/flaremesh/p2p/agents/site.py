@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from flaremesh import __version__
+from flaremesh.errors import FlaremeshError
 from flaremesh.links import LinkError
 from flaremesh.links.direct import Credentials
 from flaremesh.metrics import slots
@@ -21,6 +24,8 @@ from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
 from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
+from flaremesh.p2p.gate import left, policy
+from flaremesh.p2p.gate.audit import AuditLog
 from flaremesh.p2p.nvflare.cells import METRICS, PROBE
 from flaremesh.p2p.nvflare.site import SiteProcess
 from flaremesh.p2p.nvflare.startup import startup_files
@@ -72,6 +77,13 @@ class SiteAgent(Agent):
         if self._link is not None:
             low, high = self._link["ports"]
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
+        self._note(
+            "started",
+            version=__version__,
+            kit=self.kit_digest,
+            policy=policy.digest(self.workspace),
+            shares=sorted(permitted(self._share, os.environ.get(SHARE_VARIABLE))),
+        )
         super().start(fl_ctx)
 
     @override
@@ -81,6 +93,7 @@ class SiteAgent(Agent):
             self._process.cell.answer(PROBE, self._invite)
             self._begin_to_share()
         elif event_type == EventType.JOB_COMPLETED:
+            self._note_end(str(fl_ctx.get_job_id()))
             self.sweep()  # the run that ended may be one more than are kept
             if self._sharing:
                 self._sharing.soon()
@@ -116,6 +129,17 @@ class SiteAgent(Agent):
             lambda peer, timeout: self._process.cell.ask(peer, PROBE, timeout),
             self._credentials,
         )
+
+    def _note_end(self, job: str) -> None:
+        told = left.read(self.workspace / job)
+        self._note("ended", job=job, told_by_its_process=asdict(told) if told else None)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        try:
+            AuditLog(self.workspace).note(event, **fields)
+        except (FlaremeshError, OSError) as error:
+            # no run is let in either while the log cannot be written
+            self.logger.error("the audit log misses that the site or a run has %s: %s", event, error)
 
     def _begin_to_share(self) -> None:
         names = permitted(self._share, os.environ.get(SHARE_VARIABLE))

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,9 @@ import numpy as np
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.controller_spec import Task as ControllerTask
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
@@ -22,7 +22,9 @@ from nvflare.apis.signal import Signal
 
 from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
+from flaremesh.links.carrier import Address
 from flaremesh.metrics.names import RunState
+from flaremesh.p2p.controllers.replies import Reply, configured
 from flaremesh.p2p.extra import planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.nvflare.cells import PROGRESS, RunCell
@@ -35,10 +37,8 @@ from flaremesh.p2p.tasks import (
     ADDRESS,
     ADDRESSES,
     BY_VALUE,
-    ITERATION,
     PREPARE,
     PROGRESS_COMMAND,
-    REASON,
     START_TIMEOUT,
     Task,
 )
@@ -92,8 +92,7 @@ class DistOptController(Controller):
         self._changed = threading.Event()
         self._result: dict[str, Any] | None = None
         self._fetched = threading.Event()
-        self._roster = Roster()
-        self._addresses: dict[str, list[Any] | None] = {}
+        self._addresses: dict[str, Address | None] = {}
         self._by_value = False
         self._linked: set[str] = set()
         self._prepared: set[str] = set()
@@ -105,6 +104,10 @@ class DistOptController(Controller):
         """The network and ``extra``."""
         return Config.of(self._config)
 
+    @cached_property
+    def _roster(self) -> Roster:
+        return Roster([node.id for node in self.config.network.nodes], planned_iterations(self.config.extra))
+
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
         """Called by FedJob."""
         prepare(job, self)
@@ -113,7 +116,7 @@ class DistOptController(Controller):
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Listen for the sites' progress and for the admin's question about it."""
-        cell = RunCell(fl_ctx, [node.id for node in self.config.network.nodes])
+        cell = RunCell(fl_ctx, self._roster.sites)
         cell.listen(PROGRESS, self._hear)
         answer_admin(fl_ctx, PROGRESS_COMMAND, self._report)
 
@@ -235,29 +238,29 @@ class DistOptController(Controller):
         return ControllerTask(name=name.value, data=shareable, result_received_cb=self._take_result)
 
     def _take_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        site, result = client_task.client.name, client_task.result
-        code = result.get_return_code()
-        if code != ReturnCode.OK:
-            if code != ReturnCode.TASK_ABORTED:
-                self._fail(f"{site}: {result.get_header(REASON) or code}", result.get_header(ITERATION))
-        elif client_task.task.name == Task.CONFIG:
-            self._take_step(site, _data(result))
-        else:
-            try:
-                self._roster.end(site, _data(result))
-            except RecordError as error:
-                self._fail(str(error))
+        site = client_task.client.name
+        try:
+            reply = Reply.of(site, client_task.result, planned_iterations(self.config.extra))
+            if reply.failure is not None:
+                self._fail(f"{site}: {reply.failure}", reply.iteration)
+            elif client_task.task.name == Task.CONFIG and not reply.stopped:
+                self._take_step(site, reply.data)
+            elif not reply.stopped:
+                self._roster.end(site, reply.data)
+        except RecordError as error:
+            self._fail(str(error))
         client_task.result = None
         self._changed.set()
 
-    def _take_step(self, site: str, reply: dict[str, Any]) -> None:
+    def _take_step(self, site: str, reply: Mapping[str, Any]) -> None:
         if site in self._linked:
             self._prepared.add(site)
         elif site in self._addresses:
             self._linked.add(site)
         else:
-            self._addresses[site] = reply.get(ADDRESS)
-            self._by_value |= reply.get(BY_VALUE, False)
+            told = configured(site, reply, self.config.links.get(site))
+            self._addresses[site] = told.address
+            self._by_value |= told.by_value
             if ADDRESS not in reply:
                 # not a flaremesh executor: it knows one config task, and links and prepares by itself
                 self._strangers.add(site)
@@ -307,8 +310,7 @@ class DistOptController(Controller):
         return f"{', '.join(sorted(silent))}: the job process ended without a word; killed, or out of memory"
 
     def _hear(self, site: str, data: Any) -> None:
-        known = any(node.id == site for node in self.config.network.nodes)
-        if known and (panic := self._roster.hear(site, bytes(data))) is not None:
+        if (panic := self._roster.hear(site, data)) is not None:
             self._fail(f"{site}: {panic}")
 
     def _report(self) -> dict[str, Any]:
@@ -337,12 +339,3 @@ class DistOptController(Controller):
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=1), durable=True)
         self._result = RUN_RESULT.data(result)
-
-
-def _data(reply: Shareable) -> dict[str, Any]:
-    """What a reply brings; {} if it says no more than that all went well."""
-    try:
-        data = from_shareable(reply).data
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}

@@ -17,7 +17,9 @@ from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p.extra import ExtraError, planned_iterations
+from flaremesh.p2p.gate import left
 from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
+from flaremesh.p2p.nvflare.run_credential import credential_of
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
@@ -115,6 +117,9 @@ class Member:
         if state.ended:
             self.progress.stop()
             self.link.close(patience=patience if state is RunState.FINISHED else 0)
+            if not self.simulated:  # a simulated site has no audit log that would say it
+                traffic = self.traffic
+                left.write(self.folder, left.Left(state, dict(traffic.sent_bytes), dict(traffic.links)))
 
     def reached(self, iterations: int) -> None:
         """Report the number of iterations done, where the algorithm reports nothing else."""
@@ -146,6 +151,8 @@ class _ThroughServer:
 
 
 def _credentials(fl_ctx: FLContext) -> Credentials | None:
-    """The credentials in the site's kit; None in NVFlare's simulator, which has no kits."""
-    files = startup_files(Path(fl_ctx.get_workspace().get_startup_kit_dir()))
-    return Credentials(files.certificate, files.key, files.root) if files.certificate.exists() else None
+    """The run's credential; None in NVFlare's simulator, which has no kits and issues none."""
+    workspace = fl_ctx.get_workspace()
+    certificate, key = credential_of(Path(workspace.get_run_dir(fl_ctx.get_job_id())))
+    root = startup_files(Path(workspace.get_startup_kit_dir())).root
+    return Credentials(certificate, key, root) if certificate.exists() else None

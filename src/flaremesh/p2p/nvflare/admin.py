@@ -19,9 +19,10 @@ from nvflare.fuel.common.excepts import ConfigError
 from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefinition
 from nvflare.fuel.flare_api.flare_api import Session
 from nvflare.fuel.hci.client import api as admin_api
-from nvflare.fuel.hci.client.file_transfer import FileTransferModule
 
-from flaremesh.p2p.nvflare.jobs import Job, id_of, job_of
+from flaremesh.p2p.nvflare.downloads import Unreadable, refuse_pulls, workspace_file
+from flaremesh.p2p.nvflare.jobs import Job, id_of, is_id, job_of
+from flaremesh.printable import printable
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Admin:
         except ConfigError as error:
             raise ValueError(str(error)) from error
         self._session.api._print_hci = _log.debug
+        refuse_pulls(self._session.api)
 
     def log_in(self, timeout: float) -> None:
         """Connect to the server.
@@ -73,9 +75,9 @@ class Admin:
         try:
             self._session.try_connect(timeout)
         except ConnectionError as error:
-            raise NoAnswer(str(error)) from error
+            raise NoAnswer(_said(error)) from error
         except Exception as error:  # of many classes
-            raise Refused(str(error)) from error
+            raise Refused(_said(error)) from error
 
     def close(self) -> None:
         """Log out, and end the session's threads, which would keep this process alive."""
@@ -84,7 +86,7 @@ class Admin:
     def sites(self) -> set[str]:
         """Names of the sites that are registered."""
         with _answered():
-            return {client.name for client in self._session.get_system_info().client_info}
+            return {printable(client.name, 256) for client in self._session.get_system_info().client_info}
 
     def jobs(self) -> dict[str, Job]:
         """The admin's jobs, by run id."""
@@ -102,7 +104,10 @@ class Admin:
         with tempfile.TemporaryDirectory() as scratch:
             job = shutil.copytree(folder, Path(scratch) / "job")
             with _answered():
-                return str(self._session.submit_job(str(job)))
+                run_id = self._session.submit_job(str(job))
+            if not is_id(run_id):  # it becomes a folder's name here
+                raise Refused(f"the server answers with an id that cannot be one: {printable(run_id, 80)}")
+            return str(run_id)
 
     def ask_job(self, run_id: str, topic: str) -> dict[str, Any]:
         """What a running job answers to a command; see flaremesh.p2p.nvflare.server.answer_admin."""
@@ -114,14 +119,16 @@ class Admin:
         with _answered():
             self._session.abort_job(run_id)
 
-    def download(self, run_id: str, folder: Path) -> Path:
-        """Fetch into ``folder`` what the server kept of a job that has ended."""
-        # NVFlare would put it into the kit
-        for module in self._session.api.cmd_modules:
-            if isinstance(module, FileTransferModule):
-                module.download_dir = str(folder)
+    def download(self, run_id: str, name: str, most: int) -> bytes | None:
+        """A file of what the server kept of a job that has ended; None if there is none of that name.
+
+        Args:
+            run_id: id of the job.
+            name: of the file, in the job's run folder.
+            most: so many bytes may it, and all that the server kept, have.
+        """
         with _answered():
-            return Path(self._session.download_job_result(run_id))
+            return workspace_file(self._session.api, run_id, name, most)
 
 
 def _silence() -> None:
@@ -134,8 +141,15 @@ def _answered() -> Iterator[None]:
     try:
         yield
     except AuthorizationError as error:
-        raise Refused(f"the server refuses: {error}") from error
+        raise Refused(f"the server refuses: {_said(error)}") from error
     except InvalidJobDefinition as error:
-        raise Refused(f"the server does not take the job: {error}") from error
+        raise Refused(f"the server does not take the job: {_said(error)}") from error
+    except Unreadable as error:
+        raise Refused(f"what the server keeps of the run cannot be read: {error}") from error
     except Exception as error:  # of many classes
-        raise NoAnswer(str(error)) from error
+        raise NoAnswer(_said(error)) from error
+
+
+def _said(error: Exception) -> str:
+    """What NVFlare says, which may be in the server's words."""
+    return printable(error, 500)

@@ -1,10 +1,14 @@
 """What a job tells NVFlare, and its meta, which is what NVFlare keeps of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from nvflare.apis.job_def import JobMetaKey, RunStatus
+
+from flaremesh.printable import printable
 
 SERVER_PARAMETERS: Final = {
     "server": {"task_request_interval": 0.1},  # a site may else ask for its next task only every 2 s
@@ -16,6 +20,8 @@ FIRST_FAILURE: Final = "first_failure"
 """Key of a job's meta: the site whose process failed first, unless the job was aborted before."""
 
 _NO_CODE = "BYOC not permitted"  # a site's answer when it is to deploy the job
+_MOST_DETAILS = 1000
+_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 _UNFINISHED = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED, RunStatus.RUNNING}
 
 
@@ -46,20 +52,34 @@ class Job:
         return self.status not in _UNFINISHED
 
 
+def is_id(value: object) -> bool:
+    """Whether it may be the id of a job, and so the name of a folder and a word of a command."""
+    return isinstance(value, str) and bool(_ID.fullmatch(value))
+
+
 def id_of(meta: Mapping[str, Any]) -> str:
-    """The id of the job that a meta describes."""
-    return str(meta[JobMetaKey.JOB_ID.value])
+    """The id of the job that a meta describes.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    job_id = meta[JobMetaKey.JOB_ID.value]
+    if not is_id(job_id):
+        raise ValueError(f"a job has an id that cannot be one: {printable(job_id, 80)}")
+    return str(job_id)
 
 
 def job_of(meta: Mapping[str, Any]) -> Job:
-    """The job that a meta describes."""
-    details = [
-        *(meta.get(JobMetaKey.JOB_DEPLOY_DETAIL.value) or ()),
-        *(meta.get(JobMetaKey.SCHEDULE_HISTORY.value) or ()),
-    ]
+    """The job that a meta describes, in printable words; what is longer than it can be is cut."""
+    details = (
+        detail
+        for key in (JobMetaKey.JOB_DEPLOY_DETAIL, JobMetaKey.SCHEDULE_HISTORY)
+        for detail in (meta.get(key.value) or ())
+    )
+    failed = meta.get(FIRST_FAILURE)
     return Job(
-        name=meta.get(JobMetaKey.JOB_NAME.value, ""),
-        status=meta[JobMetaKey.STATUS.value],
-        details=tuple(map(str, details)),
-        first_failure=meta.get(FIRST_FAILURE),
+        name=printable(meta.get(JobMetaKey.JOB_NAME.value, ""), 256),
+        status=printable(meta[JobMetaKey.STATUS.value], 80),
+        details=tuple(printable(detail, 500) for detail in islice(details, _MOST_DETAILS)),
+        first_failure=None if failed is None else printable(failed, 256),
     )

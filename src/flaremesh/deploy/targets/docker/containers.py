@@ -14,15 +14,17 @@ from docker.types import DeviceRequest, Mount
 from requests.exceptions import RequestException
 
 from flaremesh.deploy.targets import archives
-from flaremesh.deploy.targets.base import MESH_LABEL, DeployError, at_once, threads
+from flaremesh.deploy.targets.base import MESH_LABEL, MOST_ANSWER, DeployError, at_once, threads
 from flaremesh.deploy.targets.docker.engine import refusals
 from flaremesh.deploy.targets.docker.networks import PlannedNetwork
 from flaremesh.metrics.ask import PORT, PORT_VARIABLE
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p.agents import ServerAgent, SiteAgent
 from flaremesh.p2p.agents.kit import PARTS
+from flaremesh.p2p.gate.policy import POLICY, POLICY_VARIABLE
 from flaremesh.p2p.nvflare.startup import ROOT
 from flaremesh.p2p.participant import GPUS_VARIABLE, NAME_VARIABLE, StartError
+from flaremesh.printable import printable
 from flaremesh.provision.values import Memory, PodSecurity
 from flaremesh.topology.schema import SERVER, Deploy, Topology
 
@@ -31,6 +33,8 @@ _ROOT_LABEL = "flaremesh.dev/root"  # fingerprint of the root certificate in the
 _USER = PodSecurity().user
 _MEMORY = Memory()
 _LOG_LINES = 8
+_FOLDER = "/policy"  # not in the workspace, which the participant's user may change
+_POLICY = f"{_FOLDER}/{POLICY}"
 
 
 class Containers:
@@ -104,6 +108,8 @@ class Containers:
         container = self._create(name, [network for network in networks if name in network.hosts])
         for part in PARTS:
             container.put_archive(f"/workspace/{part}", archives.of_folder(self._kit(name, part), _owned))
+        if (policy := self._policy(name)).exists():
+            container.put_archive(_FOLDER, archives.of_files({POLICY: policy.read_bytes()}))
         container.start()
 
     def remove(self, containers: Sequence[Container]) -> None:
@@ -172,8 +178,12 @@ class Containers:
             raise DeployError(f"there is no kit of {name} in {self._kits}: run `flaremesh provision` first")
         return path
 
+    def _policy(self, name: str) -> Path:
+        return self._kits / name / POLICY
+
     def _environment(self, name: str) -> dict[str, str]:
-        return {
+        named = {POLICY_VARIABLE: _POLICY} if self._policy(name).exists() else {}
+        return named | {
             NAME_VARIABLE: name,
             PORT_VARIABLE: str(PORT),
             DIRECTORY_VARIABLE: "/metrics",
@@ -187,6 +197,7 @@ class Containers:
             Mount("/workspace", f"{self._topology.name}_{name}", type="volume", labels=labels),
             # anonymous, so that they go with the container; a folder of this machine may not be the engine's
             *(Mount(f"/workspace/{part}", None, type="volume", labels=labels) for part in PARTS),
+            *([Mount(_FOLDER, None, type="volume", labels=labels)] if self._policy(name).exists() else ()),
         ]
 
     def _device_requests(self, name: str) -> list[DeviceRequest]:
@@ -203,18 +214,24 @@ def is_running(container: Container | None) -> bool:
 
 
 def output(container: Container, command: Sequence[str]) -> bytes | None:
-    """What a command in the container prints, None if it fails."""
+    """What a command in the container prints, None if it fails, or prints more than MOST_ANSWER bytes."""
+    engine, printed = container.client.api, bytearray()
     try:
-        ended = container.exec_run(list(command), stderr=False)
+        started = engine.exec_create(container.id, list(command), stderr=False)["Id"]
+        for chunk in engine.exec_start(started, stream=True):
+            printed += chunk
+            if len(printed) > MOST_ANSWER:
+                return None
+        code = engine.exec_inspect(started)["ExitCode"]
     except (DockerException, RequestException):  # e.g. it does not run
         return None
-    return bytes(ended.output or b"") if ended.exit_code == 0 else None
+    return bytes(printed) if code == 0 else None
 
 
 def last_lines(container: Container) -> str:
     """The end of its log, indented."""
     text = container.logs(tail=_LOG_LINES).decode(errors="replace")
-    return "\n".join(f"  {line}" for line in text.splitlines() if line.strip())
+    return "\n".join(f"  {printable(line)}" for line in text.splitlines() if line.strip())
 
 
 def why_ended(name: str, container: Container | None) -> str:

@@ -1,7 +1,6 @@
 """The Docker target: a container per participant, and a network per pair that may talk."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from docker.errors import NotFound
 from docker.models.containers import Container
 from typing_extensions import override
 
-from flaremesh.deploy.targets.archives import unpack
+from flaremesh.deploy.targets.archives import take
 from flaremesh.deploy.targets.base import Address, DeployError, Participant, Target, at_once
 from flaremesh.deploy.targets.docker.containers import Containers, is_running, last_lines, output, why_ended
 from flaremesh.deploy.targets.docker.engine import engine, refusals
@@ -85,14 +84,12 @@ class DockerTarget(Target):
         container = self._containers.found().get(participant)
         if container is None:
             return False
-        with refusals(participant), tempfile.TemporaryFile() as archive:
+        with refusals(participant):
             try:
                 chunks, _ = container.get_archive(f"/workspace/{run_id}/{RUN_FOLDER}")
             except NotFound:
                 return False
-            archive.writelines(chunks)
-            archive.seek(0)
-            unpack(archive, folder)
+            take(chunks, folder)
         return True
 
     @override

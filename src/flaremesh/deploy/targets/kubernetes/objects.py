@@ -11,6 +11,7 @@ from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
 from flaremesh.deploy.targets.base import DeployError
+from flaremesh.printable import printable
 from flaremesh.provision.releases import Release
 
 T = TypeVar("T")
@@ -74,21 +75,38 @@ class Cluster:
         for status in pod.status.container_statuses or []:
             waiting, last = status.state.waiting, status.last_state.terminated
             if last and last.message and waiting:
-                return str(last.message).strip()
+                return printable(last.message)
             if waiting and waiting.reason in _FATAL:
-                return f"{waiting.reason}: {waiting.message}"
+                return printable(f"{waiting.reason}: {waiting.message}")
         return None
 
     def last_event(self, release: Release) -> str | None:
-        """The last warning about a release's objects."""
+        """The last warning about a release's objects; where this user may list none, that."""
         name = release.name
-        events = self._core.list_namespaced_event(release.namespace, field_selector="type=Warning").items
+        try:
+            events = self._core.list_namespaced_event(
+                release.namespace, field_selector="type=Warning", _request_timeout=_API_SECONDS
+            ).items
+        except (ApiException, HTTPError) as error:
+            return f"its events cannot be listed: {_why(error)}"
         own = [e for e in events if e.involved_object.name in (name, f"{name}-0", f"workspace-{name}-0")]
-        return str(own[-1].message) if own else None
+        return printable(own[-1].message) if own else None
 
     def stateful_sets_in(self, namespace: str, label: str) -> list[client.V1StatefulSet]:
-        """The StatefulSets of a namespace with a label."""
-        return list(self._apps.list_namespaced_stateful_set(namespace, label_selector=label).items)
+        """The StatefulSets of a namespace with a label.
+
+        Raises:
+            DeployError: this user may not list them, or the cluster does not answer.
+        """
+        try:
+            found = self._apps.list_namespaced_stateful_set(
+                namespace, label_selector=label, _request_timeout=_API_SECONDS
+            )
+        except (ApiException, HTTPError) as error:
+            raise DeployError(
+                f"the StatefulSets of the namespace {namespace} cannot be listed: {_why(error)}"
+            ) from None
+        return list(found.items)
 
     def stateful_sets(self, label: str, namespaces: Iterable[str]) -> list[client.V1StatefulSet]:
         """The StatefulSets with a label in all namespaces, or in these where that is forbidden."""
@@ -130,10 +148,11 @@ def _if_there(release: Release, read: Callable[..., T], name: str) -> T | None:
     """An object as the cluster shows it, None where there is none."""
     try:
         return read(name, release.namespace, _request_timeout=_API_SECONDS)
-    except ApiException as error:
-        if error.status == 404:
+    except (ApiException, HTTPError) as error:
+        if isinstance(error, ApiException) and error.status == 404:
             return None
-        reason = error.reason
-    except HTTPError as error:
-        reason = error
-    raise DeployError(f"{release.name}: the cluster does not tell of it: {reason}")
+        raise DeployError(f"{release.name}: the cluster does not tell of it: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    return printable(error.reason if isinstance(error, ApiException) else error)

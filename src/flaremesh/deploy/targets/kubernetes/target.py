@@ -10,8 +10,17 @@ from typing import IO
 
 from typing_extensions import override
 
-from flaremesh.deploy.targets.archives import unpack
-from flaremesh.deploy.targets.base import MESH_LABEL, Address, DeployError, Participant, Target, at_once
+from flaremesh.deploy.targets.archives import room, unpack
+from flaremesh.deploy.targets.base import (
+    MESH_LABEL,
+    MOST_ANSWER,
+    Address,
+    DeployError,
+    Participant,
+    Target,
+    TooLong,
+    at_once,
+)
 from flaremesh.deploy.targets.kubernetes import helm
 from flaremesh.deploy.targets.kubernetes.commands import call
 from flaremesh.deploy.targets.kubernetes.objects import Cluster, is_rolled_out
@@ -20,6 +29,7 @@ from flaremesh.metrics.ask import COMMAND as ASK
 from flaremesh.p2p.job_processes import COMMAND as END
 from flaremesh.p2p.nvflare.startup import ROOT
 from flaremesh.p2p.outcome import RUN_FOLDER
+from flaremesh.printable import printable
 from flaremesh.provision.placement import may_be_elsewhere
 from flaremesh.provision.releases import (
     KIT_VALUES,
@@ -93,11 +103,11 @@ class KubernetesTarget(Target):
     @override
     def fetch(self, participant: str, run_id: str, folder: Path) -> bool:
         source = f"/workspace/{run_id}"
-        with tempfile.TemporaryFile() as archive:
+        with tempfile.TemporaryFile(dir=folder.parent) as archive:
             tar = ("tar", "--create", "--directory", source, RUN_FOLDER)
-            ended = self._exec(participant, archive, *tar)
+            ended = self._exec(participant, archive, *tar, most=room(folder))
             if ended.returncode not in (0, _TAR_FAILS) and archive.seek(0, os.SEEK_END):
-                raise DeployError(f"the copy broke off: {ended.stderr.decode().strip()}")
+                raise DeployError(f"the copy broke off: {printable(ended.stderr.decode(errors='replace'))}")
             if ended.returncode:
                 return False
             archive.seek(0)
@@ -117,11 +127,11 @@ class KubernetesTarget(Target):
 
     @override
     def ask(self, participant: str, path: str) -> bytes | None:
-        with tempfile.TemporaryFile() as answer:
-            if self._exec(participant, answer, *ASK, path).returncode:
-                return None
-            answer.seek(0)
-            return answer.read()
+        try:
+            ended = self._exec(participant, subprocess.PIPE, *ASK, path, most=MOST_ANSWER)
+        except TooLong:
+            return None
+        return None if ended.returncode else ended.stdout
 
     @override
     @contextlib.contextmanager
@@ -243,8 +253,8 @@ class KubernetesTarget(Target):
         )
 
     def _exec(
-        self, participant: str, output: IO[bytes] | int, *command: str
+        self, participant: str, output: IO[bytes] | int, *command: str, most: int = MOST_ANSWER
     ) -> subprocess.CompletedProcess[bytes]:
         """Write to ``output`` what a command in the pod prints."""
         pod = ("--namespace", self._releases[participant].namespace, f"{participant}-0")
-        return call("kubectl", "exec", *pod, "--", *command, output=output)
+        return call("kubectl", "exec", *pod, "--", *command, output=output, most=most)

@@ -1,0 +1,12 @@
+"""``flaremesh deny``."""
+
+import typer
+
+from flaremesh.cli.options import Output, RunId, SiteName, SiteWorkspace, site_workspace
+
+
+def deny(run: RunId, workspace: SiteWorkspace = None, site: SiteName = None, output: Output = None) -> None:
+    """Deny a run that waits at a site, or that was approved there and has not begun."""
+    from flaremesh.p2p.gate import commands
+
+    typer.echo(commands.deny(site_workspace(workspace, site, output), run))

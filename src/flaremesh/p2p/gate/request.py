@@ -1,0 +1,61 @@
+"""A run that asks to be let in, as the site finds it in the signed app and not as the server tells it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from flaremesh.errors import FlaremeshError
+from flaremesh.topology.links import LinkMode
+
+_NAME: Final = re.compile(r"[\w.@+-]{1,200}", re.ASCII)
+
+
+class Refused(FlaremeshError):
+    """A site does not let a run in; the message says why, and what to do, to who submitted it."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run that asks to be let in.
+
+    Attributes:
+        run: its id, which the submitter made.
+        job: NVFlare's id, which the server made.
+        mesh: its name; empty where the order says none.
+        submitter: e-mail address in the signer's certificate.
+        org: the submitter's organisation.
+        role: the submitter's role.
+        algorithm: its name or class; of an executor with an algorithm of its own, the executor's class.
+        problem: its class, or the file that brings it; empty where the executor has its own.
+        code: SHA-256 in hexadecimal of each file of code in the job and of each module of an installed
+            package that the job names.
+        sites: all sites of the run.
+        peers: those with which this site shares an edge.
+        links: how edges may travel.
+        at: when the order was written.
+    """
+
+    run: str
+    job: str
+    mesh: str
+    submitter: str
+    org: str
+    role: str
+    algorithm: str
+    problem: str
+    code: Mapping[str, str]
+    sites: tuple[str, ...]
+    peers: tuple[str, ...]
+    links: LinkMode
+    at: datetime
+
+
+def quoted(value: object) -> str:
+    """A value of a stranger's as a reason may quote it: a plain name as it is, anything else not at all."""
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    return "what is no plain name"

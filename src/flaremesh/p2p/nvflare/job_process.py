@@ -1,0 +1,51 @@
+"""The process of a job: ``python -m flaremesh.p2p.nvflare.job_process WORKSPACE RUN MODULE [ARGUMENT ...]``.
+
+It gives up what jobs must not have and becomes NVFlare's process, whose MODULE and arguments these are.
+Nothing that comes with the job is imported before, and the job's folder is not on Python's path when it
+starts: a file named sitecustomize.py there would run first.
+"""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from flaremesh.sandbox.files import confine
+
+
+def main() -> None:
+    """Confine this process, then run NVFlare's."""
+    workspace, run, module, *arguments = sys.argv[1:]
+    folder = Path(workspace, run)
+    confine(Path(workspace), run, os.environ)
+    os.chdir(folder)  # where files go that a job writes without saying where
+    _present(folder, Path(workspace, "startup"))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _present(folder: Path, startup: Path) -> None:
+    """Have NVFlare use the run's credential in the place of the kit's."""
+    # imported late: it takes a second, and must not happen before the process is confined
+    from nvflare.apis.workspace import Workspace
+    from nvflare.fuel.f3.cellnet import credential_manager
+
+    from flaremesh.p2p.nvflare.run_credential import credential_of
+    from flaremesh.p2p.nvflare.startup import startup_files
+
+    kit, run = startup_files(startup), credential_of(folder)
+    instead = {kit.key.name: str(run.key)}
+    if not kit.is_server:
+        instead[kit.certificate.name] = str(run.certificate)
+    place = Workspace.get_file_path_in_startup
+
+    def place_of_run(workspace: Workspace, name: str) -> str:
+        return instead.get(name) or str(place(workspace, name))
+
+    Workspace.get_file_path_in_startup = place_of_run
+    # its cipher for messages between cells knows no name constraints and refuses the run's certificate
+    credential_manager.SimpleCellCipher = lambda *_: None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What a site's own policy lets in, rule by rule, and how its mistakes are reported."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from flaremesh.p2p import participant
+from flaremesh.p2p.gate import policy
+from flaremesh.p2p.gate.policy import PolicyError
+from flaremesh.p2p.participant import StartError
+
+A, B = "a" * 64, "b" * 64
+
+RULES = {
+    "submitters by email": ("submitters: {emails: [lead@consortium.org]}", {"submitter": "eve@example.org"}),
+    "submitters by organisation": ("submitters: {orgs: [consortium]}", {"org": "elsewhere"}),
+    "submitters by role": ("submitters: {roles: [lead, project_admin]}", {"role": "member"}),
+    "submitters, of whom all lists must hold": (
+        "submitters: {orgs: [consortium], roles: [lead]}",
+        {"role": "project_admin"},
+    ),
+    "algorithms": ("algorithms: [gtadam, dgd]", {"algorithm": "sgp"}),
+    "algorithms of a package": (
+        "algorithms: [gtadam, hospital.algorithms]",
+        {"algorithm": "hospital.algorithms_too.Mine"},
+    ),
+    "problems": ("problems: [hospital.models]", {"problem": "hospital.models2.Segmentation"}),
+    "problems, of which a file is not a package": ("problems: [hospital]", {"problem": "hospital.models.py"}),
+    "code": (f"code: [{A}]", {"code": {"hospital.models": B}}),
+    "code, all of it": (f"code: [{A}]", {"code": {"hospital.models": A, "problem.py": B}}),
+    "carriers": ("carriers: [direct]", {"links": "relay"}),
+    "carriers, with which auto may come to relay": ("carriers: [direct]", {"links": "auto"}),
+    "least_sites": ("least_sites: 3", {"sites": ("heidelberg", "bonn")}),
+    "least_sites, each counted once": ("least_sites: 3", {"sites": ("bonn", "heidelberg", "bonn")}),
+}
+
+
+@pytest.mark.parametrize(("text", "breaking"), RULES.values(), ids=RULES)
+def test_a_run_that_breaks_a_rule_is_told_its_name_and_any_other_run_passes(
+    text, breaking, workspace, request_of
+):
+    (workspace / "policy.yaml").write_text(text)
+    rules = policy.read(workspace)
+
+    assert rules.broken_rule(request_of()) is None
+    assert rules.broken_rule(request_of(**breaking)).startswith(f"{text.partition(':')[0]}: ")
+
+
+@pytest.mark.parametrize(
+    ("when", "open_"),
+    [
+        ("2027-03-05T21:00", True),  # Friday
+        ("2027-03-06T05:59", True),  # the night of Friday
+        ("2027-03-06T06:00", False),
+        ("2027-03-06T21:00", False),  # Saturday
+        ("2027-03-01T05:00", False),  # the night of Sunday
+        ("2027-03-01T12:00", True),
+        ("2027-03-01T13:00", False),
+    ],
+)
+def test_a_run_may_begin_within_the_hours_and_a_night_belongs_to_the_day_on_which_it_begins(
+    when, open_, workspace, request_of
+):
+    (workspace / "policy.yaml").write_text(
+        "hours: {time_zone: Europe/Berlin, days: [Mon, Fri], times: [20:00-06:00, 12:00-13:00]}"
+    )
+    now = datetime.fromisoformat(when).replace(tzinfo=ZoneInfo("Europe/Berlin"))
+
+    broken = policy.read(workspace).broken_rule(request_of(), now)
+
+    assert (
+        (broken is None) if open_ else broken.startswith("hours: a run may begin on Mon, Fri at 20:00-06:00")
+    )
+
+
+def test_without_a_policy_every_run_passes(workspace, request_of):
+    assert policy.read(workspace).broken_rule(request_of()) is None
+
+
+def test_a_policy_that_the_environment_names_must_be_there(workspace, monkeypatch):
+    monkeypatch.setenv(policy.POLICY_VARIABLE, str(workspace / "elsewhere.yaml"))
+
+    with pytest.raises(PolicyError, match=r"elsewhere\.yaml.*\n.*No such file"):
+        policy.read(workspace)
+
+
+def test_a_change_holds_from_the_next_decision_on(workspace, request_of):
+    (workspace / "policy.yaml").write_text("algorithms: [dgd]")
+    assert policy.read(workspace).broken_rule(request_of())
+    (workspace / "policy.yaml").write_text("algorithms: [gtadam]")
+    assert policy.read(workspace).broken_rule(request_of()) is None
+
+
+MISTAKES = {
+    "a misspelt rule": (
+        "approvals: required",
+        "line 1: approvals: there is no such field; did you mean approval?",
+    ),
+    "another value": ("\napproval: yes", "line 2: approval: yes is unknown; write one of required"),
+    "an unknown day": (
+        "hours:\n  days: [Mon, Fry]",
+        "line 2: hours.days[1]: 'Fry' is unknown; did you mean Fri?",
+    ),
+    "a time that is none": ("hours: {times: [25:00-26:00]}", "'25:00-26:00' is not allowed; expected"),
+    "no such zone": ("hours: {time_zone: Mars}", "there is no time zone 'Mars'"),
+    "a path as a zone": ("hours: {time_zone: ../../etc/passwd}", "there is no time zone"),
+    "an unknown carrier": ("carriers: [pigeon]", "line 1: carriers[0]: 'pigeon'"),
+    "no carrier": ("carriers: []", "0 given, at least 1 needed"),
+    "an unknown role": ("submitters: {roles: [king]}", "line 1: submitters.roles[0]: 'king' is unknown"),
+    "a digest too short": ("code: [abc]", "line 1: code[0]: 'abc' is not allowed"),
+    "a number in words": ("least_sites: three", "least_sites: 'three' is no whole number"),
+    "a rule twice": ("least_sites: 3\nleast_sites: 4", "line 2: least_sites: the field is already in line 1"),
+    "nothing": ("", "the file is empty; write a rule"),
+    "no YAML": ("{", "this is not YAML"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_with_its_line_and_what_to_write_instead(text, words, workspace):
+    (workspace / "policy.yaml").write_text(text)
+
+    with pytest.raises(PolicyError) as raised:
+        policy.read(workspace)
+
+    assert words in str(raised.value)
+    assert str(workspace / "policy.yaml") in str(raised.value)
+
+
+def test_a_site_whose_policy_has_mistakes_says_so_when_it_starts(workspace):
+    (workspace / "policy.yaml").write_text("aproval: required")
+
+    with pytest.raises(StartError, match=r"^bonn: it would run nothing.*\n.*line 1: aproval"):
+        participant.check(workspace, "bonn", gpus=0)
+
+
+def test_a_policy_that_may_not_be_read_refuses_everything(workspace):
+    (workspace / "policy.yaml").mkdir()
+
+    with pytest.raises(PolicyError, match="the file is a folder or a device"):
+        policy.read(workspace)

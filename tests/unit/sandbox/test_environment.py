@@ -1,0 +1,48 @@
+"""What of a site's environment the process of a job sees."""
+
+import pytest
+
+from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
+from flaremesh.problems.data_folder import DATA_DIR_VARIABLE
+from flaremesh.sandbox.environment import MORE_VARIABLE, PASSED, of_job, withheld_proxies
+from flaremesh.sandbox.files import HIDES_VARIABLE, WRITES_VARIABLE
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "HF_TOKEN", "path", "FLAREMESH_GPUS"]
+)
+def test_a_job_does_not_see_what_is_not_listed(name):
+    assert name not in of_job({name: "secret"})
+
+
+@pytest.mark.parametrize("name", ["PATH", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONPATH"])
+def test_a_job_sees_what_computing_needs(name):
+    assert of_job({name: "value"})[name] == "value"
+
+
+def test_flaremeshs_own_variables_that_a_job_needs_are_listed():
+    assert {DATA_DIR_VARIABLE, DIRECTORY_VARIABLE, HIDES_VARIABLE, WRITES_VARIABLE} <= PASSED.keys()
+
+
+def test_a_sites_admin_can_list_more():
+    given = {MORE_VARIABLE: "HF_HOME, MY_*", "HF_HOME": "/models", "MY_FLAG": "1", "HF_TOKEN": "secret"}
+    assert of_job(given) == {"HF_HOME": "/models", "MY_FLAG": "1", "PYTHONSAFEPATH": "1"}
+
+
+def test_no_site_can_let_jobs_import_from_the_folder_in_which_they_work():
+    assert of_job({"PYTHONSAFEPATH": ""})["PYTHONSAFEPATH"] == "1"
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy:3128", "proxy:3128", "localhost,.svc"])
+def test_a_proxy_is_passed(proxy):
+    assert of_job({"https_proxy": proxy})["https_proxy"] == proxy
+    assert not withheld_proxies({"https_proxy": proxy})
+
+
+@pytest.mark.parametrize("proxy", ["http://me:secret@proxy:3128", "me:secret@proxy:3128"])
+def test_a_proxy_with_a_password_is_withheld_and_named_unless_it_is_listed(proxy):
+    assert "https_proxy" not in of_job({"https_proxy": proxy})
+    assert withheld_proxies({"https_proxy": proxy}) == ["https_proxy"]
+    listed = {"https_proxy": proxy, MORE_VARIABLE: "https_proxy"}
+    assert "https_proxy" in of_job(listed)
+    assert not withheld_proxies(listed)
