@@ -32,6 +32,7 @@ COMPONENT_API = frozenset(module for module in DOCUMENTED if module.startswith("
 PUBLIC_KEYS = frozenset(
     f"nvflare.apis.fl_constant.{key}"
     for key in (
+        "FLContextKey.CURRENT_JOB_ID",
         "FLContextKey.DISCONNECTED_CLIENT_NAME",
         "FLContextKey.EVENT_DATA",
         "FLContextKey.WORKSPACE_OBJECT",

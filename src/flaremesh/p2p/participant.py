@@ -132,8 +132,8 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
     Raises:
         StartError: it cannot.
     """
-    own = identity(workspace)
-    found = own.name
+    holds = identity(workspace)
+    found = holds.name
     if name and found != name:
         raise StartError(f"this is {name}, and the kit is that of {found}. Install the kit of {name}.")
     _check_key(workspace / "startup")
@@ -146,7 +146,7 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
             f"{found}: the workspace {workspace} cannot be written: {error.strerror}. "
             "It needs room, and the user of this process must own it."
         ) from None
-    if own.kind is not Kind.SERVER:
+    if holds.kind is Kind.SITE:
         try:
             policy.read(workspace)
         except policy.PolicyError as error:

@@ -15,7 +15,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.issuing import Authority, read_key
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.charter import CHARTER
-from flaremesh.p2p.components import COMPONENTS
+from flaremesh.p2p.components import CLASSES
 from flaremesh.p2p.nvflare.kits import Files, KitsRefused, MeshProject
 from flaremesh.p2p.nvflare.settings import Settings
 from flaremesh.p2p.nvflare.startup import startup_files
@@ -241,7 +241,7 @@ def _make(
 ) -> Path:
     """Let NVFlare make all kits."""
     settings = Settings(
-        classes=[*COMPONENTS, *map(prefix_of, topology.code.packages)],
+        classes=[*CLASSES, *map(prefix_of, topology.code.packages)],
         code=topology.code.files,
         agents=site_agents(topology, mesh),
     )
