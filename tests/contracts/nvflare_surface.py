@@ -32,6 +32,7 @@ COMPONENT_API = frozenset(module for module in DOCUMENTED if module.startswith("
 PUBLIC_KEYS = frozenset(
     f"nvflare.apis.fl_constant.{key}"
     for key in (
+        "FLContextKey.CURRENT_JOB_ID",
         "FLContextKey.DISCONNECTED_CLIENT_NAME",
         "FLContextKey.EVENT_DATA",
         "FLContextKey.WORKSPACE_OBJECT",
@@ -139,6 +140,17 @@ CALLS = {
     "nvflare.private.fed.server.job_runner.JobRunner.stop_run": "self job_id fl_ctx",
     "nvflare.private.fed.server.job_runner.JobRunner.update_unfinished_jobs": "self fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.update_meta": "self jid meta fl_ctx",
+    # logins at the server
+    "nvflare.private.fed.server.client_manager.ClientManager.authenticate": "self request fl_ctx",
+    "nvflare.private.fed.server.client_manager.ClientManager.remove_client": "self token",
+    "nvflare.private.fed.server.fed_server.FederatedServer._resolve_client_fqcn_for_auth": (
+        "self client_name token"
+    ),
+    "nvflare.private.fed.server.fed_server.FederatedServer.set_admin_server": "self admin_server",
+    "nvflare.private.fed.utils.identity_utils.IdentityVerifier": "root_cert_file=",
+    "nvflare.private.fed.utils.identity_utils.IdentityVerifier.verify_common_name": (
+        "self asserted_cn nonce asserter_cert signature intermediate_certs expected_eku"
+    ),
     # the processes of jobs
     "nvflare.app_common.job_launcher.client_process_launcher.ClientProcessJobLauncher.get_command": (
         "self job_meta fl_ctx"
@@ -223,8 +235,10 @@ NAMES = {
     "nvflare.lighter.ctx": "ProvisionContext",
     "nvflare.private.defs.CellChannel": "SERVER_MAIN",
     "nvflare.private.defs.CellChannelTopic": "REPORT_JOB_FAILURE",
-    "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME",
+    "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME CLIENT_TYPE",
+    "nvflare.private.defs.ClientType": "ADMIN REGULAR",
     "nvflare.private.defs.JobFailureMsgKey": "CODE JOB_ID",
+    "nvflare.private.fed.authenticator": "MISSING_CLIENT_FQCN",
     "nvflare.private.fed.client.client_status.ClientStatus": "STOPPED",
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",
     "nvflare.private.fed.simulator.simulator_const.SimulatorConstants": "JOB_NAME",
@@ -249,7 +263,10 @@ ATTRIBUTES = {
     "nvflare.job_config.fed_job_config.FedJobConfig": "app_packages",
     "nvflare.job_config.api.FedJob": "job",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",
-    "nvflare.private.fed.server.fed_server.FederatedServer": "status",
+    "nvflare.fuel.hci.server.hci.AdminServer": "cred_keeper",
+    "nvflare.private.fed.server.client_manager.ClientManager": "cred_keeper",
+    "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_verifier",
+    "nvflare.private.fed.server.fed_server.FederatedServer": "client_manager status",
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "server",
     "nvflare.apis.job_def.Job": "run_aborted",

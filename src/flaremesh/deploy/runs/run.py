@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,13 +17,14 @@ from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.nvflare.jobs import Job
-from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
+from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, Graph, RunResult, SiteResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.printable import printable
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
 from flaremesh.record import RecordError
 from flaremesh.runtime.history import HISTORY, History
+from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 from flaremesh.waiting import wait_while
 
@@ -247,11 +249,11 @@ def _failed(run_id: str, reason: str) -> RunResult:
 
 def _reason(job: Job) -> str:
     """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
-    if job.refused_by:
-        return (
-            f"{', '.join(job.refused_by)}: the kit there accepts no code of a job, and this one brings some. "
-            "Deploy them anew with kits of a topology file that says `code: {files: true}`."
-        )
+    if job.refusals:
+        sites: defaultdict[str, list[str]] = defaultdict(list)
+        for site, told in job.refusals.items():
+            sites[printable(told)].append(printable(site))
+        return ". ".join(f"{', '.join(names)}: {told}" for told, names in sites.items()) + "."
     details = [detail for detail in job.details if not detail.endswith(": OK")]
     return f"NVFlare ended the job with {job.status}" + (f": {'; '.join(details)}" if details else "")
 
@@ -268,14 +270,15 @@ def gather(
         target: where the sites are.
         folder: of the run, named by its id.
         name: of the run.
-        told: the server's result, with thinned histories; where this machine knows better, as the run's name,
-            it is not believed.
+        told: the server's result, with thinned histories; where this machine knows better, as the run's name
+            and graph, it is not believed.
         warn: called with copies that failed.
 
     Returns:
         The result as it is written, without the thinned histories.
     """
     sites = {site.name: told.sites[site.name] for site in topology.sites if site.name in told.sites}
+    mesh = build(topology)
     result = replace(
         told,
         run_id=folder.name,
@@ -283,6 +286,8 @@ def gather(
         topology=topology.name,
         algorithm=topology.run.algorithm,
         iterations=topology.run.iterations,
+        predicted_contraction=mesh.contraction(topology.run.wire.step),
+        graph=Graph(list(mesh.sites), [matrix.tolist() for matrix in mesh.matrices]),
         sites={site: replace(known, history=[]) for site, known in sites.items()},
     )
     atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=2) + "\n", durable=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
@@ -96,7 +97,7 @@ class SiteAgent(Agent):
             self._process.cell.answer(PROBE, self._invite)
             self._begin_to_share()
         elif event_type == EventType.JOB_COMPLETED:
-            self._note_end(str(fl_ctx.get_job_id()))
+            self._note_end(str(fl_ctx.get_prop(FLContextKey.CURRENT_JOB_ID)))
             self.sweep()  # the run that ended may be one more than are kept
             if self._sharing:
                 self._sharing.soon()

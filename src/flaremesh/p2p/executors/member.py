@@ -19,9 +19,15 @@ from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p import charter as charters
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.executors.orders import CharterError, mode_of, require_allowed, require_places
+from flaremesh.p2p.executors.orders import (
+    CharterError,
+    mode_of,
+    require_allowed,
+    require_ordered,
+    require_places,
+)
 from flaremesh.p2p.extra import planned_iterations
-from flaremesh.p2p.gate import left
+from flaremesh.p2p.gate import left, order
 from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.nvflare.run_credential import credential_of
 from flaremesh.p2p.nvflare.startup import startup_files
@@ -64,7 +70,8 @@ class Member:
 
         Raises:
             ExtraError: ``extra["links"]`` is no mode.
-            CharterError: the site's kit does not allow these neighbours or carriers.
+            CharterError: the site's kit, or the run's order, does not allow these neighbours or carriers.
+            Refused: the run has no order.
             LinkError: no port is free, or the certificate cannot be used.
         """
         run_id, workspace = fl_ctx.get_job_id(), fl_ctx.get_workspace()
@@ -92,6 +99,8 @@ class Member:
         try:
             if charter is not None:
                 require_allowed(config, mode, charter)
+                asked = order.read(Path(workspace.get_app_dir(run_id)))
+                require_ordered(config, mode, asked, charter.participant)
             credentials = _credentials(Path(workspace.get_startup_kit_dir()), folder, charter)
             link = assemble(
                 run_id,

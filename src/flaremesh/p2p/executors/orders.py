@@ -1,4 +1,4 @@
-"""What the server tells a site before a run: data of a stranger, which the site's charter bounds."""
+"""What the server tells a site before a run: a stranger's data, bounded by charter and signed order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.links.carrier import Address
 from flaremesh.p2p.charter import Charter, Peer
 from flaremesh.p2p.extra import ExtraError
+from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import Schema
 from flaremesh.topology.links import LinkKind, LinkMode
@@ -29,7 +30,7 @@ _CARRIERS: Final[Mapping[LinkMode, frozenset[LinkKind]]] = {
 
 
 class CharterError(FlaremeshError):
-    """The server or the job asks for more than the site's kit allows.
+    """The server or the job asks for more than the site's kit allows, or the server for another run.
 
     Attributes:
         peer: the site in question.
@@ -40,6 +41,15 @@ class CharterError(FlaremeshError):
         super().__init__(
             f"{what}; {rule} in the kit. A run may use less than the kit says and nothing else: submit it "
             "for the topology that was provisioned, or provision again and install the new kits"
+        )
+
+
+class OrderError(CharterError):
+    """The server asks for another run than the one that was signed and let in."""
+
+    def __init__(self, peer: str, what: str):
+        super().__init__(
+            peer, f"the server tells another run than was signed: {what}", "only that one is let in"
         )
 
 
@@ -154,6 +164,27 @@ def require_allowed(config: LocalConfig, mode: LinkMode, charter: Charter) -> No
                         f"the run wants `links: {mode}` between {site} and {name}",
                         f"{' and '.join(sorted(more))} is not among their carriers",
                     )
+
+
+def require_ordered(config: LocalConfig, mode: LinkMode, order: Order, site: str) -> None:
+    """Hold a run's neighbours and carriers to the order that its submitter signed.
+
+    The site's policy decided on that order, and not on what the server tells once the run was let in.
+
+    Raises:
+        OrderError: an edge is not ordered, or travels otherwise.
+    """
+    peers = order.peers(site)
+    if order.links not in ("auto", mode):
+        raise OrderError(next(iter(peers), site), f"`links: {mode}` instead of `links: {order.links}`")
+    if order.edges is None:
+        return
+    for hood in config.schedule:
+        told = [(source, site) for source in hood.in_weights] + [(site, user) for user in hood.out]
+        for source, user in told:
+            if user not in order.edges.get(source, ()):
+                peer = user if source == site else source
+                raise OrderError(peer, f"with the edge {source}-{user}")
 
 
 def require_places(addresses: Mapping[str, Address], charter: Charter) -> None:

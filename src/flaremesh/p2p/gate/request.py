@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.topology.links import LinkMode
@@ -52,6 +52,11 @@ class RunRequest:
     peers: tuple[str, ...]
     links: LinkMode
     at: datetime
+
+
+def noted(request: RunRequest) -> dict[str, Any]:
+    """A request as the audit log has it."""
+    return asdict(request) | {"at": request.at.isoformat()}
 
 
 def quoted(value: object) -> str:
