@@ -10,6 +10,7 @@ PROGRAMS = {
     "prometheus": "tests/install-tools",
     "promtool": "tests/install-tools",
     "ss": "tests/install-tools",
+    "minisign": "tests/install-tools",
     "helm": "curl -fsSL https://raw.githubusercontent.com/helm/helm/main/scripts/get-helm-3 | bash",
 }
 """What puts them on the PATH."""

@@ -1,5 +1,6 @@
 """A bundle suffices to install a site."""
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -9,7 +10,7 @@ import yaml
 from cluster import call, commands, helm, pod
 from installed_mesh import Mesh
 
-from programs import lacking
+from programs import lacking, program
 
 BUNDLED = "flaremesh:bundled"  # a name that no node knows
 
@@ -25,22 +26,28 @@ def test_a_site_is_installed_from_its_bundle_alone(mesh: Mesh, tmp_path: Path):
     file = tmp_path / "mesh.yaml"
     file.write_text(yaml.safe_dump(document))
     # the mesh's own keys, in a folder of their own
-    call("cp", "-r", mesh.folder / "state", mesh.folder / "kits", tmp_path)
+    (tmp_path / "mesh").mkdir()
+    call("cp", "-r", mesh.folder / "state", mesh.folder / "kits", tmp_path / "mesh")
+    call(program("minisign"), "-G", "-W", "-p", tmp_path / "mine.pub", "-s", tmp_path / "mine.key")
     subprocess.run(
         [
             *(sys.executable, "-m", "flaremesh.cli.main"),
             "bundle",
             str(file),
             "dresden",
-            "--output",
-            str(tmp_path),
+            *("--output", str(tmp_path / "mesh")),
+            *("--sign", str(tmp_path / "mine.key")),
         ],
         check=True,
     )
-    with tarfile.open(tmp_path / "bundles" / "dresden.tar") as archive:
+    bundle = tmp_path / "mesh/bundles/dresden.tar"
+    call(program("minisign"), "-Vm", bundle, "-p", tmp_path / "mine.pub")
+    with tarfile.open(bundle) as archive:
         archive.extractall(tmp_path / "site", filter="data")
     folder = tmp_path / "site" / "dresden"
     call("sha256sum", "--check", "SHA256SUMS", folder=folder)
+    names = {part["name"] for part in json.loads((folder / "image.cdx.json").read_text())["components"]}
+    assert {"flaremesh", "nvflare", "torch"} <= names
     helm(namespace, "uninstall", "dresden", "--wait", "--cascade", "foreground")
     with (folder / "image.tar").open("rb") as image:
         importing = (

@@ -1,6 +1,7 @@
 """One archive with all that a participant's admin needs where there is no internet."""
 
 import hashlib
+import json
 import shutil
 import tarfile
 import tempfile
@@ -9,18 +10,22 @@ from pathlib import Path
 from docker.errors import DockerException, ImageNotFound
 
 from flaremesh import atomic
+from flaremesh.deploy.bill_of_materials import bill_of_materials
+from flaremesh.deploy.minisign import SecretKey, signature_of
 from flaremesh.deploy.targets.base import DeployError
 from flaremesh.deploy.targets.docker.engine import engine
 from flaremesh.provision.releases import Release, release_folder, values_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 
-IMAGE, CHECKSUMS, FIRST_STEPS = "image.tar", "SHA256SUMS", "FIRST.md"
+IMAGE, BILL, CHECKSUMS, FIRST_STEPS = "image.tar", "image.cdx.json", "SHA256SUMS", "FIRST.md"
 _SAVE_SECONDS = 600.0
 
 _STEPS = """# {name} without internet
 
     sha256sum --check {checksums}
+
+What is in the image says `{bill}`, in CycloneDX.
 
 Bring the image `{image}` into the cluster, on every node that may run the pod or into your registry:
 
@@ -35,8 +40,8 @@ Then do what README.md says.
 """
 
 
-def bundle(topology: Topology, mesh: Path, release: Release) -> Path:
-    """Write ``mesh/bundles/<participant>.tar``: image, chart, values, kit, README and checksums.
+def bundle(topology: Topology, mesh: Path, release: Release, signer: SecretKey | None = None) -> Path:
+    """Write ``mesh/bundles/<participant>.tar``: image, its SBOM, chart, values, kit, README and checksums.
 
     The archive holds the participant's private key, and only its owner may read it.
 
@@ -44,6 +49,7 @@ def bundle(topology: Topology, mesh: Path, release: Release) -> Path:
         topology: the mesh.
         mesh: folder of the provisioned mesh.
         release: the participant's.
+        signer: signs the archive; the signature is ``<participant>.tar.minisig``.
 
     Raises:
         ReleaseError: the mesh was provisioned without releases.
@@ -57,7 +63,8 @@ def bundle(topology: Topology, mesh: Path, release: Release) -> Path:
         folder = Path(scratch) / release.name
         shutil.copytree(source, folder)
         _save(image, folder / IMAGE)
-        steps = _STEPS.format(name=release.name, checksums=CHECKSUMS, image=image, archive=IMAGE)
+        (folder / BILL).write_text(json.dumps(bill_of_materials(image), indent=2) + "\n")
+        steps = _STEPS.format(name=release.name, checksums=CHECKSUMS, image=image, archive=IMAGE, bill=BILL)
         (folder / FIRST_STEPS).write_text(steps)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         lines = [f"{_digest(path)}  {path.relative_to(folder)}\n" for path in files]
@@ -66,7 +73,10 @@ def bundle(topology: Topology, mesh: Path, release: Release) -> Path:
         partial.touch(mode=0o600)
         with tarfile.open(partial, "w") as bundled:
             bundled.add(folder, arcname=release.name)
+        signature_of(archive).unlink(missing_ok=True)  # of the archive that was there before
         atomic.move(partial, archive)
+    if signer:
+        signer.sign(archive)
     return archive
 
 

@@ -281,3 +281,10 @@ def test_a_reader_that_ends_early_is_no_error(here: Path) -> None:
     with os.fdopen(write, "wb") as closed:
         ended = process("plan", "mesh.yaml", stdout=closed, stderr=subprocess.PIPE)
     assert ended.stderr == b""
+
+
+def test_a_bundle_is_not_signed_by_a_key_that_lies_beside_it(here: Path) -> None:
+    (here / "build/mesh").mkdir(parents=True)
+    (here / "build/mesh/mine.key").touch()
+    said = refused("bundle", "mesh.yaml", "bonn", "--output", "build/mesh", "--sign", "build/mesh/mine.key")
+    assert "lies beside what it signs" in said

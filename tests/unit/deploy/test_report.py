@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pytest
@@ -151,6 +152,15 @@ def test_training_gives_five_figures_and_one_page(digits: Path) -> None:
 def test_what_a_run_did_not_record_gets_no_figure(make_run: MakeRun) -> None:
     folder = make_run(CONSENSUS, 3, {"kind": "ring"})
     assert list(write_report(folder, folder / "report").figures) == ["consensus", "graph", "time"]
+
+
+def test_a_folder_that_somebody_mailed_starts_no_typesetter(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A matplotlibrc there is read before any of our settings."""
+    monkeypatch.setitem(mpl.rcParams, "text.usetex", True)
+    monkeypatch.setenv("PATH", str(tmp_path))  # in which there is no TeX
+    assert write_report(digits, tmp_path / "report").page.exists()
 
 
 def test_the_page_needs_no_other_file_and_no_script(digits: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from flaremesh import __version__
-from flaremesh.links.direct import Credentials
+from flaremesh.links.credentials import Credentials
 from flaremesh.p2p import participant
 from flaremesh.p2p.agents.probe import Failure, Invitation, dial
 from flaremesh.p2p.participant import StartError

@@ -134,19 +134,18 @@ def require_sound_weights(name: str, config: LocalConfig) -> None:
         )
 
 
-def authorize(path: str, own: str, site: str, fl_ctx: FLContext) -> None:
+def authorize(path: str, site: str, fl_ctx: FLContext) -> None:
     """Hold a class that a job names to the kit's allow-list, as NVFlare does its own components.
 
     Args:
         path: of the class; a name without a dot is none.
-        own: package whose classes need no entry.
         site: name of this site.
         fl_ctx: of the configuration.
 
     Raises:
         ProblemError: the kit does not allow the class.
     """
-    if "." not in path or path.startswith(own):
+    if "." not in path:
         return
     if not allows(path, fl_ctx):
         raise ProblemError(
