@@ -1,4 +1,4 @@
-"""Whoever runs the server deploys nothing that no admin has signed for this run, and reads nothing of a site."""
+"""Whoever runs the server deploys only what an admin has signed for this run, and reads no file of a site."""
 
 import io
 import shutil
@@ -72,9 +72,7 @@ def test_a_file_that_was_changed_after_the_signature_is_refused(mesh: AttackedMe
     assert all_say(deploy(mesh, app), "must sign a job")
 
 
-def test_an_app_of_parts_of_two_signed_jobs_is_refused(
-    mesh: AttackedMesh, app: Path, tmp_path: Path
-) -> None:
+def test_an_app_of_parts_of_two_signed_jobs_is_refused(mesh: AttackedMesh, app: Path, tmp_path: Path) -> None:
     other = mesh.job(tmp_path / "other", stepsize=0.5, algorithm="gradient-tracking") / "app_sites"
     sign(mesh, app, LEAD)
     sign(mesh, other, LEAD)
@@ -130,7 +128,7 @@ def test_what_no_run_needs_is_answered_to_nobody(mesh: AttackedMesh, topic: str,
 def test_a_project_admin_reads_no_file_of_a_site(mesh: AttackedMesh) -> None:
     with mesh.session("admin@example.org") as session:
         answers = [
-            session._admin._session.do_command(f"{command} adam {file}")  # noqa: SLF001  (NVFlare's console)
+            session._admin._session.do_command(f"{command} adam {file}")
             for command in ("cat", "tail", "head")
             for file in ("startup/client.key", "log.txt")
         ]
