@@ -6,7 +6,7 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 
 PYTHON ?= python3
 VENV ?= .venv
-# Where pip finds the CPU build of torch, for a machine without a GPU; empty takes PyPI's build.
+# The index with the CPU build of torch, for a machine without a GPU; empty takes PyPI's build.
 TORCH_INDEX ?=
 TOPOLOGY ?= provision/digits-ring4.yaml
 RUN_ARGS ?=
@@ -14,8 +14,6 @@ RUN_ARGS ?=
 BIN := $(VENV)/bin
 FLAREMESH := $(BIN)/flaremesh
 READY := $(VENV)/.ready
-PIP_COMPILE = $(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-header --no-emit-index-url \
-  --no-emit-find-links --no-emit-options --annotation-style line
 
 ##@ Start
 
@@ -28,18 +26,19 @@ help: ## Explain every target
 .PHONY: install
 install: $(READY) ## Install the pinned packages into .venv (TORCH_INDEX=URL chooses torch's build)
 
-$(READY): requirements/lock.txt pyproject.toml
+$(READY): $(wildcard requirements/*) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flaremesh needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --requirement requirements/lock.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	TORCH_INDEX='$(TORCH_INDEX)' requirements/install $(BIN)/python lock.txt
+	$(BIN)/pip install --quiet --no-deps --no-index --no-build-isolation --editable .
+	$(BIN)/pip check --quiet
 	@touch $@
 
 .PHONY: vision
 vision: ## Install torchvision and the torch it needs into .venv-vision, and test the MNIST problem there
 	$(PYTHON) -m venv .venv-vision
-	.venv-vision/bin/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-	  --editable .[deploy,vision] --constraint requirements/vision.txt hypothesis pytest pytest-timeout
+	TORCH=vision TORCH_INDEX='$(TORCH_INDEX)' requirements/install .venv-vision/bin/python lock.txt
+	.venv-vision/bin/pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	.venv-vision/bin/pytest tests/unit/problems --quiet -k mnist
 
 .PHONY: demo
@@ -62,8 +61,8 @@ test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFla
 .PHONY: test-nvflare-next
 test-nvflare-next: ## Test in .venv-nvflare-next what flaremesh assumes of NVFlare against its newest pre-release
 	$(PYTHON) -m venv .venv-nvflare-next
-	.venv-nvflare-next/bin/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --requirement requirements/lock.txt
-	.venv-nvflare-next/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	TORCH_INDEX='$(TORCH_INDEX)' requirements/install .venv-nvflare-next/bin/python lock.txt
+	.venv-nvflare-next/bin/pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	.venv-nvflare-next/bin/pip install --quiet --pre --upgrade nvflare
 	.venv-nvflare-next/bin/pytest tests/contracts
 
@@ -102,31 +101,32 @@ bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS
 	$(BIN)/python -m bench.export
 
 .PHONY: lock
-lock: $(READY) ## Pin the newest allowed packages in requirements/lock.txt, and of those what the images hold
-	$(PIP_COMPILE) --upgrade --extra dev --constraint requirements/constraints.txt --output-file requirements/lock.txt pyproject.toml
-	sed -i -e 's/+cpu//' -e '/^flaremesh @/d' requirements/lock.txt
-	rm -f requirements/image.txt requirements/image-deploy.txt
-	$(PIP_COMPILE) --constraint requirements/lock.txt --output-file requirements/image.txt pyproject.toml
-	$(PIP_COMPILE) --extra deploy --constraint requirements/lock.txt --output-file requirements/image-deploy.txt pyproject.toml
-	sed -i -e 's/+cpu//' -e 's/-c requirements.lock.txt, //' requirements/image.txt requirements/image-deploy.txt
+lock: $(READY) ## Pin the newest allowed packages in requirements/, with hashes (TORCH_INDEX=URL: those of torch's build there)
+	$(BIN)/python -m tools.lock '$(TORCH_INDEX)'
 
 ##@ Images
 
 VARIANT ?= cpu
 REGISTRY ?=
-PYTHON_IMAGE ?= python:3.11-slim-bookworm
+# The base image; empty takes that of images/Dockerfile.
+PYTHON_IMAGE ?=
 # URL of the sources, for the images' label
 SOURCE ?=
 
 IMAGES = $(BIN)/python -m tools.images
+BASE = $(if $(PYTHON_IMAGE),--python-image $(PYTHON_IMAGE))
 
 .PHONY: wheels
 wheels: $(READY) ## Gather in build/wheels what an image is made of (VARIANT=cpu, cuda or cli; TORCH_INDEX as above)
-	$(IMAGES) wheels $(VARIANT) --python-image $(PYTHON_IMAGE) --torch-index '$(TORCH_INDEX)'
+	$(IMAGES) wheels $(VARIANT) $(BASE) --torch-index '$(TORCH_INDEX)'
 
 .PHONY: images
 images: wheels ## Build an image without a network, and its SBOM (VARIANT, REGISTRY=prefix, PYTHON_IMAGE=base)
-	$(IMAGES) build $(VARIANT) --python-image $(PYTHON_IMAGE) --registry '$(REGISTRY)' --source '$(SOURCE)'
+	$(IMAGES) build $(VARIANT) $(BASE) --registry '$(REGISTRY)' --source '$(SOURCE)'
+
+.PHONY: pin-images
+pin-images: $(READY) ## Write the digest that the base image has in its registry now into images/, to be released with it
+	$(IMAGES) pin
 
 ##@ Deploy
 

@@ -5,42 +5,37 @@ needs the network; ``python -m tools.images build cpu`` builds. `make images` do
 """
 
 import argparse
+import hashlib
 import json
+import re
 import subprocess
 import sys
-import uuid
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
-from docker.errors import APIError, ContainerError, ImageNotFound
+from docker.errors import APIError
+from packaging.utils import parse_sdist_filename, parse_wheel_filename
 
 from flaremesh import __version__
+from flaremesh.deploy.bill_of_materials import bill_of_materials, printed
 from flaremesh.deploy.targets.docker.engine import engine as docker_engine
 from flaremesh.errors import FlaremeshError
 
 DOCKERFILE: Final = Path("images/Dockerfile")
 PYTHON_IMAGE: Final = "python:3.11-slim-bookworm"
-"""The base image."""
+"""The base image; `make pin-images` adds its digest, here and in images/."""
 
 _WHEELS = Path("build/wheels")
+_REQUIREMENTS = Path("requirements")
 _SBOMS = Path("build/images")
 
 # in base64, because the engine's log of a container is text
 _FETCH_TINI = "cd /tmp && apt-get -qq update >&2 && apt-get -qq download tini >&2 && base64 tini_*.deb"
 _PYTHON_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
-_DISTRIBUTIONS = """
-import importlib.metadata, json
-print(json.dumps([
-    [d.name, d.version, d.metadata.get("License-Expression"), d.metadata.get("License")]
-    for d in importlib.metadata.distributions()
-]))
-"""
 
 
 class ImageError(FlaremeshError):
@@ -83,12 +78,13 @@ def image_name(variant: str, registry: str = "") -> str:
 def gather_wheels(variant: str, python_image: str = PYTHON_IMAGE, torch_index: str = "") -> Path:
     """Put all that the image is made of into a folder, from which it is then built without a network.
 
-    pip runs here, and not in the build, so that this machine's settings of pip count.
+    pip runs here, and not in the build, so that this machine's settings of pip count. Every file's hash is
+    checked, here and again in the build; whatever else lies in the folder is thrown away.
 
     Args:
         variant: a key of VARIANTS.
         python_image: the base image.
-        torch_index: URL of a package index with the build of torch to take; empty takes pip's.
+        torch_index: URL of the index with the build of torch to take; empty takes PyPI's.
 
     Returns:
         the folder, to build from.
@@ -98,7 +94,7 @@ def gather_wheels(variant: str, python_image: str = PYTHON_IMAGE, torch_index: s
     """
     _check_checkout()
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    there = _output(python_image, ["python", "-c", _PYTHON_VERSION]).decode().strip()
+    there = printed(python_image, ["python", "-c", _PYTHON_VERSION]).decode().strip()
     if here != there:
         raise ImageError(
             f"wheels of Python {here} do not fit {python_image}, which has Python {there}. "
@@ -107,15 +103,38 @@ def gather_wheels(variant: str, python_image: str = PYTHON_IMAGE, torch_index: s
     folder = _WHEELS / variant
     folder.mkdir(parents=True, exist_ok=True)
     extras = VARIANTS[variant].extras
-    requirements = f"requirements/image{f'-{extras}' if extras else ''}.txt"
-    index = ["--extra-index-url", torch_index] if torch_index else []
-    pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--wheel-dir", str(folder), *index]
-    if subprocess.run([*pip, "--requirement", requirements], check=False).returncode:
-        raise ImageError(f"pip cannot gather the wheels of {requirements}; its message is above.")
+    requirements = f"image{f'-{extras}' if extras else ''}.txt"
     tini = folder / "tini.deb"
+    known = set(
+        re.findall("sha256:([0-9a-f]{64})", "".join(map(Path.read_text, _REQUIREMENTS.glob("*.txt"))))
+    )
+    for file in set(folder.iterdir()) - {tini}:
+        if _sha256(file) not in known:
+            file.unlink()
+    _download("installer.txt", folder)
+    _download("torch.txt", folder, *(["--index-url", torch_index] if torch_index else []))
+    if not list(folder.glob("torch-*+cpu-*")):
+        _download("torch-cuda.txt", folder)
+    _download(requirements, folder)
     if not tini.exists():
-        tini.write_bytes(b64decode(_output(python_image, ["sh", "-c", _FETCH_TINI], user="root")))
+        tini.write_bytes(b64decode(printed(python_image, ["sh", "-c", _FETCH_TINI], user="root")))
     return folder
+
+
+def _download(requirements: str, folder: Path, *options: str) -> None:
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-qq",
+        "--require-hashes",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
+    file = str(_REQUIREMENTS / requirements)
+    if subprocess.run([*pip, "--dest", str(folder), *options, "--requirement", file], check=False).returncode:
+        raise ImageError(f"pip cannot gather what {file} pins; its message is above.")
 
 
 def build(
@@ -166,64 +185,45 @@ def build(
         )
     _SBOMS.mkdir(parents=True, exist_ok=True)
     file = _SBOMS / f"flaremesh-{__version__}{VARIANTS[variant].suffix}.cdx.json"
-    file.write_text(json.dumps(bill_of_materials(name), indent=2) + "\n")
+    file.write_text(json.dumps(bill_of_materials(name, hashes(folder)), indent=2) + "\n")
     return name, file
 
 
-def bill_of_materials(name: str) -> dict[str, Any]:
-    """What is in an image, as a CycloneDX document: its Python distributions and Debian packages.
+def hashes(wheels: Path) -> dict[tuple[str, str], str]:
+    """Name and version of every distribution that was gathered in a folder -> SHA-256 of its file."""
+    found = {}
+    for file in wheels.iterdir():
+        if file.suffix == ".whl":
+            name, version, *_ = parse_wheel_filename(file.name)
+        elif file.name.endswith(".tar.gz"):
+            name, version = parse_sdist_filename(file.name)
+        else:
+            continue
+        found[str(name), str(version)] = _sha256(file)
+    return found
 
-    Both are listed by the image's own tools in a container, so that the document says what is really there.
 
-    Args:
-        name: of an image that this machine's engine has.
+def pin() -> str:
+    """Write into images/ and here which digest the base image's tag has in its registry now.
+
+    Returns:
+        the base image, with the digest.
 
     Raises:
-        ImageError: there is no such image or it cannot be run.
+        ImageError: the registry does not say it.
     """
-    python = json.loads(_output(name, ["python", "-c", _DISTRIBUTIONS]))
-    debian = _output(
-        name, ["dpkg-query", "--show", "--showformat", r"${Package} ${Version} ${Architecture}\n"]
-    )
-    components = [_python_component(*distribution) for distribution in python]
-    components += [_debian_component(*line.split()) for line in debian.decode().splitlines()]
+    _check_checkout()
+    tag = PYTHON_IMAGE.partition("@")[0]
     with _engine() as engine:
-        digest = engine.images.get(name).id.removeprefix("sha256:")
-    repository, _, tag = name.rpartition(":")
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "serialNumber": uuid.uuid4().urn,
-        "version": 1,
-        "metadata": {
-            "timestamp": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "component": {
-                "type": "container",
-                "bom-ref": "image",
-                "name": repository,
-                "version": tag,
-                "hashes": [{"alg": "SHA-256", "content": digest}],
-            },
-        },
-        "components": sorted(components, key=lambda component: component["bom-ref"]),
-    }
+        pinned = f"{tag}@{engine.images.get_registry_data(tag).id}"
+    for file in (DOCKERFILE, DOCKERFILE.with_name("docker-bake.hcl"), Path("tools/images.py")):
+        file.write_text(re.sub(rf"{re.escape(tag)}(@sha256:[0-9a-f]{{64}})?", pinned, file.read_text()))
+    return pinned
 
 
-def _python_component(name: str, version: str, expression: str | None, text: str | None) -> dict[str, Any]:
-    component = _component(name, version, f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version)}")
-    if expression:
-        component["licenses"] = [{"expression": expression}]
-    elif text and "\n" not in text:  # some distributions have the whole licence there
-        component["licenses"] = [{"license": {"name": text}}]
-    return component
-
-
-def _debian_component(name: str, version: str, architecture: str) -> dict[str, Any]:
-    return _component(name, version, f"pkg:deb/debian/{name}@{quote(version, safe=':')}?arch={architecture}")
-
-
-def _component(name: str, version: str, purl: str) -> dict[str, Any]:
-    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextmanager
@@ -235,23 +235,6 @@ def _engine() -> Iterator[Any]:
         raise ImageError(f"the Docker engine refuses: {error.explanation or error}") from None
     finally:
         engine.close()
-
-
-def _output(image: str, command: Sequence[str], user: str | None = None) -> bytes:
-    """What a command prints in a new container of an image."""
-    with _engine() as engine:
-        try:
-            return bytes(
-                engine.containers.run(
-                    image, command[1:], entrypoint=command[:1], user=user, remove=True, stderr=False
-                )
-            )
-        except ImageNotFound:
-            raise ImageError(f"there is no image {image}, here or in its registry.") from None
-        except ContainerError as error:
-            raise ImageError(
-                f"{command[0]} fails in {image}: {bytes(error.stderr or b'').decode().strip()}"
-            ) from None
 
 
 def _follow(name: str, events: Iterator[dict[str, Any]]) -> None:
@@ -291,8 +274,8 @@ def _revision() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.images", description="Build flaremesh's images.")
-    parser.add_argument("action", choices=["wheels", "build"])
-    parser.add_argument("variant", choices=list(VARIANTS))
+    parser.add_argument("action", choices=["wheels", "build", "pin"])
+    parser.add_argument("variant", choices=list(VARIANTS), nargs="?", default="cpu")
     parser.add_argument("--registry", default="", help="what stands before the image's name")
     parser.add_argument("--python-image", default=PYTHON_IMAGE, help="the base image")
     parser.add_argument("--torch-index", default="", help="URL of the index with the build of torch to take")
@@ -301,6 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.action == "wheels":
             sys.stdout.write(f"{gather_wheels(given.variant, given.python_image, given.torch_index)}\n")
+        elif given.action == "pin":
+            sys.stdout.write(f"{pin()}\n")
         else:
             name, sbom = build(given.variant, given.registry, given.python_image, given.source)
             sys.stdout.write(f"built {name}; SBOM in {sbom}\n")

@@ -102,13 +102,31 @@ def images(checkout: Path, version: str) -> Iterator[Trouble]:
 
 
 def sbom(checkout: Path, version: str) -> Iterator[Trouble]:
-    """There is a bill of materials of each image that is released."""
+    """There is a signed bill of materials of each image that is released."""
     for variant, suffix in (("cpu", ""), ("cuda", "-cuda"), ("cli", "-cli")):
         file = checkout / f"build/images/flaremesh-{version}{suffix}.cdx.json"
         if not file.exists():
             yield Trouble(f"there is no SBOM of the image {variant}", f"make images VARIANT={variant}")
         elif not json.loads(file.read_text())["components"]:
             yield Trouble(f"{file.relative_to(checkout)} lists nothing", f"make images VARIANT={variant}")
+        elif not file.with_name(f"{file.name}.minisig").exists():
+            where = file.relative_to(checkout)
+            yield Trouble(
+                f"{where} is not signed", f"minisign -Sm {where}, with a key that is not on this machine"
+            )
+
+
+def pinned(checkout: Path, version: str) -> Iterator[Trouble]:
+    """All that is installed is pinned with its hashes, and images are built on a base with its digest."""
+    for file in sorted((checkout / "requirements").glob("*.txt")):
+        if file.name == "constraints.txt":
+            continue  # what pins are made from
+        entries = re.findall(r"^\w.*\n(?:^ .*\n)*", file.read_text(), re.MULTILINE)
+        for name in (entry.split()[0] for entry in entries if "--hash=sha256:" not in entry):
+            yield Trouble(f"{file.relative_to(checkout)} has no hash of {name}", "make lock")
+    base = re.search(r"^ARG PYTHON_IMAGE=(.*)$", (checkout / "images/Dockerfile").read_text(), re.MULTILINE)
+    if base is None or "@sha256:" not in base[1]:
+        yield Trouble("images/Dockerfile names its base without a digest", "make pin-images")
 
 
 def wheel(checkout: Path, version: str) -> Iterator[Trouble]:
@@ -153,7 +171,7 @@ def _git(checkout: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-CHECKS: Final[tuple[Check, ...]] = (release_number, committed, changelog, charts, images, wheel, sbom)
+CHECKS: Final[tuple[Check, ...]] = (release_number, committed, changelog, charts, images, pinned, wheel, sbom)
 """All checks, in the order in which they are run."""
 
 

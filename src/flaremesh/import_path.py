@@ -45,7 +45,7 @@ def left_out(package: str) -> Path | None:
 
 def found_in(package: str, *folders: Path) -> Path | None:
     """Where a package lies, if an import finds it in one of the folders: a file, or the package's folder."""
-    resolved = {folder.resolve() for folder in folders}
+    resolved = {folder.resolve() for folder in folders} - {_OWN}
     place = _found(package, sys.path)
     return place if place is not None and place.parent in resolved else None
 

@@ -1,4 +1,4 @@
-"""A run whose sites are told by the server what was not signed, or what their kits do not know, never begins."""
+"""A run of which the server tells what was not signed, or what a site's kit does not know, never begins."""
 
 import json
 from collections.abc import Callable, Iterator

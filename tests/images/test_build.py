@@ -87,8 +87,9 @@ def test_the_bake_file_and_the_classic_build_agree_on_a_variant(name):
     assert not arguments
 
 
-def test_the_bake_file_names_this_version_and_base():
+def test_all_name_this_version_and_the_same_base():
     assert f'variable "VERSION" {{ default = "{__version__}" }}' in BAKE
+    assert f"ARG PYTHON_IMAGE={PYTHON_IMAGE}\n" in DOCKERFILE.read_text()
     assert f'variable "PYTHON_IMAGE" {{ default = "{PYTHON_IMAGE}" }}' in BAKE
 
 

@@ -180,8 +180,8 @@ class Participant(Values):
     probes: Probes = Field(Probes(), description="patience of the probes")
     resources: dict[str, Any] = Field(
         {"requests": {"memory": "512Mi"}, "limits": {"memory": "4Gi"}},
-        description="requests and limits of the container; a run needs some 0.5 GiB, and ten times its model;"
-        " limits: {memory: null} takes the limit away",
+        description="requests and limits of the container; a run needs 0.5 GiB and ten times its model. "
+        "limits: {memory: null} takes the limit away",
     )
     runtime_class_name: str = Field("", description="runtime class of the pod, e.g. nvidia")
     node_selector: dict[str, str] = Field({}, description="labels of nodes that may run the pod")

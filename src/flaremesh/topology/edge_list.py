@@ -6,10 +6,12 @@ As spreadsheets write it, fields may be separated by commas or semicolons, and t
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from flaremesh.topology.mistakes import Mistake, shown
 from flaremesh.topology.text import Unreadable, inside, read
+
+MOST_LINES: Final = 300_000
 
 
 @dataclass
@@ -44,6 +46,10 @@ class EdgeList:
         except Unreadable as error:
             line = f" (line {error.line})" if error.line > 1 else ""
             self.mistakes.append(Mistake(("graph", "file"), f"{error.problem}{line}", error.remedy))
+            return
+        if len(lines) > MOST_LINES:
+            problem = f"{self.name} has more than {MOST_LINES:,} lines"
+            self.mistakes.append(Mistake(("graph", "file"), problem, "name a kind of graph instead"))
             return
         for number, line in enumerate(lines, start=1):
             match _fields(line.partition("#")[0]):

@@ -39,9 +39,9 @@ class LineMistake:
     remedy: str
 
     def __str__(self) -> str:
-        field = f"{self.field}: " if self.field else ""
-        parts = (printable(part, _MOST_CHARACTERS) for part in (field, self.problem, self.remedy))
-        return "line {}: {}{}; {}".format(self.line, *parts)
+        parts = (self.field, self.problem, self.remedy)
+        field, problem, remedy = (printable(part, _MOST_CHARACTERS) for part in parts)
+        return f"line {self.line}: {field}{': ' * bool(field)}{problem}; {remedy}"
 
 
 class MistakenFile(FlaremeshError):

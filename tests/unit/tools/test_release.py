@@ -42,7 +42,11 @@ def checkout(tmp_path: Path) -> Path:
         ("CHANGELOG.md", CHANGELOG),
         (".gitignore", "build/\n"),
         ("pyproject.toml", PROJECT),
+        ("images/Dockerfile", f"ARG PYTHON_IMAGE=python:3.11@sha256:{'0' * 64}\n"),
+        ("requirements/constraints.txt", "torch==2.13.0\n"),
+        ("requirements/lock.txt", PINS),
         *((f"build/images/flaremesh-1.2.3{end}.cdx.json", SBOM) for end in ("", "-cuda", "-cli")),
+        *((f"build/images/flaremesh-1.2.3{end}.cdx.json.minisig", "") for end in ("", "-cuda", "-cli")),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -51,6 +55,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 SBOM = json.dumps({"components": [{"name": "torch"}]})
+PINS = "a==1 \\\n    --hash=sha256:00\n    # via b\nb==2 \\\n    --hash=sha256:11\n"
 PROJECT = """
 [build-system]
 requires = ["setuptools"]
@@ -127,6 +132,14 @@ MISTAKES = {
         ("CHANGELOG.md", "## [Unreleased]", "## [Unreleased]\n\n- New."),
         "CHANGELOG.md has changes that are not released: move them to [1.2.3]",
     ),
+    "a package without a hash": (
+        ("requirements/lock.txt", " \\\n    --hash=sha256:00", ""),
+        "requirements/lock.txt has no hash of a==1: make lock",
+    ),
+    "a base that may be another one tomorrow": (
+        ("images/Dockerfile", f"@sha256:{'0' * 64}", ""),
+        "images/Dockerfile names its base without a digest: make pin-images",
+    ),
     "an empty bill of materials": (
         ("build/images/flaremesh-1.2.3-cli.cdx.json", '{"name": "torch"}', ""),
         "build/images/flaremesh-1.2.3-cli.cdx.json lists nothing: make images VARIANT=cli",
@@ -170,6 +183,16 @@ def test_a_missing_bill_of_materials_is_told_with_the_command_that_makes_it(chec
     ]
 
 
+def test_a_bill_of_materials_that_anybody_could_have_written_is_told(checkout: Path) -> None:
+    (checkout / "build/images/flaremesh-1.2.3.cdx.json.minisig").unlink()
+    (trouble,) = release.sbom(checkout, "1.2.3")
+    assert trouble.what == "build/images/flaremesh-1.2.3.cdx.json is not signed"
+
+
+def test_everything_that_this_checkout_installs_is_pinned_with_its_hashes() -> None:
+    assert [what for what, remedy in release.pinned(REPOSITORY, "") if remedy == "make lock"] == []
+
+
 def test_a_version_that_has_a_tag_and_a_file_that_is_not_committed_are_told(checkout: Path) -> None:
     commit(checkout, tag="v1.2.3")
     (checkout / "note.txt").write_text("")
@@ -195,3 +218,9 @@ def test_an_image_is_made_of_all_that_the_wheel_is_made_of() -> None:
     words = {word.rstrip("/") for line in copied for word in line.split()}
     let_through = {line.strip("!/") for line in (REPOSITORY / ".dockerignore").read_text().splitlines()}
     assert {*release.SOURCES} <= words & let_through
+
+
+def test_nothing_is_installed_from_two_indexes_at_a_time() -> None:
+    for name in ("Makefile", "images/Dockerfile", "requirements/install", "tools/images.py"):
+        text = (REPOSITORY / name).read_text()
+        assert "extra-index" not in text

@@ -8,7 +8,7 @@ import pytest
 from topology_file import with_sections
 
 from flaremesh.topology.load import load
-from flaremesh.topology.mistakes import TopologyError
+from flaremesh.topology.mistakes import LineMistake, TopologyError
 
 
 class Broken(NamedTuple):
@@ -857,6 +857,13 @@ def test_a_folder_and_a_device_are_no_files_and_nobody_waits_for_a_pipe(tmp_path
             load(path)
 
 
+def test_a_mistake_is_a_line_field_problem_and_remedy() -> None:
+    assert str(LineMistake(3, "sites[1].name", "no name", "write one")) == (
+        "line 3: sites[1].name: no name; write one"
+    )
+    assert str(LineMistake(1, "", "the file is empty", "fill it")) == "line 1: the file is empty; fill it"
+
+
 def test_a_mistake_shows_what_a_terminal_hides(tmp_path: Path) -> None:
     path = tmp_path / "topology.yaml"
     path.write_text(with_sections("graph: {edges: [{from: bonn, to: aachen\u200b}]}"))
@@ -880,6 +887,7 @@ def test_a_mistake_shows_what_a_terminal_hides(tmp_path: Path) -> None:
         ("bonn aachen\nbonn bonn", "edges.txt, line 2: bonn is its own neighbour"),
         ("bonn aachen\0", "edges.txt is not UTF-8 text"),
         ("", "edges.txt: 0 given, at least 1 needed"),
+        ("bonn aachen\n" * 300_001, "edges.txt has more than 300,000 lines"),
         (None, "edges.txt cannot be read"),
     ],
 )

@@ -12,9 +12,12 @@ from typing_extensions import override
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.shared import SharedMetrics
+from flaremesh.p2p.logins import Logins
 from flaremesh.p2p.nvflare.cells import METRICS
 from flaremesh.p2p.nvflare.jobs import FIRST_FAILURE
+from flaremesh.p2p.nvflare.logins import guard_logins
 from flaremesh.p2p.nvflare.server import ServerProcess, job_of_event
+from flaremesh.p2p.nvflare.startup import ROOT
 from flaremesh.topology.schema import SERVER
 
 _MOST_FAILURES = 64  # of one site, of jobs that have not ended
@@ -34,6 +37,7 @@ class ServerAgent(Agent):
         self._failures: dict[str, str] = {}
         self._process = ServerProcess(fl_ctx)
         self._process.abandon_jobs(fl_ctx)
+        guard_logins(self.workspace / "startup" / ROOT, Logins(self.workspace), fl_ctx)
         super().start(fl_ctx)
 
     @override
