@@ -9,13 +9,16 @@ import pytest
 from flaremesh.p2p.charter import Charter, Peer
 from flaremesh.p2p.executors.orders import (
     CharterError,
+    OrderError,
     links_of,
     mode_of,
     part_of,
     require_allowed,
+    require_ordered,
     require_places,
 )
 from flaremesh.p2p.extra import ExtraError
+from flaremesh.p2p.gate import order
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import RecordError
 from flaremesh.topology.links import LinkKind
@@ -63,6 +66,25 @@ def test_a_neighbour_that_the_charter_does_not_have_is_refused_by_name_and_rule(
     with pytest.raises(CharterError) as error:
         require_allowed(asked, mode, BONN)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["auto", "relay"])
+def test_a_run_that_was_signed_as_direct_does_not_travel_otherwise(mode):
+    signed = order.order(("bonn", "ulm"), None, "direct")
+    with pytest.raises(OrderError, match=rf"tells `links: {mode}` for `links: direct`"):
+        require_ordered(part(sources=["ulm"]), mode, signed, "bonn")
+    require_ordered(part(sources=["ulm"]), "direct", signed, "bonn")
+
+
+@pytest.mark.parametrize(
+    ("asked", "edge"), [(part(sources=["worms"]), "worms-bonn"), (part(targets=["ulm"]), "bonn-ulm")]
+)
+def test_an_edge_that_was_not_signed_is_refused_though_the_charter_has_it(asked, edge):
+    signed = order.order(("bonn", "ulm", "worms"), {"ulm": ("bonn",)})
+    require_allowed(asked, "auto", BONN)
+    with pytest.raises(OrderError, match=edge):
+        require_ordered(asked, "auto", signed, "bonn")
+    require_ordered(part(sources=["ulm"]), "auto", signed, "bonn")
 
 
 @pytest.mark.parametrize("mode", ["auto", "relay"])
