@@ -156,7 +156,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 def _word(value: Any) -> str:
     match value:
         case dict():
-            return ",".join(f"{name}:{part}" for name, part in value.items())
+            return ",".join(f"{name}:{_word(part)}" for name, part in value.items())
         case list():
-            return ",".join(map(str, value))
+            return "+".join(map(_word, value))
     return str(value)

@@ -82,7 +82,11 @@ class SiteDoor(Door):
             Begun(workspace).check(asked)
             code = JobCode(mine.code, files, workspace)
             request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
-        approved_by = house.check(workspace, request)
+        try:
+            approved_by = house.check(workspace, request)
+        except Refused as error:
+            error.request = request
+            raise
         for earlier in [other for other, visit in list(self._visits.items()) if visit.order.run == asked.run]:
             if self.take(earlier) is not None:
                 del self._visits[earlier]
@@ -95,17 +99,19 @@ class SiteDoor(Door):
 
 def _decided(workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
     """What a decision returns, or why it refuses, which is also noted."""
+    asked = None
     try:
         return decide()
     except Refused as error:
-        reason = str(error)
+        reason, asked = str(error), error.request
     except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
         _log.exception("the job %s cannot be looked at", job)
         reason = "the site could not look at the job; its log says why"
     _log.warning("the job %s is refused: %s", job, reason)
     if not reason.startswith(WAITS):  # noted when it asked first
         try:
-            AuditLog(workspace).note("refused", job=job, reason=reason)
+            said = REQUEST.data(asked) if asked else None
+            AuditLog(workspace).note("refused", job=job, reason=reason, request=said)
         except (FlaremeshError, OSError):
             _log.exception("the audit log misses that")
     return reason

@@ -14,9 +14,14 @@ _NAME: Final = re.compile(r"[\w.@+-]{1,200}", re.ASCII)
 
 
 class Refused(FlaremeshError):
-    """A site does not let a run in; the message says why, and what to do, to who submitted it."""
+    """A site does not let a run in; the message says why, and what to do, to who submitted it.
+
+    Attributes:
+        request: what the run asked, where that is known.
+    """
 
     exit_code = 2
+    request: "RunRequest | None" = None
 
 
 @dataclass(frozen=True)

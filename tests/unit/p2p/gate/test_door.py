@@ -12,11 +12,13 @@ import pytest
 from gate_site import JOB
 
 from flaremesh import algorithms
+from flaremesh.p2p import participant
 from flaremesh.p2p.charter import CHARTER, Code, Peer
 from flaremesh.p2p.components import ALGORITHMS, PROBLEMS
 from flaremesh.p2p.gate import archive, audit, order
 from flaremesh.p2p.gate.approval import Approvals
 from flaremesh.p2p.gate.deployer import SiteDoor
+from flaremesh.p2p.participant import StartError
 from flaremesh.topology.links import LinkKind
 
 ANOTHER = "0c5e8a3c-1f4e-4a7e-8a65-7f2f0d3e9b21"
@@ -314,6 +316,14 @@ def test_a_job_that_is_sent_again_takes_the_place_of_the_one_before(site, app, s
 def test_a_run_that_breaks_the_sites_policy_is_refused_with_the_rule(site, app, submit):
     (site.workspace / "policy.yaml").write_text("submitters: {roles: [project_admin]}\n")
     assert site.admit(submit(app)).startswith("submitters: ")
+    (refused,) = audit.entries(site.workspace)
+    assert (refused["event"], refused["request"]["submitter"]) == ("refused", "lead@example.org")
+
+
+def test_a_site_whose_policy_has_mistakes_says_so_when_it_starts(site):
+    (site.workspace / "policy.yaml").write_text("aproval: required")
+    with pytest.raises(StartError, match=r"^bonn: it would run nothing.*\n.*line 1: aproval"):
+        participant.check(site.workspace, "bonn", gpus=0)
 
 
 def test_a_run_waits_for_a_person_and_is_let_in_when_it_is_submitted_again(site, app, submit):
