@@ -38,6 +38,9 @@ class Listening(EndpointMonitor):
         if self.refuses:
             raise CertificateError("the certificate of bonn is revoked")
 
+    def refused(self, what, why):
+        """The server's log and metrics would hear of it."""
+
     def state_change(self, endpoint):
         if endpoint.state == EndpointState.READY:
             self.ready.put(endpoint.name)
