@@ -86,7 +86,7 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
             guard.refused("message", f"{name} has another certificate or a later login by now")
         except CertificateError as error:
             guard.refused("message", str(error))
-        return MISSING_CLIENT_FQCN
+        return str(MISSING_CLIENT_FQCN)
 
     def set_guarded(admin_server: Any) -> None:
         # until here NVFlare's admin server has not known the root, and let nobody in
