@@ -100,10 +100,10 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
 class _Verifier(IdentityVerifier):
     """Asks the guard once NVFlare is content.
 
-    Attributes:
-        kind: what who logs in says that he is.
-        admitted: who was let in last, by this thread.
-        refusal: why somebody was not, in this thread.
+    Args:
+        root: the file with the root's certificate.
+        guard: asked.
+        kind: what everybody must be who is verified; None: what `expect` says.
     """
 
     def __init__(self, root: Path, guard: Guard, kind: Kind | None = None):
