@@ -3,12 +3,11 @@
 import logging
 import shutil
 import tempfile
-import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -16,105 +15,100 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.p2p import charter
 from flaremesh.p2p.charter import Charter
 from flaremesh.p2p.gate import app, house, order
-from flaremesh.p2p.gate.admitted import Admitted
 from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.gate.archive import unpack
 from flaremesh.p2p.gate.audit import AuditLog
+from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.code import JobCode
 from flaremesh.p2p.gate.order import Order
-from flaremesh.p2p.gate.request import Refused, RunRequest, noted
-from flaremesh.p2p.nvflare.door import Door
+from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
+from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
 from flaremesh.p2p.nvflare.signers import Signer, signer_of
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.signatures import SignatureError
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
-class _Visit:
+
+class _Visit(NamedTuple):
     """A job that was let in and has not begun."""
 
-    workspace: Path
     order: Order
     request: RunRequest
     approved_by: str | None
 
 
 class SiteDoor(Door):
-    """Lets in what the site's kit and its own policy allow; nothing of a job is loaded before it has decided.
+    """Lets in what the site's kit and its own admin allow; nothing of a job is loaded before.
 
-    Every decision is in the audit log before it holds. Other sites may still refuse a run that is let in
-    here, and its submitter may send it again: so a run counts as let in once it begins.
+    Another site may refuse a run that is let in here, and while it waits for a person there, its submitter
+    sends it again and again. So the last job of a run takes the place of those before, and the run counts and
+    is noted once it begins.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._visits: dict[str, _Visit] = {}
-        self._deciding = threading.Lock()
 
     @override
     def admit(self, workspace: Path, job: str, app: bytes) -> Signer | str:
-        known: dict[str, Any] = {"job": job}
-        try:
-            signer, asked, request = _looked_at(workspace, job, app)
-            known |= noted(request)
-            approved_by = house.check(workspace, request)
-            Admitted(workspace).check(asked, datetime.now(UTC))
-        except Refused as error:
-            return self._refused(workspace, known, str(error))
-        except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
-            _log.exception("the job %s is refused, because it could not be looked at", job)
-            return self._refused(workspace, known, "the site could not look at the job; its log says why")
-        with self._deciding:
-            for earlier in [other for other, visit in self._visits.items() if visit.order.run == asked.run]:
-                if self.take(earlier):
-                    del self._visits[earlier]
-                    shutil.rmtree(workspace / earlier)
-            self._visits[job] = _Visit(workspace, asked, request, approved_by)
-        return signer
+        return _decided(workspace, job, lambda: self._admit(workspace, job, app))
 
     @override
-    def begin(self, job: str) -> str | None:
-        with self._deciding:
-            visit = self._visits.pop(job)
-        known = noted(visit.request)
+    def begin(self, workspace: Path, job: str) -> str | None:
+        return _decided(workspace, job, lambda: self._begin(workspace, job))
+
+    def _begin(self, workspace: Path, job: str) -> None:
+        visit = self._visits.pop(job, None)
+        if visit is None:
+            raise Refused("too many jobs were let in after this one, and it did not begin meanwhile")
+        Begun(workspace).add(visit.order, datetime.now(UTC))
+        said = REQUEST.data(visit.request)
+        AuditLog(workspace).note("let in", job=job, request=said, approved_by=visit.approved_by)
+
+    def _admit(self, workspace: Path, job: str, archive: bytes) -> Signer:
+        startup = workspace / "startup"
+        mine = _charter(startup)
+        with tempfile.TemporaryDirectory(prefix="flaremesh-") as scratch:
+            folder = Path(scratch)
+            unpack(archive, folder)
+            signer = _signer(folder, startup_files(startup).root, mine)
+            asked, files = order.read(folder), order.digests(folder)
+            order.check_files(asked, files)
+            order.check_time(asked, datetime.now(UTC))
+            order.check_charter(asked, mine)
+            Begun(workspace).check(asked)
+            code = JobCode(mine.code, files, workspace)
+            request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
+        approved_by = house.check(workspace, request)
+        for earlier in [other for other, visit in list(self._visits.items()) if visit.order.run == asked.run]:
+            if self.take(earlier) is not None:
+                del self._visits[earlier]
+                shutil.rmtree(workspace / earlier)
+        self._visits[job] = _Visit(replace(asked, files={}, edges=None), request, approved_by)
+        if len(self._visits) > MOST_WAITING:
+            del self._visits[next(iter(self._visits))]
+        return signer
+
+
+def _decided(workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
+    """What a decision returns, or why it refuses, which is also noted."""
+    try:
+        return decide()
+    except Refused as error:
+        reason = str(error)
+    except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
+        _log.exception("the job %s cannot be looked at", job)
+        reason = "the site could not look at the job; its log says why"
+    _log.warning("the job %s is refused: %s", job, reason)
+    if not reason.startswith(WAITS):  # noted when it asked first
         try:
-            with self._deciding:
-                Admitted(visit.workspace).add(visit.order, datetime.now(UTC))
-            AuditLog(visit.workspace).note("let in", **known, approved_by=visit.approved_by)
-        except Refused as error:
-            return self._refused(visit.workspace, known, str(error))
-        except (FlaremeshError, OSError) as error:
-            _log.error("the job %s is refused, for the audit log cannot be written: %s", job, error)
-            return "the audit log of this site cannot be written, so it runs nothing; its log says why"
-        _log.info("the job %s of %s begins", job, visit.request.submitter)
-        return None
-
-    def _refused(self, workspace: Path, known: Mapping[str, Any], reason: str) -> str:
-        _log.warning("the job %s is refused: %s", known["job"], reason)
-        if not reason.startswith(WAITS):  # that is noted when it asks first, and it asks every few seconds
-            try:
-                AuditLog(workspace).note("refused", **known, reason=reason)
-            except (FlaremeshError, OSError) as error:
-                _log.error("the audit log misses that: %s", error)
-        return reason
-
-
-def _looked_at(workspace: Path, job: str, archive: bytes) -> tuple[Signer, Order, RunRequest]:
-    startup = workspace / "startup"
-    mine = _charter(startup)
-    with tempfile.TemporaryDirectory(prefix="flaremesh-") as scratch:
-        folder = Path(scratch)
-        unpack(archive, folder)
-        signer = _signer(folder, startup_files(startup).root, mine)
-        asked, files = order.read(folder), order.digests(folder)
-        order.check_files(asked, files)
-        order.check_time(asked, datetime.now(UTC))
-        order.check_charter(asked, mine)
-        code = JobCode(mine.code, files, workspace)
-        request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
-    return signer, asked, request
+            AuditLog(workspace).note("refused", job=job, reason=reason)
+        except (FlaremeshError, OSError):
+            _log.exception("the audit log misses that")
+    return reason
 
 
 def _charter(startup: Path) -> Charter:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.record import Schema
 from flaremesh.topology.links import LinkMode
 
 _NAME: Final = re.compile(r"[\w.@+-]{1,200}", re.ASCII)
@@ -54,9 +55,8 @@ class RunRequest:
     at: datetime
 
 
-def noted(request: RunRequest) -> dict[str, Any]:
-    """A request as the audit log has it."""
-    return asdict(request) | {"at": request.at.isoformat()}
+REQUEST: Final[Schema[RunRequest]] = Schema(RunRequest, "a run that asks to be let in")
+"""How the audit log has it."""
 
 
 def quoted(value: object) -> str:

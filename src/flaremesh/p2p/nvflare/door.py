@@ -17,7 +17,7 @@ from typing import Any, Final
 from nvflare.apis.app_deployer_spec import AppDeployerSpec
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import AdminCommandNames
+from nvflare.apis.fl_constant import AdminCommandNames, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.workspace import Workspace
@@ -62,11 +62,15 @@ OPENED_BY: Final = {
 """What no run needs: a site answers where its own ``local/authorization.json`` gives a role this right."""
 
 
-class Door(FLComponent, AppDeployerSpec):
-    """Takes in jobs at a site, each one once, and closes what else a server could ask.
+MOST_WAITING: Final = 100
+"""Jobs that were let in and have not been started; the next one displaces the first."""
 
-    Only a job that was let in is started, and of what the server says of it only what its process needs is
-    kept.
+
+class Door(FLComponent, AppDeployerSpec):
+    """Takes in jobs at a site, and closes what else a server could ask.
+
+    Only a job that was let in is started, once, and of what the server says of it only what its process needs
+    is kept.
     """
 
     def __init__(self) -> None:
@@ -88,14 +92,23 @@ class Door(FLComponent, AppDeployerSpec):
         """
 
     @abstractmethod
-    def begin(self, job: str) -> str | None:
-        """Called once for a job that was let in, before it starts; returns why it may not after all."""
+    def begin(self, workspace: Path, job: str) -> str | None:
+        """Decide whether a job that was let in may start, now that the server says so.
+
+        Args:
+            workspace: of the site.
+            job: NVFlare's id.
+
+        Returns:
+            Why not; None if it may.
+        """
 
     @override
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Close the site before it registers with the server."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
-            self._close(Path(fl_ctx.get_engine().args.workspace))
+            self._workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
+            self._close()
 
     @override
     def deploy(
@@ -128,29 +141,36 @@ class Door(FLComponent, AppDeployerSpec):
             return refusal
         with self._lock:
             self._waiting[job_id] = meta
+            if len(self._waiting) > MOST_WAITING:
+                del self._waiting[next(iter(self._waiting))]
         return ""
 
     def take(self, job_id: str) -> Mapping[str, Any] | None:
-        """What is known of a job that was let in and has not been started; afterwards it has."""
+        """What is known of a job that was let in and has not been started; a second call knows nothing."""
         with self._lock:
             return self._waiting.pop(job_id, None)
 
-    def _close(self, workspace: Path) -> None:
+    def refusal(self, job_id: str) -> str | None:
+        """Why a job that was taken may not start."""
+        return self.begin(self._workspace, job_id)
+
+    def _close(self) -> None:
         # the list that NVFlare registers once the site is connected
         processors = ClientRequestProcessors.request_processors
-        opened = _opened(workspace / "local" / "authorization.json")
-        processors[:] = [self._guarded(processor, opened) for processor in processors]
+        opened = _opened(self._workspace / "local" / "authorization.json")
+        answered = _ANSWERED | {topic for topic, right in OPENED_BY.items() if right in opened}
+        processors[:] = [self._guarded(processor, answered) for processor in processors]
 
-    def _guarded(self, processor: RequestProcessor, opened: frozenset[str]) -> RequestProcessor:
-        (topic,) = processor.get_topics()
-        match topic:
-            case TrainingTopic.DEPLOY:
+    def _guarded(self, processor: RequestProcessor, answered: frozenset[str]) -> RequestProcessor:
+        match processor.get_topics():
+            case [TrainingTopic.DEPLOY]:
                 return _Deploy(processor)
-            case TrainingTopic.START_JOB:
+            case [TrainingTopic.START_JOB]:
                 return _Start(processor, self)
-            case TrainingTopic.DELETE_RUN:
+            case [TrainingTopic.DELETE_RUN]:
                 return _Withdraw(processor, self)
-        return (_Guard if topic in _ANSWERED or OPENED_BY.get(topic) in opened else _Closed)(processor)
+            case topics:
+                return (_Guard if answered.issuperset(topics) else _Closed)(processor)
 
 
 class _Guard(RequestProcessor):
@@ -174,7 +194,7 @@ class _Guard(RequestProcessor):
         return self._processor.process(req, app_ctx)
 
     def _refuse(self, req: Message, reason: str) -> Message:
-        _log.warning("the server's %s is refused: %s", self.get_topics()[0], reason)
+        _log.warning("the server's %s is refused: %s", ", ".join(self.get_topics()), reason)
         return error_reply(reason)
 
 
@@ -210,13 +230,12 @@ class _Start(_Guard):
 
     @override
     def _process(self, req: Message, app_ctx: Any) -> Message:
-        job = req.get_header(RequestHeader.JOB_ID, "")
-        meta = self._door.take(job)
+        meta = self._door.take(req.get_header(RequestHeader.JOB_ID, ""))
         told = req.get_header(RequestHeader.JOB_META, None)
         if meta is None or not isinstance(told, Mapping):
             return self._refuse(req, "this site has not let this job in just now, and starts none twice")
-        if reason := self._door.begin(job):
-            return self._refuse(req, reason)
+        if refusal := self._door.refusal(str(meta[JobMetaKey.JOB_ID.value])):
+            return self._refuse(req, refusal)
         clients = told.get(JobMetaKey.JOB_CLIENTS.value)
         req.set_header(RequestHeader.JOB_META, {**meta, JobMetaKey.JOB_CLIENTS.value: clients})
         return super()._process(req, app_ctx)

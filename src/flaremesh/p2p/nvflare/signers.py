@@ -48,14 +48,15 @@ def signer_of(folder: Path, root: Path) -> Signer:
         raise SignatureError("it is not signed altogether")
     if len(certificates) > 1:
         raise SignatureError("it is signed by several")
-    verified, _ = verify_folder_signature_and_get_signers(str(folder), str(root))
-    if not verified:
-        raise SignatureError("a signature in it is wrong, or its certificate is not of this mesh")
     try:
         (certificate,) = x509.load_pem_x509_certificates(certificates.pop() or b"")
     except ValueError:
-        raise SignatureError("it carries certificates between the root's and its signer's") from None
-    return _admin(certificate)
+        raise SignatureError("its signer's certificate is none, or is not the root's own work") from None
+    signer = _admin(certificate)
+    verified, _ = verify_folder_signature_and_get_signers(str(folder), str(root))
+    if not verified:
+        raise SignatureError("a signature in it is wrong, or its certificate is not of this mesh")
+    return signer
 
 
 def _admin(certificate: x509.Certificate) -> Signer:

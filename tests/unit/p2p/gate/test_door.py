@@ -9,14 +9,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from gate_site import JOB
 
 from flaremesh import algorithms
 from flaremesh.p2p.charter import CHARTER, Code, Peer
 from flaremesh.p2p.components import ALGORITHMS, PROBLEMS
 from flaremesh.p2p.gate import archive, audit, order
 from flaremesh.p2p.gate.approval import Approvals
+from flaremesh.p2p.gate.deployer import SiteDoor
 from flaremesh.topology.links import LinkKind
 
+ANOTHER = "0c5e8a3c-1f4e-4a7e-8a65-7f2f0d3e9b21"
 CONFIG = "config/config_fed_client.json"
 OURS = "class Ours:\n    weights = None\n\ndef function(): ...\n"
 
@@ -88,17 +91,12 @@ def test_an_app_that_was_changed_after_it_was_signed_is_refused(site, app, submi
 
 def test_a_signed_app_is_good_for_one_run(site, app, submit):
     captured = submit(app)
-    assert not isinstance(site.admit(captured, "first"), str)
-    assert site.door.begin("first") is None
-    assert "this run was let in before" in site.admit(captured, "second")
-
-
-def test_a_run_that_other_sites_refused_may_come_again_and_begins_once(site, app, submit):
-    captured = submit(app)
-    assert not isinstance(site.admit(captured, "first"), str)
-    assert not isinstance(site.admit(captured, "second"), str)
-    assert site.door.begin("first") is None
-    assert "this run was let in before" in site.door.begin("second")
+    door = SiteDoor()
+    assert not isinstance(door.admit(site.workspace, JOB, captured), str)
+    assert not isinstance(door.admit(site.workspace, ANOTHER, captured), str)
+    assert door.begin(site.workspace, JOB) is None
+    assert "this run has begun before" in door.begin(site.workspace, ANOTHER)
+    assert "this run has begun before" in site.admit(captured)
 
 
 @pytest.mark.parametrize(("hours", "reason"), [(-13, "more than 12 hours ago"), (1, "set the clock")])
@@ -285,6 +283,46 @@ def test_a_charter_that_the_root_did_not_sign_is_none(site, app, submit):
     assert "damaged, or not signed by the mesh's root" in site.admit(submit(app))
 
 
+def test_every_decision_stands_in_the_audit_log_before_it_holds(site, app, submit):
+    door = SiteDoor()
+    door.admit(site.workspace, JOB, submit(app))
+    door.begin(site.workspace, JOB)
+    door.admit(site.workspace, ANOTHER, b"")
+    let_in, refused = audit.entries(site.workspace)
+    assert (let_in["event"], let_in["job"], let_in["request"]["peers"]) == ("let in", JOB, ["ulm"])
+    assert let_in["request"]["submitter"] == "lead@example.org"
+    assert refused["reason"] == "the app is no archive that can be unpacked"
+
+
+def test_a_site_that_cannot_write_its_log_runs_nothing(site, app, submit):
+    door = SiteDoor()
+    door.admit(site.workspace, JOB, submit(app))
+    (site.workspace / "gate/audit.jsonl").mkdir(parents=True)
+    assert "the site could not look at the job" in door.begin(site.workspace, JOB)
+
+
+def test_a_job_that_is_sent_again_takes_the_place_of_the_one_before(site, app, submit):
+    captured, door = submit(app), SiteDoor()
+    door.admit(site.workspace, JOB, captured)
+    door._waiting[JOB] = {}  # what NVFlare's part of the door knows of a job that it has unpacked
+    (site.workspace / JOB).mkdir()
+    door.admit(site.workspace, ANOTHER, captured)
+    assert not (site.workspace / JOB).exists()
+    assert door.begin(site.workspace, ANOTHER) is None
+
+
+def test_a_run_that_breaks_the_sites_policy_is_refused_with_the_rule(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("submitters: {roles: [project_admin]}\n")
+    assert site.admit(submit(app)).startswith("submitters: ")
+
+
+def test_a_run_waits_for_a_person_and_is_let_in_when_it_is_submitted_again(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("approval: required\n")
+    assert site.admit(submit(app)).startswith("waits for approval")
+    Approvals(site.workspace).approve(order.read(app).run, "ann")
+    assert not isinstance(site.admit(submit(app)), str)
+
+
 def test_what_is_revoked_signs_nothing(site, app, submit):
     signer = site.admit(submit(app))
     site.allow(revoked=(str(signer.serial),))
@@ -333,37 +371,3 @@ def test_the_listed_algorithms_and_problems_are_those_that_there_are():
     for path in PROBLEMS:
         module, name = path.split(".")[-2:]
         assert f"class {name}" in (problems / f"{module}.py").read_text()
-
-
-def test_a_run_that_breaks_a_rule_of_the_sites_policy_is_refused_with_the_rules_name(site, app, submit):
-    (site.workspace / "policy.yaml").write_text("least_sites: 3")
-    assert site.admit(submit(app)).startswith("least_sites: the run has 2 sites")
-
-
-def test_a_run_waits_for_a_person_and_the_log_says_all_that_happened(site, app, submit):
-    (site.workspace / "policy.yaml").write_text("approval: required")
-    captured = submit(app)
-    for job in ("first", "second"):
-        assert site.admit(captured, job).startswith("waits for approval: ")
-    (waiting,) = Approvals(site.workspace).waiting()
-    Approvals(site.workspace).approve(waiting.request.run, by="ada")
-    assert site.admit(captured, "third").email == "lead@example.org"
-    assert site.door.begin("third") is None
-    assert "let in before" in site.admit(captured, "fourth")
-
-    assert audit.verify(site.workspace).lines == 4
-    lines = [(line["event"], line.get("job")) for line in audit.entries(site.workspace)]
-    assert lines == [("waits", "first"), ("approved", None), ("let in", "third"), ("refused", "fourth")]
-    let_in = [*audit.entries(site.workspace)][2]
-    assert (let_in["approved_by"], let_in["submitter"], let_in["peers"]) == (
-        "ada",
-        "lead@example.org",
-        ["ulm"],
-    )
-
-
-def test_a_site_that_cannot_write_its_log_runs_nothing(site, app, submit):
-    site.admit(submit(app), "first")
-    (site.workspace / "gate").mkdir(exist_ok=True)
-    (site.workspace / "gate/audit.jsonl").mkdir()
-    assert "the audit log of this site cannot be written" in site.door.begin("first")
