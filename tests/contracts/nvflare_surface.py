@@ -110,6 +110,7 @@ CALLS = {
     "nvflare.apis.fl_context.FLContext.get_engine": "self",
     # messages between cells
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell.add_incoming_request_filter": "self channel topic cb",
+    "nvflare.fuel.f3.cellnet.core_cell.CoreCell.get_fqcn": "self",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell.register_request_cb": "self channel topic cb",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell.send_request": (
         "self channel topic target request timeout= optional="
@@ -142,7 +143,10 @@ CALLS = {
     "nvflare.private.fed.server.job_runner.JobRunner.stop_run": "self job_id fl_ctx",
     "nvflare.private.fed.server.job_runner.JobRunner.update_unfinished_jobs": "self fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.update_meta": "self jid meta fl_ctx",
-    # logins at the server
+    # connections and logins at the server
+    "nvflare.fuel.f3.cellnet.identity.is_mtls_connection": "params",
+    "nvflare.fuel.f3.sfm.conn_manager.ConnManager.update_endpoint": "self sfm_conn data",
+    "nvflare.fuel.f3.drivers.grpc_driver.StreamConnection.close": "self",
     "nvflare.private.fed.server.client_manager.ClientManager.authenticate": "self request fl_ctx",
     "nvflare.private.fed.server.client_manager.ClientManager.remove_client": "self token",
     "nvflare.private.fed.server.fed_server.FederatedServer._resolve_client_fqcn_for_auth": (
@@ -246,8 +250,9 @@ NAMES = {
     "nvflare.app_common.default_component_policy": "DEFAULT_CLASS_ALLOW_LIST",
     "nvflare.fuel.common.excepts": "ConfigError",
     "nvflare.fuel.f3.cellnet.defs.MessageHeaderKey": "CHANNEL ORIGIN RETURN_CODE TOPIC",
-    "nvflare.fuel.f3.cellnet.defs.ReturnCode": "OK",
+    "nvflare.fuel.f3.cellnet.defs.ReturnCode": "OK UNAUTHENTICATED",
     "nvflare.fuel.f3.cellnet.fqcn.FQCN": "ROOT_SERVER",
+    "nvflare.fuel.f3.cellnet.net_agent": "_CHANNEL _TOPIC_HEARTBEAT",
     "nvflare.lighter.constants.CtxKey": "BUILD_ERROR ERRORS",
     "nvflare.lighter.constants.PropKey": (
         "ADMIN_PORT ALLOW_LOG_STREAMING CAPACITY DEFAULT_HOST FED_LEARN_PORT HOST_NAMES NUM_GPUS ROLE"
@@ -256,7 +261,7 @@ NAMES = {
     "nvflare.lighter.tool_consts": "NVFLARE_SIG_FILE NVFLARE_SUBMITTER_CRT_FILE",
     "nvflare.private.admin_defs": "Message",
     "nvflare.private.defs": "ERROR_MSG_PREFIX",
-    "nvflare.private.defs.CellChannel": "SERVER_MAIN",
+    "nvflare.private.defs.CellChannel": "CLIENT_COMMAND CLIENT_MAIN SERVER_MAIN",
     "nvflare.private.defs.CellChannelTopic": "REPORT_JOB_FAILURE",
     "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME CLIENT_TYPE",
     "nvflare.private.defs.ClientType": "ADMIN REGULAR",
@@ -271,6 +276,8 @@ NAMES = {
         "ABORT ABORT_TASK CANCEL_RESOURCE CHECK_RESOURCE CHECK_STATUS CONFIGURE_JOB_LOG DELETE_RUN DEPLOY "
         "GET_SCOPES NOTIFY_JOB_STATUS RESTART SHUTDOWN START_JOB"
     ),
+    "nvflare.private.fed.client.admin_commands": "ConfigureJobLogCommand",
+    "nvflare.private.fed.client.admin_commands.AdminCommands": "commands",
     "nvflare.private.fed.client.client_req_processors.ClientRequestProcessors": "request_processors",
     "nvflare.private.fed.client.client_status.ClientStatus": "STOPPED",
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",
@@ -288,7 +295,9 @@ ATTRIBUTES = {
     "nvflare.fuel.flare_api.api_spec.ClientInfo": "name",
     "nvflare.fuel.flare_api.api_spec.SystemInfo": "client_info",
     "nvflare.fuel.f3.cellnet.cell.Cell": "core_cell",
-    "nvflare.fuel.f3.cellnet.core_cell.CoreCell": "agents sent_msg_size_pool received_msg_size_pool",
+    "nvflare.fuel.f3.cellnet.core_cell.CoreCell": (
+        "agents communicator sent_msg_size_pool received_msg_size_pool"
+    ),
     "nvflare.fuel.flare_api.flare_api.Session": "api",
     "nvflare.fuel.hci.client.api.AdminAPI": (
         "cell cmd_modules file_download_progress_timeout session_abort_signal"
@@ -298,10 +307,13 @@ ATTRIBUTES = {
     "nvflare.job_config.api.FedJob": "job",
     "nvflare.private.admin_defs.Message": "body",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",
+    "nvflare.fuel.f3.communicator.Communicator": "conn_manager",
+    "nvflare.fuel.f3.drivers.grpc_driver.StreamConnection": "context",
+    "nvflare.fuel.f3.sfm.sfm_conn.SfmConnection": "conn",
     "nvflare.fuel.hci.server.hci.AdminServer": "cred_keeper",
     "nvflare.private.fed.server.client_manager.ClientManager": "cred_keeper",
     "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_verifier",
-    "nvflare.private.fed.server.fed_server.FederatedServer": "client_manager status",
+    "nvflare.private.fed.server.fed_server.FederatedServer": "cell client_manager status",
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "server",
     "nvflare.apis.job_def.Job": "run_aborted",

@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,7 +13,7 @@ from typing import Final
 from cryptography import x509
 
 from flaremesh import atomic
-from flaremesh.certificates import CertificateError, Identity, Newest, holder
+from flaremesh.certificates import CertificateError, Identity, Newest, holder, identify
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p import charter
 from flaremesh.p2p.nvflare.startup import startup_files
@@ -30,12 +30,12 @@ class Login:
     Attributes:
         issued: since when the certificate is valid.
         serial: its serial number, in decimal.
-        token: SHA-256 of the token that a site got, in hexadecimal; empty for an admin.
+        token_digest: SHA-256 of the token that a site got, in hexadecimal; empty for an admin.
     """
 
     issued: datetime
     serial: str
-    token: str = ""
+    token_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,25 @@ class Logins:
         """
         with self._lock, _in_words():
             identity = holder(certificate, self._root, self._revoked)
-            last = self._logins.get(identity.name)
-            Newest({identity.name: last.issued} if last else {}).admit(identity)
+            last = self._require_newest(identity)
             if last is None or last.serial != identity.serial:
                 self._note(identity.name, Login(identity.issued, identity.serial))
             return identity
+
+    def meet(self, chain: Sequence[x509.Certificate]) -> None:
+        """Let in a connection, of a participant or of a site's run.
+
+        Args:
+            chain: the certificates that its other end has proved to have, without the root.
+
+        Raises:
+            CertificateError: whose connection it is may not connect.
+        """
+        with self._lock, _in_words():
+            if len(chain) == 1:
+                self._require_newest(holder(chain[0], self._root, self._revoked))
+            else:
+                self._require_newest(identify(chain, self._root, self._revoked))
 
     def remember(self, site: str, token: str) -> None:
         """Note the token that a site got when it was let in.
@@ -81,15 +95,21 @@ class Logins:
             CertificateError: it cannot be written down.
         """
         with self._lock, _in_words():
-            self._note(site, replace(self._logins[site], token=_digest(token)))
+            self._note(site, replace(self._logins[site], token_digest=_digest(token)))
 
     def knows(self, name: str, token: str) -> bool:
         """Whether a token is that of the last login; names of which no token is known may have any."""
         with self._lock, _in_words():
             last = self._logins.get(name)
-            if last is None or not last.token:
+            if last is None or not last.token_digest:
                 return True
-            return last.token == _digest(token) and last.serial not in self._revoked
+            return last.token_digest == _digest(token) and last.serial not in self._revoked
+
+    def _require_newest(self, identity: Identity) -> Login | None:
+        """Check that no later certificate has been used; returns the login with the last one."""
+        last = self._logins.get(identity.name)
+        Newest({identity.name: last.issued} if last else {}).admit(identity)
+        return last
 
     @cached_property
     def _root(self) -> x509.Certificate:

@@ -6,6 +6,7 @@ server takes each that it once signed, also after it was started again.
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -13,6 +14,7 @@ from cryptography import x509
 from nvflare.apis.client import Client
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.f3.cellnet.identity import is_mtls_connection
 from nvflare.private.defs import CellMessageHeaderKeys, ClientType
 from nvflare.private.fed.authenticator import MISSING_CLIENT_FQCN
 from nvflare.private.fed.utils.identity_utils import IdentityVerifier
@@ -35,6 +37,13 @@ class Guard(Protocol):
             CertificateError: he may not log in; the message says who and why.
         """
 
+    def meet(self, chain: Sequence[x509.Certificate]) -> None:
+        """Let in a connection, by the chain that its other end showed in TLS, without the root.
+
+        Raises:
+            CertificateError: it is refused; the message says whose it is and why.
+        """
+
     def remember(self, site: str, token: str) -> None:
         """Note the token that a site got when it logged in.
 
@@ -51,7 +60,7 @@ class Guard(Protocol):
 
 
 def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
-    """Let ``guard`` decide about all logins from now on, and about messages of who does not log in.
+    """Let ``guard`` decide about all connections and logins from now on, and about messages without a login.
 
     Args:
         root: the file with the root's certificate.
@@ -59,6 +68,7 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
         fl_ctx: context of SYSTEM_BOOTSTRAP at the server; nobody has logged in before that.
     """
     server = fl_ctx.get_prop(FLContextKey.SITE_OBJ)
+    _guard_connections(server.cell.core_cell.communicator.conn_manager, guard)
     _guard_sites(server.client_manager, _Verifier(root, guard), guard)
     resolve, set_admin_server = server._resolve_client_fqcn_for_auth, server.set_admin_server
 
@@ -139,6 +149,32 @@ class _Verifier(IdentityVerifier):
             raise
         self._login.admitted = True
         return True
+
+
+def _guard_connections(manager: Any, guard: Guard) -> None:
+    """Guard NVFlare's manager of connections, for which the last one of a name takes the place of others."""
+    update = manager.update_endpoint
+
+    def update_guarded(connection: Any, data: dict[str, Any]) -> None:
+        if is_mtls_connection(connection.conn.connector.params):
+            try:
+                guard.meet(_chain(connection.conn))
+            except CertificateError as error:
+                _log.error("connection refused: %s", error)
+                connection.conn.close()
+                return
+        update(connection, data)
+
+    manager.update_endpoint = update_guarded
+
+
+def _chain(connection: Any) -> list[x509.Certificate]:
+    """The certificates that the other end of a connection of gRPC showed."""
+    facts = connection.context.auth_context()
+    leaf = x509.load_pem_x509_certificates(facts["x509_pem_cert"][0])
+    # a server's chain does not begin with the peer's own certificate
+    above = [x509.load_pem_x509_certificates(pem) for pem in facts.get("x509_pem_cert_chain", ())]
+    return leaf + [certificate for chain in above for certificate in chain if certificate not in leaf]
 
 
 def _guard_sites(manager: Any, verifier: _Verifier, guard: Guard) -> None:
