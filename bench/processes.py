@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from flaremesh.links.direct import Credentials
+from flaremesh.p2p.credentials import issue
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -48,7 +49,7 @@ class Site:
     Attributes:
         hood: its row of the mixing matrix.
         sites: names of all sites, in order.
-        credentials: of its kit.
+        credentials: a run's, which the site's kit issues.
         rounds: what to do, one after the other.
         scratch: an empty folder that all sites share.
     """
@@ -57,9 +58,11 @@ class Site:
         self.hood = hood
         self.sites = tuple(task["sites"])
         kit = Path(task["kits"]) / hood.site / "startup"
-        self.credentials = Credentials(kit / "client.crt", kit / "client.key", kit / "rootCA.pem")
         self.rounds = [Round(**each) for each in task["rounds"]]
         self.scratch = Path(task["scratch"])
+        own = self.scratch / hood.site
+        own.mkdir()
+        self.credentials = issue(kit, own, timedelta(days=1))
         self._parent = parent
 
     def gather(self, value: Any = None) -> dict[str, Any]:

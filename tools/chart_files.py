@@ -46,7 +46,8 @@ def _meta(chart: str) -> dict[str, Any]:
 class _Entry(NamedTuple):
     path: tuple[str, ...]
     description: str
-    default: Any  # None for an entry that holds others
+    default: Any
+    holds_others: bool = False
 
 
 def _entries(
@@ -56,7 +57,7 @@ def _entries(
         value = getattr(instance, name) if instance else ("" if field.is_required() else field.default)
         here = (*path, field.alias or name)
         if isinstance(value, BaseModel):
-            yield _Entry(here, field.description or "", None)
+            yield _Entry(here, field.description or "", None, holds_others=True)
             yield from _entries(type(value), value, here)
         else:
             yield _Entry(here, field.description or "", list(value) if isinstance(value, tuple) else value)
@@ -67,14 +68,14 @@ def _values(model: type[Values]) -> str:
         f"# {_generated(model)}",
         "# `flaremesh provision` writes what follows from the topology; the rest is yours.",
     ]
-    for path, description, default in _entries(model, None):
+    for path, description, default, holds_others in _entries(model, None):
         indent = "  " * (len(path) - 1)
         if len(path) == 1:
             lines.append("")
         lines += textwrap.wrap(
             description, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
         )
-        lines.append(f"{indent}{path[-1]}:" + ("" if default is None else f" {json.dumps(default)}"))
+        lines.append(f"{indent}{path[-1]}:" + ("" if holds_others else f" {json.dumps(default)}"))
     return "\n".join(lines) + "\n"
 
 
@@ -95,8 +96,8 @@ def _readme(chart: str, model: type[Values]) -> str:
     kit = "" if model is MonitoringValues else ", its kit"
     rows = (
         f"| `{'.'.join(path)}` | {description} | `{json.dumps(default)}` |"
-        for path, description, default in _entries(model, None)
-        if default is not None
+        for path, description, default, holds_others in _entries(model, None)
+        if not holds_others
     )
     return "\n".join(
         [

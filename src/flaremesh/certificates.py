@@ -6,20 +6,17 @@ whom admins bear a role. The other one, in a site's kit, is for the same key and
 certificates to its own runs, in its own name and in no other (4.2.1.10).
 """
 
-import json
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
 
 ROLE: Final = NameOID.UNSTRUCTURED_NAME
@@ -51,6 +48,7 @@ class Identity:
         kind: what the holder is.
         role: an admin's; None for others.
         issued: since when the certificate from the kit is valid: of two with one name the later one counts.
+        serial: that certificate's serial number, in decimal; for a run, that of the site's for runs.
     """
 
     name: str
@@ -58,6 +56,7 @@ class Identity:
     kind: Kind
     role: str | None
     issued: datetime
+    serial: str
 
 
 def holder(certificate: x509.Certificate, root: x509.Certificate, revoked: Collection[str] = ()) -> Identity:
@@ -86,6 +85,7 @@ def holder(certificate: x509.Certificate, root: x509.Certificate, revoked: Colle
         kind=Kind.SERVER if usages == {_SERVER} else others,
         role=roles[0] if roles else None,
         issued=certificate.not_valid_before_utc,
+        serial=str(certificate.serial_number),
     )
 
 
@@ -122,6 +122,7 @@ def identify(
         kind=Kind.SITE,
         role=None,
         issued=issuer.not_valid_before_utc,
+        serial=str(issuer.serial_number),
     )
 
 
@@ -132,34 +133,18 @@ class Newest:
     threads.
 
     Args:
-        file: remembers it beyond this process; None: nothing does.
-
-    Raises:
-        CertificateError: the file is damaged.
+        seen: since when the newest certificates that were seen before are valid, by name.
     """
 
-    def __init__(self, file: Path | None = None):
-        self._file = file
+    def __init__(self, seen: Mapping[str, datetime] | None = None):
         self._lock = threading.Lock()
-        self._seen: dict[str, datetime] = {}
-        if file is None or not file.exists():
-            return
-        try:
-            self._seen = {
-                name: datetime.fromisoformat(issued) for name, issued in json.loads(file.read_bytes()).items()
-            }
-        except (OSError, ValueError, TypeError, AttributeError):
-            raise CertificateError(
-                f"{file} says which certificates were seen, and cannot be read. Restore it from a copy. "
-                "If it is removed, kits that were replaced are let in until the new ones have been used."
-            ) from None
+        self._seen = dict(seen or {})
 
     def admit(self, identity: Identity) -> None:
         """Let in who has proved to be ``identity``, and remember it.
 
         Raises:
             CertificateError: a certificate that was issued later has been seen.
-            OSError: it cannot be remembered.
         """
         with self._lock:
             seen = self._seen.get(identity.name)
@@ -169,12 +154,7 @@ class Newest:
                     f"replaced by one from {seen:%Y-%m-%d %H:%M:%S} UTC. Install the newest kit, and destroy "
                     "this one."
                 )
-            if seen != identity.issued:
-                seen_now = self._seen | {identity.name: identity.issued}
-                if self._file:
-                    document = {name: issued.isoformat() for name, issued in sorted(seen_now.items())}
-                    atomic.write(self._file, json.dumps(document, indent=2) + "\n", durable=True)
-                self._seen = seen_now
+            self._seen[identity.name] = identity.issued
 
 
 def _require_issued(

@@ -13,10 +13,10 @@ class ClassPathError(FlaremeshError):
 
 
 def class_at(path: str) -> type[Any]:
-    """The class at ``package.module.Class``, where ``package`` is also the package that defines it.
+    """The class at ``package.module.Class``, which that module defines.
 
-    A name that a module has merely imported is refused, since a kit that allows ``package`` does not allow
-    the packages that it imports.
+    A name that a module has merely imported is refused: a kit that allows a package does not allow what the
+    package imports, and who reads a module has not read the others.
 
     Raises:
         ClassPathError: there is no such class, or importing its module ended the process.
@@ -30,9 +30,9 @@ def class_at(path: str) -> type[Any]:
     found = getattr(module, name, None)
     if not isinstance(found, type):
         raise ClassPathError(f"{module_name} has no class {name}")
-    if package_of(found.__module__) != package_of(module_name):
+    if found.__module__ != module_name:
         raise ClassPathError(
-            f"{path} is the class {found.__module__}.{found.__qualname__} of another package: name that path"
+            f"{path} is the class {found.__module__}.{found.__qualname__} of another module: name that path"
         )
     return found
 

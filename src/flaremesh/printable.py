@@ -20,6 +20,16 @@ def printable(words: object, most: int = MOST_CHARACTERS) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
+def refused(value: object) -> str:
+    """A value that was refused, in a message that others read: a number, or else of what kind it is.
+
+    A text may be a secret that a job found where it runs, or an attack on who reads.
+    """
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 63):
+        return str(value)
+    return f"a {type(value).__name__}"
+
+
 def _shown(character: str) -> str:
     if character.isprintable():
         return character

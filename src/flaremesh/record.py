@@ -14,8 +14,8 @@ T = TypeVar("T")
 Number: TypeAlias = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float of a record. JSON has neither NaN nor infinity: both are written as null, which is read as NaN."""
 
-Whole: TypeAlias = Annotated[int, Field(ge=0, le=1 << 63)]
-"""A count of a record; longer ones are refused, because floats cannot calculate with them."""
+Whole: TypeAlias = Annotated[int, Field(ge=0, le=1 << 53)]
+"""A count of a record; longer ones are refused, because floats cannot calculate with them exactly."""
 
 Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e12)]
 """A duration of a record."""

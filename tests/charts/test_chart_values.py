@@ -183,7 +183,7 @@ def test_the_readme_lists_every_value(chart: str) -> None:
 
 def _objects(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield schema
-    yield from schema["definitions"].values()
+    yield from (part for part in schema["definitions"].values() if part["type"] == "object")
 
 
 def test_every_object_of_the_schema_is_closed(chart: str) -> None:

@@ -1,13 +1,17 @@
 """What the objects of a release are, as an admin relies on it."""
 
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+import yaml
 from helm_python.errors import HelmError
 from installation import Installation
 from rendering import Rendered, merged, render
 
 from flaremesh.p2p.agents.shared import OFF, SHARE_VARIABLE
+from flaremesh.p2p.gate.commands import WORKSPACE_VARIABLE
+from flaremesh.p2p.gate.policy import POLICY_VARIABLE
 
 SELECTOR = {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component"}
 
@@ -244,3 +248,33 @@ def test_across_clusters_whoever_is_dialled_has_node_ports(two_clusters: Install
         exposed[name] = [port["nodePort"] for service in external for port in service["spec"]["ports"]]
     links = [30110, 30111, 30112, 30113]
     assert exposed == {"server": [30002], "heidelberg": links, "bonn": links, "aachen": []}
+
+
+def test_the_sites_policy_is_read_only_and_its_changes_reach_the_pod(site: dict[str, Any]) -> None:
+    rules = {"approval": "required", "hours": {"times": ["20:00-06:00"]}, "code": ["1" * 64]}
+    release = with_(site, policy=rules)
+
+    place = PurePosixPath(environment(release)[POLICY_VARIABLE])
+    mounts = {mount["mountPath"]: mount for mount in container(release)["volumeMounts"]}
+    mount = mounts[str(place.parent)]  # a folder: Kubernetes never changes what a subPath mounts
+    assert mount["readOnly"]
+    assert "subPath" not in mount
+    volumes = {volume["name"]: volume for volume in release.pod["spec"]["volumes"]}
+    held = {o["metadata"]["name"]: o for o in release.objects if o["kind"] == "ConfigMap"}
+    text = held[volumes[mount["name"]]["configMap"]["name"]]["data"][place.name]
+    assert yaml.safe_load(text) == rules
+
+
+def test_without_a_policy_nothing_of_one_is_made(minimal: Rendered) -> None:
+    assert POLICY_VARIABLE not in environment(minimal)
+    assert len([o for o in minimal.objects if o["kind"] == "ConfigMap"]) == 1
+
+
+def test_a_misspelt_rule_is_refused_by_helm(site: dict[str, Any]) -> None:
+    with pytest.raises(HelmError, match="aproval"):
+        with_(site, policy={"aproval": "required"})
+
+
+def test_the_pod_has_the_commands_of_its_admin(minimal: Rendered) -> None:
+    mounts = {mount["mountPath"] for mount in container(minimal)["volumeMounts"]}
+    assert environment(minimal)[WORKSPACE_VARIABLE] in mounts

@@ -6,6 +6,7 @@ from typing import Any
 DOCUMENTED = frozenset(
     f"nvflare.{module}"
     for module in (
+        "apis.app_deployer_spec",
         "apis.client",
         "apis.controller_spec",
         "apis.dxo",
@@ -19,6 +20,7 @@ DOCUMENTED = frozenset(
         "apis.job_def",
         "apis.shareable",
         "apis.signal",
+        "apis.workspace",
         "fuel.flare_api.api_spec",
         "fuel.flare_api.flare_api",
         "lighter.spec",
@@ -32,6 +34,7 @@ COMPONENT_API = frozenset(module for module in DOCUMENTED if module.startswith("
 PUBLIC_KEYS = frozenset(
     f"nvflare.apis.fl_constant.{key}"
     for key in (
+        "FLContextKey.CURRENT_JOB_ID",
         "FLContextKey.DISCONNECTED_CLIENT_NAME",
         "FLContextKey.EVENT_DATA",
         "FLContextKey.WORKSPACE_OBJECT",
@@ -139,6 +142,35 @@ CALLS = {
     "nvflare.private.fed.server.job_runner.JobRunner.stop_run": "self job_id fl_ctx",
     "nvflare.private.fed.server.job_runner.JobRunner.update_unfinished_jobs": "self fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.update_meta": "self jid meta fl_ctx",
+    # logins at the server
+    "nvflare.private.fed.server.client_manager.ClientManager.authenticate": "self request fl_ctx",
+    "nvflare.private.fed.server.client_manager.ClientManager.remove_client": "self token",
+    "nvflare.private.fed.server.fed_server.FederatedServer._resolve_client_fqcn_for_auth": (
+        "self client_name token"
+    ),
+    "nvflare.private.fed.server.fed_server.FederatedServer.set_admin_server": "self admin_server",
+    "nvflare.private.fed.utils.identity_utils.IdentityVerifier": "root_cert_file=",
+    "nvflare.private.fed.utils.identity_utils.IdentityVerifier.verify_common_name": (
+        "self asserted_cn nonce asserter_cert signature intermediate_certs expected_eku"
+    ),
+    # what the server asks of a site, and the door for jobs
+    "nvflare.apis.app_deployer_spec.AppDeployerSpec.deploy": (
+        "self workspace job_id job_meta app_name app_data fl_ctx"
+    ),
+    "nvflare.private.admin_defs.Message.get_header": "self key default",
+    "nvflare.private.admin_defs.Message.set_header": "self key value",
+    "nvflare.private.admin_defs.error_reply": "err",
+    "nvflare.private.admin_defs.ok_reply": "body=",
+    "nvflare.private.fed.client.admin.RequestProcessor.get_topics": "self",
+    "nvflare.private.fed.client.admin.RequestProcessor.process": "self req app_ctx",
+    "nvflare.private.fed.client.client_engine.ClientEngine.deploy_app": (
+        "self app_name= job_id= job_meta= client_name= app_data="
+    ),
+    "nvflare.private.fed.client.client_engine.ClientEngine.get_client_name": "self",
+    "nvflare.private.fed.utils.app_deployer.AppDeployer.deploy": (
+        "self workspace job_id job_meta app_name app_data fl_ctx"
+    ),
+    "nvflare.lighter.utils.verify_folder_signature_and_get_signers": "src_folder root_ca_path",
     # the processes of jobs
     "nvflare.app_common.job_launcher.client_process_launcher.ClientProcessJobLauncher.get_command": (
         "self job_meta fl_ctx"
@@ -198,7 +230,7 @@ CALLS = {
     "nvflare.lighter.entity.Project.get_all_participants": "self",
     "nvflare.lighter.entity.Project.get_clients": "self",
     "nvflare.lighter.entity.Project.get_server": "self",
-    "nvflare.lighter.impl.static_file.StaticFileBuilder": "config_folder= scheme=",
+    "nvflare.lighter.impl.static_file.StaticFileBuilder": "config_folder= scheme= require_signed_jobs=",
     "nvflare.lighter.impl.workspace.WorkspaceBuilder": "",
     "nvflare.lighter.spec.Builder.build": "self project ctx",
     "nvflare.lighter.spec.Builder.finalize": "self project ctx",
@@ -221,14 +253,30 @@ NAMES = {
         "ADMIN_PORT ALLOW_LOG_STREAMING CAPACITY DEFAULT_HOST FED_LEARN_PORT HOST_NAMES NUM_GPUS ROLE"
     ),
     "nvflare.lighter.ctx": "ProvisionContext",
+    "nvflare.lighter.tool_consts": "NVFLARE_SIG_FILE NVFLARE_SUBMITTER_CRT_FILE",
+    "nvflare.private.admin_defs": "Message",
+    "nvflare.private.defs": "ERROR_MSG_PREFIX",
     "nvflare.private.defs.CellChannel": "SERVER_MAIN",
     "nvflare.private.defs.CellChannelTopic": "REPORT_JOB_FAILURE",
-    "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME",
+    "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME CLIENT_TYPE",
+    "nvflare.private.defs.ClientType": "ADMIN REGULAR",
     "nvflare.private.defs.JobFailureMsgKey": "CODE JOB_ID",
+    "nvflare.private.fed.authenticator": "MISSING_CLIENT_FQCN",
+    "nvflare.private.defs.InfoCollectorTopic": "RESET_ERRORS SHOW_ERRORS SHOW_STATS",
+    "nvflare.private.defs.RequestHeader": "JOB_ID JOB_META",
+    "nvflare.private.defs.SysCommandTopic": (
+        "CONFIGURE_SITE_LOG REPORT_ENV REPORT_RESOURCES REPORT_VERSION SHELL SYS_INFO"
+    ),
+    "nvflare.private.defs.TrainingTopic": (
+        "ABORT ABORT_TASK CANCEL_RESOURCE CHECK_RESOURCE CHECK_STATUS CONFIGURE_JOB_LOG DELETE_RUN DEPLOY "
+        "GET_SCOPES NOTIFY_JOB_STATUS RESTART SHUTDOWN START_JOB"
+    ),
+    "nvflare.private.fed.client.client_req_processors.ClientRequestProcessors": "request_processors",
     "nvflare.private.fed.client.client_status.ClientStatus": "STOPPED",
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",
     "nvflare.private.fed.simulator.simulator_const.SimulatorConstants": "JOB_NAME",
     "nvflare.security.security": "COMMAND_CATEGORIES",
+    "nvflare.security.security.CommandCategory": "SHELL_COMMANDS",
     "nvflare.apis.storage": "WORKSPACE_ZIP",
     "nvflare.fuel.hci.client": "api",
     "nvflare.fuel.hci.file_transfer_defs": "PULL_FOLDER_FQN",
@@ -248,8 +296,12 @@ ATTRIBUTES = {
     "nvflare.fuel.hci.client.file_transfer.FileTransferModule": "cmd_handlers",
     "nvflare.job_config.fed_job_config.FedJobConfig": "app_packages",
     "nvflare.job_config.api.FedJob": "job",
+    "nvflare.private.admin_defs.Message": "body",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",
-    "nvflare.private.fed.server.fed_server.FederatedServer": "status",
+    "nvflare.fuel.hci.server.hci.AdminServer": "cred_keeper",
+    "nvflare.private.fed.server.client_manager.ClientManager": "cred_keeper",
+    "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_verifier",
+    "nvflare.private.fed.server.fed_server.FederatedServer": "client_manager status",
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "server",
     "nvflare.apis.job_def.Job": "run_aborted",

@@ -30,19 +30,20 @@ from nvflare.fuel.hci.client import api as admin_api
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
 from nvflare.fuel.hci.file_transfer_defs import PULL_FOLDER_FQN, PUSH_FOLDER_FQN
 from nvflare.fuel.hci.reg import CommandSpec
-from nvflare.fuel.sec.authz import AuthorizationService
 from nvflare.job_config.api import FedJob
+from nvflare.private.defs import TrainingTopic
 from nvflare.private.fed.app import fl_conf
 from nvflare.private.fed.app.client import client_train, worker_process
+from nvflare.private.fed.app.deployer import server_deployer
+from nvflare.private.fed.app.deployer.base_client_deployer import BaseClientDeployer
 from nvflare.private.fed.app.server import runner_process, server_train
-from nvflare.private.fed.client import client_executor
+from nvflare.private.fed.client import client_engine, client_executor
+from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 from nvflare.private.fed.client.fed_client import FederatedClient
 from nvflare.private.fed.client.fed_client_base import FederatedClientBase
 from nvflare.private.fed.server import fed_server, server_engine
 from nvflare.private.fed.server.job_runner import JobRunner
 from nvflare.private.fed.server.server_json_config import ServerJsonConfigurator
-from nvflare.private.fed.utils.app_authz import AppAuthzService
-from nvflare.security.security import FLAuthorizer
 from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
 
 from flaremesh.issuing import Authority, key_pem, pem
@@ -153,9 +154,8 @@ def test_a_process_asks_its_workspace_where_its_key_and_its_certificate_are(owne
     asked = {ast.unparse(node) for node in ast.walk(tree(fl_conf)) if isinstance(node, ast.Assign)}
     for file in files.split():
         place = f"{owner}[SSLConstants.{file}]"
-        assert f"{place} = self.workspace.get_file_path_in_startup({place})" in asked, (
-            f"{place} comes from elsewhere"
-        )
+        asks = f"{place} = self.workspace.get_file_path_in_startup({place})"
+        assert asks in asked, f"{place} comes from elsewhere"
 
 
 def test_a_cell_does_without_a_cipher_until_a_message_asks_for_one(monkeypatch, tmp_path):
@@ -179,10 +179,9 @@ def test_a_jobs_process_puts_the_jobs_folder_on_pythons_path_itself(module):
 
 
 def test_a_participant_alone_is_told_that_the_system_boots():
-    (site,) = [
-        node for node in ast.walk(tree(client_train)) if ast.unparse(node) == "EventType.SYSTEM_BOOTSTRAP"
-    ]
-    assert site, "the site's process no longer fires SYSTEM_BOOTSTRAP"
+    for module in (client_train, server_deployer):
+        fires = "fire_event(EventType.SYSTEM_BOOTSTRAP, fl_ctx)" in inspect.getsource(module)
+        assert fires, f"{module.__name__} no longer fires it"
     for module in (worker_process, runner_process):
         assert "SYSTEM_BOOTSTRAP" not in inspect.getsource(module), f"{module.__name__} fires it, too"
 
@@ -221,13 +220,30 @@ def test_a_jobs_failure_is_reported_with_the_run_and_a_return_code(module):
     assert not gone, f"{module.__name__} knows no {', '.join(sorted(gone))} of a failed job any more"
 
 
-def test_a_site_that_takes_no_code_says_so(monkeypatch):
-    policy = {"format_version": "1.0", "permissions": {"lead": {"byoc": "none"}}}
-    monkeypatch.setattr(AuthorizationService, "the_authorizer", FLAuthorizer("hospitals", policy))
-    permitted, answer = AppAuthzService.authorize_app_info({"byoc": True}, "ann", "consortium", "lead")
-    assert not permitted
-    job = JobOfFlaremesh("mine", "FINISHED:FAILED_TO_RUN", (f"bonn: {answer}",), None)
-    assert job.refused_by == ["bonn"], f"AppAuthzService.authorize_app_info now answers {answer}"
+def test_a_site_registers_what_its_process_answers_once_the_agent_is_up():
+    source = inspect.getsource(client_train.main)
+    bootstrap, register = "EventType.SYSTEM_BOOTSTRAP", "create_admin_agent(deployer.req_processors"
+    assert 0 < source.index(bootstrap) < source.index(register), "client_train.main registers it earlier"
+    deployer = BaseClientDeployer()
+    assert deployer.req_processors is ClientRequestProcessors.request_processors, "it is another list now"
+    topics = [processor.get_topics() for processor in ClientRequestProcessors.request_processors]
+    for topic in (TrainingTopic.DEPLOY, TrainingTopic.START_JOB, TrainingTopic.DELETE_RUN):
+        assert [topic] in topics, f"{topic} shares its processor now"
+
+
+def test_a_site_asks_its_component_to_take_in_a_job():
+    assert SystemComponents.APP_DEPLOYER == "app_deployer", "SystemComponents.APP_DEPLOYER changed"
+    source = inspect.getsource(client_engine.ClientEngine.deploy_app)
+    assert "get_component(SystemComponents.APP_DEPLOYER)" in source, "ClientEngine.deploy_app changed"
+
+
+def test_a_refusal_of_a_site_is_in_the_jobs_details():
+    source = inspect.getsource(client_engine.ClientEngine.deploy_app)
+    assert 'f"{ERROR_MSG_PREFIX}: {err}"' in source, "ClientEngine.deploy_app words a refusal in another way"
+    source = inspect.getsource(JobRunner._deploy_job)
+    assert 'f"{client_name}: {reply.body}"' in source, "JobRunner notes a refusal in another way"
+    job = JobOfFlaremesh("mine", "FINISHED:FAILED_TO_RUN", ("server: OK", "bonn: NVFLARE_ERROR: no"), None)
+    assert job.refusals == {"bonn": "no"}, "ERROR_MSG_PREFIX changed"
 
 
 @pytest.mark.parametrize(

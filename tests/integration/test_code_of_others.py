@@ -1,17 +1,22 @@
-"""A job without code of its own runs none: what it names is refused before anything of it is imported."""
+"""A job of others runs no code that a site's kit does not allow: it is refused before any of it is loaded."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command_mesh import SITES
 
+from flaremesh.deploy.runs.run import why_refused
 from flaremesh.deploy.runs.session import connect
+from flaremesh.p2p.gate import order
+from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.provision.job import write_job
 from flaremesh.topology.load import load
 
 END_SECONDS = 60.0
+SUBPROCESSES = "nvflare.app_common.launchers.subprocess_launcher.SubprocessLauncher"
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def job(mesh, tmp_path: Path) -> Path:
     return folder
 
 
-def component(path: str, arguments: dict[str, str]) -> Callable[[Path], None]:
+def component(path: str, **arguments: str) -> Callable[[Path], None]:
     def name_it(app: Path) -> None:
         file = app / "config/config_fed_client.json"
         config = json.loads(file.read_text())
@@ -35,34 +40,69 @@ def component(path: str, arguments: dict[str, str]) -> Callable[[Path], None]:
     return name_it
 
 
-def algorithm(app: Path) -> None:
-    file = app / "config/config_fed_client.json"
-    config = json.loads(file.read_text())
-    config["executors"][0]["executor"]["args"]["algorithm"] = "config.trojan.Trojan"
-    file.write_text(json.dumps(config))
+def algorithm(path: str) -> Callable[[Path], None]:
+    def name_it(app: Path) -> None:
+        file = app / "config/config_fed_client.json"
+        config = json.loads(file.read_text())
+        config["executors"][0]["executor"]["args"]["algorithm"] = path
+        file.write_text(json.dumps(config))
+
+    return name_it
 
 
 def problem(text: str) -> Callable[[Path], None]:
     return lambda app: (app / "config/problem.yaml").write_text(text) and None
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        (component("flaremesh.class_path.class_at", {"path": "trojan.Trojan"}), "is not in allow_list"),
-        (algorithm, "does not allow config.trojan.Trojan"),
-        (problem("file: trojan.py\nname: Trojan\nargs: {}\n"), "trojan.py did not arrive"),
-    ],
-    ids=["component", "algorithm", "problem"],
-)
-def test_code_beside_a_jobs_configuration_is_refused_and_not_imported(
-    mesh, job: Path, tmp_path: Path, name, reason
-) -> None:
-    name(job / "app_sites")
+def submitted(mesh, job: Path) -> Job:
+    """Hand a job over, after its author has listed all of it in its order, and wait for its end."""
+    app = job / "app_sites"
+    order.write(order.read(app), app)
     with connect(load(mesh.file), mesh.folder) as session:
         run_id = session.submit(job)
         assert session.wait(run_id, END_SECONDS)
-        assert session.job(run_id).status != "FINISHED:COMPLETED"
-    logs = [(mesh.folder / "local" / site / "console.log").read_text() for site in SITES]
-    assert any(reason in log for log in logs)
+        return session.job(run_id)
+
+
+def refused_everywhere(ended: Job, reason: str) -> bool:
+    return ended.refusals.keys() == set(SITES) and all(reason in told for told in ended.refusals.values())
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["with a file beside", "alone"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (component("flaremesh.class_path.class_at", path="trojan.Trojan"), "flaremesh.class_path.class_at"),
+        (component(SUBPROCESSES, script="touch imported"), f"does not allow {SUBPROCESSES}"),
+        (algorithm("config.trojan.Trojan"), "does not allow config.trojan.Trojan"),
+        (problem("file: trojan.py\nname: Trojan\nargs: {}\n"), "trojan.py did not arrive"),
+        (problem("path: flaremesh.problems.reference.load_problem\nargs: {}\n"), "reference.load_problem"),
+        (problem("path: faulty.Consensus\nargs: {}\n"), "faulty defines no class Consensus"),
+    ],
+    ids=["component", "command", "algorithm", "problem", "function", "imported name"],
+)
+def test_what_a_kit_does_not_allow_is_refused_at_every_site_and_not_imported(
+    mesh, job: Path, tmp_path: Path, name, reason, beside
+) -> None:
+    name(job / "app_sites")
+    if not beside:
+        (job / "app_sites/config/trojan.py").unlink()
+    ended = submitted(mesh, job)
+    assert ended.status != "FINISHED:COMPLETED"
+    expected = "no job of flaremesh has, config.trojan.py" if beside else reason
+    assert refused_everywhere(ended, expected), ended.details
+    assert expected in why_refused(ended)
+    for site in SITES:
+        assert expected in (mesh.folder / "local" / site / "console.log").read_text()
     assert not (tmp_path / "imported").exists()
+
+
+def test_a_captured_job_is_not_played_again(mesh, tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    write_job(load(mesh.file), job, name="captured")
+    assert submitted(mesh, job).status == "FINISHED:COMPLETED"
+    shutil.copytree(job, tmp_path / "again")
+    with connect(load(mesh.file), mesh.folder) as session:
+        run_id = session.submit(tmp_path / "again")
+        assert session.wait(run_id, END_SECONDS)
+        assert refused_everywhere(session.job(run_id), "this run has begun before")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from command_mesh import VALUES, Mesh, mesh_in
+from running_mesh import wait_until
 
 from flaremesh.deploy.runs.session import connect
 from flaremesh.provision.job import write_job
@@ -65,7 +66,9 @@ def test_the_code_of_a_job_reaches_no_key_no_policy_no_other_run_and_no_secret(m
     assert SECRET not in json.dumps(found["environment"])
     assert found["environment"]["HOSPITAL_NAME"] == "Charité"
     assert found["environment"]["PYTHONSAFEPATH"] == "1"
-    assert not list(local.glob("*/*/credential"))
+    wait_until(
+        lambda: not list(local.glob("*/*/credential")), 30
+    )  # NVFlare ends processes some seconds later
 
 
 def test_a_variable_that_a_jobs_configuration_names_is_not_there(mesh, tmp_path: Path) -> None:

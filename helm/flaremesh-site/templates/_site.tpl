@@ -2,6 +2,9 @@
 {{- define "flaremesh.site.env" -}}
 - name: FLAREMESH_GPUS
   value: {{ .Values.gpus.count | quote }}
+# `flaremesh pending` and its like in the pod
+- name: FLAREMESH_WORKSPACE
+  value: /workspace
 {{- if not .Values.metrics.share }}
 - name: FLAREMESH_SHARE_METRICS
   value: "off"

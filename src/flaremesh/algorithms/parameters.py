@@ -3,19 +3,21 @@
 import math
 from numbers import Real
 
+from flaremesh.printable import refused
+
 
 def require_positive(**values: float) -> None:
     """Raise ValueError naming the first value that is not a positive finite number."""
     for name, value in values.items():
         if not (_is_number(value) and value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, not {value!r}")
+            raise ValueError(f"{name} must be positive and finite, not {refused(value)}")
 
 
 def require_fraction(**values: float) -> None:
     """Raise ValueError naming the first value outside [0, 1)."""
     for name, value in values.items():
         if not (_is_number(value) and 0 <= value < 1):
-            raise ValueError(f"{name} must be at least 0 and below 1, not {value!r}")
+            raise ValueError(f"{name} must be at least 0 and below 1, not {refused(value)}")
 
 
 def _is_number(value: object) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder
+from flaremesh.cli.outputs import terminal
 from flaremesh.deploy.targets import TargetKind, target_of
 
 if TYPE_CHECKING:
@@ -32,10 +33,9 @@ def doctor(
 
 
 def _show(diagnosis: "Diagnosis") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = terminal()
     participants = Table("participant", "server", "flaremesh", "certificate", "storage", "GPUs")
     for name, report in diagnosis.reports.items():
         nothing = "elsewhere" if name in diagnosis.elsewhere else "no report"
@@ -60,7 +60,7 @@ def _show(diagnosis: "Diagnosis") -> None:
 def _cells(report: "Report") -> list[str]:
     return [
         ", ".join(report.missing) or "ok",
-        report.versions["flaremesh"],
+        report.versions.get("flaremesh", "none"),
         f"{report.certificate_days:.0f} days",
         f"{report.free_bytes / 1e9:.1f} GB free",
         f"{report.visible_gpus or 0} of {report.gpus}" if report.gpus else "",

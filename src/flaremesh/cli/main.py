@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "provision": (
         "Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched."
     ),
+    "request": "Make a participant's private key where it stays, and the request for its certificate.",
+    "sign": "Make the kit of a participant that keeps its private key to itself.",
     "schema": "Print the JSON Schema of topology files, for completion and checks in editors.",
     "simulate": "Run all sites of a topology in this process, with the code of a real run.",
     "up": "Start the server and all sites, from kits that are made first where they are missing or old.",

@@ -4,9 +4,12 @@ import errno
 import os
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flaremesh.errors import FlaremeshError
+
+if TYPE_CHECKING:
+    from rich.console import Console  # which --help does not need
 
 _ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RIGHTS: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -23,6 +26,13 @@ class FileError(FlaremeshError):
         """The operating system's error as a sentence."""
         where = "" if error.filename is None else f"{error.filename}: "
         return cls(f"{where}{error.strerror or error}. {_remedy(error.errno)}".strip())
+
+
+def terminal(*, stderr: bool = False, highlight: bool = True) -> "Console":
+    """The terminal, for the words of strangers too: nothing in them is markup, or the name of an emoji."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=highlight, markup=False, emoji=False)
 
 
 def folder(path: Path) -> Path:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from flaremesh.cli.outputs import terminal
 from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress, SiteProgress
 
@@ -76,7 +76,7 @@ class ProgressView:
 
     def __init__(self, iterations: int):
         self._iterations = iterations
-        self._console = Console(stderr=True)
+        self._console = terminal(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
         self._state = ""
         self._next_line = 0.0

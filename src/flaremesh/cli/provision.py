@@ -19,6 +19,10 @@ def provision(
     remove: Annotated[
         bool, typer.Option("--remove", help="Delete kit and private key of everybody who left the file.")
     ] = False,
+    renew: Annotated[
+        list[str] | None,
+        typer.Option("--renew", help="Give this participant a new key and certificate; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched."""
@@ -28,7 +32,7 @@ def provision(
     loaded = load(topology)
     check(loaded)
     mesh = writable_folder(mesh_folder(loaded, output))
-    result = kits.provision(loaded, mesh, remove=remove)
+    result = kits.provision(loaded, mesh, remove=remove, renew=renew or ())
     if as_json:
         typer.echo(_json(result))
         return
@@ -51,7 +55,14 @@ def _changes(result: "Provisioned") -> Iterator[str]:
         why = f" (new certificate: {result.reissued[name]})" if name in result.reissued else ""
         yield f"changed  {name}{why}; deploy it again"
     for name in result.removed:
-        yield f"removed  {name}; its certificate is valid until it expires: destroy the kit it got"
+        yield f"removed  {name}: destroy the kit it got"
+    for certificate in result.retired:
+        yield (
+            f"retired  the certificate {certificate.serial} of {certificate.holder}, valid until "
+            f"{certificate.expires:%Y-%m-%d}"
+        )
+    if serials := ", ".join(f"'{certificate.serial}'" for certificate in result.retired):
+        yield f"         to close that for good, and in all kits, certificates: {{revoked: [{serials}]}}"
     for folder in result.kept:
         yield f"kept     {folder}: what lay beside the kit or the values that were made"
     if not (result.added or result.changed or result.removed):
@@ -70,8 +81,10 @@ def _json(result: "Provisioned") -> str:
             certificate.holder: {
                 "expires": certificate.expires.isoformat(),
                 "days_left": certificate.days_left,
+                "serial": str(certificate.serial),
             }
             for certificate in result.certificates
         },
+        "retired": {certificate.holder: str(certificate.serial) for certificate in result.retired},
     }
     return json.dumps(document, indent=2)

@@ -20,7 +20,7 @@ from flaremesh.cli.options import (
     name_code,
     overridden,
 )
-from flaremesh.cli.outputs import writable_folder
+from flaremesh.cli.outputs import terminal, writable_folder
 from flaremesh.deploy.targets import TargetKind, target_of
 
 _EXIT_CODES = {"finished": 0, "aborted": 130}
@@ -41,8 +41,6 @@ def run(
 
     Exit code: 0 finished, 1 failed or aborted from elsewhere, 130 aborted with Ctrl-C.
     """
-    from rich.console import Console
-
     from flaremesh.cli.progress import ProgressView, result_table
     from flaremesh.deploy.runs import run as runs
     from flaremesh.p2p.outcome import RUN_RESULT
@@ -58,7 +56,7 @@ def run(
         typer.echo(RUN_RESULT.json(result, indent=2))
     else:
         if result.sites:
-            Console().print(result_table(result))
+            terminal().print(result_table(result))
         seconds = f"{result.submit_to_result_seconds:.1f} s"
         typer.echo(f"{result.outcome}, {seconds} after it was submitted: {folder}")
     if draw:

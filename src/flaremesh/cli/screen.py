@@ -16,6 +16,7 @@ from flaremesh.metrics.names import DIRECT, Phase, RunState
 _BAR = 10
 _PROGRESS = 24
 _NOTES = 6
+_MOST_SCALED = 999.5e18
 _SILENT, _IDLE = "no answer", "idle"
 _STATES = {
     RunState.RUNNING: "green",
@@ -99,7 +100,7 @@ def _heading(run: RunView, view: MeshView, command: Callable[[str], str], width:
     ]
     yield from _flow(progress, width)
     if run.max_iterations and run.iteration is not None:
-        share = run.iteration / run.max_iterations
+        share = min(1.0, run.iteration / run.max_iterations)
         done = min(_PROGRESS, int(share * _PROGRESS))
         figures = [
             Text.assemble(
@@ -252,7 +253,7 @@ def _bar(shares: Mapping[Any, float], coloured: bool) -> Text:
     """The phases' shares of a site's time."""
     bar, end = Text(), 0.0
     for phase, colour in _PHASES.items():
-        end += shares.get(phase, 0.0)
+        end = min(1.0, end + shares.get(phase, 0.0))
         bar.append(_block(phase, coloured) * (round(end * _BAR) - len(bar)), colour)
     return bar.append("·" * (_BAR - len(bar)), "bright_black") if shares else bar
 
@@ -280,7 +281,9 @@ def _shown(value: Any, form: Callable[[Any], str]) -> Text | str:
 
 def _scaled(value: float, space: str = "") -> str:
     """Three digits and a decimal prefix."""
-    prefixes = iter("kMGT")
+    if not value < _MOST_SCALED:
+        return f"{value:.1e}"
+    prefixes = iter("kMGTPE")
     prefix = ""
     while value >= 999.5:
         value, prefix = value / 1000, next(prefixes)

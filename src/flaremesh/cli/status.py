@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder, print_json
+from flaremesh.cli.outputs import terminal
 from flaremesh.deploy.targets import TargetKind, target_of
 
 if TYPE_CHECKING:
@@ -26,12 +27,11 @@ def show(status: "MeshStatus", *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(status) | {"ready": status.ready})
         return
-    from rich.console import Console
     from rich.table import Column, Table
 
     from flaremesh.cli.progress import progress_table
 
-    console = Console()
+    console = terminal()
     # folded, because half an address is of no use
     where, metrics = (Column(name, overflow="fold") for name in ("where", "metrics"))
     table = Table("participant", "state", "registered", where, metrics)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder, print_json
+from flaremesh.cli.outputs import terminal
 from flaremesh.deploy.targets import TargetKind, target_of
 
 _REFRESH_SECONDS = 1.0
@@ -25,7 +26,7 @@ def top(
 
     Exit code: 1 where one look finds nobody who answers.
     """
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.live import Live
 
     from flaremesh.cli.interruption import until_interrupted
@@ -36,7 +37,7 @@ def top(
         raise typer.BadParameter("is for one look: give --once too", param_hint="--json")
     loaded = load(topology)
     watch = Watch(loaded, target_of(where, loaded, mesh_folder(loaded, output)), interval)
-    console = Console()
+    console = terminal()
     commands = _Commands(topology, where, output)
     page: RenderableType = ""
     with until_interrupted():

@@ -1,5 +1,6 @@
 """One site's part in the mixing of a run: what it sends, and what it makes of what it receives."""
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,10 +29,13 @@ class Mixture(NamedTuple):
     Attributes:
         vectors: in the order of the message, in memory of their own.
         distance: 2-norm of Σ_j (w_ij − δ_ij) p_j for the first vector; on a GPU a 0-d tensor.
+        poisoned: the in-neighbours of whose vectors one is not finite. It is looked for where a mixture is
+            not, and neither on a GPU, which nothing waits for here, nor in a vector that is always exact.
     """
 
     vectors: tuple[Tensor, ...]
     distance: Tensor | float
+    poisoned: tuple[str, ...] = ()
 
 
 class _Channel:
@@ -60,6 +64,14 @@ class _Channel:
     def check(self, message: Tensor) -> None:
         """Raise ValueError for a message on the CPU whose part for this channel is no vector."""
         self._encoding.check(section(message, self._start, self.stop), self._own.numel())
+
+    def is_finite(self, message: Tensor) -> bool:
+        """Whether the vector in a message is finite; ``check`` lets no other difference to a copy pass."""
+        if self._encoding.contractive:
+            return True
+        blocks = self._encoding.decode(section(message, self._start, self.stop), self._own.numel())
+        scratch, _ = self._work.scratch
+        return all(bool(blocks(*span, scratch).isfinite().all()) for span in self._work.spans)
 
     def mix(self, hood: Neighborhood, messages: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
         """The site's next vector (d,), and the 2-norm of what the neighbours' weights move it by.
@@ -151,7 +163,22 @@ class Gossip:
         messages = {peer: self._staging.upload(self._message(peer, data)) for peer, data in received.items()}
         with self._threads:
             mixed = [channel.mix(hood, messages) for channel in self._channels]
-        return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1])
+        return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], self._poisoned(messages, mixed))
+
+    def _poisoned(
+        self, messages: Mapping[str, Tensor], mixed: Sequence[tuple[Tensor, Tensor | float]]
+    ) -> tuple[str, ...]:
+        channels = self._channels[: -1 if self._exact_last else None]
+        wrong = [
+            channel
+            for channel, (_, distance) in zip(channels, mixed, strict=False)
+            if isinstance(distance, float) and not math.isfinite(distance)
+        ]
+        return tuple(
+            peer
+            for peer, message in messages.items()
+            if not all(channel.is_finite(message) for channel in wrong)
+        )
 
     def _open(self, vectors: Sequence[Tensor]) -> None:
         self._staging = staging_for(vectors[0].device)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from flaremesh.links.carrier import Carrier, Edges
-from flaremesh.links.direct import Credentials, DirectCarrier, Listen
+from flaremesh.links.credentials import Credentials
+from flaremesh.links.direct import DirectCarrier, Listen
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.link import Cancelled, LinkObserver
+from flaremesh.links.link import Cancelled, LinkObserver, Refusal
 from flaremesh.links.relay import RelayCarrier, Transport
 from flaremesh.links.routed import RoutedLink
 from flaremesh.topology.links import LinkMode
@@ -32,7 +33,7 @@ def assemble(
         observer: hears of traffic and refusals.
         cancelled: polled while waiting.
         transport: from site to site through the server.
-        credentials: of the site's kit; None in NVFlare's simulator, which has no kits.
+        credentials: of the site in this run; None in NVFlare's simulator, which has no kits.
         listen: where in-neighbours dial; None if they cannot.
 
     Raises:
@@ -44,6 +45,8 @@ def assemble(
     carriers: list[Carrier] = []  # the best one first
     if mode != "relay" and credentials is not None:
         carriers.append(DirectCarrier(edges, credentials, listen))
-    if mode != "direct":
-        carriers.append(RelayCarrier(edges, transport))
+    if mode == "direct":
+        transport.listen(lambda sender, _: observer.refused(sender, Refusal.CARRIER))
+    else:
+        carriers.append(RelayCarrier(edges, transport, credentials))
     return RoutedLink(edges, carriers)

@@ -1,8 +1,9 @@
 """The interface of a carrier, which is one way for messages to travel; `assemble` alone knows them all."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, TypeAlias
 
 from flaremesh.links.inbox import Inbox
@@ -12,8 +13,11 @@ from flaremesh.links.link import (
     Key,
     LinkObserver,
     Payload,
+    Refusal,
 )
 from flaremesh.topology.links import LinkKind
+
+_log = logging.getLogger(__name__)
 
 Address: TypeAlias = tuple[str, int]
 """Host and port."""
@@ -63,6 +67,8 @@ class Edges:
         inbox: where messages are put.
         observer: hears of traffic and refusals.
         max_message_bytes: a peer that announces more is refused.
+        connected: in-neighbours to which there is a connection: their messages come by no other carrier.
+        arriving: by what the messages of an in-neighbour come, where one has come.
     """
 
     site: str
@@ -72,6 +78,37 @@ class Edges:
     inbox: Inbox
     observer: LinkObserver
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    connected: set[str] = field(default_factory=set)
+    arriving: dict[str, LinkKind] = field(default_factory=dict)
+
+    def refusal(self, peer: str, length: int, under_way: int = 0) -> Refusal | None:
+        """Why no memory is taken for a message of ``peer``; see Inbox.refusal."""
+        if length > self.max_message_bytes:
+            return Refusal.OVERSIZED
+        return self.inbox.refusal(peer, length, under_way)
+
+    def store(self, kind: LinkKind, key: Key, message: Payload, *, repeat: bool) -> None:
+        """Put a message into the inbox, unless one with its name has come before.
+
+        Args:
+            kind: the carrier's.
+            key: the message's name.
+            message: its bytes.
+            repeat: its sender has changed the carrier since it sent it first.
+        """
+        peer = key.sender
+        before = self.arriving.get(peer)
+        if before is not kind:
+            self.arriving[peer] = kind
+            if before is not None:
+                _log.warning(
+                    "%s: messages of %s came by %s, from now on by %s", self.site, peer, before, kind
+                )
+                self.observer.changed(peer, kind)
+        if self.inbox.put(key, message):
+            self.observer.received(peer, len(message))
+        elif not repeat:
+            self.observer.refused(peer, Refusal.REPLAYED)
 
 
 class Carrier(ABC):

@@ -4,6 +4,7 @@ Direct connections and the relay carry the same frames.
 """
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from hashlib import blake2s
 from typing import NamedTuple
@@ -14,7 +15,8 @@ VERSION = 1
 _LAYOUT = struct.Struct("<4sBB8sQQqIQQ")
 HEADER_BYTES = _LAYOUT.size
 _MAGIC = b"FMSH"
-_TOTAL_BYTES = 8  # the header's last
+_KIND = 5  # the kind's place
+_TOTAL = struct.Struct("<Q")  # the header's last
 
 
 class Kind(IntEnum):
@@ -23,7 +25,9 @@ class Kind(IntEnum):
     DATA = 0  # a piece of a message
     ACK = 1  # what has arrived of the opposite direction
     REPEAT = 2  # DATA that may have arrived by another carrier before
-    HELLO = 3  # the first frame of a connection; answered by an ACK
+    HELLO = (
+        3  # the first frame of a connection, answered by an ACK; on the relay a greeting, see authentication
+    )
     REFUSED = 4  # the answer to a site that may not connect; the payload says why, and nothing follows
     END = 5  # the edge ends: its sender has sent all (answered by an ACK), or its receiver wants no more
 
@@ -68,8 +72,14 @@ def run_digest(run_id: str) -> bytes:
     return blake2s(run_id.encode(), digest_size=8).digest()
 
 
-def pack(frame: Frame, run: bytes) -> bytes:
-    """The bytes of a frame; ``run`` is the run's digest."""
+def pack(frame: Frame, run: bytes, tag: Callable[[Payload, Payload], bytes] | None = None) -> bytes:
+    """The bytes of a frame.
+
+    Args:
+        frame: the frame.
+        run: digest of the run.
+        tag: makes what follows the frame out of its header and payload; None for nothing.
+    """
     header = _LAYOUT.pack(
         _MAGIC,
         VERSION,
@@ -82,12 +92,18 @@ def pack(frame: Frame, run: bytes) -> bytes:
         frame.offset,
         frame.total,
     )
-    return b"".join((header, frame.payload))
+    return b"".join((header, frame.payload, tag(header, frame.payload) if tag else b""))
 
 
-def announced(header: memoryview) -> int:
-    """Length of the message that ``header`` belongs to, in bytes, before anything is checked."""
-    return int.from_bytes(header[-_TOTAL_BYTES:], "little")
+def announced(data: memoryview, start: int = 0) -> int:
+    """Length of the message that the header at ``start`` belongs to, in bytes, before anything is checked."""
+    (total,) = _TOTAL.unpack_from(data, start + HEADER_BYTES - _TOTAL.size)
+    return int(total)
+
+
+def is_greeting(data: Payload) -> bool:
+    """Whether bytes look like a HELLO, before anything is checked."""
+    return data[_KIND : _KIND + 1] == bytes([Kind.HELLO])
 
 
 def unpack(data: Payload | bytearray, run: bytes) -> Frame:

@@ -2,15 +2,15 @@
 
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 
 from flaremesh.links.errors import LinkClosed, LinkError, PeerTimeout, RunAborted
-from flaremesh.links.link import Cancelled, Key, Payload
+from flaremesh.links.link import Cancelled, Key, Payload, Refusal, room
 
 _EARLY_MESSAGES = 256  # the most of one sender that may wait here; carriers then take in no more of it
-_EARLY_BYTES = 1 << 30  # the most bytes of them, unless it is a single message
-_REMEMBERED = 512  # names of taken messages, by sender: more than a carrier can have under way
+_EARLY_BYTES = 1 << 30  # the most bytes of them, unless there are two messages at most
+_REMEMBERED = 512  # names of taken messages, by sender, at least: more than a carrier can have under way
 _POLL_SECONDS = 0.2  # an abort is noticed within so long: NVFlare's signal can only be polled
 
 
@@ -19,12 +19,15 @@ class Inbox:
 
     Attributes:
         cancelled: whether the run has been aborted; polled while waiting.
+        longest: bytes of the longest message that may come; None while that is not known.
     """
 
     def __init__(self, cancelled: Cancelled):
         self.cancelled = cancelled
         self._messages: dict[Key, tuple[Payload, float]] = {}  # each with the time at which it came
-        self._taken: defaultdict[str, deque[Key]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        self._taken: defaultdict[str, tuple[set[Key], set[Key]]] = defaultdict(lambda: (set(), set()))
+        self.longest: int | None = None
+        self._room = room(0)  # bytes of messages of one sender
         self._waiting: Counter[str] = Counter()
         self._waiting_bytes: Counter[str] = Counter()
         self._failure: LinkError | None = None
@@ -34,31 +37,40 @@ class Inbox:
     def __contains__(self, key: Key) -> bool:
         return key in self._messages
 
-    def is_full(self, sender: str) -> bool:
-        """Whether ``sender`` is so far ahead that its next message must wait."""
-        waiting = self._waiting[sender]
-        return waiting >= _EARLY_MESSAGES or (waiting > 1 and self._waiting_bytes[sender] >= _EARLY_BYTES)
+    def expect(self, length: int) -> None:
+        """No message has more than ``length`` bytes; the greatest of all that was said counts."""
+        self.longest = max(length, self.longest or 0)
+        self._room = max(min(room(self.longest), _EARLY_BYTES), 2 * self.longest)
+
+    def refusal(self, sender: str, length: int, under_way: int = 0) -> Refusal | None:
+        """Why no memory is taken for a message now; None where it may come.
+
+        Args:
+            sender: an in-neighbour.
+            length: of the message, in bytes.
+            under_way: bytes of memory that its unfinished messages have already.
+        """
+        if self.longest is not None and length > self.longest:
+            return Refusal.OVERSIZED
+        full = self._waiting_bytes[sender] + under_way + length > self._room
+        return Refusal.EARLY if full or self._waiting[sender] >= _EARLY_MESSAGES else None
 
     def waiting(self, sender: str) -> tuple[int, int]:
         """How many messages of ``sender`` nobody has asked for yet, and how many bytes these are."""
         return self._waiting[sender], self._waiting_bytes[sender]
 
-    def put(self, key: Key, payload: Payload, *, repeat: bool = False) -> None:
-        """Store one message.
-
-        Args:
-            key: its name.
-            payload: its bytes.
-            repeat: another carrier may have brought it before; then it is dropped. Carriers drop duplicates
-                of their own.
-        """
+    def put(self, key: Key, payload: Payload) -> bool:
+        """Store one message; returns False, and stores nothing, if there was one under this name before."""
         with self._arrived:
-            if self._closed or (repeat and (key in self._messages or key in self._taken[key.sender])):
-                return
-            self._messages[key] = payload, time.perf_counter()
-            self._waiting[key.sender] += 1
-            self._waiting_bytes[key.sender] += len(payload)
-            self._arrived.notify_all()
+            latest, earlier = self._taken[key.sender]
+            if key in self._messages or key in latest or key in earlier:
+                return False
+            if not self._closed:
+                self._messages[key] = payload, time.perf_counter()
+                self._waiting[key.sender] += 1
+                self._waiting_bytes[key.sender] += len(payload)
+                self._arrived.notify_all()
+            return True
 
     def fail(self, error: LinkError) -> None:
         """Let `take` raise ``error`` from now on where messages are missing; a first error stays."""
@@ -113,7 +125,10 @@ class Inbox:
         payload, when = self._messages.pop(key)
         self._waiting[key.sender] -= 1
         self._waiting_bytes[key.sender] -= len(payload)
-        self._taken[key.sender].append(key)
+        latest, _ = self._taken[key.sender]
+        latest.add(key)
+        if len(latest) >= _REMEMBERED:
+            self._taken[key.sender] = set(), latest
         if came is not None:
             came(key.sender, when)
         return payload

@@ -28,14 +28,17 @@ class InProcessLink(Link):
             raise LinkClosed(f"{self._site} has closed its links and sends nothing to {peer}")
         if peer not in self._inboxes:
             raise LinkError(f"{self._site} has no edge to {peer}")
-        length_of(peer, key, buffers)
-        inbox = self._inboxes[peer]
-        require_room(peer, *inbox.waiting(self._site))
+        length, inbox = length_of(peer, key, buffers), self._inboxes[peer]
+        require_room(peer, *inbox.waiting(self._site), length)
         inbox.put(key, buffers[0] if len(buffers) == 1 else b"".join(buffers))
 
     @override
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         return self._inboxes[self._site].take(keys, timeout)
+
+    @override
+    def expect(self, length: int) -> None:
+        """Nothing: no message comes from another process."""
 
     @override
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:

@@ -11,14 +11,16 @@ from flaremesh.waiting import wait_while
 MAX_MESSAGE_BYTES: Final = 4 << 30
 """A peer that announces more is cut off."""
 
-MAX_UNTAKEN_MESSAGES: Final = 4096
+MAX_UNTAKEN_MESSAGES: Final = 512
 MAX_UNTAKEN_BYTES: Final = 8 << 30
-"""The most that is kept of what one peer has not acknowledged; then PeerBehind is raised."""
+"""The most that is kept of what one peer has not acknowledged; then PeerBehind is raised. See also `room`."""
 
 FLUSH_SECONDS: Final = 5.0
 """For so long a link that is closed waits by default until what was sent has been acknowledged."""
 
-_ROOM_SECONDS = 0.05  # between two looks whether a peer that is behind has taken something
+_FEW = 8  # messages; an iteration of an algorithm sends one or two
+_SMALL_BYTES = 1 << 20  # that small messages may take whatever their length is
+_ROOM_SECONDS = 0.005  # between two looks whether a peer that is behind has taken something
 
 Payload: TypeAlias = bytes | memoryview
 Cancelled: TypeAlias = Callable[[], bool]
@@ -45,15 +47,20 @@ class Refusal(StrEnum):
     MALFORMED = "malformed"  # no frame, or one that nobody sends there
     VERSION = "version"  # a frame of another version of the protocol
     RUN = "run"  # a frame of another run
-    OVERSIZED = "oversized"  # a message longer than a link carries, or than memory holds
-    REPLAYED = "replayed"  # a message that had arrived before, on a direct link
+    OVERSIZED = "oversized"  # a message longer than those of the run, or than memory holds
+    REPLAYED = "replayed"  # a message, or a greeting, that has come before
     EARLY = "early"  # its sender is too far ahead: the relay sends it again later
+    CARRIER = "carrier"  # a message by a carrier that this run or edge does not use
+    CHARTER = "charter"  # a neighbour, a carrier or a place that this site's kit does not allow
+    FORGED = "forged"  # a relayed frame or greeting that its sender has not authenticated
     STRANGER = "stranger"  # the sender is no neighbour in this run
     SILENT = "silent"  # a connection did not finish handshake and greeting in time
     OVERLOAD = "overload"  # a connection made room for newer ones
     HANDSHAKE = "handshake"  # a connection that does not speak TLS 1.3, or that ended in its handshake
     EXPIRED = "expired"  # a certificate that has expired
-    UNTRUSTED = "untrusted"  # no certificate, or one that does not come from the mesh's root
+    UNTRUSTED = "untrusted"  # no certificate, or one that is not that of a site's run in this mesh
+    REVOKED = "revoked"  # a certificate that was revoked
+    OUTDATED = "outdated"  # a certificate that was replaced by one seen before
     REJECTED = "rejected"  # the other end does not accept this site's certificate
 
 
@@ -68,9 +75,22 @@ def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
     return length
 
 
-def require_room(peer: str, messages: int, length: int) -> None:
-    """Raise PeerBehind if no more may wait for ``peer`` than these messages, ``length`` bytes in all."""
-    if messages >= MAX_UNTAKEN_MESSAGES or length >= MAX_UNTAKEN_BYTES:
+def room(longest: int) -> int:
+    """Bytes that may wait, to or from one peer, of messages whose longest one has ``longest`` bytes."""
+    return max(_SMALL_BYTES, _FEW * longest)
+
+
+def require_room(peer: str, messages: int, length: int, longest: int) -> None:
+    """Raise PeerBehind if no more may wait for ``peer``.
+
+    Args:
+        peer: an out-neighbour.
+        messages: how many wait.
+        length: of all of them, in bytes.
+        longest: of them and the one to come, in bytes.
+    """
+    many = length >= _SMALL_BYTES and length >= min(MAX_UNTAKEN_BYTES, room(longest))
+    if many or messages >= MAX_UNTAKEN_MESSAGES:
         raise PeerBehind(
             f"{peer} has not taken the last {messages:,} messages ({length:,} bytes): it has stopped, is cut "
             "off, or is far behind; no more is kept for it"
@@ -111,6 +131,12 @@ class Link(Protocol):
             LinkRefused: a peer does not accept this site, or this site not the peer.
             RunAborted: before or while waiting.
             LinkClosed: after ``close``.
+        """
+
+    def expect(self, length: int) -> None:
+        """No message of this run has more than ``length`` bytes; may be called again with more.
+
+        Until it is known, little is taken in; whoever waits for messages before takes any that links carry.
         """
 
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:
@@ -168,3 +194,6 @@ class LinkObserver(Protocol):
 
     def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
         """Messages to ``peer`` now go by ``kind``; they would go by ``wanted`` if nothing were wrong."""
+
+    def changed(self, peer: str, kind: LinkKind) -> None:
+        """Messages from ``peer``, which came by another carrier, now come by ``kind``."""

@@ -7,17 +7,18 @@ other way where there is any.
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from typing_extensions import override
 
+from flaremesh.links.authentication import Greeter
 from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unable
+from flaremesh.links.credentials import Credentials
 from flaremesh.links.errors import PeerTimeout
-from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest, unpack
+from flaremesh.links.frame import Frame, FrameError, Kind, is_greeting, pack, run_digest, unpack
 from flaremesh.links.link import FLUSH_SECONDS, Key, Payload, Refusal, require_room
+from flaremesh.links.window import Incoming, Outgoing, Unfinished
 from flaremesh.topology.links import LinkKind
 
 _CHUNK_BYTES = 1 << 20  # the server stores and forwards whole frames: pieces keep all hops busy
@@ -26,7 +27,6 @@ _ACK_SECONDS = 0.1  # an acknowledgement waits this long for data to ride on
 _ACK_FRAMES = 4  # and no longer than this many frames
 _RESEND_SECONDS = 1.0  # without any progress on the edge; doubles up to the next line
 _RESEND_SECONDS_MAX = 16.0
-_HELLO_SECONDS = 0.25  # the peer may not be up yet, so the first frame is repeated faster
 _PARTIAL_MESSAGES = 8  # of one peer, that lack pieces
 _HELLO = -1  # iteration number of the greeting
 
@@ -41,76 +41,28 @@ class Transport(Protocol):
         """Call ``deliver(sender, data)`` for what comes from now on; each sender has proved its name."""
 
 
-@dataclass
-class _Outgoing:
-    """What this site sent to one peer.
-
-    Attributes:
-        sequence: number of the latest frame.
-        waiting: frames for which the window has no place yet.
-        unacknowledged: frames in the window, by number.
-        messages, bytes: of both together.
-        progress: when the peer last acknowledged something, by ``time.monotonic``.
-        patience: seconds without progress after which the window is sent again.
-    """
-
-    sequence: int = 0
-    waiting: deque[Frame] = field(default_factory=deque)
-    unacknowledged: dict[int, Frame] = field(default_factory=dict)
-    messages: int = 0
-    bytes: int = 0
-    progress: float = 0.0
-    patience: float = _HELLO_SECONDS
-
-
-@dataclass
-class _Incoming:
-    """What this site got from one peer.
-
-    Attributes:
-        received: all frames up to this number have arrived.
-        beyond: numbers above it that have arrived, too.
-        told: the number that was acknowledged to the peer last.
-        due: when to tell it more at the latest, by ``time.monotonic``; None where there is nothing to tell.
-        partial: messages that lack pieces, by iteration and stage.
-    """
-
-    received: int = 0
-    beyond: set[int] = field(default_factory=set)
-    told: int = 0
-    due: float | None = None
-    partial: dict[tuple[int, int], "_Partial"] = field(default_factory=dict)
-
-
-@dataclass
-class _Partial:
-    """A message of which pieces are missing.
-
-    Attributes:
-        data: the message, (length,) bytes.
-        missing: how many of these have not come.
-    """
-
-    data: bytearray
-    missing: int
-
-
 class RelayCarrier(Carrier):
     """One site's end of all its relayed edges; it also greets the neighbours that other carriers reach.
 
     Args:
         edges: the site's edges.
         transport: through the server.
+        credentials: of this site; None: nothing is authenticated but by the transport.
+
+    Raises:
+        LinkError: the credentials cannot be used.
     """
 
     kind = LinkKind.RELAY
 
-    def __init__(self, edges: Edges, transport: Transport):
+    def __init__(self, edges: Edges, transport: Transport, credentials: Credentials | None = None):
         self._edges, self._inbox, self._observer = edges, edges.inbox, edges.observer
         self._run = run_digest(edges.run_id)
         self._post = transport.post
-        self._outgoing = {peer: _Outgoing() for peer in edges.targets}
-        self._incoming = {peer: _Incoming() for peer in edges.sources}
+        self._outgoing = {peer: Outgoing() for peer in edges.targets}
+        self._incoming = {peer: Incoming() for peer in edges.sources}
+        peers = edges.sources | edges.targets
+        self._greeter = Greeter(edges.site, edges.run_id, peers, credentials) if credentials else None
         self._state = threading.Condition()
         self._closed = False
         self._keeper = threading.Thread(target=self._keep, name="relay-keeper", daemon=True)
@@ -125,9 +77,13 @@ class RelayCarrier(Carrier):
             PeerTimeout: names the silent peers.
             RunAborted: while waiting for them.
         """
+        started = time.monotonic()
+        if self._greeter is not None:
+            self._greeter.begin()
+            with self._state:
+                self._state.notify_all()  # the keeper greets
         for peer in self._outgoing:
             self.send(peer, Message(Key(_HELLO, 0, self._edges.site), [b""], 0))
-        started = time.monotonic()
         self._inbox.take([Key(_HELLO, 0, peer) for peer in self._incoming], timeout)
         if silent := self._flush(timeout - (time.monotonic() - started)):
             raise PeerTimeout(silent, _HELLO, timeout)
@@ -139,8 +95,9 @@ class RelayCarrier(Carrier):
         whole = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         kind = Kind.REPEAT if repeat else Kind.DATA
         with self._state:
+            edge.longest = max(edge.longest, total)
             if not repeat:  # what is taken over from another carrier was bounded there
-                require_room(peer, edge.messages, edge.bytes)
+                require_room(peer, edge.messages, edge.bytes, edge.longest)
             edge.messages += 1
             edge.bytes += total
             for offset in range(0, total or 1, _CHUNK_BYTES):
@@ -165,39 +122,76 @@ class RelayCarrier(Carrier):
     def deliver(self, sender: str, data: Payload) -> None:
         """Take in what the transport brought from the authenticated ``sender``; never raises on bad input."""
         try:
-            frame = unpack(data, self._run)
+            frame = unpack(self._authenticated(sender, data), self._run)
+            if frame.kind in (Kind.DATA, Kind.REPEAT):
+                self._take_in(sender, frame)
+            elif frame.kind is Kind.HELLO:
+                self._hear(sender, frame.payload)
+            elif frame.kind is not Kind.ACK:
+                raise FrameError(Refusal.MALFORMED)
+            elif sender not in self._outgoing:
+                raise FrameError(Refusal.STRANGER)
+            if sender in self._outgoing:
+                self._settle(sender, frame.acknowledged)
         except FrameError as error:
             self._observer.refused(sender, error.reason)
-            return
-        if frame.kind in (Kind.DATA, Kind.REPEAT):
-            self._take_in(sender, frame)
-        if sender in self._outgoing:
-            self._settle(sender, frame.acknowledged)
-        elif frame.kind is Kind.ACK:
-            self._observer.refused(sender, Refusal.STRANGER)
+
+    @override
+    def condition(self, peer: str) -> str | None:
+        edge = self._incoming.get(peer)
+        if edge is None or not edge.oversized:
+            return None
+        return f"what it sent was refused as {Refusal.OVERSIZED}: is its model another one?"
+
+    def _authenticated(self, sender: str, data: Payload) -> Payload:
+        """The frame that ``sender`` has made; greetings prove it by what they hold."""
+        if sender not in self._outgoing and sender not in self._incoming:
+            raise FrameError(Refusal.STRANGER)
+        if self._greeter is None or is_greeting(data):
+            return data
+        session = self._greeter.session(sender)
+        if session is None:
+            raise FrameError(Refusal.EARLY)
+        return session.opened(data)
+
+    def _hear(self, peer: str, greeting: Payload) -> None:
+        if self._greeter is None:
+            raise FrameError(Refusal.MALFORMED)
+        answer = self._greeter.hear(peer, greeting)
+        if answer.greeting is not None:
+            self._greet(peer, answer.greeting)
+        if answer.opened and peer in self._outgoing:
+            self._fill_window(peer)
+
+    def _greet(self, peer: str, greeting: bytes) -> None:
+        self._post(peer, pack(Frame(Kind.HELLO, 0, 0, 0, 0, 0, len(greeting), greeting), self._run))
 
     def _take_in(self, sender: str, frame: Frame) -> None:
         edge = self._incoming.get(sender)
         if edge is None:
-            self._observer.refused(sender, Refusal.STRANGER)
-            return
-        if frame.total > self._edges.max_message_bytes:
-            self._observer.refused(sender, Refusal.OVERSIZED)
-            return
+            raise FrameError(Refusal.STRANGER)
         # no honest sender goes beyond its window, or sends empty pieces of a message that is not empty
         if frame.sequence > edge.received + _WINDOW_FRAMES or len(frame.payload) == 0 < frame.total:
-            self._observer.refused(sender, Refusal.MALFORMED)
-            return
+            raise FrameError(Refusal.MALFORMED)
+        greets = frame.iteration == _HELLO and frame.total == 0
+        if sender in self._edges.connected and not greets:
+            raise FrameError(Refusal.CARRIER)  # not acknowledged: it is taken once that connection has broken
         message_key = frame.iteration, frame.stage
-        opens = len(frame.payload) < frame.total and message_key not in edge.partial
-        if self._inbox.is_full(sender) or (opens and len(edge.partial) >= _PARTIAL_MESSAGES):
-            self._observer.refused(sender, Refusal.EARLY)  # not acknowledged: an honest peer sends it again
-            return
-        try:
-            opened = _Partial(bytearray(frame.total), frame.total) if opens else None
-        except MemoryError:
-            self._observer.refused(sender, Refusal.OVERSIZED)
-            return
+        whole = len(frame.payload) == frame.total
+        opened = None
+        if whole or message_key not in edge.partial:
+            unfinished = list(edge.partial.values())  # at once, since other threads bring pieces, too
+            under_way = sum(len(message.data) for message in unfinished)
+            refusal = self._edges.refusal(sender, frame.total, under_way)
+            if refusal is None and not whole and len(unfinished) >= _PARTIAL_MESSAGES:
+                refusal = Refusal.EARLY
+            edge.oversized = refusal is Refusal.OVERSIZED
+            if refusal is not None:
+                raise FrameError(refusal)  # not acknowledged: an honest peer sends it again
+            try:
+                opened = None if whole else Unfinished(bytearray(frame.total), frame.total)
+            except MemoryError:
+                raise FrameError(Refusal.OVERSIZED) from None
         with self._state:
             duplicate = frame.sequence <= edge.received or frame.sequence in edge.beyond
             if not duplicate:
@@ -207,15 +201,17 @@ class RelayCarrier(Carrier):
                     edge.beyond.remove(edge.received)
             if opened and not duplicate:
                 edge.partial.setdefault(message_key, opened)  # another thread may bring another piece
-            message = None if duplicate else _completed(edge.partial, frame)
+            message = None if duplicate else edge.completed(frame)
             if edge.due is None:
                 edge.due = time.monotonic() + _ACK_SECONDS
                 self._state.notify_all()
             overdue = duplicate or edge.received - edge.told >= _ACK_FRAMES
         if message is not None:
             key = Key(frame.iteration, frame.stage, sender)
-            self._inbox.put(key, message, repeat=frame.kind is Kind.REPEAT)
-            self._observer.received(sender, len(message))
+            if greets:
+                self._inbox.put(key, message)
+            else:
+                self._edges.store(self.kind, key, message, repeat=frame.kind is Kind.REPEAT)
         if overdue:
             self._acknowledge(sender)
 
@@ -237,6 +233,8 @@ class RelayCarrier(Carrier):
 
     def _fill_window(self, peer: str) -> None:
         edge = self._outgoing[peer]
+        if self._greeter is not None and self._greeter.session(peer) is None:
+            return  # `_hear` will call again
         with self._state:
             if not edge.unacknowledged:
                 edge.progress = time.monotonic()
@@ -256,13 +254,15 @@ class RelayCarrier(Carrier):
                 frame = frame._replace(acknowledged=incoming.received)
                 incoming.told = incoming.received
                 incoming.due = None
-        self._post(peer, pack(frame, self._run))
+        session = self._greeter.session(peer) if self._greeter is not None else None
+        self._post(peer, pack(frame, self._run, session.tag if session is not None else None))
 
     def _acknowledge(self, peer: str) -> None:
-        self._transmit(peer, Frame(Kind.ACK, 0, 0, 0, 0, 0, 0, b""))
+        if self._greeter is None or self._greeter.session(peer) is not None:
+            self._transmit(peer, Frame(Kind.ACK, 0, 0, 0, 0, 0, 0, b""))
 
     def _keep(self) -> None:
-        """Send late acknowledgements and repeat what was not acknowledged."""
+        """Greet, send late acknowledgements, and repeat what was not acknowledged."""
         while True:
             with self._state:
                 if self._closed:
@@ -281,18 +281,24 @@ class RelayCarrier(Carrier):
                     edge = self._outgoing[peer]
                     edge.progress = now
                     edge.patience = min(2 * edge.patience, _RESEND_SECONDS_MAX)
-                if not late and not lost:
+                greetings = list(self._greeter.due(now)) if self._greeter is not None else []
+                if not late and not lost and not greetings:
                     self._state.wait(self._next_due() - now)
                     continue
+            for peer, greeting in greetings:
+                self._greet(peer, greeting)
             for peer in late:
                 self._acknowledge(peer)
             for peer, frame in lost:
                 self._transmit(peer, frame)
 
     def _next_due(self) -> float:
-        waits = [edge.due for edge in self._incoming.values() if edge.due is not None]
+        waits = [time.monotonic() + _RESEND_SECONDS_MAX]
+        waits += [edge.due for edge in self._incoming.values() if edge.due is not None]
+        if self._greeter is not None:
+            waits.append(self._greeter.next_due())
         waits += [edge.progress + edge.patience for edge in self._outgoing.values() if edge.unacknowledged]
-        return min(waits, default=time.monotonic() + _RESEND_SECONDS_MAX)
+        return min(waits)
 
     def _flush(self, timeout: float, silence: float = math.inf) -> set[str]:
         """Wait until everything is acknowledged; returns the peers that did not answer in time.
@@ -315,18 +321,3 @@ class RelayCarrier(Carrier):
                     return set(left)
                 self._state.wait(min(remaining, 0.2))
         return set()
-
-
-def _completed(partial: dict[tuple[int, int], _Partial], frame: Frame) -> Payload | None:
-    """The whole message if ``frame`` completes it."""
-    if len(frame.payload) == frame.total:
-        return frame.payload
-    key = (frame.iteration, frame.stage)
-    message = partial.get(key)
-    if message is None or len(message.data) != frame.total:
-        return None
-    message.data[frame.offset : frame.offset + len(frame.payload)] = frame.payload
-    message.missing -= len(frame.payload)
-    if message.missing > 0:
-        return None
-    return memoryview(partial.pop(key).data)

@@ -89,6 +89,8 @@ class RoutedLink(Link):
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
         """As in Link; a PeerTimeout also says what is known of a silent peer's link."""
         started = time.perf_counter()
+        if self._inbox.longest is None:
+            self.expect(self._edges.max_message_bytes)
         try:
             for carrier in self._carriers:
                 carrier.attend(keys)
@@ -103,6 +105,10 @@ class RoutedLink(Link):
                 if (condition := carrier.condition(peer))
             }
             raise PeerTimeout(error.peers, error.iteration, error.seconds, conditions) from None
+
+    @override
+    def expect(self, length: int) -> None:
+        self._inbox.expect(length)
 
     @override
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:

@@ -25,6 +25,7 @@ class TrafficCounter(LinkObserver):
         refusals: how many, by peer and reason; the peer is empty where the sender is no neighbour.
         links: kind of the carrier of the messages to each peer.
         wanted: kind of the one that would carry them if nothing were wrong, by peer.
+        changes: how often the messages from a peer came to come by another kind, by peer and that kind.
     """
 
     def __init__(self, peers: Collection[str]):
@@ -36,6 +37,7 @@ class TrafficCounter(LinkObserver):
         self.refusals: Counter[tuple[str, str]] = Counter()
         self.links: dict[str, str] = {}
         self.wanted: dict[str, str] = {}
+        self.changes: Counter[tuple[str, str]] = Counter()
         # several threads count, and an increment is not atomic
         self._counting = threading.Lock()
 
@@ -64,3 +66,8 @@ class TrafficCounter(LinkObserver):
     def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
         self.wanted[peer] = wanted.value  # a plain string, since it goes into messages and files
         self.links[peer] = kind.value
+
+    @override
+    def changed(self, peer: str, kind: LinkKind) -> None:
+        with self._counting:
+            self.changes[peer, kind.value] += 1

@@ -23,6 +23,8 @@ COMMAND: Final = ("python", "-m", "flaremesh.metrics.ask")
 SECONDS: Final = 40.0
 """Longer than the longest answer takes."""
 
+_MOST_BYTES = 64 << 20
+
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # agents are asked without a proxy
 
 
@@ -36,10 +38,10 @@ def ask(url: str) -> int:
         url = f"http://127.0.0.1:{os.environ.get(PORT_VARIABLE, PORT)}{url}"
     try:
         with _DIRECT.open(url, timeout=SECONDS) as reply:
-            sys.stdout.write(reply.read().decode())
+            sys.stdout.write(reply.read(_MOST_BYTES).decode())
             return 0
     except urllib.error.HTTPError as error:
-        sys.stdout.write(error.read().decode())
+        sys.stdout.write(error.read(_MOST_BYTES).decode(errors="replace"))
     except OSError as error:
         sys.stderr.write(f"Error: no agent answers at {url}: {error}\n")
     return 1

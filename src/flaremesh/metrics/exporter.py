@@ -2,10 +2,16 @@
 
 import json
 import logging
+import socket
+import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, MetricsHandler
@@ -13,7 +19,9 @@ from prometheus_client.registry import Collector
 
 _log = logging.getLogger(__name__)
 
-_CLIENT_SECONDS = 10.0  # a client that says nothing for longer loses its connection
+_CLIENT_SECONDS = 10.0  # a client that takes longer to ask, or to take the answer, loses its connection
+_MOST_OF_ONE = 16  # connections of one address at a time
+_MOST_CLIENTS = 64  # of all others
 
 Missing = Callable[[], Sequence[str]]
 """What keeps a participant from taking part in a run, as phrases; empty when it is ready."""
@@ -35,7 +43,7 @@ class Exporter:
         collectors: the metrics.
         missing: says what keeps the participant from taking part; called for every request.
         examine: makes the report; called for every request.
-        documents: further JSON, by path.
+        documents: further JSON, by path, for those who ask from this machine.
 
     Raises:
         OSError: the address cannot be bound.
@@ -76,20 +84,67 @@ class Exporter:
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread per connection, for a few of each address, which have some seconds to ask."""
+
     daemon_threads = True
 
+    def __init__(self, address: tuple[str, int], handler: type["_Handler"]):
+        self._lock = threading.Lock()
+        self._clients: Counter[str] = Counter()
+        self._to_ask: dict[Any, float] = {}  # by connection: until when
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            # who asks from this machine, as its supervisor does, is not kept out by others
+            host, here = client_address[0], _is_here(request)
+            others = sum(count for client, count in self._clients.items() if client != host)
+            if self._clients[host] >= _MOST_OF_ONE or (others >= _MOST_CLIENTS and not here):
+                self.shutdown_request(request)
+                return
+            self._clients[host] += 1
+            self._to_ask[request] = time.monotonic() + _CLIENT_SECONDS
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._lock:
+                self._to_ask.pop(request, None)
+                self._clients[client_address[0]] -= 1
+                self._clients += Counter()  # forgets who is gone
+
+    def has_asked(self, request: Any) -> None:
+        """The client has sent all of its request."""
+        with self._lock:
+            self._to_ask.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Called twice a second: part with those who send their request byte by byte."""
+        now = time.monotonic()
+        with self._lock:
+            for request in [late for late, until in self._to_ask.items() if until < now]:
+                del self._to_ask[request]
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: object, client_address: object) -> None:
-        _log.warning("a request from %s to the metrics port failed", client_address, exc_info=True)
+        if not isinstance(sys.exception(), OSError):  # the client is gone
+            _log.warning("a request from %s to the metrics port failed", client_address, exc_info=True)
 
 
 class _Handler(MetricsHandler):
+    server: _Server
     missing: Missing
     examine: Examine
     documents: Mapping[str, bytes]
     timeout = _CLIENT_SECONDS
+    server_version, sys_version = "flaremesh", ""  # no stranger's business
 
     def do_GET(self) -> None:  # noqa: N802  (the name is BaseHTTPRequestHandler's)
         """Answer one request."""
+        self.server.has_asked(self.connection)
         url = urlsplit(self.path)
         match url.path:
             case "/metrics":
@@ -102,7 +157,7 @@ class _Handler(MetricsHandler):
             case "/doctor":
                 well, report = self.examine()
                 self._reply(_status(well or url.query == "report"), report)
-            case path if path in self.documents:
+            case path if path in self.documents and _is_here(self.connection):
                 self._reply(HTTPStatus.OK, self.documents[path])
             case _:
                 self.send_error(HTTPStatus.NOT_FOUND)
@@ -113,6 +168,14 @@ class _Handler(MetricsHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _is_here(connection: socket.socket) -> bool:
+    """Whether the other end is on this machine."""
+    try:
+        return bool(connection.getpeername()[0] == connection.getsockname()[0])
+    except OSError:  # it is gone
+        return False
 
 
 def _json(document: object) -> bytes:

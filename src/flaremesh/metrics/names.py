@@ -152,6 +152,12 @@ class RunMetric(Enum):
         "1 where the neighbour has an address for direct links and the run may use them, 0 otherwise.",
         ("peer",),
     )
+    CARRIER_CHANGES = Metric(
+        "carrier_changes_total",
+        "counter",
+        "Times that the messages from a neighbour came to come by this kind of link instead of another.",
+        ("peer", "kind"),
+    )
     EXCHANGE_FAILURES = Metric(
         "exchange_failures_total",
         "counter",

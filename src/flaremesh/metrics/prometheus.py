@@ -148,6 +148,7 @@ class PrometheusSink(Collector, MetricsSink):
         yield self._by_peer(RunMetric.SENT_BYTES, self._targets, traffic.sent_bytes)
         yield self._by_peer(RunMetric.RECEIVED_BYTES, self._weights, traffic.received_bytes)
         yield self._family(RunMetric.EXCHANGE_FAILURES, dict(traffic.refusals))
+        yield self._family(RunMetric.CARRIER_CHANGES, dict(traffic.changes))
         links, wanted = dict(traffic.links), dict(traffic.wanted)
         yield self._family(
             RunMetric.LINK,

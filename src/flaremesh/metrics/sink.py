@@ -90,6 +90,7 @@ class Traffic(Protocol):
     refusals: Counter[tuple[str, str]]
     links: dict[str, str]
     wanted: dict[str, str]
+    changes: Counter[tuple[str, str]]
 
 
 class MetricsSink(Protocol):

@@ -1,4 +1,4 @@
-"""The classes of flaremesh that a job may name as NVFlare components, for the allow-list of the kits.
+"""The classes of flaremesh that a job may name, for the allow-list of the kits and for the door of a site.
 
 They are listed one by one: a prefix such as ``flaremesh.`` would allow every function below it, and some
 functions import what their arguments name.
@@ -27,3 +27,27 @@ COMPONENTS: Final = (
     "flaremesh.p2p.types.Node",
 )
 """Under the names that the documentation uses, and under those that NVFlare's FedJob writes."""
+
+ALGORITHMS: Final = (
+    "flaremesh.algorithms.consensus.Consensus",
+    "flaremesh.algorithms.dgd.Dgd",
+    "flaremesh.algorithms.dgd.DgdAtc",
+    "flaremesh.algorithms.dgd.DgdCta",
+    "flaremesh.algorithms.gradient_tracking.GradientTracking",
+    "flaremesh.algorithms.gradient_tracking_atc.GradientTrackingAtc",
+    "flaremesh.algorithms.gtadam.GtAdam",
+    "flaremesh.algorithms.push_sum.PushSum",
+    "flaremesh.algorithms.sgp.StochasticGradientPush",
+)
+"""The algorithms of the registry, which jobs mostly name by their short names."""
+
+PROBLEMS: Final = (
+    "flaremesh.problems.consensus.Consensus",
+    "flaremesh.problems.digits.Digits",
+    "flaremesh.problems.mnist.Mnist",
+    "flaremesh.problems.two_moons.TwoMoons",
+)
+"""The problems that flaremesh brings along."""
+
+CLASSES: Final = (*COMPONENTS, *ALGORITHMS, *PROBLEMS)
+"""All of them."""

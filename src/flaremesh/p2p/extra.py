@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.printable import refused
 
 
 class ExtraError(FlaremeshError):
@@ -63,5 +64,5 @@ def _number(value: Any) -> int | float | None:
 
 
 def _refusal(name: str, expected: str, extra: Mapping[str, Any]) -> ExtraError:
-    found = f"not {extra[name]!r}" if name in extra else "and it is missing"
+    found = f"not {refused(extra[name])}" if name in extra else "and it is missing"
     return ExtraError(f'extra["{name}"] must be {expected}, {found}')

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from flaremesh.errors import FlaremeshError
-from flaremesh.p2p.components import COMPONENTS
+from flaremesh.p2p.components import CLASSES
+from flaremesh.p2p.gate.exported import write_orders
 from flaremesh.p2p.nvflare.fed_jobs import name_installed, written_arguments
 
 
@@ -28,4 +29,4 @@ def prepare(job: Any, component: Any) -> None:
                 f"{type(component).__name__}: the job cannot carry the argument {name}: {error}; give "
                 "numbers, texts, lists and dicts of them, or an object of such arguments, as a Network is"
             ) from error
-    name_installed(job, "flaremesh", COMPONENTS)
+    name_installed(job, "flaremesh", CLASSES, write_orders)

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Final, Self, TypeVar
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.printable import printable, refused
 from flaremesh.topology.neighborhood import Neighborhood
 
 EXTRA_TO_STOCK: Final = {"extra_to_stock": True}
@@ -49,14 +50,15 @@ class JsonDataclass(_Instance):
         elif is_dataclass(value) and not isinstance(value, type):
             given = {f.name: getattr(value, f.name) for f in fields(value)}
         else:
-            raise NetworkError(f"{value!r} is no {cls.__name__}; give one, or a dict with {', '.join(known)}")
-        if unknown := given.keys() - known.keys():
             raise NetworkError(
-                f"a {cls.__name__} has no field {min(map(repr, unknown))}, only {', '.join(known)}"
+                f"{refused(value)} is no {cls.__name__}; give one, or a dict with {', '.join(known)}"
             )
+        if unknown := given.keys() - known.keys():
+            stranger = printable(min(map(repr, unknown)), 80)
+            raise NetworkError(f"a {cls.__name__} has no field {stranger}, only {', '.join(known)}")
         for name, f in known.items():
             if name not in given and f.default is MISSING and f.default_factory is MISSING:
-                raise NetworkError(f"a {cls.__name__} needs the field {name}, and {value!r} has none")
+                raise NetworkError(f"a {cls.__name__} needs the field {name}, and {refused(value)} has none")
         return cls(**given)
 
     @property
@@ -89,7 +91,7 @@ def listed(values: Any, what: str) -> list[Any]:
         NetworkError: they are none.
     """
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
-        raise NetworkError(f"{what} must be a list, not {values!r}")
+        raise NetworkError(f"{what} must be a list, not {refused(values)}")
     return list(values)
 
 
@@ -128,8 +130,10 @@ def require_json(value: Any, place: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str | int | float | None):
-                raise NetworkError(f"{place} has the key {key!r}, and a job's JSON knows only text there")
-            require_json(item, f"{place}[{key!r}]")
+                raise NetworkError(
+                    f"{place} has the key {printable(repr(key), 80)}, and a job's JSON knows only text there"
+                )
+            require_json(item, f"{place}[{printable(repr(key), 80)}]")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             require_json(item, f"{place}[{index}]")

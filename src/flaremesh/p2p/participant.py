@@ -5,18 +5,21 @@ What would keep the participant from working is found here, before NVFlare start
 
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.x509.oid import NameOID, ObjectIdentifier
 
+from flaremesh.certificates import CertificateError, Identity, Kind, holder
 from flaremesh.errors import FlaremeshError
+from flaremesh.issuing import read_key
+from flaremesh.p2p import charter
 from flaremesh.p2p.gate import policy
 from flaremesh.p2p.nvflare.processes import server_command, site_command
-from flaremesh.p2p.nvflare.startup import startup_files
+from flaremesh.p2p.nvflare.startup import RUNS, startup_files
+from flaremesh.record import RecordError
+from flaremesh.signatures import SignatureError
 
 NAME_VARIABLE: Final = "FLAREMESH_PARTICIPANT"
 """Environment variable with the name of the participant that the kit must be of; unset takes any kit."""
@@ -33,35 +36,23 @@ class StartError(FlaremeshError):
     exit_code = _EXIT_CODE
 
 
-class Identity(NamedTuple):
-    """The participant to which a kit belongs.
-
-    Attributes:
-        name: of the participant, ``server`` or the site's.
-        org: its organisation.
-        is_server: the kit is the server's.
-    """
-
-    name: str
-    org: str
-    is_server: bool
-
-
 def command(workspace: Path) -> list[str]:
     """The command that runs the participant whose kit is in ``workspace``, an absolute path.
 
     Raises:
         StartError: there is no kit, or it is not a valid one.
     """
-    name, org, is_server = identity(workspace)
-    return server_command(workspace, org) if is_server else site_command(workspace, name, org)
+    own = identity(workspace)
+    if own.kind is Kind.SERVER:
+        return server_command(workspace, own.org)
+    return site_command(workspace, own.name, own.org)
 
 
 def identity(workspace: Path) -> Identity:
     """Whose kit is in ``workspace``.
 
     Raises:
-        StartError: there is no kit, its certificate is not of the mesh's root, or not valid now.
+        StartError: there is no kit, it is not whole, or not one of this mesh that is valid now.
     """
     startup = workspace / "startup"
     files = startup_files(startup)
@@ -74,27 +65,60 @@ def identity(workspace: Path) -> Identity:
         ) from None
     except ValueError as error:
         raise StartError(f"the kit in {startup} is damaged: {error}. Install it again.") from None
-    name = _attribute(certificate, NameOID.COMMON_NAME)
     try:
         certificate.verify_directly_issued_by(root)
     except (InvalidSignature, ValueError):
+        raise _mixed("the certificate is not of the root in the kit") from None
+    own = _charter(startup)
+    try:
+        found = holder(certificate, root, own.revoked)
+    except CertificateError as error:
+        raise StartError(str(error)) from None
+    if own.participant != found.name:
+        raise _mixed(f"the certificate is that of {found.name}, and the charter is not")
+    if (found.kind is Kind.SERVER) != files.is_server:
+        raise _mixed(f"{files.certificate.name} is the certificate of {found.name}, which is another's place")
+    if found.kind is Kind.SITE:
+        _check_runs(startup / RUNS, certificate, root)
+    return found
+
+
+def _charter(startup: Path) -> charter.Charter:
+    try:
+        return charter.read(startup)
+    except FileNotFoundError:
+        raise _outdated(charter.CHARTER) from None
+    except SignatureError as error:
         raise StartError(
-            f"{name}: the certificate is not of the root in the kit. "
-            "The files are from two kits: install one of them whole."
+            f"the charter {startup / charter.CHARTER} is not what the root in the kit signed: {error}. "
+            "Install the kit again, whole."
         ) from None
-    now = datetime.now(UTC)
-    if now > certificate.not_valid_after_utc:
-        raise StartError(
-            f"{name}: the certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d}. "
-            "`flaremesh provision` renews it in its last 30 days: install the new kit."
-        )
-    if now < certificate.not_valid_before_utc:
-        raise StartError(
-            f"{name}: the certificate is not valid before "
-            f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC. "
-            "Set this machine's clock."
-        )
-    return Identity(name, _attribute(certificate, NameOID.ORGANIZATION_NAME), files.is_server)
+    except RecordError as error:
+        raise StartError(f"{error} Install a kit and a flaremesh of one version.") from None
+
+
+def _check_runs(file: Path, certificate: x509.Certificate, root: x509.Certificate) -> None:
+    """Check that a site's certificate for runs goes with its own."""
+    try:
+        runs = _certificate(file)
+        runs.verify_directly_issued_by(root)
+    except FileNotFoundError:
+        raise _outdated(RUNS) from None
+    except (InvalidSignature, ValueError):
+        raise _mixed(f"{RUNS} is not of the root in the kit") from None
+    if runs.public_key() != certificate.public_key():
+        raise _mixed(f"{RUNS} is for another key than the certificate")
+
+
+def _mixed(what: str) -> StartError:
+    return StartError(f"{what}. The files are from two kits: install one of them whole.")
+
+
+def _outdated(missing: str) -> StartError:
+    return StartError(
+        f"the kit has no {missing}, and so is one of an earlier version. "
+        "Run `flaremesh provision`, and install the new kit."
+    )
 
 
 def check(workspace: Path, name: str | None, gpus: int) -> None:
@@ -108,9 +132,11 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
     Raises:
         StartError: it cannot.
     """
-    found, _, is_server = identity(workspace)
+    holds = identity(workspace)
+    found = holds.name
     if name and found != name:
         raise StartError(f"this is {name}, and the kit is that of {found}. Install the kit of {name}.")
+    _check_key(workspace / "startup")
     probe = workspace / ".writable"
     try:
         probe.write_bytes(bytes(4096))
@@ -120,7 +146,7 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
             f"{found}: the workspace {workspace} cannot be written: {error.strerror}. "
             "It needs room, and the user of this process must own it."
         ) from None
-    if not is_server:
+    if holds.kind is Kind.SITE:
         try:
             policy.read(workspace)
         except policy.PolicyError as error:
@@ -129,6 +155,25 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
             ) from None
     if gpus:
         require_gpus(found, gpus, visible_gpus())
+
+
+def _check_key(startup: Path) -> None:
+    """Check that the private key is there, and that of the certificate."""
+    files = startup_files(startup)
+    try:
+        key = read_key(files.key.read_bytes())
+    except FileNotFoundError:
+        raise StartError(
+            f"{files.key} is missing. If this participant made its key itself, it is the file that "
+            f"`flaremesh request` wrote: put it there. Otherwise install the kit again."
+        ) from None
+    except (OSError, ValueError):
+        raise StartError(f"the private key {files.key} cannot be read. Install the kit again.") from None
+    if key.public_key() != _certificate(files.certificate).public_key():
+        raise StartError(
+            f"{files.key} is not the key of the certificate beside it. Install the key and the kit that were "
+            "made together."
+        )
 
 
 def visible_gpus() -> int | None:
@@ -162,10 +207,6 @@ def require_gpus(name: str, gpus: int, visible: int | None) -> None:
 
 def _certificate(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
-
-
-def _attribute(certificate: x509.Certificate, oid: ObjectIdentifier) -> str:
-    return str(certificate.subject.get_attributes_for_oid(oid)[0].value)
 
 
 def main() -> NoReturn:

@@ -17,6 +17,7 @@ from flaremesh.p2p.json_dataclass import (
     plain,
     require_json,
 )
+from flaremesh.printable import printable, refused
 from flaremesh.topology.neighborhood import Neighborhood
 
 __all__ = ["Config", "LocalConfig", "Neighbor", "Network", "NetworkError", "Node"]
@@ -127,7 +128,9 @@ class Network(JsonDataclass):
 def _site(node: Node) -> str:
     if isinstance(node.id, str) and node.id:
         return node.id
-    raise NetworkError(f"a node has the id {node.id!r}; it must be the name of a site, such as 'site-1'")
+    raise NetworkError(
+        f"the id of a node must be the name of a site, such as 'site-1', not {refused(node.id)}"
+    )
 
 
 def _in_range(weight: Any) -> bool:
@@ -137,17 +140,19 @@ def _in_range(weight: Any) -> bool:
 def _check(node: Node, sites: set[str]) -> None:
     names = [neighbor.id for neighbor in node.neighbors]
     if strangers := [name for name in names if not isinstance(name, str) or name not in sites]:
-        raise NetworkError(f"{node.id} lists {strangers[0]}, which is no node of the network")
+        raise NetworkError(f"{node.id} lists {printable(strangers[0], 80)}, which is no node of the network")
     if len(set(names)) < len(names) or node.id in names:
         raise NetworkError(f"{node.id} lists a neighbour twice or itself")
     total = 0.0
     for neighbor in node.neighbors:
         weight = plain(neighbor.weight)  # again, because it may have been set since
         if not _in_range(weight) or not weight:
-            raise NetworkError(f"{node.id} gives {neighbor.id} the weight {weight!r}; it must lie in (0, 1]")
+            raise NetworkError(
+                f"{node.id} gives {neighbor.id} the weight {refused(weight)}; it must lie in (0, 1]"
+            )
         total += weight
     if node.weight is not None and not _in_range(plain(node.weight)):
-        raise NetworkError(f"{node.id} gives itself the weight {node.weight!r}; it must lie in [0, 1]")
+        raise NetworkError(f"{node.id} gives itself the weight {refused(node.weight)}; it must lie in [0, 1]")
     if node.weight is None and total > 1 + _ROUNDING:
         raise NetworkError(f"the weights of {node.id}'s neighbours sum to {total:g}, more than 1")
 
@@ -169,7 +174,7 @@ def _dict(value: Any, what: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise NetworkError(f"{what} must be a dict, not {value!r}")
+        raise NetworkError(f"{what} must be a dict, not {refused(value)}")
     return value
 
 
@@ -213,9 +218,7 @@ class Config(JsonDataclass):
             if site not in sites:
                 raise NetworkError(f"links tells where to dial {site}, which is no node of the network")
             if not _is_link(link):
-                raise NetworkError(
-                    f"links must say {{'host': ..., 'ports': [low, high]}} for {site}, and says {link!r}"
-                )
+                raise NetworkError(f"links must say {{'host': ..., 'ports': [low, high]}} for {site}")
         try:
             require_json(config.__dict__, "the configuration")
         except RecursionError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from flaremesh.certificates import Kind
 from flaremesh.issuing import Authority, Profile, key_pem, new_key, pem, read_key
@@ -113,23 +114,38 @@ class CertificateStore:
         return {name: reason for name, reason in reasons.items() if reason}
 
     def issue(
-        self, authority: Authority, wanted: Mapping[str, Profile], names: Iterable[str], days: int
+        self,
+        authority: Authority,
+        profile: Profile,
+        days: int,
+        own_key: rsa.RSAPublicKey | None = None,
     ) -> None:
-        """Issue new certificates for new keys.
+        """Issue a participant a new certificate.
 
         Args:
             authority: the root.
-            wanted: what each participant's certificate is to say.
-            names: who gets one.
+            profile: what the certificate is to say.
             days: of validity.
+            own_key: of a participant that made it itself; others get a new one.
         """
         self.authority = authority
-        for name in names:
-            before, key = self._held.get(name), new_key()
-            certificate = authority.issue(
-                wanted[name], key.public_key(), days, before.certificate if before else None
-            )
-            self._held[name] = _Held(certificate, key_pem(key).decode())
+        before = self._held.get(profile.name)
+        former = before.certificate if before else None
+        if own_key:
+            self._held[profile.name] = _Held(authority.issue(profile, own_key, days, former), None)
+            return
+        key = new_key()
+        certificate = authority.issue(profile, key.public_key(), days, former)
+        self._held[profile.name] = _Held(certificate, key_pem(key).decode())
+
+    def own_key(self, name: str) -> rsa.RSAPublicKey | None:
+        """The public key of a participant that made its key itself."""
+        held = self._held.get(name)
+        if held is None or held.key is not None:
+            return None
+        key = held.certificate.public_key()
+        assert isinstance(key, rsa.RSAPublicKey), "requests with others are refused"
+        return key
 
     def forget(self, holders: Iterable[str]) -> None:
         """Drop the certificates and private keys of these participants."""

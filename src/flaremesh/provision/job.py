@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flaremesh.p2p.gate import order
 from flaremesh.p2p.networks import network_of
 from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
 from flaremesh.p2p.tasks import Task
@@ -47,6 +48,15 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
     _write(folder / _SERVER_APP / "config/config_fed_server.json", _server_config(topology, mesh, name))
     _write(folder / _SITE_APP / "config/config_fed_client.json", _site_config(run))
     deliver(run.problem, folder / _SITE_APP)
+    # each export is a run of its own, which a site lets in once
+    asked = order.order(tuple(sites), _edges(mesh), run.links, topology.name)
+    for app in (_SERVER_APP, _SITE_APP):
+        order.write(asked, folder / app)
+
+
+def _edges(mesh: Mesh) -> dict[str, tuple[str, ...]]:
+    """Whose values go to whom, in any phase."""
+    return {site: tuple(sorted(set(mesh.graph.successors(site)) - {site})) for site in mesh.sites}
 
 
 def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:

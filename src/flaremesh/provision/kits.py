@@ -2,20 +2,23 @@
 
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from flaremesh.class_path import prefix_of
 from flaremesh.errors import FlaremeshError
-from flaremesh.issuing import Authority
+from flaremesh.issuing import Authority, read_key
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.charter import CHARTER
-from flaremesh.p2p.components import COMPONENTS
+from flaremesh.p2p.components import CLASSES
 from flaremesh.p2p.nvflare.kits import Files, KitsRefused, MeshProject
 from flaremesh.p2p.nvflare.settings import Settings
+from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.provision import charters, firewall
 from flaremesh.provision.agents import site_agents
 from flaremesh.provision.certificates import CERTIFICATES, Certificate, CertificateStore, profiles
@@ -35,6 +38,7 @@ from flaremesh.provision.replacement import (
     replace_text,
     workplace,
 )
+from flaremesh.provision.requests import Request
 from flaremesh.provision.stamp import stamp
 from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.mesh import Mesh, build
@@ -58,7 +62,8 @@ class Provisioned:
         removed: participants whose kit and private key were deleted.
         kept: folders of removed participants with what others put beside kit and release.
         reissued: participants of before with a new certificate, and why.
-        replaced: the certificates that these had before.
+        retired: the former certificates of participants that were removed or renewed on request; they are
+            valid until they expire or are revoked.
         certificates: all certificates, the root's first.
     """
 
@@ -68,12 +73,17 @@ class Provisioned:
     removed: tuple[str, ...]
     kept: tuple[Path, ...]
     reissued: Mapping[str, str]
-    replaced: tuple[Certificate, ...]
+    retired: tuple[Certificate, ...]
     certificates: tuple[Certificate, ...]
 
 
 def provision(
-    topology: Topology, out: Path, *, remove: bool = False, renew: Collection[str] = ()
+    topology: Topology,
+    out: Path,
+    *,
+    remove: bool = False,
+    renew: Collection[str] = (),
+    request: Request | None = None,
 ) -> Provisioned:
     """Make the startup kits of a mesh in ``out/kits``, or bring them up to date.
 
@@ -91,6 +101,8 @@ def provision(
         remove: delete kit and private key of participants that left the topology. Their certificates stay
             valid until they expire or are listed in ``topology.certificates.revoked``.
         renew: participants that get a new key and certificate.
+        request: of a participant that made its key itself: its certificate is for that one, and neither kit
+            nor state has the private key.
 
     Raises:
         ProvisionError: the topology contradicts what was provisioned before, or NVFlare refused it.
@@ -105,7 +117,8 @@ def provision(
     except ValueError as error:
         raise ProvisionError(f"NVFlare refuses a name in the topology file: {error}") from None
     names, wanted = project.participants, profiles(topology)
-    if unknown := sorted(set(renew).difference(names)):
+    own_keys = {request.name: request.key} if request else {}
+    if unknown := sorted({*renew, *own_keys}.difference(names)):
         raise ProvisionError(f"not in the topology file: {', '.join(unknown)}. It names {', '.join(names)}.")
     store = CertificateStore(out / CERTIFICATES)
     _check_root(topology, store.authority)
@@ -115,12 +128,23 @@ def provision(
             f"provisioned before, but no longer in the topology file: {', '.join(removed)}. "
             "Run again with --remove to delete their kits and private keys, or put the entries back."
         )
-    reissued = store.stale(wanted) | dict.fromkeys(store.holders.intersection(renew), "it was asked for")
-    former = tuple(one for one in store.certificates() if one.holder in reissued)
+    if kept_keys := [name for name in renew if store.own_key(name)]:
+        raise ProvisionError(
+            f"{', '.join(kept_keys)} made the key: `flaremesh request` there makes a new one, and "
+            "`flaremesh sign` its certificate."
+        )
+    asked = {
+        **dict.fromkeys(renew, "it was asked for"),
+        **{name: "for its own key" for name, key in own_keys.items() if store.own_key(name) != key},
+    }
+    reissued = store.stale(wanted) | {name: asked[name] for name in asked.keys() & store.holders}
+    retired = tuple(one for one in store.certificates() if one.holder in {*removed, *asked})
     store.forget(removed)
     authority = store.authority or Authority.new(topology.name, topology.certificates.root_days)
-    new = [name for name in names if name in reissued or name not in store.holders]
-    store.issue(authority, wanted, new, topology.certificates.days)
+    for name in names:
+        if name in reissued or name not in store.holders:
+            own_key = own_keys.get(name) or store.own_key(name)
+            store.issue(authority, wanted[name], topology.certificates.days, own_key)
     documents = charters.seal(charters.charters(topology, mesh), authority, out / charters.CHARTERS)
     startup = {
         name: store.startup(wanted[name]) | {CHARTER: document.encode()}
@@ -147,6 +171,8 @@ def provision(
         # them from this
         replace_text(store.json(), out / CERTIFICATES, work, mode=0o600)
         replace_text(json.dumps(documents), out / charters.CHARTERS, work, mode=0o600)
+        for name in own_keys:
+            _remove_former_key(kits / name / PARTS[0], own_keys[name])
         replaced = [name for name in names if replace_folder(built / name, kits / name, work)]
         replace_text(firewall.sheet(topology, mesh), out / "firewall.md", work, mode=0o644)
         if topology.deploy:
@@ -160,9 +186,17 @@ def provision(
         removed=tuple(removed),
         kept=tuple(kept),
         reissued=reissued,
-        replaced=former,
+        retired=retired,
         certificates=store.certificates(),
     )
+
+
+def _remove_former_key(startup: Path, key: rsa.RSAPublicKey) -> None:
+    """Remove the key from before the participant made one itself, which would stay beside the new kit."""
+    file = startup_files(startup).key
+    with suppress(OSError, ValueError):
+        if read_key(file.read_bytes()).public_key() != key:
+            file.unlink()
 
 
 def _write_releases(topology: Topology, mesh: Mesh, kits: Path, folder: Path) -> None:
@@ -204,7 +238,7 @@ def _make(
 ) -> Path:
     """Let NVFlare make all kits."""
     settings = Settings(
-        classes=[*COMPONENTS, *map(prefix_of, topology.code.packages)],
+        classes=[*CLASSES, *map(prefix_of, topology.code.packages)],
         code=topology.code.files,
         agents=site_agents(topology, mesh),
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Mixed, Vectors
 from flaremesh.errors import FlaremeshError
-from flaremesh.gossip import Gossip, Mixture
+from flaremesh.gossip import Gossip, Mixture, message_bytes
 from flaremesh.links import Key, Link, send_in_time
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.problems.protocol import Problem
@@ -29,7 +29,7 @@ _LOOK_SECONDS = 1.0  # norms are taken so seldom, since each costs a pass over a
 
 
 class NonFiniteValue(FlaremeshError):
-    """A site's loss or iterate is NaN or infinite; the message names the site."""
+    """A site's loss or iterate is NaN or infinite, or what it sent; the message names the site."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ class SiteRun:
         ]
         self._observed = self._observation(-1)
         self._algorithm = CheckedAlgorithm(algorithm, initial, self._gradient)
+        self._expect(algorithm, initial, buffers)
         self.problem.state(self.estimate)  # a model that cannot be saved fails now, not at the end
         self._evaluate(0)
 
@@ -251,6 +252,13 @@ class SiteRun:
         mixture = self._collect(observed.iteration, stage)
         observed.under_way.remove(stage)
         observed.distances[stage] = mixture.distance
+        if mixture.poisoned and self._options.stop_on_non_finite:
+            self._untold = observed.record(self._algorithm.message)
+            self._tell()
+            raise NonFiniteValue(
+                f"{' and '.join(mixture.poisoned)} sent {self.site} a value that is not finite in iteration "
+                f"{observed.iteration + 1}. Sites check what they send: that one is broken, or means harm"
+            )
         vectors = mixture.vectors
         if stage == 0:
             if observed.look:
@@ -267,6 +275,17 @@ class SiteRun:
         key = Key(iteration, stage, self.site)
         for peer in self._hood(iteration).out:
             send_in_time(self._link, peer, key, payloads, self._options.peer_timeout)
+
+    def _expect(self, algorithm: Algorithm[Any], initial: Tensor, buffers: Tensor | None) -> None:
+        """Tell the link how long messages are: the neighbours' are as long as the own ones."""
+        lengths = []
+        for stage, exchange in enumerate(algorithm.exchanges):
+            vectors = [
+                initial.new_empty(length, device="meta") for length in exchange.lengths(initial.numel())
+            ]
+            last = [buffers] if buffers is not None and stage == 0 else []
+            lengths.append(message_bytes(self._options.wire, [*vectors, *last], exact_last=bool(last)))
+        self._link.expect(max(lengths, default=0))
 
     def _collect(self, iteration: int, stage: int) -> Mixture:
         """Wait for the in-neighbours' messages, and mix them with the one that was published."""

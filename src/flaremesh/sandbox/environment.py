@@ -19,6 +19,8 @@ PASSED: Final[Mapping[str, str]] = {
     "TZ": "times in logs",
     "PYTHON*": "where modules are, and how the interpreter works",
     "LD_LIBRARY_PATH": "where libraries of CUDA are",
+    "LD_PRELOAD": "how memory is allocated",
+    "MALLOC_*": "the same",
     "OMP_*": "how many threads compute",
     "KMP_*": "the same, of Intel's and LLVM's OpenMP",
     "MKL_*": "the same",
@@ -51,14 +53,30 @@ PROXIES: Final = frozenset(
 """How the server is reached; passed unless there is a password in it."""
 
 
-def of_job(given: Mapping[str, str]) -> dict[str, str]:
-    """What of the environment ``given`` to its site the process of a job may see."""
+_CACHES = ("NUMBA_CACHE_DIR", "TRITON_CACHE_DIR")  # of what is compiled, which must be writable
+
+
+def of_job(given: Mapping[str, str], temporary: str) -> dict[str, str]:
+    """The environment of a job's process.
+
+    Args:
+        given: the environment of its site, of which it may see what is listed.
+        temporary: the run's own folder for temporary files.
+    """
     patterns = [*PASSED, *_more(given)]
-    return {
-        name: value
-        for name, value in given.items()
-        if _named(name, patterns) or (name in PROXIES and not _has_password(value))
-    } | {"PYTHONSAFEPATH": "1"}  # nothing is imported from the folder in which the process works
+    caches = {name: f"{temporary}/{name}" for name in _CACHES}
+    return (
+        caches
+        | {
+            name: value
+            for name, value in given.items()
+            if _named(name, patterns) or (name in PROXIES and not _has_password(value))
+        }
+        | {
+            "TMPDIR": temporary,
+            "PYTHONSAFEPATH": "1",  # nothing is imported from the folder in which the process works
+        }
+    )
 
 
 def withheld_proxies(given: Mapping[str, str]) -> list[str]:

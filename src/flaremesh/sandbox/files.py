@@ -46,7 +46,8 @@ def grants(workspace: Path, run: str, environment: Mapping[str, str]) -> Iterato
     """What the process of a job may do with which files; arguments are those of `confine`.
 
     Names can be listed everywhere, and content can be read but for that of hidden files. Of its participant's
-    workspace the process reads the settings and the certificates, and it owns the run's folder.
+    workspace the process reads the settings and the certificates, and it writes the run's folder. There it
+    makes no links: the participant's own process packs that folder, and would follow them.
     """
     home = environment.get("HOME", "")
     secrets = ["/run/secrets", "/var/run/secrets", *(f"{home}/{name}" for name in _SECRETS)]
@@ -57,7 +58,7 @@ def grants(workspace: Path, run: str, environment: Mapping[str, str]) -> Iterato
         yield Path(part), Access.READ
     for pattern in _DEVICES:
         for device in Path("/dev").glob(pattern):
-            yield device, Access.WRITE
+            yield device, Access.WRITE_ANYTHING
     yield workspace / "local", Access.READ
     for file in (workspace / "startup").iterdir():
         if file.is_file() and file.suffix != ".key":
@@ -72,7 +73,7 @@ def grants(workspace: Path, run: str, environment: Mapping[str, str]) -> Iterato
     temporary = {os.path.realpath(f"{environment.get('TMPDIR', '/tmp/run')}/.."), "/tmp", "/var/tmp"}
     for folder in temporary.union(paths(environment, WRITES_VARIABLE)):
         for part in around(folder, hidden):
-            yield Path(part), Access.WRITE
+            yield Path(part), Access.WRITE_ANYTHING
 
 
 def around(top: str, hidden: Collection[str]) -> Iterator[str]:

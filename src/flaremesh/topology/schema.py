@@ -528,6 +528,11 @@ class Code(Closed):
         (), description="installed packages whose problems and algorithms are allowed"
     )
     files: bool = Field(False, description="accept problems that a job brings along as a file")
+    sha256: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
+        (),
+        description="digests of code that somebody has read; where there are any, a job's files of code and "
+        "the modules of `packages` that it names must have one of them",
+    )
 
 
 class Deploy(Closed):

@@ -81,7 +81,7 @@ def _words(root: dict[str, Any], error: ErrorDetails, value: str) -> tuple[str, 
         case "extra_forbidden":
             name, known = str(location[-1]), list(_schema_at(root, location[:-1])["properties"])
             return "there is no such field", instead(_near(name, known) or name, known)
-        case "literal_error":
+        case "literal_error" | "enum":
             known = schema.get("enum", [schema.get("const")])
             return f"{value} is unknown", instead(str(error["input"]), known)
         case "too_short":

@@ -89,6 +89,31 @@ def test_edges_are_tried_at_once_and_each_has_its_own_outcome(authority, port):
     assert "nowhere.invalid" in found["shifted"].reason
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xff",
+        b"7",
+        b"{}" * 2,
+        b'{"port": 0, "run": "x"}',
+        b'{"port": 1e9, "run": "x"}',
+        b'{"port": "ssh"}',
+        b'{"why": {}}',
+    ],
+)
+def test_a_peer_that_answers_nonsense_is_named(authority, answer):
+    (edge,) = try_edges("bonn", {"ulm": "localhost"}, lambda peer, timeout: answer, authority.issue("bonn"))
+    assert edge.ok is False
+    assert edge.reason.startswith("what ulm answers is not an answer to the request to be dialled: ")
+
+
+def test_the_words_of_a_peer_are_printable(authority):
+    told = turn_away("\x1b[2J" * 9999, "\n", wrong=True)
+    (edge,) = try_edges("bonn", {"ulm": "localhost"}, lambda peer, timeout: told, authority.issue("bonn"))
+    assert edge.reason.isprintable()
+    assert len(edge.reason) == 2000
+
+
 def test_who_is_late_to_answer_is_asked_again(authority, port):
     ulm = ProbeListener("localhost", (port, port), authority.issue("ulm"))
     answers = iter([None, invite(ulm.expect("bonn"))])

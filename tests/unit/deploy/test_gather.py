@@ -17,7 +17,7 @@ from flaremesh.deploy.targets.kubernetes import commands
 from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.sink import Evaluation
-from flaremesh.p2p.outcome import RunResult, SiteResult
+from flaremesh.p2p.outcome import Graph, RunResult, SiteResult
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.load import load
 
@@ -97,6 +97,14 @@ def test_sites_that_the_topology_does_not_name_are_ignored(run: Gathering, tmp_p
 def test_the_server_does_not_say_which_run_it_was(run: Gathering) -> None:
     result = run.gather(replace(TOLD, run_id="../run-2", name="other", topology="other"))
     assert (result.run_id, result.name, result.topology) == ("run-1", "mine", "ring3-consensus")
+
+
+def test_the_server_does_not_say_over_which_graph_it_was(run: Gathering) -> None:
+    lie = Graph(["bonn", "moon"], [[[1.0, 0.0], [0.0, 1.0]]])
+    result = run.gather(replace(TOLD, graph=lie, predicted_contraction=1e300))
+    assert result.graph
+    assert result.graph.sites == list(SITES)
+    assert result.predicted_contraction == pytest.approx(0.0, abs=1)
 
 
 def test_the_thinned_histories_are_not_written_twice(run: Gathering) -> None:

@@ -340,3 +340,21 @@ def test_the_command_says_what_a_run_folder_is(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert result.exit_code == 2
     assert "holds no run" in result.output
+
+
+def test_a_folder_that_somebody_made_up_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
+    name, folder = "$\\frac{<b>$", tmp_path / "run-1"
+    (folder / name).mkdir(parents=True)
+    figures = {"consensus_distance": 1e308, "seconds": 0, "wait_seconds": 1e12, "gradient_seconds": 5e-324}
+    lines = [
+        {"iteration": iteration, "loss": loss, **figures}
+        for iteration, loss in ((0, 1e308), (1 << 53, -1e308), (3, 5e-324))
+    ]
+    (folder / name / HISTORY).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    graph = {"sites": [name, "x"], "matrices": [[[1e3, -1e3], [0, 0]]]}
+    lie = {"run_id": "<script>", "outcome": "failed", "reason": "<script>\x1b[2J", "graph": graph}
+    (folder / RESULT).write_text(json.dumps(lie | {"sites": {name: {"metrics": {"<i>": None}}}}))
+    page = write_report(folder, tmp_path / "report").page.read_text()
+    assert "<script>" not in page
+    assert "<i>" not in page
+    assert "\x1b" not in page

@@ -1,6 +1,9 @@
 """What a site's own policy lets in, rule by rule, and how its mistakes are reported."""
 
+import re
 from datetime import datetime
+from pathlib import Path
+from textwrap import dedent
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -105,7 +108,10 @@ MISTAKES = {
     "a time that is none": ("hours: {times: [25:00-26:00]}", "'25:00-26:00' is not allowed; expected"),
     "no such zone": ("hours: {time_zone: Mars}", "there is no time zone 'Mars'"),
     "a path as a zone": ("hours: {time_zone: ../../etc/passwd}", "there is no time zone"),
-    "an unknown carrier": ("carriers: [pigeon]", "line 1: carriers[0]: 'pigeon'"),
+    "an unknown carrier": (
+        "carriers: [pigeon]",
+        "line 1: carriers[0]: 'pigeon' is unknown; write one of direct, relay",
+    ),
     "no carrier": ("carriers: []", "0 given, at least 1 needed"),
     "an unknown role": ("submitters: {roles: [king]}", "line 1: submitters.roles[0]: 'king' is unknown"),
     "a digest too short": ("code: [abc]", "line 1: code[0]: 'abc' is not allowed"),
@@ -139,3 +145,13 @@ def test_a_policy_that_may_not_be_read_refuses_everything(workspace):
 
     with pytest.raises(PolicyError, match="the file is a folder or a device"):
         policy.read(workspace)
+
+
+def test_the_policy_that_the_documentation_shows_is_one(workspace):
+    page = Path(__file__).parents[3] / "docs/site-policy.md"
+    (example,) = re.findall(r"^    submitters:.*\n(?:    .*\n)+", page.read_text(), re.MULTILINE)
+    (workspace / "policy.yaml").write_text(dedent(example))
+
+    given = policy.read(workspace)
+
+    assert given.model_fields_set == set(type(given).model_fields)

@@ -113,6 +113,38 @@ def test_a_message_that_is_no_vector_names_its_sender_and_what_is_wrong(wire, fi
         gossip.mix(BONN, {"kiel": first_bytes.ljust(size, b"\0")})
 
 
+TRIO = Neighborhood("bonn", self_weight=0.5, in_weights={"kiel": 0.25, "ulm": 0.25}, out=("kiel",))
+
+
+@pytest.mark.parametrize("wire", ["exact", "float32", "bfloat16"])
+@pytest.mark.parametrize("vector", [0, 1])
+def test_of_several_neighbours_the_one_that_sent_poison_is_named(wire, vector):
+    gossip = Gossip(Wire.of(wire))
+    fine = message(gossip.publish(vectors(100, 100)))
+    assert gossip.mix(TRIO, {"kiel": fine, "ulm": fine}).poisoned == ()
+    worse = bytearray(fine)
+    half = vector * len(fine) // 2
+    worse[half : half + 8] = b"\xff" * 8
+    assert gossip.mix(TRIO, {"kiel": fine, "ulm": memoryview(worse)}).poisoned == ("ulm",)
+
+
+def test_a_sum_that_overflows_is_nobodys_poison():
+    gossip = Gossip(Wire.of("exact"))
+    great = [torch.full((100,), 1e308, dtype=torch.float64)]
+    fine = message(gossip.publish([-great[0]]))
+    gossip.publish(great)
+    mixture = gossip.mix(TRIO, {"kiel": fine, "ulm": fine})
+    assert mixture.distance == float("inf")
+    assert mixture.poisoned == ()
+
+
+def test_what_a_model_keeps_beside_its_parameters_may_be_infinite():
+    gossip = Gossip(Wire.of("exact"), exact_last=True)
+    values, mask = torch.zeros(3), torch.tensor([0.0, -torch.inf])
+    masked = message(gossip.publish([values, mask]))
+    assert gossip.mix(BONN, {"kiel": masked}).poisoned == ()
+
+
 def test_large_vectors_take_turns_in_the_same_memory():
     pair = Pair("exact")
     bonns, kiels = vectors(100_000), vectors(100_000, seed=1)

@@ -30,6 +30,7 @@ class Observer:
 
     def __init__(self):
         self.refusals, self.links, self.wanted = Counter(), {}, {}
+        self.changes = Counter()
         self.sent_bytes, self.received_bytes, self.waits = Counter(), Counter(), Counter()
         self._changed = threading.Condition()
 
@@ -50,6 +51,11 @@ class Observer:
     def linked(self, peer, kind, wanted):
         with self._changed:
             self.links[peer], self.wanted[peer] = kind, wanted
+            self._changed.notify_all()
+
+    def changed(self, peer, kind):
+        with self._changed:
+            self.changes[peer, kind] += 1
             self._changed.notify_all()
 
     def wait_for(self, condition, timeout=15):

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from direct_mesh import Proxy, Sites, edges_of, exchange
 from direct_mesh import message as plain
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +34,7 @@ class Run:
         sites.add("a", ["b", "c"], ["b", "c"])
         self.address = sites.add("b", ["a", "m"], ["a"]).address
         sites.add("c", ["a"], ["a"])
-        sites.add("m", [], ["b"], direct=False)
+        sites.add("m", [], ["b"], mode="relay")
         proxy = Proxy(self.address)
         self.proxies.append(proxy)
         assert not any(sites.open({"b": proxy.address}).values())
@@ -139,9 +140,12 @@ def mallory(authority):
 
 def credentials_of(case, name, authority, foreign_authority):
     return {
-        "foreign": lambda: foreign_authority.issue(name, root=authority),
+        "foreign": lambda: foreign_authority.issue(name, root=authority.file),
         "expired": lambda: authority.issue(name, days=-1),
         "misnamed": lambda: authority.issue("z"),
+        "of another site": lambda: authority.issue(name, issuer="z"),
+        "a site's kit": lambda: authority.kit(name, [ExtendedKeyUsageOID.CLIENT_AUTH]),
+        "the server's kit": lambda: authority.kit(name, [ExtendedKeyUsageOID.SERVER_AUTH]),
     }[case]()
 
 
@@ -151,6 +155,9 @@ def credentials_of(case, name, authority, foreign_authority):
         ("foreign", ("", "untrusted"), "the handshake was refused"),
         ("expired", ("", "expired"), "CERTIFICATE_EXPIRED"),
         ("misnamed", ("z", "stranger"), "it refuses this site: stranger"),
+        ("of another site", ("", "untrusted"), "it refuses this site: untrusted"),
+        ("a site's kit", ("", "untrusted"), "it refuses this site: untrusted"),
+        ("the server's kit", ("", "untrusted"), "the handshake was refused"),
     ],
 )
 def test_a_dialler_that_is_not_who_it_says_is_refused(
@@ -174,6 +181,9 @@ def test_a_dialler_that_is_not_who_it_says_is_refused(
         ("foreign", "rejected", "its certificate is not accepted"),
         ("expired", "rejected", "certificate has expired"),
         ("misnamed", "handshake", "z answers there"),
+        ("of another site", "handshake", "z issued a certificate in a name that is not its own"),
+        ("a site's kit", "rejected", "its certificate is not accepted"),
+        ("the server's kit", "handshake", "its certificate is not accepted"),
     ],
 )
 def test_a_listener_that_is_not_who_it_says_is_refused_and_never_relayed_to(
@@ -188,10 +198,31 @@ def test_a_listener_that_is_not_who_it_says_is_refused_and_never_relayed_to(
         assert "x has no link to y" in str(errors["x"])
         assert cause in str(errors["x"])
         assert "no sign of x" in str(errors["y"])
-        assert not others.relayed
+        assert others.relayed["x", "y"] == 0
         observer = others.observers["y"]
         assert observer.wait_for(lambda: reason in {counted for _, counted in observer.refusals})
     assert not run.refusals
+
+
+def test_a_certificate_that_was_revoked_connects_nobody(others, authority):
+    of_x = authority.issue("x")
+    _, issuer = of_x.chain()
+    others.add("x", ["y"], ["y"], credentials=of_x)
+    others.add("y", ["x"], ["x"], credentials=authority.issue("y", revoked=[str(issuer.serial_number)]))
+    errors = others.open()
+    assert "it refuses this site: revoked" in str(errors["x"])
+    assert "the certificate of x is revoked" in str(errors["y"])
+    assert others.observers["y"].refusals["", "revoked"] == 1
+
+
+def test_a_certificate_that_was_replaced_displaces_nobody_that_has_the_new_one(run, authority):
+    """The replaced kit's owner dials in while the honest site's link is up."""
+    replaced = authority.issue("a", since=-90)
+    with run.undisturbed(), connect(run.address, replaced) as connection:
+        connection.sendall(pack(HELLO, RUN))
+        assert answer(connection).kind is Kind.REFUSED
+        assert connection.recv(64) == b"outdated"
+    assert run.refusals == {("", "outdated"): 1}
 
 
 def test_both_ends_of_an_edge_learn_that_one_certificate_is_expired(others, authority):

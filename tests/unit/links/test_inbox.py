@@ -8,6 +8,7 @@ import pytest
 from flaremesh.links import Key, PeerTimeout, RunAborted
 from flaremesh.links import inbox as inbox_module
 from flaremesh.links.inbox import Inbox
+from flaremesh.links.link import Refusal
 
 FROM_BONN, FROM_KIEL = Key(3, 0, "bonn"), Key(3, 0, "kiel")
 
@@ -71,23 +72,48 @@ def test_an_abort_is_noticed_even_where_nothing_is_missing():
         Inbox(cancelled=lambda: True).take([], timeout=60)
 
 
-def test_a_sender_that_is_far_ahead_must_wait_and_what_it_owes_always_fits(monkeypatch):
-    monkeypatch.setattr(inbox_module, "_EARLY_BYTES", 100)
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("longest", [1, 5 * MIB, 900 * MIB])
+def test_a_sender_may_be_a_few_messages_ahead_and_what_it_owes_always_fits(longest):
     box = Inbox(lambda: False)
-    box.put(Key(0, 0, "b"), bytes(1000))
-    assert not box.is_full("b")
-    box.put(Key(1, 0, "b"), b"")
-    assert box.is_full("b")
-    assert not box.is_full("c")
+    box.expect(longest)
+    assert box.refusal("b", longest) is None
+    assert box.refusal("b", longest, under_way=longest) is None
+    assert box.refusal("b", longest, under_way=max(8 * longest, MIB)) is Refusal.EARLY
+
+
+def test_so_many_messages_of_a_sender_wait_and_no_more(monkeypatch):
+    monkeypatch.setattr(inbox_module, "_EARLY_MESSAGES", 2)
+    box = Inbox(lambda: False)
+    for iteration in range(2):
+        assert box.refusal("b", 1) is None
+        box.put(Key(iteration, 0, "b"), b"x")
+    assert box.refusal("b", 1) is Refusal.EARLY
+    assert box.refusal("c", 1) is None
     box.take([Key(0, 0, "b")], 0)
-    assert not box.is_full("b")
+    assert box.refusal("b", 1) is None
 
 
-def test_a_message_that_came_over_another_link_before_is_dropped():
+def test_little_is_taken_in_before_it_is_known_how_long_messages_are():
+    box = Inbox(lambda: False)
+    box.put(Key(0, 0, "b"), bytes(MIB - 1))
+    assert box.refusal("b", 1) is None
+    assert box.refusal("b", 2) is Refusal.EARLY
+    box.expect(100)
+    assert box.refusal("b", 101) is Refusal.OVERSIZED
+    box.expect(200)
+    box.expect(100)
+    assert box.refusal("c", 200) is None
+    assert box.refusal("c", 201) is Refusal.OVERSIZED
+
+
+def test_a_name_belongs_to_the_first_message_that_had_it():
     box = Inbox(lambda: False)
     key = Key(0, 0, "b")
-    box.put(key, b"first")
-    box.put(key, b"again", repeat=True)
+    assert box.put(key, b"first")
+    assert not box.put(key, b"second")
     assert box.take([key], 0) == {key: b"first"}
-    box.put(key, b"again", repeat=True)
+    assert not box.put(key, b"third")
     assert key not in box

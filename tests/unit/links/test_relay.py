@@ -36,6 +36,9 @@ class Counters:
     def linked(self, peer, kind, wanted):
         pass
 
+    def changed(self, peer, kind):
+        pass
+
 
 class _Transport:
     """Of one site, into a queue; tells the network how to deliver."""

@@ -23,7 +23,7 @@ class Handover(Carrier):
     def send(self, peer, message):
         if self.gone is None:
             self.under_way.append(message)
-            self._inboxes[peer].put(message.key, b"".join(message.buffers), repeat=message.repeat)
+            self._inboxes[peer].put(message.key, b"".join(message.buffers))
         return self.gone
 
     def lose(self, peer, cause):

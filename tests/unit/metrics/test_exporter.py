@@ -1,5 +1,6 @@
 """The HTTP side of a participant: metrics, health, readiness, report."""
 
+import contextlib
 import json
 import socket
 import urllib.error
@@ -11,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from flaremesh.metrics import exporter as exporter_module
 from flaremesh.metrics.exporter import Exporter
 
 
@@ -86,6 +88,54 @@ def test_other_paths_do_not_exist(exporter):
 def test_a_silent_connection_does_not_hold_up_a_scrape(exporter):
     with socket.create_connection(("127.0.0.1", exporter.port)):
         assert get(exporter, "/metrics")[0] == 200
+
+
+def connections(exporter, count):
+    return [socket.create_connection(("127.0.0.1", exporter.port), timeout=5) for _ in range(count)]
+
+
+def test_one_address_has_a_few_connections_and_no_thread_for_more(exporter):
+    held = connections(exporter, 16)
+    refused = connections(exporter, 20)
+    assert [client.recv(1) for client in refused] == [b""] * 20
+    held.pop().close()
+    while not is_served(exporter):  # the server notices an end when it reads it
+        pass
+    for client in (*held, *refused):
+        client.close()
+
+
+def is_served(exporter):
+    (client,) = connections(exporter, 1)
+    with client, contextlib.suppress(ConnectionError):
+        client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        return client.recv(1) == b"H"
+    return False
+
+
+def test_a_client_that_asks_byte_by_byte_is_parted_with(monkeypatch, exporter):
+    monkeypatch.setattr(exporter_module, "_CLIENT_SECONDS", 0.5)
+    (client,) = connections(exporter, 1)
+
+    def dribble():
+        while True:
+            client.sendall(b"G")
+
+    with client, pytest.raises(ConnectionError):
+        dribble()
+
+
+def test_the_kit_is_shown_on_this_machine_alone(monkeypatch):
+    exporter = Exporter("127.0.0.1", 0, [], list, lambda: (True, b""), {"/kit": b"{}"})
+    assert get(exporter, "/kit") == (200, "{}")
+    monkeypatch.setattr(exporter_module, "_is_here", lambda connection: False)
+    assert get(exporter, "/kit")[0] == 404
+    exporter.close()
+
+
+def test_no_stranger_learns_which_python_serves(exporter):
+    with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/healthz", timeout=5) as reply:
+        assert reply.headers["Server"].strip() == "flaremesh"
 
 
 def test_a_port_in_use_is_an_error(exporter):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.message import Message
-from nvflare.private.defs import CellMessageHeaderKeys
+from nvflare.private.defs import CellChannel, CellChannelTopic, CellMessageHeaderKeys, JobFailureMsgKey
 
 from flaremesh.p2p.nvflare.cells import FRAMES, METRICS, ParticipantCell, RunCell
 from ports import free_port
@@ -50,6 +50,41 @@ def test_the_server_hears_a_sites_bytes_and_neither_runs_nor_who_speaks_for_anot
     site.tell(METRICS, {"no": "bytes"})
     site.tell(METRICS, b"the last")
     assert heard == [(SITE, b"the last")]
+
+
+def test_the_server_hears_of_failed_jobs_whatever_a_site_says_of_them(cells):
+    heard = []
+    ParticipantCell(cells["server"]).hear_failures(lambda *what: heard.append(what))
+    cells["server"].core_cell.register_request_cb(
+        CellChannel.SERVER_MAIN, CellChannelTopic.REPORT_JOB_FAILURE, lambda message: None
+    )
+    reports = [
+        7,
+        None,
+        {},
+        {JobFailureMsgKey.CODE: 1, JobFailureMsgKey.JOB_ID: ["run-1"]},
+        {JobFailureMsgKey.CODE: 1, JobFailureMsgKey.JOB_ID: "../run-1"},
+        {JobFailureMsgKey.CODE: {}, JobFailureMsgKey.JOB_ID: "run-1"},
+        {JobFailureMsgKey.CODE: 0, JobFailureMsgKey.JOB_ID: "run-1"},
+        {JobFailureMsgKey.CODE: 1, JobFailureMsgKey.JOB_ID: "run-1"},
+    ]
+    for report in reports:
+        cells[SITE].core_cell.fire_and_forget(
+            CellChannel.SERVER_MAIN,
+            CellChannelTopic.REPORT_JOB_FAILURE,
+            "server",
+            Message(payload=report),
+            optional=True,
+        )
+    assert heard == [(SITE, "run-1")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "heard"), [(b"yes", b"yes"), (1 << 40, None), ("yes", None), (bytes(1 << 17), None)]
+)
+def test_a_site_hears_of_another_one_a_few_bytes_and_nothing_else(cells, answer, heard):
+    ParticipantCell(cells["server"]).answer("question", lambda site: answer)
+    assert ParticipantCell(cells[SITE]).ask("server", "question", 5.0) == heard
 
 
 def test_a_run_hears_the_bytes_of_its_sites_and_nothing_else_that_they_send(cells):

@@ -148,7 +148,7 @@ def test_a_panic_of_a_sites_code_ends_the_run_with_its_words(controller):
 
 def test_a_start_timeout_that_is_no_time_is_refused():
     controller = DistOptController(Config(RING, {"start_timeout": "soon"}))
-    with pytest.raises(ExtraError, match=r'extra\["start_timeout"\] must be a number above 0, not \'soon\''):
+    with pytest.raises(ExtraError, match=r'extra\["start_timeout"\] must be a number above 0, not a str'):
         _ = controller._start_timeout
 
 

@@ -8,6 +8,7 @@ from nvflare.job_config.api import FedJob
 from flaremesh.p2p.controllers import DistOptController
 from flaremesh.p2p.executors import ConsensusExecutor
 from flaremesh.p2p.fed_job import ArgumentError
+from flaremesh.p2p.gate import order
 from flaremesh.p2p.types import Config, Neighbor, Network, Node
 
 NETWORK = Network([Node("bonn", [Neighbor("ulm", 0.5)]), Node("ulm", [Neighbor("bonn", 0.5)])])
@@ -63,3 +64,23 @@ def test_the_second_argument_of_a_controller_is_the_stock_packages(tmp_path):
     assert DistOptController(Config(NETWORK), 0.5)._task_check_period == 0.5
     with pytest.raises(TypeError):
         DistOptController(Config(NETWORK), 0.5, 60.0)
+
+
+def test_an_exported_job_has_an_order_with_the_sites_and_edges_of_its_network(tmp_path):
+    made = job(ConsensusExecutor(1.0), ConsensusExecutor(2.0))
+    made.export_job(str(tmp_path))
+    orders = {app: order.read(tmp_path / "pair" / app) for app in ("app_server", "app_bonn", "app_ulm")}
+    assert len({written.run for written in orders.values()}) == 1
+    for app, written in orders.items():
+        assert written.sites == ("bonn", "ulm")
+        assert written.edges == {"bonn": ("ulm",), "ulm": ("bonn",)}
+        assert written.files == order.digests(tmp_path / "pair" / app)
+
+
+def test_each_export_is_a_run_of_its_own(tmp_path):
+    made = job(ConsensusExecutor(1.0), ConsensusExecutor(2.0))
+    runs = set()
+    for _ in range(2):
+        made.export_job(str(tmp_path))
+        runs.add(order.read(tmp_path / "pair/app_bonn").run)
+    assert len(runs) == 2

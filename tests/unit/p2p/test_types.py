@@ -176,8 +176,8 @@ def test_objects_among_the_arguments_of_a_component_come_back_from_the_job(tmp_p
             {"network": {"nodes": [{"id": "a", "neighbours": []}]}},
             "a Node has no field 'neighbours', only id, neighbors",
         ),
-        ({"network": {"nodes": ["a"]}}, "'a' is no Node; give one, or a dict with id"),
-        ({"network": {"nodes": "ab"}}, "the nodes of a network must be a list, not 'ab'"),
+        ({"network": {"nodes": ["a"]}}, "a str is no Node; give one, or a dict with id"),
+        ({"network": {"nodes": "ab"}}, "the nodes of a network must be a list, not a str"),
         ({"network": {"nodes": None}}, "the nodes of a network must be a list, not None"),
         (
             {"network": {"nodes": [{"id": "a", "neighbors": {"id": "b"}}]}},
@@ -185,7 +185,7 @@ def test_objects_among_the_arguments_of_a_component_come_back_from_the_job(tmp_p
         ),
         (
             {"network": {"nodes": [{"id": "a", "neighbors": ["b"]}]}},
-            "'b' is no Neighbor; give one, or a dict",
+            "a str is no Neighbor; give one, or a dict",
         ),
         (
             {"network": {"nodes": [{"id": "a", "neighbors": [{"weight": 1}]}]}},
@@ -193,7 +193,7 @@ def test_objects_among_the_arguments_of_a_component_come_back_from_the_job(tmp_p
         ),
         ({"network": {"phases": True}}, "the phases of a network must be a list, not True"),
         ({"network": None}, "None is no Network"),
-        ({"network": {}, "extra": [3]}, r"extra must be a dict, not \[3\]"),
+        ({"network": {}, "extra": [3]}, "extra must be a dict, not a list"),
         (
             {"network": {}, "extra": {"model": torch.nn.Linear(1, 1)}},
             r"\['extra'\]\['model'\] is of the type Linear",
@@ -212,9 +212,9 @@ def test_what_is_no_configuration_is_refused_with_its_place(value, sentence):
     ("links", "sentence"),
     [
         ({"ulm": {"host": "localhost", "ports": [8110, 8113]}}, "dial ulm, which is no node"),
-        ({"bonn": "localhost:8110"}, r"\[low, high\]} for bonn, and says 'localhost:8110'"),
-        ({"bonn": {"host": "localhost", "ports": [8113, 8110]}}, "for bonn, and says"),
-        ({"bonn": {"host": "localhost", "ports": [1, 2], "port": 3}}, "for bonn, and says"),
+        ({"bonn": "localhost:8110"}, r"\[low, high\]} for bonn"),
+        ({"bonn": {"host": "localhost", "ports": [8113, 8110]}}, "for bonn"),
+        ({"bonn": {"host": "localhost", "ports": [1, 2], "port": 3}}, "for bonn"),
         (["bonn"], "links must be a dict"),
     ],
 )
@@ -364,10 +364,10 @@ def test_an_own_weight_outside_its_range_is_refused_with_the_name(weight):
         ),
         ([Node("bonn"), Node("bonn")], "bonn is listed twice"),
         ([], "the network has no nodes"),
-        ([Node()], "a node has the id None; it must be the name of a site, such as 'site-1'"),
-        ([Node(1)], "a node has the id 1; it must be the name"),
-        ([Node(["a"])], r"a node has the id \['a'\]; it must be the name"),
-        ([Node("")], "a node has the id ''; it must be the name"),
+        ([Node()], "the id of a node must be the name of a site, such as 'site-1', not None"),
+        ([Node(1)], "the id of a node must be .*, not 1$"),
+        ([Node(["a"])], "the id of a node must be .*, not a list"),
+        ([Node("")], "the id of a node must be .*, not a str"),
         ([Node("bonn", [Neighbor(1, 0.5)])], "bonn lists 1, which is no node"),
     ],
 )

@@ -10,6 +10,7 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.fuel.utils.zip_utils import zip_directory_to_file
 from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 
+from flaremesh.p2p.gate import order
 from flaremesh.p2p.types import Config
 from flaremesh.problems.delivery import DeliveredProblem
 from flaremesh.provision.job import write_job
@@ -118,3 +119,13 @@ def test_a_problem_in_a_file_travels_with_the_job_to_the_sites(
     assert (problem.file, problem.name) == ("segmentation.py", "Segmentation")
     assert (job / "app_sites/custom/segmentation.py").read_text() == file.read_text()
     assert not (job / "app_server/custom").exists()
+
+
+def test_the_job_has_an_order_for_the_sites_and_edges_of_the_topology(job: Path, make_topology) -> None:
+    directed = {"kind": "ring", "directed": True}
+    write_job(make_topology("bonn", "ulm", "worms", graph=directed), job, name="first")
+    asked = order.read(job / "app_sites")
+    assert (asked.mesh, asked.sites, asked.links) == ("ring", ("bonn", "ulm", "worms"), "auto")
+    assert asked.edges == {"bonn": ("ulm",), "ulm": ("worms",), "worms": ("bonn",)}
+    assert asked.files == order.digests(job / "app_sites")
+    assert order.read(job / "app_server").run == asked.run

@@ -12,6 +12,7 @@ from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.fuel.sec.authz import AuthzContext, Person
+from nvflare.private.fed.utils.fed_utils import require_signed_jobs
 from nvflare.security.security import FLAuthorizer
 
 from flaremesh.p2p import controllers, executors, types
@@ -49,7 +50,8 @@ def test_every_participant_gets_a_kit(mesh: Path) -> None:
 
 def test_a_kit_holds_final_settings_and_no_templates(kit: Path) -> None:
     names = {path.name for path in (kit / "local").iterdir()}
-    assert names == {
+    door = {"flaremesh_door__p_resources.json"} if kit.name == "bonn" else set()
+    assert names == door | {
         "authorization.json",
         "flaremesh__p_resources.json",
         "log_config.json",
@@ -57,13 +59,15 @@ def test_a_kit_holds_final_settings_and_no_templates(kit: Path) -> None:
     }
 
 
-def test_a_job_may_build_flaremeshs_and_nvflares_components_and_nothing_else(kit: Path) -> None:
+def test_a_job_may_build_flaremeshs_classes_and_nothing_else(kit: Path) -> None:
     assert allows(kit, "flaremesh.p2p.controllers.DistOptController")
     assert allows(kit, "flaremesh.p2p.executors.AlgorithmExecutor")
     assert not allows(kit, "flaremesh.class_path.class_at")
     assert not allows(kit, "flaremesh.problems.reference.load_problem")
     assert not allows(kit, "flaremesh.algorithms.registry.create")
-    assert allows(kit, "nvflare.app_common.workflows.fedavg.FedAvg")
+    assert allows(kit, "flaremesh.problems.digits.Digits")
+    assert not allows(kit, "nvflare.app_common.workflows.fedavg.FedAvg")
+    assert not allows(kit, "nvflare.app_common.launchers.subprocess_launcher.SubprocessLauncher")
     assert not allows(kit, "subprocess.Popen")
     assert not allows(kit, "flaremesh_impostor.Controller")
     assert not allows(kit, "our_models.Segmentation")
@@ -107,9 +111,26 @@ def test_those_who_submit_may_bring_code_where_the_topology_file_says_so(
         ]
 
 
+def test_nobody_may_look_into_a_participants_files_and_logs(kit: Path) -> None:
+    shell = {"pwd", "ls", "cat", "head", "tail", "grep"}
+    watched = shell | {"configure_site_log", "configure_job_log"}
+    assert not {(role, right) for role in ROLES for right in watched if may(kit, role, right)}
+
+
 def test_a_project_admin_keeps_every_other_right(kit: Path) -> None:
-    commands = [value for name, value in vars(AdminCommandNames).items() if name.isupper()]
-    assert [command for command in commands if not may(kit, "project_admin", command)] == []
+    commands = {value for name, value in vars(AdminCommandNames).items() if name.isupper()}
+    withheld = {command for command in commands if not may(kit, "project_admin", command)}
+    watched = {"pwd", "ls", "cat", "head", "tail", "grep", "configure_site_log", "configure_job_log"}
+    at_a_site = {"sys_info", "report_env", "shutdown", "restart"}
+    assert withheld == (watched | at_a_site if kit.name == "bonn" else watched)
+
+
+def test_a_kit_demands_that_jobs_are_signed(kit: Path) -> None:
+    assert require_signed_jobs(
+        Workspace(str(kit)), "fed_server.json" if kit.name == "server" else "fed_client.json"
+    )
+    for file in (kit / "startup").glob("fed_*.json"):
+        assert json.loads(file.read_text())["require_signed_jobs"] is True
 
 
 def test_who_may_abort_a_run_may_watch_it(kit: Path) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
+from flaremesh.p2p.charter import read
 
 
 @pytest.fixture
@@ -67,3 +69,35 @@ def test_an_unsound_run_is_refused_before_anything_is_made(file: Path) -> None:
     refused = CliRunner().invoke(app, command(file))
     assert refused.exit_code == 2
     assert not (file.parent / "mesh").exists()
+
+
+def serial(file: Path, name: str) -> str:
+    (path,) = (file.parent / "mesh/kits" / name / "startup").glob("client.crt")
+    return str(x509.load_pem_x509_certificate(path.read_bytes()).serial_number)
+
+
+def test_renewing_says_how_to_close_the_old_certificate_for_good(file: Path) -> None:
+    CliRunner().invoke(app, command(file))
+    old = serial(file, "ulm")
+    said = CliRunner().invoke(app, command(file, "--renew", "ulm")).stdout
+    assert "changed  ulm (new certificate: it was asked for); deploy it again" in said
+    assert f"the certificate {old} of ulm" in said
+    assert f"certificates: {{revoked: ['{old}']}}" in said
+    document = yaml.safe_load(file.read_text()) | {"certificates": {"revoked": [old]}}
+    file.write_text(yaml.safe_dump(document))
+    assert "changed  server" in CliRunner().invoke(app, command(file)).stdout
+    assert old in read(file.parent / "mesh/kits/server/startup").revoked
+
+
+def test_the_serial_numbers_are_in_the_json(file: Path) -> None:
+    CliRunner().invoke(app, command(file))
+    old = serial(file, "ulm")
+    document = json.loads(CliRunner().invoke(app, command(file, "--renew", "ulm", "--json")).stdout)
+    assert document["retired"] == {"ulm": old}
+    assert document["certificates"]["ulm"]["serial"] == serial(file, "ulm") != old
+
+
+def test_nobody_can_be_renewed_who_is_not_in_the_file(file: Path) -> None:
+    refused = CliRunner().invoke(app, command(file, "--renew", "worms"))
+    assert refused.exit_code == 1
+    assert "not in the topology file: worms" in refused.stderr

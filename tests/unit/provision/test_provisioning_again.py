@@ -211,6 +211,28 @@ def test_a_certificate_is_renewed_before_it_expires(
     assert certificate(tmp_path, "bonn").public_key() != before.public_key()
 
 
+def test_renewing_one_participant_leaves_every_other_kit_alone(tmp_path: Path, make_topology) -> None:
+    provision(make_topology(), tmp_path)
+    before, old = snapshot(tmp_path / "kits"), certificate(tmp_path, "bonn")
+    result = provision(make_topology(), tmp_path, renew=["bonn"])
+    assert touched(before, snapshot(tmp_path / "kits")) == {"bonn"}
+    new = certificate(tmp_path, "bonn")
+    assert new.public_key() != old.public_key()
+    assert new.not_valid_before_utc > old.not_valid_before_utc
+    assert [(one.holder, one.serial) for one in result.retired] == [("bonn", old.serial_number)]
+
+
+def test_kits_of_an_earlier_version_get_certificates_that_say_what_their_holder_is(
+    tmp_path: Path, make_topology
+) -> None:
+    provision(make_topology(), tmp_path)
+    file = tmp_path / "state/cert.json"
+    state = json.loads(file.read_text())
+    state["bonn"]["cert"] = state["root_cert"]  # says neither kind nor name
+    file.write_text(json.dumps(state))
+    assert provision(make_topology(), tmp_path).reissued.keys() == {"bonn"}
+
+
 def test_a_certificate_that_ends_with_the_root_is_not_renewed_in_vain(
     tmp_path: Path, make_topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,8 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 SECONDS = st.floats(0, 1e12)
 NAMES = st.text().map(printable)
 RECORDS = st.builds(
-    Iteration, st.integers(1, 1 << 63), st.none() | NUMBERS, NUMBERS, *[SECONDS] * 6, finite=st.booleans()
-) | st.builds(Evaluation, st.integers(0, 1 << 63), st.dictionaries(NAMES, NUMBERS), SECONDS)
+    Iteration, st.integers(1, 1 << 53), st.none() | NUMBERS, NUMBERS, *[SECONDS] * 6, finite=st.booleans()
+) | st.builds(Evaluation, st.integers(0, 1 << 53), st.dictionaries(NAMES, NUMBERS), SECONDS)
 
 
 def record(iteration, loss=1.0):

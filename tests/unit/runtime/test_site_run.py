@@ -219,6 +219,9 @@ class Witness(Consensus):
         self.events.append("send")
         self.link.send(peer, key, buffers)
 
+    def expect(self, length):
+        pass
+
     def receive(self, keys, timeout):
         self.events.append("wait")
         return self.link.receive(keys, timeout)
@@ -284,13 +287,23 @@ def test_the_first_every_nth_and_the_last_iterate_are_evaluated(options, expecte
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_non_finite_value_stops_the_run_and_names_the_site(value):
+def test_a_non_finite_value_stops_the_run_and_names_the_site_that_sent_it(value):
     pair = consensus_pair()
     with pytest.raises(
-        NonFiniteValue, match=r"^bonn has a non-finite value at iteration 1 .*smaller stepsize"
+        NonFiniteValue, match=r"^kiel sent bonn a value that is not finite in iteration 1.*means harm"
     ):
         pair.iterate(0, [0.0, value])
     assert not pair.history.iterations[0].finite
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_poison_in_any_exchange_is_that_of_its_sender(stage):
+    pair = Pair(Consensus(BONN, {"bonn": [4.0, 8.0]}), create("gradient-tracking-atc", stepsize=0.1))
+    pair.send(0)
+    for number in range(stage + 1):
+        pair.answer(0, [0.0, math.nan if number == stage else 0.0], stage=number)
+    with pytest.raises(NonFiniteValue, match=r"^kiel sent bonn a value that is not finite in iteration 1"):
+        pair.advance()
 
 
 def test_a_diverging_site_stops_before_it_sends_the_value_that_overflowed():

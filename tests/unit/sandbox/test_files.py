@@ -28,6 +28,8 @@ for word in sys.argv[2:]:
         elif action == "shorten": os.truncate(path, 0)
         elif action == "rename": os.rename(path, path + ".moved")
         elif action == "remove": os.remove(path)
+        elif action == "point": os.symlink(sys.argv[1] + "/startup/client.key", path)
+        elif action == "move": os.rename(os.environ["TMPDIR"] + "/pointer", path)
         elif action == "link": os.link(path, str(Path(sys.argv[1], "run-1/link")))
         elif action == "run": os.waitstatus_to_exitcode(os.system(path)) and sys.exit(1)
         able[word] = True
@@ -107,6 +109,29 @@ def test_a_link_opens_no_way_to_what_is_hidden(workspace, tmp_path):
     (workspace / "run-1/key").symlink_to(workspace / "startup/client.key")
     (tmp_path / "kit").symlink_to(workspace / "startup")
     assert not able(workspace, f"read {workspace}/run-1/key", f"read {tmp_path}/kit/client.key")
+
+
+@needs_landlock
+def test_a_kit_that_kubernetes_mounts_is_read_without_its_key(workspace):
+    """There files are links into a folder of the date, whose name changes with the content."""
+    startup = workspace / "startup"
+    (startup / "..date").mkdir()
+    for file in ("client.key", "client.crt"):
+        (startup / file).rename(startup / "..date" / file)
+        (startup / file).symlink_to(Path("..data", file))
+    (startup / "..data").symlink_to("..date")
+    reads = [f"read {startup}/{file}" for file in ("client.key", "client.crt", "..data/client.key")]
+    assert able(workspace, *reads) == {f"read {startup}/client.crt"}
+
+
+@needs_landlock
+def test_a_job_leaves_no_link_where_its_participant_would_follow_it(workspace, tmp_path):
+    (tmp_path / "tmp").mkdir()
+    folders = [workspace / "run-1", workspace / "metrics"]
+    point = f"point {tmp_path}/tmp/pointer"
+    actions = [point, *(f"{action} {folder}/key" for folder in folders for action in ("point", "move"))]
+    environment = {"FLAREMESH_METRICS_DIR": str(workspace / "metrics"), "TMPDIR": str(tmp_path / "tmp")}
+    assert able(workspace, *actions, **environment) == {point}
 
 
 @needs_landlock

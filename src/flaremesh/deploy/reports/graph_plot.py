@@ -20,7 +20,7 @@ _WEIGHTED_SITES = 16
 
 def graph(run: RecordedRun, theme: Theme) -> Figure | None:
     """The graph with its weights, averaged over the phases of a graph that changes."""
-    if run.result.graph is None:
+    if run.result.graph is None or not run.result.graph.matrices:
         return None
     names, weights = run.result.graph.sites, _mean_matrix(run.result.graph)
     directed = not np.allclose(weights, weights.T)

@@ -23,6 +23,7 @@ from flaremesh.deploy.runs.results import RecordedRun
 from flaremesh.runtime.history import History
 
 _FIRST_ITERATIONS = 10
+DRAWABLE = 1e100  # greater numbers, of runs that diverge, overflow when axes are laid out
 
 Line = tuple[Sequence[float], Sequence[float]]
 
@@ -71,7 +72,7 @@ def accuracy(run: RecordedRun, theme: Theme) -> Figure | None:
 
 def consensus(distance: Distance, predicted: float | None, fit: Fit | None, theme: Theme) -> Figure | None:
     """The consensus distance, what mixing alone predicts, and the line fitted to its descent."""
-    drawable = np.isfinite(distance.values) & (distance.values > 0)
+    drawable = (distance.values < DRAWABLE) & (distance.values > 1 / DRAWABLE)
     if not drawable.any():
         return None
     iterations, values = distance.iterations[drawable], distance.values[drawable]
@@ -87,7 +88,7 @@ def consensus(distance: Distance, predicted: float | None, fit: Fit | None, them
     _use_log_scale(axes, values)
     marker = "o" if len(values) <= 20 else ""
     axes.plot(iterations, values, color=theme.accent, linewidth=2.6, marker=marker, label="measured")
-    if predicted is not None:
+    if predicted is not None and 0 <= predicted <= 1:
         line = values[0] * predicted ** (iterations - iterations[0]).astype(float)
         # the prediction falls on below round-off, and would flatten everything else
         near = line >= values.min() / 3
@@ -115,7 +116,11 @@ def time(run: RecordedRun, theme: Theme) -> Figure | None:
         site: 1e3
         * np.mean(
             [
-                (r.gradient_seconds, r.seconds - r.gradient_seconds - r.wait_seconds, r.wait_seconds)
+                (
+                    r.gradient_seconds,
+                    max(0.0, r.seconds - r.gradient_seconds - r.wait_seconds),
+                    r.wait_seconds,
+                )
                 for r in history.iterations
             ],
             axis=0,
@@ -127,6 +132,8 @@ def time(run: RecordedRun, theme: Theme) -> Figure | None:
         return None
     sites = [site for site in run.sites if site in parts]
     milliseconds = np.array([parts[site] for site in sites])
+    if not milliseconds.any():
+        return None
     mean, waiting = milliseconds.sum(axis=1).mean(), milliseconds[:, 2].sum() / milliseconds.sum()
     row = 0.3 if len(sites) <= DISTINCT_SITES else 0.16
     figure, axes = titled_axes(
@@ -152,7 +159,7 @@ def _lines(run: RecordedRun, points: Callable[[History], list[tuple[int, float |
         site: [
             (iteration, value)
             for iteration, value in points(history)
-            if value is not None and np.isfinite(value)
+            if value is not None and abs(value) < DRAWABLE
         ]
         for site, history in run.histories.items()
     }

@@ -65,6 +65,7 @@ class Theme:
                 "savefig.dpi": 180,
                 "savefig.facecolor": self.surface,
                 "text.color": self.ink,
+                "text.parse_math": False,  # a name is no formula
                 "text.usetex": False,  # a matplotlibrc of the current folder is read, and must start no TeX
                 "xtick.color": self.grid,
                 "xtick.labelcolor": self.muted,

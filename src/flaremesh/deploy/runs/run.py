@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,14 +16,16 @@ from flaremesh.deploy.outdated import check_code, check_server, kits_in_use, old
 from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
+from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.nvflare.jobs import Job
-from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult, SiteResult
+from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, Graph, RunResult, SiteResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.printable import printable
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
 from flaremesh.record import RecordError
 from flaremesh.runtime.history import HISTORY, History
+from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 from flaremesh.waiting import wait_while
 
@@ -34,6 +37,7 @@ RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
 _RETRY_SECONDS = 1.0
 _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 _END_SECONDS = 15.0  # NVFlare kills a job process 10 s after it was told to end
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0  # before a run that waits for approval is submitted again
 _ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another admin"
 
 
@@ -54,6 +58,9 @@ def run(
     reconnect_seconds: float = RECONNECT_SECONDS,
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
+
+    While nothing keeps the run out but sites where a person has not approved it yet, it is submitted again,
+    until its order is too old for them.
 
     NVFlare's job processes end by themselves some seconds after a run that finished or failed; after any
     other end, this call waits for them.
@@ -90,6 +97,7 @@ def run(
             raise NotSubmitted("interrupted before the run was submitted")
         run_id, folder = _submit(session, topology, mesh / "runs", name)
         submitted = time.monotonic()
+        waits, pause = "", _FIRST_PAUSE
         result = None
         while result is None:
             try:
@@ -97,6 +105,15 @@ def run(
                 if result is None:
                     result = _abort(session, run_id)
                     target.end_run(run_id, _END_SECONDS)
+                elif not result.sites and (told := _waits(session.job(run_id))):
+                    if told != waits:
+                        warn(f"{told} It is submitted again until then; Ctrl-C gives it up.")
+                    waits, pause = told, min(pause * 1.5, _LONGEST_PAUSE)
+                    if stop.wait(pause):
+                        result = RunResult(run_id, RunState.ABORTED)
+                    else:
+                        run_id, folder = _submit_again(session, folder)
+                        submitted, result = time.monotonic(), None
             except ServerLost as error:
                 connection.close()
                 deadline = time.monotonic() + reconnect_seconds
@@ -170,6 +187,19 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
         folder.mkdir()
         job.rename(folder / "job")
     return run_id, folder
+
+
+def _submit_again(session: AdminSession, folder: Path) -> tuple[str, Path]:
+    """Submit the job of a run's folder once more: the same order, under NVFlare's next id."""
+    run_id = session.submit(folder / "job")
+    return run_id, folder.rename(folder.with_name(run_id))
+
+
+def _waits(job: Job) -> str | None:
+    """Which sites have a person decide on a job, if that is all that keeps it out; None if it is not."""
+    if job.refusals and all(told.startswith(WAITS) for told in job.refusals.values()):
+        return _reason(job)
+    return None
 
 
 def _follow(
@@ -247,13 +277,18 @@ def _failed(run_id: str, reason: str) -> RunResult:
 
 def _reason(job: Job) -> str:
     """Why a job left no result, from what NVFlare noted when it deployed and scheduled it."""
-    if job.refused_by:
-        return (
-            f"{', '.join(job.refused_by)}: the kit there accepts no code of a job, and this one brings some. "
-            "Deploy them anew with kits of a topology file that says `code: {files: true}`."
-        )
+    if job.refusals:
+        return why_refused(job)
     details = [detail for detail in job.details if not detail.endswith(": OK")]
     return f"NVFlare ended the job with {job.status}" + (f": {'; '.join(details)}" if details else "")
+
+
+def why_refused(job: Job) -> str:
+    """Each reason for which sites did not take a job in, behind the names of these sites."""
+    sites: defaultdict[str, list[str]] = defaultdict(list)
+    for site, told in job.refusals.items():
+        sites[printable(told)].append(printable(site))
+    return ". ".join(f"{', '.join(names)}: {told}" for told, names in sites.items()) + "."
 
 
 def gather(
@@ -268,14 +303,15 @@ def gather(
         target: where the sites are.
         folder: of the run, named by its id.
         name: of the run.
-        told: the server's result, with thinned histories; where this machine knows better, as the run's name,
-            it is not believed.
+        told: the server's result, with thinned histories; where this machine knows better, as the run's name
+            and graph, it is not believed.
         warn: called with copies that failed.
 
     Returns:
         The result as it is written, without the thinned histories.
     """
     sites = {site.name: told.sites[site.name] for site in topology.sites if site.name in told.sites}
+    mesh = build(topology)
     result = replace(
         told,
         run_id=folder.name,
@@ -283,6 +319,8 @@ def gather(
         topology=topology.name,
         algorithm=topology.run.algorithm,
         iterations=topology.run.iterations,
+        predicted_contraction=mesh.contraction(topology.run.wire.step),
+        graph=Graph(list(mesh.sites), [matrix.tolist() for matrix in mesh.matrices]),
         sites={site: replace(known, history=[]) for site, known in sites.items()},
     )
     atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=2) + "\n", durable=True)

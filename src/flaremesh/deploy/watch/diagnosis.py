@@ -104,7 +104,12 @@ def judge(
     findings = [
         *_silence(participants, known),
         # a peer without a report is one finding already; that nobody can dial it follows
-        *(f for report in known.values() for f in report.findings if f.peer is None or f.peer in known),
+        *(
+            f
+            for name, report in known.items()
+            for f in report.findings
+            if f.participant == name and (f.peer is None or f.peer in known)
+        ),
         *_old_certificates(known),
         *_skew(known),
         *_old_kits(topology, reports, kits),

@@ -1,13 +1,38 @@
 """Pages of metrics as agents serve them, and what two of them say about a run."""
 
+import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from flaremesh.metrics.names import AgentMetric, RunMetric
+from flaremesh.metrics.names import AgentMetric, Phase, RunMetric, RunState
+
+_MOST_RUNS = 64  # of one page
+_MOST_CHARACTERS = 256  # of a label
+_GREATEST = 1e18  # a count, or seconds
+_WORDS: Final[Mapping[str, Collection[str]]] = {"state": tuple(RunState), "phase": tuple(Phase)}
+_MEASURED: Final = {
+    RunMetric.TRAIN_LOSS,
+    RunMetric.VALIDATION_LOSS,
+    RunMetric.VALIDATION_ACCURACY,
+    RunMetric.CONSENSUS_DISTANCE,
+    RunMetric.GRADIENT_NORM,
+    RunMetric.INNOVATION_NORM,
+    RunMetric.STEP_SIZE,
+    RunMetric.PREDICTED_CONTRACTION,
+}
+"""What a run that diverges makes of any size; all others are counts, moments and durations."""
+
+_METRICS: Final = {
+    metric.value.full_name + part: metric
+    for metric in (*RunMetric, *AgentMetric)
+    for part in (("_count", "_sum") if metric.value.kind == "histogram" else ("",))
+}
 
 
 class Scrape:
@@ -34,9 +59,12 @@ class Scrape:
 
     @classmethod
     def of(cls, page: bytes, when: float) -> "Scrape":
-        """The scrape with a page of metrics."""
-        families = text_string_to_metric_families(page.decode())
-        return cls([sample for family in families for sample in family.samples], when)
+        """The scrape with a page of metrics, as far as they are flaremesh's, whoever served it."""
+        try:
+            families = text_string_to_metric_families(page.decode())
+            return cls([s for family in families for s in family.samples if _is_ours(s)], when)
+        except Exception:  # noqa: BLE001  (of many classes, where the page is none)
+            return cls(None, when, "what it serves cannot be read as metrics")
 
     def shared_by(self, site: str) -> "Scrape":
         """The scrape of a site with what the server shows of it."""
@@ -55,7 +83,7 @@ class Scrape:
 
     def runs(self) -> dict[str, Mapping[str, str]]:
         """The labels of each run's information, by its id."""
-        return {labels["run_id"]: labels for labels, _ in self.series(RunMetric.INFO)}
+        return {labels["run_id"]: labels for labels, _ in islice(self.series(RunMetric.INFO), _MOST_RUNS)}
 
 
 @dataclass(frozen=True)
@@ -139,3 +167,17 @@ class Span:
             return 0.0
         quiet = time.time() - (self.value(RunMetric.LAST_ITERATION) or 0.0)
         return done / total if quiet < 2 * total / done else 0.0
+
+
+def _is_ours(sample: Sample) -> bool:
+    """Whether it is one of flaremesh's metrics, with their labels, printable, and a value that can be one."""
+    metric = _METRICS.get(sample.name)
+    if metric is None:
+        return False
+    slot = {"slot"} if isinstance(metric, RunMetric) else set()
+    return (
+        slot.union(metric.value.labels) - {"site"} == sample.labels.keys() - {"site"}
+        and all(len(v) <= _MOST_CHARACTERS and v.isprintable() for v in sample.labels.values())
+        and all(sample.labels[label] in words for label, words in _WORDS.items() if label in sample.labels)
+        and (metric in _MEASURED or (math.isfinite(sample.value) and 0 <= sample.value <= _GREATEST))
+    )

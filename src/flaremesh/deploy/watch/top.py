@@ -14,6 +14,7 @@ from flaremesh.topology.schema import SERVER, Topology
 
 _WINDOW = 6  # scrapes over which rates are taken, because a run's process writes its page only once a second
 _SILENCE_SECONDS = 10.0
+_FOREVER_SECONDS = 1e9  # thirty years
 _RESOLUTION = 1e-6  # times the greatest distance seen; a smaller distance may be round-off
 # a run's state is the first of these that one of its sites is in
 _ORDER = (
@@ -89,7 +90,7 @@ class Recent:
             state=next((state for state in _ORDER if any(site.state is state for site in members)), None),
             iteration=done,
             max_iterations=limit,
-            seconds_left=((limit or 0) - (done or 0)) / pace if pace else None,
+            seconds_left=_left((limit or 0) - (done or 0), pace),
             last_iteration=max(last_iterations, default=0.0),
             consensus=self._consensus(run_id, list(spans.values())),
             sites=sites,
@@ -110,7 +111,7 @@ class Recent:
             # below this, steps or round-off keep the distance up, and its fall does not measure mixing
             if max(2 * (level or 0.0), _RESOLUTION * greatest) < distance < before / 2:
                 iterations = sum(span.iterations for span in spans) / len(spans)
-                measured = (distance / before) ** (1 / iterations) if iterations else None
+                measured = (distance / before) ** (1 / iterations) if iterations > 0 else None
         return ConsensusView(distance, level, predicted, measured)
 
     def _norm(self, parts: Sequence[float | None]) -> float | None:
@@ -198,15 +199,26 @@ def _site(name: str, scrapes: Sequence[Scrape], span: Span | None) -> SiteView:
         loss=span.value(RunMetric.VALIDATION_LOSS) if loss is None else loss,
         accuracy=span.value(RunMetric.VALIDATION_ACCURACY),
         consensus_distance=span.value(RunMetric.CONSENSUS_DISTANCE),
-        shares={Phase(phase): spent / seconds for phase, spent in phases.items()} if seconds else {},
+        shares={Phase(phase): _share(spent, seconds) for phase, spent in phases.items()} if seconds else {},
         waits_for=worst if seconds else None,
-        waits_for_share=waits[worst] / seconds if worst and seconds else None,
+        waits_for_share=_share(waits[worst], seconds) if worst and seconds else None,
         links=dict(Counter(links.values())),
         unwanted_relays=sorted(peer for peer in wanted if links.get(peer) == RELAY),
         sent_bytes_per_second=span.per_second(RunMetric.SENT_BYTES) if running else None,
         received_bytes_per_second=span.per_second(RunMetric.RECEIVED_BYTES) if running else None,
         non_finite=int(span.value(RunMetric.NON_FINITE) or 0),
     )
+
+
+def _share(part: float, whole: float) -> float:
+    """A share of 0 to 1, whatever the site says of the two."""
+    return min(1.0, max(0.0, part / whole))
+
+
+def _left(iterations: int, pace: float) -> float | None:
+    """Seconds for so many iterations; None where nobody can tell."""
+    seconds = iterations / pace if pace > 0 else -1.0
+    return seconds if 0 <= seconds < _FOREVER_SECONDS else None
 
 
 def _server(scrapes: Sequence[Scrape]) -> ServerView:

@@ -12,12 +12,12 @@ from typing import TypeAlias
 from typing_extensions import override
 
 from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unable
+from flaremesh.links.credentials import Credentials
 from flaremesh.links.direct.incoming import Incoming
 from flaremesh.links.direct.listener import Listener
 from flaremesh.links.direct.outgoing import Outgoing
-from flaremesh.links.direct.tls import Credentials
 from flaremesh.links.frame import run_digest
-from flaremesh.links.link import FLUSH_SECONDS, Key
+from flaremesh.links.link import FLUSH_SECONDS, Key, Refusal
 from flaremesh.topology.links import LinkKind
 
 Listen: TypeAlias = tuple[str, tuple[int, int]]
@@ -59,7 +59,7 @@ class DirectCarrier(Carrier):
         context = self._credentials.dialling()
         site, fail = self._edges.site, self._edges.inbox.fail
         self._outgoing = {
-            peer: Outgoing(site, peer, addresses[peer], self._run, context, lost, fail)
+            peer: Outgoing(site, peer, addresses[peer], self._run, self._credentials, context, lost, fail)
             for peer in self._edges.targets & addresses.keys()
         }
         unable = {
@@ -101,9 +101,11 @@ class DirectCarrier(Carrier):
         for incoming in self._incoming.values():
             incoming.close(orderly=patience > 0)
 
-    def _welcome(self, name: str, connection: ssl.SSLSocket) -> bool:
+    def _welcome(self, name: str, connection: ssl.SSLSocket) -> Refusal | None:
         edge = self._incoming.get(name)
         if edge is None:
-            return False
+            return Refusal.STRANGER
+        if self._edges.arriving.get(name, self.kind) is not self.kind:
+            return Refusal.CARRIER  # it has given this one up, and no site takes one up again
         edge.offer(connection)
-        return True
+        return None

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from contextlib import suppress
 
 from flaremesh.links.frame import Frame, Kind, pack
@@ -45,3 +46,15 @@ def some(count: int) -> int:
     if count == 0:
         raise ConnectionError("the peer hung up")
     return count
+
+
+def read_exactly(connection: ssl.SSLSocket, length: int, deadline: float) -> bytearray:
+    """The next ``length`` bytes; raises TimeoutError at ``deadline``, by ``time.monotonic``."""
+    data = bytearray(length)
+    view, filled = memoryview(data), 0
+    while filled < length:
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        filled += some(connection.recv_into(view[filled:]))
+    return data

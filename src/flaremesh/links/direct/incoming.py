@@ -11,6 +11,7 @@ from flaremesh.links.carrier import Edges
 from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some
 from flaremesh.links.frame import HEADER_BYTES, FrameError, Kind, announced, unpack
 from flaremesh.links.link import Key, Refusal
+from flaremesh.topology.links import LinkKind
 
 _MESSAGES = (Kind.DATA, Kind.REPEAT)
 _SCRATCH_BYTES = 1 << 16
@@ -33,8 +34,8 @@ class Incoming:
     """
 
     def __init__(self, peer: str, run: bytes, edges: Edges):
-        self._peer, self._run, self._observer, self._inbox = peer, run, edges.observer, edges.inbox
-        self._max_message_bytes = edges.max_message_bytes
+        self._peer, self._run, self._edges = peer, run, edges
+        self._observer, self._inbox = edges.observer, edges.inbox
         self._pool = BufferPool()
         self._received = 0  # messages
         self._told = 0  # how many of them have been acknowledged
@@ -47,6 +48,7 @@ class Incoming:
         self._attention = 0.0  # when a thread that waits for messages last came to read
         self._broken: float | None = None  # when the last connection broke; None while there is one
         self._ended = False
+        self._refused: Refusal | None = None  # why the last connection was cut
         self._closed = threading.Event()
         self._orderly = False
         self._thread: threading.Thread | None = None
@@ -57,6 +59,8 @@ class Incoming:
         with self._state:
             if self._thread is None:
                 return None
+            if self._refused is not None:
+                return f"what it sent was refused as {self._refused}: is its model another one?"
             if self._broken is not None:
                 ago = time.monotonic() - self._broken
                 return f"its link broke {ago:.0f} s ago: it is gone, or cut off"
@@ -113,10 +117,10 @@ class Incoming:
                 stream is self._stream
                 and stream.error is None
                 and key not in self._inbox
-                and not self._inbox.is_full(self._peer)
                 and stream.gather(deadline)
+                and self._step(stream)
             ):
-                self._step(stream)
+                pass
         except (OSError, FrameError) as error:
             stream.error = error  # the edge's thread deals with it
         finally:
@@ -131,9 +135,11 @@ class Incoming:
                     return
                 connection, self._offered = self._offered, None
                 self._connection, self._broken = connection, None
+            self._edges.connected.add(self._peer)
             try:
                 self._serve(_Stream(connection))
             except FrameError as error:
+                self._refused = error.reason
                 self._observer.refused(self._peer, error.reason)
             except OSError:
                 pass
@@ -145,40 +151,45 @@ class Incoming:
                     self._stream = self._connection = None
                     self._broken = None if self._ended else time.monotonic()
                     connection.close()
+                    if self._offered is None:
+                        self._edges.connected.discard(self._peer)
 
     def _serve(self, stream: "_Stream") -> None:
         """Take in messages until the connection ends; step aside while a thread attends to them."""
         with self._reading:
             self._tell(stream)
         self._stream = stream
-        # nothing is read while the inbox is full: this connection may time out, and the peer dial again
+        # what has no place yet is left unread: this connection may time out, and the peer dial again
         while not self._closed.is_set() and self._offered is None:
             if stream.error is not None:
                 raise stream.error
             if time.monotonic() - self._attention < _PARK_SECONDS:
                 self._closed.wait(_PARK_SECONDS)
-            elif self._inbox.is_full(self._peer):
-                self._closed.wait(_ROOM_SECONDS)
             else:
                 with self._reading:
                     ready = stream.error is None and stream.readable(_POLL_SECONDS)
                     # after close() the end of the stream must not be read: TLS could not send END any more
-                    if ready and not self._closed.is_set():
-                        self._step(stream)
+                    has_place = not ready or self._closed.is_set() or self._step(stream)
+                if not has_place:
+                    self._closed.wait(_ROOM_SECONDS)
 
-    def _step(self, stream: "_Stream") -> None:
-        """Take in one frame; ``_reading`` is held."""
+    def _step(self, stream: "_Stream") -> bool:
+        """Take in one frame, or leave it where there is no place for it yet; ``_reading`` is held."""
         frame = unpack(stream.header(), self._run)
         if frame.kind not in _MESSAGES:
             if frame.kind is not Kind.END:
                 raise FrameError(Refusal.MALFORMED)
             self._ended = True
             self._tell(stream)
-            return
+            return True
         if frame.offset or frame.sequence > self._received + 1:
             raise FrameError(Refusal.MALFORMED)
-        if frame.total > self._max_message_bytes:
-            raise FrameError(Refusal.OVERSIZED)
+        refusal = self._edges.refusal(self._peer, frame.total)
+        if refusal is Refusal.EARLY:
+            stream.unread_header()
+            return False
+        if refusal is not None:
+            raise FrameError(refusal)
         self._large = frame.total >= LARGE_BYTES
         try:
             message = self._pool.take(frame.total).data if self._large else memoryview(bytearray(frame.total))
@@ -187,13 +198,13 @@ class Incoming:
         stream.read_into(message)
         if frame.sequence <= self._received:
             self._observer.refused(self._peer, Refusal.REPLAYED)
-            return
+            return True
         self._received = frame.sequence
         key = Key(frame.iteration, frame.stage, self._peer)
-        self._inbox.put(key, message, repeat=frame.kind is Kind.REPEAT)
-        self._observer.received(self._peer, frame.total)
+        self._edges.store(LinkKind.DIRECT, key, message, repeat=frame.kind is Kind.REPEAT)
         if self._large or self._received - self._told >= _ACK_MESSAGES:
             self._tell(stream)
+        return True
 
     def _tell(self, stream: "_Stream") -> None:
         stream.connection.sendall(signal(Kind.ACK, self._run, self._received))
@@ -226,7 +237,7 @@ class _Stream:
         while True:
             left, needed = self._end - self._start, HEADER_BYTES
             if left >= HEADER_BYTES:
-                total = announced(self._scratch[self._start : self._start + HEADER_BYTES])
+                total = announced(self._scratch, self._start)
                 if total >= LARGE_BYTES:
                     return False
                 needed += total
@@ -247,6 +258,10 @@ class _Stream:
                 self._fill()
         self._start += HEADER_BYTES
         return self._scratch[self._start - HEADER_BYTES : self._start]
+
+    def unread_header(self) -> None:
+        """Let `header` return the same bytes once more."""
+        self._start -= HEADER_BYTES
 
     def read_into(self, message: memoryview) -> None:
         """Fill ``message`` with the bytes that follow."""

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from flaremesh.links.credentials import Credentials, Untrusted
 from flaremesh.links.direct.connection import tune
-from flaremesh.links.direct.tls import Credentials, peer_name, refusal_of
+from flaremesh.links.direct.tls import peer_name, refusal_of
 from flaremesh.links.errors import LinkError
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
 from flaremesh.links.link import Refusal
@@ -58,7 +59,7 @@ class Listener:
         credentials: of this site.
         run: digest of the run.
         welcome: called from the listener's thread with name and blocking connection of each site that has
-            greeted; returns False if it is no in-neighbour.
+            greeted; returns why it is not taken, None if it is.
         refuse: called for each connection that was dropped.
 
     Attributes:
@@ -74,10 +75,10 @@ class Listener:
         ports: tuple[int, int],
         credentials: Credentials,
         run: bytes,
-        welcome: Callable[[str, ssl.SSLSocket], bool],
+        welcome: Callable[[str, ssl.SSLSocket], Refusal | None],
         refuse: Refuse,
     ):
-        self._context = credentials.listening()
+        self._credentials, self._context = credentials, credentials.listening()
         self._socket = _bind(host, ports)
         self._socket.setblocking(False)  # accept would block where the dialler is gone already
         self.port = int(self._socket.getsockname()[1])
@@ -156,7 +157,7 @@ class Listener:
         try:
             if pending.name is None:
                 connection.do_handshake()
-                pending.name = peer_name(connection)  # an OSError if the peer is gone already
+                pending.name = peer_name(connection, self._credentials)
             while len(pending.greeting) < HEADER_BYTES:
                 piece = connection.recv(HEADER_BYTES - len(pending.greeting))
                 if not piece:
@@ -171,6 +172,10 @@ class Listener:
             return
         except ssl.SSLError as error:
             self._linger(pending, refusal_of(error))
+            return
+        except Untrusted as error:
+            self._forget(pending)
+            self._turn_away(connection, "", error.reason)
             return
         except OSError:
             self._drop(pending, Refusal.HANDSHAKE)
@@ -209,8 +214,8 @@ class Listener:
             return
         self._forget(pending)
         connection.setblocking(True)
-        if not self._welcome(name, connection):
-            self._turn_away(connection, name, Refusal.STRANGER)
+        if (reason := self._welcome(name, connection)) is not None:
+            self._turn_away(connection, name, reason)
 
     def _turn_away(self, connection: ssl.SSLSocket, name: str, reason: Refusal) -> None:
         self._refuse(name, reason)

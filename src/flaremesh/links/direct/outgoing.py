@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from flaremesh.links.carrier import Address, Lost, Message
-from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some, tune
+from flaremesh.links.credentials import Credentials, Untrusted
+from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, read_exactly, signal, tune
 from flaremesh.links.direct.tls import peer_name
 from flaremesh.links.errors import LinkError, LinkRefused
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
@@ -32,7 +33,8 @@ class Outgoing:
         peer: name of the out-neighbour, which its certificate must prove.
         address: where it listens.
         run: digest of the run.
-        context: TLS with this site's credentials.
+        credentials: of this site.
+        context: TLS with these credentials.
         lost: called once where the edge was made, broke, and could not be made again within some seconds.
         fail: called once, instead, where it broke because one end does not accept the other.
     """
@@ -43,16 +45,19 @@ class Outgoing:
         peer: str,
         address: Address,
         run: bytes,
+        credentials: Credentials,
         context: ssl.SSLContext,
         lost: Lost,
         fail: Callable[[LinkError], None],
     ):
         self._site, self._peer, self._address, self._run = site, peer, address, run
-        self._context, self._lost, self._fail = context, lost, fail
+        self._credentials, self._context = credentials, context
+        self._lost, self._fail = lost, fail
         self._state = threading.Condition()
         self._io = threading.Lock()
         self._messages: deque[Message] = deque()  # that are not acknowledged
         self._bytes = 0  # of these
+        self._longest = 0  # of all messages so far, in bytes
         self._settled = 0  # number of the last message that is acknowledged
         self._sequence = 0  # of the latest message
         self._next = 1  # the message to be written next
@@ -96,7 +101,9 @@ class Outgoing:
                 return self._gone
             if self._done:
                 return None  # the peer has ended, and wants no more
-            require_room(self._peer, len(self._messages), self._bytes)
+            if length > self._longest:
+                self._longest = length
+            require_room(self._peer, len(self._messages), self._bytes, self._longest)
             self._sequence += 1
             self._bytes += length
             self._messages.append(message)
@@ -211,8 +218,8 @@ class Outgoing:
         try:
             tune(connection)
             connection = secure = self._context.wrap_socket(connection)
-            if (name := peer_name(secure)) != self._peer:
-                raise LinkRefused(self._blame(f"{name or 'somebody without a name'} answers there"))
+            if (name := peer_name(secure, self._credentials)) != self._peer:
+                raise LinkRefused(self._blame(f"{name} answers there"))
             secure.sendall(signal(Kind.HELLO, self._run))
             arrived = self._read_answer(secure, deadline)
             secure.settimeout(None)
@@ -220,15 +227,15 @@ class Outgoing:
             connection.close()
             # a connection may end by accident, a wrong answer is no accident
             accident = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-            if isinstance(error, ssl.SSLError | FrameError) and not accident:
+            if isinstance(error, ssl.SSLError | FrameError | Untrusted) and not accident:
                 raise LinkRefused(self._blame(_cause(error))) from error
             raise
         return secure, arrived
 
     def _read_answer(self, connection: ssl.SSLSocket, deadline: float) -> int:
-        frame = unpack(_read_exactly(connection, HEADER_BYTES, deadline), self._run)
+        frame = unpack(read_exactly(connection, HEADER_BYTES, deadline), self._run)
         if frame.kind is Kind.REFUSED:
-            reason = bytes(_read_exactly(connection, min(frame.total, 64), deadline))
+            reason = bytes(read_exactly(connection, min(frame.total, 64), deadline))
             raise LinkRefused(
                 self._blame(f"it refuses this site: {ascii(reason.decode(errors='replace'))[1:-1]}")
             )
@@ -326,22 +333,13 @@ class Outgoing:
             self._lost(self._peer, cause, untaken)
 
 
-def _read_exactly(connection: ssl.SSLSocket, length: int, deadline: float) -> bytearray:
-    data = bytearray(length)
-    view, filled = memoryview(data), 0
-    while filled < length:
-        connection.settimeout(max(0.01, deadline - time.monotonic()))
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        filled += some(connection.recv_into(view[filled:]))
-    return data
-
-
 def _cause(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted ({error.verify_message})"
     if isinstance(error, ssl.SSLError):
         return f"the handshake was refused ({error.reason or error})"
+    if isinstance(error, Untrusted):
+        return f"its certificate is not accepted ({error})"
     if isinstance(error, FrameError):
         return f"it does not answer as flaremesh does ({error.reason})"
     if isinstance(error, TimeoutError):

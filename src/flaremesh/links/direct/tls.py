@@ -1,56 +1,26 @@
-"""Who is at the other end: TLS 1.3 with the certificates of the kits, verified by both sides."""
+"""Who is at the other end: TLS 1.3 with the certificates of two runs, verified by both sides."""
 
 import ssl
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import sys
 
-from flaremesh.links.errors import LinkError
+from cryptography import x509
+
+from flaremesh.links.credentials import Credentials
 from flaremesh.links.link import Refusal
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_DER = 2  # the format of what Python gives of a certificate, in _ssl.c
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """A site's certificate and private key, and the root that all certificates of the mesh come from.
+def peer_name(connection: ssl.SSLSocket, credentials: Credentials) -> str:
+    """The site at the other end of a connection whose handshake is over, by the chain that OpenSSL verified.
 
-    Both methods raise LinkError for files that cannot be used.
+    Raises:
+        Untrusted: it is not the run of a site; see `Credentials.identify`.
+        OSError: the peer is gone already.
     """
-
-    certificate: Path
-    key: Path
-    root: Path
-
-    def listening(self) -> ssl.SSLContext:
-        """TLS for connections that come in."""
-        context = self._context(ssl.PROTOCOL_TLS_SERVER)
-        context.num_tickets = 0  # sessions are not resumed, so that every connection proves who it is
-        return context
-
-    def dialling(self) -> ssl.SSLContext:
-        """TLS for connections that go out."""
-        return self._context(ssl.PROTOCOL_TLS_CLIENT)
-
-    def _context(self, protocol: int) -> ssl.SSLContext:
-        context = ssl.SSLContext(protocol)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # a certificate names a site, not a host: see peer_name
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(self.root)
-            context.load_cert_chain(self.certificate, self.key)
-        except OSError as error:
-            raise LinkError(f"the certificate {self.certificate} cannot be used: {error}") from error
-        return context
-
-
-def peer_name(connection: ssl.SSLSocket) -> str:
-    """The common name of the verified certificate at the other end."""
-    certificate = connection.getpeercert() or {}
-    subject: Any = certificate.get("subject", ())
-    names = [value for part in subject for key, value in part if key == "commonName"]
-    return str(names[0]) if len(names) == 1 else ""
+    connection.getpeername()
+    return credentials.identify([x509.load_der_x509_certificate(der) for der in _verified_chain(connection)])
 
 
 def refusal_of(error: ssl.SSLError) -> Refusal:
@@ -60,3 +30,11 @@ def refusal_of(error: ssl.SSLError) -> Refusal:
     if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return Refusal.UNTRUSTED
     return Refusal.REJECTED if "ALERT" in (error.reason or "") else Refusal.HANDSHAKE
+
+
+def _verified_chain(connection: ssl.SSLSocket) -> list[bytes]:
+    """The certificates in DER, from the peer's own to the root."""
+    if sys.version_info >= (3, 13):
+        return connection.get_verified_chain()
+    chain = connection._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # public from Python 3.13 on
+    return [certificate.public_bytes(_DER) for certificate in chain]

@@ -10,13 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import Field
 
 from flaremesh import __version__
-from flaremesh.links.direct import Credentials
+from flaremesh.links.credentials import Credentials
 from flaremesh.p2p import participant
 from flaremesh.p2p.agents.probe import Failure, Invitation, dial
 from flaremesh.p2p.participant import StartError
+from flaremesh.record import Name, RecordError, Schema, Text, Whole
+from flaremesh.topology.schema import MOST_SITES
 
 PATH: Final = "/doctor?report"
 """Where an agent serves its report."""
@@ -28,6 +32,7 @@ _EDGES_SECONDS = _ASKED * _ASK_SECONDS + 7.0  # 5 s to dial, and a resolver that
 _GPU_SECONDS = 20.0  # to import torch and count the GPUs
 
 _DAY_SECONDS = 86_400.0
+_MOST_NOTES = 64  # versions, or things that are missing
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,10 @@ class Finding:
         peer: the out-neighbour, if it is about an edge.
     """
 
-    participant: str
-    what: str
-    remedy: str
-    peer: str | None = None
+    participant: Name
+    what: Text
+    remedy: Text
+    peer: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,12 @@ class Edge:
         version: of flaremesh at the peer.
     """
 
-    peer: str
-    address: str
+    peer: Name
+    address: Name
     ok: bool | None
-    reason: str = ""
-    remedy: str = ""
-    version: str | None = None
+    reason: Text = ""
+    remedy: Text = ""
+    version: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,15 @@ class Report:
         findings: what is wrong.
     """
 
-    name: str
-    versions: Mapping[str, str]
-    missing: Sequence[str]
+    name: Name
+    versions: Annotated[Mapping[Name, Name], Field(max_length=_MOST_NOTES)]
+    missing: Annotated[Sequence[Text], Field(max_length=_MOST_NOTES)]
     certificate_days: float
-    free_bytes: int
-    gpus: int
-    visible_gpus: int | None
-    edges: Sequence[Edge]
-    findings: Sequence[Finding]
+    free_bytes: Whole
+    gpus: Whole
+    visible_gpus: Whole | None
+    edges: Annotated[Sequence[Edge], Field(max_length=MOST_SITES)]
+    findings: Annotated[Sequence[Finding], Field(max_length=MOST_SITES)]
 
     def to_json(self) -> bytes:
         """The report as JSON, as the agent serves it."""
@@ -106,12 +111,27 @@ class Report:
             ValueError: it is no report, or one of another version.
         """
         try:
-            fields = json.loads(document)
-            edges = [Edge(**edge) for edge in fields.pop("edges")]
-            findings = [Finding(**finding) for finding in fields.pop("findings")]
-            return cls(**fields, edges=edges, findings=findings)
-        except (TypeError, KeyError, AttributeError) as error:
+            return _REPORT.read(document, "what an agent serves")
+        except RecordError as error:
             raise ValueError(str(error)) from None
+
+
+_REPORT: Final = Schema[Report](Report, "a report")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a peer's agent answers to the request to be dialled: `Invitation`, or why there is none."""
+
+    version: Name | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    run: Name = ""
+    why: Text = ""
+    remedy: Text = ""
+    wrong: bool = False
+
+
+_ANSWER: Final = Schema[_Answer](_Answer, "an answer to the request to be dialled")
 
 
 class Doctor:
@@ -234,17 +254,20 @@ def _try_edge(site: str, peer: str, host: str, answer: bytes | None, credentials
                 f"{peer} must run and be registered.",
             ),
         )
-    reply = json.loads(answer)
-    if "port" not in reply:
-        return Edge(
-            peer, host, False if reply["wrong"] else None, reply["why"], reply["remedy"], reply["version"]
+    try:
+        reply = _ANSWER.read(answer, f"what {peer} answers")
+    except RecordError as error:
+        return _failed(
+            peer, host, Failure(str(error), f"{site} and {peer} must run one version of flaremesh.")
         )
-    address = host, int(reply["port"])
-    failure = dial(site, peer, address, reply["run"], credentials)
-    text = f"{host}:{address[1]}"
+    if reply.port is None:
+        return Edge(peer, host, False if reply.wrong else None, reply.why, reply.remedy, reply.version)
+    address = host, reply.port
+    failure = dial(site, peer, address, reply.run, credentials)
+    text = f"{host}:{reply.port}"
     if failure is not None:
-        return _failed(peer, text, failure, reply["version"])
-    return Edge(peer, text, True, version=reply["version"])
+        return _failed(peer, text, failure, reply.version)
+    return Edge(peer, text, True, version=reply.version)
 
 
 def invite(invitation: Invitation) -> bytes:

@@ -10,9 +10,9 @@ import time
 import uuid
 from typing import NamedTuple
 
-from flaremesh.links import LinkError
+from flaremesh.links import LinkError, Refusal
 from flaremesh.links.carrier import Address
-from flaremesh.links.direct import Credentials
+from flaremesh.links.credentials import Credentials
 from flaremesh.links.direct.connection import signal
 from flaremesh.links.direct.listener import Listener
 from flaremesh.links.direct.outgoing import Outgoing
@@ -73,14 +73,14 @@ class ProbeListener:
             self._expected[peer] = time.monotonic() + _OPEN_SECONDS
             return Invitation(self._listener.port, self._run)
 
-    def _welcome(self, name: str, connection: ssl.SSLSocket) -> bool:
+    def _welcome(self, name: str, connection: ssl.SSLSocket) -> Refusal | None:
         with self._changed:
             if self._expected.pop(name, None) is None:
-                return False
+                return Refusal.STRANGER
             self._changed.notify_all()
         with connection:
             connection.sendall(signal(Kind.ACK, run_digest(self._run)))
-        return True
+        return None
 
     def _serve(self, listener: Listener) -> None:
         with self._changed:
@@ -116,7 +116,9 @@ def dial(site: str, peer: str, address: Address, run: str, credentials: Credenti
         context = credentials.dialling()
     except LinkError as error:
         return Failure(f"{error}.", "Install the kit again.")
-    edge = Outgoing(site, peer, address, run_digest(run), context, lambda *lost: None, lambda error: None)
+    edge = Outgoing(
+        site, peer, address, run_digest(run), credentials, context, lambda *lost: None, lambda error: None
+    )
     try:
         cause = edge.wait()
     except LinkRefused as error:

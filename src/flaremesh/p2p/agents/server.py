@@ -12,11 +12,15 @@ from typing_extensions import override
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.shared import SharedMetrics
+from flaremesh.p2p.logins import Logins
 from flaremesh.p2p.nvflare.cells import METRICS
 from flaremesh.p2p.nvflare.jobs import FIRST_FAILURE
+from flaremesh.p2p.nvflare.logins import guard_logins
 from flaremesh.p2p.nvflare.server import ServerProcess, job_of_event
+from flaremesh.p2p.nvflare.startup import ROOT
 from flaremesh.topology.schema import SERVER
 
+_MOST_FAILURES = 64  # of one site, of jobs that have not ended
 _JOB_SECONDS = 15.0  # for the jobs to end: NVFlare kills their processes after 10 s
 
 
@@ -33,14 +37,17 @@ class ServerAgent(Agent):
         self._failures: dict[str, str] = {}
         self._process = ServerProcess(fl_ctx)
         self._process.abandon_jobs(fl_ctx)
+        guard_logins(self.workspace / "startup" / ROOT, Logins(self.workspace), fl_ctx)
         super().start(fl_ctx)
 
     @override
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
-            cell = self._process.cell
-            assert cell is not None, "it is made before the start is over"
+            if (cell := self._process.cell) is None:
+                raise RuntimeError(
+                    "NVFlare's server has started without a cell, as no version known here does"
+                )
             cell.hear_failures(self._note_failure)
             cell.hear(METRICS, self._take_metrics)
             self._started = True
@@ -77,8 +84,12 @@ class ServerAgent(Agent):
             self._metrics.take(site, message)
 
     def _note_failure(self, site: str, job_id: str) -> None:
-        """Remember which site failed first: before a controller is up, nothing else says why a job failed."""
-        if not self._process.is_aborted(job_id):
+        """Remember which site failed first: before a controller is up, nothing else says why a job failed.
+
+        A site may tell of any number of jobs; a few of them are remembered.
+        """
+        told = sum(other == site for other in self._failures.values())
+        if self._process.knows(site) and told < _MOST_FAILURES and not self._process.is_aborted(job_id):
             self._failures.setdefault(job_id, site)
 
     def _keep_failure(self, fl_ctx: FLContext) -> None:

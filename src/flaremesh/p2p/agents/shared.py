@@ -35,6 +35,7 @@ FRESH_SECONDS: Final = 60.0
 """Seconds for which the server shows what a site sent last."""
 
 _MAX_BYTES = 1 << 20
+_MOST_CHARACTERS = 256  # of a label
 _MAX_SERIES = 5000  # of one site: four runs with a hundred neighbours have that many
 
 _BOUNDS = [floatToGoString(bound) for bound in (*DURATION_BUCKETS, math.inf)]
@@ -220,7 +221,7 @@ def _is_ours(name: str, labels: Mapping[str, str], values: Sequence[float]) -> b
     counts = values[:-1]
     return (
         labels.keys() == slot.union(metric.labels)
-        and all(map(str.isprintable, labels.values()))
+        and all(len(value) <= _MOST_CHARACTERS and value.isprintable() for value in labels.values())
         and len(values) == (len(_BOUNDS) + 1 if metric.kind == "histogram" else 1)
         and (metric.kind == "gauge" or all(0 <= value < math.inf for value in values))
         and counts == sorted(map(math.floor, counts))

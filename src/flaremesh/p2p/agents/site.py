@@ -4,10 +4,12 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
@@ -16,7 +18,6 @@ from typing_extensions import override
 from flaremesh import __version__
 from flaremesh.errors import FlaremeshError
 from flaremesh.links import LinkError
-from flaremesh.links.direct import Credentials
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics
@@ -24,11 +25,13 @@ from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
 from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
+from flaremesh.p2p.credentials import issue
 from flaremesh.p2p.gate import left, policy
 from flaremesh.p2p.gate.audit import AuditLog
 from flaremesh.p2p.nvflare.cells import METRICS, PROBE
 from flaremesh.p2p.nvflare.site import SiteProcess
-from flaremesh.p2p.nvflare.startup import startup_files
+
+_LIFETIME = timedelta(days=36500)  # as long as that of the kit
 
 
 class SiteAgent(Agent):
@@ -72,8 +75,9 @@ class SiteAgent(Agent):
         self._metrics = Path(os.environ.setdefault(DIRECTORY_VARIABLE, str(self.workspace / "metrics")))
         slots.clear(self._metrics)
         self.participant = self._process.name
-        files = startup_files(self.workspace / "startup")
-        self._credentials = Credentials(files.certificate, files.key, files.root)
+        folder = self.workspace / "credential"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._credentials = issue(self.workspace / "startup", folder, _LIFETIME)
         if self._link is not None:
             low, high = self._link["ports"]
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
@@ -93,7 +97,7 @@ class SiteAgent(Agent):
             self._process.cell.answer(PROBE, self._invite)
             self._begin_to_share()
         elif event_type == EventType.JOB_COMPLETED:
-            self._note_end(str(fl_ctx.get_job_id()))
+            self._note_end(str(fl_ctx.get_prop(FLContextKey.CURRENT_JOB_ID)))
             self.sweep()  # the run that ended may be one more than are kept
             if self._sharing:
                 self._sharing.soon()

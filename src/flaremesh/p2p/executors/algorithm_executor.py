@@ -69,10 +69,10 @@ class AlgorithmExecutor(RunExecutor):
     @override
     def _configure(self, config: LocalConfig, fl_ctx: FLContext, abort_signal: Signal) -> Address | None:
         super()._configure(config, fl_ctx, abort_signal)
-        authorize(self.algorithm, "flaremesh.algorithms.", self.client_name, fl_ctx)
+        authorize(self.algorithm, self.client_name, fl_ctx)
         # NVFlare has decided already whether the job may bring a file
         path = _delivered(fl_ctx).path if self.problem is None else str(self.problem.get("path", ""))
-        authorize(path or "", "flaremesh.problems.", self.client_name, fl_ctx)
+        authorize(path or "", self.client_name, fl_ctx)
         require_sound_weights(self.algorithm, config)
         return self._join_run(self.algorithm, fl_ctx, abort_signal)
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from flaremesh.algorithms import Vectors
 from flaremesh.gossip import Mixture
+from flaremesh.links.link import MAX_MESSAGE_BYTES
 from flaremesh.problems.flat import parts_of, real
 from flaremesh.runtime.site_run import SiteRun
 
@@ -25,6 +26,10 @@ class RunByValue(SiteRun):
     def __init__(self, exchange: Callable[[Vectors, int], Mixture], *args: Any):
         self._exchange = exchange
         super().__init__(*args)
+
+    @override
+    def _expect(self, *message: Any) -> None:
+        self._link.expect(MAX_MESSAGE_BYTES)  # values have any length
 
     @override
     def _publish(self, iteration: int, stage: int, vectors: Vectors) -> None:

@@ -3,28 +3,37 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 
-from flaremesh.links import LinkError, Payload
+from flaremesh.errors import FlaremeshError
+from flaremesh.links import LinkError, Payload, Refusal
 from flaremesh.links.assemble import assemble
 from flaremesh.links.carrier import Address
-from flaremesh.links.direct import Credentials
+from flaremesh.links.credentials import Credentials
 from flaremesh.links.routed import RoutedLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
-from flaremesh.p2p.extra import ExtraError, planned_iterations
-from flaremesh.p2p.gate import left
+from flaremesh.p2p import charter as charters
+from flaremesh.p2p.charter import Charter
+from flaremesh.p2p.executors.orders import (
+    CharterError,
+    mode_of,
+    require_allowed,
+    require_ordered,
+    require_places,
+)
+from flaremesh.p2p.extra import planned_iterations
+from flaremesh.p2p.gate import left, order
 from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.nvflare.run_credential import credential_of
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
-from flaremesh.topology.links import LinkMode
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Member:
         traffic: what the link counts.
         metrics: what can be scraped of the run.
         progress: reports to the server how far the site is.
+        charter: what the site's kit allows; None in NVFlare's simulator, which has no kits.
     """
 
     folder: Path
@@ -46,6 +56,7 @@ class Member:
     traffic: TrafficCounter
     metrics: PrometheusSink
     progress: ProgressReporter
+    charter: Charter | None = None
 
     @classmethod
     def join(cls, fl_ctx: FLContext, config: LocalConfig, algorithm: str, abort_signal: Signal) -> "Member":
@@ -59,12 +70,14 @@ class Member:
 
         Raises:
             ExtraError: ``extra["links"]`` is no mode.
+            CharterError: the site's kit, or the run's order, does not allow these neighbours or carriers.
+            Refused: the run has no order.
             LinkError: no port is free, or the certificate cannot be used.
         """
-        mode = config.extra.get("links", "auto")
-        if mode not in get_args(LinkMode):
-            raise ExtraError(f'extra["links"] must be one of {", ".join(get_args(LinkMode))}, not {mode!r}')
-        run_id = fl_ctx.get_job_id()
+        run_id, workspace = fl_ctx.get_job_id(), fl_ctx.get_workspace()
+        folder = Path(workspace.get_run_dir(run_id))
+        charter = _charter(Path(workspace.get_startup_kit_dir()))
+        mode = mode_of(config.extra, charter)
         peers = {peer for hood in config.schedule for peer in (*hood.in_weights, *hood.out)}
         cell = RunCell(fl_ctx, peers)
 
@@ -83,8 +96,12 @@ class Member:
             config.labels.get("predicted_contraction"),
         )
         progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled)
-        credentials = _credentials(fl_ctx)
         try:
+            if charter is not None:
+                require_allowed(config, mode, charter)
+                asked = order.read(Path(workspace.get_app_dir(run_id)))
+                require_ordered(config, mode, asked, charter.participant)
+            credentials = _credentials(Path(workspace.get_startup_kit_dir()), folder, charter)
             link = assemble(
                 run_id,
                 config.schedule,
@@ -95,15 +112,22 @@ class Member:
                 credentials=credentials,
                 listen=(config.link["host"], tuple(config.link["ports"])) if config.link else None,
             )
-        except LinkError:
+        except FlaremeshError as error:
+            if isinstance(error, CharterError):
+                traffic.refused(error.peer, Refusal.CHARTER)
             metrics.state(RunState.FAILED)
             progress.stop()
             raise
-        folder = Path(fl_ctx.get_workspace().get_run_dir(run_id))
-        return cls(folder, credentials is None, link, traffic, metrics, progress)
+        return cls(folder, charter is None, link, traffic, metrics, progress, charter)
 
     def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
-        """Link the neighbours; arguments and errors are those of RoutedLink.open."""
+        """Link the neighbours; as RoutedLink.open, or raises CharterError for another place to dial."""
+        if self.charter is not None:
+            try:
+                require_places(addresses, self.charter)
+            except CharterError as error:
+                self.traffic.refused(error.peer, Refusal.CHARTER)
+                raise
         self.link.open(addresses, timeout)
 
     def enter(self, state: RunState, patience: float) -> None:
@@ -150,9 +174,22 @@ class _ThroughServer:
         self._cell.listen(FRAMES, deliver)
 
 
-def _credentials(fl_ctx: FLContext) -> Credentials | None:
+def _charter(startup: Path) -> Charter | None:
+    """The charter in the site's kit; None in NVFlare's simulator, which has no kits."""
+    if not startup_files(startup).certificate.exists():
+        return None
+    try:
+        return charters.read(startup)
+    except (OSError, ValueError, FlaremeshError) as error:
+        raise LinkError(
+            f"the charter of this kit, which says what the site may do, cannot be used: {error}. "
+            "Run `flaremesh provision`, and install the new kit"
+        ) from error
+
+
+def _credentials(startup: Path, run_folder: Path, charter: Charter | None) -> Credentials | None:
     """The run's credential; None in NVFlare's simulator, which has no kits and issues none."""
-    workspace = fl_ctx.get_workspace()
-    certificate, key = credential_of(Path(workspace.get_run_dir(fl_ctx.get_job_id())))
-    root = startup_files(Path(workspace.get_startup_kit_dir())).root
-    return Credentials(certificate, key, root) if certificate.exists() else None
+    if charter is None:
+        return None
+    certificate, key = credential_of(run_folder)
+    return Credentials(certificate, key, startup_files(startup).root, charter.revoked)

@@ -12,7 +12,8 @@ from torch.nn import Module
 from typing_extensions import override
 
 from flaremesh.algorithms import Vectors
-from flaremesh.links import Key
+from flaremesh.links import Key, LinkError
+from flaremesh.links.link import MAX_MESSAGE_BYTES
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.p2p.executors.by_value import flat, set_all
 from flaremesh.p2p.executors.ported import overrides
@@ -129,11 +130,15 @@ class ModuleExecutor(RegisteredExecutor):
             return
         member = part.member
         start = joined(trainable_of(model))
+        by_value = part.by_value or overrides(self, "run_algorithm")  # then messages have any length
+        member.link.expect(MAX_MESSAGE_BYTES if by_value else start.numel() * start.element_size())
         if parent:
             key = Key(_START, stage, parent)
             member.progress.waits_for(parent)
             start = vector_of(member.link.receive([key], part.start_timeout)[key], start, parent)
             member.progress.waits_for(None)
+            if not bool(start.isfinite().all()):
+                raise LinkError(f"{parent} sent {self.client_name} an initial point that is not finite")
             set_all(trainable_of(model), start)
         for child in self.config.children:
             member.link.send(child, Key(_START, stage, self.client_name), [payload_of(start)])

@@ -18,6 +18,7 @@ from flaremesh.p2p.extra import ExtraError, flag, whole
 from flaremesh.p2p.nvflare.policy import allows
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
+from flaremesh.printable import printable
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.randomness import built
@@ -111,7 +112,7 @@ def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | 
     try:
         return RunOptions(**given)
     except ValidationError as error:
-        raise ExtraError(f'extra["wire"]: {error.errors()[0]["msg"]}') from error
+        raise ExtraError(f'extra["wire"]: {printable(error.errors()[0]["msg"], 300)}') from error
 
 
 def algorithm_of(name: str, extra: Mapping[str, Any]) -> algorithms.Algorithm[Any]:
@@ -133,19 +134,18 @@ def require_sound_weights(name: str, config: LocalConfig) -> None:
         )
 
 
-def authorize(path: str, own: str, site: str, fl_ctx: FLContext) -> None:
+def authorize(path: str, site: str, fl_ctx: FLContext) -> None:
     """Hold a class that a job names to the kit's allow-list, as NVFlare does its own components.
 
     Args:
         path: of the class; a name without a dot is none.
-        own: package whose classes need no entry.
         site: name of this site.
         fl_ctx: of the configuration.
 
     Raises:
         ProblemError: the kit does not allow the class.
     """
-    if "." not in path or path.startswith(own):
+    if "." not in path:
         return
     if not allows(path, fl_ctx):
         raise ProblemError(

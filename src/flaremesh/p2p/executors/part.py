@@ -21,7 +21,7 @@ class Exchanges:
 
     Attributes:
         done: iterations done.
-        latest: iteration and number of the latest exchange.
+        latest: iteration of the latest exchange, and how often it has been no greater than the one before.
         unread: exchanges whose message is still to be dropped, by a neighbour that was not listed in them.
         shown: ``neighbors`` and own weight as a graph that changes set them last.
         listed, hood: whom ``neighbors`` named when it was last looked at, and in which neighbourhood.

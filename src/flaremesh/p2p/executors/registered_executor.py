@@ -165,7 +165,16 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
                 theirs = self._their_vectors(received[neighbor.id], own, neighbor.id)
                 for total, vector in zip(mixed, theirs, strict=True):
                     total.add_(vector, alpha=neighbor.weight)
-            return Mixture(mixed, torch.linalg.vector_norm(mixed[0] - own[0]))
+            distance = torch.linalg.vector_norm(mixed[0] - own[0])
+            if all(bool(vector.isfinite().all()) for vector in mixed):
+                return Mixture(mixed, distance)
+            poisoned = [
+                neighbor.id
+                for neighbor in self.neighbors
+                for vector in self._their_vectors(received[neighbor.id], own, neighbor.id)
+                if not bool(vector.isfinite().all())
+            ]
+            return Mixture(mixed, distance, tuple(dict.fromkeys(poisoned)))
 
     def _their_vectors(self, value: Any, like: Vectors, peer: str) -> Vectors:
         try:

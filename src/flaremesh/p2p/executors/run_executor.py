@@ -18,12 +18,14 @@ from flaremesh.links import PeerTimeout, RunAborted
 from flaremesh.links.carrier import Address
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.executors.member import Member
+from flaremesh.p2p.executors.orders import links_of, part_of
 from flaremesh.p2p.executors.part import START_SECONDS, Part
 from flaremesh.p2p.executors.ported import require_free_names
 from flaremesh.p2p.extra import positive
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.tasks import ADDRESS, ADDRESSES, BY_VALUE, ITERATION, PREPARE, REASON, START_TIMEOUT, Task
 from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
+from flaremesh.record import RecordError
 
 DEFAULT_PEER_TIMEOUT = 60.0
 
@@ -126,18 +128,20 @@ class RunExecutor(Executor, ABC):
 
     def _take_step(self, data: Mapping[str, Any], fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """One of the three steps of the configuration; see flaremesh.p2p.tasks."""
+        if not isinstance(data, Mapping):
+            raise RecordError(f"what the server sent {self.client_name} is no step of its configuration.")
         if PREPARE in data:
             if self._prepares_in_time():
                 run = DXO(DataKind.APP_DEFINED, data=dict(self.config.extra)).to_shareable()
                 self._prepare_run(fl_ctx, run, abort_signal)
             return make_reply(ReturnCode.OK)
         if ADDRESSES in data:
-            addresses = {site: (host, port) for site, (host, port) in data[ADDRESSES].items()}
-            self._connect_links(addresses, data[START_TIMEOUT], data[BY_VALUE])
+            links = links_of(data, self.client_name)
+            self._connect_links(links.addresses, links.start_timeout, links.by_value)
             return make_reply(ReturnCode.OK)
         self._learn_name(fl_ctx)  # again, because a subclass's handle_event need not call this one's
         require_free_names(vars(self), type(self))
-        config = LocalConfig.of(dict(data))
+        config = part_of(data, self.client_name)
         if not config.schedule:
             # the stock package's controller sends neighbours alone: every edge goes both ways
             ends = [

@@ -157,7 +157,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             fl_ctx.set_peer_context(before)
 
     def _exchange_number(self, iteration: Any) -> tuple[int, int]:
-        """The iteration as an int, and how many exchanges it had before this one."""
+        """The iteration as an int, and a number that makes the two the name of no other exchange."""
         try:
             number = operator.index(iteration)
         except TypeError:
@@ -166,7 +166,7 @@ class SyncAlgorithmExecutor(BaseDistOptExecutor):
             ) from None
         exchanges = self._flaremesh.exchanges
         latest, stage = exchanges.latest
-        exchanges.latest = number, stage + 1 if number == latest else 0
+        exchanges.latest = number, stage + (number <= latest)
         return exchanges.latest
 
     def _present_hood(self, iteration: int) -> Neighborhood:

@@ -14,7 +14,7 @@ from typing import Final
 from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.gate.audit import GATE_FOLDER, AuditLog
-from flaremesh.p2p.gate.request import RunRequest
+from flaremesh.p2p.gate.request import REQUEST, RunRequest
 from flaremesh.record import RecordError, Schema
 
 WAITS: Final = "waits for approval"
@@ -79,6 +79,7 @@ class Approvals:
         if earlier is None:
             if len(list(self._waiting.glob("*.json"))) >= _MOST_WAITING:
                 return f"{_MOST_WAITING} runs wait for approval already"
+            AuditLog(self._workspace).note("waits", request=REQUEST.data(request))
             self._write(self._waiting, Pending(request, datetime.now(UTC)))
         elif not earlier.is_of(request):
             return "another run of the same id waits for approval"

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.record import Schema
 from flaremesh.topology.links import LinkMode
 
 _NAME: Final = re.compile(r"[\w.@+-]{1,200}", re.ASCII)
@@ -52,6 +53,10 @@ class RunRequest:
     peers: tuple[str, ...]
     links: LinkMode
     at: datetime
+
+
+REQUEST: Final[Schema[RunRequest]] = Schema(RunRequest, "a run that asks to be let in")
+"""How the audit log has it."""
 
 
 def quoted(value: object) -> str:

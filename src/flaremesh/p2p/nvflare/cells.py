@@ -20,6 +20,8 @@ from nvflare.fuel.f3.message import Message
 from nvflare.private.defs import CellChannel, CellChannelTopic, CellMessageHeaderKeys, JobFailureMsgKey
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
+from flaremesh.p2p.nvflare.jobs import is_id
+
 SERVER: Final = FQCN.ROOT_SERVER
 """Address of the server's own process."""
 
@@ -30,6 +32,7 @@ METRICS: Final = "metrics"
 
 _CHANNEL: Final = "flaremesh"
 _MEBIBYTE = 1 << 20
+_MOST_ANSWER = 1 << 16  # bytes of what a site answers to another
 
 
 class ServerTraffic(NamedTuple):
@@ -60,7 +63,7 @@ class ParticipantCell:
         return SERVER in self._core.agents
 
     def ask(self, site: str, topic: str, timeout: float) -> bytes | None:
-        """What another site's process answers, through the server; None if it does not in time.
+        """What another site's process answers, through the server; None if it does not in time, or too much.
 
         Args:
             site: name of that site.
@@ -72,7 +75,7 @@ class ParticipantCell:
         )
         if reply is None or reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
             return None
-        return bytes(reply.payload)
+        return bytes(reply.payload) if _is_data(reply) and len(reply.payload) <= _MOST_ANSWER else None
 
     def answer(self, topic: str, handler: Callable[[str], bytes]) -> None:
         """Answer what other sites `ask` with ``handler(site)``, which must be quick."""
@@ -105,9 +108,11 @@ class ParticipantCell:
         def filter_request(message: Message) -> None:
             kind = message.get_header(MessageHeaderKey.CHANNEL), message.get_header(MessageHeaderKey.TOPIC)
             if kind == (CellChannel.SERVER_MAIN, CellChannelTopic.REPORT_JOB_FAILURE):
-                report = message.payload
-                if report[JobFailureMsgKey.CODE] != JobReturnCode.SUCCESS:
-                    handler(message.get_header(MessageHeaderKey.ORIGIN), report[JobFailureMsgKey.JOB_ID])
+                site, report = message.get_header(MessageHeaderKey.ORIGIN), message.payload
+                told = report if isinstance(report, dict) else {}
+                job_id, code = told.get(JobFailureMsgKey.JOB_ID), told.get(JobFailureMsgKey.CODE)
+                if is_id(job_id) and isinstance(code, int) and code != JobReturnCode.SUCCESS:
+                    handler(site, job_id)
 
         # for "*", as NVFlare's own: a filter for one topic would replace those
         self._core.add_incoming_request_filter("*", "*", filter_request)

@@ -4,7 +4,7 @@ This hides the configuration inside a FedJob. Two methods of that object are rep
 no hook between the last component that is added and the export.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from flaremesh.p2p.nvflare.policy import let_simulator_allow
 _INSTALLED = "_flaremesh_installed"
 
 
-def name_installed(job: Any, package: str, classes: Collection[str]) -> None:
+def name_installed(job: Any, package: str, classes: Collection[str], finish: Callable[[Path], None]) -> None:
     """Let a job name the classes of an installed package; a second call changes nothing.
 
     FedJob would copy the package's modules into the job, which then carries code (BYOC): kits refuse that,
@@ -25,6 +25,7 @@ def name_installed(job: Any, package: str, classes: Collection[str]) -> None:
         job: a FedJob.
         package: name of the package, which is installed at every site.
         classes: dotted paths of those that the simulator must let the job name.
+        finish: called with the job's folder whenever it has been written.
     """
     config = job.job
     if hasattr(config, _INSTALLED):
@@ -32,10 +33,11 @@ def name_installed(job: Any, package: str, classes: Collection[str]) -> None:
     setattr(config, _INSTALLED, True)
     generate, simulate = config.generate_job_config, config.simulator_run
 
-    def generate_job_config(job_root: str) -> Any:
+    def generate_job_config(job_root: str) -> None:
         # now, because set_app_packages may have been called before and after
         config.set_app_packages(sorted({*config.app_packages, package}))
-        return generate(job_root)
+        generate(job_root)
+        finish(Path(job_root) / config.job_name)
 
     def simulator_run(workspace: str, *args: Any, **kwargs: Any) -> Any:
         let_simulator_allow(classes, Path(workspace))

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.private.defs import ERROR_MSG_PREFIX
 
 from flaremesh.printable import printable
 
@@ -19,7 +20,6 @@ SERVER_PARAMETERS: Final = {
 FIRST_FAILURE: Final = "first_failure"
 """Key of a job's meta: the site whose process failed first, unless the job was aborted before."""
 
-_NO_CODE = "BYOC not permitted"  # a site's answer when it is to deploy the job
 _MOST_DETAILS = 1000
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 _UNFINISHED = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED, RunStatus.RUNNING}
@@ -42,9 +42,10 @@ class Job:
     first_failure: str | None
 
     @property
-    def refused_by(self) -> list[str]:
-        """The sites whose kit accepts no code of a job, if this one brings some."""
-        return [detail.partition(":")[0] for detail in self.details if detail.endswith(_NO_CODE)]
+    def refusals(self) -> dict[str, str]:
+        """Why sites do not take the job in, by their names."""
+        told = [detail.partition(f": {ERROR_MSG_PREFIX}: ") for detail in self.details]
+        return {site: reason for site, _, reason in told if reason}
 
     @property
     def ended(self) -> bool:
@@ -52,7 +53,7 @@ class Job:
         return self.status not in _UNFINISHED
 
 
-def is_id(value: object) -> bool:
+def is_id(value: object) -> TypeGuard[str]:
     """Whether it may be the id of a job, and so the name of a folder and a word of a command."""
     return isinstance(value, str) and bool(_ID.fullmatch(value))
 

@@ -69,7 +69,7 @@ class MeshProject:
         builders = [
             WorkspaceBuilder(),
             _Finisher(settings),
-            StaticFileBuilder(config_folder="config", scheme="grpc"),
+            StaticFileBuilder(config_folder="config", scheme="grpc", require_signed_jobs=True),
             _Owners(startup),
         ]
         # NVFlare also prints the traceback of an error that it returns

@@ -57,9 +57,8 @@ class _Launcher(ProcessJobLauncher):
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_BOOTSTRAP:  # the participant's own process has it, and no job's
             self._next_key = self._maker.submit(new_key)
-            run_credential.withdraw_all(
-                _workspace(fl_ctx)
-            )  # of runs whose end an earlier process did not see
+            # of runs whose end an earlier process did not see
+            run_credential.withdraw_all(_workspace(fl_ctx))
             if not landlock.version():
                 self.logger.warning("%s. %s=required refuses runs instead", _UNCONFINED, CONFINEMENT_VARIABLE)
             if withheld := withheld_proxies(os.environ):
@@ -85,10 +84,15 @@ class _Launcher(ProcessJobLauncher):
             run_credential.withdraw(folder)
             shutil.rmtree(temporary, ignore_errors=True)
 
-        environment = of_job(os.environ) | get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS))
+        environment = of_job(os.environ, temporary)
+        environment |= get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS))
         python, _, *words = shlex.split(self.get_command(job_meta, fl_ctx))
         command = [python, "-m", JOB_PROCESS, str(workspace), run, *words]
-        return _Handle(spawn_process(command, environment | {"TMPDIR": temporary}), clean)
+        try:
+            return _Handle(spawn_process(command, environment), clean)
+        except OSError:
+            clean()
+            raise
 
     def _new_key(self) -> rsa.RSAPrivateKey:
         """A new key, made ahead: it takes a tenth of a second, for which no run waits."""

@@ -6,7 +6,7 @@ nothing two days later. The server's job speaks to its own participant alone, in
 NVFlare insists on a key there, and any will do.
 """
 
-import shutil
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,7 +18,6 @@ from flaremesh.issuing import key_pem, pem, read_key, run_certificate
 from flaremesh.p2p.nvflare.startup import RUNS, startup_files
 
 _FOLDER: Final = "credential"
-
 _LIFETIME: Final = timedelta(days=2)
 
 
@@ -26,7 +25,7 @@ class RunCredential(NamedTuple):
     """The files of a run.
 
     Attributes:
-        certificate: of the run, followed by the one that issued it; none at the server.
+        certificate: of the run, followed by the one that issued it; empty at the server.
         key: the run's private key.
     """
 
@@ -52,24 +51,32 @@ def issue(startup: Path, run_folder: Path, key: rsa.RSAPrivateKey) -> None:
         FileNotFoundError: the kit is of an earlier version, or not whole.
         ValueError: a file of the kit is damaged.
     """
-    kit = startup_files(startup)
-    files = credential_of(run_folder)
+    kit, files = startup_files(startup), credential_of(run_folder)
+    chain = b"" if kit.is_server else _chain(startup / RUNS, kit.key, key.public_key())
     withdraw(run_folder)
     files.key.parent.mkdir(mode=0o700)
     files.key.touch(mode=0o600)
     files.key.write_bytes(key_pem(key))
-    if not kit.is_server:
-        issuer = x509.load_pem_x509_certificate((startup / RUNS).read_bytes())
-        leaf = run_certificate(issuer, read_key(kit.key.read_bytes()), key.public_key(), _LIFETIME)
-        files.certificate.write_bytes(pem(leaf, issuer))
+    files.certificate.write_bytes(chain)
 
 
 def withdraw(run_folder: Path) -> None:
     """Remove the credential of a run that has ended, if it is still there."""
-    shutil.rmtree(run_folder / _FOLDER, ignore_errors=True)
+    folder = run_folder / _FOLDER
+    if folder.is_symlink():  # the run owned it: it may lead to what is another's
+        folder.unlink()
+    for file in credential_of(run_folder):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or the run has put something there
+        folder.rmdir()
 
 
 def withdraw_all(workspace: Path) -> None:
     """Remove the credentials of all runs; call it before any is started."""
     for folder in workspace.glob(f"*/{_FOLDER}"):
         withdraw(folder.parent)
+
+
+def _chain(issuing: Path, site_key: Path, run_key: rsa.RSAPublicKey) -> bytes:
+    issuer = x509.load_pem_x509_certificate(issuing.read_bytes())
+    return pem(run_certificate(issuer, read_key(site_key.read_bytes()), run_key, _LIFETIME), issuer)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nvflare.apis.fl_constant import AdminCommandNames
-from nvflare.security.security import COMMAND_CATEGORIES
+from nvflare.apis.fl_constant import AdminCommandNames, SystemComponents
+from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 
+from flaremesh.p2p.nvflare.door import OPENED_BY
 from flaremesh.topology.schema import MOST_SITES
 
 AGENT_RESOURCES: Final = "flaremesh__p_resources.json"
@@ -22,9 +23,19 @@ AGENT_RESOURCES: Final = "flaremesh__p_resources.json"
 __p_: loaded by the parent process only, never by a job's process.
 """
 
+DOOR_RESOURCES: Final = "flaremesh_door__p_resources.json"
+"""File in a site's ``local`` with its door for jobs."""
+
 _HEART_BEAT_TIMEOUT = 30  # seconds of silence after which a site is lost; sites beat every 10 s
 _SHUTDOWN_PERIOD = 2  # seconds that a stopping server waits for its sites; they come back to the next one
 _JOB_END_POLL = 0.2  # seconds; NVFlare's default of 3 s delays the end of every run
+_WATCHED = frozenset(  # rights over a participant's files and logs, which are its own admin's to give
+    {
+        CommandCategory.SHELL_COMMANDS,
+        AdminCommandNames.CONFIGURE_SITE_LOG,
+        AdminCommandNames.CONFIGURE_JOB_LOG,
+    }
+)
 _STORAGE = "storage"  # the server's folder for jobs and snapshots, in its workspace
 
 
@@ -33,8 +44,7 @@ class Settings:
     """What the kits of a mesh say beside NVFlare's defaults.
 
     Attributes:
-        classes: entries that are added to NVFlare's allow-list: dotted paths that a job may name, or of
-            packages, with a dot at their end.
+        classes: all that a job may name: dotted paths of classes, or of packages with a dot at their end.
         code: jobs may bring code along.
         agents: the arguments of each site's agent.
     """
@@ -47,18 +57,21 @@ class Settings:
         """Finish the server's files in ``local``."""
         _serve(local / "resources.json")
         _launch(local / "resources.json", "flaremesh.p2p.job_launcher.ServerJobLauncher")
-        _add_agent(local, "flaremesh.p2p.agents.ServerAgent", {})
-        self._set_participant(local)
+        _add(local / AGENT_RESOURCES, "flaremesh_agent", "flaremesh.p2p.agents.ServerAgent", {})
+        self._set_participant(local, _WATCHED)
 
     def set_site(self, local: Path, name: str) -> None:
         """Finish a site's files in ``local``."""
         _launch(local / "resources.json", "flaremesh.p2p.job_launcher.SiteJobLauncher")
-        _add_agent(local, "flaremesh.p2p.agents.SiteAgent", self.agents[name])
-        self._set_participant(local)
+        _add(local / AGENT_RESOURCES, "flaremesh_agent", "flaremesh.p2p.agents.SiteAgent", self.agents[name])
+        _add(
+            local / DOOR_RESOURCES, SystemComponents.APP_DEPLOYER, "flaremesh.p2p.gate.deployer.SiteDoor", {}
+        )
+        self._set_participant(local, _WATCHED | set(OPENED_BY.values()))
 
-    def _set_participant(self, local: Path) -> None:
+    def _set_participant(self, local: Path, closed: Collection[str]) -> None:
         _allow(local / "resources.json", self.classes)
-        _authorize(local / "authorization.json", code=self.code)
+        _authorize(local / "authorization.json", code=self.code, closed=closed)
         _log(local / "log_config.json")
 
 
@@ -95,10 +108,10 @@ def _storage(folder: str) -> dict[str, Any]:
     return {"path": "flaremesh.p2p.storage.WorkspaceStorage", "args": {"folder": folder}}
 
 
-def _add_agent(local: Path, path: str, arguments: Mapping[str, Any]) -> None:
-    components = [{"id": "flaremesh_agent", "path": path, "args": arguments}]
+def _add(file: Path, name: str, path: str, arguments: Mapping[str, Any]) -> None:
+    components = [{"id": name, "path": path, "args": arguments}]
     document = {"format_version": 2, "components": components}
-    (local / AGENT_RESOURCES).write_text(json.dumps(document, indent=2) + "\n")
+    file.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def _launch(path: Path, launcher: str) -> None:
@@ -109,11 +122,11 @@ def _launch(path: Path, launcher: str) -> None:
 
 def _allow(path: Path, classes: Iterable[str]) -> None:
     with _edited(path) as resources:
-        # an explicit list replaces NVFlare's default, so the file's list, which has the default, is extended
-        resources["class_allow_list"] += classes
+        # NVFlare's default list has classes that run commands, and prefixes of more
+        resources["class_allow_list"] = list(classes)
 
 
-def _authorize(path: Path, *, code: bool) -> None:
+def _authorize(path: Path, *, code: bool, closed: Collection[str]) -> None:
     with _edited(path) as policy:
         roles = policy["permissions"]
         # "any" for a whole role overrides single rights, so the rights are spelt out
@@ -122,6 +135,7 @@ def _authorize(path: Path, *, code: bool) -> None:
             if "manage_job" in rights:
                 # a role that may abort a run may also watch it
                 rights["app_command"] = rights["manage_job"]
+            rights |= dict.fromkeys(sorted(closed), "none")
             rights["byoc"] = "any" if code and rights.get("submit_job", "none") != "none" else "none"
 
 

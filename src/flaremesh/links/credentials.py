@@ -1,0 +1,137 @@
+"""Who a site of a run is, and who its peers are: by certificates that sites issue to their runs."""
+
+import ssl
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from flaremesh import signatures
+from flaremesh.certificates import CertificateError, Newest, identify
+from flaremesh.links.errors import LinkError
+from flaremesh.links.link import Refusal
+
+Chain: TypeAlias = Sequence[x509.Certificate]
+"""The certificate of a site's run and the one of the site that issued it; the root may follow."""
+
+
+class Untrusted(Exception):
+    """A peer that does not prove to be a site of the mesh; ``reason`` says in one word what it lacks."""
+
+    def __init__(self, reason: Refusal, cause: str):
+        self.reason = reason
+        super().__init__(cause)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A site's certificate and private key for one run, and what its peers are held to.
+
+    Attributes:
+        certificate: file with the run's certificate, followed by that of the site, which issued it.
+        key: file with the run's private key, RSA or on an elliptic curve.
+        root: file with the certificate of the mesh's root.
+        revoked: serial numbers, in decimal, of certificates that count no more.
+
+    All methods but `identify` raise LinkError for files that cannot be used.
+    """
+
+    certificate: Path
+    key: Path
+    root: Path
+    revoked: Collection[str] = ()
+
+    def listening(self) -> ssl.SSLContext:
+        """TLS for connections that come in."""
+        context = self._context(ssl.PROTOCOL_TLS_SERVER)
+        context.num_tickets = 0  # sessions are not resumed, so that every connection proves who it is
+        return context
+
+    def dialling(self) -> ssl.SSLContext:
+        """TLS for connections that go out."""
+        return self._context(ssl.PROTOCOL_TLS_CLIENT)
+
+    def chain(self) -> list[x509.Certificate]:
+        """This site's certificates."""
+        try:
+            return x509.load_pem_x509_certificates(self.certificate.read_bytes())
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
+
+    def sign(self, content: bytes) -> bytes:
+        """The signature of the run: RSASSA-PSS or ECDSA, with SHA-256."""
+        try:
+            key = load_pem_private_key(pem := self.key.read_bytes(), password=None)
+            if isinstance(key, ec.EllipticCurvePrivateKey):
+                return key.sign(content, ec.ECDSA(SHA256()))
+            return signatures.sign(content, pem)
+        except (OSError, ValueError, TypeError, signatures.SignatureError) as error:
+            raise self._unusable(error) from error
+
+    def identify(self, chain: Chain) -> str:
+        """The name of the site whose run holds ``chain``.
+
+        Raises:
+            Untrusted: no site of the mesh holds it, it is revoked, or it is older than one seen before.
+        """
+        try:
+            identity = identify(chain, self._root)
+        except CertificateError as error:
+            expired = any(certificate.not_valid_after_utc < datetime.now(UTC) for certificate in chain)
+            raise Untrusted(Refusal.EXPIRED if expired else Refusal.UNTRUSTED, str(error)) from None
+        if any(str(certificate.serial_number) in self.revoked for certificate in chain):
+            raise Untrusted(Refusal.REVOKED, f"the certificate of {identity.name} is revoked")
+        try:
+            self._newest.admit(identity)
+        except CertificateError as error:
+            raise Untrusted(Refusal.OUTDATED, str(error)) from None
+        return identity.name
+
+    @cached_property
+    def _newest(self) -> Newest:
+        return Newest()
+
+    @cached_property
+    def _root(self) -> x509.Certificate:
+        try:
+            return x509.load_pem_x509_certificate(self.root.read_bytes())
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
+
+    def _context(self, protocol: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # a certificate names a site, not a host
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(self.root)
+            context.load_cert_chain(self.certificate, self.key)
+        except OSError as error:
+            raise self._unusable(error) from error
+        return context
+
+    def _unusable(self, error: Exception) -> LinkError:
+        return LinkError(f"the certificate {self.certificate} cannot be used: {error}")
+
+
+def verify(content: bytes, signature: bytes, signer: x509.Certificate) -> bool:
+    """Whether the holder of a run's certificate signed ``content``, as `Credentials.sign` does."""
+    public = signer.public_key()
+    try:
+        if isinstance(public, ec.EllipticCurvePublicKey):
+            public.verify(signature, content, ec.ECDSA(SHA256()))
+        elif isinstance(public, rsa.RSAPublicKey):
+            signatures.verify(content, signature, signer)
+        else:
+            return False
+    except (InvalidSignature, signatures.SignatureError):
+        return False
+    return True

@@ -1,0 +1,209 @@
+"""What the server tells a site before a run: a stranger's data, bounded by charter and signed order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, TypeAlias, get_args
+
+from pydantic import Field
+
+from flaremesh.errors import FlaremeshError
+from flaremesh.links.carrier import Address
+from flaremesh.p2p.charter import Charter, Peer
+from flaremesh.p2p.extra import ExtraError
+from flaremesh.p2p.gate.order import Order
+from flaremesh.p2p.types import LocalConfig, Neighbor
+from flaremesh.record import Schema
+from flaremesh.topology.links import LinkKind, LinkMode
+from flaremesh.topology.neighborhood import Neighborhood
+
+_Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=255)]
+_Weight: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+_Port: TypeAlias = Annotated[int, Field(ge=1, lt=1 << 16)]
+_Count: TypeAlias = Annotated[int, Field(ge=0, le=1 << 20)]
+_Label: TypeAlias = Annotated[str, Field(max_length=1000)] | float | None
+
+_CARRIERS: Final[Mapping[LinkMode, frozenset[LinkKind]]] = {
+    "auto": frozenset(LinkKind),
+    "direct": frozenset({LinkKind.DIRECT}),
+    "relay": frozenset({LinkKind.RELAY}),
+}
+
+
+class CharterError(FlaremeshError):
+    """The server or the job asks for more than the site's kit allows, or the server for another run.
+
+    Attributes:
+        peer: the site in question.
+    """
+
+    def __init__(self, peer: str, what: str, rule: str):
+        self.peer = peer
+        super().__init__(
+            f"{what}; {rule} in the kit. A run may use less than the kit says and nothing else: submit it "
+            "for the topology that was provisioned, or provision again and install the new kits"
+        )
+
+
+class OrderError(CharterError):
+    """The server asks for another run than the one that was signed and let in."""
+
+    def __init__(self, peer: str, what: str):
+        super().__init__(
+            peer, f"the server tells another run than was signed: {what}", "only that one is let in"
+        )
+
+
+@dataclass(frozen=True)
+class _Neighbor:
+    id: _Name
+    weight: _Weight | None = None
+
+
+@dataclass(frozen=True)
+class _Hood:
+    site: _Name
+    self_weight: _Weight
+    in_weights: Mapping[_Name, _Weight]
+    out: tuple[_Name, ...]
+
+
+@dataclass(frozen=True)
+class _Link:
+    host: _Name
+    ports: tuple[_Port, _Port]
+
+
+@dataclass(frozen=True)
+class _Part:
+    neighbors: tuple[_Neighbor, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    schedule: tuple[_Hood, ...] = ()
+    index: _Count = 0
+    sites: _Count = 1
+    parent: _Name | None = None
+    children: tuple[_Name, ...] = ()
+    labels: Mapping[_Name, _Label] = field(default_factory=dict)
+    link: _Link | None = None
+    row_stochastic: bool = True
+    column_stochastic: bool = True
+
+
+@dataclass(frozen=True)
+class _Links:
+    addresses: Mapping[_Name, tuple[_Name, _Port]]
+    start_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    by_value: bool
+
+
+_PART: Final[Schema[_Part]] = Schema(_Part, "a site's part of a run")
+_LINKS: Final[Schema[_Links]] = Schema(_Links, "a step of its configuration")
+
+
+def part_of(data: Any, site: str) -> LocalConfig:
+    """The site's part of a run, in the data of the first ``config`` task.
+
+    Raises:
+        RecordError: it is none.
+    """
+    part = _PART.of(data, f"what the server sent {site}")
+    return LocalConfig(
+        neighbors=[Neighbor(neighbor.id, neighbor.weight) for neighbor in part.neighbors],
+        extra=dict(part.extra),
+        schedule=[Neighborhood(h.site, h.self_weight, dict(h.in_weights), h.out) for h in part.schedule],
+        index=part.index,
+        sites=part.sites,
+        parent=part.parent,
+        children=list(part.children),
+        labels=dict(part.labels),
+        link={"host": part.link.host, "ports": list(part.link.ports)} if part.link else None,
+        row_stochastic=part.row_stochastic,
+        column_stochastic=part.column_stochastic,
+    )
+
+
+def links_of(data: Any, site: str) -> _Links:
+    """Addresses, time and manner of the second ``config`` task; raises as `part_of` does."""
+    return _LINKS.of(data, f"what the server sent {site}")
+
+
+def mode_of(extra: Mapping[str, Any], charter: Charter | None) -> LinkMode:
+    """By what a run's messages may travel: what it says, or all that the charter allows.
+
+    Raises:
+        ExtraError: ``extra["links"]`` is no mode.
+    """
+    if "links" in extra:
+        mode: LinkMode = extra["links"]
+        if mode not in get_args(LinkMode):
+            raise ExtraError(f'extra["links"] must be one of {", ".join(get_args(LinkMode))}')
+        return mode
+    allowed = {carrier for peer in charter.peers.values() for carrier in peer.carriers} if charter else set()
+    return "auto" if len(allowed) != 1 else "direct" if LinkKind.DIRECT in allowed else "relay"
+
+
+def require_allowed(config: LocalConfig, mode: LinkMode, charter: Charter) -> None:
+    """Hold a run's neighbours and carriers to a charter.
+
+    Raises:
+        CharterError: a neighbour is none of the charter's peers, or not in this direction or by this carrier.
+    """
+    site = charter.participant
+    for hood in config.schedule:
+        if hood.site != site:
+            raise CharterError(hood.site, f"{site} is given the part of another site", f"{site} is named")
+        for directed, names in (("receives", hood.in_weights), ("sends", hood.out)):
+            for name in names:
+                peer = _peer(name, charter)
+                if not getattr(peer, directed):
+                    raise CharterError(
+                        name, f"the run wants an edge by which {site} {directed}", f"{name} has no such edge"
+                    )
+                if more := _CARRIERS[mode].difference(peer.carriers):
+                    raise CharterError(
+                        name,
+                        f"the run wants `links: {mode}` between {site} and {name}",
+                        f"{' and '.join(sorted(more))} is not among their carriers",
+                    )
+
+
+def require_ordered(config: LocalConfig, mode: LinkMode, order: Order, site: str) -> None:
+    """Hold a run's neighbours and carriers to the order that its submitter signed.
+
+    The site's policy decided on that order, and not on what the server tells once the run was let in.
+
+    Raises:
+        OrderError: an edge is not ordered, or travels otherwise.
+    """
+    peers = order.peers(site)
+    if order.links not in ("auto", mode):
+        raise OrderError(next(iter(peers), site), f"`links: {mode}` instead of `links: {order.links}`")
+    if order.edges is None:
+        return
+    for hood in config.schedule:
+        told = [(source, site) for source in hood.in_weights] + [(site, user) for user in hood.out]
+        for source, user in told:
+            if user not in order.edges.get(source, ()):
+                peer = user if source == site else source
+                raise OrderError(peer, f"with the edge {source}-{user}")
+
+
+def require_places(addresses: Mapping[str, Address], charter: Charter) -> None:
+    """Hold the places where the server says that neighbours may be dialled to a charter.
+
+    Raises:
+        CharterError: a neighbour would be dialled elsewhere.
+    """
+    for name, (host, port) in addresses.items():
+        peer = _peer(name, charter)
+        low, high = peer.ports or (1, 0)
+        if host != peer.host or not low <= port <= high:
+            place = f"{peer.host}, ports {low} to {high}, is its place" if peer.host else "it has no place"
+            raise CharterError(name, f"the server gives another place where to dial {name}", place)
+
+
+def _peer(name: str, charter: Charter) -> Peer:
+    known = charter.peers.get(name)
+    if known is None:
+        quoted = ascii(name) if not name.isprintable() else name
+        raise CharterError(name, f"{quoted} is to be a neighbour of {charter.participant}", "it is no peer")
+    return known

@@ -1,0 +1,156 @@
+"""The door itself: who signed a job, for which run, with which code, and does the kit allow it?"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from typing_extensions import override
+
+from flaremesh.errors import FlaremeshError
+from flaremesh.p2p import charter
+from flaremesh.p2p.charter import Charter
+from flaremesh.p2p.gate import app, house, order
+from flaremesh.p2p.gate.approval import WAITS
+from flaremesh.p2p.gate.archive import unpack
+from flaremesh.p2p.gate.audit import AuditLog
+from flaremesh.p2p.gate.begun import Begun
+from flaremesh.p2p.gate.code import JobCode
+from flaremesh.p2p.gate.order import Order
+from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
+from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
+from flaremesh.p2p.nvflare.signers import Signer, signer_of
+from flaremesh.p2p.nvflare.startup import startup_files
+from flaremesh.signatures import SignatureError
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class _Visit(NamedTuple):
+    """A job that was let in and has not begun."""
+
+    order: Order
+    request: RunRequest
+    approved_by: str | None
+
+
+class SiteDoor(Door):
+    """Lets in what the site's kit and its own admin allow; nothing of a job is loaded before.
+
+    Another site may refuse a run that is let in here, and while it waits for a person there, its submitter
+    sends it again and again. So the last job of a run takes the place of those before, and the run counts and
+    is noted once it begins.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._visits: dict[str, _Visit] = {}
+
+    @override
+    def admit(self, workspace: Path, job: str, app: bytes) -> Signer | str:
+        return _decided(workspace, job, lambda: self._admit(workspace, job, app))
+
+    @override
+    def begin(self, workspace: Path, job: str) -> str | None:
+        return _decided(workspace, job, lambda: self._begin(workspace, job))
+
+    def _begin(self, workspace: Path, job: str) -> None:
+        visit = self._visits.pop(job, None)
+        if visit is None:
+            raise Refused("too many jobs were let in after this one, and it did not begin meanwhile")
+        Begun(workspace).add(visit.order, datetime.now(UTC))
+        said = REQUEST.data(visit.request)
+        AuditLog(workspace).note("let in", job=job, request=said, approved_by=visit.approved_by)
+
+    def _admit(self, workspace: Path, job: str, archive: bytes) -> Signer:
+        startup = workspace / "startup"
+        mine = _charter(startup)
+        with tempfile.TemporaryDirectory(prefix="flaremesh-") as scratch:
+            folder = Path(scratch)
+            unpack(archive, folder)
+            signer = _signer(folder, startup_files(startup).root, mine)
+            asked, files = order.read(folder), order.digests(folder)
+            order.check_files(asked, files)
+            order.check_time(asked, datetime.now(UTC))
+            order.check_charter(asked, mine)
+            Begun(workspace).check(asked)
+            code = JobCode(mine.code, files, workspace)
+            request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
+        approved_by = house.check(workspace, request)
+        for earlier in [other for other, visit in list(self._visits.items()) if visit.order.run == asked.run]:
+            if self.take(earlier) is not None:
+                del self._visits[earlier]
+                shutil.rmtree(workspace / earlier)
+        self._visits[job] = _Visit(replace(asked, files={}, edges=None), request, approved_by)
+        if len(self._visits) > MOST_WAITING:
+            del self._visits[next(iter(self._visits))]
+        return signer
+
+
+def _decided(workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
+    """What a decision returns, or why it refuses, which is also noted."""
+    try:
+        return decide()
+    except Refused as error:
+        reason = str(error)
+    except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
+        _log.exception("the job %s cannot be looked at", job)
+        reason = "the site could not look at the job; its log says why"
+    _log.warning("the job %s is refused: %s", job, reason)
+    if not reason.startswith(WAITS):  # noted when it asked first
+        try:
+            AuditLog(workspace).note("refused", job=job, reason=reason)
+        except (FlaremeshError, OSError):
+            _log.exception("the audit log misses that")
+    return reason
+
+
+def _charter(startup: Path) -> Charter:
+    try:
+        return charter.read(startup)
+    except FileNotFoundError:
+        raise Refused(
+            "the kit of this site has no charter, which says what it may do: provision again with this "
+            "version of flaremesh, and hand out the kits"
+        ) from None
+    except (FlaremeshError, ValueError):
+        raise Refused(
+            "the charter in the kit of this site is damaged, or not signed by the mesh's root: install the "
+            "kit again"
+        ) from None
+
+
+def _signer(folder: Path, root: Path, mine: Charter) -> Signer:
+    try:
+        signer = signer_of(folder, root)
+    except SignatureError as error:
+        raise Refused(f"an admin of the mesh must sign a job, as submitting it does: {error}") from None
+    if str(signer.serial) in mine.revoked:
+        raise Refused("the certificate of who signed the job is revoked")
+    return signer
+
+
+def _request(
+    job: str, signer: Signer, asked: Order, code: JobCode, named: app.Named, mine: Charter
+) -> RunRequest:
+    return RunRequest(
+        run=asked.run,
+        job=job,
+        mesh=mine.mesh,
+        submitter=signer.email,
+        org=signer.org,
+        role=signer.role,
+        algorithm=named.algorithm,
+        problem=named.problem,
+        code=code.used,
+        sites=asked.sites,
+        peers=asked.peers(mine.participant),
+        links=asked.links,
+        at=asked.at,
+    )

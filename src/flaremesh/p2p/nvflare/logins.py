@@ -1,0 +1,171 @@
+"""Who may log in at the server, and with which token a site may come back.
+
+This hides NVFlare's registration of sites, its login of admins, and its tokens, which never expire: the
+server takes each that it once signed, also after it was started again.
+"""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from cryptography import x509
+from nvflare.apis.client import Client
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.private.defs import CellMessageHeaderKeys, ClientType
+from nvflare.private.fed.authenticator import MISSING_CLIENT_FQCN
+from nvflare.private.fed.utils.identity_utils import IdentityVerifier
+from typing_extensions import override
+
+from flaremesh.certificates import CertificateError, Identity, Kind
+
+_KINDS: Final = {ClientType.REGULAR: Kind.SITE, ClientType.ADMIN: Kind.ADMIN}
+
+_log = logging.getLogger(__name__)
+
+
+class Guard(Protocol):
+    """Decides about logins; its methods are called by several threads."""
+
+    def admit(self, certificate: x509.Certificate) -> Identity:
+        """Let in who has proved to have a certificate's key.
+
+        Raises:
+            CertificateError: he may not log in; the message says who and why.
+        """
+
+    def remember(self, site: str, token: str) -> None:
+        """Note the token that a site got when it logged in.
+
+        Raises:
+            CertificateError: it cannot be noted.
+        """
+
+    def knows(self, name: str, token: str) -> bool:
+        """Whether a participant that has not logged in at this process may send messages with a token.
+
+        Raises:
+            CertificateError: that cannot be told.
+        """
+
+
+def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
+    """Let ``guard`` decide about all logins from now on, and about messages of who does not log in.
+
+    Args:
+        root: the file with the root's certificate.
+        guard: decides.
+        fl_ctx: context of SYSTEM_BOOTSTRAP at the server; nobody has logged in before that.
+    """
+    server = fl_ctx.get_prop(FLContextKey.SITE_OBJ)
+    _guard_sites(server.client_manager, _Verifier(root, guard), guard)
+    resolve, set_admin_server = server._resolve_client_fqcn_for_auth, server.set_admin_server
+
+    def resolve_known(name: str, token: str) -> str | None:
+        """Where messages with a token must come from; what NVFlare does not know it would let pass."""
+        origin: str | None = resolve(name, token)
+        try:
+            known = origin is not None or guard.knows(name, token)
+        except CertificateError as error:
+            _log.error("a message of %s is refused: %s", name, error)
+            known = False
+        return origin if known else MISSING_CLIENT_FQCN
+
+    def set_guarded(admin_server: Any) -> None:
+        # until here NVFlare's admin server has not known the root, and let nobody in
+        admin_server.cred_keeper.id_verifier = _Verifier(root, guard, Kind.ADMIN)
+        set_admin_server(admin_server)
+
+    server._resolve_client_fqcn_for_auth = resolve_known
+    server.set_admin_server = set_guarded
+
+
+class _Verifier(IdentityVerifier):
+    """Asks the guard once NVFlare is content.
+
+    Attributes:
+        kind: what who logs in says that he is.
+        admitted: who was let in last, by this thread.
+        refusal: why somebody was not, in this thread.
+    """
+
+    def __init__(self, root: Path, guard: Guard, kind: Kind | None = None):
+        super().__init__(root_cert_file=str(root))
+        self._guard = guard
+        self._kind = kind
+        self._login = threading.local()
+
+    def expect(self, kind: Kind) -> None:
+        """Begin a login of this kind in this thread."""
+        self._login.kind, self._login.admitted, self._login.refusal = kind, False, None
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the login of this thread was let in."""
+        return bool(self._login.admitted)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the login of this thread was refused."""
+        reason: str | None = self._login.refusal
+        return reason
+
+    @override
+    def verify_common_name(
+        self,
+        asserted_cn: str,
+        nonce: str,
+        asserter_cert: x509.Certificate,
+        signature: Any,
+        intermediate_certs: Any = None,
+        expected_eku: Any = None,
+    ) -> bool:
+        if self._kind:
+            self.expect(self._kind)
+        super().verify_common_name(
+            asserted_cn, nonce, asserter_cert, signature, intermediate_certs, expected_eku
+        )
+        try:
+            identity = self._guard.admit(asserter_cert)
+            if identity.kind is not self._login.kind:
+                wanted: Kind = self._login.kind
+                raise CertificateError(
+                    f"{identity.name} cannot log in as {wanted}: the certificate says {identity.kind}"
+                )
+        except CertificateError as error:
+            _log.error("login refused: %s", error)
+            self._login.refusal = str(error)
+            raise
+        self._login.admitted = True
+        return True
+
+
+def _guard_sites(manager: Any, verifier: _Verifier, guard: Guard) -> None:
+    """Guard NVFlare's manager of sites and of the connections of admins."""
+    authenticate = manager.authenticate
+
+    def authenticate_guarded(request: Any, fl_ctx: FLContext) -> Client | None:
+        kind = _KINDS.get(request.get_header(CellMessageHeaderKeys.CLIENT_TYPE))
+        if kind is None:
+            return None  # NVFlare's relays, of which a mesh has none
+        verifier.expect(kind)
+        client = authenticate(request, fl_ctx)
+        refusal = verifier.refusal
+        if client and not verifier.admitted:
+            refusal = "the server is not ready"  # a moment in which NVFlare lets in everybody
+        elif client and kind is Kind.SITE:
+            try:
+                guard.remember(client.name, client.token)
+            except CertificateError as error:
+                _log.error("login of %s refused: %s", client.name, error)
+                refusal = str(error)
+        if refusal is None:
+            return client
+        if client:
+            manager.remove_client(client.token)
+        fl_ctx.set_prop(FLContextKey.UNAUTHENTICATED, refusal, sticky=False)
+        return None
+
+    manager.cred_keeper.id_verifier = verifier
+    manager.authenticate = authenticate_guarded

@@ -1,0 +1,157 @@
+"""A site does what the server tells it as far as its own charter goes, whatever the server sends."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from flaremesh.p2p.charter import Charter, Peer
+from flaremesh.p2p.executors.orders import (
+    CharterError,
+    links_of,
+    mode_of,
+    part_of,
+    require_allowed,
+    require_places,
+)
+from flaremesh.p2p.extra import ExtraError
+from flaremesh.p2p.types import LocalConfig
+from flaremesh.record import RecordError
+from flaremesh.topology.links import LinkKind
+from flaremesh.topology.neighborhood import Neighborhood
+
+BOTH = (LinkKind.DIRECT, LinkKind.RELAY)
+BONN = Charter(
+    mesh="rhein",
+    participant="bonn",
+    peers={
+        "ulm": Peer(sends=True, receives=True, carriers=BOTH, host="ulm.example.org", ports=(8100, 8109)),
+        "worms": Peer(sends=False, receives=True, carriers=BOTH),
+    },
+)
+
+
+def direct(charter):
+    """The charter of a mesh whose links are direct."""
+    peers = {name: replace(peer, carriers=(LinkKind.DIRECT,)) for name, peer in charter.peers.items()}
+    return replace(charter, peers=peers)
+
+
+def part(site="bonn", sources=(), targets=()):
+    return LocalConfig([], schedule=[Neighborhood(site, 0.5, dict.fromkeys(sources, 0.5), tuple(targets))])
+
+
+def test_a_run_may_use_all_that_the_charter_has_and_less():
+    require_allowed(part(sources=["ulm", "worms"], targets=["ulm"]), "auto", BONN)
+    require_allowed(part(sources=["ulm"]), "relay", BONN)
+    require_allowed(part(), "direct", BONN)
+    require_places({"ulm": ("ulm.example.org", 8109)}, BONN)
+
+
+@pytest.mark.parametrize(
+    ("asked", "mode", "words"),
+    [
+        (part(sources=["mallory"]), "auto", "mallory is to be a neighbour of bonn; it is no peer in the kit"),
+        (part(targets=["server"]), "auto", "server is to be a neighbour of bonn; it is no peer in the kit"),
+        (part(sources=["a\x1b[2J\n"]), "auto", r"'a\x1b[2J\n' is to be a neighbour"),
+        (part(targets=["worms"]), "auto", "wants an edge by which bonn sends; worms has no such edge"),
+        (part(site="ulm"), "auto", "bonn is given the part of another site"),
+    ],
+)
+def test_a_neighbour_that_the_charter_does_not_have_is_refused_by_name_and_rule(asked, mode, words):
+    with pytest.raises(CharterError) as error:
+        require_allowed(asked, mode, BONN)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["auto", "relay"])
+def test_no_run_makes_a_direct_mesh_relay(mode):
+    with pytest.raises(CharterError, match=rf"`links: {mode}` between bonn and ulm; relay is not among"):
+        require_allowed(part(sources=["ulm"]), mode, direct(BONN))
+    require_allowed(part(sources=["ulm"]), "direct", direct(BONN))
+
+
+def test_a_run_that_does_not_say_how_its_messages_travel_takes_what_the_charter_allows():
+    assert mode_of({}, None) == "auto"
+    assert mode_of({}, BONN) == "auto"
+    assert mode_of({}, direct(BONN)) == "direct"
+    assert mode_of({"links": "relay"}, direct(BONN)) == "relay"  # which is refused then
+
+
+@pytest.mark.parametrize("mode", ["wireless", None, ["relay"], {}])
+def test_what_is_no_mode_is_refused(mode):
+    with pytest.raises(ExtraError, match="must be one of auto, relay, direct"):
+        mode_of({"links": mode}, BONN)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "words"),
+    [
+        ({"ulm": ("ulm.example.org", 8110)}, "ulm.example.org, ports 8100 to 8109, is its place in the kit"),
+        ({"ulm": ("evil.example.org", 8100)}, "the server gives another place where to dial ulm"),
+        ({"ulm": ("ULM.example.org", 8100)}, "the server gives another place where to dial ulm"),
+        ({"worms": ("worms.example.org", 8100)}, "it has no place in the kit"),
+        ({"server": ("server.example.org", 8002)}, "server is to be a neighbour"),
+    ],
+)
+def test_no_neighbour_is_dialled_elsewhere_than_the_charter_says(addresses, words):
+    with pytest.raises(CharterError) as error:
+        require_places(addresses, BONN)
+    assert words in str(error.value)
+
+
+HOOD = {"site": "bonn", "self_weight": 0.5, "in_weights": {"ulm": 0.5}, "out": ["ulm"]}
+PART = {"neighbors": [{"id": "ulm", "weight": 0.5}], "schedule": [HOOD], "index": 1, "sites": 2}
+
+
+def test_a_part_is_taken_as_it_is_sent():
+    config = part_of(PART | {"extra": {"iterations": 5}, "link": {"host": "bonn", "ports": [1, 2]}}, "bonn")
+    assert config.schedule == [Neighborhood("bonn", 0.5, {"ulm": 0.5}, ("ulm",))]
+    assert (config.index, config.sites, config.extra) == (1, 2, {"iterations": 5})
+    assert config.link == {"host": "bonn", "ports": [1, 2]}
+    assert part_of({"neighbors": []}, "bonn") == LocalConfig([])  # as the stock package's controller has it
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"neighbors": 5},
+        {"neighbors": [{"id": "x" * 300}]},
+        {"neighbors": [{"id": "ulm", "weight": math.nan}]},
+        {"schedule": [HOOD | {"self_weight": math.inf}]},
+        {"schedule": [HOOD | {"in_weights": ["ulm"]}]},
+        {"schedule": [HOOD | {"out": [7]}]},
+        {"index": 1 << 40},
+        {"extra": "iterations"},
+        {"link": {"host": "bonn", "ports": [1, 99_999]}},
+        {"link": {"host": "bonn", "ports": [1, 2, 3]}},
+        {"labels": {"topology": ["<script>"]}},
+        {"children": "ulm"},
+    ],
+)
+def test_what_is_no_part_of_a_run_is_refused_and_not_repeated(wrong):
+    with pytest.raises(
+        RecordError, match=r"^what the server sent bonn is not a site's part of a run: "
+    ) as error:
+        part_of(PART | wrong, "bonn")
+    assert "script" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"addresses": {"ulm": "ulm:8100"}},
+        {"addresses": {"ulm": ["ulm", 0]}},
+        {"addresses": {"ulm": ["", 8100]}},
+        {"addresses": {"ulm": [["ulm"], 8100]}},
+        {"addresses": [["ulm", 8100]]},
+        {"start_timeout": math.inf},
+        {"start_timeout": -1},
+        {"by_value": "perhaps"},
+    ],
+)
+def test_what_are_no_addresses_are_refused(wrong):
+    right = {"addresses": {"ulm": ["ulm", 8100]}, "start_timeout": 60.0, "by_value": False}
+    assert links_of(right, "bonn").addresses == {"ulm": ("ulm", 8100)}
+    with pytest.raises(RecordError, match="what the server sent bonn is not a step of its configuration"):
+        links_of(right | wrong, "bonn")
