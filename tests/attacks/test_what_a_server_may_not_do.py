@@ -83,7 +83,8 @@ def test_an_app_of_parts_of_two_signed_jobs_is_refused(mesh: AttackedMesh, app: 
 
 def test_a_signed_job_is_good_for_one_run(mesh: AttackedMesh, app: Path) -> None:
     sign(mesh, app, LEAD)
-    assert all_say(deploy(mesh, app, job := str(uuid.uuid4())), "deployed")
+    job = str(uuid.uuid4())
+    assert all_say(deploy(mesh, app, job), "deployed")
     mesh.tell("server", "server_attacks.start", job=job)
     assert all_say(deploy(mesh, app), "has begun before")
     mesh.tell("server", "server_attacks.command", topic="train.abort", body=None, job=job)
