@@ -1,8 +1,12 @@
 """A site lies to the server, to the admin and to another agent: nobody is misled, and nothing is marked."""
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
+import psutil
 import pytest
 from attacked_mesh import MODEL, AttackedMesh, attacked_mesh
 
@@ -10,6 +14,7 @@ from flaremesh.topology.schema import ProblemReference
 
 ITERATIONS = 50
 MEMORY = 64 << 20  # bytes
+PROCESS = 500 << 20  # of a run's process, with torch
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +36,24 @@ def test_a_lie_about_a_run_is_dropped_or_told_in_printable_words_with_the_sites_
         assert site.iterations <= ITERATIONS
         assert all(map(str.isprintable, (*site.metrics, *site.links, *site.sent_bytes)))
     assert "\x1b" not in mesh.console("server")
+
+
+@pytest.mark.parametrize("links", ["direct", "relay"])
+def test_giants_of_a_neighbour_end_the_run_by_its_name_and_take_no_memory(
+    mesh: AttackedMesh, links: str
+) -> None:
+    problem = ProblemReference(path="liar.Liar", args={"what": "giants", **MODEL})
+    topology = mesh.run_of("adam", "carol", problem=problem, links=links, peer_timeout=5.0)
+    grown: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(mesh.run, topology)
+        while not running.done():
+            with suppress(psutil.NoSuchProcess):
+                grown += [job.memory_info().rss for job in mesh.process("adam").children()]
+            time.sleep(0.05)
+    assert running.result().outcome == "failed"
+    assert "carol" in str(running.result().reason)
+    assert max(grown) < PROCESS + MEMORY
 
 
 def test_an_agent_that_is_answered_with_a_number_for_bytes_reports_it_and_takes_no_memory(

@@ -1,10 +1,15 @@
 """A problem whose package a kit lists, and whose author lies about the run from one site's process."""
 
 import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from torch import Tensor
 
+from flaremesh.links import LinkError, Payload
+from flaremesh.links.link import Key
+from flaremesh.links.routed import RoutedLink
 from flaremesh.p2p.executors.algorithm_executor import AlgorithmExecutor
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.problems.consensus import Consensus
@@ -29,6 +34,7 @@ _PROGRESS: Final = (
         )
     ),
 )
+_GIANT: Final = bytes(16 << 20)
 _RESULT: Final = {
     "iterations": 10**12,
     "metrics": {MARK: 1.0},
@@ -38,14 +44,28 @@ _RESULT: Final = {
 }
 
 
+def _with_giants(send: Callable[..., None]) -> Callable[..., None]:
+    """Send a gigabyte of messages for iterations to come before each message."""
+
+    def send_all(link: RoutedLink, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
+        with suppress(LinkError):
+            for later in range(64):
+                send(link, peer, key._replace(iteration=key.iteration + later + 1), [_GIANT])
+        send(link, peer, key, buffers)
+
+    return send_all
+
+
 class Liar(Consensus):
-    """Lies about ``what`` at one site: its progress, its result, or the reason why it fails."""
+    """Lies about ``what`` at one site: its progress, its result, why it fails, or its messages' length."""
 
     def __init__(self, site: SiteContext, what: str, **args: Any):
         super().__init__(site, **args)
         self._fails = site.name == LIAR and what == "reason"
         if site.name == LIAR and what == "progress":
             ProgressReporter._tell = lambda reporter: [reporter._post(lie) for lie in _PROGRESS]
+        if site.name == LIAR and what == "giants":
+            RoutedLink.send = _with_giants(RoutedLink.send)
         if site.name == LIAR and what == "result":
             AlgorithmExecutor._site_result = lambda executor: _RESULT
 
