@@ -1,6 +1,7 @@
 """Decides who may log in at the server, and remembers it in the server's workspace."""
 
 import hashlib
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from cryptography import x509
 
@@ -16,8 +17,11 @@ from flaremesh import atomic
 from flaremesh.certificates import CertificateError, Identity, Newest, holder, identify
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p import charter
+from flaremesh.p2p.nvflare.logins import Refused
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.record import Schema
+
+_log = logging.getLogger(__name__)
 
 LOGINS: Final = "logins.json"
 """The file in the server's workspace."""
@@ -53,9 +57,13 @@ class Logins:
 
     Args:
         workspace: the server's.
+
+    Attributes:
+        refusals: how many connections, logins and messages were refused.
     """
 
     def __init__(self, workspace: Path):
+        self.refusals: dict[Refused, int] = dict.fromkeys(get_args(Refused), 0)
         self._startup = workspace / "startup"
         self._file = workspace / LOGINS
         self._lock = threading.Lock()
@@ -104,6 +112,12 @@ class Logins:
             if last is None or not last.token_digest:
                 return True
             return last.token_digest == _digest(token) and last.serial not in self._revoked
+
+    def refused(self, what: Refused, why: str) -> None:
+        """Log and count what was refused."""
+        _log.error("%s refused: %s", what, why)
+        with self._lock:
+            self.refusals[what] += 1
 
     def _require_newest(self, identity: Identity) -> Login | None:
         """Check that no later certificate has been used; returns the login with the last one."""

@@ -136,3 +136,10 @@ def test_connections_of_a_revoked_kit_and_of_its_runs_are_refused(server, old):
     for chain in ([old], run_of(old)):
         with pytest.raises(CertificateError, match=r"bonn .* is revoked"):
             Logins(server).meet(chain)
+
+
+def test_what_is_refused_is_named_and_counted(server, caplog):
+    logins = Logins(server)
+    logins.refused("connection", "the certificate of bonn is revoked")
+    assert logins.refusals == {"connection": 1, "login": 0, "message": 0}
+    assert "connection refused: the certificate of bonn is revoked" in caplog.text

@@ -4,11 +4,10 @@ This hides NVFlare's registration of sites, its login of admins, and its tokens,
 server takes each that it once signed, also after it was started again.
 """
 
-import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from cryptography import x509
 from nvflare.apis.client import Client
@@ -24,7 +23,8 @@ from flaremesh.certificates import CertificateError, Identity, Kind
 
 _KINDS: Final = {ClientType.REGULAR: Kind.SITE, ClientType.ADMIN: Kind.ADMIN}
 
-_log = logging.getLogger(__name__)
+Refused: TypeAlias = Literal["connection", "login", "message"]
+"""What can be refused."""
 
 
 class Guard(Protocol):
@@ -58,6 +58,9 @@ class Guard(Protocol):
             CertificateError: that cannot be told.
         """
 
+    def refused(self, what: Refused, why: str) -> None:
+        """Hear of what was refused."""
+
 
 def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
     """Let ``guard`` decide about all connections and logins from now on, and about messages without a login.
@@ -74,13 +77,16 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
 
     def resolve_known(name: str, token: str) -> str | None:
         """Where messages with a token must come from; what NVFlare does not know it would let pass."""
-        origin: str | None = resolve(name, token)
+        origin = resolve(name, token)
         try:
-            known = origin is not None or guard.knows(name, token)
+            if origin is not None:
+                return str(origin)
+            if guard.knows(name, token):
+                return None
+            guard.refused("message", f"{name} has another certificate or a later login by now")
         except CertificateError as error:
-            _log.error("a message of %s is refused: %s", name, error)
-            known = False
-        return origin if known else MISSING_CLIENT_FQCN
+            guard.refused("message", str(error))
+        return str(MISSING_CLIENT_FQCN)
 
     def set_guarded(admin_server: Any) -> None:
         # until here NVFlare's admin server has not known the root, and let nobody in
@@ -94,10 +100,10 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
 class _Verifier(IdentityVerifier):
     """Asks the guard once NVFlare is content.
 
-    Attributes:
-        kind: what who logs in says that he is.
-        admitted: who was let in last, by this thread.
-        refusal: why somebody was not, in this thread.
+    Args:
+        root: the file with the root's certificate.
+        guard: asked.
+        kind: what everybody must be who is verified; None: what `expect` says.
     """
 
     def __init__(self, root: Path, guard: Guard, kind: Kind | None = None):
@@ -144,7 +150,7 @@ class _Verifier(IdentityVerifier):
                     f"{identity.name} cannot log in as {wanted}: the certificate says {identity.kind}"
                 )
         except CertificateError as error:
-            _log.error("login refused: %s", error)
+            self._guard.refused("login", str(error))
             self._login.refusal = str(error)
             raise
         self._login.admitted = True
@@ -160,7 +166,7 @@ def _guard_connections(manager: Any, guard: Guard) -> None:
             try:
                 guard.meet(_chain(connection.conn))
             except CertificateError as error:
-                _log.error("connection refused: %s", error)
+                guard.refused("connection", str(error))
                 connection.conn.close()
                 return
         update(connection, data)
@@ -194,7 +200,7 @@ def _guard_sites(manager: Any, verifier: _Verifier, guard: Guard) -> None:
             try:
                 guard.remember(client.name, client.token)
             except CertificateError as error:
-                _log.error("login of %s refused: %s", client.name, error)
+                guard.refused("login", str(error))
                 refusal = str(error)
         if refusal is None:
             return client
