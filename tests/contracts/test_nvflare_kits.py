@@ -16,7 +16,8 @@ from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.spec import Builder
 
 from flaremesh.p2p.nvflare.policy import let_simulator_allow
-from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES, DOOR_RESOURCES
+from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES
+from flaremesh.p2p.nvflare.startup import DOOR_RESOURCES
 
 ADMIN, SERVER, SITE = "lead@example.org", "server", "bonn"
 

@@ -17,7 +17,7 @@ from flaremesh.issuing import read_key
 from flaremesh.p2p import charter
 from flaremesh.p2p.gate import policy
 from flaremesh.p2p.nvflare.processes import server_command, site_command
-from flaremesh.p2p.nvflare.startup import RUNS, startup_files
+from flaremesh.p2p.nvflare.startup import DOOR_RESOURCES, RUNS, startup_files
 from flaremesh.record import RecordError
 from flaremesh.signatures import SignatureError
 
@@ -133,6 +133,8 @@ def check(workspace: Path, name: str | None, gpus: int) -> None:
         StartError: it cannot.
     """
     holds = identity(workspace)
+    if holds.kind is Kind.SITE and not (workspace / "local" / DOOR_RESOURCES).exists():
+        raise _outdated(DOOR_RESOURCES)  # NVFlare would let in every job without it
     found = holds.name
     if name and found != name:
         raise StartError(f"this is {name}, and the kit is that of {found}. Install the kit of {name}.")

@@ -121,7 +121,6 @@ class Door(FLComponent, AppDeployerSpec):
         fl_ctx: FLContext,
     ) -> str:
         """Called by NVFlare when the server sends an app; returns why it is refused, or nothing."""
-        refusal: str | None
         if not _is_job(job_id) or Path(workspace.get_run_dir(job_id)).exists():
             return "the server gives the job an id that is none, or that an earlier one has"
         if not isinstance(app_data, bytes) or not isinstance(job_meta, Mapping):
@@ -136,9 +135,8 @@ class Door(FLComponent, AppDeployerSpec):
             JobMetaKey.SUBMITTER_ORG.value: signer.org,
             JobMetaKey.SUBMITTER_ROLE.value: signer.role,
         }
-        refusal = AppDeployer().deploy(workspace, job_id, meta, "app", app_data, fl_ctx)
-        if refusal:
-            return refusal
+        if refusal := AppDeployer().deploy(workspace, job_id, meta, "app", app_data, fl_ctx):
+            return str(refusal)
         with self._lock:
             self._waiting[job_id] = meta
             if len(self._waiting) > MOST_WAITING:
@@ -159,7 +157,11 @@ class Door(FLComponent, AppDeployerSpec):
         processors = ClientRequestProcessors.request_processors
         opened = _opened(self._workspace / "local" / "authorization.json")
         answered = _ANSWERED | {topic for topic, right in OPENED_BY.items() if right in opened}
-        processors[:] = [self._guarded(processor, answered) for processor in processors]
+        processors[:] = [
+            # a server can have the event fired once more
+            processor if isinstance(processor, _Guard) else self._guarded(processor, answered)
+            for processor in processors
+        ]
 
     def _guarded(self, processor: RequestProcessor, answered: frozenset[str]) -> RequestProcessor:
         match processor.get_topics():
@@ -252,15 +254,19 @@ class _Withdraw(_Start):
 
 
 def _opened(file: Path) -> frozenset[str]:
-    """The rights that a site's own admin gives any role at all."""
-    permissions = json.loads(file.read_text())["permissions"]
-    return frozenset(
-        right
-        for rights in permissions.values()
-        if isinstance(rights, dict)
-        for right, condition in rights.items()
-        if condition != "none"
-    )
+    """The rights that a site's own admin gives any role at all; none where the file cannot be read."""
+    try:
+        permissions = json.loads(file.read_text())["permissions"]
+        return frozenset(
+            right
+            for rights in permissions.values()
+            if isinstance(rights, dict)
+            for right, condition in rights.items()
+            if condition != "none"
+        )
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        _log.exception("nothing that %s could open is open", file)
+        return frozenset()
 
 
 def _is_job(name: object) -> bool:

@@ -15,6 +15,7 @@ from nvflare.apis.fl_constant import AdminCommandNames, SystemComponents
 from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 
 from flaremesh.p2p.nvflare.door import OPENED_BY
+from flaremesh.p2p.nvflare.startup import DOOR_RESOURCES
 from flaremesh.topology.schema import MOST_SITES
 
 AGENT_RESOURCES: Final = "flaremesh__p_resources.json"
@@ -22,9 +23,6 @@ AGENT_RESOURCES: Final = "flaremesh__p_resources.json"
 
 __p_: loaded by the parent process only, never by a job's process.
 """
-
-DOOR_RESOURCES: Final = "flaremesh_door__p_resources.json"
-"""File in a site's ``local`` with its door for jobs."""
 
 _HEART_BEAT_TIMEOUT = 30  # seconds of silence after which a site is lost; sites beat every 10 s
 _SHUTDOWN_PERIOD = 2  # seconds that a stopping server waits for its sites; they come back to the next one

@@ -10,6 +10,9 @@ ROOT: Final = "rootCA.pem"
 RUNS: Final = "runs.crt"
 """The certificate with which a site issues those of its runs; NVFlare knows nothing of it."""
 
+DOOR_RESOURCES: Final = "flaremesh_door__p_resources.json"
+"""File in a site's ``local`` with its door for jobs; __p_: loaded by the parent process, never by a job's."""
+
 
 class StartupFiles(NamedTuple):
     """Files of a participant's or an admin's kit.
