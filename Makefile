@@ -6,7 +6,7 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 
 PYTHON ?= python3
 VENV ?= .venv
-# The index with the CPU build of torch, for a machine without a GPU; empty takes PyPI's build.
+# The index with the CPU build of torch, for a machine without a GPU; see requirements/install.
 TORCH_INDEX ?=
 TOPOLOGY ?= provision/digits-ring4.yaml
 RUN_ARGS ?=
@@ -56,7 +56,7 @@ test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFla
 	@mkdir -p $(dir $(SKIPPED_TESTS)) && rm -f $(SKIPPED_TESTS)
 	@trap '$(BIN)/python tests/skipped.py $(SKIPPED_TESTS)' EXIT; set -x; \
 	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2; \
-	$(BIN)/pytest tests/integration --numprocesses 2 --dist loadfile
+	$(BIN)/pytest tests/integration tests/attacks --numprocesses 2 --dist loadfile
 
 .PHONY: test-nvflare-next
 test-nvflare-next: ## Test in .venv-nvflare-next what flaremesh assumes of NVFlare against its newest pre-release

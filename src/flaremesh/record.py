@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
@@ -31,7 +31,10 @@ JSON has no place for the undecodable bytes of a file's name that they may quote
 escapes.
 """
 
-Name: TypeAlias = Annotated[Text, Field(max_length=256)]
+MOST_CHARACTERS: Final = 256
+"""So long may a name be."""
+
+Name: TypeAlias = Annotated[Text, Field(max_length=MOST_CHARACTERS)]
 """The name of a site, a metric or a run in a record."""
 
 

@@ -1,4 +1,4 @@
-"""A member of the mesh that is nobody's neighbour in a run speaks over the relay, and moves nobody's model."""
+"""A member that is nobody's neighbour in a run sends frames to its sites, and moves nobody's model."""
 
 import struct
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Whoever runs the server deploys nothing that no admin has signed for this run, and reads nothing of a site."""
+"""Whoever runs the server deploys only what an admin has signed for this run, and reads no file of a site."""
 
 import io
 import shutil

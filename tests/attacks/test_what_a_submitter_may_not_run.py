@@ -48,14 +48,29 @@ def problem(**description: Any) -> Tamper:
     return lambda app, trace: (app / "config/problem.yaml").write_text(json.dumps(description)) and None
 
 
+def trojan(app: Path, trace: Path, place: str) -> None:
+    file = app / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"open({str(trace)!r}, 'w').close()\nclass Trojan: ...\n")
+
+
+def beside(tamper: Tamper) -> Tamper:
+    """With a file of code beside the configuration, which NVFlare has on Python's path."""
+
+    def with_file(app: Path, trace: Path) -> None:
+        trojan(app, trace, "config/trojan.py")
+        tamper(app, trace)
+
+    return with_file
+
+
 def file_among_the_jobs_code(app: Path, trace: Path) -> None:
-    (app / "custom").mkdir()
-    (app / "config/trojan.py").rename(app / "custom/trojan.py")
+    trojan(app, trace, "custom/trojan.py")
     problem(file="trojan.py", name="Trojan")(app, trace)
 
 
 def file_that_hides_an_installed_module(app: Path, trace: Path) -> None:
-    (app / "config/trojan.py").rename(app / "paced.py")
+    trojan(app, trace, "paced.py")
 
 
 def logging_by_any_function(app: Path, trace: Path) -> None:
@@ -65,15 +80,23 @@ def logging_by_any_function(app: Path, trace: Path) -> None:
 
 REFUSED: dict[str, tuple[Tamper, str]] = {
     "a file beside the configuration, imported by a function of flaremesh": (
-        component("flaremesh.class_path.class_at", path="trojan.Trojan"),
+        beside(component("flaremesh.class_path.class_at", path="trojan.Trojan")),
+        "trojan",
+    ),
+    "a file beside the configuration, as a component": (beside(component("trojan.Trojan")), "trojan"),
+    "a file beside the configuration, as an algorithm": (beside(algorithm("config.trojan.Trojan")), "trojan"),
+    "a file beside the configuration, as a problem": (
+        beside(problem(path="config.trojan.Trojan")),
+        "trojan",
+    ),
+    "a file of the job as a problem": (file_among_the_jobs_code, "accepts no code of a job"),
+    "a file with the name of an installed module": (file_that_hides_an_installed_module, "paced.py"),
+    "a function of flaremesh that imports what it is given": (
+        component("flaremesh.class_path.class_at", path="subprocess.Popen"),
         "flaremesh.class_path.class_at",
     ),
-    "a file beside the configuration, as a component": (component("trojan.Trojan"), "trojan.Trojan"),
-    "a file beside the configuration, as an algorithm": (algorithm("config.trojan.Trojan"), "trojan.Trojan"),
-    "a file beside the configuration, as a problem": (problem(path="config.trojan.Trojan"), "trojan.Trojan"),
-    "a file of the job as a problem": (file_among_the_jobs_code, "code"),
-    "a file with the name of an installed module": (file_that_hides_an_installed_module, "paced.py"),
     "a class of the standard library as a problem": (problem(path="subprocess.Popen"), "subprocess.Popen"),
+    "a class of the standard library as an algorithm": (algorithm("subprocess.Popen"), "subprocess.Popen"),
     "a class that an allowed package has imported": (problem(path="paced.Path"), "paced.Path"),
     "a class of flaremesh that is no problem": (
         problem(path="flaremesh.p2p.agents.janitor.Retention"),
@@ -100,7 +123,6 @@ def test_what_the_kits_do_not_list_is_refused_by_every_site_and_leaves_no_trace(
     mesh: AttackedMesh, tmp_path: Path, tamper: Tamper, named: str
 ) -> None:
     job, trace = mesh.job(tmp_path / "job"), tmp_path / "imported"
-    (job / "app_sites/config/trojan.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Trojan: ...\n")
     tamper(job / "app_sites", trace)
     refusals = mesh.refusals(job)
     assert refusals.keys() == set(SITES)

@@ -110,6 +110,7 @@ CALLS = {
     "nvflare.apis.fl_context.FLContext.get_engine": "self",
     # messages between cells
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell.add_incoming_request_filter": "self channel topic cb",
+    "nvflare.fuel.f3.cellnet.core_cell.CoreCell.get_fqcn": "self",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell.register_request_cb": "self channel topic cb",
     "nvflare.fuel.f3.cellnet.core_cell.CoreCell.send_request": (
         "self channel topic target request timeout= optional="
@@ -249,8 +250,9 @@ NAMES = {
     "nvflare.app_common.default_component_policy": "DEFAULT_CLASS_ALLOW_LIST",
     "nvflare.fuel.common.excepts": "ConfigError",
     "nvflare.fuel.f3.cellnet.defs.MessageHeaderKey": "CHANNEL ORIGIN RETURN_CODE TOPIC",
-    "nvflare.fuel.f3.cellnet.defs.ReturnCode": "OK",
+    "nvflare.fuel.f3.cellnet.defs.ReturnCode": "OK UNAUTHENTICATED",
     "nvflare.fuel.f3.cellnet.fqcn.FQCN": "ROOT_SERVER",
+    "nvflare.fuel.f3.cellnet.net_agent": "_CHANNEL _TOPIC_HEARTBEAT",
     "nvflare.lighter.constants.CtxKey": "BUILD_ERROR ERRORS",
     "nvflare.lighter.constants.PropKey": (
         "ADMIN_PORT ALLOW_LOG_STREAMING CAPACITY DEFAULT_HOST FED_LEARN_PORT HOST_NAMES NUM_GPUS ROLE"
@@ -259,7 +261,7 @@ NAMES = {
     "nvflare.lighter.tool_consts": "NVFLARE_SIG_FILE NVFLARE_SUBMITTER_CRT_FILE",
     "nvflare.private.admin_defs": "Message",
     "nvflare.private.defs": "ERROR_MSG_PREFIX",
-    "nvflare.private.defs.CellChannel": "SERVER_MAIN",
+    "nvflare.private.defs.CellChannel": "CLIENT_COMMAND CLIENT_MAIN SERVER_MAIN",
     "nvflare.private.defs.CellChannelTopic": "REPORT_JOB_FAILURE",
     "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME CLIENT_TYPE",
     "nvflare.private.defs.ClientType": "ADMIN REGULAR",
@@ -274,6 +276,8 @@ NAMES = {
         "ABORT ABORT_TASK CANCEL_RESOURCE CHECK_RESOURCE CHECK_STATUS CONFIGURE_JOB_LOG DELETE_RUN DEPLOY "
         "GET_SCOPES NOTIFY_JOB_STATUS RESTART SHUTDOWN START_JOB"
     ),
+    "nvflare.private.fed.client.admin_commands": "ConfigureJobLogCommand",
+    "nvflare.private.fed.client.admin_commands.AdminCommands": "commands",
     "nvflare.private.fed.client.client_req_processors.ClientRequestProcessors": "request_processors",
     "nvflare.private.fed.client.client_status.ClientStatus": "STOPPED",
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",

@@ -34,12 +34,12 @@ class Login:
     Attributes:
         issued: since when the certificate is valid.
         serial: its serial number, in decimal.
-        token: SHA-256 of the token that a site got, in hexadecimal; empty for an admin.
+        token_digest: SHA-256 of the token that a site got, in hexadecimal; empty for an admin.
     """
 
     issued: datetime
     serial: str
-    token: str = ""
+    token_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,15 @@ class Logins:
             CertificateError: it cannot be written down.
         """
         with self._lock, _in_words():
-            self._note(site, replace(self._logins[site], token=_digest(token)))
+            self._note(site, replace(self._logins[site], token_digest=_digest(token)))
 
     def knows(self, name: str, token: str) -> bool:
         """Whether a token is that of the last login; names of which no token is known may have any."""
         with self._lock, _in_words():
             last = self._logins.get(name)
-            if last is None or not last.token:
+            if last is None or not last.token_digest:
                 return True
-            return last.token == _digest(token) and last.serial not in self._revoked
+            return last.token_digest == _digest(token) and last.serial not in self._revoked
 
     def refused(self, what: Refused, why: str) -> None:
         """Log and count what was refused."""

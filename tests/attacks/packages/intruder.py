@@ -15,7 +15,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 
 SOCKET: Final = "intruder.socket"
-"""In the participant's workspace: takes (module, function, arguments), answers (whether it went well, result)."""
+"""In the participant's workspace: takes module, function, arguments; answers if it went well, and what."""
 
 
 class Intruder(FLComponent):

@@ -97,3 +97,18 @@ def test_a_run_hears_the_bytes_of_its_sites_and_nothing_else_that_they_send(cell
             "flaremesh", FRAMES, RUN, Message(payload=payload), optional=True
         )
     assert heard == [(SITE, b"the last")]
+
+
+@pytest.mark.parametrize(("channel", "topic"), [("admin", "train.abort"), ("_net_manager", "stop_cell")])
+def test_a_process_obeys_its_own_participant_and_the_server_and_no_other_member(cells, channel, topic):
+    obeyed = []
+    core = cells["server"].core_cell
+    core.register_request_cb(channel, topic, lambda message: obeyed.append(message.payload))
+    ParticipantCell(cells["server"]).obey_the_server_alone()
+    for sender in (SITE, RUN, "server"):
+        cells[sender].core_cell.fire_and_forget(channel, topic, "server", Message(payload=sender))
+    assert obeyed == ["server"]
+    cells[RUN].core_cell.register_request_cb(channel, topic, lambda message: obeyed.append(message.payload))
+    ParticipantCell(cells[RUN]).obey_the_server_alone()
+    cells[SITE].core_cell.fire_and_forget(channel, topic, RUN, Message(payload="its own site"))
+    assert obeyed == ["server", "its own site"]

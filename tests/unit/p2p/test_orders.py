@@ -3,19 +3,23 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from flaremesh.p2p.charter import Charter, Peer
 from flaremesh.p2p.executors.orders import (
     CharterError,
+    OrderError,
     links_of,
     mode_of,
     part_of,
     require_allowed,
+    require_ordered,
     require_places,
 )
 from flaremesh.p2p.extra import ExtraError
-from flaremesh.p2p.types import LocalConfig
+from flaremesh.p2p.gate import order
+from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import RecordError
 from flaremesh.topology.links import LinkKind
 from flaremesh.topology.neighborhood import Neighborhood
@@ -65,6 +69,25 @@ def test_a_neighbour_that_the_charter_does_not_have_is_refused_by_name_and_rule(
 
 
 @pytest.mark.parametrize("mode", ["auto", "relay"])
+def test_a_run_that_was_signed_as_direct_does_not_travel_otherwise(mode):
+    signed = order.order(("bonn", "ulm"), None, "direct")
+    with pytest.raises(OrderError, match=rf"tells `links: {mode}` for `links: direct`"):
+        require_ordered(part(sources=["ulm"]), mode, signed, "bonn")
+    require_ordered(part(sources=["ulm"]), "direct", signed, "bonn")
+
+
+@pytest.mark.parametrize(
+    ("asked", "edge"), [(part(sources=["worms"]), "worms-bonn"), (part(targets=["ulm"]), "bonn-ulm")]
+)
+def test_an_edge_that_was_not_signed_is_refused_though_the_charter_has_it(asked, edge):
+    signed = order.order(("bonn", "ulm", "worms"), {"ulm": ("bonn",)})
+    require_allowed(asked, "auto", BONN)
+    with pytest.raises(OrderError, match=edge):
+        require_ordered(asked, "auto", signed, "bonn")
+    require_ordered(part(sources=["ulm"]), "auto", signed, "bonn")
+
+
+@pytest.mark.parametrize("mode", ["auto", "relay"])
 def test_no_run_makes_a_direct_mesh_relay(mode):
     with pytest.raises(CharterError, match=rf"`links: {mode}` between bonn and ulm; relay is not among"):
         require_allowed(part(sources=["ulm"]), mode, direct(BONN))
@@ -109,7 +132,11 @@ def test_a_part_is_taken_as_it_is_sent():
     assert config.schedule == [Neighborhood("bonn", 0.5, {"ulm": 0.5}, ("ulm",))]
     assert (config.index, config.sites, config.extra) == (1, 2, {"iterations": 5})
     assert config.link == {"host": "bonn", "ports": [1, 2]}
-    assert part_of({"neighbors": []}, "bonn") == LocalConfig([])  # as the stock package's controller has it
+    # as the stock package's controller has it
+    assert part_of({"neighbors": []}, "bonn") == LocalConfig([])
+    assert part_of({"neighbors": [{"id": "ulm", "weight": np.float32(0.5)}]}, "bonn").neighbors == [
+        Neighbor("ulm", 0.5)
+    ]
 
 
 @pytest.mark.parametrize(

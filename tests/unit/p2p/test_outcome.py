@@ -208,7 +208,7 @@ def test_progress_that_cannot_be_read_leaves_what_was_told_before(roster, droppe
         {"panic": {"of": "the moon"}},
         {"panic": "p" * (1 << 20)},
     ],
-    ids=str,
+    ids=lambda lie: str(lie)[:40],
 )
 def test_a_lie_is_dropped_with_the_name_of_who_told_it(dropped, lie):
     assert dropped("bonn", json.dumps(lie).encode())

@@ -49,6 +49,7 @@ class ServerAgent(Agent):
                 raise RuntimeError(
                     "NVFlare's server has started without a cell, as no version known here does"
                 )
+            cell.obey_the_server_alone()
             cell.hear_failures(self._note_failure)
             cell.hear(METRICS, self._take_metrics)
             self._started = True

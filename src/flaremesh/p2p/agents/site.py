@@ -94,6 +94,7 @@ class SiteAgent(Agent):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.SYSTEM_START:
+            self._process.cell.obey_the_server_alone()
             self._process.cell.answer(PROBE, self._invite)
             self._begin_to_share()
         elif event_type == EventType.JOB_COMPLETED:

@@ -21,6 +21,7 @@ from flaremesh.p2p import charter as charters
 from flaremesh.p2p.charter import Charter
 from flaremesh.p2p.executors.orders import (
     CharterError,
+    OrderError,
     mode_of,
     require_allowed,
     require_ordered,
@@ -70,7 +71,7 @@ class Member:
 
         Raises:
             ExtraError: ``extra["links"]`` is no mode.
-            CharterError: the site's kit, or the run's order, does not allow these neighbours or carriers.
+            CharterError, OrderError: the site's kit, or the order, has other neighbours or carriers.
             Refused: the run has no order.
             LinkError: no port is free, or the certificate cannot be used.
         """
@@ -113,7 +114,7 @@ class Member:
                 listen=(config.link["host"], tuple(config.link["ports"])) if config.link else None,
             )
         except FlaremeshError as error:
-            if isinstance(error, CharterError):
+            if isinstance(error, CharterError | OrderError):
                 traffic.refused(error.peer, Refusal.CHARTER)
             metrics.state(RunState.FAILED)
             progress.stop()

@@ -11,6 +11,7 @@ from flaremesh.links.carrier import Address
 from flaremesh.p2p.charter import Charter, Peer
 from flaremesh.p2p.extra import ExtraError
 from flaremesh.p2p.gate.order import Order
+from flaremesh.p2p.json_dataclass import plain
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import Schema
 from flaremesh.topology.links import LinkKind, LinkMode
@@ -30,7 +31,7 @@ _CARRIERS: Final[Mapping[LinkMode, frozenset[LinkKind]]] = {
 
 
 class CharterError(FlaremeshError):
-    """The server or the job asks for more than the site's kit allows, or the server for another run.
+    """The server or the job asks for more than the site's kit allows.
 
     Attributes:
         peer: the site in question.
@@ -44,12 +45,18 @@ class CharterError(FlaremeshError):
         )
 
 
-class OrderError(CharterError):
-    """The server asks for another run than the one that was signed and let in."""
+class OrderError(FlaremeshError):
+    """The server asks for another run than the one that was signed and let in.
+
+    Attributes:
+        peer: the site in question.
+    """
 
     def __init__(self, peer: str, what: str):
+        self.peer = peer
         super().__init__(
-            peer, f"the server tells another run than was signed: {what}", "only that one is let in"
+            f"the server tells {what}, and the run that was signed has it otherwise: ask whoever runs the "
+            "server, unless the job was put together by hand"
         )
 
 
@@ -105,7 +112,7 @@ def part_of(data: Any, site: str) -> LocalConfig:
     Raises:
         RecordError: it is none.
     """
-    part = _PART.of(data, f"what the server sent {site}")
+    part = _PART.of(plain(data), f"what the server sent {site}")
     return LocalConfig(
         neighbors=[Neighbor(neighbor.id, neighbor.weight) for neighbor in part.neighbors],
         extra=dict(part.extra),
@@ -176,7 +183,7 @@ def require_ordered(config: LocalConfig, mode: LinkMode, order: Order, site: str
     """
     peers = order.peers(site)
     if order.links not in ("auto", mode):
-        raise OrderError(next(iter(peers), site), f"`links: {mode}` instead of `links: {order.links}`")
+        raise OrderError(next(iter(peers), site), f"`links: {mode}` for `links: {order.links}`")
     if order.edges is None:
         return
     for hood in config.schedule:
@@ -184,7 +191,7 @@ def require_ordered(config: LocalConfig, mode: LinkMode, order: Order, site: str
         for source, user in told:
             if user not in order.edges.get(source, ()):
                 peer = user if source == site else source
-                raise OrderError(peer, f"with the edge {source}-{user}")
+                raise OrderError(peer, f"of an edge {source}-{user}")
 
 
 def require_places(addresses: Mapping[str, Address], charter: Charter) -> None:

@@ -7,6 +7,7 @@ the server against the token of the client that sent it, so it is used here. Mes
 NVFlare makes the receiver of an array download it.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,8 @@ from nvflare.apis.job_launcher_spec import JobReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.cellnet.net_agent import _CHANNEL as _NETWORK
+from nvflare.fuel.f3.cellnet.net_agent import _TOPIC_HEARTBEAT as _HEARTBEAT
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 from nvflare.private.defs import CellChannel, CellChannelTopic, CellMessageHeaderKeys, JobFailureMsgKey
@@ -31,7 +34,10 @@ PROBE: Final = "probe"
 METRICS: Final = "metrics"
 
 _CHANNEL: Final = "flaremesh"
+_COMMANDS: Final = frozenset({CellChannel.CLIENT_MAIN, CellChannel.CLIENT_COMMAND, _NETWORK})
 _MEBIBYTE = 1 << 20
+
+_log = logging.getLogger(__name__)
 _MOST_ANSWER = 1 << 16  # bytes of what a site answers to another
 
 
@@ -56,6 +62,10 @@ class ParticipantCell:
 
     def __init__(self, cell: Any):
         self._core = cell.core_cell
+
+    def obey_the_server_alone(self) -> None:
+        """See `_obey_the_server_alone`."""
+        _obey_the_server_alone(self._core)
 
     @property
     def reaches_server(self) -> bool:
@@ -150,6 +160,7 @@ class RunCell:
             # a client that is gone has no address; posting to it is then lost like any other message
             self._addresses[site] = FQCN.join([client.get_fqcn() if client else site, job_id])
         self._names = {address: name for name, address in self._addresses.items()}
+        _obey_the_server_alone(self._core)
 
     def post(self, target: str, topic: str, data: bytes) -> None:
         """Send to a site's job process, or to the server's; the message may be lost."""
@@ -166,6 +177,33 @@ class RunCell:
                 handler(self._names.get(origin, origin), message.payload)
 
         self._core.register_request_cb(_CHANNEL, topic, deliver)
+
+
+def _obey_the_server_alone(core: Any) -> None:
+    """Refuse commands of other participants: NVFlare's processes obey everybody who reaches them.
+
+    Any member could abort a run at another site, and stop the cell of any process, the server's among them.
+    """
+    own = _participant(core.get_fqcn())
+
+    def refuse(message: Message) -> Message | None:
+        channel, topic, origin = (
+            message.get_header(key)
+            for key in (MessageHeaderKey.CHANNEL, MessageHeaderKey.TOPIC, MessageHeaderKey.ORIGIN)
+        )
+        if channel not in _COMMANDS or _participant(origin) in (own, SERVER):
+            return None
+        if (channel, topic) == (_NETWORK, _HEARTBEAT):  # of whoever is connected
+            return None
+        _log.warning("a command of %.100r is refused: %.100r", origin, topic)
+        refusal: Message = make_reply(ReturnCode.UNAUTHENTICATED)
+        return refusal
+
+    core.add_incoming_request_filter("*", "*", refuse)
+
+
+def _participant(address: str) -> str:
+    return address.partition(".")[0]
 
 
 def _is_data(message: Message) -> bool:

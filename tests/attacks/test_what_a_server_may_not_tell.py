@@ -1,0 +1,62 @@
+"""A run of which the server tells what was not signed, or what a site's kit does not know, never begins."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from attacked_mesh import END_SECONDS, AttackedMesh, attacked_mesh, seal
+
+from ports import free_port
+
+Told: TypeAlias = dict[str, Any]
+"""The configuration of the controller, which the server alone reads."""
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedMesh]:
+    """Carol is berta's neighbour, and not adam's."""
+    with attacked_mesh(tmp_path_factory.mktemp("mesh"), graph={"kind": "path"}) as mesh:
+        yield mesh
+
+
+def a_weaker_carrier(told: Told) -> None:
+    told["extra"]["links"] = "relay"
+
+
+def a_neighbour_that_the_kit_does_not_know(told: Told) -> None:
+    nodes = {node["id"]: node["neighbors"] for node in told["network"]["nodes"]}
+    nodes["adam"].append({"id": "carol", "weight": 0.1})
+    nodes["carol"].append({"id": "adam", "weight": 0.1})
+
+
+def a_place_that_the_kit_does_not_know(told: Told) -> None:
+    port = free_port()
+    told["links"]["berta"] = {"host": "localhost", "ports": [port, port]}
+
+
+@pytest.mark.parametrize(
+    ("lie", "words", "peer"),
+    [
+        (a_weaker_carrier, "`links: relay` for `links: direct`", "berta"),
+        (a_neighbour_that_the_kit_does_not_know, "carol is to be a neighbour of adam", "carol"),
+        (a_place_that_the_kit_does_not_know, "another place where to dial berta", "berta"),
+    ],
+)
+def test_a_lie_of_the_server_ends_the_run_before_it_begins_and_is_named_and_counted(
+    mesh: AttackedMesh, tmp_path: Path, lie: Callable[[Told], None], words: str, peer: str
+) -> None:
+    job = mesh.job(tmp_path / "job", links="direct", iterations=1)
+    file = job / "app_server/config/config_fed_server.json"
+    config = json.loads(file.read_text())
+    lie(config["workflows"][0]["args"]["config"])
+    file.write_text(json.dumps(config))
+    seal(job)
+    before = mesh.refused("adam", peer)
+    with mesh.session() as session:
+        run_id = session.submit(job)
+        assert session.wait(run_id, END_SECONDS)
+    assert words in mesh.log("adam", run_id)
+    assert mesh.refused("adam", peer) > before
+    assert not list(mesh.workspace("adam").glob(f"{run_id}/**/history.jsonl"))
