@@ -1,8 +1,11 @@
 """Every attack ends in bounded time, whatever it does to the mesh."""
 
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent / "packages"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

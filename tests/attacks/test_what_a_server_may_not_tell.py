@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from attacked_mesh import END_SECONDS, AttackedMesh, attacked_mesh, seal
+from attacked_mesh import END_SECONDS, SITES, AttackedMesh, attacked_mesh, seal
 
 from ports import free_port
 
@@ -37,15 +37,15 @@ def a_place_that_the_kit_does_not_know(told: Told) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lie", "words", "peer"),
+    ("lie", "words", "peers"),
     [
-        (a_weaker_carrier, "`links: relay` for `links: direct`", "berta"),
-        (a_neighbour_that_the_kit_does_not_know, "carol is to be a neighbour of adam", "carol"),
-        (a_place_that_the_kit_does_not_know, "another place where to dial berta", "berta"),
+        (a_weaker_carrier, "`links: relay` for `links: direct`", set(SITES)),
+        (a_neighbour_that_the_kit_does_not_know, "is to be a neighbour of", {"adam", "carol"}),
+        (a_place_that_the_kit_does_not_know, "another place where to dial berta", {"berta"}),
     ],
 )
 def test_a_lie_of_the_server_ends_the_run_before_it_begins_and_is_named_and_counted(
-    mesh: AttackedMesh, tmp_path: Path, lie: Callable[[Told], None], words: str, peer: str
+    mesh: AttackedMesh, tmp_path: Path, lie: Callable[[Told], None], words: str, peers: set[str]
 ) -> None:
     job = mesh.job(tmp_path / "job", links="direct", iterations=1)
     file = job / "app_server/config/config_fed_server.json"
@@ -53,10 +53,15 @@ def test_a_lie_of_the_server_ends_the_run_before_it_begins_and_is_named_and_coun
     lie(config["workflows"][0]["args"]["config"])
     file.write_text(json.dumps(config))
     seal(job)
-    before = mesh.refused("adam", peer)
+    before = counted(mesh, *peers)
     with mesh.session() as session:
         run_id = session.submit(job)
-        assert session.wait(run_id, END_SECONDS)
-    assert words in mesh.log("adam", run_id)
-    assert mesh.refused("adam", peer) > before
-    assert not list(mesh.workspace("adam").glob(f"{run_id}/**/history.jsonl"))
+        assert session.wait(run_id, 2 * END_SECONDS)
+    # the first site that notices ends the run
+    assert any(words in mesh.log(site, run_id) for site in SITES)
+    assert counted(mesh, *peers) > before
+    assert not list(mesh.folder.glob(f"local/*/{run_id}/**/history.jsonl"))
+
+
+def counted(mesh: AttackedMesh, *peers: str) -> float:
+    return sum(mesh.refused(site, peer) for site in SITES for peer in peers)

@@ -39,33 +39,34 @@ def post(
     payloads: list[Any],
     origin: str | None = None,
     login: Login | None = None,
+    channel: str = CHANNEL,
 ) -> None:
     """Send messages under any name.
 
     Args:
         site: the sender.
         target: address of a cell.
-        topic: of flaremesh's channel.
+        topic: of the channel.
         payloads: the messages.
         origin: the address that they are to come from; None: the true one.
         login: the login to show; None: the own one.
+        channel: flaremesh's, or one of NVFlare's.
     """
     forged = {}
     if origin:
         forged[MessageHeaderKey.ORIGIN] = origin
     if login:
         forged |= dict(zip(_LOGIN, login, strict=True))
-    if not getattr(site, "forges", False):
-        site.forges = True
-        site.core.add_outgoing_request_filter("*", "*", _forge)  # after NVFlare's own
+    site.core.add_outgoing_request_filter(
+        "*", "*", _forge
+    )  # after NVFlare's own, of which each login adds one
     for payload in payloads:
         message = Message({_FORGED: forged}, payload)
-        site.core.fire_and_forget(CHANNEL, topic, target, message, optional=True)
+        site.core.fire_and_forget(channel, topic, target, message, optional=True)
 
 
 def _forge(message: Message) -> None:
-    headers = message.headers.pop(_FORGED, None) or {}
-    for name, value in headers.items():
+    for name, value in message.get_header(_FORGED, {}).items():
         message.set_header(name, value)
 
 

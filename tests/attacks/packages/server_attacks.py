@@ -33,4 +33,4 @@ def deploy(server: Intruder, app: bytes, job: str) -> dict[str, str]:
 def start(server: Intruder, job: str) -> dict[str, str]:
     """Let all sites start a job."""
     meta = {JobMetaKey.JOB_ID.value: job, JobMetaKey.JOB_CLIENTS.value: []}
-    return command(server, TrainingTopic.START_JOB, None, job, **{RequestHeader.JOB_META: meta})
+    return command(server, TrainingTopic.START_JOB, {}, job, **{RequestHeader.JOB_META: meta})
