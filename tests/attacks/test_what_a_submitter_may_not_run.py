@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[Tamper, str]] = {
     ),
     "a class of the standard library as a problem": (problem(path="subprocess.Popen"), "subprocess.Popen"),
     "a class of the standard library as an algorithm": (algorithm("subprocess.Popen"), "subprocess.Popen"),
-    "a class that an allowed package has imported": (
+    "a class that an allowed package has imported": (problem(path="paced.Path"), "defines no class Path"),
         problem(path="paced.Path"),
         "paced defines no class Path",
     ),
