@@ -6,7 +6,7 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 
 PYTHON ?= python3
 VENV ?= .venv
-# The index with the CPU build of torch, for a machine without a GPU; empty takes PyPI's build.
+# The index with the CPU build of torch, for a machine without a GPU; see requirements/install.
 TORCH_INDEX ?=
 TOPOLOGY ?= provision/digits-ring4.yaml
 RUN_ARGS ?=

@@ -84,7 +84,8 @@ def gather_wheels(variant: str, python_image: str = PYTHON_IMAGE, torch_index: s
     Args:
         variant: a key of VARIANTS.
         python_image: the base image.
-        torch_index: URL of the index with the build of torch to take; empty takes PyPI's.
+        torch_index: URL of the index with torch's CPU build; empty takes the build that pip's find-links
+            have, or else PyPI's.
 
     Returns:
         the folder, to build from.
@@ -112,7 +113,10 @@ def gather_wheels(variant: str, python_image: str = PYTHON_IMAGE, torch_index: s
         if _sha256(file) not in known:
             file.unlink()
     _download("installer.txt", folder)
-    _download("torch.txt", folder, *(["--index-url", torch_index] if torch_index else []))
+    if torch_index:
+        _download("torch.txt", folder, "--index-url", torch_index)
+    elif _pip("torch.txt", folder, "--no-index", stderr=subprocess.DEVNULL):  # not where --find-links leads
+        _download("torch.txt", folder)
     if not list(folder.glob("torch-*+cpu-*")):
         _download("torch-cuda.txt", folder)
     _download(requirements, folder)
@@ -122,6 +126,12 @@ def gather_wheels(variant: str, python_image: str = PYTHON_IMAGE, torch_index: s
 
 
 def _download(requirements: str, folder: Path, *options: str) -> None:
+    if _pip(requirements, folder, *options):
+        raise ImageError(f"pip cannot gather what {_REQUIREMENTS / requirements} pins; its message is above.")
+
+
+def _pip(requirements: str, folder: Path, *options: str, stderr: int | None = None) -> int:
+    """The exit status of pip, which gathers what a file pins."""
     pip = [
         sys.executable,
         "-m",
@@ -132,9 +142,8 @@ def _download(requirements: str, folder: Path, *options: str) -> None:
         "--no-deps",
         "--no-build-isolation",
     ]
-    file = str(_REQUIREMENTS / requirements)
-    if subprocess.run([*pip, "--dest", str(folder), *options, "--requirement", file], check=False).returncode:
-        raise ImageError(f"pip cannot gather what {file} pins; its message is above.")
+    command = [*pip, "--dest", str(folder), *options, "--requirement", str(_REQUIREMENTS / requirements)]
+    return subprocess.run(command, stderr=stderr, check=False).returncode
 
 
 def build(

@@ -16,7 +16,7 @@ def printable(words: object, most: int = MOST_CHARACTERS) -> str:
         words: the words.
         most: so many characters at most; an ellipsis tells where more were cut.
     """
-    line = "".join(map(_shown, str(words)[: most + 1])).strip()
+    line = "".join(map(_shown, str(words)[: most + 1])).rstrip()
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -1,8 +1,8 @@
 """Records: dataclasses that are written as JSON and read back, both by their own fields."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+from collections.abc import Mapping, Sized
+from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
@@ -31,8 +31,22 @@ JSON has no place for the undecodable bytes of a file's name that they may quote
 escapes.
 """
 
-Name: TypeAlias = Annotated[Text, Field(max_length=256)]
+MOST_CHARACTERS: Final = 256
+"""So long may a name be."""
+
+Name: TypeAlias = Annotated[Text, Field(max_length=MOST_CHARACTERS)]
 """The name of a site, a metric or a run in a record."""
+
+
+def at_most(entries: int) -> BeforeValidator:
+    """Refuses a longer mapping before its entries are looked at: each that is wrong would cost memory."""
+
+    def check(value: object) -> object:
+        if isinstance(value, Sized) and len(value) > entries:
+            raise ValueError(f"there are {len(value)} entries, and {entries} are the most")
+        return value
+
+    return BeforeValidator(check)
 
 
 def finite_or_none(value: float | None) -> float | None:

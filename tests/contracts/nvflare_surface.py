@@ -143,7 +143,10 @@ CALLS = {
     "nvflare.private.fed.server.job_runner.JobRunner.stop_run": "self job_id fl_ctx",
     "nvflare.private.fed.server.job_runner.JobRunner.update_unfinished_jobs": "self fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.update_meta": "self jid meta fl_ctx",
-    # logins at the server
+    # connections and logins at the server
+    "nvflare.fuel.f3.cellnet.identity.is_mtls_connection": "params",
+    "nvflare.fuel.f3.sfm.conn_manager.ConnManager.update_endpoint": "self sfm_conn data",
+    "nvflare.fuel.f3.drivers.grpc_driver.StreamConnection.close": "self",
     "nvflare.private.fed.server.client_manager.ClientManager.authenticate": "self request fl_ctx",
     "nvflare.private.fed.server.client_manager.ClientManager.remove_client": "self token",
     "nvflare.private.fed.server.fed_server.FederatedServer._resolve_client_fqcn_for_auth": (
@@ -273,6 +276,8 @@ NAMES = {
         "ABORT ABORT_TASK CANCEL_RESOURCE CHECK_RESOURCE CHECK_STATUS CONFIGURE_JOB_LOG DELETE_RUN DEPLOY "
         "GET_SCOPES NOTIFY_JOB_STATUS RESTART SHUTDOWN START_JOB"
     ),
+    "nvflare.private.fed.client.admin_commands": "ConfigureJobLogCommand",
+    "nvflare.private.fed.client.admin_commands.AdminCommands": "commands",
     "nvflare.private.fed.client.client_req_processors.ClientRequestProcessors": "request_processors",
     "nvflare.private.fed.client.client_status.ClientStatus": "STOPPED",
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",
@@ -290,7 +295,9 @@ ATTRIBUTES = {
     "nvflare.fuel.flare_api.api_spec.ClientInfo": "name",
     "nvflare.fuel.flare_api.api_spec.SystemInfo": "client_info",
     "nvflare.fuel.f3.cellnet.cell.Cell": "core_cell",
-    "nvflare.fuel.f3.cellnet.core_cell.CoreCell": "agents sent_msg_size_pool received_msg_size_pool",
+    "nvflare.fuel.f3.cellnet.core_cell.CoreCell": (
+        "agents communicator sent_msg_size_pool received_msg_size_pool"
+    ),
     "nvflare.fuel.flare_api.flare_api.Session": "api",
     "nvflare.fuel.hci.client.api.AdminAPI": (
         "cell cmd_modules file_download_progress_timeout session_abort_signal"
@@ -300,10 +307,13 @@ ATTRIBUTES = {
     "nvflare.job_config.api.FedJob": "job",
     "nvflare.private.admin_defs.Message": "body",
     "nvflare.private.fed.client.fed_client.FederatedClient": "cell client_name status token",
+    "nvflare.fuel.f3.communicator.Communicator": "conn_manager",
+    "nvflare.fuel.f3.drivers.grpc_driver.StreamConnection": "context",
+    "nvflare.fuel.f3.sfm.sfm_conn.SfmConnection": "conn",
     "nvflare.fuel.hci.server.hci.AdminServer": "cred_keeper",
     "nvflare.private.fed.server.client_manager.ClientManager": "cred_keeper",
     "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_verifier",
-    "nvflare.private.fed.server.fed_server.FederatedServer": "client_manager status",
+    "nvflare.private.fed.server.fed_server.FederatedServer": "cell client_manager status",
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "server",
     "nvflare.apis.job_def.Job": "run_aborted",

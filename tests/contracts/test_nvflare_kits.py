@@ -16,7 +16,7 @@ from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.spec import Builder
 
 from flaremesh.p2p.nvflare.policy import let_simulator_allow
-from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES
+from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES, DOOR_RESOURCES
 
 ADMIN, SERVER, SITE = "lead@example.org", "server", "bonn"
 
@@ -113,18 +113,19 @@ def test_the_logs_are_filtered_by_names_of_loggers(built, participant):
     assert isinstance(filters["FLFilter"]["logger_names"], list), "log_config.json: FLFilter changed"
 
 
-def test_the_agent_is_loaded_by_a_participants_own_process_and_never_by_a_jobs(tmp_path):
+@pytest.mark.parametrize("name", [AGENT_RESOURCES, DOOR_RESOURCES])
+def test_agent_and_door_are_loaded_by_a_participants_own_process_and_never_by_a_jobs(tmp_path, name):
     for part in ("startup", "local"):
         (tmp_path / part).mkdir()
-    for file in ("local/resources.json", f"local/{AGENT_RESOURCES}", "startup/fed_client.json"):
+    for file in ("local/resources.json", f"local/{name}", "startup/fed_client.json"):
         (tmp_path / file).write_text("{}")
     workspace = Workspace(str(tmp_path))
     own, jobs = (
         {Path(file).name for file in workspace.get_config_files_for_startup(is_server=False, for_job=job)}
         for job in (False, True)
     )
-    assert AGENT_RESOURCES in own, f"Workspace: a site's process no longer reads {AGENT_RESOURCES}"
-    assert AGENT_RESOURCES not in jobs, f"Workspace: a job's process now reads {AGENT_RESOURCES}"
+    assert name in own, f"Workspace: a site's process no longer reads {name}"
+    assert name not in jobs, f"Workspace: a job's process now reads {name}"
 
 
 def test_the_simulator_reads_a_list_of_allowed_classes_in_its_workspace(tmp_path):

@@ -51,7 +51,7 @@ def test_the_kit_of_another_site_is_named(mesh: Mesh, bonn: str):
 def test_an_expired_certificate_is_named_with_its_date(mesh: Mesh, bonn: str):
     yesterday = datetime.now(UTC) - timedelta(days=1)
     mesh.upgrade("bonn", "-f", str(mesh.certificate("bonn", ends=yesterday)))
-    assert f"bonn: the certificate expired on {yesterday:%Y-%m-%d}" in told(bonn)
+    assert f"the certificate of bonn expired on {yesterday:%Y-%m-%d}" in told(bonn)
 
 
 def test_an_image_that_does_not_exist_is_named_by_an_event(mesh: Mesh, bonn: str):

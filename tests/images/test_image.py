@@ -103,6 +103,11 @@ def test_nothing_that_builds_or_installs_is_left(container):
     assert "/bin/" not in output.replace("/opt/flaremesh/bin/python", "")
 
 
+def test_a_site_has_the_commands_of_its_own_admin(container):
+    status, output = result(container(["flaremesh", "pending"]))
+    assert (status, "/workspace is no site's workspace" in output) == (2, True)
+
+
 @pytest.mark.parametrize("package", ["typer", "rich", "kubernetes", "matplotlib"])
 def test_the_deploy_extras_are_absent(container, package):
     status, output = result(container(["python", "-c", f"import {package}"]))

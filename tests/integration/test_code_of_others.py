@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_mesh import SITES
 
-from flaremesh.deploy.runs.run import why_refused
+from flaremesh.deploy.runs.run import _reason
 from flaremesh.deploy.runs.session import connect
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.nvflare.jobs import Job
@@ -21,16 +21,26 @@ SUBPROCESSES = "nvflare.app_common.launchers.subprocess_launcher.SubprocessLaunc
 
 @pytest.fixture
 def job(mesh, tmp_path: Path) -> Path:
-    """A job whose ``config`` holds a Python file that leaves a trace when it is imported."""
+    """A job of the mesh's run."""
     folder = tmp_path / "job"
     write_job(load(mesh.file), folder, name="trojan")
-    (folder / "app_sites/config/trojan.py").write_text(
-        f"open({str(tmp_path / 'imported')!r}, 'w').close()\nclass Trojan:\n    weights = None\n"
-    )
     return folder
 
 
-def component(path: str, **arguments: str) -> Callable[[Path], None]:
+def beside(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """The same, with a Python file in ``config`` that leaves a trace when it is imported."""
+
+    def plant(app: Path) -> None:
+        change(app)
+        trace = app.parents[1] / "imported"
+        (app / "config/trojan.py").write_text(
+            f"open({str(trace)!r}, 'w').close()\nclass Trojan:\n    weights = None\n"
+        )
+
+    return plant
+
+
+def component(path: str, arguments: dict[str, str]) -> Callable[[Path], None]:
     def name_it(app: Path) -> None:
         file = app / "config/config_fed_client.json"
         config = json.loads(file.read_text())
@@ -68,33 +78,33 @@ def refused_everywhere(ended: Job, reason: str) -> bool:
     return ended.refusals.keys() == set(SITES) and all(reason in told for told in ended.refusals.values())
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["with a file beside", "alone"])
+CLASS_AT = component("flaremesh.class_path.class_at", {"path": "trojan.Trojan"})
+
+
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("change", "reason"),
     [
-        (component("flaremesh.class_path.class_at", path="trojan.Trojan"), "flaremesh.class_path.class_at"),
-        (component(SUBPROCESSES, script="touch imported"), f"does not allow {SUBPROCESSES}"),
+        (beside(CLASS_AT), "no job of flaremesh has, config.trojan.py"),
+        (CLASS_AT, "does not allow flaremesh.class_path.class_at"),
+        (component(SUBPROCESSES, {"script": "touch imported"}), f"does not allow {SUBPROCESSES}"),
         (algorithm("config.trojan.Trojan"), "does not allow config.trojan.Trojan"),
         (problem("file: trojan.py\nname: Trojan\nargs: {}\n"), "trojan.py did not arrive"),
         (problem("path: flaremesh.problems.reference.load_problem\nargs: {}\n"), "reference.load_problem"),
         (problem("path: faulty.Consensus\nargs: {}\n"), "faulty defines no class Consensus"),
     ],
-    ids=["component", "command", "algorithm", "problem", "function", "imported name"],
+    ids=["file", "component", "command", "algorithm", "problem", "function", "imported name"],
 )
 def test_what_a_kit_does_not_allow_is_refused_at_every_site_and_not_imported(
-    mesh, job: Path, tmp_path: Path, name, reason, beside
+    mesh, job: Path, change, reason
 ) -> None:
-    name(job / "app_sites")
-    if not beside:
-        (job / "app_sites/config/trojan.py").unlink()
+    change(job / "app_sites")
     ended = submitted(mesh, job)
     assert ended.status != "FINISHED:COMPLETED"
-    expected = "no job of flaremesh has, config.trojan.py" if beside else reason
-    assert refused_everywhere(ended, expected), ended.details
-    assert expected in why_refused(ended)
+    assert refused_everywhere(ended, reason), ended.details
+    assert _reason(ended).startswith(", ".join(ended.refusals))
     for site in SITES:
-        assert expected in (mesh.folder / "local" / site / "console.log").read_text()
-    assert not (tmp_path / "imported").exists()
+        assert reason in (mesh.folder / "local" / site / "console.log").read_text()
+    assert not (job.parent / "imported").exists()
 
 
 def test_a_captured_job_is_not_played_again(mesh, tmp_path: Path) -> None:

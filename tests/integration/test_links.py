@@ -5,15 +5,19 @@ import re
 import socket
 import subprocess
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from command_mesh import SITES
+from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
 from running_mesh import wait_until
 
 from flaremesh.p2p.agents.agent import AGENT_FILE
-from flaremesh.provision.kits import provision
-from flaremesh.topology.load import load
+from flaremesh.p2p.charter import CHARTER, CHARTER_RECORD, read
+from flaremesh.p2p.nvflare.startup import RUNS
+from flaremesh.provision.certificates import CERTIFICATES
+from flaremesh.signatures import sealed
 from programs import lacking, program
 
 VECTOR = {"path": "faulty.Unhurried", "args": {"dimension": 100_000}}
@@ -102,29 +106,27 @@ def test_ports_that_are_all_taken_fail_the_run_with_the_site_and_the_ports(mesh)
 
 
 @pytest.fixture
-def impostor(mesh, tmp_path):
-    """bonn's links show a certificate of that name under another root; to the server bonn is who it was."""
-    provision(load(mesh.file), tmp_path / "foreign")
-    startup = mesh.folder / "local/bonn/startup"
-    kept = {name: (startup / name).read_text() for name in ("client.crt", "client.key", "fed_client.json")}
-    for name in ("client.crt", "client.key"):
-        (startup / f"server-{name}").write_text(kept[name])
-        (startup / name).write_bytes((tmp_path / "foreign/kits/bonn/startup" / name).read_bytes())
-    (startup / "fed_client.json").write_text(kept["fed_client.json"].replace('"client.', '"server-client.'))
+def revoked(mesh):
+    """bonn, whose certificate is revoked as aachen knows; to the server and to itself bonn is who it was."""
+    startup = mesh.folder / "local/aachen/startup"
+    kept = (startup / CHARTER).read_text()
+    of_bonn = x509.load_pem_x509_certificate((mesh.folder / "local/bonn/startup" / RUNS).read_bytes())
+    charter = replace(read(startup), revoked=(str(of_bonn.serial_number),))
+    root_key = json.loads((mesh.folder / CERTIFICATES).read_bytes())["root_pri_key"].encode()
+    (startup / CHARTER).write_text(sealed(CHARTER_RECORD.json(charter), root_key))
     yield "bonn"
-    for name, content in kept.items():
-        (startup / name).write_text(content)
+    (startup / CHARTER).write_text(kept)
 
 
-def test_a_certificate_of_another_root_fails_the_run_and_is_never_relayed(mesh, impostor):
+def test_a_certificate_that_was_revoked_fails_the_run_and_is_never_relayed(mesh, revoked):
     ended = mesh.call("run", "--json", file=mesh.topology("consensus"))
     assert ended.returncode == 1
-    assert re.search(rf"Error: .*\b{impostor}\b.*[Cc]ertificate", ended.stderr)
+    assert re.search(rf"Error: .*\b{revoked}\b.*revoked", ended.stderr)
     result = json.loads(ended.stdout)
     assert result["seconds"] < 15
     for site in SITES:
         log = (mesh.folder / "local" / site / result["run_id"] / "log.txt").read_text()
-        # who dials after the impostor has left finds nobody
+        # who dials after the first has left finds nobody
         assert not [line for line in log.splitlines() if ": relay" in line and "refused)" not in line]
 
 

@@ -178,4 +178,5 @@ def test_a_site_runs_no_code_that_a_job_brings_along(
         assert session.get_job_meta(job)["status"] == "FINISHED:FAILED_TO_RUN"
     finally:
         session.close()
-    assert "bonn: NVFLARE_ERROR: BYOC not permitted" in (server / "console.log").read_text()
+    log = (server / "console.log").read_text()
+    assert "bonn: NVFLARE_ERROR: the kit here accepts no code of a job" in log

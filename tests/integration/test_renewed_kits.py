@@ -61,10 +61,10 @@ def test_the_kit_that_was_replaced_is_refused_at_login_and_the_honest_site_goes_
     site.wait(60)
     relayed.target.up(START_SECONDS)  # with the new kit
 
-    log = thief(stolen)
+    thief(stolen)
     server_log = relayed.workspace("server") / "log.txt"
-    wait_until(lambda: "login refused: the certificate of bonn" in server_log.read_text(), 60)
+    wait_until(lambda: "connection refused: the certificate of bonn" in server_log.read_text(), 60)
     assert "was replaced by one from" in server_log.read_text()
-    wait_until(lambda: "Install the newest kit" in log.read_text(), 60)
-    assert relayed.missing("bonn") == []
+    assert relayed.metric("server", "server_refusals_total", what="connection")
     relayed.run("with a thief at the door")
+    assert relayed.missing("bonn") == []

@@ -32,9 +32,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 def test_the_code_of_a_job_reaches_no_key_no_policy_no_other_run_and_no_secret(mesh) -> None:
     earlier = mesh.run()["run_id"]
     bonn, local = mesh.folder / "local/bonn", mesh.folder / "local"
-    (bonn / "policy.yaml").touch()
-    (bonn / "gate").mkdir()
-    (bonn / "gate/audit.jsonl").touch()
+    (bonn / "policy.yaml").write_text("least_sites: 2\n")
     hidden = [
         bonn / "startup/client.key",
         local / "aachen/startup/client.key",

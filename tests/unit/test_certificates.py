@@ -50,6 +50,8 @@ def forged(run, subject=None, *extensions):
         .not_valid_after(template.not_valid_after_utc)
     )
     for extension in template.extensions:
+        if type(extension.value) in map(type, extensions):
+            continue
         builder = builder.add_extension(extension.value, extension.critical)
     for value in extensions:
         builder = builder.add_extension(value, critical=False)

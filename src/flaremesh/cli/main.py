@@ -18,6 +18,9 @@ from flaremesh.cli.interruption import interruptible
 from flaremesh.cli.outputs import FileError
 from flaremesh.deploy import proxies
 from flaremesh.errors import FlaremeshError
+from flaremesh.printable import printable
+
+_LONGEST_LINE: Final = 10_000
 
 COMMANDS: Final = {
     "plan": "Show what a topology file means: mixing, sound algorithms, firewalls, changes.",
@@ -92,7 +95,8 @@ def _failure(message: str, exit_code: int) -> typer.Exit:
         sys.stdout.flush()
     except OSError:  # its buffered output would fail again at the end of the process
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    typer.echo(message, err=True)
+    # whatever others said of it: a line may begin a sequence that a terminal obeys
+    typer.echo("\n".join(printable(line, _LONGEST_LINE) for line in message.splitlines()), err=True)
     return typer.Exit(exit_code)
 
 

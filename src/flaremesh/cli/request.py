@@ -17,7 +17,7 @@ def request(
     output: Annotated[Path, typer.Option(help="Folder for both files.")] = Path(),
 ) -> None:
     """Make a participant's private key where it stays, and the request for its certificate."""
-    from flaremesh.provision.requests import new_request
+    from flaremesh.provision.requests import new_request, read_request
 
     key, csr = new_request(name)
     folder = writable_folder(output)
@@ -37,4 +37,5 @@ def request(
     typer.echo(
         f"{csr_file}  send this to whoever provisions the mesh: flaremesh sign TOPOLOGY {csr_file.name}"
     )
+    typer.echo(f"Fingerprint, which `flaremesh sign` shows too: {read_request(csr).fingerprint}")
     typer.echo(f"Next: put the key into the kit that you get back, as startup/{owner}.key")

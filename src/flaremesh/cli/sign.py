@@ -28,6 +28,7 @@ def sign(
     check(loaded)
     result = kits.provision(loaded, writable_folder(mesh_folder(loaded, output)), request=asked)
     typer.echo(f"{result.kits[asked.name]}  the kit of {asked.name}, without a private key")
+    typer.echo(f"Fingerprint, which must be the one that {asked.name} was shown: {asked.fingerprint}")
     for certificate in result.retired:
         typer.echo(f"retired  the certificate {certificate.serial} of {certificate.holder}, for another key")
     owner = "server" if asked.name == "server" else "client"

@@ -174,6 +174,8 @@ class Gossip:
             for channel, (_, distance) in zip(channels, mixed, strict=False)
             if isinstance(distance, float) and not math.isfinite(distance)
         ]
+        if not wrong:
+            return ()
         return tuple(
             peer
             for peer, message in messages.items()

@@ -64,6 +64,12 @@ class Refusal(StrEnum):
     REJECTED = "rejected"  # the other end does not accept this site's certificate
 
 
+def condition_after(reason: Refusal) -> str:
+    """What to say of a peer whose last message was refused."""
+    hint = ": is its model another one?" if reason is Refusal.OVERSIZED else ""
+    return f"what it sent was refused as {reason}{hint}"
+
+
 def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
     """Bytes of a message to ``peer``; raises LinkError for one that no link carries."""
     length = sum(len(buffer) for buffer in buffers)

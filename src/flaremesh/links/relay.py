@@ -17,7 +17,7 @@ from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unab
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.errors import PeerTimeout
 from flaremesh.links.frame import Frame, FrameError, Kind, is_greeting, pack, run_digest, unpack
-from flaremesh.links.link import FLUSH_SECONDS, Key, Payload, Refusal, require_room
+from flaremesh.links.link import FLUSH_SECONDS, Key, Payload, Refusal, condition_after, require_room
 from flaremesh.links.window import Incoming, Outgoing, Unfinished
 from flaremesh.topology.links import LinkKind
 
@@ -139,9 +139,7 @@ class RelayCarrier(Carrier):
     @override
     def condition(self, peer: str) -> str | None:
         edge = self._incoming.get(peer)
-        if edge is None or not edge.oversized:
-            return None
-        return f"what it sent was refused as {Refusal.OVERSIZED}: is its model another one?"
+        return condition_after(Refusal.OVERSIZED) if edge is not None and edge.oversized else None
 
     def _authenticated(self, sender: str, data: Payload) -> Payload:
         """The frame that ``sender`` has made; greetings prove it by what they hold."""

@@ -195,9 +195,20 @@ class AgentMetric(Enum):
         "Payload of the messages that the server sent, forwarded or took: relay between sites, or control.",
         ("kind",),
     )
+    SERVER_REFUSALS = Metric(
+        "server_refusals_total",
+        "counter",
+        "What the server refused because of a certificate: connection, login, or message of no login.",
+        ("what",),
+    )
 
 
-OF_THE_SERVER = (AgentMetric.REGISTERED_SITES, AgentMetric.SHARED, AgentMetric.SERVER_BYTES)
+OF_THE_SERVER = (
+    AgentMetric.REGISTERED_SITES,
+    AgentMetric.SHARED,
+    AgentMetric.SERVER_BYTES,
+    AgentMetric.SERVER_REFUSALS,
+)
 OF_SITES = (AgentMetric.REGISTERED,)
 """Metrics that only the agent of the server has, and those that only the agents of sites have."""
 

@@ -8,12 +8,12 @@ from typing import Annotated, Final, Protocol, TypeAlias
 from pydantic import AliasChoices, Field
 from typing_extensions import override
 
-from flaremesh.record import Name, Number, Seconds, Whole
+from flaremesh.record import Name, Number, Seconds, Whole, at_most
 
 MOST_METRICS: Final = 256
 """So many metrics may one evaluation have."""
 
-Metrics: TypeAlias = Annotated[Mapping[Name, Number], Field(max_length=MOST_METRICS)]
+Metrics: TypeAlias = Annotated[Mapping[Name, Number], at_most(MOST_METRICS)]
 """What an evaluation found, by name."""
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.sink import Metrics
-from flaremesh.record import Name, Schema, Seconds, Text, Whole
+from flaremesh.record import Name, Schema, Seconds, Text, Whole, at_most
 from flaremesh.runtime.history import Record
 from flaremesh.topology.links import LinkKind
 from flaremesh.topology.schema import MOST_SITES
@@ -23,15 +23,18 @@ MOST_RECORDS: Final = 1000
 """So many records may a history have that goes to the server."""
 
 Links: TypeAlias = Annotated[
-    Mapping[Name, Annotated[str, Field(pattern=f"^({'|'.join(LinkKind)})$")]], Field(max_length=MOST_SITES)
+    Mapping[Name, Annotated[str, Field(pattern=f"^({'|'.join(LinkKind)})$")]], at_most(MOST_SITES)
 ]
 """What carries the messages to each out-neighbour."""
 
-Bytes: TypeAlias = Annotated[Mapping[Name, Whole], Field(max_length=MOST_SITES)]
+Bytes: TypeAlias = Annotated[Mapping[Name, Whole], at_most(MOST_SITES)]
 """Bytes by neighbour."""
 
 Weight: TypeAlias = Annotated[float, Field(ge=-1e3, le=1e3)]
 """An entry of a mixing matrix."""
+
+Row: TypeAlias = Annotated[list[Weight], Field(fail_fast=True)]
+"""A row of a mixing matrix."""
 
 Outcome: TypeAlias = Literal[RunState.FINISHED, RunState.FAILED, RunState.ABORTED, "unfinished"]
 """How a run ended; ``unfinished`` where no result is known yet."""
@@ -56,7 +59,9 @@ class SiteResult:
     sent_bytes: Bytes = field(default_factory=dict)
     received_bytes: Bytes = field(default_factory=dict)
     links: Links = field(default_factory=dict)
-    history: Annotated[list[Record], Field(max_length=MOST_RECORDS)] = field(default_factory=list)
+    history: Annotated[list[Record], Field(max_length=MOST_RECORDS, fail_fast=True)] = field(
+        default_factory=list
+    )
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ class Graph:
         matrices: one mixing matrix per phase; row i holds the weights with which site i mixes.
     """
 
-    sites: Annotated[list[Name], Field(max_length=MOST_SITES)]
-    matrices: list[list[list[Weight]]]
+    sites: Annotated[list[Name], Field(max_length=MOST_SITES, fail_fast=True)]
+    matrices: Annotated[list[Annotated[list[Row], Field(fail_fast=True)]], Field(fail_fast=True)]
 
     def __post_init__(self) -> None:
         count = len(self.sites)
@@ -106,7 +111,7 @@ class RunResult:
     seconds: Seconds | None = None
     submit_to_result_seconds: Seconds | None = None
     predicted_contraction: float | None = None
-    sites: Annotated[Mapping[Name, SiteResult], Field(max_length=MOST_SITES)] = field(default_factory=dict)
+    sites: Annotated[Mapping[Name, SiteResult], at_most(MOST_SITES)] = field(default_factory=dict)
     graph: Graph | None = None
 
 

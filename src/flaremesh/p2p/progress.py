@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final
 
-from pydantic import Field
 from typing_extensions import override
 
 from flaremesh.links import Cancelled
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.sink import Evaluation, Iteration, Metrics, MetricsSink, Norms
 from flaremesh.p2p.outcome import Links, RunResult
-from flaremesh.record import Name, Schema, Seconds, Text, Whole
+from flaremesh.record import Name, Schema, Seconds, Text, Whole, at_most
 from flaremesh.topology.schema import MOST_SITES
 
 _PERIOD_SECONDS = 0.5
@@ -54,7 +53,7 @@ class RunProgress:
     """
 
     state: RunState
-    sites: Annotated[Mapping[Name, SiteProgress], Field(max_length=MOST_SITES)] = field(default_factory=dict)
+    sites: Annotated[Mapping[Name, SiteProgress], at_most(MOST_SITES)] = field(default_factory=dict)
     result: RunResult | None = None
 
 

@@ -22,6 +22,7 @@ from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.provision import charters, firewall
 from flaremesh.provision.agents import site_agents
 from flaremesh.provision.certificates import CERTIFICATES, Certificate, CertificateStore, profiles
+from flaremesh.provision.kit_readme import README, kit_readme
 from flaremesh.provision.releases import (
     KIT_VALUES,
     MONITORING,
@@ -44,7 +45,7 @@ from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, Topology
 
-_KIT = (*PARTS, "readme.txt")  # NVFlare's third folder, transfer, goes with a kit because it is empty
+_KIT = (*PARTS, README)  # NVFlare's third folder, transfer, goes with a kit because it is empty
 
 
 class ProvisionError(FlaremeshError):
@@ -159,6 +160,8 @@ def provision(
             (kits / RELEASES).rename(work / "stray")
         built = _make(project, topology, mesh, startup, work / "nvflare")
         for name in names:
+            files = startup_files(built / name / PARTS[0])
+            (built / name / README).write_text(kit_readme(topology.name, wanted[name], files))
             stamp(built / name, topology.code)
         if topology.deploy:
             _write_releases(topology, mesh, built, work / RELEASES)

@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from flaremesh.errors import FlaremeshError
@@ -36,6 +37,13 @@ class Request:
 
     name: str
     key: rsa.RSAPublicKey
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the public key, by which two people can tell that they speak of the same one."""
+        key = self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        digits = sha256(key).hexdigest()
+        return " ".join(digits[place : place + 8] for place in range(0, len(digits), 8))
 
 
 def new_request(name: str) -> tuple[bytes, bytes]:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from flaremesh.class_path import ended
+from flaremesh.metrics.sink import MOST_METRICS
 from flaremesh.problems.protocol import Problem, ProblemError
+from flaremesh.record import MOST_CHARACTERS
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +79,11 @@ class CheckedProblem:
         if not isinstance(metrics, Mapping):
             raise self._broken(
                 f"metrics that are {_kind(metrics)}; a mapping from names to numbers is expected"
+            )
+        if len(metrics) > MOST_METRICS or any(len(str(name)) > MOST_CHARACTERS for name in metrics):
+            raise self._broken(
+                f"{len(metrics)} metrics; "
+                f"a server takes {MOST_METRICS}, with names of {MOST_CHARACTERS} letters"
             )
         return {
             str(name): self._number(str(name), value) for name, value in metrics.items() if value is not None

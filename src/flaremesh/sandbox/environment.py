@@ -42,6 +42,7 @@ PASSED: Final[Mapping[str, str]] = {
     "FLAREMESH_METRICS_DIR": "where the run leaves its metrics",
     "FLAREMESH_JOB_WRITES": "which folders jobs may write",
     "FLAREMESH_JOB_HIDES": "which files jobs may not read",
+    "FLAREMESH_POLICY": "where the site's policy is, which is one of them",
 }
 """Names, in which ``*`` stands for any characters, and what a job needs each for."""
 

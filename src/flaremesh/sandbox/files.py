@@ -52,7 +52,7 @@ def grants(workspace: Path, run: str, environment: Mapping[str, str]) -> Iterato
     home = environment.get("HOME", "")
     secrets = ["/run/secrets", "/var/run/secrets", *(f"{home}/{name}" for name in _SECRETS)]
     hidden = {os.path.realpath(path) for path in (str(workspace), "/dev", *secrets)}
-    hidden.update(paths(environment, HIDES_VARIABLE))
+    hidden.update(paths(environment, HIDES_VARIABLE), paths(environment, "FLAREMESH_POLICY"))
     yield Path("/"), Access.LIST
     for part in around("/", hidden):
         yield Path(part), Access.READ

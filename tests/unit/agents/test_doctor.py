@@ -165,7 +165,12 @@ def test_a_site_that_is_not_registered_is_found(kit):
 def test_a_kit_says_whom_its_site_dials_and_whom_it_lets_dial(kits):
     document = json.loads((kits["bonn"] / "local/flaremesh__p_resources.json").read_text())
     arguments = document["components"][0]["args"]
-    assert arguments.pop("kit") == {"digest": digest(kits["bonn"]), "files": False, "packages": []}
+    assert arguments.pop("kit") == {
+        "digest": digest(kits["bonn"]),
+        "files": False,
+        "packages": [],
+        "sha256": [],
+    }
     assert arguments == {
         "link": {"host": "localhost", "ports": [8120, 8123]},
         "dials": [{"site": site, "host": "localhost"} for site in ("heidelberg", "aachen")],

@@ -77,6 +77,15 @@ def test_a_copy_that_fails_is_told_and_the_servers_history_stands_in_for_it(run:
     assert run.history("aachen") == "all of aachen\n"
 
 
+def test_a_link_that_code_has_left_at_a_site_is_not_followed(run: Gathering) -> None:
+    (run.kept["bonn"] / "model.safetensors").symlink_to("/dev/zero")
+    run.gather()
+    assert run.warnings == [
+        "what bonn keeps of the run could not be copied: model.safetensors is neither a file nor a folder. "
+        "It is still there, in run-1/flaremesh of its workspace."
+    ]
+
+
 def test_a_site_with_nothing_to_copy_has_the_servers_history(run: Gathering) -> None:
     (run.kept["bonn"] / "history.jsonl").unlink()
     run.kept["bonn"].rmdir()

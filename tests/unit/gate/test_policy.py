@@ -12,6 +12,7 @@ from flaremesh.p2p import participant
 from flaremesh.p2p.gate import policy
 from flaremesh.p2p.gate.policy import PolicyError
 from flaremesh.p2p.participant import StartError
+from flaremesh.sandbox import landlock
 
 A, B = "a" * 64, "b" * 64
 
@@ -79,6 +80,15 @@ def test_a_run_may_begin_within_the_hours_and_a_night_belongs_to_the_day_on_whic
 
 def test_without_a_policy_every_run_passes(workspace, request_of):
     assert policy.read(workspace).broken_rule(request_of()) is None
+
+
+def test_where_runs_cannot_be_confined_a_policy_that_requires_it_lets_none_in(
+    workspace, request_of, monkeypatch
+):
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    assert policy.read(workspace).broken_rule(request_of()) is None
+    (workspace / "policy.yaml").write_text("confinement: required")
+    assert policy.read(workspace).broken_rule(request_of()).startswith("confinement: ")
 
 
 def test_a_policy_that_the_environment_names_must_be_there(workspace, monkeypatch):

@@ -19,9 +19,10 @@ class Relay(Sites):
 
     def __init__(self, authority, run_id="run", **credentials):
         super().__init__(authority, run_id)
-        self.posted = []
+        self.posted, self.credentials = [], {}
         for name, sources, targets in (("a", "b", "b"), ("b", "am", "a"), ("m", "", "b")):
-            self.add(name, sources, targets, mode="relay", credentials=credentials.get(name))
+            self.credentials[name] = credentials.get(name) or authority.issue(name)
+            self.add(name, sources, targets, mode="relay", credentials=self.credentials[name])
         self.refusals = self.observers["b"].refusals
 
     def to_b(self, sender, data):
@@ -125,11 +126,11 @@ def test_nothing_counts_before_the_greetings(relay):
 def test_what_was_recorded_in_another_process_counts_in_no_other(linked, other, run_id):
     """Also where the server gives a run the name of an earlier one."""
     assert exchange(linked, PAIRS, 3, payload) == []
-    later = other(run_id)
+    later = other(run_id, **linked.credentials)
     for data in linked.of("a"):
         later.to_b("a", data)
     assert later.refusals.total() >= 4
-    assert {reason for _, reason in later.refusals} <= {Refusal.RUN, Refusal.EARLY}
+    assert {reason for _, reason in later.refusals} <= {Refusal.RUN, Refusal.EARLY, Refusal.FORGED}
     assert not any(later.open().values())
     assert exchange(later, PAIRS, 3, payload) == []
     before = later.refusals.copy()
@@ -209,8 +210,8 @@ def test_a_flood_of_greetings_costs_little_and_leaves_the_others_alone(linked, m
 
 def test_a_second_session_of_a_peer_is_refused(linked, other):
     """Another process with the same key: two would take turns in its name."""
-    mine, yours = (linked.links[name]._carriers[0]._greeter for name in "ab")
-    second = other("run", a=mine._credentials).links["a"]._carriers[0]._greeter.greeting("b", yours._key)
+    key = linked.links["b"]._carriers[0]._greeter._key
+    second = other("run", **linked.credentials).links["a"]._carriers[0]._greeter.greeting("b", key)
     linked.to_b("a", pack(Frame(Kind.HELLO, 0, 0, 0, 0, 0, len(second), second), RUN))
     assert linked.refusals == {("a", Refusal.REPLAYED): 1}
     assert exchange(linked, PAIRS, 3, payload) == []

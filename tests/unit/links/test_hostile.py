@@ -15,7 +15,7 @@ from direct_mesh import message as plain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flaremesh.links import Key, LinkError, LinkKind, LinkRefused, PeerTimeout
+from flaremesh.links import Key, LinkError, LinkKind, LinkRefused, PeerTimeout, Refusal
 from flaremesh.links.direct import DirectCarrier, listener, outgoing
 from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest, unpack
 
@@ -138,6 +138,9 @@ def mallory(authority):
 # who may not connect
 
 
+DISTRUST = (Refusal.UNTRUSTED, Refusal.EXPIRED, Refusal.STRANGER)
+
+
 def credentials_of(case, name, authority, foreign_authority):
     return {
         "foreign": lambda: foreign_authority.issue(name, root=authority.file),
@@ -199,6 +202,7 @@ def test_a_listener_that_is_not_who_it_says_is_refused_and_never_relayed_to(
         assert cause in str(errors["x"])
         assert "no sign of x" in str(errors["y"])
         assert others.relayed["x", "y"] == 0
+        assert any(others.observers["x"].refusals["y", why] for why in DISTRUST)
         observer = others.observers["y"]
         assert observer.wait_for(lambda: reason in {counted for _, counted in observer.refusals})
     assert not run.refusals

@@ -15,7 +15,6 @@ from nvflare.apis.workspace import Workspace
 from flaremesh.certificates import Kind
 from flaremesh.issuing import Authority, Profile, key_pem, new_key, pem
 from flaremesh.p2p.job_launcher import ServerJobLauncher, SiteJobLauncher
-from flaremesh.p2p.nvflare.launchers import CONFINEMENT_VARIABLE
 from flaremesh.p2p.nvflare.run_credential import withdraw
 from flaremesh.sandbox import landlock
 
@@ -124,12 +123,11 @@ def test_a_kit_of_an_earlier_version_is_refused_in_words(tmp_path):
     assert not (workspace / "run-1/credential").exists()
 
 
-def test_a_site_can_refuse_runs_where_their_processes_cannot_be_confined(tmp_path, monkeypatch):
+def test_a_participant_says_when_it_starts_that_it_cannot_confine_jobs(tmp_path, monkeypatch, caplog):
     workspace = kit(tmp_path / "work", Kind.SITE)
-    monkeypatch.setenv(CONFINEMENT_VARIABLE, "required")
     monkeypatch.setattr(landlock, "version", lambda: 0)
-    with pytest.raises(RuntimeError, match="can read the kit's private key"):
-        SiteJobLauncher().launch_job({"job_id": "run-1"}, context(workspace, "client.key", "client.crt"))
+    SiteJobLauncher().handle_event("_system_bootstrap", context(workspace, "client.key", "client.crt"))
+    assert "the code of a job can read the kit's private key" in caplog.text
 
 
 def test_a_participant_that_starts_removes_what_an_earlier_process_left(tmp_path):

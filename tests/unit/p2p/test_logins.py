@@ -7,7 +7,7 @@ import pytest
 
 from flaremesh import certificates
 from flaremesh.certificates import CertificateError, Kind
-from flaremesh.issuing import Authority, Profile, new_key, pem
+from flaremesh.issuing import Authority, Profile, new_key, pem, run_certificate
 from flaremesh.p2p.charter import CHARTER, CHARTER_RECORD, Charter
 from flaremesh.p2p.logins import LOGINS, Logins
 from flaremesh.signatures import sealed
@@ -108,3 +108,38 @@ def test_a_server_that_cannot_tell_lets_nobody_in(server, old, damage):
         (server / LOGINS).write_text("[")
     with pytest.raises(CertificateError, match="the server cannot tell who may log in"):
         Logins(server).admit(old)
+
+
+def run_of(certificate):
+    runs = ROOT.for_runs(certificate)
+    return [run_certificate(runs, KEY, new_key().public_key(), timedelta(days=1)), runs]
+
+
+def test_connections_of_a_site_and_its_runs_are_let_in_before_and_after_its_login(server, old):
+    logins = Logins(server)
+    for chain in ([old], run_of(old)):
+        logins.meet(chain)
+        logins.admit(old)
+        logins.meet(chain)
+
+
+def test_connections_of_a_kit_that_was_replaced_and_of_its_runs_are_refused(server, old, new):
+    logins, run = Logins(server), run_of(old)
+    logins.admit(new)
+    for chain in ([old], run):
+        with pytest.raises(CertificateError, match=r"bonn .* was replaced"):
+            logins.meet(chain)
+
+
+def test_connections_of_a_revoked_kit_and_of_its_runs_are_refused(server, old):
+    revoke(server, old.serial_number, old.serial_number + 1)  # as provisioning writes it
+    for chain in ([old], run_of(old)):
+        with pytest.raises(CertificateError, match=r"bonn .* is revoked"):
+            Logins(server).meet(chain)
+
+
+def test_what_is_refused_is_named_and_counted(server, caplog):
+    logins = Logins(server)
+    logins.refused("connection", "the certificate of bonn is revoked")
+    assert logins.refusals == {"connection": 1, "login": 0, "message": 0}
+    assert "connection refused: the certificate of bonn is revoked" in caplog.text

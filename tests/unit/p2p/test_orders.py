@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from flaremesh.p2p.charter import Charter, Peer
@@ -18,7 +19,7 @@ from flaremesh.p2p.executors.orders import (
 )
 from flaremesh.p2p.extra import ExtraError
 from flaremesh.p2p.gate import order
-from flaremesh.p2p.types import LocalConfig
+from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import RecordError
 from flaremesh.topology.links import LinkKind
 from flaremesh.topology.neighborhood import Neighborhood
@@ -131,7 +132,11 @@ def test_a_part_is_taken_as_it_is_sent():
     assert config.schedule == [Neighborhood("bonn", 0.5, {"ulm": 0.5}, ("ulm",))]
     assert (config.index, config.sites, config.extra) == (1, 2, {"iterations": 5})
     assert config.link == {"host": "bonn", "ports": [1, 2]}
-    assert part_of({"neighbors": []}, "bonn") == LocalConfig([])  # as the stock package's controller has it
+    # as the stock package's controller has it
+    assert part_of({"neighbors": []}, "bonn") == LocalConfig([])
+    assert part_of({"neighbors": [{"id": "ulm", "weight": np.float32(0.5)}]}, "bonn").neighbors == [
+        Neighbor("ulm", 0.5)
+    ]
 
 
 @pytest.mark.parametrize(

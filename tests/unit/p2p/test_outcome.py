@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import re
+import tracemalloc
 from dataclasses import fields
 from pathlib import Path
 
@@ -203,15 +204,27 @@ def test_progress_that_cannot_be_read_leaves_what_was_told_before(roster, droppe
         {"seconds_per_iteration": -1},
         {"iteration": -1},
         {"iteration": [1]},
-        {"metrics": dict.fromkeys(map(str, range(1_000_000)), 1.0)},
+        {"metrics": dict.fromkeys(map(str, range(10_000)), 1.0)},
         {"metrics": {"m" * 10_000: 1.0}},
         {"panic": {"of": "the moon"}},
         {"panic": "p" * (1 << 20)},
     ],
-    ids=str,
+    ids=lambda lie: str(lie)[:40],
 )
 def test_a_lie_is_dropped_with_the_name_of_who_told_it(dropped, lie):
     assert dropped("bonn", json.dumps(lie).encode())
+
+
+def test_a_lie_of_many_entries_costs_no_memory(roster):
+    lie = {"iterations": 1, "metrics": dict.fromkeys(map(str, range(300_000)), "x")}
+    tracemalloc.start()
+    with pytest.raises(
+        RecordError, match="metrics: Value error, there are 300000 entries, and 256 are the most"
+    ):
+        roster.end("bonn", lie)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_a_site_that_lies_again_is_not_logged_again(roster, caplog):

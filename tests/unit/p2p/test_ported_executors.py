@@ -27,6 +27,7 @@ from flaremesh.p2p.executors import (
 from flaremesh.p2p.executors.ported import NameTaken
 from flaremesh.p2p.tasks import REASON
 from flaremesh.p2p.types import Neighbor, Network, Node
+from flaremesh.printable import refused
 
 RING = Network(
     nodes=[
@@ -588,7 +589,7 @@ def test_attributes_of_any_name_disturb_nothing(train):
 @pytest.mark.parametrize("iterations", [None, "10", 2.5, -1, True])
 def test_iterations_that_are_no_number_of_them_are_refused(connect, iterations):
     sites = connect(RING, {site: ConsensusExecutor(value) for site, value in VALUES.items()})
-    reason = f'extra["iterations"] must be a whole number of at least 0, not {iterations!r}'
+    reason = f'extra["iterations"] must be a whole number of at least 0, not {refused(iterations)}'
     assert set(failed(sites.run(iterations)).values()) == {reason}
 
 
@@ -646,9 +647,9 @@ def test_where_a_subclass_makes_the_messages_each_site_keeps_its_statistics(conn
         ({"wire": "bfloat16"}, 'extra["wire"] is bfloat16, and a subclass makes the messages'),
         ({"wire": "narrow"}, 'extra["wire"]: '),
         ({"evaluate_every": 0}, 'extra["evaluate_every"] must be a whole number of at least 1, not 0'),
-        ({"stop_on_non_finite": "no"}, "extra[\"stop_on_non_finite\"] must be true or false, not 'no'"),
+        ({"stop_on_non_finite": "no"}, 'extra["stop_on_non_finite"] must be true or false, not a str'),
         ({"seed": "x"}, 'extra["seed"] must be a whole number'),
-        ({"stepsize": "0.1"}, "extra[\"stepsize\"] must be a number above 0, not '0.1'"),
+        ({"stepsize": "0.1"}, 'extra["stepsize"] must be a number above 0, not a str'),
     ],
 )
 def test_what_extra_says_in_vain_or_wrongly_is_refused(connect, extra, reason):

@@ -1,5 +1,6 @@
 """Participants that make their keys themselves: no private key travels, and none is kept for them."""
 
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -48,12 +49,14 @@ def test_a_site_makes_its_key_and_gets_a_kit_without_one(file: Path, provisioned
     mesh, there = file.parent / "mesh", file.parent / "at-bonn"
     if provisioned_before:
         flaremesh("provision", file, "--output", mesh)
-    flaremesh("request", "bonn", "--output", there)
+    asked = flaremesh("request", "bonn", "--output", there)
     key = there / "bonn.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
     said = flaremesh("sign", file, there / "bonn.csr", "--output", mesh)
     assert "without a private key" in said
+    (fingerprint,) = re.findall(r"Fingerprint.*: ([0-9a-f ]{71})$", asked, re.MULTILINE)
+    assert fingerprint in said
     assert ("retired" in said) == provisioned_before
     kit = mesh / "kits/bonn"
     assert not private_key_files(kit)

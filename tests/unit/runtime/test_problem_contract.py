@@ -187,6 +187,12 @@ def test_anything_else_is_refused_with_the_metrics_name(value):
         checked(evaluate={"auc": value}).evaluate(X)
 
 
+@pytest.mark.parametrize("metrics", [dict.fromkeys(range(257), 1.0), {"m" * 257: 1.0}], ids=["many", "long"])
+def test_metrics_that_nobody_would_take_are_refused_where_they_are_made(metrics):
+    with fails(".* metrics; a server takes 256, with names of 256 letters"):
+        checked(evaluate=metrics).evaluate(X)
+
+
 @pytest.mark.parametrize("metrics", [None, 0.5, [("loss", 1.0)]])
 def test_metrics_that_are_no_mapping_are_refused(metrics):
     with fails("metrics that are"):

@@ -3,6 +3,7 @@
 import pytest
 
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
+from flaremesh.p2p.gate.policy import POLICY_VARIABLE
 from flaremesh.problems.data_folder import DATA_DIR_VARIABLE
 from flaremesh.sandbox.environment import MORE_VARIABLE, PASSED, of_job, withheld_proxies
 from flaremesh.sandbox.files import HIDES_VARIABLE, WRITES_VARIABLE
@@ -23,7 +24,8 @@ def test_a_job_sees_what_computing_needs(name):
 
 
 def test_flaremeshs_own_variables_that_a_job_needs_are_listed():
-    assert {DATA_DIR_VARIABLE, DIRECTORY_VARIABLE, HIDES_VARIABLE, WRITES_VARIABLE} <= PASSED.keys()
+    needed = {DATA_DIR_VARIABLE, DIRECTORY_VARIABLE, HIDES_VARIABLE, WRITES_VARIABLE, POLICY_VARIABLE}
+    assert needed <= PASSED.keys()
 
 
 def test_a_sites_admin_can_list_more():

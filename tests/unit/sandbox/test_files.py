@@ -142,6 +142,7 @@ def test_a_site_can_hide_more(workspace, tmp_path):
     actions = [f"read {tmp_path}/others/key", f"read {tmp_path}/beside"]
     assert able(workspace, *actions) == set(actions)
     assert able(workspace, *actions, **{HIDES_VARIABLE: str(tmp_path / "others")}) == {actions[1]}
+    assert able(workspace, *actions, FLAREMESH_POLICY=str(tmp_path / "others/key")) == {actions[1]}
 
 
 @needs_landlock

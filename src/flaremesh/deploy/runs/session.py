@@ -8,6 +8,7 @@ import ssl
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.2
+_MOST_RUNS = 1000
 _SERVER_MEBIBYTES = 64  # of logs and code of a run, besides one of each site's history
 _SUBMITTERS = ("project_admin", "lead")
 
@@ -58,8 +60,9 @@ class AdminSession:
         return self._ask(self._admin.sites)
 
     def unfinished(self) -> dict[str, Job]:
-        """The jobs that wait or run, by run id."""
-        return {run_id: job for run_id, job in self._ask(self._admin.jobs).items() if not job.ended}
+        """The jobs that wait or run, by run id; so many of them as a mesh may have."""
+        jobs = self._ask(self._admin.jobs).items()
+        return dict(islice(((run_id, job) for run_id, job in jobs if not job.ended), _MOST_RUNS))
 
     def submit(self, folder: Path) -> str:
         """Submit a job; returns the run id."""

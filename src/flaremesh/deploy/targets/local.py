@@ -102,9 +102,14 @@ class LocalTarget(Target):
     @override
     def fetch(self, participant: str, run_id: str, folder: Path) -> bool:
         kept = self.run_folder(participant, run_id)
-        if kept:
-            shutil.copytree(kept, folder)
-        return kept is not None
+        if kept is None:
+            return False
+        # a job's code may have left anything there, such as a link to a device without end
+        for path in (kept, *kept.rglob("*")):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise DeployError(f"{printable(path.name, 80)} is neither a file nor a folder")
+        shutil.copytree(kept, folder)
+        return True
 
     @override
     def server(self) -> AbstractContextManager[Address]:

@@ -57,9 +57,11 @@ class DirectCarrier(Carrier):
             LinkRefused: another site answered there, or the peer does not accept this one.
         """
         context = self._credentials.dialling()
-        site, fail = self._edges.site, self._edges.inbox.fail
+        site, fail, refuse = self._edges.site, self._edges.inbox.fail, self._edges.observer.refused
         self._outgoing = {
-            peer: Outgoing(site, peer, addresses[peer], self._run, self._credentials, context, lost, fail)
+            peer: Outgoing(
+                site, peer, addresses[peer], self._run, self._credentials, context, lost, fail, refuse
+            )
             for peer in self._edges.targets & addresses.keys()
         }
         unable = {

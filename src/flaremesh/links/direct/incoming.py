@@ -10,7 +10,7 @@ from flaremesh.links.buffers import BufferPool
 from flaremesh.links.carrier import Edges
 from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some
 from flaremesh.links.frame import HEADER_BYTES, FrameError, Kind, announced, unpack
-from flaremesh.links.link import Key, Refusal
+from flaremesh.links.link import Key, Refusal, condition_after
 from flaremesh.topology.links import LinkKind
 
 _MESSAGES = (Kind.DATA, Kind.REPEAT)
@@ -48,7 +48,7 @@ class Incoming:
         self._attention = 0.0  # when a thread that waits for messages last came to read
         self._broken: float | None = None  # when the last connection broke; None while there is one
         self._ended = False
-        self._refused: Refusal | None = None  # why the last connection was cut
+        self._refused: Refusal | None = None  # why a connection was cut after which no message came
         self._closed = threading.Event()
         self._orderly = False
         self._thread: threading.Thread | None = None
@@ -60,7 +60,7 @@ class Incoming:
             if self._thread is None:
                 return None
             if self._refused is not None:
-                return f"what it sent was refused as {self._refused}: is its model another one?"
+                return condition_after(self._refused)
             if self._broken is not None:
                 ago = time.monotonic() - self._broken
                 return f"its link broke {ago:.0f} s ago: it is gone, or cut off"
@@ -199,7 +199,7 @@ class Incoming:
         if frame.sequence <= self._received:
             self._observer.refused(self._peer, Refusal.REPLAYED)
             return True
-        self._received = frame.sequence
+        self._received, self._refused = frame.sequence, None
         key = Key(frame.iteration, frame.stage, self._peer)
         self._edges.store(LinkKind.DIRECT, key, message, repeat=frame.kind is Kind.REPEAT)
         if self._large or self._received - self._told >= _ACK_MESSAGES:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from flaremesh.links.carrier import Address, Lost, Message
 from flaremesh.links.credentials import Credentials, Untrusted
 from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, read_exactly, signal, tune
-from flaremesh.links.direct.tls import peer_name
+from flaremesh.links.direct.tls import cause_of, peer_name, refusal_of
 from flaremesh.links.errors import LinkError, LinkRefused
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
 from flaremesh.links.link import Cancelled, Refusal, require_room
@@ -37,6 +37,7 @@ class Outgoing:
         context: TLS with these credentials.
         lost: called once where the edge was made, broke, and could not be made again within some seconds.
         fail: called once, instead, where it broke because one end does not accept the other.
+        refuse: called with the peer and why it is not accepted.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class Outgoing:
         context: ssl.SSLContext,
         lost: Lost,
         fail: Callable[[LinkError], None],
+        refuse: Callable[[str, Refusal], None],
     ):
         self._site, self._peer, self._address, self._run = site, peer, address, run
         self._credentials, self._context = credentials, context
-        self._lost, self._fail = lost, fail
+        self._lost, self._fail, self._refuse = lost, fail, refuse
         self._state = threading.Condition()
         self._io = threading.Lock()
         self._messages: deque[Message] = deque()  # that are not acknowledged
@@ -162,7 +164,7 @@ class Outgoing:
                 self._give_up(str(error))
                 return
             except OSError as error:
-                self._give_up(_cause(error))
+                self._give_up(cause_of(error))
                 return
             if connection is None:
                 return
@@ -177,7 +179,7 @@ class Outgoing:
                 self._connection = None
                 connection.close()
             if cause is not None:
-                self._refused = LinkRefused(self._blame(_cause(cause)))
+                self._refused = self._refusal(cause)
                 self._give_up(str(self._refused))
                 return
             self._closed.wait(_BACKOFF_SECONDS)  # a peer that always hangs up must not keep us busy
@@ -200,7 +202,7 @@ class Outgoing:
                 self._settle(arrived)
             except FrameError as error:
                 connection.close()
-                raise LinkRefused(self._blame(_cause(error))) from error
+                raise self._refusal(error) from error
             self._next = arrived + 1
             self._acknowledgements.clear()
             self._connection = connection
@@ -219,7 +221,7 @@ class Outgoing:
             tune(connection)
             connection = secure = self._context.wrap_socket(connection)
             if (name := peer_name(secure, self._credentials)) != self._peer:
-                raise LinkRefused(self._blame(f"{name} answers there"))
+                raise Untrusted(Refusal.STRANGER, f"{name} answers there")
             secure.sendall(signal(Kind.HELLO, self._run))
             arrived = self._read_answer(secure, deadline)
             secure.settimeout(None)
@@ -228,7 +230,7 @@ class Outgoing:
             # a connection may end by accident, a wrong answer is no accident
             accident = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
             if isinstance(error, ssl.SSLError | FrameError | Untrusted) and not accident:
-                raise LinkRefused(self._blame(_cause(error))) from error
+                raise self._refusal(error) from error
             raise
         return secure, arrived
 
@@ -242,6 +244,12 @@ class Outgoing:
         if frame.kind is not Kind.ACK:
             raise FrameError(Refusal.MALFORMED)
         return frame.acknowledged
+
+    def _refusal(self, error: Exception) -> LinkRefused:
+        """What to raise where one end does not accept the other; counts it where that end is this one."""
+        if (reason := refusal_of(error)) is not Refusal.REJECTED:
+            self._refuse(self._peer, reason)
+        return LinkRefused(self._blame(cause_of(error)))
 
     def _blame(self, cause: str) -> str:
         host, port = self._address
@@ -331,17 +339,3 @@ class Outgoing:
             self._fail(self._refused)
         else:
             self._lost(self._peer, cause, untaken)
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted ({error.verify_message})"
-    if isinstance(error, ssl.SSLError):
-        return f"the handshake was refused ({error.reason or error})"
-    if isinstance(error, Untrusted):
-        return f"its certificate is not accepted ({error})"
-    if isinstance(error, FrameError):
-        return f"it does not answer as flaremesh does ({error.reason})"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -5,7 +5,8 @@ import sys
 
 from cryptography import x509
 
-from flaremesh.links.credentials import Credentials
+from flaremesh.links.credentials import Credentials, Untrusted
+from flaremesh.links.frame import FrameError
 from flaremesh.links.link import Refusal
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
@@ -23,13 +24,31 @@ def peer_name(connection: ssl.SSLSocket, credentials: Credentials) -> str:
     return credentials.identify([x509.load_der_x509_certificate(der) for der in _verified_chain(connection)])
 
 
-def refusal_of(error: ssl.SSLError) -> Refusal:
-    """Why a handshake failed; `Refusal.HANDSHAKE` if it is not because of a certificate."""
+def refusal_of(error: Exception) -> Refusal:
+    """Why a peer is refused; `Refusal.HANDSHAKE` for a handshake that failed for another reason."""
+    if isinstance(error, Untrusted | FrameError):
+        return error.reason
     if isinstance(error, ssl.SSLCertVerificationError):
         return Refusal.EXPIRED if error.verify_code == _EXPIRED else Refusal.UNTRUSTED
-    if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+    reason = (error.reason if isinstance(error, ssl.SSLError) else None) or ""
+    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return Refusal.UNTRUSTED
-    return Refusal.REJECTED if "ALERT" in (error.reason or "") else Refusal.HANDSHAKE
+    return Refusal.REJECTED if "ALERT" in reason else Refusal.HANDSHAKE
+
+
+def cause_of(error: Exception) -> str:
+    """Why an attempt to connect failed, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"the handshake was refused ({error.reason or error})"
+    if isinstance(error, Untrusted):
+        return f"its certificate is not accepted ({error})"
+    if isinstance(error, FrameError):
+        return f"it does not answer as flaremesh does ({error.reason})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _verified_chain(connection: ssl.SSLSocket) -> list[bytes]:

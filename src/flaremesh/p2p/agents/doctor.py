@@ -19,7 +19,7 @@ from flaremesh.links.credentials import Credentials
 from flaremesh.p2p import participant
 from flaremesh.p2p.agents.probe import Failure, Invitation, dial
 from flaremesh.p2p.participant import StartError
-from flaremesh.record import Name, RecordError, Schema, Text, Whole
+from flaremesh.record import Name, RecordError, Schema, Text, Whole, at_most
 from flaremesh.topology.schema import MOST_SITES
 
 PATH: Final = "/doctor?report"
@@ -90,14 +90,14 @@ class Report:
     """
 
     name: Name
-    versions: Annotated[Mapping[Name, Name], Field(max_length=_MOST_NOTES)]
+    versions: Annotated[Mapping[Name, Name], at_most(_MOST_NOTES)]
     missing: Annotated[Sequence[Text], Field(max_length=_MOST_NOTES)]
     certificate_days: float
     free_bytes: Whole
     gpus: Whole
     visible_gpus: Whole | None
-    edges: Annotated[Sequence[Edge], Field(max_length=MOST_SITES)]
-    findings: Annotated[Sequence[Finding], Field(max_length=MOST_SITES)]
+    edges: Annotated[Sequence[Edge], at_most(MOST_SITES)]
+    findings: Annotated[Sequence[Finding], at_most(MOST_SITES)]
 
     def to_json(self) -> bytes:
         """The report as JSON, as the agent serves it."""

@@ -117,7 +117,10 @@ def dial(site: str, peer: str, address: Address, run: str, credentials: Credenti
     except LinkError as error:
         return Failure(f"{error}.", "Install the kit again.")
     edge = Outgoing(
-        site, peer, address, run_digest(run), credentials, context, lambda *lost: None, lambda error: None
+        *(site, peer, address, run_digest(run), credentials, context),
+        lost=lambda *_: None,
+        fail=lambda _: None,
+        refuse=lambda *_: None,
     )
     try:
         cause = edge.wait()

@@ -37,7 +37,8 @@ class ServerAgent(Agent):
         self._failures: dict[str, str] = {}
         self._process = ServerProcess(fl_ctx)
         self._process.abandon_jobs(fl_ctx)
-        guard_logins(self.workspace / "startup" / ROOT, Logins(self.workspace), fl_ctx)
+        self._logins = Logins(self.workspace)
+        guard_logins(self.workspace / "startup" / ROOT, self._logins, fl_ctx)
         super().start(fl_ctx)
 
     @override
@@ -77,6 +78,11 @@ class ServerAgent(Agent):
         relayed, other = cell.traffic() if cell else (0.0, 0.0)
         family.add_metric(["relay"], relayed)
         family.add_metric(["control"], other)
+        yield family
+        refusals = AgentMetric.SERVER_REFUSALS.value
+        family = CounterMetricFamily(refusals.full_name, refusals.help, labels=refusals.labels)
+        for what, count in self._logins.refusals.items():
+            family.add_metric([what], count)
         yield family
 
     def _take_metrics(self, site: str, message: bytes) -> None:

@@ -17,8 +17,9 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
+from flaremesh.errors import first_mistake
 from flaremesh.metrics.names import DURATION_BUCKETS, SHAREABLE, AgentMetric, Metric, RunMetric
 from flaremesh.p2p.agents.agent import gauge
 
@@ -137,7 +138,7 @@ class SharedMetrics(Collector):
             points = _POINTS.validate_json(message)
             _check(_series(points), _MAX_SERIES, "series")
         except ValueError as error:
-            self._complain(site, error)
+            self._complain(site, first_mistake(error) if isinstance(error, ValidationError) else error)
             return
         taken = {}
         for name, labels, values in points:

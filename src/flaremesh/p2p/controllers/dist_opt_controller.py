@@ -215,9 +215,14 @@ class DistOptController(Controller):
         """Wait until all sites are ready, and fail naming the others; False if the run was aborted."""
         while missing := {node.id for node in self.config.network.nodes}.difference(ready):
             if time.monotonic() > deadline:
-                # a site that waits for a late one itself is not to blame
-                waiting = {site for site in missing if self._roster.latest(site).waits_for in missing}
-                self._fail(f"{', '.join(sorted(missing - waiting or missing))}: {otherwise}")
+                # a site that waits for a late one itself is not to blame, if that is true
+                waiting = {
+                    site for site in missing if self._roster.latest(site).waits_for in missing - {site}
+                }
+                late = missing - waiting or missing
+                others = ", ".join(sorted(missing - late))
+                excused = f" (by their own word these wait for others: {others})" if others else ""
+                self._fail(f"{', '.join(sorted(late))}: {otherwise}{excused}")
             if self._wait(abort_signal):
                 return False
         return True

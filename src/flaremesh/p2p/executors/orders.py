@@ -11,6 +11,7 @@ from flaremesh.links.carrier import Address
 from flaremesh.p2p.charter import Charter, Peer
 from flaremesh.p2p.extra import ExtraError
 from flaremesh.p2p.gate.order import Order
+from flaremesh.p2p.json_dataclass import plain
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import Schema
 from flaremesh.topology.links import LinkKind, LinkMode
@@ -111,7 +112,7 @@ def part_of(data: Any, site: str) -> LocalConfig:
     Raises:
         RecordError: it is none.
     """
-    part = _PART.of(data, f"what the server sent {site}")
+    part = _PART.of(plain(data), f"what the server sent {site}")
     return LocalConfig(
         neighbors=[Neighbor(neighbor.id, neighbor.weight) for neighbor in part.neighbors],
         extra=dict(part.extra),

@@ -19,6 +19,7 @@ BEGUN: Final = f"{GATE_FOLDER}/begun.json"
 """Its place in a site's workspace."""
 
 _MOST = 10_000
+_LOCK = threading.Lock()  # NVFlare answers the server in several threads
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class Begun:
 
     def __init__(self, workspace: Path):
         self._file = workspace / BEGUN
-        self._lock = threading.Lock()
 
     def check(self, order: Order) -> None:
         """Check that a run has not begun before.
@@ -56,7 +56,7 @@ class Begun:
         Raises:
             Refused: it has begun before, or nobody can tell.
         """
-        with self._lock:
+        with _LOCK:
             self.check(order)
             oldest = now - timedelta(hours=MOST_HOURS)
             runs = {run: at for run, at in self._runs().items() if at >= oldest}

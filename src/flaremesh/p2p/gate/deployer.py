@@ -63,7 +63,7 @@ class SiteDoor(Door):
     def _begin(self, workspace: Path, job: str) -> None:
         visit = self._visits.pop(job, None)
         if visit is None:
-            raise Refused("too many jobs were let in after this one, and it did not begin meanwhile")
+            raise Refused("the job did not begin before it was sent again, or before too many others were")
         Begun(workspace).add(visit.order, datetime.now(UTC))
         said = REQUEST.data(visit.request)
         AuditLog(workspace).note("let in", job=job, request=said, approved_by=visit.approved_by)

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from flaremesh.p2p.gate.request import RunRequest
+from flaremesh.sandbox import landlock
 from flaremesh.topology.document import Document
 from flaremesh.topology.links import LinkKind
 from flaremesh.topology.mistakes import LineMistake, MistakenFile, shown
@@ -136,6 +137,8 @@ class Policy(Closed):
         return next(self._broken(request, now or datetime.now(UTC)), None)
 
     def _broken(self, request: RunRequest, now: datetime) -> Iterator[str]:
+        if self.confinement and not landlock.version():
+            yield "confinement: this site's kernel has no Landlock, or does not let the site use it"
         who = self.submitters or Submitters()
         for given, wanted in (
             (request.submitter, who.emails),

@@ -18,10 +18,20 @@ def main() -> None:
     workspace, run, module, *arguments = sys.argv[1:]
     folder = Path(workspace, run)
     confine(Path(workspace), run, os.environ)
+    _keep_log_configuration()
     os.chdir(folder)  # where files go that a job writes without saying where
     _present(folder, Path(workspace, "startup"))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _keep_log_configuration() -> None:
+    """Take no configuration of the log from the server: it can name any function, and its arguments."""
+    from nvflare.private.fed.client.admin_commands import AdminCommands, ConfigureJobLogCommand
+
+    AdminCommands.commands[:] = [
+        command for command in AdminCommands.commands if not isinstance(command, ConfigureJobLogCommand)
+    ]
 
 
 def _present(folder: Path, startup: Path) -> None:

@@ -32,15 +32,13 @@ from flaremesh.p2p.nvflare import run_credential
 from flaremesh.sandbox import landlock
 from flaremesh.sandbox.environment import of_job, withheld_proxies
 
-CONFINEMENT_VARIABLE: Final = "FLAREMESH_CONFINEMENT"
-"""Environment variable of a participant: ``required`` refuses runs where they cannot be confined."""
-
 JOB_PROCESS: Final = "flaremesh.p2p.nvflare.job_process"
 """What runs first in the process of a job; it is not imported here, because it runs there alone."""
 
 _UNCONFINED = (
     "this kernel does not confine processes (Landlock, Linux 5.13 or later, is missing or not permitted): "
-    "the code of a job can read the kit's private key and whatever else this process can read"
+    "the code of a job can read the kit's private key and whatever else this process can read. A site whose "
+    "policy.yaml says `confinement: required` refuses runs then"
 )
 
 
@@ -60,14 +58,12 @@ class _Launcher(ProcessJobLauncher):
             # of runs whose end an earlier process did not see
             run_credential.withdraw_all(_workspace(fl_ctx))
             if not landlock.version():
-                self.logger.warning("%s. %s=required refuses runs instead", _UNCONFINED, CONFINEMENT_VARIABLE)
+                self.logger.warning(_UNCONFINED)
             if withheld := withheld_proxies(os.environ):
                 self.logger.warning("jobs do not get %s, which hold passwords", ", ".join(withheld))
 
     @override
     def launch_job(self, job_meta: Mapping[str, Any], fl_ctx: FLContext) -> ProcessHandle:
-        if os.environ.get(CONFINEMENT_VARIABLE) == "required" and not landlock.version():
-            raise RuntimeError(f"{_UNCONFINED}, and {CONFINEMENT_VARIABLE} is required")
         workspace = _workspace(fl_ctx)
         run = str(job_meta[JobConstants.JOB_ID])
         folder = workspace / run

@@ -4,15 +4,16 @@ This hides NVFlare's registration of sites, its login of admins, and its tokens,
 server takes each that it once signed, also after it was started again.
 """
 
-import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from cryptography import x509
 from nvflare.apis.client import Client
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.f3.cellnet.identity import is_mtls_connection
 from nvflare.private.defs import CellMessageHeaderKeys, ClientType
 from nvflare.private.fed.authenticator import MISSING_CLIENT_FQCN
 from nvflare.private.fed.utils.identity_utils import IdentityVerifier
@@ -22,7 +23,8 @@ from flaremesh.certificates import CertificateError, Identity, Kind
 
 _KINDS: Final = {ClientType.REGULAR: Kind.SITE, ClientType.ADMIN: Kind.ADMIN}
 
-_log = logging.getLogger(__name__)
+Refused: TypeAlias = Literal["connection", "login", "message"]
+"""What can be refused."""
 
 
 class Guard(Protocol):
@@ -33,6 +35,13 @@ class Guard(Protocol):
 
         Raises:
             CertificateError: he may not log in; the message says who and why.
+        """
+
+    def meet(self, chain: Sequence[x509.Certificate]) -> None:
+        """Let in a connection, by the chain that its other end showed in TLS, without the root.
+
+        Raises:
+            CertificateError: it is refused; the message says whose it is and why.
         """
 
     def remember(self, site: str, token: str) -> None:
@@ -49,9 +58,12 @@ class Guard(Protocol):
             CertificateError: that cannot be told.
         """
 
+    def refused(self, what: Refused, why: str) -> None:
+        """Hear of what was refused."""
+
 
 def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
-    """Let ``guard`` decide about all logins from now on, and about messages of who does not log in.
+    """Let ``guard`` decide about all connections and logins from now on, and about messages without a login.
 
     Args:
         root: the file with the root's certificate.
@@ -59,18 +71,22 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
         fl_ctx: context of SYSTEM_BOOTSTRAP at the server; nobody has logged in before that.
     """
     server = fl_ctx.get_prop(FLContextKey.SITE_OBJ)
+    _guard_connections(server.cell.core_cell.communicator.conn_manager, guard)
     _guard_sites(server.client_manager, _Verifier(root, guard), guard)
     resolve, set_admin_server = server._resolve_client_fqcn_for_auth, server.set_admin_server
 
     def resolve_known(name: str, token: str) -> str | None:
         """Where messages with a token must come from; what NVFlare does not know it would let pass."""
-        origin: str | None = resolve(name, token)
+        origin = resolve(name, token)
         try:
-            known = origin is not None or guard.knows(name, token)
+            if origin is not None:
+                return str(origin)
+            if guard.knows(name, token):
+                return None
+            guard.refused("message", f"{name} has another certificate or a later login by now")
         except CertificateError as error:
-            _log.error("a message of %s is refused: %s", name, error)
-            known = False
-        return origin if known else MISSING_CLIENT_FQCN
+            guard.refused("message", str(error))
+        return str(MISSING_CLIENT_FQCN)
 
     def set_guarded(admin_server: Any) -> None:
         # until here NVFlare's admin server has not known the root, and let nobody in
@@ -84,10 +100,10 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
 class _Verifier(IdentityVerifier):
     """Asks the guard once NVFlare is content.
 
-    Attributes:
-        kind: what who logs in says that he is.
-        admitted: who was let in last, by this thread.
-        refusal: why somebody was not, in this thread.
+    Args:
+        root: the file with the root's certificate.
+        guard: asked.
+        kind: what everybody must be who is verified; None: what `expect` says.
     """
 
     def __init__(self, root: Path, guard: Guard, kind: Kind | None = None):
@@ -134,11 +150,37 @@ class _Verifier(IdentityVerifier):
                     f"{identity.name} cannot log in as {wanted}: the certificate says {identity.kind}"
                 )
         except CertificateError as error:
-            _log.error("login refused: %s", error)
+            self._guard.refused("login", str(error))
             self._login.refusal = str(error)
             raise
         self._login.admitted = True
         return True
+
+
+def _guard_connections(manager: Any, guard: Guard) -> None:
+    """Guard NVFlare's manager of connections, for which the last one of a name takes the place of others."""
+    update = manager.update_endpoint
+
+    def update_guarded(connection: Any, data: dict[str, Any]) -> None:
+        if is_mtls_connection(connection.conn.connector.params):
+            try:
+                guard.meet(_chain(connection.conn))
+            except CertificateError as error:
+                guard.refused("connection", str(error))
+                connection.conn.close()
+                return
+        update(connection, data)
+
+    manager.update_endpoint = update_guarded
+
+
+def _chain(connection: Any) -> list[x509.Certificate]:
+    """The certificates that the other end of a connection of gRPC showed."""
+    facts = connection.context.auth_context()
+    leaf = x509.load_pem_x509_certificates(facts["x509_pem_cert"][0])
+    # a server's chain does not begin with the peer's own certificate
+    above = [x509.load_pem_x509_certificates(pem) for pem in facts.get("x509_pem_cert_chain", ())]
+    return leaf + [certificate for chain in above for certificate in chain if certificate not in leaf]
 
 
 def _guard_sites(manager: Any, verifier: _Verifier, guard: Guard) -> None:
@@ -158,7 +200,7 @@ def _guard_sites(manager: Any, verifier: _Verifier, guard: Guard) -> None:
             try:
                 guard.remember(client.name, client.token)
             except CertificateError as error:
-                _log.error("login of %s refused: %s", client.name, error)
+                guard.refused("login", str(error))
                 refusal = str(error)
         if refusal is None:
             return client

@@ -91,5 +91,5 @@ def check_takeover(release: Release, chart: str, folder: Path) -> None:
 def _helm(*arguments: str) -> str:
     ended = call("helm", *arguments, output=subprocess.PIPE)
     if ended.returncode:
-        raise DeployError(f"helm {arguments[0]} failed: {ended.stderr.decode().strip()}")
+        raise DeployError(f"helm {arguments[0]} failed: {ended.stderr.decode(errors='replace').strip()}")
     return str(ended.stdout.decode())
