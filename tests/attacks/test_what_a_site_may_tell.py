@@ -30,7 +30,7 @@ def test_a_lie_about_a_run_is_dropped_or_told_in_printable_words_with_the_sites_
     problem = ProblemReference(path="liar.Liar", args={"what": what, **MODEL})
     result = mesh.run(mesh.run_of("adam", "carol", problem=problem, iterations=ITERATIONS))
     assert result.outcome == ("finished" if what == "progress" else "failed")
-    assert (result.reason or "carol").startswith("carol")
+    assert "carol" in (result.reason or "carol")
     assert (result.reason or "").isprintable()
     for site in result.sites.values():
         assert site.iterations <= ITERATIONS
