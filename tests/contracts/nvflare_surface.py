@@ -253,6 +253,9 @@ NAMES = {
     "nvflare.fuel.f3.cellnet.defs.ReturnCode": "OK UNAUTHENTICATED",
     "nvflare.fuel.f3.cellnet.fqcn.FQCN": "ROOT_SERVER",
     "nvflare.fuel.f3.cellnet.net_agent": "_CHANNEL _TOPIC_HEARTBEAT",
+    "nvflare.fuel.f3.streaming.stream_const": "STREAM_CHANNEL StreamHeaderKey",
+    "nvflare.fuel.f3.streaming.stream_const.StreamHeaderKey": "CHANNEL TOPIC",
+    "nvflare.widgets.fed_event": "FED_EVENT_TOPIC",
     "nvflare.lighter.constants.CtxKey": "BUILD_ERROR ERRORS",
     "nvflare.lighter.constants.PropKey": (
         "ADMIN_PORT ALLOW_LOG_STREAMING CAPACITY DEFAULT_HOST FED_LEARN_PORT HOST_NAMES NUM_GPUS ROLE"
@@ -261,7 +264,7 @@ NAMES = {
     "nvflare.lighter.tool_consts": "NVFLARE_SIG_FILE NVFLARE_SUBMITTER_CRT_FILE",
     "nvflare.private.admin_defs": "Message",
     "nvflare.private.defs": "ERROR_MSG_PREFIX",
-    "nvflare.private.defs.CellChannel": "CLIENT_COMMAND CLIENT_MAIN SERVER_MAIN",
+    "nvflare.private.defs.CellChannel": "AUX_COMMUNICATION CLIENT_COMMAND CLIENT_MAIN SERVER_MAIN",
     "nvflare.private.defs.CellChannelTopic": "REPORT_JOB_FAILURE",
     "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME CLIENT_TYPE",
     "nvflare.private.defs.ClientType": "ADMIN REGULAR",

@@ -5,12 +5,14 @@ from types import SimpleNamespace
 import pytest
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
 from nvflare.private.defs import CellChannel, CellChannelTopic, CellMessageHeaderKeys, JobFailureMsgKey
+from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 
 from flaremesh.p2p.nvflare.cells import FRAMES, METRICS, ParticipantCell, RunCell
 from ports import free_port
 
-SITE, RUN = "bonn", "bonn.run-1"
+SITE, RUN, OTHER = "bonn", "bonn.run-1", "ulm"
 
 
 @pytest.fixture(scope="module")  # NVFlare refuses the names of stopped cells to others
@@ -19,7 +21,7 @@ def cells():
     url = f"tcp://127.0.0.1:{free_port()}"
     cells = {
         name: SimpleNamespace(core_cell=CoreCell(name, url, secure=False, credentials={}))
-        for name in ("server", SITE, RUN)
+        for name in ("server", SITE, RUN, OTHER)
     }
     for cell in cells.values():
         cell.core_cell.start()
@@ -112,3 +114,16 @@ def test_a_process_obeys_its_own_participant_and_the_server_and_no_other_member(
     ParticipantCell(cells[RUN]).obey_the_server_alone()
     cells[SITE].core_cell.fire_and_forget(channel, topic, RUN, Message(payload="its own site"))
     assert obeyed == ["server", "its own site"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_run_does_what_events_of_the_server_say_and_not_what_those_of_another_member_do(cells, streamed):
+    heard = []
+    channel, topic = CellChannel.AUX_COMMUNICATION, FED_EVENT_TOPIC
+    headers = {StreamHeaderKey.CHANNEL: channel, StreamHeaderKey.TOPIC: topic} if streamed else {}
+    carried = (STREAM_CHANNEL, STREAM_DATA_TOPIC) if streamed else (channel, topic)
+    cells[RUN].core_cell.register_request_cb(*carried, lambda message: heard.append(message.payload))
+    ParticipantCell(cells[RUN]).obey_the_server_alone()
+    for sender in (OTHER, "server"):
+        cells[sender].core_cell.fire_and_forget(*carried, RUN, Message(dict(headers), sender))
+    assert heard == ["server"]

@@ -20,8 +20,10 @@ from nvflare.fuel.f3.cellnet.net_agent import _CHANNEL as _NETWORK
 from nvflare.fuel.f3.cellnet.net_agent import _TOPIC_HEARTBEAT as _HEARTBEAT
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, StreamHeaderKey
 from nvflare.private.defs import CellChannel, CellChannelTopic, CellMessageHeaderKeys, JobFailureMsgKey
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
+from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 
 from flaremesh.p2p.nvflare.jobs import is_id
 
@@ -35,6 +37,7 @@ METRICS: Final = "metrics"
 
 _CHANNEL: Final = "flaremesh"
 _COMMANDS: Final = frozenset({CellChannel.CLIENT_MAIN, CellChannel.CLIENT_COMMAND, _NETWORK})
+_EVENT: Final = CellChannel.AUX_COMMUNICATION, FED_EVENT_TOPIC
 _MEBIBYTE = 1 << 20
 
 _log = logging.getLogger(__name__)
@@ -182,16 +185,16 @@ class RunCell:
 def _obey_the_server_alone(core: Any) -> None:
     """Refuse commands of other participants: NVFlare's processes obey everybody who reaches them.
 
-    Any member could abort a run at another site, and stop the cell of any process, the server's among them.
+    Any member could abort a run at another site, fire events there, and stop the cell of any process, the
+    server's among them.
     """
     own = _participant(core.get_fqcn())
 
     def refuse(message: Message) -> Message | None:
-        channel, topic, origin = (
-            message.get_header(key)
-            for key in (MessageHeaderKey.CHANNEL, MessageHeaderKey.TOPIC, MessageHeaderKey.ORIGIN)
-        )
-        if channel not in _COMMANDS or _participant(origin) in (own, SERVER):
+        channel, topic = _purpose(message)
+        origin = message.get_header(MessageHeaderKey.ORIGIN)
+        event = own != SERVER and (channel, topic) == _EVENT
+        if not (channel in _COMMANDS or event) or _participant(origin) in (own, SERVER):
             return None
         if (channel, topic) == (_NETWORK, _HEARTBEAT):  # of whoever is connected
             return None
@@ -200,6 +203,13 @@ def _obey_the_server_alone(core: Any) -> None:
         return refusal
 
     core.add_incoming_request_filter("*", "*", refuse)
+
+
+def _purpose(message: Message) -> tuple[str, str]:
+    """Channel and topic of a message, or of the whole of which it is a piece: NVFlare filters no streams."""
+    streamed = message.get_header(MessageHeaderKey.CHANNEL) == STREAM_CHANNEL
+    keys = StreamHeaderKey if streamed else MessageHeaderKey
+    return message.get_header(keys.CHANNEL), message.get_header(keys.TOPIC)
 
 
 def _participant(address: str) -> str:
