@@ -21,6 +21,7 @@ from flaremesh.p2p.gate.deployer import SiteDoor
 from flaremesh.p2p.participant import StartError
 from flaremesh.topology.links import LinkKind
 
+ALGORITHM = "flaremesh.p2p.executors.AlgorithmExecutor"
 ANOTHER = "0c5e8a3c-1f4e-4a7e-8a65-7f2f0d3e9b21"
 CONFIG = "config/config_fed_client.json"
 OURS = "class Ours:\n    weights = None\n\ndef function(): ...\n"
@@ -41,7 +42,7 @@ def change(app: Path, **fields) -> None:
 
 
 def run_algorithm(app: Path, name: str) -> None:
-    change(app, executors=[executor("flaremesh.p2p.executors.AlgorithmExecutor", algorithm=name)])
+    change(app, executors=[executor(ALGORITHM, algorithm=name)])
 
 
 def executor(path: str, **args) -> dict:
@@ -179,8 +180,8 @@ def test_a_value_that_is_no_name_is_refused_and_not_repeated(site, app, submit):
 @pytest.mark.parametrize(
     ("change_of", "reason"),
     [
-        ({"components": [{"id": "a", "name": "SubprocessLauncher"}]}, "the key `name` or `class_path`"),
-        ({"components": [{"id": "a", "class_path": "subprocess.Popen"}]}, "the key `name` or `class_path`"),
+        ({"components": [{"id": "a", "name": "SubprocessLauncher"}]}, "the key `name`, `class_path`"),
+        ({"components": [{"id": "a", "class_path": "subprocess.Popen"}]}, "the key `name`, `class_path`"),
         (
             {"components": [component("flaremesh.p2p.types.Config", extra="{$HOME}")]},
             "a variable or a secret",
@@ -188,6 +189,19 @@ def test_a_value_that_is_no_name_is_refused_and_not_repeated(site, app, submit):
         (
             {"components": [component("flaremesh.p2p.types.Config", e="${secret:A}")]},
             "a variable or a secret",
+        ),
+        (  # NVFlare formats it to {$HOME}, and that to the variable
+            {"a": 36, "components": [component("flaremesh.p2p.types.Config", extra="{{{a:c}HOME}}")]},
+            "a variable or a secret",
+        ),
+        (
+            {"executors": [executor(ALGORITHM, class_attributes={"algorithm": "subprocess.Popen"})]},
+            "class_attributes",
+        ),
+        ({"executors": [executor(ALGORITHM, algorithm="dgd")] * 2}, "has several executors"),
+        (
+            {"executors": [executor(ALGORITHM, algorithm="dgd", problem={"path": PROBLEMS[0]})]},
+            "and another one in config/problem.yaml",
         ),
         ({"decomposer_module": "trojan"}, "has the entry decomposer_module"),
         ({"executors": []}, "has no executor"),
@@ -318,6 +332,14 @@ def test_a_run_that_breaks_the_sites_policy_is_refused_with_the_rule(site, app, 
     assert site.admit(submit(app)).startswith("submitters: ")
     (refused,) = audit.entries(site.workspace)
     assert (refused["event"], refused["request"]["submitter"]) == ("refused", "lead@example.org")
+
+
+def test_a_policy_is_asked_for_the_problem_that_an_executor_names(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("problems: [flaremesh.problems.mnist]\n")
+    change(app, executors=[executor(ALGORITHM, algorithm="dgd", problem={"path": PROBLEMS[0]})])
+    (app / "config/problem.yaml").unlink()
+    renew(app)
+    assert site.admit(submit(app)).startswith(f"problems: '{PROBLEMS[0]}' is not among")
 
 
 def test_a_site_whose_policy_has_mistakes_says_so_when_it_starts(site):
