@@ -24,7 +24,7 @@ _FILES = frozenset({_SITE, "config/config_fed_server.json", _PROBLEM, ORDER})
 _MOST_BYTES = 4 << 20
 _LISTS = frozenset({"executors", "components", "task_data_filters", "task_result_filters"})
 _DEEPEST = 50
-# NVFlare formats what stands in braces again and again, so that `{{{a:c}HOME}}` becomes `{$HOME}` where a is 36
+# NVFlare formats what stands in braces again and again: `{{{a:c}HOME}}` becomes `{$HOME}` where a is 36
 _VARIABLE = re.compile(r"\{[A-Za-z_]\w*\}", re.ASCII)
 
 
@@ -109,8 +109,8 @@ def _check_values(value: Any, code: JobCode, depth: int = 0) -> None:
     match value:
         case str() if "${" in value or {"{", "}"}.intersection(_VARIABLE.sub("", value)):
             raise Refused(
-                f"{_SITE} asks for a variable or a secret of the site: write the value without braces, or let "
-                "the site's own code read it"
+                f"{_SITE} asks for a variable or a secret of the site: write the value without braces, or "
+                "let the site's own code read it"
             )
         case list():
             for entry in value:
@@ -126,9 +126,9 @@ def _check_component(value: Mapping[str, Any], code: JobCode) -> None:
     """Check a mapping that NVFlare may take for a component."""
     if {"name", "class_path", "class_attributes"} & value.keys():
         raise Refused(
-            f"{_SITE} has a mapping with the key `name`, `class_path` or `class_attributes`, which NVFlare may "
-            "take for a class or its arguments: components have a `path` and `args`; give a value of yours "
-            "another key"
+            f"{_SITE} has a mapping with the key `name`, `class_path` or `class_attributes`, which NVFlare "
+            "may take for a class or its arguments: components have a `path` and `args`; give a value of "
+            "yours another key"
         )
     if "path" not in value:
         return

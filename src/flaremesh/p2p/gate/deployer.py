@@ -37,7 +37,6 @@ class _Visit(NamedTuple):
 
     order: Order
     request: RunRequest
-    approved_by: str | None
 
 
 class SiteDoor(Door):
@@ -64,9 +63,12 @@ class SiteDoor(Door):
         visit = self._visits.pop(job, None)
         if visit is None:
             raise Refused("the job did not begin before it was sent again, or before too many others were")
+        # the server may have let it wait for hours, in which a person changed his mind
+        order.check_time(visit.order, datetime.now(UTC))
+        approved_by = _allowed(workspace, visit.request)
         Begun(workspace).add(visit.order, datetime.now(UTC))
         said = REQUEST.data(visit.request)
-        AuditLog(workspace).note("let in", job=job, request=said, approved_by=visit.approved_by)
+        AuditLog(workspace).note("let in", job=job, request=said, approved_by=approved_by)
 
     def _admit(self, workspace: Path, job: str, archive: bytes) -> Signer:
         startup = workspace / "startup"
@@ -81,20 +83,28 @@ class SiteDoor(Door):
             order.check_charter(asked, mine)
             Begun(workspace).check(asked)
             code = JobCode(mine.code, files, workspace)
-            request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
-        try:
-            approved_by = house.check(workspace, request)
-        except Refused as error:
-            error.request = request
-            raise
+            request = replace(
+                _request(job, signer, asked, code, app.check(folder, files, code), mine),
+                order=order.digest(folder),
+            )
+        _allowed(workspace, request)
         for earlier in [other for other, visit in list(self._visits.items()) if visit.order.run == asked.run]:
             if self.take(earlier) is not None:
                 del self._visits[earlier]
                 shutil.rmtree(workspace / earlier)
-        self._visits[job] = _Visit(replace(asked, files={}, edges=None), request, approved_by)
+        self._visits[job] = _Visit(replace(asked, files={}, edges=None), request)
         if len(self._visits) > MOST_WAITING:
             del self._visits[next(iter(self._visits))]
         return signer
+
+
+def _allowed(workspace: Path, request: RunRequest) -> str | None:
+    """As `house.check`, whose refusals then tell what was asked."""
+    try:
+        return house.check(workspace, request)
+    except Refused as error:
+        error.request = request
+        raise
 
 
 def _decided(workspace: Path, job: str, decide: Callable[[], T]) -> T | str:

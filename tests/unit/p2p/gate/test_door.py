@@ -355,6 +355,25 @@ def test_a_run_waits_for_a_person_and_is_let_in_when_it_is_submitted_again(site,
     assert not isinstance(site.admit(submit(app)), str)
 
 
+def test_an_approval_does_not_hold_for_the_same_run_with_other_arguments(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("approval: required\n")
+    site.admit(submit(app))
+    Approvals(site.workspace).approve(order.read(app).run, "ann")
+    (app / "config/problem.yaml").write_text("path: flaremesh.problems.consensus.Consensus\nargs: {a: 1}\n")
+    renew(app)
+    assert "another run of the same id" in site.admit(submit(app))
+
+
+def test_a_run_that_the_server_holds_back_begins_under_the_policy_of_then(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("approval: required\n")
+    door, run = SiteDoor(), order.read(app).run
+    site.admit(submit(app))
+    Approvals(site.workspace).approve(run, "ann")
+    assert not isinstance(door.admit(site.workspace, JOB, submit(app)), str)
+    Approvals(site.workspace).deny(run, "ann")
+    assert door.begin(site.workspace, JOB) == "a person at this site denied it"
+
+
 def test_what_is_revoked_signs_nothing(site, app, submit):
     signer = site.admit(submit(app))
     site.allow(revoked=(str(signer.serial),))
