@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import sys
+import time
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -308,6 +309,18 @@ def test_every_decision_stands_in_the_audit_log_before_it_holds(site, app, submi
     assert (let_in["event"], let_in["job"], let_in["request"]["peers"]) == ("let in", JOB, ["ulm"])
     assert let_in["request"]["submitter"] == "lead@example.org"
     assert refused["reason"] == "the app is no archive that can be unpacked"
+
+
+def test_a_server_that_sends_any_number_of_jobs_does_not_fill_the_log(site, monkeypatch):
+    door, now = SiteDoor(), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(103):
+        assert "no archive" in door.admit(site.workspace, JOB, b"")
+    assert len(list(audit.entries(site.workspace))) == 100
+    now += 61
+    door.admit(site.workspace, JOB, b"")
+    *_, last = audit.entries(site.workspace)
+    assert (last["sequence"], last["not_noted_before"]) == (101, 3)
 
 
 def test_a_site_that_cannot_write_its_log_runs_nothing(site, app, submit):
