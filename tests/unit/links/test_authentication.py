@@ -7,7 +7,7 @@ from direct_mesh import Sites, exchange
 from flaremesh.links import Key, PeerTimeout, Refusal
 from flaremesh.links import authentication as authentication_module
 from flaremesh.links.credentials import Credentials
-from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest
+from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest, unpack
 
 RUN = run_digest("run")
 PAIRS = [("a", "b"), ("b", "a")]
@@ -115,6 +115,17 @@ def test_an_acknowledgement_that_its_sender_has_not_made_settles_nothing(linked)
     assert linked.observers["a"].refusals == {("b", Refusal.FORGED): 1}
 
 
+def test_what_stands_beside_a_greeting_settles_nothing(linked):
+    """Whoever carries it could write there that all has arrived."""
+    (greeting, *_) = (data for name, peer, data in linked.posted if (name, peer, data[5]) == ("b", "a", Kind.HELLO))
+    hello = unpack(greeting, RUN)._replace(acknowledged=1 << 40)
+    del linked.delivering["b"]
+    linked.links["a"].send("b", Key(0, 0, "a"), [b"x"])
+    linked.delivering["a"]("b", pack(hello, RUN))
+    edge = linked.links["a"]._carriers[0]._outgoing["b"]
+    assert len(edge.unacknowledged) == 1
+
+
 def test_nothing_counts_before_the_greetings(relay):
     relay.to_b("a", FORGED + bytes(16))
     assert relay.refusals == {("a", Refusal.EARLY): 1}
@@ -166,6 +177,7 @@ def test_a_stranger_is_not_even_listened_to(linked, monkeypatch):
         (lambda own, foreign: own.issue("m", days=-1), Refusal.EXPIRED),
         (lambda own, foreign: own.issue("m", issuer="z"), Refusal.UNTRUSTED),
         (lambda own, foreign: own.issue("z"), Refusal.FORGED),
+        (lambda own, foreign: own.issue("m", garbled=True), Refusal.UNTRUSTED),
         (lambda own, foreign: own.kit("m", [ExtendedKeyUsageOID.SERVER_AUTH]), Refusal.UNTRUSTED),
         (lambda own, foreign: own.kit("m", [ExtendedKeyUsageOID.CLIENT_AUTH]), Refusal.UNTRUSTED),
     ],
