@@ -24,7 +24,9 @@ class Authority:
         self.file = folder / "rootCA.pem"
         self.file.write_bytes(self._root.public_bytes(Encoding.PEM))
 
-    def issue(self, name, days=30, root=None, *, since=-60, issuer=None, revoked=(), rsa_key=False, garbled=False):
+    def issue(
+        self, name, days=30, root=None, *, since=-60, issuer=None, revoked=(), rsa_key=False, garbled=False
+    ):
         """Credentials for a run of ``name``, expired if ``days`` is negative.
 
         They trust ``root``, or else the one that issues them. The site's own certificate counts from

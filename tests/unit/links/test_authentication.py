@@ -1,6 +1,9 @@
 """Relayed frames count where the key of the site in whose name they come has made them, and nowhere else."""
 
+import ssl
+
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from direct_mesh import Sites, exchange
 
@@ -117,7 +120,8 @@ def test_an_acknowledgement_that_its_sender_has_not_made_settles_nothing(linked)
 
 def test_what_stands_beside_a_greeting_settles_nothing(linked):
     """Whoever carries it could write there that all has arrived."""
-    (greeting, *_) = (data for name, peer, data in linked.posted if (name, peer, data[5]) == ("b", "a", Kind.HELLO))
+    to_a = [data for _, peer, data in linked.posted if peer == "a"]
+    greeting = next(data for data in to_a if data[5] == Kind.HELLO)
     hello = unpack(greeting, RUN)._replace(acknowledged=1 << 40)
     del linked.delivering["b"]
     linked.links["a"].send("b", Key(0, 0, "a"), [b"x"])
@@ -188,6 +192,15 @@ def test_who_is_no_run_of_the_site_is_refused_by_name(
     relay = other("run", m=credentials(authority, foreign_authority))
     assert relay.open(timeout=0.5)["b"].peers == ["m"]
     assert set(relay.refusals) == {("m", reason)}
+
+
+def test_a_greeting_with_a_certificate_of_no_version_is_refused(linked, authority):
+    certificate = bytearray(authority.issue("m").chain()[0].public_bytes(Encoding.DER))
+    certificate[certificate.index(b"\xa0\x03\x02\x01\x02") + 4] = 7
+    pem = ssl.DER_cert_to_PEM_cert(bytes(certificate)).encode()
+    greeting = bytes(64) + bytes(2) + pem
+    linked.to_b("m", pack(Frame(Kind.HELLO, 0, 0, 0, 0, 0, len(greeting), greeting), RUN))
+    assert linked.refusals == {("m", Refusal.MALFORMED): 1}
 
 
 def test_a_certificate_that_was_revoked_is_refused(other, authority):
