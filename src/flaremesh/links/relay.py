@@ -127,6 +127,7 @@ class RelayCarrier(Carrier):
                 self._take_in(sender, frame)
             elif frame.kind is Kind.HELLO:
                 self._hear(sender, frame.payload)
+                return  # its signature does not cover the header
             elif frame.kind is not Kind.ACK:
                 raise FrameError(Refusal.MALFORMED)
             elif sender not in self._outgoing:
