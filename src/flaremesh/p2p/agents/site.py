@@ -26,7 +26,7 @@ from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
 from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
 from flaremesh.p2p.credentials import issue
-from flaremesh.p2p.gate import left, policy
+from flaremesh.p2p.gate import egress, policy
 from flaremesh.p2p.gate.audit import AuditLog
 from flaremesh.p2p.nvflare.cells import METRICS, PROBE
 from flaremesh.p2p.nvflare.site import SiteProcess
@@ -136,7 +136,7 @@ class SiteAgent(Agent):
         )
 
     def _note_end(self, job: str) -> None:
-        told = left.read(self.workspace / job)
+        told = egress.read(self.workspace / job)
         self._note("ended", job=job, told_by_its_process=asdict(told) if told else None)
 
     def _note(self, event: str, **fields: Any) -> None:

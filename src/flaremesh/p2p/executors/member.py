@@ -19,7 +19,7 @@ from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p import charter as charters
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.executors.orders import (
+from flaremesh.p2p.executors.assignment import (
     CharterError,
     OrderError,
     mode_of,
@@ -28,7 +28,7 @@ from flaremesh.p2p.executors.orders import (
     require_places,
 )
 from flaremesh.p2p.extra import planned_iterations
-from flaremesh.p2p.gate import left, order
+from flaremesh.p2p.gate import egress, order
 from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.nvflare.run_credential import credential_of
 from flaremesh.p2p.nvflare.startup import startup_files
@@ -144,7 +144,7 @@ class Member:
             self.link.close(patience=patience if state is RunState.FINISHED else 0)
             if not self.simulated:  # a simulated site has no audit log that would say it
                 traffic = self.traffic
-                left.write(self.folder, left.Left(state, dict(traffic.sent_bytes), dict(traffic.links)))
+                egress.write(self.folder, egress.Egress(state, dict(traffic.sent_bytes), dict(traffic.links)))
 
     def reached(self, iterations: int) -> None:
         """Report the number of iterations done, where the algorithm reports nothing else."""

@@ -14,7 +14,7 @@ from typing_extensions import override
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p import charter
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.gate import app, house, order
+from flaremesh.p2p.gate import app, consent, order
 from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.gate.archive import unpack
 from flaremesh.p2p.gate.audit import AuditLog
@@ -83,7 +83,7 @@ class SiteDoor(Door):
             code = JobCode(mine.code, files, workspace)
             request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
         try:
-            approved_by = house.check(workspace, request)
+            approved_by = consent.check(workspace, request)
         except Refused as error:
             error.request = request
             raise
