@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from typing_extensions import override
 
+from flaremesh.certificates import Identity
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p import charter
 from flaremesh.p2p.charter import Charter
@@ -23,7 +24,7 @@ from flaremesh.p2p.gate.code import JobCode
 from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
 from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
-from flaremesh.p2p.nvflare.signers import Signer, signer_of
+from flaremesh.p2p.nvflare.signers import signer_of
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.signatures import SignatureError
 
@@ -53,7 +54,7 @@ class SiteDoor(Door):
         self._visits: dict[str, _Visit] = {}
 
     @override
-    def admit(self, workspace: Path, job: str, app: bytes) -> Signer | str:
+    def admit(self, workspace: Path, job: str, app: bytes) -> Identity | str:
         return _decided(workspace, job, lambda: self._admit(workspace, job, app))
 
     @override
@@ -68,7 +69,7 @@ class SiteDoor(Door):
         said = REQUEST.data(visit.request)
         AuditLog(workspace).note("let in", job=job, request=said, approved_by=visit.approved_by)
 
-    def _admit(self, workspace: Path, job: str, archive: bytes) -> Signer:
+    def _admit(self, workspace: Path, job: str, archive: bytes) -> Identity:
         startup = workspace / "startup"
         mine = _charter(startup)
         with tempfile.TemporaryDirectory(prefix="flaremesh-") as scratch:
@@ -132,26 +133,23 @@ def _charter(startup: Path) -> Charter:
         ) from None
 
 
-def _signer(folder: Path, root: Path, mine: Charter) -> Signer:
+def _signer(folder: Path, root: Path, mine: Charter) -> Identity:
     try:
-        signer = signer_of(folder, root)
+        return signer_of(folder, root, mine.revoked)
     except SignatureError as error:
         raise Refused(f"an admin of the mesh must sign a job, as submitting it does: {error}") from None
-    if str(signer.serial) in mine.revoked:
-        raise Refused("the certificate of who signed the job is revoked")
-    return signer
 
 
 def _request(
-    job: str, signer: Signer, asked: Order, code: JobCode, named: app.Named, mine: Charter
+    job: str, signer: Identity, asked: Order, code: JobCode, named: app.Named, mine: Charter
 ) -> RunRequest:
     return RunRequest(
         run=asked.run,
         job=job,
         mesh=mine.mesh,
-        submitter=signer.email,
+        submitter=signer.name,
         org=signer.org,
-        role=signer.role,
+        role=signer.role or "",
         algorithm=named.algorithm,
         problem=named.problem,
         code=code.used,

@@ -65,7 +65,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_of_the_topology_is_let_in_for_the_admin_who_signed_it(site, app, submit):
     signer = site.admit(submit(app))
-    assert (signer.email, signer.org, signer.role) == ("lead@example.org", "institute", "lead")
+    assert (signer.name, signer.org, signer.role) == ("lead@example.org", "institute", "lead")
 
 
 @pytest.mark.parametrize("signer", ["server", "ulm"])
@@ -331,6 +331,16 @@ def test_a_run_waits_for_a_person_and_is_let_in_when_it_is_submitted_again(site,
     assert site.admit(submit(app)).startswith("waits for approval")
     Approvals(site.workspace).approve(order.read(app).run, "ann")
     assert not isinstance(site.admit(submit(app)), str)
+
+
+def test_a_certificate_that_has_expired_signs_nothing(site, app, submit, monkeypatch):
+    class InAYear(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=365)
+
+    monkeypatch.setattr("flaremesh.certificates.datetime", InAYear)
+    assert "expired" in site.admit(submit(app))
 
 
 def test_what_is_revoked_signs_nothing(site, app, submit):
