@@ -5,7 +5,6 @@ needs the network; ``python -m tools.images build cpu`` builds. `make images` do
 """
 
 import argparse
-import hashlib
 import json
 import re
 import subprocess
@@ -21,6 +20,7 @@ from docker.errors import APIError
 from packaging.utils import parse_sdist_filename, parse_wheel_filename
 
 from flaremesh import __version__
+from flaremesh.checksum import sha256
 from flaremesh.deploy.bill_of_materials import bill_of_materials, printed
 from flaremesh.deploy.targets.docker.engine import engine as docker_engine
 from flaremesh.errors import FlaremeshError
@@ -110,7 +110,7 @@ def gather_wheels(variant: str, python_image: str = PYTHON_IMAGE, torch_index: s
         re.findall("sha256:([0-9a-f]{64})", "".join(map(Path.read_text, _REQUIREMENTS.glob("*.txt"))))
     )
     for file in set(folder.iterdir()) - {tini}:
-        if _sha256(file) not in known:
+        if sha256(file) not in known:
             file.unlink()
     _download("installer.txt", folder)
     if torch_index:
@@ -208,7 +208,7 @@ def hashes(wheels: Path) -> dict[tuple[str, str], str]:
             name, version = parse_sdist_filename(file.name)
         else:
             continue
-        found[str(name), str(version)] = _sha256(file)
+        found[str(name), str(version)] = sha256(file)
     return found
 
 
@@ -228,11 +228,6 @@ def pin() -> str:
     for file in (DOCKERFILE, DOCKERFILE.with_name("docker-bake.hcl"), Path("tools/images.py")):
         file.write_text(re.sub(rf"{re.escape(tag)}(@sha256:[0-9a-f]{{64}})?", pinned, file.read_text()))
     return pinned
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextmanager

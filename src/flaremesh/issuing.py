@@ -203,7 +203,7 @@ def read_key(pem: bytes) -> rsa.RSAPrivateKey:
     except TypeError:
         raise ValueError("the private key is encrypted") from None
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise ValueError("the private key is no RSA key")  # noqa: TRY004  (the text is wrong)
+        raise ValueError("the private key is no RSA key")  # noqa: TRY004  (a wrong content, not a wrong type)
     return key
 
 

@@ -15,7 +15,7 @@ from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.spec import Builder
 
-from flaremesh.p2p.nvflare.policy import let_simulator_allow
+from flaremesh.p2p.nvflare.allow_list import let_simulator_allow
 from flaremesh.p2p.nvflare.settings import AGENT_RESOURCES
 from flaremesh.p2p.nvflare.startup import DOOR_RESOURCES
 

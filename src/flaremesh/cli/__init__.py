@@ -17,7 +17,6 @@ def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackT
 
 sys.excepthook = _hook
 
-if (
-    sys.argv[0] == "-m"
-):  # so it is while Python looks for the module to run; the current folder is on the path
+# while Python looks for the module of ``python -m``; it has put the current folder on the path
+if sys.argv[0] == "-m":
     import_path.leave_out(Path.cwd())

@@ -95,7 +95,7 @@ def _failure(message: str, exit_code: int) -> typer.Exit:
         sys.stdout.flush()
     except OSError:  # its buffered output would fail again at the end of the process
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    # whatever others said of it: a line may begin a sequence that a terminal obeys
+    # a message may quote strangers, whose words a terminal must not obey
     typer.echo("\n".join(printable(line, _LONGEST_LINE) for line in message.splitlines()), err=True)
     return typer.Exit(exit_code)
 

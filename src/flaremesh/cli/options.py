@@ -69,7 +69,8 @@ def name_code(topology: Topology, folder: Path) -> None:
     Raises:
         SourceError: what the problem's file imports from beside it cannot travel to the sites.
     """
-    from flaremesh.problems.sources import executed, sha256
+    from flaremesh.checksum import sha256
+    from flaremesh.problems.sources import executed
 
     for file in executed(topology, folder):
         typer.echo(f"Executes {printable(str(file))} (SHA-256 {sha256(file)})", err=True)

@@ -1,6 +1,5 @@
 """One archive with all that a participant's admin needs where there is no internet."""
 
-import hashlib
 import json
 import shutil
 import tarfile
@@ -10,6 +9,7 @@ from pathlib import Path
 from docker.errors import DockerException, ImageNotFound
 
 from flaremesh import atomic
+from flaremesh.checksum import sha256
 from flaremesh.deploy.bill_of_materials import bill_of_materials
 from flaremesh.deploy.minisign import SecretKey, signature_of
 from flaremesh.deploy.targets.base import DeployError
@@ -67,7 +67,7 @@ def bundle(topology: Topology, mesh: Path, release: Release, signer: SecretKey |
         steps = _STEPS.format(name=release.name, checksums=CHECKSUMS, image=image, archive=IMAGE, bill=BILL)
         (folder / FIRST_STEPS).write_text(steps)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        lines = [f"{_digest(path)}  {path.relative_to(folder)}\n" for path in files]
+        lines = [f"{sha256(path)}  {path.relative_to(folder)}\n" for path in files]
         (folder / CHECKSUMS).write_text("".join(lines))
         partial = Path(scratch) / archive.name
         partial.touch(mode=0o600)
@@ -92,8 +92,3 @@ def _save(image: str, path: Path) -> None:
         ) from None
     except DockerException as error:
         raise DeployError(f"the image {image} cannot be saved: {error}") from None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

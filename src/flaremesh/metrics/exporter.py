@@ -140,7 +140,7 @@ class _Handler(MetricsHandler):
     examine: Examine
     documents: Mapping[str, bytes]
     timeout = _CLIENT_SECONDS
-    server_version, sys_version = "flaremesh", ""  # no stranger's business
+    server_version, sys_version = "flaremesh", ""  # strangers learn no version of Python
 
     def do_GET(self) -> None:  # noqa: N802  (the name is BaseHTTPRequestHandler's)
         """Answer one request."""

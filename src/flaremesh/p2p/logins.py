@@ -72,7 +72,7 @@ class Logins:
         """Let in who has proved to have the key of a certificate.
 
         Raises:
-            CertificateError: who it is may not log in.
+            CertificateError: this participant may not log in.
         """
         with self._lock, _in_words():
             identity = holder(certificate, self._root, self._revoked)

@@ -1,7 +1,6 @@
 """The Python files of the user's own that a run executes: a problem's, and what it imports from beside it."""
 
 import ast
-import hashlib
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -66,12 +65,6 @@ def executed(topology: Topology, folder: Path) -> list[Path]:
         if place := import_path.found_in(package, Path.cwd(), folder):
             files += [place] if place.is_file() else sorted(islice(_python_files(place), MOST_FILES))
     return files
-
-
-def sha256(file: Path) -> str:
-    """The digest of a file, in hexadecimal."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _inside(source: Path, folder: Path) -> Path:

@@ -170,8 +170,8 @@ def provision(
         for name in removed:
             kept += [kits / name] * remove_entries(kits / name, _KIT, work)
             kept += [out / RELEASES / name] * remove_release(out / RELEASES / name, work)
-        # first what is different each time: if the process ends before the kits are there, the next one makes
-        # them from this
+        # first keys and signatures, which no other call would make alike: if the process ends before the kits
+        # are there, the next one makes them from these
         replace_text(store.json(), out / CERTIFICATES, work, mode=0o600)
         replace_text(json.dumps(documents), out / charters.CHARTERS, work, mode=0o600)
         for name in own_keys:

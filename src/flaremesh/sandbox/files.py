@@ -64,7 +64,7 @@ def grants(workspace: Path, run: str, environment: Mapping[str, str]) -> Iterato
         if file.is_file() and file.suffix != ".key":
             yield file, Access.READ
     yield workspace / run, Access.WRITE
-    # a site's admin who puts them into a hidden folder means them all the same
+    # the site's admin has named them: they can be read even within a hidden folder
     for folder in paths(environment, "FLAREMESH_DATA_DIR"):
         if any(folder.startswith(f"{above}/") for above in hidden):
             yield Path(folder), Access.READ
@@ -93,7 +93,7 @@ def _around(path: str, hidden: Collection[str], on_the_way: Collection[str]) -> 
         return
     try:
         with os.scandir(path) as entries:
-            # a link leads to where it leads, which is granted there or not
+            # the target of a link is granted where it lies, or not at all
             children = [entry.path for entry in entries if not entry.is_symlink()]
     except FileNotFoundError:
         return

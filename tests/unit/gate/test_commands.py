@@ -10,7 +10,7 @@ import pytest
 from flaremesh.p2p.gate import policy
 from flaremesh.p2p.gate.approval import Approvals
 from flaremesh.p2p.gate.audit import AuditLog
-from flaremesh.p2p.gate.house import check
+from flaremesh.p2p.gate.consent import check
 from flaremesh.p2p.gate.request import Refused
 
 

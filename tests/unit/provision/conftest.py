@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flaremesh.provision.kits import provision
 from flaremesh.topology.schema import Topology
@@ -46,3 +47,17 @@ def mesh(tmp_path_factory: pytest.TempPathFactory, make_topology: MakeTopology) 
     out = tmp_path_factory.mktemp("mesh")
     provision(make_topology(), out)
     return out
+
+
+@pytest.fixture
+def file(tmp_path: Path, make_topology: MakeTopology) -> Path:
+    """A topology file."""
+    path = tmp_path / "ring.yaml"
+    run = {
+        "algorithm": "consensus",
+        "iterations": 1,
+        "problem": {"path": "flaremesh.problems.consensus.Consensus"},
+    }
+    document = make_topology(run=run).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    path.write_text(yaml.safe_dump(document | {"apiVersion": "flaremesh/v1"}))
+    return path

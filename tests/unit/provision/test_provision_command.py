@@ -3,26 +3,12 @@
 import json
 from pathlib import Path
 
-import pytest
 import yaml
 from cryptography import x509
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
 from flaremesh.p2p.charter import read
-
-
-@pytest.fixture
-def file(tmp_path: Path, make_topology) -> Path:
-    path = tmp_path / "ring.yaml"
-    run = {
-        "algorithm": "consensus",
-        "iterations": 1,
-        "problem": {"path": "flaremesh.problems.consensus.Consensus"},
-    }
-    document = make_topology(run=run).model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    path.write_text(yaml.safe_dump(document | {"apiVersion": "flaremesh/v1"}))
-    return path
 
 
 def command(file: Path, *options: str) -> list[str]:

@@ -6,7 +6,6 @@ import stat
 from pathlib import Path
 
 import pytest
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -19,19 +18,6 @@ from flaremesh.issuing import read_key
 from flaremesh.p2p.participant import check
 from flaremesh.provision.kits import ProvisionError, provision
 from flaremesh.provision.requests import RequestError, new_request, read_request
-
-
-@pytest.fixture
-def file(tmp_path: Path, make_topology) -> Path:
-    path = tmp_path / "ring.yaml"
-    run = {
-        "algorithm": "consensus",
-        "iterations": 1,
-        "problem": {"path": "flaremesh.problems.consensus.Consensus"},
-    }
-    document = make_topology(run=run).model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    path.write_text(yaml.safe_dump(document | {"apiVersion": "flaremesh/v1"}))
-    return path
 
 
 def flaremesh(*arguments: object) -> str:

@@ -17,17 +17,20 @@ from typing_extensions import override
 
 from flaremesh import __version__
 from flaremesh.errors import FlaremeshError
+from flaremesh.issuing import new_key
 from flaremesh.links import LinkError
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics
+from flaremesh.p2p import charter
 from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
 from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
-from flaremesh.p2p.credentials import issue
-from flaremesh.p2p.gate import left, policy
+from flaremesh.p2p.credentials import link_credentials
+from flaremesh.p2p.gate import egress, policy
 from flaremesh.p2p.gate.audit import AuditLog
+from flaremesh.p2p.nvflare import run_credential
 from flaremesh.p2p.nvflare.cells import METRICS, PROBE
 from flaremesh.p2p.nvflare.site import SiteProcess
 
@@ -75,9 +78,9 @@ class SiteAgent(Agent):
         self._metrics = Path(os.environ.setdefault(DIRECTORY_VARIABLE, str(self.workspace / "metrics")))
         slots.clear(self._metrics)
         self.participant = self._process.name
-        folder = self.workspace / "credential"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        self._credentials = issue(self.workspace / "startup", folder, _LIFETIME)
+        startup = self.workspace / "startup"
+        run_credential.issue(startup, self.workspace, new_key(), _LIFETIME)
+        self._credentials = link_credentials(startup, self.workspace, charter.read(startup))
         if self._link is not None:
             low, high = self._link["ports"]
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
@@ -136,7 +139,7 @@ class SiteAgent(Agent):
         )
 
     def _note_end(self, job: str) -> None:
-        told = left.read(self.workspace / job)
+        told = egress.read(self.workspace / job)
         self._note("ended", job=job, told_by_its_process=asdict(told) if told else None)
 
     def _note(self, event: str, **fields: Any) -> None:

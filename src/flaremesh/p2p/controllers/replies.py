@@ -49,7 +49,7 @@ class Reply:
                 reply.get_header(ITERATION),
             )
             data = _data(reply)
-        except Exception as error:  # what a site has put there decides which one
+        except Exception as error:  # which one depends on what the site sent
             raise RecordError(f"what {site} replies is no reply: {type(error).__name__}.") from error
         code = code if isinstance(code, str) else ReturnCode.ERROR
         told = reason if isinstance(reason, str) and reason else code

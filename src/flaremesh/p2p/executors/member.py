@@ -12,14 +12,14 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.links import LinkError, Payload, Refusal
 from flaremesh.links.assemble import assemble
 from flaremesh.links.carrier import Address
-from flaremesh.links.credentials import Credentials
 from flaremesh.links.routed import RoutedLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p import charter as charters
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.executors.orders import (
+from flaremesh.p2p.credentials import link_credentials
+from flaremesh.p2p.executors.assignment import (
     CharterError,
     OrderError,
     mode_of,
@@ -28,9 +28,8 @@ from flaremesh.p2p.executors.orders import (
     require_places,
 )
 from flaremesh.p2p.extra import planned_iterations
-from flaremesh.p2p.gate import left, order
+from flaremesh.p2p.gate import egress, order
 from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
-from flaremesh.p2p.nvflare.run_credential import credential_of
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
@@ -76,8 +75,8 @@ class Member:
             LinkError: no port is free, or the certificate cannot be used.
         """
         run_id, workspace = fl_ctx.get_job_id(), fl_ctx.get_workspace()
-        folder = Path(workspace.get_run_dir(run_id))
-        charter = _charter(Path(workspace.get_startup_kit_dir()))
+        folder, startup = Path(workspace.get_run_dir(run_id)), Path(workspace.get_startup_kit_dir())
+        charter = _charter(startup)
         mode = mode_of(config.extra, charter)
         peers = {peer for hood in config.schedule for peer in (*hood.in_weights, *hood.out)}
         cell = RunCell(fl_ctx, peers)
@@ -102,7 +101,6 @@ class Member:
                 require_allowed(config, mode, charter)
                 asked = order.read(Path(workspace.get_app_dir(run_id)))
                 require_ordered(config, mode, asked, charter.participant)
-            credentials = _credentials(Path(workspace.get_startup_kit_dir()), folder, charter)
             link = assemble(
                 run_id,
                 config.schedule,
@@ -110,7 +108,7 @@ class Member:
                 observer=traffic,
                 cancelled=cancelled,
                 transport=_ThroughServer(cell),
-                credentials=credentials,
+                credentials=link_credentials(startup, folder, charter) if charter else None,
                 listen=(config.link["host"], tuple(config.link["ports"])) if config.link else None,
             )
         except FlaremeshError as error:
@@ -144,7 +142,7 @@ class Member:
             self.link.close(patience=patience if state is RunState.FINISHED else 0)
             if not self.simulated:  # a simulated site has no audit log that would say it
                 traffic = self.traffic
-                left.write(self.folder, left.Left(state, dict(traffic.sent_bytes), dict(traffic.links)))
+                egress.write(self.folder, egress.Egress(state, dict(traffic.sent_bytes), dict(traffic.links)))
 
     def reached(self, iterations: int) -> None:
         """Report the number of iterations done, where the algorithm reports nothing else."""
@@ -186,11 +184,3 @@ def _charter(startup: Path) -> Charter | None:
             f"the charter of this kit, which says what the site may do, cannot be used: {error}. "
             "Run `flaremesh provision`, and install the new kit"
         ) from error
-
-
-def _credentials(startup: Path, run_folder: Path, charter: Charter | None) -> Credentials | None:
-    """The run's credential; None in NVFlare's simulator, which has no kits and issues none."""
-    if charter is None:
-        return None
-    certificate, key = credential_of(run_folder)
-    return Credentials(certificate, key, startup_files(startup).root, charter.revoked)

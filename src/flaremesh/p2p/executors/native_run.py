@@ -15,7 +15,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.sink import Fanout, MetricsSink
 from flaremesh.p2p.executors.member import Member
 from flaremesh.p2p.extra import ExtraError, flag, whole
-from flaremesh.p2p.nvflare.policy import allows
+from flaremesh.p2p.nvflare.allow_list import allows
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.printable import printable

@@ -17,8 +17,8 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.links import PeerTimeout, RunAborted
 from flaremesh.links.carrier import Address
 from flaremesh.metrics.names import RunState
+from flaremesh.p2p.executors.assignment import links_of, part_of
 from flaremesh.p2p.executors.member import Member
-from flaremesh.p2p.executors.orders import links_of, part_of
 from flaremesh.p2p.executors.part import START_SECONDS, Part
 from flaremesh.p2p.executors.ported import require_free_names
 from flaremesh.p2p.extra import positive

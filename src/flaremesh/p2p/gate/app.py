@@ -50,7 +50,7 @@ def check(app: Path, files: Mapping[str, str], code: JobCode) -> Named:
         code: of the job.
 
     Raises:
-        Refused: it does.
+        Refused: it holds something else.
     """
     for path in files:
         if path not in _FILES and not path.startswith(f"{FOLDER}/"):

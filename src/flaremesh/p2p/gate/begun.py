@@ -1,4 +1,4 @@
-"""The runs that have begun at a site, each of which begins once."""
+"""The runs that have begun at a site: each begins once, so that a signed job cannot be replayed."""
 
 import threading
 from collections.abc import Mapping

@@ -13,10 +13,11 @@ from typing import NamedTuple, TypeVar
 
 from typing_extensions import override
 
+from flaremesh.certificates import Identity
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p import charter
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.gate import app, house, order
+from flaremesh.p2p.gate import app, consent, order
 from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.gate.archive import unpack
 from flaremesh.p2p.gate.audit import AuditLog
@@ -25,7 +26,7 @@ from flaremesh.p2p.gate.code import JobCode
 from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
 from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
-from flaremesh.p2p.nvflare.signers import Signer, signer_of
+from flaremesh.p2p.nvflare.signers import signer_of
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.signatures import SignatureError
 
@@ -82,7 +83,7 @@ class SiteDoor(Door):
         self._refusals = _Refusals()
 
     @override
-    def admit(self, workspace: Path, job: str, app: bytes) -> Signer | str:
+    def admit(self, workspace: Path, job: str, app: bytes) -> Identity | str:
         return self._decided(workspace, job, lambda: self._admit(workspace, job, app))
 
     @override
@@ -118,7 +119,7 @@ class SiteDoor(Door):
         said = REQUEST.data(visit.request)
         AuditLog(workspace).note("let in", job=job, request=said, approved_by=approved_by)
 
-    def _admit(self, workspace: Path, job: str, archive: bytes) -> Signer:
+    def _admit(self, workspace: Path, job: str, archive: bytes) -> Identity:
         startup = workspace / "startup"
         mine = _charter(startup)
         with tempfile.TemporaryDirectory(prefix="flaremesh-") as scratch:
@@ -147,9 +148,9 @@ class SiteDoor(Door):
 
 
 def _allowed(workspace: Path, request: RunRequest) -> str | None:
-    """As `house.check`, whose refusals then tell what was asked."""
+    """As `consent.check`, whose refusals then tell what was asked."""
     try:
-        return house.check(workspace, request)
+        return consent.check(workspace, request)
     except Refused as error:
         error.request = request
         raise
@@ -170,26 +171,23 @@ def _charter(startup: Path) -> Charter:
         ) from None
 
 
-def _signer(folder: Path, root: Path, mine: Charter) -> Signer:
+def _signer(folder: Path, root: Path, mine: Charter) -> Identity:
     try:
-        signer = signer_of(folder, root)
+        return signer_of(folder, root, mine.revoked)
     except SignatureError as error:
         raise Refused(f"an admin of the mesh must sign a job, as submitting it does: {error}") from None
-    if str(signer.serial) in mine.revoked:
-        raise Refused("the certificate of who signed the job is revoked")
-    return signer
 
 
 def _request(
-    job: str, signer: Signer, asked: Order, code: JobCode, named: app.Named, mine: Charter
+    job: str, signer: Identity, asked: Order, code: JobCode, named: app.Named, mine: Charter
 ) -> RunRequest:
     return RunRequest(
         run=asked.run,
         job=job,
         mesh=mine.mesh,
-        submitter=signer.email,
+        submitter=signer.name,
         org=signer.org,
-        role=signer.role,
+        role=signer.role or "",
         algorithm=named.algorithm,
         problem=named.problem,
         code=code.used,

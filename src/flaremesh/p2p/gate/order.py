@@ -4,7 +4,6 @@ The submitter's client signs every file of an app, and this one among them: it l
 nobody can put an app together from parts of several that were signed.
 """
 
-import hashlib
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, Field
 
+from flaremesh.checksum import sha256
 from flaremesh.p2p.charter import Charter
 from flaremesh.p2p.gate.request import Refused, quoted
 from flaremesh.p2p.nvflare.signers import SIGNATURE_FILES
@@ -110,7 +110,7 @@ def digest(app: Path) -> str:
 def digests(app: Path) -> dict[str, str]:
     """SHA-256 of all files of an app but its order and NVFlare's signatures, by their paths, sorted."""
     return {
-        path.relative_to(app).as_posix(): _sha256(path)
+        path.relative_to(app).as_posix(): sha256(path)
         for path in sorted(app.rglob("*"))
         if path.is_file() and path.name not in SIGNATURE_FILES and path != app / ORDER
     }
@@ -182,11 +182,6 @@ def _not_allowed(order: Order, charter: Charter) -> Iterator[str]:
         for user in users:
             if (source == site and user not in may_send) or (user == site and source not in may_receive):
                 yield f"{source}-{user}"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _minutes(moment: datetime) -> str:

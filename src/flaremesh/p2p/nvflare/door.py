@@ -29,7 +29,7 @@ from nvflare.private.fed.utils.app_deployer import AppDeployer
 from nvflare.security.security import CommandCategory
 from typing_extensions import override
 
-from flaremesh.p2p.nvflare.signers import Signer
+from flaremesh.certificates import Identity
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Door(FLComponent, AppDeployerSpec):
         self._deploying = threading.Lock()
 
     @abstractmethod
-    def admit(self, workspace: Path, job: str, app: bytes) -> Signer | str:
+    def admit(self, workspace: Path, job: str, app: bytes) -> Identity | str:
         """Decide on a job.
 
         Args:
@@ -139,7 +139,7 @@ class Door(FLComponent, AppDeployerSpec):
         meta = {
             JobMetaKey.JOB_ID.value: job_id,
             JobMetaKey.RESOURCE_SPEC.value: job_meta.get(JobMetaKey.RESOURCE_SPEC.value),
-            JobMetaKey.SUBMITTER_NAME.value: signer.email,
+            JobMetaKey.SUBMITTER_NAME.value: signer.name,
             JobMetaKey.SUBMITTER_ORG.value: signer.org,
             JobMetaKey.SUBMITTER_ROLE.value: signer.role,
         }

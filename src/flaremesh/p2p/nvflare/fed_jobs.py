@@ -10,7 +10,7 @@ from typing import Any
 
 from nvflare.fuel.utils.class_utils import get_component_init_parameters
 
-from flaremesh.p2p.nvflare.policy import let_simulator_allow
+from flaremesh.p2p.nvflare.allow_list import let_simulator_allow
 
 _INSTALLED = "_flaremesh_installed"
 

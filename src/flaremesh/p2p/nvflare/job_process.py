@@ -19,7 +19,7 @@ def main() -> None:
     folder = Path(workspace, run)
     confine(Path(workspace), run, os.environ)
     _keep_log_configuration()
-    os.chdir(folder)  # where files go that a job writes without saying where
+    os.chdir(folder)  # a relative path in a job's code leads into the run's folder
     _present(folder, Path(workspace, "startup"))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

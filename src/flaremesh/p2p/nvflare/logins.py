@@ -34,7 +34,7 @@ class Guard(Protocol):
         """Let in who has proved to have a certificate's key.
 
         Raises:
-            CertificateError: he may not log in; the message says who and why.
+            CertificateError: this participant may not log in; the message says who and why.
         """
 
     def meet(self, chain: Sequence[x509.Certificate]) -> None:

@@ -39,20 +39,21 @@ def credential_of(run_folder: Path) -> RunCredential:
     return RunCredential(folder / "run.crt", folder / "run.key")
 
 
-def issue(startup: Path, run_folder: Path, key: rsa.RSAPrivateKey) -> None:
+def issue(startup: Path, run_folder: Path, key: rsa.RSAPrivateKey, lifetime: timedelta = _LIFETIME) -> None:
     """Give a run its credential.
 
     Args:
         startup: the folder in the participant's kit.
         run_folder: the run's, which exists.
         key: a new one.
+        lifetime: of the certificate, as far as that of the kit's reaches.
 
     Raises:
         FileNotFoundError: the kit is of an earlier version, or not whole.
         ValueError: a file of the kit is damaged.
     """
     kit, files = startup_files(startup), credential_of(run_folder)
-    chain = b"" if kit.is_server else _chain(startup / RUNS, kit.key, key.public_key())
+    chain = b"" if kit.is_server else _chain(startup / RUNS, kit.key, key.public_key(), lifetime)
     withdraw(run_folder)
     files.key.parent.mkdir(mode=0o700)
     files.key.touch(mode=0o600)
@@ -77,6 +78,6 @@ def withdraw_all(workspace: Path) -> None:
         withdraw(folder.parent)
 
 
-def _chain(issuing: Path, site_key: Path, run_key: rsa.RSAPublicKey) -> bytes:
+def _chain(issuing: Path, site_key: Path, run_key: rsa.RSAPublicKey, lifetime: timedelta) -> bytes:
     issuer = x509.load_pem_x509_certificate(issuing.read_bytes())
-    return pem(run_certificate(issuer, read_key(site_key.read_bytes()), run_key, _LIFETIME), issuer)
+    return pem(run_certificate(issuer, read_key(site_key.read_bytes()), run_key, lifetime), issuer)

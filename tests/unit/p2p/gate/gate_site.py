@@ -8,9 +8,9 @@ from typing import Any
 
 from nvflare.apis.workspace import Workspace
 
+from flaremesh.certificates import Identity
 from flaremesh.p2p.charter import CHARTER, CHARTER_RECORD, Charter, Code, Peer
 from flaremesh.p2p.gate.deployer import SiteDoor
-from flaremesh.p2p.nvflare.signers import Signer
 from flaremesh.provision.certificates import CERTIFICATES
 from flaremesh.signatures import sealed
 from flaremesh.topology.links import LinkKind
@@ -43,5 +43,5 @@ class Site:
         document = sealed(CHARTER_RECORD.json(charter), self._root.encode())
         (self.workspace / "startup" / CHARTER).write_text(document)
 
-    def admit(self, archive: bytes) -> Signer | str:
+    def admit(self, archive: bytes) -> Identity | str:
         return SiteDoor().admit(self.workspace, JOB, archive)

@@ -67,7 +67,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_of_the_topology_is_let_in_for_the_admin_who_signed_it(site, app, submit):
     signer = site.admit(submit(app))
-    assert (signer.email, signer.org, signer.role) == ("lead@example.org", "institute", "lead")
+    assert (signer.name, signer.org, signer.role) == ("lead@example.org", "institute", "lead")
 
 
 @pytest.mark.parametrize("signer", ["server", "ulm"])
@@ -385,6 +385,16 @@ def test_a_run_that_the_server_holds_back_begins_under_the_policy_of_then(site, 
     assert not isinstance(door.admit(site.workspace, JOB, submit(app)), str)
     Approvals(site.workspace).deny(run, "ann")
     assert door.begin(site.workspace, JOB) == "a person at this site denied it"
+
+
+def test_a_certificate_that_has_expired_signs_nothing(site, app, submit, monkeypatch):
+    class InAYear(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=365)
+
+    monkeypatch.setattr("flaremesh.certificates.datetime", InAYear)
+    assert "expired" in site.admit(submit(app))
 
 
 def test_what_is_revoked_signs_nothing(site, app, submit):

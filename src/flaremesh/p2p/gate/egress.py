@@ -14,7 +14,7 @@ from flaremesh.topology.schema import MOST_SITES
 from flaremesh.topology.text import Unreadable
 from flaremesh.topology.text import read as text_of
 
-LEFT: Final = "left.json"
+EGRESS: Final = "egress.json"
 """The file in the folder that a run leaves behind."""
 
 _Name = Annotated[str, Field(max_length=64)]
@@ -22,7 +22,7 @@ _Word = Annotated[str, Field(pattern=r"^[a-z]{1,20}$")]
 
 
 @dataclass(frozen=True)
-class Left:
+class Egress:
     """What left a site in a run.
 
     Attributes:
@@ -36,20 +36,20 @@ class Left:
     links: Annotated[Mapping[_Name, _Word], Field(max_length=MOST_SITES)] = field(default_factory=dict)
 
 
-_RECORD: Final = Schema[Left](Left, "what left a site in a run")
+_RECORD: Final = Schema[Egress](Egress, "what left a site in a run")
 
 
-def write(run_folder: Path, left: Left) -> None:
+def write(run_folder: Path, egress: Egress) -> None:
     """Leave it in a run's folder."""
     folder = run_folder / RUN_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.write(folder / LEFT, _RECORD.json(left))
+    atomic.write(folder / EGRESS, _RECORD.json(egress))
 
 
-def read(run_folder: Path) -> Left | None:
+def read(run_folder: Path) -> Egress | None:
     """What a run's process has told; None if it told nothing that can be read."""
-    file = run_folder / RUN_FOLDER / LEFT
+    file = run_folder / RUN_FOLDER / EGRESS
     try:
-        return _RECORD.read(text_of(file, LEFT), LEFT)
+        return _RECORD.read(text_of(file, EGRESS), EGRESS)
     except (Unreadable, RecordError):
         return None

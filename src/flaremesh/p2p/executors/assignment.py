@@ -1,4 +1,4 @@
-"""What the server tells a site before a run: a stranger's data, bounded by charter and signed order."""
+"""What the server assigns to a site before a run: a stranger's data, held to charter and signed order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

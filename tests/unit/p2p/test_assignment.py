@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flaremesh.p2p.charter import Charter, Peer
-from flaremesh.p2p.executors.orders import (
+from flaremesh.p2p.executors.assignment import (
     CharterError,
     OrderError,
     links_of,

@@ -4,15 +4,15 @@ import os
 
 import pytest
 
-from flaremesh.p2p.gate import left
-from flaremesh.p2p.gate.left import Left
+from flaremesh.p2p.gate import egress
+from flaremesh.p2p.gate.egress import Egress
 
 
 def test_what_a_run_tells_is_read_back(tmp_path):
-    told = Left("finished", {"aachen": 4096}, {"aachen": "direct"})
-    left.write(tmp_path, told)
+    told = Egress("finished", {"aachen": 4096}, {"aachen": "direct"})
+    egress.write(tmp_path, told)
 
-    assert left.read(tmp_path) == told
+    assert egress.read(tmp_path) == told
 
 
 @pytest.mark.parametrize(
@@ -28,20 +28,20 @@ def test_what_a_run_tells_is_read_back(tmp_path):
     ],
 )
 def test_what_is_no_such_record_counts_as_nothing(text, tmp_path):
-    left.write(tmp_path, Left("finished"))
-    (tmp_path / "flaremesh" / left.LEFT).write_text(text)
+    egress.write(tmp_path, Egress("finished"))
+    (tmp_path / "flaremesh" / egress.EGRESS).write_text(text)
 
-    assert left.read(tmp_path) is None
+    assert egress.read(tmp_path) is None
 
 
 def test_a_pipe_in_its_place_does_not_hold_up_the_site(tmp_path):
-    left.write(tmp_path, Left("finished"))
-    file = tmp_path / "flaremesh" / left.LEFT
+    egress.write(tmp_path, Egress("finished"))
+    file = tmp_path / "flaremesh" / egress.EGRESS
     file.unlink()
     os.mkfifo(file)
 
-    assert left.read(tmp_path) is None
+    assert egress.read(tmp_path) is None
 
 
 def test_a_run_that_was_killed_tells_nothing(tmp_path):
-    assert left.read(tmp_path) is None
+    assert egress.read(tmp_path) is None

@@ -1,4 +1,4 @@
-"""What the site's own admin says of a run: the policy, and a person where the policy wants one."""
+"""The consent of the site's own admin to a run: the policy, and a person where the policy wants one."""
 
 import logging
 from pathlib import Path
