@@ -21,6 +21,7 @@ from flaremesh.links import LinkError
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics
+from flaremesh.p2p import charter
 from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
 from flaremesh.p2p.agents.probe import ProbeListener
@@ -77,7 +78,9 @@ class SiteAgent(Agent):
         self.participant = self._process.name
         folder = self.workspace / "credential"
         folder.mkdir(mode=0o700, exist_ok=True)
-        self._credentials = issue(self.workspace / "startup", folder, _LIFETIME)
+        startup = self.workspace / "startup"
+        self._charter = charter.read(startup)
+        self._credentials = issue(startup, folder, _LIFETIME, self._charter.revoked)
         if self._link is not None:
             low, high = self._link["ports"]
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
@@ -131,6 +134,7 @@ class SiteAgent(Agent):
         return try_edges(
             self.participant,
             self._dials,
+            self._charter.peers,
             lambda peer, timeout: self._process.cell.ask(peer, PROBE, timeout),
             self._credentials,
         )
