@@ -25,6 +25,7 @@ from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
 from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
 from flaremesh.p2p.nvflare.signers import Signer, signer_of
 from flaremesh.p2p.nvflare.startup import startup_files
+from flaremesh.p2p.nvflare.submissions import Submissions
 from flaremesh.signatures import SignatureError
 
 _log = logging.getLogger(__name__)
@@ -97,6 +98,19 @@ class SiteDoor(Door):
         return signer
 
 
+class ServerDoor(Submissions):
+    """Lets in at the server what an admin of the mesh has signed, as the sites do."""
+
+    @override
+    def refusal(self, workspace: Path, app: Path) -> str | None:
+        startup = workspace / "startup"
+        try:
+            _signer(app, startup_files(startup).root, _charter(startup))
+        except Refused as error:
+            return str(error)
+        return None
+
+
 def _decided(workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
     """What a decision returns, or why it refuses, which is also noted."""
     asked = None
@@ -122,13 +136,12 @@ def _charter(startup: Path) -> Charter:
         return charter.read(startup)
     except FileNotFoundError:
         raise Refused(
-            "the kit of this site has no charter, which says what it may do: provision again with this "
+            "the kit here has no charter, which says what may be done: provision again with this "
             "version of flaremesh, and hand out the kits"
         ) from None
     except (FlaremeshError, ValueError):
         raise Refused(
-            "the charter in the kit of this site is damaged, or not signed by the mesh's root: install the "
-            "kit again"
+            "the charter in the kit here is damaged, or not signed by the mesh's root: install the kit again"
         ) from None
 
 

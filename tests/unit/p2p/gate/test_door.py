@@ -281,7 +281,7 @@ def test_nothing_in_a_workspace_is_an_installed_package(site, app, submit, monke
 
 def test_a_site_without_a_charter_lets_nothing_in(site, app, submit):
     (site.workspace / "startup" / CHARTER).unlink()
-    assert "the kit of this site has no charter" in site.admit(submit(app))
+    assert "the kit here has no charter" in site.admit(submit(app))
 
 
 def test_a_charter_that_the_root_did_not_sign_is_none(site, app, submit):
