@@ -79,8 +79,9 @@ class SiteAgent(Agent):
         slots.clear(self._metrics)
         self.participant = self._process.name
         startup = self.workspace / "startup"
+        self._charter = charter.read(startup)
         run_credential.issue(startup, self.workspace, new_key(), _LIFETIME)
-        self._credentials = link_credentials(startup, self.workspace, charter.read(startup))
+        self._credentials = link_credentials(startup, self.workspace, self._charter)
         if self._link is not None:
             low, high = self._link["ports"]
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
@@ -134,6 +135,7 @@ class SiteAgent(Agent):
         return try_edges(
             self.participant,
             self._dials,
+            self._charter.peers,
             lambda peer, timeout: self._process.cell.ask(peer, PROBE, timeout),
             self._credentials,
         )

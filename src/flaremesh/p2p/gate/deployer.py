@@ -28,6 +28,7 @@ from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
 from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
 from flaremesh.p2p.nvflare.signers import signer_of
 from flaremesh.p2p.nvflare.startup import startup_files
+from flaremesh.p2p.nvflare.submissions import Submissions
 from flaremesh.signatures import SignatureError
 
 _log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class SiteDoor(Door):
         visit = self._visits.pop(job, None)
         if visit is None:
             raise Refused("the job did not begin before it was sent again, or before too many others were")
-        # the server may have let it wait for hours, in which a person changed his mind
+        # the server may have let it wait for hours, in which a person may have changed their mind
         order.check_time(visit.order, datetime.now(UTC))
         approved_by = _allowed(workspace, visit.request)
         Begun(workspace).add(visit.order, datetime.now(UTC))
@@ -147,6 +148,19 @@ class SiteDoor(Door):
         return signer
 
 
+class ServerDoor(Submissions):
+    """Lets in at the server what an admin of the mesh has signed, as the sites do."""
+
+    @override
+    def refusal(self, workspace: Path, app: Path) -> str | None:
+        startup = workspace / "startup"
+        try:
+            _signer(app, startup_files(startup).root, _charter(startup))
+        except Refused as error:
+            return str(error)
+        return None
+
+
 def _allowed(workspace: Path, request: RunRequest) -> str | None:
     """As `consent.check`, whose refusals then tell what was asked."""
     try:
@@ -161,13 +175,12 @@ def _charter(startup: Path) -> Charter:
         return charter.read(startup)
     except FileNotFoundError:
         raise Refused(
-            "the kit of this site has no charter, which says what it may do: provision again with this "
+            "the kit here has no charter, which says what may be done: provision again with this "
             "version of flaremesh, and hand out the kits"
         ) from None
     except (FlaremeshError, ValueError):
         raise Refused(
-            "the charter in the kit of this site is damaged, or not signed by the mesh's root: install the "
-            "kit again"
+            "the charter in the kit here is damaged, or not signed by the mesh's root: install the kit again"
         ) from None
 
 
