@@ -71,7 +71,7 @@ def test_every_module_of_the_package_is_imported_and_none_is_named():
         ("flaremesh.algorithms.registry.create", "has no class create"),
         (
             "flaremesh.algorithms.registry.Callable",
-            "is the class collections.abc.Callable of another package",
+            "is the class collections.abc.Callable of another module",
         ),
         ("flaremesh.algorithms.dgd.DgdState", "is no algorithm"),
         ("algorithms_of_mine.Silent", r"does not say its exchanges, such as exchanges = \(Exchange\(\),\)"),

@@ -69,8 +69,8 @@ def test_a_site_with_a_staged_device_and_one_without_mix_alike(wire, monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr(gossip, "staging_for", DeviceStaging)
             staged.publish([y])
-        (x,), distance = plain.mix(KIEL, {"bonn": message})
-        (y,), same = staged.mix(KIEL, {"bonn": message})
+        (x,), distance, _ = plain.mix(KIEL, {"bonn": message})
+        (y,), same, _ = staged.mix(KIEL, {"bonn": message})
         assert torch.equal(x, y)
         assert distance == same
         sender.mix(KIEL, {"bonn": message})

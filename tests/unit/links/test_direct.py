@@ -6,7 +6,7 @@ import threading
 import pytest
 from direct_mesh import Proxy, edges_of, exchange
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, inbox, link
+from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, inbox, link, send_in_time
 from flaremesh.links.direct import DirectCarrier, connection, outgoing
 
 BOTH = [("a", "b"), ("b", "a")]
@@ -211,7 +211,7 @@ def test_what_was_sent_last_arrives_although_the_sender_closes_at_once(pair):
 
 def test_a_sender_that_runs_ahead_is_held_back_and_loses_nothing(pair):
     for k in range(600):
-        pair.links["a"].send("b", Key(k, 0, "a"), [b"%d" % k])
+        send_in_time(pair.links["a"], "b", Key(k, 0, "a"), [b"%d" % k], 5)
     for k in range(600):
         key = Key(k, 0, "a")
         assert bytes(pair.links["b"].receive([key], 5)[key]) == b"%d" % k
