@@ -55,11 +55,11 @@ class SiteDoor(Door):
 
     @override
     def admit(self, workspace: Path, job: str, app: bytes) -> Signer | str:
-        return _decided(workspace, job, lambda: self._admit(workspace, job, app))
+        return self._decided(workspace, job, lambda: self._admit(workspace, job, app))
 
     @override
     def begin(self, workspace: Path, job: str) -> str | None:
-        return _decided(workspace, job, lambda: self._begin(workspace, job))
+        return self._decided(workspace, job, lambda: self._begin(workspace, job))
 
     def _begin(self, workspace: Path, job: str) -> None:
         visit = self._visits.pop(job, None)
@@ -97,6 +97,26 @@ class SiteDoor(Door):
             del self._visits[next(iter(self._visits))]
         return signer
 
+    def _decided(self, workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
+        """What a decision returns, or why it refuses, which is also noted."""
+        asked = None
+        try:
+            return decide()
+        except Refused as error:
+            reason, asked = str(error), error.request
+        except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
+            _log.exception("the job %s cannot be looked at", job)
+            reason = "the site could not look at the job; its log says why"
+        _log.warning("the job %s is refused: %s", job, reason)
+        if not reason.startswith(WAITS):  # noted when it asked first
+            self.count_refusal()
+            try:
+                said = REQUEST.data(asked) if asked else None
+                AuditLog(workspace).note("refused", job=job, reason=reason, request=said)
+            except (FlaremeshError, OSError):
+                _log.exception("the audit log misses that")
+        return reason
+
 
 class ServerDoor(Submissions):
     """Lets in at the server what an admin of the mesh has signed, as the sites do."""
@@ -109,26 +129,6 @@ class ServerDoor(Submissions):
         except Refused as error:
             return str(error)
         return None
-
-
-def _decided(workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
-    """What a decision returns, or why it refuses, which is also noted."""
-    asked = None
-    try:
-        return decide()
-    except Refused as error:
-        reason, asked = str(error), error.request
-    except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
-        _log.exception("the job %s cannot be looked at", job)
-        reason = "the site could not look at the job; its log says why"
-    _log.warning("the job %s is refused: %s", job, reason)
-    if not reason.startswith(WAITS):  # noted when it asked first
-        try:
-            said = REQUEST.data(asked) if asked else None
-            AuditLog(workspace).note("refused", job=job, reason=reason, request=said)
-        except (FlaremeshError, OSError):
-            _log.exception("the audit log misses that")
-    return reason
 
 
 def _charter(startup: Path) -> Charter:
