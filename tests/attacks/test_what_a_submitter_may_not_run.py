@@ -129,6 +129,7 @@ def test_what_the_kits_do_not_list_is_refused_by_every_site_and_leaves_no_trace(
     refusals = mesh.refusals(job)
     assert refusals.keys() == set(SITES)
     assert all(named in reason for reason in refusals.values()), refusals
+    assert all(b"flaremesh_refused_runs_total 0.0" not in mesh.get(site, "/metrics") for site in SITES)
     assert not trace.exists()
 
 

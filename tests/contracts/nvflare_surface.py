@@ -170,6 +170,7 @@ CALLS = {
     "nvflare.private.fed.client.client_engine.ClientEngine.deploy_app": (
         "self app_name= job_id= job_meta= client_name= app_data="
     ),
+    "nvflare.private.fed.client.client_engine.ClientEngine.get_component": "self component_id",
     "nvflare.private.fed.client.client_engine.ClientEngine.get_client_name": "self",
     "nvflare.private.fed.utils.app_deployer.AppDeployer.deploy": (
         "self workspace job_id job_meta app_name app_data fl_ctx"

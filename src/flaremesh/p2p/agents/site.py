@@ -11,6 +11,7 @@ from typing import Any
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -182,6 +183,8 @@ class SiteAgent(Agent):
     @override
     def collect(self) -> Iterable[Family]:
         yield gauge(AgentMetric.REGISTERED, not self.missing())
+        refused = AgentMetric.REFUSED_RUNS.value
+        yield CounterMetricFamily(refused.full_name, refused.help, self._process.refused_jobs)
 
     @override
     def stop(self) -> None:

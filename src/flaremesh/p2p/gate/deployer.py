@@ -104,6 +104,7 @@ class SiteDoor(Door):
             reason = "the site could not look at the job; its log says why"
         _log.warning("the job %s is refused: %s", job, reason)
         if not reason.startswith(WAITS):  # noted when it asked first
+            self.count_refusal()
             try:
                 self._refusals.note(AuditLog(workspace), job, reason, asked)
             except (FlaremeshError, OSError):

@@ -312,6 +312,7 @@ def test_every_decision_stands_in_the_audit_log_before_it_holds(site, app, submi
     door.admit(site.workspace, JOB, submit(app))
     door.begin(site.workspace, JOB)
     door.admit(site.workspace, ANOTHER, b"")
+    assert door.refused == 1
     let_in, refused = audit.entries(site.workspace)
     assert (let_in["event"], let_in["job"], let_in["request"]["peers"]) == ("let in", JOB, ["ulm"])
     assert let_in["request"]["submitter"] == "lead@example.org"
@@ -370,7 +371,9 @@ def test_a_site_whose_policy_has_mistakes_says_so_when_it_starts(site):
 
 def test_a_run_waits_for_a_person_and_is_let_in_when_it_is_submitted_again(site, app, submit):
     (site.workspace / "policy.yaml").write_text("approval: required\n")
-    assert site.admit(submit(app)).startswith("waits for approval")
+    door = SiteDoor()
+    assert door.admit(site.workspace, JOB, submit(app)).startswith("waits for approval")
+    assert door.refused == 0
     Approvals(site.workspace).approve(order.read(app).run, "ann")
     assert not isinstance(site.admit(submit(app)), str)
 
