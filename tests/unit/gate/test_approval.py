@@ -42,6 +42,7 @@ def test_the_same_run_submitted_again_waits_once_and_its_approval_holds(workspac
         {"peers": ("heidelberg", "aachen")},
         {"links": "auto"},
         {"submitter": "eve@example.org"},
+        {"order": "b" * 64},
     ],
     ids=lambda other: next(iter(other)),
 )

@@ -5,6 +5,7 @@ and secrets that it fills in. None of it is let in.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ _FILES = frozenset({_SITE, "config/config_fed_server.json", _PROBLEM, ORDER})
 _MOST_BYTES = 4 << 20
 _LISTS = frozenset({"executors", "components", "task_data_filters", "task_result_filters"})
 _DEEPEST = 50
+# NVFlare formats what stands in braces again and again: `{{{a:c}HOME}}` becomes `{$HOME}` where a is 36
+_VARIABLE = re.compile(r"\{[A-Za-z_]\w*\}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,12 @@ def check(app: Path, files: Mapping[str, str], code: JobCode) -> Named:
                 f"the app has a file that no job of flaremesh has, {quoted(path.replace('/', '.'))}: a job's "
                 f"code stands in {FOLDER}/"
             )
-    algorithm = _check_config(_document(app / _SITE), code)
-    return Named(algorithm, _check_problem(app / _PROBLEM, code) if _PROBLEM in files else "")
+    named = _check_config(_document(app / _SITE), code)
+    if _PROBLEM not in files:
+        return named
+    if named.problem:
+        raise Refused(f"the job names a problem in {_SITE}, and another one in {_PROBLEM}")
+    return Named(named.algorithm, _check_problem(app / _PROBLEM, code))
 
 
 def _document(file: Path) -> dict[str, Any]:
@@ -69,8 +76,8 @@ def _document(file: Path) -> dict[str, Any]:
     return document
 
 
-def _check_config(config: Mapping[str, Any], code: JobCode) -> str:
-    """Check a site's configuration; returns what its first executor runs."""
+def _check_config(config: Mapping[str, Any], code: JobCode) -> Named:
+    """Check a site's configuration; returns what its executor runs."""
     for key, value in config.items():
         if key in _LISTS:
             if not isinstance(value, list):
@@ -82,22 +89,28 @@ def _check_config(config: Mapping[str, Any], code: JobCode) -> str:
     executors = config.get("executors") or []
     if not executors:
         raise Refused(f"{_SITE} of the job has no executor")
+    if len(executors) > 1:  # people and policies are told of one
+        raise Refused(f"{_SITE} of the job has several executors, and a run has one algorithm")
     executor = executors[0].get("executor") if isinstance(executors[0], dict) else None
     if not isinstance(executor, dict):
         raise Refused(f"{_SITE} of the job describes no executor")
-    arguments = executor.get("args")
-    algorithm = arguments.get("algorithm") if isinstance(arguments, dict) else None
-    return algorithm if isinstance(algorithm, str) else str(executor.get("path"))
+    given = executor.get("args")
+    arguments = given if isinstance(given, dict) else {}
+    problem = arguments.get("problem")
+    return Named(
+        algorithm=str(arguments.get("algorithm") or executor.get("path")),
+        problem=str(problem.get("path") or "") if isinstance(problem, dict) else "",
+    )
 
 
 def _check_values(value: Any, code: JobCode, depth: int = 0) -> None:
     if depth > _DEEPEST:
         raise Refused(f"{_SITE} is more than {_DEEPEST} levels deep")
     match value:
-        case str() if "{$" in value or "${" in value:
+        case str() if "${" in value or {"{", "}"}.intersection(_VARIABLE.sub("", value)):
             raise Refused(
-                f"{_SITE} asks for a variable or a secret of the site: write the value, or let the site's "
-                "own code read it"
+                f"{_SITE} asks for a variable or a secret of the site: write the value without braces, or "
+                "let the site's own code read it"
             )
         case list():
             for entry in value:
@@ -111,10 +124,11 @@ def _check_values(value: Any, code: JobCode, depth: int = 0) -> None:
 
 def _check_component(value: Mapping[str, Any], code: JobCode) -> None:
     """Check a mapping that NVFlare may take for a component."""
-    if {"name", "class_path"} & value.keys():
+    if {"name", "class_path", "class_attributes"} & value.keys():
         raise Refused(
-            f"{_SITE} has a mapping with the key `name` or `class_path`, which NVFlare may take for a class: "
-            "components have a `path`; give a value of yours another key"
+            f"{_SITE} has a mapping with the key `name`, `class_path` or `class_attributes`, which NVFlare "
+            "may take for a class or its arguments: components have a `path` and `args`; give a value of "
+            "yours another key"
         )
     if "path" not in value:
         return

@@ -3,6 +3,8 @@
 import logging
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,13 +34,39 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_MOST_REFUSALS = 100
+_SECONDS_PER_REFUSAL = 60
+
 
 class _Visit(NamedTuple):
     """A job that was let in and has not begun."""
 
     order: Order
     request: RunRequest
-    approved_by: str | None
+
+
+class _Refusals:
+    """Notes refused jobs, of which a server can send any number: so many at once, then one a minute."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left = float(_MOST_REFUSALS)
+        self._last = time.monotonic()
+        self._untold = 0
+
+    def note(self, log: AuditLog, job: str, reason: str, asked: RunRequest | None) -> None:
+        """Add a line, which also counts those that were left out before it."""
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(_MOST_REFUSALS, self._left + (now - self._last) / _SECONDS_PER_REFUSAL)
+            self._last = now
+            if self._left < 1:
+                self._untold += 1
+                return
+            said = REQUEST.data(asked) if asked else None
+            log.note("refused", job=job, reason=reason, request=said, not_noted_before=self._untold)
+            self._left -= 1
+            self._untold = 0
 
 
 class SiteDoor(Door):
@@ -52,22 +80,44 @@ class SiteDoor(Door):
     def __init__(self) -> None:
         super().__init__()
         self._visits: dict[str, _Visit] = {}
+        self._refusals = _Refusals()
 
     @override
     def admit(self, workspace: Path, job: str, app: bytes) -> Identity | str:
-        return _decided(workspace, job, lambda: self._admit(workspace, job, app))
+        return self._decided(workspace, job, lambda: self._admit(workspace, job, app))
 
     @override
     def begin(self, workspace: Path, job: str) -> str | None:
-        return _decided(workspace, job, lambda: self._begin(workspace, job))
+        return self._decided(workspace, job, lambda: self._begin(workspace, job))
+
+    def _decided(self, workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
+        """What a decision returns, or why it refuses, which is also noted."""
+        asked = None
+        try:
+            return decide()
+        except Refused as error:
+            reason, asked = str(error), error.request
+        except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
+            _log.exception("the job %s cannot be looked at", job)
+            reason = "the site could not look at the job; its log says why"
+        _log.warning("the job %s is refused: %s", job, reason)
+        if not reason.startswith(WAITS):  # noted when it asked first
+            try:
+                self._refusals.note(AuditLog(workspace), job, reason, asked)
+            except (FlaremeshError, OSError):
+                _log.exception("the audit log misses that")
+        return reason
 
     def _begin(self, workspace: Path, job: str) -> None:
         visit = self._visits.pop(job, None)
         if visit is None:
             raise Refused("the job did not begin before it was sent again, or before too many others were")
+        # the server may have let it wait for hours, in which a person changed his mind
+        order.check_time(visit.order, datetime.now(UTC))
+        approved_by = _allowed(workspace, visit.request)
         Begun(workspace).add(visit.order, datetime.now(UTC))
         said = REQUEST.data(visit.request)
-        AuditLog(workspace).note("let in", job=job, request=said, approved_by=visit.approved_by)
+        AuditLog(workspace).note("let in", job=job, request=said, approved_by=approved_by)
 
     def _admit(self, workspace: Path, job: str, archive: bytes) -> Identity:
         startup = workspace / "startup"
@@ -82,40 +132,28 @@ class SiteDoor(Door):
             order.check_charter(asked, mine)
             Begun(workspace).check(asked)
             code = JobCode(mine.code, files, workspace)
-            request = _request(job, signer, asked, code, app.check(folder, files, code), mine)
-        try:
-            approved_by = consent.check(workspace, request)
-        except Refused as error:
-            error.request = request
-            raise
+            request = replace(
+                _request(job, signer, asked, code, app.check(folder, files, code), mine),
+                order=order.digest(folder),
+            )
+        _allowed(workspace, request)
         for earlier in [other for other, visit in list(self._visits.items()) if visit.order.run == asked.run]:
             if self.take(earlier) is not None:
                 del self._visits[earlier]
                 shutil.rmtree(workspace / earlier)
-        self._visits[job] = _Visit(replace(asked, files={}, edges=None), request, approved_by)
+        self._visits[job] = _Visit(replace(asked, files={}, edges=None), request)
         if len(self._visits) > MOST_WAITING:
             del self._visits[next(iter(self._visits))]
         return signer
 
 
-def _decided(workspace: Path, job: str, decide: Callable[[], T]) -> T | str:
-    """What a decision returns, or why it refuses, which is also noted."""
-    asked = None
+def _allowed(workspace: Path, request: RunRequest) -> str | None:
+    """As `consent.check`, whose refusals then tell what was asked."""
     try:
-        return decide()
+        return consent.check(workspace, request)
     except Refused as error:
-        reason, asked = str(error), error.request
-    except Exception:  # noqa: BLE001  (whatever an app does to the checks, it stays out)
-        _log.exception("the job %s cannot be looked at", job)
-        reason = "the site could not look at the job; its log says why"
-    _log.warning("the job %s is refused: %s", job, reason)
-    if not reason.startswith(WAITS):  # noted when it asked first
-        try:
-            said = REQUEST.data(asked) if asked else None
-            AuditLog(workspace).note("refused", job=job, reason=reason, request=said)
-        except (FlaremeshError, OSError):
-            _log.exception("the audit log misses that")
-    return reason
+        error.request = request
+        raise
 
 
 def _charter(startup: Path) -> Charter:

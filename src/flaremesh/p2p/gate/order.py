@@ -102,6 +102,11 @@ def read(app: Path) -> Order:
         raise Refused(f"{ORDER} is no order of a run: export the job again") from None
 
 
+def digest(app: Path) -> str:
+    """SHA-256 of the order in an app's folder, and so of all that it lists."""
+    return sha256(app / ORDER)
+
+
 def digests(app: Path) -> dict[str, str]:
     """SHA-256 of all files of an app but its order and NVFlare's signatures, by their paths, sorted."""
     return {

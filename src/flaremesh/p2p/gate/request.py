@@ -43,6 +43,7 @@ class RunRequest:
         peers: those with which this site shares an edge.
         links: how edges may travel.
         at: when the order was written.
+        order: SHA-256 of the order, and so of all files of the app, also of those with arguments.
     """
 
     run: str
@@ -58,6 +59,7 @@ class RunRequest:
     peers: tuple[str, ...]
     links: LinkMode
     at: datetime
+    order: str = ""
 
 
 REQUEST: Final[Schema[RunRequest]] = Schema(RunRequest, "a run that asks to be let in")

@@ -77,6 +77,7 @@ class Door(FLComponent, AppDeployerSpec):
         super().__init__()
         self._waiting: dict[str, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
+        self._deploying = threading.Lock()
 
     @abstractmethod
     def admit(self, workspace: Path, job: str, app: bytes) -> Identity | str:
@@ -121,6 +122,13 @@ class Door(FLComponent, AppDeployerSpec):
         fl_ctx: FLContext,
     ) -> str:
         """Called by NVFlare when the server sends an app; returns why it is refused, or nothing."""
+        # one after the other: two apps that are unpacked into one folder at once would be mixed
+        with self._deploying:
+            return self._deploy(workspace, job_id, job_meta, app_data, fl_ctx)
+
+    def _deploy(
+        self, workspace: Workspace, job_id: str, job_meta: dict[str, Any], app_data: bytes, fl_ctx: FLContext
+    ) -> str:
         if not _is_job(job_id) or Path(workspace.get_run_dir(job_id)).exists():
             return "the server gives the job an id that is none, or that an earlier one has"
         if not isinstance(app_data, bytes) or not isinstance(job_meta, Mapping):

@@ -1,6 +1,12 @@
 """What a site's process answers of all that a server can ask."""
 
+import io
 import json
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 from gate_site import JOB
@@ -11,6 +17,7 @@ from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode
 from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
+from flaremesh.certificates import Identity, Kind
 from flaremesh.p2p.gate.deployer import SiteDoor
 
 
@@ -92,6 +99,28 @@ def test_an_app_for_a_folder_that_is_there_is_refused(site):
     (site.workspace / JOB).mkdir()
     reason = SiteDoor().deploy(site.nvflare, JOB, {}, "app", b"", FLContext())
     assert "that an earlier one has" in reason
+
+
+def test_of_two_apps_for_one_folder_at_the_same_time_one_is_taken(site):
+    together = threading.Barrier(2)
+
+    class Slow(SiteDoor):
+        def admit(self, workspace, job, app):
+            with suppress(threading.BrokenBarrierError):  # which both reach if the door takes both at once
+                together.wait(timeout=0.5)
+            return Identity("lead@example.org", "institute", Kind.ADMIN, "lead", datetime.now(UTC), "1")
+
+    def deploy(content):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as made:
+            made.writestr("config/config_fed_client.json", content)
+        return door.deploy(site.nvflare, JOB, {}, "app", packed.getvalue(), FLContext())
+
+    door = Slow()
+    with ThreadPoolExecutor(2) as pool:
+        answers = sorted(pool.map(deploy, ["{}", "{}"]))
+    assert not together.n_waiting
+    assert answers[1] == "the server gives the job an id that is none, or that an earlier one has"
 
 
 def test_of_what_the_server_says_of_a_job_only_what_is_needed_is_kept(site, app, submit):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import sys
+import time
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from flaremesh.p2p.gate.deployer import SiteDoor
 from flaremesh.p2p.participant import StartError
 from flaremesh.topology.links import LinkKind
 
+ALGORITHM = "flaremesh.p2p.executors.AlgorithmExecutor"
 ANOTHER = "0c5e8a3c-1f4e-4a7e-8a65-7f2f0d3e9b21"
 CONFIG = "config/config_fed_client.json"
 OURS = "class Ours:\n    weights = None\n\ndef function(): ...\n"
@@ -41,7 +43,7 @@ def change(app: Path, **fields) -> None:
 
 
 def run_algorithm(app: Path, name: str) -> None:
-    change(app, executors=[executor("flaremesh.p2p.executors.AlgorithmExecutor", algorithm=name)])
+    change(app, executors=[executor(ALGORITHM, algorithm=name)])
 
 
 def executor(path: str, **args) -> dict:
@@ -179,8 +181,8 @@ def test_a_value_that_is_no_name_is_refused_and_not_repeated(site, app, submit):
 @pytest.mark.parametrize(
     ("change_of", "reason"),
     [
-        ({"components": [{"id": "a", "name": "SubprocessLauncher"}]}, "the key `name` or `class_path`"),
-        ({"components": [{"id": "a", "class_path": "subprocess.Popen"}]}, "the key `name` or `class_path`"),
+        ({"components": [{"id": "a", "name": "SubprocessLauncher"}]}, "the key `name`, `class_path`"),
+        ({"components": [{"id": "a", "class_path": "subprocess.Popen"}]}, "the key `name`, `class_path`"),
         (
             {"components": [component("flaremesh.p2p.types.Config", extra="{$HOME}")]},
             "a variable or a secret",
@@ -188,6 +190,19 @@ def test_a_value_that_is_no_name_is_refused_and_not_repeated(site, app, submit):
         (
             {"components": [component("flaremesh.p2p.types.Config", e="${secret:A}")]},
             "a variable or a secret",
+        ),
+        (  # NVFlare formats it to {$HOME}, and that to the variable
+            {"a": 36, "components": [component("flaremesh.p2p.types.Config", extra="{{{a:c}HOME}}")]},
+            "a variable or a secret",
+        ),
+        (
+            {"executors": [executor(ALGORITHM, class_attributes={"algorithm": "subprocess.Popen"})]},
+            "class_attributes",
+        ),
+        ({"executors": [executor(ALGORITHM, algorithm="dgd")] * 2}, "has several executors"),
+        (
+            {"executors": [executor(ALGORITHM, algorithm="dgd", problem={"path": PROBLEMS[0]})]},
+            "and another one in config/problem.yaml",
         ),
         ({"decomposer_module": "trojan"}, "has the entry decomposer_module"),
         ({"executors": []}, "has no executor"),
@@ -296,6 +311,18 @@ def test_every_decision_stands_in_the_audit_log_before_it_holds(site, app, submi
     assert refused["reason"] == "the app is no archive that can be unpacked"
 
 
+def test_a_server_that_sends_any_number_of_jobs_does_not_fill_the_log(site, monkeypatch):
+    door, now = SiteDoor(), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(103):
+        assert "no archive" in door.admit(site.workspace, JOB, b"")
+    assert len(list(audit.entries(site.workspace))) == 100
+    now += 61
+    door.admit(site.workspace, JOB, b"")
+    *_, last = audit.entries(site.workspace)
+    assert (last["sequence"], last["not_noted_before"]) == (101, 3)
+
+
 def test_a_site_that_cannot_write_its_log_runs_nothing(site, app, submit):
     door = SiteDoor()
     door.admit(site.workspace, JOB, submit(app))
@@ -320,6 +347,14 @@ def test_a_run_that_breaks_the_sites_policy_is_refused_with_the_rule(site, app, 
     assert (refused["event"], refused["request"]["submitter"]) == ("refused", "lead@example.org")
 
 
+def test_a_policy_is_asked_for_the_problem_that_an_executor_names(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("problems: [flaremesh.problems.mnist]\n")
+    change(app, executors=[executor(ALGORITHM, algorithm="dgd", problem={"path": PROBLEMS[0]})])
+    (app / "config/problem.yaml").unlink()
+    renew(app)
+    assert site.admit(submit(app)).startswith(f"problems: '{PROBLEMS[0]}' is not among")
+
+
 def test_a_site_whose_policy_has_mistakes_says_so_when_it_starts(site):
     (site.workspace / "policy.yaml").write_text("aproval: required")
     with pytest.raises(StartError, match=r"^bonn: it would run nothing.*\n.*line 1: aproval"):
@@ -341,6 +376,25 @@ def test_a_certificate_that_has_expired_signs_nothing(site, app, submit, monkeyp
 
     monkeypatch.setattr("flaremesh.certificates.datetime", InAYear)
     assert "expired" in site.admit(submit(app))
+
+
+def test_an_approval_does_not_hold_for_the_same_run_with_other_arguments(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("approval: required\n")
+    site.admit(submit(app))
+    Approvals(site.workspace).approve(order.read(app).run, "ann")
+    (app / "config/problem.yaml").write_text("path: flaremesh.problems.consensus.Consensus\nargs: {a: 1}\n")
+    renew(app)
+    assert "another run of the same id" in site.admit(submit(app))
+
+
+def test_a_run_that_the_server_holds_back_begins_under_the_policy_of_then(site, app, submit):
+    (site.workspace / "policy.yaml").write_text("approval: required\n")
+    door, run = SiteDoor(), order.read(app).run
+    site.admit(submit(app))
+    Approvals(site.workspace).approve(run, "ann")
+    assert not isinstance(door.admit(site.workspace, JOB, submit(app)), str)
+    Approvals(site.workspace).deny(run, "ann")
+    assert door.begin(site.workspace, JOB) == "a person at this site denied it"
 
 
 def test_what_is_revoked_signs_nothing(site, app, submit):
