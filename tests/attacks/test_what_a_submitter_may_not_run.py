@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import pytest
 from attacked_mesh import SITES, AttackedMesh, attacked_mesh
 
+from flaremesh.deploy.targets.base import DeployError
+
 Tamper: TypeAlias = Callable[[Path, Path], None]
 """Changes the app of the sites so that code leaves a trace at a path."""
 
@@ -127,4 +129,15 @@ def test_what_the_kits_do_not_list_is_refused_by_every_site_and_leaves_no_trace(
     refusals = mesh.refusals(job)
     assert refusals.keys() == set(SITES)
     assert all(named in reason for reason in refusals.values()), refusals
+    assert all(b"flaremesh_refused_runs_total 0.0" not in mesh.get(site, "/metrics") for site in SITES)
     assert not trace.exists()
+
+
+def test_a_submission_fills_in_no_variable_and_no_file_of_the_server(
+    mesh: AttackedMesh, tmp_path: Path
+) -> None:
+    job = mesh.job(tmp_path / "job")
+    meta = (job / "meta.json").rename(job / "meta.conf")
+    meta.write_text(f'include file("{mesh.workspace("server")}/local/resources.json")\n{meta.read_text()}')
+    with mesh.session() as session, pytest.raises(DeployError, match="must be JSON"):
+        session.submit(job)

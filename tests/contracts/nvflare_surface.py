@@ -170,11 +170,18 @@ CALLS = {
     "nvflare.private.fed.client.client_engine.ClientEngine.deploy_app": (
         "self app_name= job_id= job_meta= client_name= app_data="
     ),
+    "nvflare.private.fed.client.client_engine.ClientEngine.get_component": "self component_id",
     "nvflare.private.fed.client.client_engine.ClientEngine.get_client_name": "self",
     "nvflare.private.fed.utils.app_deployer.AppDeployer.deploy": (
         "self workspace job_id job_meta app_name app_data fl_ctx"
     ),
     "nvflare.lighter.utils.verify_folder_signature_and_get_signers": "src_folder root_ca_path",
+    # what the server reads of a job, and asks about it
+    "nvflare.apis.app_validation.AppValidator.validate": "self app_folder",
+    "nvflare.fuel.utils.config.ConfigLoader": "fmt",
+    "nvflare.fuel.utils.config.ConfigLoader.load_config": "self file_path",
+    "nvflare.fuel.utils.config.ConfigLoader.load_config_from_dict": "self config_dict",
+    "nvflare.fuel.utils.config.ConfigLoader.load_config_from_str": "self config_str",
     # the processes of jobs
     "nvflare.app_common.job_launcher.client_process_launcher.ClientProcessJobLauncher.get_command": (
         "self job_meta fl_ctx"
@@ -286,6 +293,8 @@ NAMES = {
     "nvflare.security.security.CommandCategory": "SHELL_COMMANDS",
     "nvflare.apis.storage": "WORKSPACE_ZIP",
     "nvflare.fuel.hci.client": "api",
+    "nvflare.fuel.utils.config.ConfigFormat": "JSON",
+    "nvflare.fuel.utils.config_factory.ConfigFactory": "_fmt2Loader",
     "nvflare.fuel.hci.file_transfer_defs": "PULL_FOLDER_FQN",
     "nvflare.fuel.hci.proto.MetaKey": "FILES SOURCE_FQCN",
 }

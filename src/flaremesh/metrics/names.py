@@ -182,6 +182,7 @@ class AgentMetric(Enum):
     REGISTERED = Metric(
         "registered", "gauge", "1 while the site is registered with the server, and connected."
     )
+    REFUSED_RUNS = Metric("refused_runs_total", "counter", "Times that the site did not let a run in.")
     REGISTERED_SITES = Metric("registered_sites", "gauge", "Sites that the server knows.")
     SHARED = Metric(
         "shared_metrics_timestamp_seconds",
@@ -209,7 +210,7 @@ OF_THE_SERVER = (
     AgentMetric.SERVER_BYTES,
     AgentMetric.SERVER_REFUSALS,
 )
-OF_SITES = (AgentMetric.REGISTERED,)
+OF_SITES = (AgentMetric.REGISTERED, AgentMetric.REFUSED_RUNS)
 """Metrics that only the agent of the server has, and those that only the agents of sites have."""
 
 SHAREABLE = {

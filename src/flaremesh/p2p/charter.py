@@ -38,6 +38,11 @@ class Peer:
     host: str | None = None
     ports: tuple[int, int] | None = None
 
+    def is_at(self, host: str, port: int) -> bool:
+        """Whether it may be dialled there."""
+        low, high = self.ports or (1, 0)
+        return host == self.host and low <= port <= high
+
 
 @dataclass(frozen=True)
 class Code:
@@ -66,6 +71,8 @@ class Charter:
         code: the code that it may run.
         revoked: serial numbers of certificates that nobody may use any more, in decimal: JSON's numbers are
             too short for them.
+        host: name under which others dial the participant; None where nobody does.
+        ports: inclusive range of ports that a run may open there; None: none.
     """
 
     mesh: str
@@ -73,6 +80,8 @@ class Charter:
     peers: Mapping[str, Peer] = field(default_factory=dict)
     code: Code = Code()
     revoked: tuple[str, ...] = ()
+    host: str | None = None
+    ports: tuple[int, int] | None = None
 
 
 CHARTER_RECORD: Final[Schema[Charter]] = Schema(Charter, "the charter of a kit")

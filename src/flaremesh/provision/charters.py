@@ -10,7 +10,7 @@ from flaremesh.p2p.charter import CHARTER_RECORD, Charter, Code, Peer
 from flaremesh.signatures import SignatureError, opened, sealed
 from flaremesh.topology.links import LinkKind
 from flaremesh.topology.mesh import Mesh
-from flaremesh.topology.schema import SERVER, Site, Topology
+from flaremesh.topology.schema import SERVER, LinkAddress, Site, Topology
 
 CHARTERS: Final = Path("state", "charters.json")
 """In a mesh's folder: the charters, each with its signature."""
@@ -28,7 +28,11 @@ def charters(topology: Topology, mesh: Mesh) -> dict[str, Charter]:
     peers: dict[str, dict[str, Peer]] = {SERVER: {}}
     peers |= {admin.email: {} for admin in topology.admins}
     peers |= _peers(topology, mesh)
-    return {name: Charter(topology.name, name, peers[name], code, revoked) for name in peers}
+    links = {site.name: site.link for site in topology.sites}
+    return {
+        name: Charter(topology.name, name, peers[name], code, revoked, *_place(links.get(name)))
+        for name in peers
+    }
 
 
 def seal(charters: Mapping[str, Charter], authority: Authority, file: Path) -> dict[str, str]:
@@ -78,10 +82,9 @@ def _peer(topology: Topology, site: Site, peer: Site, sends: bool, receives: boo
     # a site is dialled by those that send to it
     direct = (sends and peer.link is not None) or (receives and site.link is not None)
     carriers = [LinkKind.DIRECT] * direct + [LinkKind.RELAY] * (topology.run.links != "direct")
-    return Peer(
-        sends=sends,
-        receives=receives,
-        carriers=tuple(carriers),
-        host=peer.link.host if peer.link else None,
-        ports=peer.link.port_range if peer.link else None,
-    )
+    return Peer(sends, receives, tuple(carriers), *_place(peer.link))
+
+
+def _place(link: LinkAddress | None) -> tuple[str | None, tuple[int, int] | None]:
+    """Host and ports."""
+    return (link.host, link.port_range) if link else (None, None)

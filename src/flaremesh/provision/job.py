@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
     deliver(run.problem, folder / _SITE_APP)
     # each export is a run of its own, which a site lets in once
     asked = order.order(tuple(sites), _edges(mesh), run.links, topology.name)
-    for app in (_SERVER_APP, _SITE_APP):
-        order.write(asked, folder / app)
+    order.write(replace(asked, targets=(SERVER,)), folder / _SERVER_APP)
+    order.write(replace(asked, targets=asked.sites), folder / _SITE_APP)
 
 
 def _edges(mesh: Mesh) -> dict[str, tuple[str, ...]]:

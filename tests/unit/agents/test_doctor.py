@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import threading
 import time
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 
 from flaremesh.p2p.agents import doctor
 from flaremesh.p2p.agents.doctor import Doctor, Edge, Finding, Report, invite, try_edges, turn_away
-from flaremesh.p2p.agents.probe import ProbeListener
+from flaremesh.p2p.agents.probe import Invitation, ProbeListener
+from flaremesh.p2p.charter import Peer
 from flaremesh.provision.kits import provision
 from flaremesh.provision.stamp import digest
+from flaremesh.topology.links import LinkKind
 from flaremesh.topology.load import load
 
 RING = Path(__file__).parents[3] / "provision/ring3-consensus.yaml"
@@ -59,6 +62,12 @@ def test_one_examination_at_a_time_serves_all_who_ask(monkeypatch):
     assert len(examined) == 2
 
 
+def peers(port, *names, host="localhost"):
+    """What the kit of bonn says of sites."""
+    carriers = (LinkKind.DIRECT,)
+    return {name: Peer(True, True, carriers, host, (port, port)) for name in (*names, "ulm")}
+
+
 def test_edges_are_tried_at_once_and_each_has_its_own_outcome(authority, port):
     ulm = ProbeListener("localhost", (port, port), authority.issue("ulm"))
     answers = {
@@ -72,6 +81,7 @@ def test_edges_are_tried_at_once_and_each_has_its_own_outcome(authority, port):
     edges = try_edges(
         "bonn",
         dict.fromkeys(answers, "localhost") | {"shifted": "nowhere.invalid"},
+        peers(port, *answers) | peers(port, "shifted", host="nowhere.invalid") | peers(port),
         lambda peer, timeout: answers[peer](),
         authority.issue("bonn"),
     )
@@ -102,14 +112,16 @@ def test_edges_are_tried_at_once_and_each_has_its_own_outcome(authority, port):
     ],
 )
 def test_a_peer_that_answers_nonsense_is_named(authority, answer):
-    (edge,) = try_edges("bonn", {"ulm": "localhost"}, lambda peer, timeout: answer, authority.issue("bonn"))
+    (edge,) = try_edges(
+        "bonn", {"ulm": "localhost"}, {}, lambda peer, timeout: answer, authority.issue("bonn")
+    )
     assert edge.ok is False
     assert edge.reason.startswith("what ulm answers is not an answer to the request to be dialled: ")
 
 
 def test_the_words_of_a_peer_are_printable(authority):
     told = turn_away("\x1b[2J" * 9999, "\n", wrong=True)
-    (edge,) = try_edges("bonn", {"ulm": "localhost"}, lambda peer, timeout: told, authority.issue("bonn"))
+    (edge,) = try_edges("bonn", {"ulm": "localhost"}, {}, lambda peer, timeout: told, authority.issue("bonn"))
     assert edge.reason.isprintable()
     assert len(edge.reason) == 2000
 
@@ -118,16 +130,34 @@ def test_who_is_late_to_answer_is_asked_again(authority, port):
     ulm = ProbeListener("localhost", (port, port), authority.issue("ulm"))
     answers = iter([None, invite(ulm.expect("bonn"))])
     (edge,) = try_edges(
-        "bonn", {"ulm": "localhost"}, lambda peer, timeout: next(answers), authority.issue("bonn")
+        "bonn",
+        {"ulm": "localhost"},
+        peers(port),
+        lambda peer, timeout: next(answers),
+        authority.issue("bonn"),
     )
     assert edge.ok, edge.reason
+
+
+def test_no_place_is_dialled_that_the_kit_does_not_have(authority, port):
+    with socket.create_server(("localhost", 0)) as elsewhere:
+        elsewhere.settimeout(0.2)
+        told = invite(Invitation(elsewhere.getsockname()[1], "run"))
+        for known in (peers(port), {}):
+            (edge,) = try_edges(
+                "bonn", {"ulm": "localhost"}, known, lambda peer, timeout: told, authority.issue("bonn")
+            )
+            assert edge.ok is False
+            assert "not its place in the kit" in edge.reason
+        with pytest.raises(TimeoutError):
+            elsewhere.accept()
 
 
 def test_an_edge_that_hangs_does_not_hold_up_the_report(authority, monkeypatch):
     monkeypatch.setattr(doctor, "_EDGES_SECONDS", 0.1)
     end = threading.Event()
     (edge,) = try_edges(
-        "bonn", {"ulm": "localhost"}, lambda peer, timeout: end.wait() and None, authority.issue("bonn")
+        "bonn", {"ulm": "localhost"}, {}, lambda peer, timeout: end.wait() and None, authority.issue("bonn")
     )
     end.set()
     assert edge.ok is False

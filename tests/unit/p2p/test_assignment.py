@@ -32,6 +32,8 @@ BONN = Charter(
         "ulm": Peer(sends=True, receives=True, carriers=BOTH, host="ulm.example.org", ports=(8100, 8109)),
         "worms": Peer(sends=False, receives=True, carriers=BOTH),
     },
+    host="bonn.example.org",
+    ports=(8100, 8109),
 )
 
 
@@ -121,6 +123,23 @@ def test_no_neighbour_is_dialled_elsewhere_than_the_charter_says(addresses, word
     with pytest.raises(CharterError) as error:
         require_places(addresses, BONN)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "ports"),
+    [("bonn.example.org", [22, 8109]), ("bonn.example.org", [8100, 8110]), ("::", [8100, 8109])],
+)
+def test_a_site_listens_nowhere_else_than_its_charter_says(host, ports):
+    told = replace(part(sources=["ulm"]), link={"host": host, "ports": ports})
+    with pytest.raises(CharterError, match=r"bonn.example.org, ports 8100 to 8109, is its place in the kit"):
+        require_allowed(told, "auto", BONN)
+    with pytest.raises(CharterError, match="it has no place"):
+        require_allowed(told, "auto", replace(BONN, host=None, ports=None))
+
+
+def test_a_site_may_open_fewer_ports_than_its_charter_says():
+    link = {"host": "bonn.example.org", "ports": [8101, 8102]}
+    require_allowed(replace(part(sources=["ulm"]), link=link), "auto", BONN)
 
 
 HOOD = {"site": "bonn", "self_weight": 0.5, "in_weights": {"ulm": 0.5}, "out": ["ulm"]}

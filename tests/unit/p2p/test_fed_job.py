@@ -74,6 +74,7 @@ def test_an_exported_job_has_an_order_with_the_sites_and_edges_of_its_network(tm
     for app, written in orders.items():
         assert written.sites == ("bonn", "ulm")
         assert written.edges == {"bonn": ("ulm",), "ulm": ("bonn",)}
+        assert written.targets == (app.removeprefix("app_"),)
         assert written.files == order.digests(tmp_path / "pair" / app)
 
 

@@ -46,6 +46,8 @@ def test_a_site_may_share_edges_with_its_neighbours_by_the_carriers_that_they_ha
     assert charter(tmp_path, "ulm").peers == {
         "bonn": Peer(sends=False, receives=True, carriers=relay, **address)
     }
+    places = {name: (charter(tmp_path, name).host, charter(tmp_path, name).ports) for name in ("bonn", "ulm")}
+    assert places == {"bonn": tuple(address.values()), "ulm": (None, None)}
 
 
 def test_a_graph_that_changes_has_the_neighbours_of_all_its_phases(tmp_path: Path, make_topology) -> None:

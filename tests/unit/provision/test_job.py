@@ -129,3 +129,5 @@ def test_the_job_has_an_order_for_the_sites_and_edges_of_the_topology(job: Path,
     assert asked.edges == {"bonn": ("ulm",), "ulm": ("worms",), "worms": ("bonn",)}
     assert asked.files == order.digests(job / "app_sites")
     assert order.read(job / "app_server").run == asked.run
+    assert asked.targets == asked.sites
+    assert order.read(job / "app_server").targets == ("server",)

@@ -18,6 +18,7 @@ from flaremesh import __version__
 from flaremesh.links.credentials import Credentials
 from flaremesh.p2p import participant
 from flaremesh.p2p.agents.probe import Failure, Invitation, dial
+from flaremesh.p2p.charter import Peer
 from flaremesh.p2p.participant import StartError
 from flaremesh.record import Name, RecordError, Schema, Text, Whole, at_most
 from flaremesh.topology.schema import MOST_SITES
@@ -206,6 +207,7 @@ def versions() -> dict[str, str]:
 def try_edges(
     site: str,
     hosts: Mapping[str, str],
+    allowed: Mapping[str, Peer],
     ask: Callable[[str, float], bytes | None],
     credentials: Credentials,
 ) -> list[Edge]:
@@ -214,6 +216,7 @@ def try_edges(
     Args:
         site: the site that dials.
         hosts: where to dial, by out-neighbour.
+        allowed: the peers in the charter of ``site``; it dials no place that is not theirs.
         ask: called with a peer and seconds; returns what its agent answers to the request to be dialled,
             made by `invite` or `turn_away`, or None.
         credentials: of ``site``.
@@ -233,7 +236,7 @@ def try_edges(
     def attempt(peer: str, host: str) -> None:
         answers = (ask(peer, _ASK_SECONDS) for _ in range(_ASKED))
         answer = next((answer for answer in answers if answer is not None), None)
-        found[peer] = _try_edge(site, peer, host, answer, credentials)
+        found[peer] = _try_edge(site, peer, host, answer, allowed.get(peer), credentials)
 
     threads = [threading.Thread(target=attempt, args=edge, daemon=True) for edge in hosts.items()]
     for thread in threads:
@@ -244,7 +247,9 @@ def try_edges(
     return list(found.values())
 
 
-def _try_edge(site: str, peer: str, host: str, answer: bytes | None, credentials: Credentials) -> Edge:
+def _try_edge(
+    site: str, peer: str, host: str, answer: bytes | None, allowed: Peer | None, credentials: Credentials
+) -> Edge:
     if answer is None:
         return _failed(
             peer,
@@ -262,9 +267,18 @@ def _try_edge(site: str, peer: str, host: str, answer: bytes | None, credentials
         )
     if reply.port is None:
         return Edge(peer, host, False if reply.wrong else None, reply.why, reply.remedy, reply.version)
-    address = host, reply.port
-    failure = dial(site, peer, address, reply.run, credentials)
     text = f"{host}:{reply.port}"
+    if allowed is None or not allowed.is_at(host, reply.port):
+        return _failed(
+            peer,
+            text,
+            Failure(
+                f"{site} does not dial {peer} at {text}: that is not its place in the kit.",
+                "The kits of both must come from the last provisioning.",
+            ),
+            reply.version,
+        )
+    failure = dial(site, peer, (host, reply.port), reply.run, credentials)
     if failure is not None:
         return _failed(peer, text, failure, reply.version)
     return Edge(peer, text, True, version=reply.version)

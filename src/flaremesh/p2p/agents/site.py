@@ -11,6 +11,7 @@ from typing import Any
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -79,8 +80,9 @@ class SiteAgent(Agent):
         slots.clear(self._metrics)
         self.participant = self._process.name
         startup = self.workspace / "startup"
+        self._charter = charter.read(startup)
         run_credential.issue(startup, self.workspace, new_key(), _LIFETIME)
-        self._credentials = link_credentials(startup, self.workspace, charter.read(startup))
+        self._credentials = link_credentials(startup, self.workspace, self._charter)
         if self._link is not None:
             low, high = self._link["ports"]
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
@@ -134,6 +136,7 @@ class SiteAgent(Agent):
         return try_edges(
             self.participant,
             self._dials,
+            self._charter.peers,
             lambda peer, timeout: self._process.cell.ask(peer, PROBE, timeout),
             self._credentials,
         )
@@ -180,6 +183,8 @@ class SiteAgent(Agent):
     @override
     def collect(self) -> Iterable[Family]:
         yield gauge(AgentMetric.REGISTERED, not self.missing())
+        refused = AgentMetric.REFUSED_RUNS.value
+        yield CounterMetricFamily(refused.full_name, refused.help, self._process.refused_jobs)
 
     @override
     def stop(self) -> None:

@@ -1,6 +1,6 @@
 """What the server assigns to a site before a run: a stranger's data, held to charter and signed order."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeAlias, get_args
 
@@ -149,12 +149,15 @@ def mode_of(extra: Mapping[str, Any], charter: Charter | None) -> LinkMode:
 
 
 def require_allowed(config: LocalConfig, mode: LinkMode, charter: Charter) -> None:
-    """Hold a run's neighbours and carriers to a charter.
+    """Hold a run's neighbours and carriers, and the place where the site listens, to a charter.
 
     Raises:
-        CharterError: a neighbour is none of the charter's peers, or not in this direction or by this carrier.
+        CharterError: a neighbour is none of the charter's peers, or not in this direction or by this carrier,
+            or the site would listen elsewhere.
     """
     site = charter.participant
+    if config.link is not None:
+        _require_place(site, config.link["host"], config.link["ports"], charter)
     for hood in config.schedule:
         if hood.site != site:
             raise CharterError(hood.site, f"{site} is given the part of another site", f"{site} is named")
@@ -201,11 +204,14 @@ def require_places(addresses: Mapping[str, Address], charter: Charter) -> None:
         CharterError: a neighbour would be dialled elsewhere.
     """
     for name, (host, port) in addresses.items():
-        peer = _peer(name, charter)
-        low, high = peer.ports or (1, 0)
-        if host != peer.host or not low <= port <= high:
-            place = f"{peer.host}, ports {low} to {high}, is its place" if peer.host else "it has no place"
-            raise CharterError(name, f"the server gives another place where to dial {name}", place)
+        _require_place(name, host, (port,), _peer(name, charter))
+
+
+def _require_place(name: str, host: str, ports: Iterable[int], known: Peer | Charter) -> None:
+    low, high = known.ports or (1, 0)
+    if host != known.host or not all(low <= port <= high for port in ports):
+        place = f"{known.host}, ports {low} to {high}, is its place" if known.host else "it has no place"
+        raise CharterError(name, f"the server gives another place where to dial {name}", place)
 
 
 def _peer(name: str, charter: Charter) -> Peer:

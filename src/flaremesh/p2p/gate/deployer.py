@@ -28,6 +28,7 @@ from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
 from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
 from flaremesh.p2p.nvflare.signers import signer_of
 from flaremesh.p2p.nvflare.startup import startup_files
+from flaremesh.p2p.nvflare.submissions import Submissions
 from flaremesh.signatures import SignatureError
 
 _log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class SiteDoor(Door):
             reason = "the site could not look at the job; its log says why"
         _log.warning("the job %s is refused: %s", job, reason)
         if not reason.startswith(WAITS):  # noted when it asked first
+            self.count_refusal()
             try:
                 self._refusals.note(AuditLog(workspace), job, reason, asked)
             except (FlaremeshError, OSError):
@@ -147,6 +149,19 @@ class SiteDoor(Door):
         return signer
 
 
+class ServerDoor(Submissions):
+    """Lets in at the server what an admin of the mesh has signed, as the sites do."""
+
+    @override
+    def refusal(self, workspace: Path, app: Path) -> str | None:
+        startup = workspace / "startup"
+        try:
+            _signer(app, startup_files(startup).root, _charter(startup))
+        except Refused as error:
+            return str(error)
+        return None
+
+
 def _allowed(workspace: Path, request: RunRequest) -> str | None:
     """As `consent.check`, whose refusals then tell what was asked."""
     try:
@@ -161,13 +176,12 @@ def _charter(startup: Path) -> Charter:
         return charter.read(startup)
     except FileNotFoundError:
         raise Refused(
-            "the kit of this site has no charter, which says what it may do: provision again with this "
+            "the kit here has no charter, which says what may be done: provision again with this "
             "version of flaremesh, and hand out the kits"
         ) from None
     except (FlaremeshError, ValueError):
         raise Refused(
-            "the charter in the kit of this site is damaged, or not signed by the mesh's root: install the "
-            "kit again"
+            "the charter in the kit here is damaged, or not signed by the mesh's root: install the kit again"
         ) from None
 
 

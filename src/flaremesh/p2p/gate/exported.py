@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,8 +30,9 @@ def write_orders(job: Path) -> None:
     modes: tuple[LinkMode, ...] = get_args(LinkMode)
     mode: LinkMode = next((mode for mode in modes if mode == links), "auto")  # wrong words are refused later
     asked = order.order(tuple(sorted(sites)), edges, mode)
-    for app in deployed:
-        order.write(asked, job / app)
+    for app, targets in deployed.items():
+        named = () if _ALL in targets else tuple(map(str, targets))
+        order.write(replace(asked, targets=named), job / app)
 
 
 def _configs(app: Path) -> Iterator[Mapping[str, Any]]:

@@ -44,6 +44,7 @@ class Order:
         edges: whose values go to whom; None where a job does not say it.
         links: how edges may travel.
         mesh: its name, where the job is made from its topology file.
+        targets: the participants that this app of the job is for; empty where it is for all.
         files: SHA-256 of all other files of the app, by their paths.
     """
 
@@ -53,6 +54,7 @@ class Order:
     edges: Mapping[_Name, tuple[_Name, ...]] | None
     links: LinkMode = "auto"
     mesh: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    targets: tuple[_Name, ...] = ()
     files: Mapping[str, _Digest] = field(default_factory=dict)
 
     def peers(self, site: str) -> tuple[str, ...]:
@@ -70,7 +72,7 @@ def order(
     links: LinkMode = "auto",
     mesh: str = "",
 ) -> Order:
-    """A new order, of now; `write` lists the files in it."""
+    """A new order, of now, for all apps of a job; `write` lists the files of one in it."""
     return Order(uuid.uuid4().hex, datetime.now(UTC), sites, edges, links, mesh)
 
 
@@ -162,6 +164,11 @@ def check_charter(order: Order, charter: Charter) -> None:
         raise Refused(f"the job is for the mesh {quoted(order.mesh)}, and this is {charter.mesh}")
     if order.sites and site not in order.sites:
         raise Refused("the job is not for this site")
+    if order.targets and site not in order.targets:
+        raise Refused(
+            "the server sends the app of the job that is another site's: ask whoever runs it, unless the job "
+            "was put together by hand"
+        )
     if missing := sorted(_not_allowed(order, charter)):
         raise Refused(
             f"the kit knows no edge {quoted(missing[0])}: a run may use the edges that were provisioned, and "

@@ -71,6 +71,9 @@ class Door(FLComponent, AppDeployerSpec):
 
     Only a job that was let in is started, once, and of what the server says of it only what its process needs
     is kept.
+
+    Attributes:
+        refused: how often a job was not let in, or not begun.
     """
 
     def __init__(self) -> None:
@@ -78,6 +81,7 @@ class Door(FLComponent, AppDeployerSpec):
         self._waiting: dict[str, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._deploying = threading.Lock()
+        self.refused = 0
 
     @abstractmethod
     def admit(self, workspace: Path, job: str, app: bytes) -> Identity | str:
@@ -150,6 +154,11 @@ class Door(FLComponent, AppDeployerSpec):
             if len(self._waiting) > MOST_WAITING:
                 del self._waiting[next(iter(self._waiting))]
         return ""
+
+    def count_refusal(self) -> None:
+        """One more."""
+        with self._lock:
+            self.refused += 1
 
     def take(self, job_id: str) -> Mapping[str, Any] | None:
         """What is known of a job that was let in and has not been started; a second call knows nothing."""

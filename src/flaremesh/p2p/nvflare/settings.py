@@ -96,6 +96,7 @@ def _serve(path: Path) -> None:
             "shutdown_period": _SHUTDOWN_PERIOD,
             "check_engine_frequency": _JOB_END_POLL,
         }
+        resources["app_validator"] = {"path": "flaremesh.p2p.gate.deployer.ServerDoor", "args": {}}
         resources["snapshot_persistor"]["args"]["storage"] = _storage(f"{_STORAGE}/snapshots")
         components = {component["id"]: component for component in resources["components"]}
         components["job_store"] |= _storage(".")

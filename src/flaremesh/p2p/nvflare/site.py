@@ -6,11 +6,12 @@ This hides NVFlare's client engine and its federated client.
 import threading
 import time
 
-from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_constant import FLContextKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.private.fed.client.client_status import ClientStatus
 
 from flaremesh.p2p.nvflare.cells import ParticipantCell
+from flaremesh.p2p.nvflare.door import Door
 
 _POLL_SECONDS = 0.1
 
@@ -40,6 +41,12 @@ class SiteProcess:
     def cell(self) -> ParticipantCell:
         """The process's cell; NVFlare makes it before it registers the site."""
         return ParticipantCell(self._client.cell)
+
+    @property
+    def refused_jobs(self) -> int:
+        """How many jobs the site's door has refused."""
+        door = self._engine.get_component(SystemComponents.APP_DEPLOYER)
+        return door.refused if isinstance(door, Door) else 0
 
     def running_jobs(self) -> list[str]:
         """Ids of the jobs whose process runs here."""

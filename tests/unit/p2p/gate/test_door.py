@@ -134,6 +134,13 @@ def test_an_order_for_others_or_for_more_than_the_kit_allows_is_refused(site, ap
     assert reason in site.admit(submit(app))
 
 
+def test_an_app_that_is_another_sites_is_refused(site, app, submit):
+    renew(app, targets=["ulm"])
+    assert "the app of the job that is another site's" in site.admit(submit(app))
+    renew(app, targets=[])
+    assert not isinstance(site.admit(submit(app)), str)
+
+
 def test_an_edge_goes_the_way_that_the_kit_says_and_by_its_carriers(site, app, submit):
     site.allow(peers={"ulm": Peer(sends=True, receives=False, carriers=(LinkKind.DIRECT,))})
     assert "the kit knows no edge ulm-bonn" in site.admit(submit(app))
@@ -289,7 +296,7 @@ def test_nothing_in_a_workspace_is_an_installed_package(site, app, submit, monke
 
 def test_a_site_without_a_charter_lets_nothing_in(site, app, submit):
     (site.workspace / "startup" / CHARTER).unlink()
-    assert "the kit of this site has no charter" in site.admit(submit(app))
+    assert "the kit here has no charter" in site.admit(submit(app))
 
 
 def test_a_charter_that_the_root_did_not_sign_is_none(site, app, submit):
@@ -305,6 +312,7 @@ def test_every_decision_stands_in_the_audit_log_before_it_holds(site, app, submi
     door.admit(site.workspace, JOB, submit(app))
     door.begin(site.workspace, JOB)
     door.admit(site.workspace, ANOTHER, b"")
+    assert door.refused == 1
     let_in, refused = audit.entries(site.workspace)
     assert (let_in["event"], let_in["job"], let_in["request"]["peers"]) == ("let in", JOB, ["ulm"])
     assert let_in["request"]["submitter"] == "lead@example.org"
@@ -363,7 +371,9 @@ def test_a_site_whose_policy_has_mistakes_says_so_when_it_starts(site):
 
 def test_a_run_waits_for_a_person_and_is_let_in_when_it_is_submitted_again(site, app, submit):
     (site.workspace / "policy.yaml").write_text("approval: required\n")
-    assert site.admit(submit(app)).startswith("waits for approval")
+    door = SiteDoor()
+    assert door.admit(site.workspace, JOB, submit(app)).startswith("waits for approval")
+    assert door.refused == 0
     Approvals(site.workspace).approve(order.read(app).run, "ann")
     assert not isinstance(site.admit(submit(app)), str)
 
