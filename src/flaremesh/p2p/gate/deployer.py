@@ -20,7 +20,7 @@ from flaremesh.p2p.charter import Charter
 from flaremesh.p2p.gate import app, consent, order
 from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.gate.archive import unpack
-from flaremesh.p2p.gate.audit import AuditLog
+from flaremesh.p2p.gate.audit import GATE_FOLDER, AuditLog
 from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.code import JobCode
 from flaremesh.p2p.gate.order import Order
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_SCRATCH = "app-"
 _MOST_REFUSALS = 100
 _SECONDS_PER_REFUSAL = 60
 
@@ -124,7 +125,10 @@ class SiteDoor(Door):
     def _admit(self, workspace: Path, job: str, archive: bytes) -> Identity:
         startup = workspace / "startup"
         mine = _charter(startup)
-        with tempfile.TemporaryDirectory(prefix="flaremesh-") as scratch:
+        gate = workspace / GATE_FOLDER
+        gate.mkdir(mode=0o700, exist_ok=True)
+        # not among all temporary files, which the code of another run could change while they are checked
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=gate) as scratch:
             folder = Path(scratch)
             unpack(archive, folder)
             signer = _signer(folder, startup_files(startup).root, mine)

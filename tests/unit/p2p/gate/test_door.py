@@ -444,6 +444,19 @@ def test_what_an_archive_unpacks_to_is_bounded(site, monkeypatch):
     assert "more than 1 files" in site.admit(packed.getvalue())
 
 
+def test_an_app_is_looked_at_where_no_run_can_change_it(site, app, submit, monkeypatch):
+    found = []
+
+    def look(*_):
+        (scratch,) = site.workspace.glob("gate/app-*")
+        found.append(scratch.stat().st_mode & 0o077)
+
+    monkeypatch.setattr(order, "check_files", look)
+    assert not isinstance(site.admit(submit(app)), str)
+    assert found == [0]
+    assert not list(site.workspace.glob("gate/app-*"))
+
+
 def test_what_is_no_archive_is_refused(site):
     assert "no archive" in site.admit(b"PK\x03\x04 and nothing more")
 
