@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from flaremesh.links.credentials import Credentials
 
@@ -24,16 +24,19 @@ class Authority:
         self.file = folder / "rootCA.pem"
         self.file.write_bytes(self._root.public_bytes(Encoding.PEM))
 
-    def issue(self, name, days=30, root=None, *, since=-60, issuer=None, revoked=(), rsa_key=False):
+    def issue(
+        self, name, days=30, root=None, *, since=-60, issuer=None, revoked=(), rsa_key=False, garbled=False
+    ):
         """Credentials for a run of ``name``, expired if ``days`` is negative.
 
         They trust ``root``, or else the one that issues them. The site's own certificate counts from
-        ``since`` days on, and is that of ``issuer`` if one is given.
+        ``since`` days on, and is that of ``issuer`` if one is given. What a ``garbled`` one says of TLS is
+        nonsense that OpenSSL does not look at.
         """
         site, run = _key(), _rsa_key() if rsa_key else _key()
         named = _named(issuer or name)
         runs = _sign(named, site.public_key(), self._root.subject, self._key, days, since, ca=0)
-        leaf = _sign(_named(name), run.public_key(), named, site, days, since, usages=_BOTH)
+        leaf = _sign(_named(name), run.public_key(), named, site, days, since, usages=_BOTH, garbled=garbled)
         return self._written(name, [leaf, runs], run, root or self.file, revoked)
 
     def kit(self, name, usages):
@@ -63,7 +66,7 @@ def _rsa_key():
     return rsa.generate_private_key(65537, 2048)
 
 
-def _sign(subject, key, issuer, issuer_key, days, since=-60, *, ca=False, usages=()):
+def _sign(subject, key, issuer, issuer_key, days, since=-60, *, ca=False, usages=(), garbled=False):
     now = datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
@@ -84,6 +87,8 @@ def _sign(subject, key, issuer, issuer_key, days, since=-60, *, ca=False, usages
     )
     if usages:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    if garbled:
+        builder = builder.add_extension(x509.UnrecognizedExtension(ExtensionOID.TLS_FEATURE, b"?"), False)
     return builder.sign(issuer_key, hashes.SHA256())
 
 

@@ -188,7 +188,7 @@ class Greeter:
         signature, certificates = rest[_LENGTH_BYTES:length], rest[length:]
         try:
             chain = x509.load_pem_x509_certificates(certificates)
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             raise FrameError(Refusal.MALFORMED) from None
         try:
             name = self._credentials.identify(chain)

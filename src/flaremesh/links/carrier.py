@@ -67,7 +67,8 @@ class Edges:
         inbox: where messages are put.
         observer: hears of traffic and refusals.
         max_message_bytes: a peer that announces more is refused.
-        connected: in-neighbours to which there is a connection: their messages come by no other carrier.
+        connected: in-neighbours to which there is a connection, each with what ends it: while there is one,
+            their messages come by no other carrier.
         arriving: by what the messages of an in-neighbour come, where one has come.
     """
 
@@ -78,7 +79,7 @@ class Edges:
     inbox: Inbox
     observer: LinkObserver
     max_message_bytes: int = MAX_MESSAGE_BYTES
-    connected: set[str] = field(default_factory=set)
+    connected: dict[str, Callable[[], None]] = field(default_factory=dict)
     arriving: dict[str, LinkKind] = field(default_factory=dict)
 
     def refusal(self, peer: str, length: int, under_way: int = 0) -> Refusal | None:

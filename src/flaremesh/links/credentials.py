@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -84,7 +84,9 @@ class Credentials:
         """
         try:
             identity = identify(chain, self._root)
-        except CertificateError as error:
+        except LinkError:
+            raise
+        except Exception as error:  # noqa: BLE001  (of many classes, for what a peer has written there)
             expired = any(certificate.not_valid_after_utc < datetime.now(UTC) for certificate in chain)
             raise Untrusted(Refusal.EXPIRED if expired else Refusal.UNTRUSTED, str(error)) from None
         if any(str(certificate.serial_number) in self.revoked for certificate in chain):
@@ -124,14 +126,14 @@ class Credentials:
 
 def verify(content: bytes, signature: bytes, signer: x509.Certificate) -> bool:
     """Whether the holder of a run's certificate signed ``content``, as `Credentials.sign` does."""
-    public = signer.public_key()
     try:
+        public = signer.public_key()
         if isinstance(public, ec.EllipticCurvePublicKey):
             public.verify(signature, content, ec.ECDSA(SHA256()))
         elif isinstance(public, rsa.RSAPublicKey):
             signatures.verify(content, signature, signer)
         else:
             return False
-    except (InvalidSignature, signatures.SignatureError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, signatures.SignatureError):
         return False
     return True

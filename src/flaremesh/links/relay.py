@@ -127,6 +127,7 @@ class RelayCarrier(Carrier):
                 self._take_in(sender, frame)
             elif frame.kind is Kind.HELLO:
                 self._hear(sender, frame.payload)
+                return  # its signature does not cover the header
             elif frame.kind is not Kind.ACK:
                 raise FrameError(Refusal.MALFORMED)
             elif sender not in self._outgoing:
@@ -172,8 +173,10 @@ class RelayCarrier(Carrier):
         if frame.sequence > edge.received + _WINDOW_FRAMES or len(frame.payload) == 0 < frame.total:
             raise FrameError(Refusal.MALFORMED)
         greets = frame.iteration == _HELLO and frame.total == 0
-        if sender in self._edges.connected and not greets:
-            raise FrameError(Refusal.CARRIER)  # not acknowledged: it is taken once that connection has broken
+        end_connection = None if greets else self._edges.connected.get(sender)
+        if end_connection is not None:
+            end_connection()  # which its sender has given up, though the network has not told this end
+            raise FrameError(Refusal.CARRIER)  # not acknowledged: it is taken once that connection is gone
         message_key = frame.iteration, frame.stage
         whole = len(frame.payload) == frame.total
         opened = None

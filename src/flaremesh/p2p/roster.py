@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from flaremesh.p2p.outcome import SITE_RESULT, SiteResult
 from flaremesh.p2p.progress import SITE_PROGRESS, SiteProgress
-from flaremesh.record import RecordError
+from flaremesh.printable import printable
+from flaremesh.record import MOST_CHARACTERS, RecordError
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Roster:
             self._require_sites(site, result.links, result.sent_bytes, result.received_bytes)
             self._results[site] = replace(result, iterations=self._reached(site, result.iterations))
             if isinstance(algorithm := reply.get("algorithm"), str):
-                self.algorithm = algorithm
+                self.algorithm = printable(algorithm, MOST_CHARACTERS)
         self.ended.add(site)
 
     def latest(self, site: str) -> SiteProgress:

@@ -1,13 +1,16 @@
 """Relayed frames count where the key of the site in whose name they come has made them, and nowhere else."""
 
+import ssl
+
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from direct_mesh import Sites, exchange
 
 from flaremesh.links import Key, PeerTimeout, Refusal
 from flaremesh.links import authentication as authentication_module
 from flaremesh.links.credentials import Credentials
-from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest
+from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest, unpack
 
 RUN = run_digest("run")
 PAIRS = [("a", "b"), ("b", "a")]
@@ -115,6 +118,18 @@ def test_an_acknowledgement_that_its_sender_has_not_made_settles_nothing(linked)
     assert linked.observers["a"].refusals == {("b", Refusal.FORGED): 1}
 
 
+def test_what_stands_beside_a_greeting_settles_nothing(linked):
+    """Whoever carries it could write there that all has arrived."""
+    to_a = [data for _, peer, data in linked.posted if peer == "a"]
+    greeting = next(data for data in to_a if data[5] == Kind.HELLO)
+    hello = unpack(greeting, RUN)._replace(acknowledged=1 << 40)
+    del linked.delivering["b"]
+    linked.links["a"].send("b", Key(0, 0, "a"), [b"x"])
+    linked.delivering["a"]("b", pack(hello, RUN))
+    edge = linked.links["a"]._carriers[0]._outgoing["b"]
+    assert len(edge.unacknowledged) == 1
+
+
 def test_nothing_counts_before_the_greetings(relay):
     relay.to_b("a", FORGED + bytes(16))
     assert relay.refusals == {("a", Refusal.EARLY): 1}
@@ -166,6 +181,7 @@ def test_a_stranger_is_not_even_listened_to(linked, monkeypatch):
         (lambda own, foreign: own.issue("m", days=-1), Refusal.EXPIRED),
         (lambda own, foreign: own.issue("m", issuer="z"), Refusal.UNTRUSTED),
         (lambda own, foreign: own.issue("z"), Refusal.FORGED),
+        (lambda own, foreign: own.issue("m", garbled=True), Refusal.UNTRUSTED),
         (lambda own, foreign: own.kit("m", [ExtendedKeyUsageOID.SERVER_AUTH]), Refusal.UNTRUSTED),
         (lambda own, foreign: own.kit("m", [ExtendedKeyUsageOID.CLIENT_AUTH]), Refusal.UNTRUSTED),
     ],
@@ -176,6 +192,15 @@ def test_who_is_no_run_of_the_site_is_refused_by_name(
     relay = other("run", m=credentials(authority, foreign_authority))
     assert relay.open(timeout=0.5)["b"].peers == ["m"]
     assert set(relay.refusals) == {("m", reason)}
+
+
+def test_a_greeting_with_a_certificate_of_no_version_is_refused(linked, authority):
+    certificate = bytearray(authority.issue("m").chain()[0].public_bytes(Encoding.DER))
+    certificate[certificate.index(b"\xa0\x03\x02\x01\x02") + 4] = 7
+    pem = ssl.DER_cert_to_PEM_cert(bytes(certificate)).encode()
+    greeting = bytes(64) + bytes(2) + pem
+    linked.to_b("m", pack(Frame(Kind.HELLO, 0, 0, 0, 0, 0, len(greeting), greeting), RUN))
+    assert linked.refusals == {("m", Refusal.MALFORMED): 1}
 
 
 def test_a_certificate_that_was_revoked_is_refused(other, authority):

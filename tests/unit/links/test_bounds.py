@@ -205,6 +205,24 @@ def test_the_relay_brings_nothing_while_the_direct_link_is_up_and_all_once_it_ha
     assert b.changes == {("a", LinkKind.RELAY): 1}
 
 
+def test_the_relay_takes_over_where_the_network_tells_one_end_alone_that_a_connection_is_gone(
+    sites, proxies, monkeypatch, authority
+):
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
+    of_a = authority.issue("a")
+    sites.add("a", [], ["b"], credentials=of_a)
+    address = sites.add("b", ["a"], []).address
+    proxies.append(Proxy(address))
+    (proxy,), b = proxies, sites.observers["b"]
+    assert not any(sites.open({"b": proxy.address}).values())
+    assert exchange(sites, [("a", "b")], 3, lambda sender, k: b"%d" % k) == []
+    proxy.refuse()
+    with greeted(address, of_a):  # in the eyes of b the connection of a, which is cut off from b and gives up
+        assert exchange(sites, [("a", "b")], 3, lambda sender, k: b"%d" % k, start=3) == []
+    assert b.refusals["a", Refusal.CARRIER] >= 1
+    assert b.changes == {("a", LinkKind.RELAY): 1}
+
+
 def test_an_edge_that_changed_its_carrier_does_not_change_back(sites, authority):
     of_a = authority.issue("a")
     sites.add("a", [], ["b"], mode="relay", credentials=of_a)

@@ -148,6 +148,7 @@ def credentials_of(case, name, authority, foreign_authority):
         "misnamed": lambda: authority.issue("z"),
         "of another site": lambda: authority.issue(name, issuer="z"),
         "a site's kit": lambda: authority.kit(name, [ExtendedKeyUsageOID.CLIENT_AUTH]),
+        "garbled": lambda: authority.issue(name, garbled=True),
         "the server's kit": lambda: authority.kit(name, [ExtendedKeyUsageOID.SERVER_AUTH]),
     }[case]()
 
@@ -159,6 +160,7 @@ def credentials_of(case, name, authority, foreign_authority):
         ("expired", ("", "expired"), "CERTIFICATE_EXPIRED"),
         ("misnamed", ("z", "stranger"), "it refuses this site: stranger"),
         ("of another site", ("", "untrusted"), "it refuses this site: untrusted"),
+        ("garbled", ("", "untrusted"), "it refuses this site: untrusted"),
         ("a site's kit", ("", "untrusted"), "it refuses this site: untrusted"),
         ("the server's kit", ("", "untrusted"), "the handshake was refused"),
     ],
@@ -185,6 +187,7 @@ def test_a_dialler_that_is_not_who_it_says_is_refused(
         ("expired", "rejected", "certificate has expired"),
         ("misnamed", "handshake", "z answers there"),
         ("of another site", "handshake", "z issued a certificate in a name that is not its own"),
+        ("garbled", "handshake", "its certificate is not accepted"),
         ("a site's kit", "rejected", "its certificate is not accepted"),
         ("the server's kit", "handshake", "its certificate is not accepted"),
     ],

@@ -95,6 +95,16 @@ def test_a_bomb_is_not_unpacked(archive):
         fetched(Server(archive({RESULT: bytes(100 * MOST)}, zipfile.ZIP_DEFLATED)))
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_file_that_is_damaged_within_its_archive_is_told(archive, compression):
+    file = archive({RESULT: os.urandom(100_000)}, compression)
+    content = bytearray(file.read_bytes())
+    content[51:2000] = b"\xff" * 1949  # behind the header of the entry
+    file.write_bytes(content)
+    with pytest.raises(Unreadable, match="its archive is damaged"):
+        fetched(Server(file))
+
+
 def test_what_is_no_archive_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"PK" + bytes(1000))
     with pytest.raises(Unreadable, match="its archive is damaged"):

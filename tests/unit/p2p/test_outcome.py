@@ -167,6 +167,12 @@ def test_an_algorithm_that_is_no_name_is_nobodys_word(roster):
     assert (roster.algorithm, roster.ended) == (None, {"bonn"})
 
 
+def test_an_algorithm_with_a_name_of_any_length_leaves_the_result_readable(roster):
+    roster.end("bonn", SITE_RESULT.data(SiteResult(3)) | {"algorithm": "\x1b" * 10_000})
+    result = RunResult("run-1", "finished", algorithm=roster.algorithm)
+    assert RUN_RESULT.read(RUN_RESULT.json(result), "result.json") == result
+
+
 def test_a_number_too_long_to_calculate_with_is_refused(roster, dropped):
     count = 10**400
     assert dropped("bonn", b'{"iteration": %d}' % count)

@@ -5,6 +5,7 @@ import ssl
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 from flaremesh.links.buffers import BufferPool
 from flaremesh.links.carrier import Edges
@@ -135,7 +136,7 @@ class Incoming:
                     return
                 connection, self._offered = self._offered, None
                 self._connection, self._broken = connection, None
-            self._edges.connected.add(self._peer)
+            self._edges.connected[self._peer] = partial(hang_up, connection)
             try:
                 self._serve(_Stream(connection))
             except FrameError as error:
@@ -152,7 +153,7 @@ class Incoming:
                     self._broken = None if self._ended else time.monotonic()
                     connection.close()
                     if self._offered is None:
-                        self._edges.connected.discard(self._peer)
+                        del self._edges.connected[self._peer]
 
     def _serve(self, stream: "_Stream") -> None:
         """Take in messages until the connection ends; step aside while a thread attends to them."""

@@ -21,7 +21,11 @@ def peer_name(connection: ssl.SSLSocket, credentials: Credentials) -> str:
         OSError: the peer is gone already.
     """
     connection.getpeername()
-    return credentials.identify([x509.load_der_x509_certificate(der) for der in _verified_chain(connection)])
+    try:
+        chain = [x509.load_der_x509_certificate(der) for der in _verified_chain(connection)]
+    except (ValueError, x509.InvalidVersion) as error:  # OpenSSL reads more than cryptography does
+        raise Untrusted(Refusal.UNTRUSTED, f"it cannot be read: {error}") from None
+    return credentials.identify(chain)
 
 
 def refusal_of(error: Exception) -> Refusal:

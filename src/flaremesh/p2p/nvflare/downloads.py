@@ -5,6 +5,8 @@ name only chooses among what is offered, and what it stands for is read up to a 
 """
 
 import tempfile
+import zlib
+from lzma import LZMAError
 from typing import IO, Any
 from zipfile import BadZipFile, ZipFile
 
@@ -92,7 +94,7 @@ def _unzipped(archive: IO[bytes], name: str, most: int) -> bytes | None:
             return files.read(entry)
     except KeyError:
         return None
-    except (BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except (BadZipFile, RuntimeError, EOFError, ValueError, OSError, LZMAError, zlib.error) as error:
         raise Unreadable(f"its archive is damaged: {printable(error, 200)}") from error
 
 
