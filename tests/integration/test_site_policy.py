@@ -26,9 +26,9 @@ def test_a_run_is_refused_by_a_rule_waits_for_a_person_and_is_in_the_log(make_me
     mesh = make_mesh("decides")
     assert mesh.call("provision").returncode == 0
     policy = mesh.folder / "kits/bonn/policy.yaml"
-    policy.write_text("algorithms: [dgd]\n")
     assert mesh.call("up").returncode == 0
 
+    policy.write_text("algorithms: [dgd]\n")  # the site's first, while it runs
     refused = mesh.call("run")
     assert refused.returncode == 1
     assert "bonn: algorithms: 'consensus' is not among dgd" in refused.stderr

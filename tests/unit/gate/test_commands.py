@@ -75,6 +75,14 @@ def test_a_folder_that_is_no_workspace_is_named(flaremesh, tmp_path):
     assert "is no site's workspace: it has no kit" in ended.stderr
 
 
+def test_a_kit_that_runs_elsewhere_is_not_said_to_have_nothing_that_waits(flaremesh, workspace):
+    ended = flaremesh("pending", workspace)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "no site has started in" in ended.stderr
+    assert "--site" in ended.stderr
+
+
 def test_a_site_alone_has_the_commands_without_the_libraries_of_the_others(workspace):
     for run in ("one", "two"):
         AuditLog(workspace).note("refused", run=run)

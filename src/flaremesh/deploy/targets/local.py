@@ -167,11 +167,11 @@ class LocalTarget(Target):
         return psutil.Process(pid)
 
     def _link_policy(self, name: str) -> None:
-        """Have the site read the policy beside its kit, whose changes hold at once; one of its own stays."""
+        """Have the site read the policy beside its kit, also one that is written later; its own stays."""
         place, policy = self._workspace(name) / POLICY, self._kits / name / POLICY
         if place.is_symlink():
             place.unlink()
-        if policy.exists() and not place.exists():
+        if not place.exists():
             place.symlink_to(policy.resolve())
 
     def _environment(self) -> dict[str, str]:

@@ -86,10 +86,15 @@ def workspace_at(folder: Path) -> Path:
     """The folder itself, if it is a site's workspace.
 
     Raises:
-        NoWorkspace: it has no kit.
+        NoWorkspace: it has no kit, or no site has started there.
     """
     if not (folder / "startup").is_dir():
         raise NoWorkspace(f"{folder} is no site's workspace: it has no kit. Name the folder that has it.")
+    if not (folder / audit.GATE_FOLDER).is_dir():  # such as a kit that a local mesh runs from a copy of
+        raise NoWorkspace(
+            f"no site has started in {folder}. Name the folder in which it runs; on the local target, "
+            "the topology file and --site."
+        )
     return folder
 
 
