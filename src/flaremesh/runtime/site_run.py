@@ -257,7 +257,8 @@ class SiteRun:
             self._tell()
             raise NonFiniteValue(
                 f"{' and '.join(mixture.poisoned)} sent {self.site} a value that is not finite in iteration "
-                f"{observed.iteration + 1}. Sites check what they send: that one is broken, or means harm"
+                f"{observed.iteration + 1}. Sites check what they send, before the wire narrows it: "
+                "that one diverges beyond the range of the wire, is broken, or means harm"
             )
         vectors = mixture.vectors
         if stage == 0:

@@ -53,6 +53,15 @@ def test_a_damaged_kit_is_named(tmp_path: Path, kit: Path, file: str, content: b
     assert "Traceback" not in str(raised.value)
 
 
+def test_an_admins_key_is_not_copied_to_where_the_code_of_a_run_on_this_machine_may_read(
+    tmp_path: Path, kit: Path
+) -> None:
+    copy = tmp_path / "scratch"
+    session._session(ADMIN, kit, copy, ("127.0.0.1", 1))
+    files = [path for path in copy.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
+    assert [path.readlink() for path in files] == [kit / "startup/client.key"]
+
+
 def test_half_a_kit_is_named(tmp_path: Path) -> None:
     (tmp_path / "kits" / ADMIN).mkdir(parents=True)
     with pytest.raises(DeployError, match="there is no startup kit in"), connect(RING, tmp_path):

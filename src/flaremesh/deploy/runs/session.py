@@ -173,7 +173,9 @@ def _session(admin: str, kit: Path, copy: Path, server: Address) -> Admin:
         # with a password, so that OpenSSL does not ask for one
         pair.load_cert_chain(files.certificate, files.key, password="")
         for part in PARTS:
-            shutil.copytree(kit / part, copy / part)
+            shutil.copytree(kit / part, copy / part, ignore=shutil.ignore_patterns(files.key.name))
+        # on a machine with sites, the code of a run may read temporary files, and no kit
+        (copy / "startup" / files.key.name).symlink_to(files.key.resolve())
         return Admin(admin, copy, *server)
     except StartError as error:
         raise DeployError(f"{admin}: {error}") from None

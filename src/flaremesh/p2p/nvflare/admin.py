@@ -7,6 +7,7 @@ of the process would silence others as well.
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from flaremesh.p2p.nvflare.jobs import Job, id_of, is_id, job_of
 from flaremesh.printable import printable
 
 _log = logging.getLogger(__name__)
+
+_PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 
 
 class NoAnswer(Exception):
@@ -107,8 +110,11 @@ class Admin:
 
     def submit(self, folder: Path) -> str:
         """Submit the job in a folder; returns its id."""
-        # NVFlare would take a backslash in the folder's path for a slash
-        with tempfile.TemporaryDirectory() as scratch:
+        # NVFlare signs what lies there, so not among temporary files, where the code of a run on this machine
+        # may write; but it does not understand each path: it would take a backslash for a slash
+        place = folder.parent.resolve()
+        beside = place if _PLAIN_PATH.fullmatch(str(place)) else None
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".signed-") as scratch:
             job = shutil.copytree(folder, Path(scratch) / "job")
             with _answered():
                 run_id = self._session.submit_job(str(job))

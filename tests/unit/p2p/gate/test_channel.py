@@ -6,6 +6,7 @@ import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 from gate_site import JOB
@@ -16,8 +17,8 @@ from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode
 from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
+from flaremesh.certificates import Identity, Kind
 from flaremesh.p2p.gate.deployer import SiteDoor
-from flaremesh.p2p.nvflare.signers import Signer
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_of_two_apps_for_one_folder_at_the_same_time_one_is_taken(site):
         def admit(self, workspace, job, app):
             with suppress(threading.BrokenBarrierError):  # which both reach if the door takes both at once
                 together.wait(timeout=0.5)
-            return Signer("lead@example.org", "institute", "lead", 1)
+            return Identity("lead@example.org", "institute", Kind.ADMIN, "lead", datetime.now(UTC), "1")
 
     def deploy(content):
         packed = io.BytesIO()
