@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, load, name_code, place_of
+from flaremesh.cli.outputs import terminal
+from flaremesh.printable import printable
 
 if TYPE_CHECKING:
     from flaremesh.provision.plan import Message, Mixing, Plan
@@ -48,18 +50,17 @@ def plan(
 
 def _print(plan: "Plan") -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold", no_wrap=True)
     for name, fact in _facts(plan):
-        facts.add_row(name, fact)
+        facts.add_row(name, printable(fact))
     firewall = Table("from", "to", "host", "TCP ports", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in _rows(plan):
-        firewall.add_row(*row)
+        firewall.add_row(*map(printable, row))
 
-    console = Console(highlight=False)
+    console = terminal(highlight=False)
     console.print(facts)
     console.print(firewall)
 

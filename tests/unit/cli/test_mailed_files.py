@@ -172,5 +172,18 @@ def test_the_name_of_a_file_writes_nothing_but_text_to_the_terminal(mailed: Path
     assert "\x1b" not in simulated.stdout + simulated.stderr
 
 
+def test_a_plan_shows_the_name_of_a_folder_as_it_is_and_obeys_nothing_in_it(
+    mailed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    folder = mailed.rename(mailed.with_name("m\x1b[2J[bold]x"))
+    (folder / "mesh.yaml").write_text(TOPOLOGY + OWN_ALGORITHM)
+
+    planned = flaremesh(folder, "plan", "mesh.yaml")
+
+    assert "m\\x1b[2J[bold]x/mine.py" in planned.stdout
+    assert "\x1b" not in planned.stdout + planned.stderr
+
+
 def named(file: Path) -> str:
     return f"Executes {file} (SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()})\n"
