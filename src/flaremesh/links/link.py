@@ -44,7 +44,7 @@ class Key(NamedTuple):
 class Refusal(StrEnum):
     """Why something that arrived was dropped."""
 
-    MALFORMED = "malformed"  # no frame, or one that nobody sends there
+    MALFORMED = "malformed"  # no frame or part of a run, or a frame that nobody sends there
     VERSION = "version"  # a frame of another version of the protocol
     RUN = "run"  # a frame of another run
     OVERSIZED = "oversized"  # a message longer than those of the run, or than memory holds

@@ -7,14 +7,15 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from nvflare.apis.dxo import from_shareable
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from flaremesh.links import Key, LinkError, PeerTimeout, RunAborted, link
+from flaremesh.links import Key, LinkError, PeerTimeout, Refusal, RunAborted, link
+from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics
 from flaremesh.p2p.executors import (
     AlgorithmExecutor,
     ConsensusExecutor,
@@ -288,3 +289,27 @@ def test_consensus_draws_its_value_where_none_is_given():
     values = {ConsensusExecutor().initial_value for _ in range(5)}
     assert len(values) == 5
     assert all(0 <= value < 1 for value in values)
+
+
+@pytest.mark.parametrize("told", [{"neighbors": 5}, {"addresses": 5}])
+def test_what_is_no_step_of_a_configuration_is_counted_though_the_run_never_begins(
+    tmp_path, monkeypatch, told
+):
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path))
+    fl_ctx = FLContext()
+    fl_ctx.set_prop(ReservedKey.RUN_NUM, "a-run", private=False, sticky=False)
+    reply = AlgorithmExecutor("consensus").execute(
+        "config", DXO(DataKind.APP_DEFINED, data=told).to_shareable(), fl_ctx, Signal()
+    )
+    assert reply.get_header(REASON).startswith("what the server sent")
+    samples = [sample for family in RunMetrics(tmp_path).collect() for sample in family.samples]
+    (refused,) = (sample for sample in samples if sample.name == "flaremesh_exchange_failures_total")
+    assert refused.labels.items() >= {"peer": "", "reason": "malformed"}.items()
+    assert refused.value == 1
+
+
+def test_addresses_that_are_none_are_counted_in_the_run(connect):
+    sites = connect(PAIR, averaging({"bonn": 1.0, "ulm": 5.0}))
+    told = DXO(DataKind.APP_DEFINED, data={"addresses": 5}).to_shareable()
+    sites.executors["bonn"].execute("config", told, FLContext(), Signal())
+    assert sites.members["bonn"].traffic.refusals == {("", Refusal.MALFORMED): 1}

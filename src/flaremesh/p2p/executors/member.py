@@ -160,6 +160,16 @@ class Member:
         )
 
 
+def count_malformed(member: Member | None, run_id: str) -> None:
+    """Count what the server told that is no part of a run; without a member, for a run that has failed."""
+    if member is not None:
+        member.traffic.refused(SERVER, Refusal.MALFORMED)
+        return
+    traffic = TrafficCounter(())
+    traffic.refused(SERVER, Refusal.MALFORMED)
+    PrometheusSink(run_id, "", "", 0, (), traffic).state(RunState.FAILED)
+
+
 class _ThroughServer:
     """The transport of relayed frames: messages of NVFlare's cells, which the server forwards."""
 

@@ -1,8 +1,8 @@
 """A site's part of a run as an NVFlare executor: it answers the controller's tasks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.event_type import EventType
@@ -18,7 +18,7 @@ from flaremesh.links import PeerTimeout, RunAborted
 from flaremesh.links.carrier import Address
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.executors.assignment import links_of, part_of
-from flaremesh.p2p.executors.member import Member
+from flaremesh.p2p.executors.member import Member, count_malformed
 from flaremesh.p2p.executors.part import START_SECONDS, Part
 from flaremesh.p2p.executors.ported import require_free_names
 from flaremesh.p2p.extra import positive
@@ -28,6 +28,8 @@ from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
 from flaremesh.record import RecordError
 
 DEFAULT_PEER_TIMEOUT = 60.0
+
+T = TypeVar("T")
 
 
 class RunExecutor(Executor, ABC):
@@ -136,12 +138,12 @@ class RunExecutor(Executor, ABC):
                 self._prepare_run(fl_ctx, run, abort_signal)
             return make_reply(ReturnCode.OK)
         if ADDRESSES in data:
-            links = links_of(data, self.client_name)
+            links = self._told(lambda: links_of(data, self.client_name), fl_ctx)
             self._connect_links(links.addresses, links.start_timeout, links.by_value)
             return make_reply(ReturnCode.OK)
         self._learn_name(fl_ctx)  # again, because a subclass's handle_event need not call this one's
         require_free_names(vars(self), type(self))
-        config = part_of(data, self.client_name)
+        config = self._told(lambda: part_of(data, self.client_name), fl_ctx)
         if not config.schedule:
             # the stock package's controller sends neighbours alone: every edge goes both ways
             ends = [
@@ -153,6 +155,14 @@ class RunExecutor(Executor, ABC):
         address = self._configure(config, fl_ctx, abort_signal)
         reply = {ADDRESS: address, BY_VALUE: self._wants_values()}
         return DXO(DataKind.APP_DEFINED, data=reply).to_shareable()
+
+    def _told(self, read: Callable[[], T], fl_ctx: FLContext) -> T:
+        """What the server tells, as ``read`` returns it; what that refuses is counted."""
+        try:
+            return read()
+        except RecordError:
+            count_malformed(self._flaremesh.joined, fl_ctx.get_job_id())
+            raise
 
     def _prepares_in_time(self) -> bool:
         """Whether the run may be prepared before the task that runs it."""
