@@ -24,6 +24,7 @@ _DEVICES = (
 _SECRETS = (
     *(".ssh", ".gnupg", ".netrc", ".git-credentials", ".config/gh", ".pypirc"),
     *(".aws", ".azure", ".config/gcloud", ".kube", ".docker"),
+    *(".minisign", ".password-store", ".local/share/keyrings", ".config/rclone", ".bash_history"),
 )
 
 

@@ -127,6 +127,8 @@ class SiteDoor(Door):
         mine = _charter(startup)
         gate = workspace / GATE_FOLDER
         gate.mkdir(mode=0o700, exist_ok=True)
+        for left in gate.glob(f"{_SCRATCH}*"):  # by a process that was killed meanwhile: one app at a time
+            shutil.rmtree(left, ignore_errors=True)
         # not among all temporary files, which the code of another run could change while they are checked
         with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=gate) as scratch:
             folder = Path(scratch)

@@ -451,6 +451,7 @@ def test_an_app_is_looked_at_where_no_run_can_change_it(site, app, submit, monke
         (scratch,) = site.workspace.glob("gate/app-*")
         found.append(scratch.stat().st_mode & 0o077)
 
+    (site.workspace / "gate/app-left/config").mkdir(parents=True)  # when the process was killed
     monkeypatch.setattr(order, "check_files", look)
     assert not isinstance(site.admit(submit(app)), str)
     assert found == [0]
