@@ -81,6 +81,12 @@ def test_an_app_of_parts_of_two_signed_jobs_is_refused(mesh: AttackedMesh, app: 
     assert all_say(deploy(mesh, app), "must sign a job", "not what its order lists")
 
 
+def test_an_app_that_was_signed_for_others_is_refused(mesh: AttackedMesh, app: Path) -> None:
+    order.write(replace(order.read(app), targets=("dora",)), app)
+    sign(mesh, app, LEAD)
+    assert all_say(deploy(mesh, app), "that is another site's")
+
+
 def test_a_signed_job_is_good_for_one_run(mesh: AttackedMesh, app: Path) -> None:
     sign(mesh, app, LEAD)
     job = str(uuid.uuid4())

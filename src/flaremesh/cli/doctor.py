@@ -50,6 +50,13 @@ def _show(diagnosis: "Diagnosis") -> None:
         typer.echo(f"{finding.what} {finding.remedy}")
     if not diagnosis.findings:
         typer.echo("Nothing is wrong.")
+    loose = [name for name, report in diagnosis.reports.items() if report and not report.confined]
+    if loose:
+        typer.echo(
+            "Not confined by the kernel, so that the code of a run can read the key there: "
+            f"{', '.join(loose)}. Landlock needs Linux 5.13; "
+            "`confinement: required` in a site's policy refuses runs without it."
+        )
     if diagnosis.elsewhere:
         typer.echo(
             f"Not looked at, since nothing of theirs is on this cluster: {', '.join(diagnosis.elsewhere)}. "

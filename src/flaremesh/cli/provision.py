@@ -45,6 +45,12 @@ def provision(
         f"Days until certificates expire: root {root.days_left}, "
         f"first of the participants {first.holder} {first.days_left}"
     )
+    if result.root_kept:
+        sha256, made = result.root
+        typer.echo(
+            f"Root: of {made:%Y-%m-%d}, SHA-256 {sha256}, from {mesh / 'state'}. Whoever else has its "
+            "key there, as the sender of a folder has, can make kits of this mesh"
+        )
     typer.echo(f"Next: flaremesh up {topology}{f' --output {output}' if output else ''}")
 
 
@@ -85,6 +91,7 @@ def _json(result: "Provisioned") -> str:
             }
             for certificate in result.certificates
         },
+        "root": {"sha256": result.root[0], "kept": result.root_kept},
         "retired": {certificate.holder: str(certificate.serial) for certificate in result.retired},
     }
     return json.dumps(document, indent=2)

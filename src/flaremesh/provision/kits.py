@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
 from flaremesh.class_path import prefix_of
@@ -66,6 +67,8 @@ class Provisioned:
         retired: the former certificates of participants that were removed or renewed on request; they are
             valid until they expire or are revoked.
         certificates: all certificates, the root's first.
+        root: SHA-256 of the root's certificate, in hexadecimal, and when it was made.
+        root_kept: the folder had the root and its key already.
     """
 
     kits: Mapping[str, Path]
@@ -76,6 +79,8 @@ class Provisioned:
     reissued: Mapping[str, str]
     retired: tuple[Certificate, ...]
     certificates: tuple[Certificate, ...]
+    root: tuple[str, datetime]
+    root_kept: bool
 
 
 def provision(
@@ -141,6 +146,7 @@ def provision(
     reissued = store.stale(wanted) | {name: asked[name] for name in asked.keys() & store.holders}
     retired = tuple(one for one in store.certificates() if one.holder in {*removed, *asked})
     store.forget(removed)
+    root_kept = store.authority is not None
     authority = store.authority or Authority.new(topology.name, topology.certificates.root_days)
     for name in names:
         if name in reissued or name not in store.holders:
@@ -191,6 +197,8 @@ def provision(
         reissued=reissued,
         retired=retired,
         certificates=store.certificates(),
+        root=(authority.certificate.fingerprint(SHA256()).hex(), authority.certificate.not_valid_before_utc),
+        root_kept=root_kept,
     )
 
 

@@ -15,6 +15,7 @@ from flaremesh.p2p.agents.probe import Invitation, ProbeListener
 from flaremesh.p2p.charter import Peer
 from flaremesh.provision.kits import provision
 from flaremesh.provision.stamp import digest
+from flaremesh.sandbox import landlock
 from flaremesh.topology.links import LinkKind
 from flaremesh.topology.load import load
 
@@ -208,6 +209,12 @@ def test_a_kit_says_whom_its_site_dials_and_whom_it_lets_dial(kits):
         "gpus": 0,
         "share": [],
     }
+
+
+@pytest.mark.parametrize("version", [0, 4])
+def test_a_kernel_that_does_not_confine_runs_is_told(kit, monkeypatch, version):
+    monkeypatch.setattr(landlock, "version", lambda: version)
+    assert Report.from_json(examined(kit).to_json()).confined is bool(version)
 
 
 def test_only_failed_edges_are_findings(kit):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flaremesh.cli import doctor
 from flaremesh.deploy.targets.base import Participant
 from flaremesh.deploy.watch.diagnosis import judge
 from flaremesh.p2p.agents.doctor import Edge, Finding, Report
@@ -36,6 +37,14 @@ def test_a_mesh_whose_participants_are_well_is_well(reports):
     assert diagnosis.findings == []
     assert len(diagnosis.links) == 6
     assert all(link.ok for link in diagnosis.links)
+
+
+def test_who_is_not_confined_is_shown_and_is_no_finding(reports, capsys):
+    reports["bonn"] = report("bonn", confined=False)
+    diagnosis = judged(reports)
+    assert diagnosis.findings == []
+    doctor._show(diagnosis)
+    assert "can read the key there: bonn. " in capsys.readouterr().out
 
 
 def test_who_does_not_run_is_named_once_and_its_edges_are_not_judged(reports):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
@@ -28,6 +29,13 @@ def test_the_command_says_what_it_made_how_long_it_lasts_and_what_comes_next(fil
     assert "root 3649" in first.stdout
     assert f"Next: flaremesh up {file} --output" in first.stdout
     assert "nothing changed" in CliRunner().invoke(app, command(file)).stdout
+
+
+def test_the_command_says_whose_root_it_goes_on_with(file: Path) -> None:
+    assert "Root:" not in CliRunner().invoke(app, command(file)).stdout
+    root = x509.load_pem_x509_certificate((file.parent / "mesh/kits/bonn/startup/rootCA.pem").read_bytes())
+    again = CliRunner().invoke(app, command(file)).stdout
+    assert f"SHA-256 {root.fingerprint(SHA256()).hex()}, from {file.parent / 'mesh/state'}" in again
 
 
 def test_a_removed_site_needs_the_option_and_the_message_says_so(file: Path) -> None:

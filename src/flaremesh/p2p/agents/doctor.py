@@ -21,6 +21,7 @@ from flaremesh.p2p.agents.probe import Failure, Invitation, dial
 from flaremesh.p2p.charter import Peer
 from flaremesh.p2p.participant import StartError
 from flaremesh.record import Name, RecordError, Schema, Text, Whole, at_most
+from flaremesh.sandbox import landlock
 from flaremesh.topology.schema import MOST_SITES
 
 PATH: Final = "/doctor?report"
@@ -88,6 +89,7 @@ class Report:
         visible_gpus: how many torch sees; None where nobody asks for any, or torch has no CUDA.
         edges: its direct edges to out-neighbours.
         findings: what is wrong.
+        confined: the kernel keeps the code of runs from the key and from what else is not theirs.
     """
 
     name: Name
@@ -99,6 +101,7 @@ class Report:
     visible_gpus: Whole | None
     edges: Annotated[Sequence[Edge], at_most(MOST_SITES)]
     findings: Annotated[Sequence[Finding], at_most(MOST_SITES)]
+    confined: bool = True
 
     def to_json(self) -> bytes:
         """The report as JSON, as the agent serves it."""
@@ -196,6 +199,7 @@ def examine(
         visible_gpus=visible,
         edges=edges,
         findings=findings,
+        confined=bool(landlock.version()),
     )
 
 
