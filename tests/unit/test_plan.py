@@ -327,10 +327,19 @@ def test_another_run_redeploys_nobody() -> None:
     assert redeployed(topology(), other) == {}
 
 
-def test_a_relayed_site_that_joins_is_the_only_one_to_deploy() -> None:
+def test_a_relayed_site_that_joins_redeploys_those_whose_kits_must_know_it() -> None:
     assert redeployed(topology("heidelberg bonn aachen"), topology("heidelberg bonn aachen kiel")) == {
-        "kiel": "new"
+        "heidelberg": "its neighbours changed",
+        "aachen": "its neighbours changed",
+        "kiel": "new",
     }
+
+
+def test_a_revoked_certificate_redeploys_everybody() -> None:
+    reasons = redeployed(topology(), topology(certificates={"revoked": ["5"]}))
+
+    everybody = ["server", "heidelberg", "bonn", "aachen", "dresden"]
+    assert reasons == dict.fromkeys(everybody, "what is revoked changed")
 
 
 def test_a_site_with_a_link_that_joins_redeploys_its_neighbours_too() -> None:
@@ -338,8 +347,8 @@ def test_a_site_with_a_link_that_joins_redeploys_its_neighbours_too() -> None:
     now = topology("heidelberg+ bonn+ aachen+ dresden+ kiel+")
 
     assert redeployed(before, now) == {
-        "heidelberg": "its direct neighbours changed",
-        "dresden": "its direct neighbours changed",
+        "heidelberg": "its neighbours changed",
+        "dresden": "its neighbours changed",
         "kiel": "new",
     }
 

@@ -99,7 +99,8 @@ def provision(
     downloads of NVFlare, stays.
 
     The root certificate is valid for ``topology.certificates.root_days``, a participant's for ``days`` and at
-    most as long as the root's; in its last 30 days a call issues it anew, for a new key.
+    most as long as the root's; in its last 30 days, and where it is revoked, a call issues it anew, for a new
+    key. Who made its key itself needs a new request after a revocation.
 
     Args:
         topology: the mesh.
@@ -143,7 +144,13 @@ def provision(
         **dict.fromkeys(renew, "it was asked for"),
         **{name: "for its own key" for name, key in own_keys.items() if store.own_key(name) != key},
     }
-    reissued = store.stale(wanted) | {name: asked[name] for name in asked.keys() & store.holders}
+    revoked = {int(serial) for serial in topology.certificates.revoked}
+    closed_out = {
+        one.holder: "it is revoked"
+        for one in store.certificates()
+        if one.serial in revoked and one.holder in store.holders and not store.own_key(one.holder)
+    }
+    reissued = store.stale(wanted) | closed_out | {name: asked[name] for name in asked.keys() & store.holders}
     retired = tuple(one for one in store.certificates() if one.holder in {*removed, *asked})
     store.forget(removed)
     root_kept = store.authority is not None

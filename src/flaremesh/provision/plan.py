@@ -8,6 +8,7 @@ from flaremesh.algorithms import Weights
 from flaremesh.class_path import ClassPathError, package_of
 from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall, releases
+from flaremesh.provision.charters import charters
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.graphs import directed
@@ -189,20 +190,23 @@ def redeploy(topology: Topology, previous: Topology) -> dict[str, str]:
 
 def _deployments(topology: Topology) -> dict[str, dict[str, Any]]:
     """What the deployment of each participant is made of, in words."""
-    common = {"the name of the mesh": topology.name, "code": topology.code, "deploy": topology.deploy}
+    common = {
+        "the name of the mesh": topology.name,
+        "code": topology.code,
+        "deploy": topology.deploy,
+        "what is revoked": topology.certificates.revoked,
+    }
+    mesh = build(topology)
+    allowed = charters(topology, mesh)
     dialled: dict[str, set[FirewallRule]] = {site.name: set() for site in topology.sites}
-    links: dict[str, set[FirewallRule]] = {site.name: set() for site in topology.sites}
-    for rule in firewall.rules(topology, build(topology)):
+    for rule in firewall.rules(topology, mesh):
         if rule.target == SERVER:
             dialled[rule.source].add(rule)
-        else:
-            links[rule.source].add(rule)
-            links[rule.target].add(rule)
     return {SERVER: {"its entry": topology.server} | common} | {
         site.name: {
             "its entry": site,
             "the server's address": dialled[site.name],
-            "its direct neighbours": links[site.name],
+            "its neighbours": allowed[site.name].peers,
             "what it shares": topology.shared_by(site),
         }
         | common

@@ -233,6 +233,15 @@ def test_kits_of_an_earlier_version_get_certificates_that_say_what_their_holder_
     assert provision(make_topology(), tmp_path).reissued.keys() == {"bonn"}
 
 
+def test_who_is_revoked_gets_a_new_key_and_certificate(tmp_path: Path, make_topology) -> None:
+    first = provision(make_topology(), tmp_path)
+    (serial,) = (str(one.serial) for one in first.certificates if one.holder == "bonn")
+    topology = make_topology(certificates={"revoked": [serial]})
+
+    assert provision(topology, tmp_path).reissued == {"bonn": "it is revoked"}
+    assert provision(topology, tmp_path).reissued == {}
+
+
 def test_a_certificate_that_ends_with_the_root_is_not_renewed_in_vain(
     tmp_path: Path, make_topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
