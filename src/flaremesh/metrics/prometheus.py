@@ -4,6 +4,7 @@ The loop only adds to numbers. Once a second a thread makes a page of them, in a
 reads: however many iterations a second a run does, being watched costs it next to nothing.
 """
 
+import logging
 import os
 import threading
 import time
@@ -27,12 +28,15 @@ from flaremesh.metrics.names import DIRECT, DURATION_BUCKETS, LINK_KINDS, Phase,
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Traffic
 from flaremesh.topology.neighborhood import Neighborhood
 
+_log = logging.getLogger(__name__)
+
 DIRECTORY_VARIABLE: Final = "FLAREMESH_METRICS_DIR"
 """Environment variable with the directory that a site's exporter and the processes of its runs share."""
 
 PAGE_SECONDS: Final = 1.0
 """Seconds between the pages that a run's process writes for the scraper."""
 
+_MOST_PAGE_BYTES = 8 << 20
 _EVALUATED = {"loss": RunMetric.VALIDATION_LOSS, "accuracy": RunMetric.VALIDATION_ACCURACY}
 
 
@@ -188,19 +192,39 @@ class RunMetrics(Collector):
 
     def __init__(self, directory: Path):
         self._directory = directory
+        self._damaged: set[str] = set()
 
     def collect(self) -> Iterable[Family]:
         """The pages of all runs; one whose process ended without telling its end is shown as failed."""
         families: dict[str, Family] = {}
         for page in sorted(self._directory.glob(_page(Path(), "*").name)):
-            with suppress(FileNotFoundError):  # the directory is emptied when the site starts
-                for family in text_string_to_metric_families(page.read_text(encoding="utf-8")):
-                    known = families.setdefault(family.name, family)
-                    if known is not family:
-                        known.samples.extend(family.samples)
+            for family in self._read(page):
+                known = families.setdefault(family.name, family)
+                if known is not family:
+                    known.samples.extend(family.samples)
         if states := families.get(RunMetric.STATE.value.full_name):
             self._settle(states)
         return families.values()
+
+    def _read(self, page: Path) -> list[Family]:
+        """What a page says; nothing if it is none, for the code of a job may write there."""
+        try:
+            if page.stat().st_size > _MOST_PAGE_BYTES:
+                raise ValueError("it is too long")
+            families = list(text_string_to_metric_families(page.read_text(encoding="utf-8")))
+            for family in families:
+                for sample in family.samples:
+                    int(sample.labels["slot"])
+                    if family.name == RunMetric.STATE.value.full_name:
+                        RunState(sample.labels["state"])
+        except FileNotFoundError:  # the directory is emptied when the site starts
+            return []
+        except Exception as error:  # noqa: BLE001  (the parser's errors are of many classes)
+            if page.name not in self._damaged:
+                self._damaged.add(page.name)
+                _log.warning("%s is no page of metrics (%s): it is left out", page.name, type(error).__name__)
+            return []
+        return families
 
     def _settle(self, family: Family) -> None:
         current = {

@@ -202,3 +202,20 @@ def test_without_a_directory_a_run_goes_on_and_nothing_is_written(tmp_path, monk
     sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())], TrafficCounter(()))
     sink.iteration(Iteration(1, None, math.inf, seconds=1.0, wait_seconds=0.0, gradient_seconds=0.0))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        'flaremesh_run_state{slot="x"} 1\n',
+        'flaremesh_run_state{slot="1",state="up"} 1\n',
+        "a{",
+        "a b c\n",
+        "\xff",
+    ],
+)
+def test_a_page_that_a_run_spoilt_is_left_out_and_named(directory, caplog, page):
+    (directory / "slot-1.prom").write_text(page, encoding="latin-1")
+    with run_process(directory, "job-a"):
+        assert Scrape(directory).state("0") == RunState.RUNNING
+    assert "slot-1.prom is no page of metrics" in caplog.text
