@@ -107,3 +107,10 @@ def test_a_policy_with_mistakes_refuses_every_run_and_says_where_they_are_named(
         check(workspace, request_of())
 
     assert "line 1: aproval: there is no such field; did you mean approval?" in caplog.text
+
+
+def test_a_log_of_which_nothing_can_be_read_is_not_shown_as_an_empty_one(flaremesh, workspace):
+    AuditLog(workspace).note("started", version="1")
+    (workspace / "gate/audit.jsonl").write_text("no line of a log\n")
+
+    assert "1 further lines cannot be read" in flaremesh("audit", "show", workspace).stdout

@@ -164,6 +164,11 @@ def entries(workspace: Path) -> Iterator[dict[str, Any]]:
             yield _fields(line)
 
 
+def unreadable(workspace: Path) -> int:
+    """How many lines `entries` leaves out."""
+    return sum(1 for _ in _lines(workspace)) - sum(1 for _ in entries(workspace))
+
+
 def verify(workspace: Path, head: str | None = None) -> Verified:
     """Check every line of a site's log against the one before and against the site's certificates.
 

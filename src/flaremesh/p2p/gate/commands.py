@@ -67,7 +67,10 @@ def deny(workspace: Path, run: str) -> str:
 
 def show(workspace: Path, as_json: bool) -> str:
     """The audit log, a line for each event."""
-    return "\n".join(json.dumps(entry) if as_json else _line(entry) for entry in audit.entries(workspace))
+    shown = [json.dumps(entry) if as_json else _line(entry) for entry in audit.entries(workspace)]
+    if not as_json and (left_out := audit.unreadable(workspace)):
+        shown.append(f"{left_out} further lines cannot be read: `flaremesh audit verify` says which")
+    return "\n".join(shown)
 
 
 def verify(workspace: Path, head: str | None, as_json: bool) -> str:

@@ -4,8 +4,11 @@ The submitter's client signs every file of an app, and this one among them: it l
 nobody can put an app together from parts of several that were signed.
 """
 
+import hashlib
+import json
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +22,8 @@ from flaremesh.p2p.gate.request import Refused, quoted
 from flaremesh.p2p.nvflare.signers import SIGNATURE_FILES
 from flaremesh.record import RecordError, Schema
 from flaremesh.topology.links import LinkKind, LinkMode
+
+_CONFIGURATION = ("config_fed_client.json", "config_fed_server.json")
 
 ORDER: Final = "config/order.json"
 """Its place in an app."""
@@ -110,9 +115,12 @@ def digest(app: Path) -> str:
 
 
 def digests(app: Path) -> dict[str, str]:
-    """SHA-256 of all files of an app but its order and NVFlare's signatures, by their paths, sorted."""
+    """SHA-256 of all files of an app but its order and NVFlare's signatures, by their paths, sorted.
+
+    Of NVFlare's own configuration it is that of what it says: `nvflare job submit` changes spaces.
+    """
     return {
-        path.relative_to(app).as_posix(): sha256(path)
+        path.relative_to(app).as_posix(): _sha256(path)
         for path in sorted(app.rglob("*"))
         if path.is_file() and path.name not in SIGNATURE_FILES and path != app / ORDER
     }
@@ -189,6 +197,14 @@ def _not_allowed(order: Order, charter: Charter) -> Iterator[str]:
         for user in users:
             if (source == site and user not in may_send) or (user == site and source not in may_receive):
                 yield f"{source}-{user}"
+
+
+def _sha256(file: Path) -> str:
+    if file.name in _CONFIGURATION:
+        with suppress(ValueError, RecursionError):  # what is no JSON is taken as it is
+            said = json.dumps(json.loads(file.read_bytes()), sort_keys=True)
+            return hashlib.sha256(said.encode()).hexdigest()
+    return sha256(file)
 
 
 def _minutes(moment: datetime) -> str:

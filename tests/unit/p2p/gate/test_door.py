@@ -114,6 +114,12 @@ def test_a_file_that_the_order_does_not_list_is_refused(site, app, submit):
     assert "not what its order lists, in config.problem.yaml" in site.admit(submit(app))
 
 
+def test_a_configuration_with_other_spaces_is_the_same(site, app, submit):
+    file = app / "config/config_fed_client.json"
+    file.write_text(json.dumps(json.loads(file.read_text()), indent=7))  # as `nvflare job submit` does
+    assert not isinstance(site.admit(submit(app)), str)
+
+
 def test_a_job_without_an_order_is_refused_with_what_to_do(site, app, submit):
     (app / order.ORDER).unlink()
     assert "export it with this version" in site.admit(submit(app))
