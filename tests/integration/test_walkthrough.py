@@ -1,6 +1,10 @@
 """The walkthrough's examples, in NVFlare's simulator and on a mesh that was started from its kits."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +26,7 @@ from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
+from flaremesh.topology.schema import Topology
 from ports import free_port
 
 SITES = ("site-1", "site-2", "site-3")
@@ -57,7 +62,8 @@ def in_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
 
 
 @pytest.fixture(scope="module")
-def on_a_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Topology, Path]]:
+    """A mesh that is up, and its folder."""
     folder = tmp_path_factory.mktemp("mesh")
     file = folder / "walkthrough.yaml"
     document = {
@@ -78,6 +84,16 @@ def on_a_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     topology = load(file)
     provision(topology, folder)
     target = LocalTarget(topology, folder)
+    try:
+        target.up(START_SECONDS)
+        yield topology, folder
+    finally:
+        target.down()
+
+
+@pytest.fixture
+def on_a_mesh(mesh: tuple[Topology, Path]) -> Runner:
+    topology, folder = mesh
 
     def run(job: FedJob) -> Left:
         job.export_job(str(folder / "jobs"))
@@ -92,11 +108,7 @@ def on_a_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
             assert f'flaremesh_current_iteration{{slot="0"}} {iterations}' in page
         return Left(result, {site: folder / "local" / site / run_id for site in SITES})
 
-    try:
-        target.up(START_SECONDS)
-        yield run
-    finally:
-        target.down()
+    return run
 
 
 @pytest.fixture(params=["in_simulator", "on_a_mesh"])
@@ -116,6 +128,32 @@ def test_a_directed_ring_takes_all_sites_to_the_mean(run: Runner):
         site = left.result["sites"][name]
         assert site["iterations"] == 100
         assert site["sent_bytes"].keys() == {user}
+
+
+def test_nvflares_own_client_submits_an_exported_job_once(mesh: tuple[Topology, Path], tmp_path: Path):
+    topology, folder = mesh
+    job = consensus_job({"site-1": 1.0, "site-2": 5.0, "site-3": 12.0}, iterations=5)
+    job.export_job(str(tmp_path))
+    client = Path(sys.executable).with_name("nvflare")
+    submit = [client, "job", "submit", "-j", tmp_path / job.name]
+    outcomes = []
+    for _ in range(2):
+        told = subprocess.run(
+            [*submit, "--startup-kit", folder / "kits/admin@example.org"],
+            env=os.environ | {"HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        run_id = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", told.stdout + told.stderr)
+        assert run_id is not None
+        with connect(topology, folder) as session:
+            assert session.wait(run_id[0], RUN_SECONDS)
+            outcomes.append(session.job(run_id[0]))
+    first, second = outcomes
+    assert first.status == "FINISHED:COMPLETED"
+    assert set(second.refusals) == set(SITES)
+    assert all("export it again" in reason for reason in second.refusals.values())
 
 
 @pytest.mark.parametrize(
