@@ -14,12 +14,14 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from flaremesh.p2p.credentials import issue
+from flaremesh.issuing import new_key
+from flaremesh.p2p import charter
+from flaremesh.p2p.credentials import link_credentials
+from flaremesh.p2p.nvflare.run_credential import issue
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -62,7 +64,8 @@ class Site:
         self.scratch = Path(task["scratch"])
         own = self.scratch / hood.site
         own.mkdir()
-        self.credentials = issue(kit, own, timedelta(days=1))
+        issue(kit, own, new_key())
+        self.credentials = link_credentials(kit, own, charter.read(kit))
         self._parent = parent
 
     def gather(self, value: Any = None) -> dict[str, Any]:

@@ -152,6 +152,7 @@ CALLS = {
     "nvflare.private.fed.server.fed_server.FederatedServer._resolve_client_fqcn_for_auth": (
         "self client_name token"
     ),
+    "nvflare.private.fed.server.fed_server.FederatedServer._ready_for_registration": "self fl_ctx",
     "nvflare.private.fed.server.fed_server.FederatedServer.set_admin_server": "self admin_server",
     "nvflare.private.fed.utils.identity_utils.IdentityVerifier": "root_cert_file=",
     "nvflare.private.fed.utils.identity_utils.IdentityVerifier.verify_common_name": (

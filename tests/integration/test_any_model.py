@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ class FourSites:
 
     def __init__(self, folder: Path, ports: LinkPorts):
         self.folder = folder
+        self.topologies = folder / "topologies"
+        self.topologies.mkdir()
+        shutil.copy(Path(__file__).parent / "packages/brought.py", self.topologies)
         self._document: dict[str, Any] = {
             "apiVersion": "flaremesh/v1",
             "name": "models",
@@ -48,10 +52,10 @@ class FourSites:
             "iterations": 8,
             "evaluate_every": 4,
             "stepsize": 0.05,
-            "problem": {"file": str(Path(__file__).parent / "packages/brought.py"), "name": "Brought"},
+            "problem": {"file": "brought.py", "name": "Brought"},
         }
         run["problem"]["args"] = {"model": model}
-        file = self.folder / f"{model}.yaml"
+        file = self.topologies / f"{model}.yaml"
         file.write_text(yaml.safe_dump(self._document | {"run": run}))
         return file
 

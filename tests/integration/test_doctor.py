@@ -128,8 +128,9 @@ def test_whose_kit_became_newer_than_the_process_is_said_by_up_run_and_doctor(me
     assert up.returncode == 1
     assert f"heidelberg, bonn, aachen: the kit in {mesh.folder / 'kits'} is newer" in up.stderr
     run = mesh.call("run", file=file)
-    assert run.returncode == 0
+    assert run.returncode == 1
     assert "heidelberg, bonn, aachen: the kit in" in run.stderr
+    assert "the server gives another place where to dial bonn" in run.stderr
     code, document = diagnosis(mesh, file)
     assert (code, {finding["participant"] for finding in document["findings"]}) == (1, set(SITES))
     assert all("other addresses" in finding["what"] for finding in document["findings"])

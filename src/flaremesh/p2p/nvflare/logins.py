@@ -73,7 +73,14 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
     server = fl_ctx.get_prop(FLContextKey.SITE_OBJ)
     _guard_connections(server.cell.core_cell.communicator.conn_manager, guard)
     _guard_sites(server.client_manager, _Verifier(root, guard), guard)
+    ready = server._ready_for_registration
     resolve, set_admin_server = server._resolve_client_fqcn_for_auth, server.set_admin_server
+
+    def ready_and_secure(now: FLContext) -> Any:
+        """Why a login must come again: NVFlare listens before it knows its own certificate."""
+        if now.get_prop(FLContextKey.SECURE_MODE) and now.get_prop(FLContextKey.SERVER_CONFIG):
+            return ready(now)
+        return "the server is starting"
 
     def resolve_known(name: str, token: str) -> str | None:
         """Where messages with a token must come from; what NVFlare does not know it would let pass."""
@@ -93,6 +100,7 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
         admin_server.cred_keeper.id_verifier = _Verifier(root, guard, Kind.ADMIN)
         set_admin_server(admin_server)
 
+    server._ready_for_registration = ready_and_secure
     server._resolve_client_fqcn_for_auth = resolve_known
     server.set_admin_server = set_guarded
 
