@@ -1,6 +1,7 @@
 """Runs that go on while a test looks."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,8 @@ def running(mesh: Mesh, name: str, **changes: Any) -> Iterator[str]:
     """
     document = yaml.safe_load(mesh.file.read_text())
     document["run"] |= {"iterations": FOREVER} | changes
+    if source := document["run"]["problem"].get("file"):
+        document["run"]["problem"] |= {"file": shutil.copy(source, mesh.file.parent)}
     file = mesh.file.with_name(f"{name}.yaml")
     file.write_text(yaml.safe_dump(document))
     log = file.with_suffix(".log")
