@@ -21,6 +21,7 @@ from flaremesh.deploy.runs.session import AdminSession, connect
 from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.sink import Iteration
+from flaremesh.p2p.gate import order
 from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.job import write_job
 from flaremesh.provision.kits import provision
@@ -136,7 +137,7 @@ class RunningMesh:
                 self._session.abort(run_id, _UP_SECONDS)
             time.sleep(_POLL_SECONDS)
         client["finished"] = time.time()
-        result = self._session.download(run_id, self.folder / "runs")
+        clock = self._session.download(run_id, f"{RUN_FOLDER}/{CLOCK}")
         client.setdefault("result", time.time())
         folders = [self._target.run_folder(site, run_id) for site in self._sites]
         if not state.status.endswith("COMPLETED") or not all(folders):
@@ -144,7 +145,7 @@ class RunningMesh:
         found = [folder for folder in folders if folder]
         return Job(
             [_clock(folder) for folder in found],
-            _clock(result / "workspace" / RUN_FOLDER),
+            json.loads(clock) if clock else {},
             client,
             self._server_bytes() - bytes_before,
             found,
@@ -169,6 +170,8 @@ class RunningMesh:
             del server["server"], server["dead_client_grace_period"]  # its jobs are written without
         server_file.write_text(json.dumps(server))
         site_file.write_text(json.dumps(site))
+        for app in (file.parents[1] for file in (server_file, site_file)):
+            order.write(order.read(app), app)
 
     def _server_bytes(self) -> float:
         (server,) = (p for p in self._target.participants() if p.name == SERVER)
