@@ -46,8 +46,9 @@ def running(mesh: Mesh, name: str, **changes: Any) -> Iterator[str]:
     """
     document = yaml.safe_load(mesh.file.read_text())
     document["run"] |= {"iterations": FOREVER} | changes
-    if source := document["run"]["problem"].get("file"):
-        document["run"]["problem"] |= {"file": shutil.copy(source, mesh.file.parent)}
+    problem = document["run"]["problem"]
+    if source := problem.get("file"):
+        document["run"]["problem"] = problem | {"file": shutil.copy(source, mesh.file.parent)}
     file = mesh.file.with_name(f"{name}.yaml")
     file.write_text(yaml.safe_dump(document))
     log = file.with_suffix(".log")
