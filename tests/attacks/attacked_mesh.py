@@ -29,6 +29,7 @@ from flaremesh.runtime.simulate import simulation_of
 from flaremesh.topology.load import load
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
+from flaremesh.waiting import wait_while
 from ports import LinkPorts, free_port
 
 PACKAGES = Path(__file__).parent / "packages"
@@ -246,7 +247,4 @@ def attacked_mesh(folder: Path, intruders: Collection[str] = (), **sections: Any
 
 
 def wait_until(condition: Callable[[], Any], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
+    assert not wait_while(lambda: not condition(), seconds, 0.05), "it did not come true in time"

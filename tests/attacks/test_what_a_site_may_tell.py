@@ -1,9 +1,8 @@
 """A site lies to the server, to the admin and to another agent: nobody is misled, and nothing is marked."""
 
 import json
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
 import psutil
@@ -47,10 +46,9 @@ def test_giants_of_a_neighbour_end_the_run_by_its_name_and_take_no_memory(
     grown: list[int] = []
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(mesh.run, topology)
-        while not running.done():
+        while wait([running], timeout=0.05).not_done:
             with suppress(psutil.NoSuchProcess):
                 grown += [job.memory_info().rss for job in mesh.process("adam").children()]
-            time.sleep(0.05)
     assert running.result().outcome == "failed"
     assert "carol" in str(running.result().reason)
     assert max(grown) < PROCESS + MEMORY

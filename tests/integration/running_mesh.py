@@ -115,8 +115,9 @@ class RunningMesh:
 
 
 @contextmanager
-def running_mesh(folder: Path) -> Iterator[RunningMesh]:
-    mesh = RunningMesh(folder)
+def running_mesh(folder: Path, **sections: Any) -> Iterator[RunningMesh]:
+    """A mesh that is up; ``sections`` are those of RunningMesh."""
+    mesh = RunningMesh(folder, **sections)
     try:
         mesh.target.up(START_SECONDS)
         yield mesh

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running_mesh import RING, START_SECONDS, RunningMesh, wait_until
+from running_mesh import RING, START_SECONDS, RunningMesh, running_mesh, wait_until
 
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
@@ -16,13 +16,9 @@ from flaremesh.topology.load import load
 @pytest.fixture
 def relayed(tmp_path: Path):
     """A mesh that is up, without direct links."""
-    mesh = RunningMesh(tmp_path / "mesh", run=load(RING).run.model_copy(update={"links": "relay"}))
-    try:
-        mesh.target.up(START_SECONDS)
+    run = load(RING).run.model_copy(update={"links": "relay"})
+    with running_mesh(tmp_path / "mesh", run=run) as mesh:
         yield mesh
-    finally:
-        mesh.target.down()
-        mesh.release()
 
 
 @pytest.fixture
