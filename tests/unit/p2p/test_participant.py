@@ -74,12 +74,19 @@ def test_a_site_is_no_server(kits, bonn):
         identity(bonn)
 
 
+OWN_FILES = ("client.crt", "client.key", "runs.crt")  # beside the charter, which lists who is revoked
+
+
 def test_a_revoked_kit_is_told_before_it_starts(tmp_path):
     provision(RING, tmp_path)
     kit = tmp_path / "kits/bonn"
     serial = x509.load_pem_x509_certificate((kit / "startup/client.crt").read_bytes()).serial_number
+    old = {file.name: file.read_bytes() for file in (kit / "startup").iterdir() if file.name in OWN_FILES}
     certificates = RING.certificates.model_copy(update={"revoked": (str(serial),)})
     provision(RING.model_copy(update={"certificates": certificates}), tmp_path)
+    assert identity(kit).serial != str(serial)  # provisioning has issued another one
+    for name, content in old.items():
+        (kit / "startup" / name).write_bytes(content)
     with pytest.raises(StartError, match=rf"bonn with the serial number {serial} is revoked"):
         identity(kit)
 
