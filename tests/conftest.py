@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 
@@ -16,3 +17,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # an example that is slow on a busy machine is no failure
 settings.register_profile("flaremesh", deadline=None)
 settings.load_profile("flaremesh")
+
+
+class _Loggers(dict):
+    """The loggers by name. Looking through them is safe while a thread adds one.
+
+    pytest looks through all of them at each phase of a test, and what a test started may still be importing.
+    """
+
+    def values(self):
+        return list(super().values())
+
+
+logging.root.manager.loggerDict = _Loggers(logging.root.manager.loggerDict)

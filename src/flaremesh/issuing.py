@@ -19,6 +19,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from flaremesh.certificates import ROLE, Kind
 
 _SECOND: Final = timedelta(seconds=1)
+# clocks differ, and of certificates that are issued at once each is valid a second later than the one before
+_BACKDATED: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,13 @@ class Authority:
     @classmethod
     def new(cls, mesh: str, days: int) -> "Authority":
         """A new one for the mesh of this name, valid for ``days``."""
-        key, now = new_key(), datetime.now(UTC)
+        key, since = new_key(), _since()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, mesh)])
         builder = (
             _builder(name, key.public_key(), name, key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now)
-            .not_valid_after(now + timedelta(days=days))
+            .not_valid_before(since)
+            .not_valid_after(since + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_key_usage("digital_signature", "key_cert_sign", "crl_sign"), critical=True)
         )
@@ -109,7 +111,7 @@ class Authority:
             days: of validity, as far as the root's reaches.
             before: the participant's former certificate: the new one is valid from a later second on.
         """
-        since = datetime.now(UTC).replace(microsecond=0)
+        since = _since()
         if before:
             since = max(since, before.not_valid_before_utc + _SECOND)
         builder = (
@@ -231,6 +233,11 @@ def _builder(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
     )
+
+
+def _since() -> datetime:
+    """Since when a certificate that is issued now is valid."""
+    return datetime.now(UTC).replace(microsecond=0) - _BACKDATED
 
 
 def _key_usage(*usages: str) -> x509.KeyUsage:

@@ -3,7 +3,6 @@
 import datetime
 import math
 import struct
-import tracemalloc
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from enum import Enum, IntEnum, StrEnum
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from flaremesh.p2p.message import decode, encode
+from traced import peak_bytes
 
 TORCH_DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
@@ -268,13 +268,8 @@ MANY = 5000
 )
 def test_a_message_takes_a_bounded_multiple_of_its_length(structure):
     data = framed(structure)
-    tracemalloc.start()
-    try:
-        decode_or_refuse(data)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 64 * len(data) + 100_000  # and what a decoder has in any case
+    # and what a decoder has in any case
+    assert peak_bytes(lambda: decode_or_refuse(data)) < 64 * len(data) + 100_000
 
 
 def test_the_reason_does_not_repeat_the_whole_message():

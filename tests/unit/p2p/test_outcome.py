@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import re
-import tracemalloc
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from flaremesh.p2p.progress import RUN_PROGRESS, SITE_PROGRESS, RunProgress, Sit
 from flaremesh.p2p.roster import Roster
 from flaremesh.printable import printable
 from flaremesh.record import RecordError
+from traced import peak_bytes
 
 ARCHITECTURE = Path(__file__).parents[3] / "docs/architecture.md"
 NAMES = st.text(max_size=8).map(printable)
@@ -223,14 +223,14 @@ def test_a_lie_is_dropped_with_the_name_of_who_told_it(dropped, lie):
 
 def test_a_lie_of_many_entries_costs_no_memory(roster):
     lie = {"iterations": 1, "metrics": dict.fromkeys(map(str, range(300_000)), "x")}
-    tracemalloc.start()
-    with pytest.raises(
-        RecordError, match="metrics: Value error, there are 300000 entries, and 256 are the most"
-    ):
-        roster.end("bonn", lie)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 1 << 20
+
+    def refuse():
+        with pytest.raises(
+            RecordError, match="metrics: Value error, there are 300000 entries, and 256 are the most"
+        ):
+            roster.end("bonn", lie)
+
+    assert peak_bytes(refuse) < 1 << 20
 
 
 def test_a_site_that_lies_again_is_not_logged_again(roster, caplog):
