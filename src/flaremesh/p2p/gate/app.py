@@ -14,8 +14,8 @@ from typing import Any, Final
 import yaml
 
 from flaremesh.p2p.gate.code import FOLDER, JobCode
-from flaremesh.p2p.gate.order import ORDER
 from flaremesh.p2p.gate.request import Refused, quoted
+from flaremesh.p2p.store import ORDER
 
 _SITE = "config/config_fed_client.json"
 _PROBLEM: Final = "config/problem.yaml"

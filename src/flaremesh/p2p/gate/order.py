@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import AwareDatetime, Field
 
@@ -20,13 +20,11 @@ from flaremesh.checksum import sha256
 from flaremesh.p2p.charter import Charter
 from flaremesh.p2p.gate.request import Refused, quoted
 from flaremesh.p2p.nvflare.signers import SIGNATURE_FILES
+from flaremesh.p2p.store import ORDER
 from flaremesh.record import RecordError, Schema
 from flaremesh.topology.links import LinkKind, LinkMode
 
 _CONFIGURATION = ("config_fed_client.json", "config_fed_server.json")
-
-ORDER: Final = "config/order.json"
-"""Its place in an app."""
 
 MOST_HOURS: Final = 12
 """A site takes no order that is older: for so long it remembers the runs that it has let in."""
@@ -36,6 +34,7 @@ _MOST_BYTES = 32 << 20  # the edges of a complete graph of a thousand sites
 
 _Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+OnLoss: TypeAlias = Literal["fail", "wait"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class Order:
         mesh: its name, where the job is made from its topology file.
         targets: the participants that this app of the job is for; empty where it is for all.
         files: SHA-256 of all other files of the app, by their paths.
+        on_loss: whether the run ends when a participant is lost, or waits and has further attempts.
     """
 
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -61,6 +61,7 @@ class Order:
     mesh: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
     targets: tuple[_Name, ...] = ()
     files: Mapping[str, _Digest] = field(default_factory=dict)
+    on_loss: OnLoss = "fail"
 
     def peers(self, site: str) -> tuple[str, ...]:
         """The sites with which a site shares an edge, sorted."""
@@ -76,9 +77,10 @@ def order(
     edges: Mapping[str, tuple[str, ...]] | None,
     links: LinkMode = "auto",
     mesh: str = "",
+    on_loss: OnLoss = "fail",
 ) -> Order:
     """A new order, of now, for all apps of a job; `write` lists the files of one in it."""
-    return Order(uuid.uuid4().hex, datetime.now(UTC), sites, edges, links, mesh)
+    return Order(uuid.uuid4().hex, datetime.now(UTC), sites, edges, links, mesh, on_loss=on_loss)
 
 
 def write(order: Order, app: Path) -> None:

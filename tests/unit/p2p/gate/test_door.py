@@ -20,6 +20,7 @@ from flaremesh.p2p.gate import archive, audit, order
 from flaremesh.p2p.gate.approval import Approvals
 from flaremesh.p2p.gate.deployer import SiteDoor
 from flaremesh.p2p.participant import StartError
+from flaremesh.p2p.store import ORDER
 from flaremesh.topology.links import LinkKind
 
 ALGORITHM = "flaremesh.p2p.executors.AlgorithmExecutor"
@@ -30,10 +31,10 @@ OURS = "class Ours:\n    weights = None\n\ndef function(): ...\n"
 
 def renew(app: Path, **fields) -> None:
     """Write the order anew, as one who may sign would, with other fields."""
-    asked = json.loads((app / order.ORDER).read_text()) | fields
-    (app / order.ORDER).unlink()
+    asked = json.loads((app / ORDER).read_text()) | fields
+    (app / ORDER).unlink()
     asked["files"] = order.digests(app)
-    (app / order.ORDER).write_text(json.dumps(asked))
+    (app / ORDER).write_text(json.dumps(asked))
 
 
 def change(app: Path, **fields) -> None:
@@ -121,7 +122,7 @@ def test_a_configuration_with_other_spaces_is_the_same(site, app, submit):
 
 
 def test_a_job_without_an_order_is_refused_with_what_to_do(site, app, submit):
-    (app / order.ORDER).unlink()
+    (app / ORDER).unlink()
     assert "export it with this version" in site.admit(submit(app))
 
 

@@ -1,0 +1,29 @@
+"""What a participant keeps of a run from one attempt to the next, and where.
+
+A run is named by its order, whose signed file is the same in each attempt. Whoever knows the digest of that
+file knows all that the run was asked to do, so no other run comes into the same folder.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from flaremesh.checksum import sha256
+
+ORDER: Final = "config/order.json"
+"""The place of a run's order in an app."""
+
+STORES: Final = "stores"
+"""The folder in a participant's workspace that holds the stores."""
+
+
+def store_of(workspace: Path, app: Path) -> Path:
+    """The store of a run at a participant; it is not made here.
+
+    Args:
+        workspace: the participant's.
+        app: the folder of the run's app, in any of its attempts.
+
+    Raises:
+        FileNotFoundError: the app has no order, as no run of flaremesh's is.
+    """
+    return workspace / STORES / sha256(app / ORDER)
