@@ -120,6 +120,13 @@ def test_a_job_is_started_with_these_arguments_and_no_others():
     assert get_server_job_args() == expected[1], "get_server_job_args changed"
 
 
+def test_a_site_counts_a_job_as_running_before_its_process_starts_and_until_that_has_ended():
+    start = inspect.getsource(client_executor.JobExecutor.start_app)
+    assert start.index("self.run_processes[job_id] =") < start.index("launch_job("), "start_app changed"
+    end = inspect.getsource(client_executor.JobExecutor._wait_child_process_finish)
+    assert end.index("job_handle.wait()") < end.index("self.run_processes.pop(job_id"), "its end changed"
+
+
 @pytest.mark.parametrize("launcher", [ClientProcessJobLauncher, ServerProcessJobLauncher])
 def test_a_jobs_command_is_one_line_of_the_context_that_quotes_nothing(launcher):
     fl_ctx = FLContext()

@@ -44,7 +44,7 @@ COMMANDS: Final = {
     "down": "Stop the sites, then the server; running runs are aborted.",
     "pending": "Show the runs that wait at a site until a person there approves them.",
     "approve": "Approve a run that waits at a site: it may begin there, as `flaremesh pending` shows it.",
-    "deny": "Deny a run that waits at a site, or that was approved there and has not begun.",
+    "deny": "Deny a run that waits at a site or is approved, or further attempts of one that has begun.",
     "audit": "Show a site's audit log, or verify that no line of it was changed, moved or removed.",
 }
 """Every command, in the order of ``--help``, with its line there, the first line of its docstring.

@@ -12,6 +12,9 @@ from flaremesh.checksum import sha256
 ORDER: Final = "config/order.json"
 """The place of a run's order in an app."""
 
+MOST_BYTES: Final = 32 << 20
+"""No order is longer: the edges of a complete graph of a thousand sites."""
+
 STORES: Final = "stores"
 """The folder in a participant's workspace that holds the stores."""
 

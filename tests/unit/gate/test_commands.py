@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
 from flaremesh.p2p.gate import policy
 from flaremesh.p2p.gate.approval import Approvals
 from flaremesh.p2p.gate.audit import AuditLog
+from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.consent import check
 from flaremesh.p2p.gate.request import Refused
 
@@ -52,6 +54,14 @@ def test_in_a_pod_the_environment_names_the_workspace(flaremesh, workspace, requ
     assert json.loads(ended.stdout)[0]["request"]["run"] == "run-1"
     assert flaremesh("deny", "run-1", FLAREMESH_WORKSPACE=str(workspace)).returncode == 0
     assert flaremesh("approve", "run-1", workspace).returncode == 1
+
+
+def test_what_a_site_has_begun_is_denied_as_well(flaremesh, workspace, request_of):
+    Begun(workspace).add(request_of(on_loss="wait"), datetime.now(UTC))
+
+    assert "it gets no further attempt here" in flaremesh("deny", "run-1", workspace).stdout
+    with pytest.raises(Refused, match="a person at this site denied it"):
+        Begun(workspace).attempt(request_of(on_loss="wait"), datetime.now(UTC))
 
 
 def test_verify_names_the_line_that_was_changed(flaremesh, workspace):

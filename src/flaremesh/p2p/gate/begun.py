@@ -1,72 +1,187 @@
-"""The runs that have begun at a site: each begins once, so that a signed job cannot be replayed."""
+"""The runs that have begun at a site: each begins once, so that a signed job cannot be replayed.
 
-import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+A run whose order says that it waits for what it loses gets further attempts: of the same signed app, one
+after the other, until it has finished here. What the site has allowed it holds for all of them.
+"""
+
+import fcntl
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 
 from flaremesh import atomic
-from flaremesh.p2p.gate.audit import GATE_FOLDER
-from flaremesh.p2p.gate.order import MOST_HOURS, Order
-from flaremesh.p2p.gate.request import Refused
+from flaremesh.metrics.names import RunState
+from flaremesh.p2p.gate import egress
+from flaremesh.p2p.gate.audit import GATE_FOLDER, AuditLog
+from flaremesh.p2p.gate.order import MOST_HOURS
+from flaremesh.p2p.gate.request import OnLoss, Refused, RunRequest, quoted
 from flaremesh.record import RecordError, Schema
 
 BEGUN: Final = f"{GATE_FOLDER}/begun.json"
 """Its place in a site's workspace."""
 
+MOST_DAYS: Final = 30
+"""For so long after its first attempt a run gets further ones."""
+
+_LOCK = f"{GATE_FOLDER}/begun.lock"  # NVFlare answers the server in several threads, and a person may deny
 _MOST = 10_000
-_LOCK = threading.Lock()  # NVFlare answers the server in several threads
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run that has begun.
+
+    Attributes:
+        at: when its order was written.
+        began: when its first attempt was let in.
+        order: SHA-256 of its order.
+        submitter: who signed it.
+        on_loss: as in its order.
+        job: NVFlare's id of the last attempt.
+        attempts: how many were let in.
+        finished: the last one has come to its end here.
+        denied: a person at the site wants no more of it.
+    """
+
+    at: AwareDatetime
+    began: AwareDatetime
+    order: str = ""
+    submitter: str = ""
+    on_loss: OnLoss = "fail"
+    job: str = ""
+    attempts: int = 1
+    finished: bool = False
+    denied: bool = False
+
+    def end(self, now: datetime) -> str | None:
+        """Why it gets no further attempt; None if it may."""
+        if self.on_loss == "fail":
+            return "this run has begun before, and a signed job is good for one run: export it again"
+        if self.denied:
+            return "a person at this site denied it, so it gets no further attempt"
+        if self.finished:
+            return "this run has finished here, so it gets no further attempt: export it again"
+        if now - self.began >= timedelta(days=MOST_DAYS):
+            return f"this run began {MOST_DAYS} days ago, so it gets no further attempt: export it again"
+        return None
+
+
+def _run_of_any_version(value: object) -> object:
+    """Earlier versions kept when the order was written, and nothing else."""
+    return {"at": value, "began": value} if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
 class _Runs:
-    runs: Mapping[str, AwareDatetime] = field(default_factory=dict)
-    """When the order of each was written."""
+    runs: Mapping[str, Annotated[_Run, BeforeValidator(_run_of_any_version)]] = field(default_factory=dict)
 
 
 _RECORD: Final[Schema[_Runs]] = Schema(_Runs, "the list of runs that have begun")
 
 
 class Begun:
-    """Remembers runs for as long as their orders are young enough to be shown again.
+    """Remembers runs for as long as their orders could be shown again, or a further attempt could come.
 
     Args:
         workspace: of the site.
     """
 
     def __init__(self, workspace: Path):
+        self._workspace = workspace
         self._file = workspace / BEGUN
 
-    def check(self, order: Order) -> None:
-        """Check that a run has not begun before.
+    def attempt(self, request: RunRequest, now: datetime) -> int:
+        """Which attempt of its run a job would be, from 1: the first is of a run that has not begun here.
 
         Raises:
-            Refused: it has, or nobody can tell.
+            Refused: the run gets no further attempt, the job is not the run's, or nobody can tell.
         """
-        if order.run in self._runs():
-            raise Refused("this run has begun before, and a signed job is good for one run: export it again")
+        run = self._runs().get(request.run)
+        if run is None:
+            return 1
+        if reason := self._seen(run).end(now):
+            raise Refused(reason)
+        if run.order != request.order:
+            raise Refused("another job has begun here under this run's id: export it again")
+        if run.submitter != request.submitter:
+            raise Refused(f"this run is of {quoted(run.submitter)}, who must have signed each attempt of it")
+        return run.attempts + 1
 
-    def add(self, order: Order, now: datetime) -> None:
-        """Let a run begin; this is known also after a restart.
+    def add(self, request: RunRequest, now: datetime, running: Collection[str] = ()) -> int:
+        """Let an attempt begin; this is known also after a restart.
+
+        Args:
+            request: what the run asks.
+            now: the time.
+            running: ids of the jobs whose processes run here.
+
+        Returns:
+            Which attempt it is.
 
         Raises:
-            Refused: it has begun before, or nobody can tell.
+            Refused: as `attempt`; or an earlier attempt still runs.
         """
-        with _LOCK:
-            self.check(order)
-            oldest = now - timedelta(hours=MOST_HOURS)
-            runs = {run: at for run, at in self._runs().items() if at >= oldest}
-            if len(runs) >= _MOST:
-                raise Refused(f"more than {_MOST} runs within {MOST_HOURS} hours")
-            self._file.parent.mkdir(mode=0o700, exist_ok=True)
-            runs[order.run] = order.at
-            atomic.write(self._file, _RECORD.json(_Runs(runs)) + "\n", durable=True)
+        with self._locked():
+            attempt = self.attempt(request, now)
+            runs = dict(self._runs())
+            began = now
+            if earlier := runs.pop(request.run, None):
+                if earlier.job in running:
+                    raise Refused("an earlier attempt of this run still runs here: there is one at a time")
+                began = earlier.began
+            entry = _Run(
+                request.at, began, request.order, request.submitter, request.on_loss, request.job, attempt
+            )
+            self._write(_remembered(runs, now, running) | {request.run: entry})
+        return attempt
 
-    def _runs(self) -> Mapping[str, datetime]:
+    def deny(self, run: str, by: str) -> str | None:
+        """Let no further attempt of a run in, in the name of ``by``, and note that in the audit log.
+
+        Returns:
+            Who submitted it; None if no run of that id has begun here that could have a further attempt.
+
+        Raises:
+            Refused: the list of runs is damaged.
+            AuditError, OSError, SignatureError: the log cannot be written; nothing is denied.
+        """
+        with self._locked():
+            runs = self._runs()
+            if run not in runs or runs[run].on_loss == "fail":
+                return None
+            AuditLog(self._workspace).note("denied", run=run, by=by)  # first: no decision without its line
+            self._write({**runs, run: replace(runs[run], denied=True)})
+            return runs[run].submitter
+
+    def over(self, now: datetime) -> set[str]:
+        """SHA-256 of the orders of the runs that get no further attempt.
+
+        It looks into the folders of runs, and remembers what it has found: to be called before these are
+        removed.
+
+        Raises:
+            Refused: nobody can tell.
+        """
+        with self._locked():
+            known = self._runs()
+            seen = {name: self._seen(run) for name, run in known.items()}
+            if seen != known:
+                self._write(seen)
+        return {run.order for run in seen.values() if run.end(now)}
+
+    def _seen(self, run: _Run) -> _Run:
+        """With what the process of the last attempt has told meanwhile."""
+        if run.on_loss == "fail" or run.finished:
+            return run
+        told = egress.read(self._workspace / run.job)
+        return replace(run, finished=told is not None and told.state == RunState.FINISHED)
+
+    def _runs(self) -> Mapping[str, _Run]:
         try:
             return _RECORD.read(self._file.read_bytes(), self._file).runs
         except FileNotFoundError:
@@ -76,3 +191,32 @@ class Begun:
                 f"{BEGUN} in the site's workspace is damaged, so that nobody can tell whether this "
                 "run has begun before: the site's admin may remove it"
             ) from None
+
+    def _write(self, runs: Mapping[str, _Run]) -> None:
+        atomic.write(self._file, _RECORD.json(_Runs(runs)) + "\n", durable=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._file.parent.mkdir(mode=0o700, exist_ok=True)
+        with (self._workspace / _LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _remembered(runs: Mapping[str, _Run], now: datetime, running: Collection[str]) -> dict[str, _Run]:
+    """Those that must be remembered, and of those that may go on as many as there is room for.
+
+    Raises:
+        Refused: there is no room for one more.
+    """
+    oldest = now - timedelta(hours=MOST_HOURS)
+    recent = {name: run for name, run in runs.items() if run.at >= oldest}
+    room = _MOST - 1 - len(recent)
+    if room < 0:
+        raise Refused(f"more than {_MOST} runs within {MOST_HOURS} hours")
+    earlier = [
+        (run.began, name)
+        for name, run in runs.items()
+        if name not in recent and (run.job in running or run.end(now) is None or run.denied)
+    ]
+    return recent | {name: runs[name] for _, name in sorted(earlier, reverse=True)[:room]}

@@ -13,6 +13,7 @@ from typing import Any, Final
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.gate import audit
 from flaremesh.p2p.gate.approval import PENDING, Approvals, Pending
+from flaremesh.p2p.gate.begun import MOST_DAYS, Begun
 from flaremesh.printable import printable
 
 WORKSPACE_VARIABLE: Final = "FLAREMESH_WORKSPACE"
@@ -46,6 +47,7 @@ def _described(run: Pending) -> Iterator[str]:
         "sites": ", ".join(asked.sites) or "not said",
         "peers": ", ".join(asked.peers) or "none",
         "links": asked.links,
+        "attempts": f"as many as it takes, for {MOST_DAYS} days" if asked.on_loss == "wait" else "one",
         "code": "flaremesh's own" if not asked.code else "",
     }.items():
         yield f"  {name:<10} {printable(value)}".rstrip()
@@ -60,8 +62,14 @@ def approve(workspace: Path, run: str) -> str:
 
 
 def deny(workspace: Path, run: str) -> str:
-    """Deny a run in the name of who calls this."""
-    denied = Approvals(workspace).deny(run, _person())
+    """Deny a run, or its further attempts, in the name of who calls this."""
+    person = _person()
+    if submitter := Begun(workspace).deny(run, person):
+        return (
+            f"{run} of {printable(submitter)} is denied by {person}: it gets no further attempt here, and "
+            "one that runs now goes on"
+        )
+    denied = Approvals(workspace).deny(run, person)
     return f"{run} of {printable(denied.request.submitter)} is denied by {denied.by}"
 
 
@@ -108,7 +116,7 @@ def main() -> None:
     for name, words in {
         "pending": "show the runs that wait for a person",
         "approve": "approve a run that waits",
-        "deny": "deny a run that waits, or that is approved and has not begun",
+        "deny": "deny a run that waits or is approved, or further attempts of one that has begun",
         "audit": "show the audit log, or verify it",
     }.items():
         command = commands.add_parser(name, help=words, description=words)

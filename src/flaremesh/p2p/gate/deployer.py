@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from typing_extensions import override
 
@@ -29,6 +29,7 @@ from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
 from flaremesh.p2p.nvflare.signers import signer_of
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.nvflare.submissions import Submissions
+from flaremesh.p2p.store import ORDER
 from flaremesh.signatures import SignatureError
 
 _log = logging.getLogger(__name__)
@@ -38,13 +39,6 @@ T = TypeVar("T")
 _SCRATCH = "app-"
 _MOST_REFUSALS = 100
 _SECONDS_PER_REFUSAL = 60
-
-
-class _Visit(NamedTuple):
-    """A job that was let in and has not begun."""
-
-    order: Order
-    request: RunRequest
 
 
 class _Refusals:
@@ -81,7 +75,7 @@ class SiteDoor(Door):
 
     def __init__(self) -> None:
         super().__init__()
-        self._visits: dict[str, _Visit] = {}
+        self._visits: dict[str, RunRequest] = {}  # of jobs that were let in and have not begun
         self._refusals = _Refusals()
 
     @override
@@ -112,15 +106,17 @@ class SiteDoor(Door):
         return reason
 
     def _begin(self, workspace: Path, job: str) -> None:
-        visit = self._visits.pop(job, None)
-        if visit is None:
+        request = self._visits.pop(job, None)
+        if request is None:
             raise Refused("the job did not begin before it was sent again, or before too many others were")
         # the server may have let it wait for hours, in which a person may have changed their mind
-        order.check_time(visit.order, datetime.now(UTC))
-        approved_by = _allowed(workspace, visit.request)
-        Begun(workspace).add(visit.order, datetime.now(UTC))
-        said = REQUEST.data(visit.request)
-        AuditLog(workspace).note("let in", job=job, request=said, approved_by=approved_by)
+        approved_by = _allowed(workspace, request)
+        attempt = Begun(workspace).add(request, datetime.now(UTC), self.running_jobs())
+        log = AuditLog(workspace)
+        if attempt > 1:
+            log.note("attempt", job=job, run=request.run, attempt=attempt)
+        else:
+            log.note("let in", job=job, request=REQUEST.data(request), approved_by=approved_by)
 
     def _admit(self, workspace: Path, job: str, archive: bytes) -> Identity:
         startup = workspace / "startup"
@@ -136,20 +132,18 @@ class SiteDoor(Door):
             signer = _signer(folder, startup_files(startup).root, mine)
             asked, files = order.read(folder), order.digests(folder)
             order.check_files(asked, files)
-            order.check_time(asked, datetime.now(UTC))
             order.check_charter(asked, mine)
-            Begun(workspace).check(asked)
             code = JobCode(mine.code, files, workspace)
             request = replace(
                 _request(job, signer, asked, code, app.check(folder, files, code), mine),
                 order=order.digest(folder),
             )
         _allowed(workspace, request)
-        for earlier in [other for other, visit in list(self._visits.items()) if visit.order.run == asked.run]:
+        for earlier in [other for other, visit in list(self._visits.items()) if visit.run == asked.run]:
             if self.take(earlier) is not None:
                 del self._visits[earlier]
                 shutil.rmtree(workspace / earlier)
-        self._visits[job] = _Visit(replace(asked, files={}, edges=None), request)
+        self._visits[job] = request
         if len(self._visits) > MOST_WAITING:
             del self._visits[next(iter(self._visits))]
         return signer
@@ -163,14 +157,24 @@ class ServerDoor(Submissions):
         startup = workspace / "startup"
         try:
             _signer(app, startup_files(startup).root, _charter(startup))
+            if (app / ORDER).exists():  # its digest opens the run's store, so it must be this app's
+                order.check_files(order.read(app), order.digests(app))
         except Refused as error:
             return str(error)
         return None
 
 
 def _allowed(workspace: Path, request: RunRequest) -> str | None:
-    """As `consent.check`, whose refusals then tell what was asked."""
+    """Who approved a run, as `consent.check`; what was allowed to it before holds for its attempts.
+
+    Raises:
+        Refused: it may not begin; the error also tells what was asked.
+    """
+    now = datetime.now(UTC)
     try:
+        if Begun(workspace).attempt(request, now) > 1:
+            return None
+        order.check_time(request.at, now)
         return consent.check(workspace, request)
     except Refused as error:
         error.request = request
@@ -215,4 +219,5 @@ def _request(
         peers=asked.peers(mine.participant),
         links=asked.links,
         at=asked.at,
+        on_loss=asked.on_loss,
     )

@@ -12,15 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final
 
 from pydantic import AwareDatetime, Field
 
 from flaremesh.checksum import sha256
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.gate.request import Refused, quoted
+from flaremesh.p2p.gate.request import OnLoss, Refused, quoted
 from flaremesh.p2p.nvflare.signers import SIGNATURE_FILES
-from flaremesh.p2p.store import ORDER
+from flaremesh.p2p.store import MOST_BYTES, ORDER
 from flaremesh.record import RecordError, Schema
 from flaremesh.topology.links import LinkKind, LinkMode
 
@@ -30,11 +30,9 @@ MOST_HOURS: Final = 12
 """A site takes no order that is older: for so long it remembers the runs that it has let in."""
 
 _AHEAD = timedelta(minutes=10)  # clocks of sites and of submitters differ
-_MOST_BYTES = 32 << 20  # the edges of a complete graph of a thousand sites
 
 _Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-OnLoss: TypeAlias = Literal["fail", "wait"]
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ def read(app: Path) -> Order:
             f"the job has no {ORDER}: it is written by `flaremesh run`, and by FedJob when a job with "
             "flaremesh's controller or executors is exported; export it with this version of flaremesh"
         )
-    if file.stat().st_size > _MOST_BYTES:
-        raise Refused(f"{ORDER} is longer than {_MOST_BYTES >> 20} MiB")
+    if file.stat().st_size > MOST_BYTES:
+        raise Refused(f"{ORDER} is longer than {MOST_BYTES >> 20} MiB")
     try:
         return _RECORD.read(file.read_bytes(), ORDER)
     except RecordError:
@@ -145,20 +143,20 @@ def check_files(order: Order, found: Mapping[str, str]) -> None:
         )
 
 
-def check_time(order: Order, now: datetime) -> None:
-    """Check that an order is of now.
+def check_time(at: datetime, now: datetime) -> None:
+    """Check that an order, which was written at ``at``, is of now.
 
     Raises:
         Refused: it is too old, or of the future.
     """
-    if order.at > now + _AHEAD:
+    if at > now + _AHEAD:
         raise Refused(
-            f"the job's order is of {_minutes(order.at)}, and here it is {_minutes(now)}: "
+            f"the job's order is of {_minutes(at)}, and here it is {_minutes(now)}: "
             "set the clock that is wrong"
         )
-    if order.at < now - timedelta(hours=MOST_HOURS):
+    if at < now - timedelta(hours=MOST_HOURS):
         raise Refused(
-            f"the job's order is of {_minutes(order.at)}, more than {MOST_HOURS} hours ago, as it is "
+            f"the job's order is of {_minutes(at)}, more than {MOST_HOURS} hours ago, as it is "
             f"{_minutes(now)} here: export the job again, or set the clock that is wrong"
         )
 

@@ -4,11 +4,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.record import Schema
 from flaremesh.topology.links import LinkMode
+
+OnLoss: TypeAlias = Literal["fail", "wait"]
+"""What becomes of a run that loses a participant."""
 
 _NAME: Final = re.compile(r"[\w.@+-]{1,200}", re.ASCII)
 
@@ -44,6 +47,7 @@ class RunRequest:
         links: how edges may travel.
         at: when the order was written.
         order: SHA-256 of the order, and so of all files of the app, also of those with arguments.
+        on_loss: ``wait`` if the run has further attempts when it loses a participant.
     """
 
     run: str
@@ -60,6 +64,7 @@ class RunRequest:
     links: LinkMode
     at: datetime
     order: str = ""
+    on_loss: OnLoss = "fail"
 
 
 REQUEST: Final[Schema[RunRequest]] = Schema(RunRequest, "a run that asks to be let in")

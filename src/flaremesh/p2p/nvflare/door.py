@@ -10,7 +10,7 @@ import logging
 import threading
 import uuid
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,13 +74,16 @@ class Door(FLComponent, AppDeployerSpec):
 
     Attributes:
         refused: how often a job was not let in, or not begun.
+        starting: held from the decision whether a job may begin until its process runs.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._engine: Any = None
         self._waiting: dict[str, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._deploying = threading.Lock()
+        self.starting = threading.Lock()
         self.refused = 0
 
     @abstractmethod
@@ -112,6 +115,7 @@ class Door(FLComponent, AppDeployerSpec):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Close the site before it registers with the server."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
+            self._engine = fl_ctx.get_engine()
             self._workspace = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
             self._close()
 
@@ -154,6 +158,10 @@ class Door(FLComponent, AppDeployerSpec):
             if len(self._waiting) > MOST_WAITING:
                 del self._waiting[next(iter(self._waiting))]
         return ""
+
+    def running_jobs(self) -> Collection[str]:
+        """Ids of the jobs whose process runs at the site."""
+        return self._engine.get_all_job_ids() if self._engine else ()
 
     def count_refusal(self) -> None:
         """One more."""
@@ -253,11 +261,12 @@ class _Start(_Guard):
         told = req.get_header(RequestHeader.JOB_META, None)
         if meta is None or not isinstance(told, Mapping):
             return self._refuse(req, "this site has not let this job in just now, and starts none twice")
-        if refusal := self._door.refusal(str(meta[JobMetaKey.JOB_ID.value])):
-            return self._refuse(req, refusal)
-        clients = told.get(JobMetaKey.JOB_CLIENTS.value)
-        req.set_header(RequestHeader.JOB_META, {**meta, JobMetaKey.JOB_CLIENTS.value: clients})
-        return super()._process(req, app_ctx)
+        with self._door.starting:
+            if refusal := self._door.refusal(str(meta[JobMetaKey.JOB_ID.value])):
+                return self._refuse(req, refusal)
+            clients = told.get(JobMetaKey.JOB_CLIENTS.value)
+            req.set_header(RequestHeader.JOB_META, {**meta, JobMetaKey.JOB_CLIENTS.value: clients})
+            return super()._process(req, app_ctx)
 
 
 class _Withdraw(_Start):

@@ -18,6 +18,7 @@ from nvflare.private.fed.utils.fed_utils import security_init
 
 from flaremesh.class_path import class_at
 from flaremesh.p2p.charter import CHARTER
+from flaremesh.p2p.gate import order
 
 JOB = "6f1f6a0e-3f3a-4b39-9d0c-0d5a3f2f4a10"
 META = 'name = "a", deploy_map { app: ["server", "bonn"] }'
@@ -75,9 +76,15 @@ def test_a_server_without_a_charter_takes_nothing(server, app, submit):
     assert "the kit here has no charter" in deploy(server, submit(app))
 
 
+def test_an_order_of_another_app_is_refused(server, app, submit):
+    (app / "config/more.json").write_text("{}")
+    assert "not what its order lists, in config.more.json" in deploy(server, submit(app))
+
+
 def test_code_for_the_server_is_refused_where_the_kit_accepts_none(server, app, submit):
     (app / "custom").mkdir()
     (app / "custom/trojan.py").write_text("class Trojan: ...\n")
+    order.write(order.read(app), app)
     assert deploy(server, submit(app)) == "BYOC not permitted"
 
 
@@ -104,5 +111,6 @@ def test_a_variable_in_json_is_text(server, tmp_path, monkeypatch):
 def test_a_configuration_that_is_no_json_is_not_read(server, app, submit, name):
     config = app / "config/config_fed_server.json"
     config.rename(config.with_name(name))
+    order.write(order.read(app), app)
     with pytest.raises(Exception, match="when deploying app"):
         deploy(server, submit(app))
