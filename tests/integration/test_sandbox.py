@@ -33,6 +33,8 @@ def test_the_code_of_a_job_reaches_no_key_no_policy_no_other_run_and_no_secret(m
     earlier = mesh.run()["run_id"]
     bonn, local = mesh.folder / "local/bonn", mesh.folder / "local"
     (bonn / "policy.yaml").write_text("least_sites: 2\n")
+    (bonn / "stores" / ("0" * 64)).mkdir(parents=True)
+    (bonn / "stores" / ("0" * 64) / "checkpoint").touch()
     hidden = [
         bonn / "startup/client.key",
         local / "aachen/startup/client.key",
@@ -43,12 +45,14 @@ def test_the_code_of_a_job_reaches_no_key_no_policy_no_other_run_and_no_secret(m
         bonn / "policy.yaml",
         bonn / "gate/audit.jsonl",
         bonn / earlier / "flaremesh/model.safetensors",
+        bonn / "stores" / ("0" * 64) / "checkpoint",
         *map(Path, ("/proc/PARENT/environ", "/proc/PARENT/mem", "/proc/PARENT/maps")),
         Path(f"/proc/PARENT/root{bonn}/startup/client.key"),
         Path(f"/proc/self/root{bonn}/startup/client.key"),
     ]
     kept = [bonn / "startup/client.crt", bonn / "startup/fed_client.json", bonn / "local/resources.json"]
     kept += [bonn / "policy.yaml", bonn / "gate/audit.jsonl", bonn / earlier / "flaremesh/result.json"]
+    kept += [bonn / "stores" / ("0" * 64) / "checkpoint"]
     nosy = {
         "path": "nosy.Nosy",
         "args": {

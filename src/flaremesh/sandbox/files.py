@@ -28,27 +28,30 @@ _SECRETS = (
 )
 
 
-def confine(workspace: Path, run: str, environment: Mapping[str, str]) -> None:
+def confine(workspace: Path, run: str, environment: Mapping[str, str], store: Path | None = None) -> None:
     """Let this process use no other files than a job's process needs; nothing is done without Landlock.
 
     Args:
         workspace: the participant's, resolved.
         run: the run's id, which is the name of its folder there.
         environment: of this process.
+        store: the folder that the run keeps from one attempt to the next, if it has one.
 
     Raises:
         OSError, RuntimeError: as `landlock.restrict`.
     """
     if landlock.version():
-        landlock.restrict(grants(workspace, run, environment))
+        landlock.restrict(grants(workspace, run, environment, store))
 
 
-def grants(workspace: Path, run: str, environment: Mapping[str, str]) -> Iterator[tuple[Path, Access]]:
+def grants(
+    workspace: Path, run: str, environment: Mapping[str, str], store: Path | None = None
+) -> Iterator[tuple[Path, Access]]:
     """What the process of a job may do with which files; arguments are those of `confine`.
 
     Names can be listed everywhere, and content can be read but for that of hidden files. Of its participant's
-    workspace the process reads the settings and the certificates, and it writes the run's folder. There it
-    makes no links: the participant's own process packs that folder, and would follow them.
+    workspace the process reads the settings and the certificates, and it writes the run's folder and store.
+    There it makes no links: the participant's own process packs that folder, and would follow them.
     """
     home = environment.get("HOME", "")
     secrets = ["/run/secrets", "/var/run/secrets", *(f"{home}/{name}" for name in _SECRETS)]
@@ -65,6 +68,8 @@ def grants(workspace: Path, run: str, environment: Mapping[str, str]) -> Iterato
         if file.is_file() and file.suffix != ".key":
             yield file, Access.READ
     yield workspace / run, Access.WRITE
+    if store is not None:
+        yield store, Access.WRITE
     # the site's admin has named them: they can be read even within a hidden folder
     for folder in paths(environment, "FLAREMESH_DATA_DIR"):
         if any(folder.startswith(f"{above}/") for above in hidden):

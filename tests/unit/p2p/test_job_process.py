@@ -16,6 +16,7 @@ from flaremesh.certificates import Kind
 from flaremesh.issuing import Authority, Profile, key_pem, new_key, pem
 from flaremesh.p2p.job_launcher import ServerJobLauncher, SiteJobLauncher
 from flaremesh.p2p.nvflare.run_credential import withdraw
+from flaremesh.p2p.store import ORDER, store_of
 from flaremesh.sandbox import landlock
 
 SPY = """
@@ -26,6 +27,13 @@ files = {name: kit.get_file_path_in_startup(name) for name in sys.argv[3:]}
 content = {name: pathlib.Path(path).read_text() for name, path in files.items()}
 seen = {"cwd": os.getcwd(), "path": sys.path, "environment": dict(os.environ)}
 seen |= {"content": content, "files": files}
+stores = pathlib.Path(sys.argv[2], "stores")
+for store in stores.iterdir() if stores.exists() else ():
+    try:
+        (store / "checkpoint").write_text("")
+        seen.setdefault("stores", []).append(str(store))
+    except OSError:
+        pass
 pathlib.Path("seen.json").write_text(json.dumps(seen))
 pathlib.Path(os.environ["TMPDIR"], "left").touch()
 """
@@ -103,6 +111,33 @@ def test_a_jobs_process_works_in_its_runs_folder_with_a_listed_environment(tmp_p
     assert seen["environment"]["NVFLARE_JOB_AUTH_TOKEN"] == "token"
     assert "DATABASE_URL" not in seen["environment"]
     assert not [folder for folder in seen["path"] if folder.startswith(str(workspace))]
+
+
+def launch(workspace: Path) -> dict:
+    """Start a job at a site; returns what its process has seen."""
+    SiteJobLauncher().launch_job({"job_id": "run-1"}, context(workspace, "client.key", "client.crt")).wait()
+    return json.loads((workspace / "run-1/seen.json").read_text())
+
+
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+def test_a_runs_process_writes_the_store_of_its_run_and_no_other(tmp_path):
+    workspace = kit(tmp_path / "work", Kind.SITE)
+    other = workspace / "stores" / ("0" * 64)
+    other.mkdir(parents=True)
+    app = workspace / "run-1/app_bonn"
+    (app / ORDER).parent.mkdir()
+    (app / ORDER).write_text("{}")
+    store = store_of(workspace, app)
+    assert launch(workspace)["stores"] == [str(store)]
+    assert (store / "checkpoint").exists()
+    assert store.stat().st_mode & 0o077 == 0
+    assert not list(other.iterdir())
+
+
+def test_a_job_that_is_no_run_has_no_store(tmp_path):
+    workspace = kit(tmp_path / "work", Kind.SITE)
+    assert "stores" not in launch(workspace)
+    assert not (workspace / "stores").exists()
 
 
 def test_the_servers_job_gets_a_key_that_is_nobodys(tmp_path):

@@ -17,7 +17,8 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 from flaremesh.sandbox.files import confine
-confine(Path(sys.argv[1]), "run-1", os.environ)
+workspace = Path(sys.argv[1])
+confine(workspace, "run-1", os.environ, workspace / "stores/1")
 able = {}
 for word in sys.argv[2:]:
     action, _, path = word.partition(" ")
@@ -45,8 +46,8 @@ def workspace(tmp_path: Path) -> Path:
     for name in ("startup/client.key", "startup/client.crt", "local/resources.json", "policy.yaml"):
         (workspace / name).parent.mkdir(parents=True, exist_ok=True)
         (workspace / name).write_text(name)
-    for name in ("run-1/app", "run-2/model", "metrics/page"):
-        (workspace / name).parent.mkdir()
+    for name in ("run-1/app", "run-2/model", "metrics/page", "stores/1/checkpoint", "stores/2/checkpoint"):
+        (workspace / name).parent.mkdir(parents=True)
         (workspace / name).write_text(name)
     return workspace
 
@@ -66,7 +67,7 @@ def able(workspace: Path, *actions: str, **environment: str) -> set[str]:
 
 @needs_landlock
 @pytest.mark.parametrize("action", ["read", "write", "shorten", "rename", "remove", "link"])
-@pytest.mark.parametrize("file", ["startup/client.key", "policy.yaml", "run-2/model"])
+@pytest.mark.parametrize("file", ["startup/client.key", "policy.yaml", "run-2/model", "stores/2/checkpoint"])
 def test_a_job_can_do_nothing_with_a_hidden_file(workspace, action, file):
     if action == "shorten" and landlock.version() < 3:
         pytest.skip("this kernel does not keep a process from shortening files")
@@ -82,10 +83,11 @@ def test_a_job_reads_certificates_and_settings_and_changes_neither(workspace):
 
 
 @needs_landlock
-def test_a_job_owns_its_runs_folder_and_the_places_that_its_site_names(workspace, tmp_path):
+def test_a_job_owns_its_runs_folder_and_store_and_the_places_that_its_site_names(workspace, tmp_path):
     for name in ("cache", "tmp"):
         (tmp_path / name).mkdir()
-    folders = [workspace / "run-1", workspace / "metrics", tmp_path / "cache", tmp_path / "tmp"]
+    own = [workspace / "run-1", workspace / "stores/1"]
+    folders = [*own, workspace / "metrics", tmp_path / "cache", tmp_path / "tmp"]
     actions = [f"{action} {folder}/new" for folder in folders for action in ("write", "read", "remove")]
     environment = {
         "FLAREMESH_METRICS_DIR": str(workspace / "metrics"),
@@ -127,7 +129,7 @@ def test_a_kit_that_kubernetes_mounts_is_read_without_its_key(workspace):
 @needs_landlock
 def test_a_job_leaves_no_link_where_its_participant_would_follow_it(workspace, tmp_path):
     (tmp_path / "tmp").mkdir()
-    folders = [workspace / "run-1", workspace / "metrics"]
+    folders = [workspace / "run-1", workspace / "stores/1", workspace / "metrics"]
     point = f"point {tmp_path}/tmp/pointer"
     actions = [point, *(f"{action} {folder}/key" for folder in folders for action in ("point", "move"))]
     environment = {"FLAREMESH_METRICS_DIR": str(workspace / "metrics"), "TMPDIR": str(tmp_path / "tmp")}

@@ -1,6 +1,7 @@
-"""The process of a job: ``python -m flaremesh.p2p.nvflare.job_process WORKSPACE RUN MODULE [ARGUMENT ...]``.
+"""The process of a job: ``python -m flaremesh.p2p.nvflare.job_process WORKSPACE RUN STORE MODULE [WORD...]``.
 
-It gives up what jobs must not have and becomes NVFlare's process, whose MODULE and arguments these are.
+It gives up what jobs must not have and becomes NVFlare's process, whose MODULE and arguments these
+are. STORE is the run's, or empty.
 Nothing that comes with the job is imported before, and the job's folder is not on Python's path when it
 starts: a file named sitecustomize.py there would run first.
 """
@@ -15,9 +16,9 @@ from flaremesh.sandbox.files import confine
 
 def main() -> None:
     """Confine this process, then run NVFlare's."""
-    workspace, run, module, *arguments = sys.argv[1:]
+    workspace, run, store, module, *arguments = sys.argv[1:]
     folder = Path(workspace, run)
-    confine(Path(workspace), run, os.environ)
+    confine(Path(workspace), run, os.environ, Path(store) if store else None)
     _keep_log_configuration()
     os.chdir(folder)  # a relative path in a job's code leads into the run's folder
     _present(folder, Path(workspace, "startup"))

@@ -29,6 +29,7 @@ from typing_extensions import override
 
 from flaremesh.issuing import new_key
 from flaremesh.p2p.nvflare import run_credential
+from flaremesh.p2p.store import store_of
 from flaremesh.sandbox import landlock
 from flaremesh.sandbox.environment import of_job, withheld_proxies
 
@@ -74,6 +75,7 @@ class _Launcher(ProcessJobLauncher):
                 f"the kit in {workspace} has no {Path(error.filename).name}: "
                 "make it again with `flaremesh provision`, and install it"
             ) from None
+        store = _store(Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_app_dir(run)), workspace)
         temporary = tempfile.mkdtemp(prefix="flaremesh-")
 
         def clean() -> None:
@@ -83,7 +85,7 @@ class _Launcher(ProcessJobLauncher):
         environment = of_job(os.environ, temporary)
         environment |= get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS))
         python, _, *words = shlex.split(self.get_command(job_meta, fl_ctx))
-        command = [python, "-m", JOB_PROCESS, str(workspace), run, *words]
+        command = [python, "-m", JOB_PROCESS, str(workspace), run, str(store or ""), *words]
         try:
             return _Handle(spawn_process(command, environment), clean)
         except OSError:
@@ -128,6 +130,17 @@ class ServerJobLauncher(_Launcher, ServerProcessJobLauncher):
 
 def _workspace(fl_ctx: FLContext) -> Path:
     return Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
+
+
+def _store(app: Path, workspace: Path) -> Path | None:
+    """The store of the run whose app this is, which is there then; None of a job that is no run."""
+    try:
+        store = store_of(workspace, app)
+    except FileNotFoundError:
+        return None
+    for folder in (store.parent, store):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return store
 
 
 def _command(fl_ctx: FLContext, names: Iterable[str]) -> str:
