@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flaremesh.p2p.agents.janitor import Retention, sweep
+from flaremesh.p2p.agents.janitor import Retention, sweep, sweep_stores
+from flaremesh.p2p.store import ORDER, store_of
 
 DAY = 86_400.0
 
@@ -70,3 +71,42 @@ def test_nothing_but_run_folders_is_touched(tmp_path):
 def test_keeping_nothing_at_all_is_refused(runs, days):
     with pytest.raises(ValueError, match="keep at least one run"):
         Retention(runs, days)
+
+
+def make_store(workspace: Path, order: str, days_ago: float = 0) -> tuple[Path, str]:
+    """The store of a run, and the job of an attempt of it."""
+    job = str(uuid.uuid4())
+    file = workspace / job / "app_site" / ORDER
+    file.parent.mkdir(parents=True)
+    file.write_text(order)
+    store = store_of(workspace, workspace / job / "app_site")
+    (store / "checkpoints").mkdir(parents=True)
+    (store / "checkpoints/500").touch()
+    when = time.time() - days_ago * DAY
+    for path in (store / "checkpoints/500", store / "checkpoints", store):
+        os.utime(path, (when, when))
+    return store, job
+
+
+def test_the_stores_of_runs_that_are_over_and_old_ones_are_removed(tmp_path):
+    (over, _), (old, _), (young, _) = (
+        make_store(tmp_path, order, days) for order, days in (("over", 0), ("old", 31), ("young", 29))
+    )
+    assert set(sweep_stores(tmp_path, (), {over.name}, days=30)) == {over.name, old.name}
+    assert list(young.parent.iterdir()) == [young]
+
+
+def test_the_store_of_a_run_that_runs_stays_whatever_is_known_of_it(tmp_path):
+    store, job = make_store(tmp_path, "running", days_ago=100)
+    assert sweep_stores(tmp_path, {job}, {store.name}, days=1) == []
+    assert sweep_stores(tmp_path, (), (), days=1) == [store.name]
+
+
+def test_a_store_is_as_young_as_the_last_change_in_it(tmp_path):
+    store, _ = make_store(tmp_path, "order", days_ago=100)
+    (store / "checkpoints/500").touch()
+    assert sweep_stores(tmp_path, (), (), days=1) == []
+
+
+def test_a_workspace_without_stores_has_none_to_remove(tmp_path):
+    assert sweep_stores(tmp_path, (), (), days=1) == []

@@ -24,7 +24,7 @@ from flaremesh.metrics.ask import HOST_VARIABLE, PORT, PORT_VARIABLE
 from flaremesh.metrics.exporter import Exporter
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.doctor import Doctor, Edge, Report, examine, versions
-from flaremesh.p2p.agents.janitor import Retention, sweep
+from flaremesh.p2p.agents.janitor import Retention, sweep, sweep_stores
 from flaremesh.p2p.agents.kit import PATH as KIT_PATH
 from flaremesh.p2p.agents.kit import Kit
 from flaremesh.p2p.agents.termination import on_termination
@@ -111,6 +111,10 @@ class Agent(FLComponent):
         self._serve(fl_ctx)
         threading.Thread(target=self._sweep_for_ever, name="janitor", daemon=True).start()
 
+    def runs_over(self) -> Collection[str]:
+        """Names of the stores of runs that get no further attempt, as far as this participant knows."""
+        return ()
+
     def edges(self) -> Sequence[Edge]:
         """Try the direct edges that the participant dials."""
         return []
@@ -124,12 +128,15 @@ class Agent(FLComponent):
         return [_AgentMetrics(self)]
 
     def sweep(self) -> None:
-        """Remove the run folders that are no longer kept."""
+        """Remove the run folders and the stores that are no longer kept."""
         with self._sweeping:
             try:
+                # first, because a run's folder says whether the run has finished
+                over = self.runs_over()
                 sweep(self.workspace, self.running_jobs(), self._retention)
+                sweep_stores(self.workspace, self.running_jobs(), over, self._retention.days)
             except OSError as error:  # e.g. NVFlare moved a folder away meanwhile
-                self.logger.warning("old run folders stay for now: %s", error)
+                self.logger.warning("old run folders and stores stay for now: %s", error)
 
     def why_not_ready(self) -> Sequence[str]:
         """What is missing, or that the process is stopping."""

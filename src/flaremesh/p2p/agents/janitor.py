@@ -1,12 +1,14 @@
-"""Removes the folders of old runs, which NVFlare keeps for ever."""
+"""Removes the folders of old runs, which NVFlare keeps for ever, and the stores of those that are over."""
 
 import logging
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from flaremesh.p2p.store import MOST_BYTES, ORDER, STORES, store_of
 
 _log = logging.getLogger(__name__)
 
@@ -47,17 +49,42 @@ def sweep(workspace: Path, running: Collection[str], retention: Retention) -> li
         retention: which of the others are kept.
     """
     ended = {folder: _changed(folder) for folder in _run_folders(workspace) if folder.name not in running}
+    return _remove(retention.expired(ended, time.time()), "old run folder")
+
+
+def sweep_stores(workspace: Path, running: Collection[str], over: Collection[str], days: float) -> list[str]:
+    """Remove the stores of runs that are over, and those that have not changed for days; return their names.
+
+    Args:
+        workspace: the participant's.
+        running: ids of jobs, whose stores stay.
+        over: names of the stores of runs that get no further attempt.
+        days: for how long the others are kept.
+    """
+    orders = (file for job in running for file in (workspace / job).glob(f"app_*/{ORDER}"))
+    # the job owns its folder: a longer file there is none that was let in
+    used = {store_of(workspace, file.parents[1]) for file in orders if file.stat().st_size <= MOST_BYTES}
+    oldest = time.time() - days * _DAY_SECONDS
+    unused = set((workspace / STORES).glob("*")) - used
+    return _remove([store for store in unused if store.name in over or _last_change(store) < oldest], "store")
+
+
+def _remove(folders: Iterable[Path], what: str) -> list[str]:
     removed = []
-    for folder in retention.expired(ended, time.time()):
+    for folder in folders:
         try:
             shutil.rmtree(folder)
         except OSError as error:
-            _log.warning("cannot remove the old run folder %s: %s", folder, error)
+            _log.warning("cannot remove the %s %s: %s", what, folder, error)
         else:
             removed.append(folder.name)
     if removed:
-        _log.info("removed %d old run folders", len(removed))
+        _log.info("removed %d %ss", len(removed), what)
     return removed
+
+
+def _last_change(store: Path) -> float:
+    return max(path.lstat().st_mtime for path in [store, *store.rglob("*")])
 
 
 def _run_folders(workspace: Path) -> list[Path]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
 from flaremesh.p2p.credentials import link_credentials
 from flaremesh.p2p.gate import egress, policy
 from flaremesh.p2p.gate.audit import AuditLog
+from flaremesh.p2p.gate.begun import Begun
+from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.nvflare import run_credential
 from flaremesh.p2p.nvflare.cells import METRICS, PROBE
 from flaremesh.p2p.nvflare.site import SiteProcess
@@ -128,6 +130,14 @@ class SiteAgent(Agent):
     @override
     def running_jobs(self) -> Collection[str]:
         return self._process.running_jobs()
+
+    @override
+    def runs_over(self) -> Collection[str]:
+        try:
+            return Begun(self.workspace).over(datetime.now(UTC))
+        except Refused as error:
+            self.logger.warning("stores of runs stay for now: %s", error)
+            return ()
 
     @override
     def edges(self) -> Sequence[Edge]:
