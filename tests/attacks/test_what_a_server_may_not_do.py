@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from attacked_mesh import LEAD, SITES, AttackedMesh, attacked_mesh
+from attacked_mesh import END_SECONDS, LEAD, SITES, AttackedMesh, attacked_mesh, wait_until
 from nvflare.lighter.utils import load_private_key_file, sign_folders
 
 from flaremesh.p2p.gate import order
@@ -94,6 +95,54 @@ def test_a_signed_job_is_good_for_one_run(mesh: AttackedMesh, app: Path) -> None
     mesh.tell("server", "server_attacks.start", job=job)
     assert all_say(deploy(mesh, app), "has begun before")
     mesh.tell("server", "server_attacks.command", topic="train.abort", body=None, job=job)
+
+
+def waiting(app: Path, **fields: Any) -> Path:
+    """The app of a run that waits for what it loses."""
+    order.write(replace(order.read(app), on_loss="wait", **fields), app)
+    return app
+
+
+def test_a_run_that_has_finished_gets_no_further_attempt(mesh: AttackedMesh, tmp_path: Path) -> None:
+    job = mesh.job(tmp_path / "job", iterations=10)
+    waiting(job / "app_server")
+    app = waiting(job / "app_sites")
+    with mesh.session() as session:
+        run_id = session.submit(job)
+        assert session.wait(run_id, END_SECONDS)
+        assert session.job(run_id).status == "FINISHED:COMPLETED"
+    sign(mesh, app, LEAD)
+    assert all_say(deploy(mesh, app), "has finished here")
+
+
+def test_another_app_under_the_id_of_a_run_is_no_attempt_of_it(
+    mesh: AttackedMesh, app: Path, tmp_path: Path
+) -> None:
+    sign(mesh, waiting(app), LEAD)
+    job = str(uuid.uuid4())
+    assert all_say(deploy(mesh, app, job), "deployed")
+    mesh.tell("server", "server_attacks.start", job=job)
+    run = order.read(app).run
+    other = waiting(mesh.job(tmp_path / "other", stepsize=0.5) / "app_sites", run=run)
+    sign(mesh, other, LEAD)
+    assert all_say(deploy(mesh, other), "another job has begun here under this run's id")
+    mesh.tell("server", "server_attacks.command", topic="train.abort", body=None, job=job)
+
+
+def test_attempts_of_a_run_come_one_after_the_other(mesh: AttackedMesh, app: Path) -> None:
+    sign(mesh, waiting(app), LEAD)
+    first, second, third = (str(uuid.uuid4()) for _ in range(3))
+    assert all_say(deploy(mesh, app, first), "deployed")
+    mesh.tell("server", "server_attacks.start", job=first)
+    assert all_say(deploy(mesh, app, second), "deployed")
+    assert all_say(mesh.tell("server", "server_attacks.start", job=second), "still runs here")
+    mesh.tell("server", "server_attacks.command", topic="train.abort", body=None, job=first)
+    wait_until(
+        lambda: all("flaremesh_running_jobs 0.0" in mesh.get(s, "/metrics").decode() for s in SITES), 30
+    )
+    assert all_say(deploy(mesh, app, third), "deployed")
+    assert all_say(mesh.tell("server", "server_attacks.start", job=third), "Start the client app")
+    mesh.tell("server", "server_attacks.command", topic="train.abort", body=None, job=third)
 
 
 def test_a_signed_job_of_yesterday_is_refused(mesh: AttackedMesh, app: Path) -> None:
