@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from attacked_mesh import END_SECONDS, LEAD, SITES, AttackedMesh, attacked_mesh, wait_until
 from nvflare.lighter.utils import load_private_key_file, sign_folders
+from prometheus_client.parser import text_string_to_metric_families
 
-from flaremesh.p2p.gate import order
+from flaremesh.p2p.gate import audit, order
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,25 @@ def waiting(app: Path, **fields: Any) -> Path:
     return app
 
 
+def begin(mesh: AttackedMesh, app: Path) -> dict[str, str]:
+    """What each site answers to the server that starts an app which it has just let in."""
+    job = str(uuid.uuid4())
+    assert all_say(deploy(mesh, app, job), "deployed")
+    return dict(mesh.tell("server", "server_attacks.start", job=job))
+
+
+def running(mesh: AttackedMesh) -> set[int]:
+    """How many jobs run, at any site."""
+    pages = (mesh.get(site, "/metrics").decode() for site in SITES)
+    return {
+        int(sample.value)
+        for page in pages
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "flaremesh_running_jobs"
+    }
+
+
 def test_a_run_that_has_finished_gets_no_further_attempt(mesh: AttackedMesh, tmp_path: Path) -> None:
     job = mesh.job(tmp_path / "job", iterations=10)
     waiting(job / "app_server")
@@ -119,30 +139,28 @@ def test_another_app_under_the_id_of_a_run_is_no_attempt_of_it(
     mesh: AttackedMesh, app: Path, tmp_path: Path
 ) -> None:
     sign(mesh, waiting(app), LEAD)
-    job = str(uuid.uuid4())
-    assert all_say(deploy(mesh, app, job), "deployed")
-    mesh.tell("server", "server_attacks.start", job=job)
+    begin(mesh, app)
     run = order.read(app).run
     other = waiting(mesh.job(tmp_path / "other", stepsize=0.5) / "app_sites", run=run)
     sign(mesh, other, LEAD)
     assert all_say(deploy(mesh, other), "another job has begun here under this run's id")
-    mesh.tell("server", "server_attacks.command", topic="train.abort", body=None, job=job)
 
 
-def test_attempts_of_a_run_come_one_after_the_other(mesh: AttackedMesh, app: Path) -> None:
-    sign(mesh, waiting(app), LEAD)
-    first, second, third = (str(uuid.uuid4()) for _ in range(3))
-    assert all_say(deploy(mesh, app, first), "deployed")
-    mesh.tell("server", "server_attacks.start", job=first)
-    assert all_say(deploy(mesh, app, second), "deployed")
-    assert all_say(mesh.tell("server", "server_attacks.start", job=second), "still runs here")
-    mesh.tell("server", "server_attacks.command", topic="train.abort", body=None, job=first)
-    wait_until(
-        lambda: all("flaremesh_running_jobs 0.0" in mesh.get(s, "/metrics").decode() for s in SITES), 30
-    )
-    assert all_say(deploy(mesh, app, third), "deployed")
-    assert all_say(mesh.tell("server", "server_attacks.start", job=third), "Start the client app")
-    mesh.tell("server", "server_attacks.command", topic="train.abort", body=None, job=third)
+def test_attempts_of_a_run_come_one_after_the_other(mesh: AttackedMesh, tmp_path: Path) -> None:
+    job = mesh.job(tmp_path / "job")
+    waiting(job / "app_server")
+    app = waiting(job / "app_sites")
+    with mesh.session() as session:
+        run_id = session.submit(job)
+        wait_until(lambda: running(mesh) == {1}, END_SECONDS)
+        sign(mesh, app, LEAD)
+        assert all_say(begin(mesh, app), "still runs here")
+        session.abort(run_id, END_SECONDS)
+    wait_until(lambda: running(mesh) == {0}, END_SECONDS)
+    begin(mesh, app)
+    for site in SITES:
+        *_, last = audit.entries(mesh.workspace(site))
+        assert (last["event"], last["attempt"]) == ("attempt", 2)
 
 
 def test_a_signed_job_of_yesterday_is_refused(mesh: AttackedMesh, app: Path) -> None:
