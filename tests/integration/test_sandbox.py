@@ -71,6 +71,8 @@ def test_the_code_of_a_job_reaches_no_key_no_policy_no_other_run_and_no_secret(m
     wait_until(
         lambda: not list(local.glob("*/*/credential")), 30
     )  # NVFlare ends processes some seconds later
+    # both runs are over, and nothing is known of the store that lay there
+    wait_until(lambda: [store.name for store in (bonn / "stores").iterdir()] == ["0" * 64], 30)
 
 
 def test_a_variable_that_a_jobs_configuration_names_is_not_there(mesh, tmp_path: Path) -> None:
