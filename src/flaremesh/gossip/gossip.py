@@ -56,6 +56,11 @@ class _Channel:
         self._work = Workspace(like, take)
         self._start, self.stop = start, start + encoding.size(like.numel())
 
+    @property
+    def copies(self) -> dict[str, Tensor]:
+        """What is kept between iterations, (d,) each, by the site whose vector it is."""
+        return self._publication.copies
+
     def publish(self, vector: Tensor) -> Tensor:
         """The bytes that tell the out-neighbours of ``vector``."""
         self._own = vector
@@ -164,6 +169,29 @@ class Gossip:
         with self._threads:
             mixed = [channel.mix(hood, messages) for channel in self._channels]
         return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], self._poisoned(messages, mixed))
+
+    def snapshot(self) -> list[dict[str, Tensor]]:
+        """What is kept between iterations, copied: for each vector of the message, public copies by site."""
+        return [{site: copy.clone() for site, copy in channel.copies.items()} for channel in self._channels]
+
+    def restore(self, like: Sequence[Tensor], snapshot: Sequence[Mapping[str, Tensor]]) -> None:
+        """Go on from a snapshot, before anything is published.
+
+        Args:
+            like: vectors (d,) such as will be published.
+            snapshot: of a site with the same wire.
+
+        Raises:
+            ValueError: the snapshot does not fit the vectors.
+        """
+        if not snapshot:
+            return  # nothing was published by then
+        self._open(like)
+        for vector, channel, copies in zip(like, self._channels, snapshot, strict=True):
+            for site, copy in copies.items():
+                if (copy.shape, copy.dtype) != (vector.shape, vector.dtype):
+                    raise ValueError(f"a copy of {tuple(copy.shape)} of a vector of {tuple(vector.shape)}")
+                channel.copies[site] = copy.to(vector.device)
 
     def _poisoned(
         self, messages: Mapping[str, Tensor], mixed: Sequence[tuple[Tensor, Tensor | float]]

@@ -11,7 +11,13 @@ from flaremesh.gossip.mixing import Blocks, Workspace, entries_of
 
 
 class Publication(Protocol):
-    """One of the vectors that sites tell each other in every iteration, seen from one of them."""
+    """One of the vectors that sites tell each other in every iteration, seen from one of them.
+
+    Attributes:
+        copies: what is kept between iterations, (d,) each, by the site whose vector it is.
+    """
+
+    copies: dict[str, Tensor]
 
     def publish(self, vector: Tensor, work: Workspace) -> Tensor:
         """The bytes uint8 that tell the out-neighbours of ``vector`` (d,)."""
@@ -32,6 +38,7 @@ class Values(Publication):
 
     def __init__(self, encoding: Encoding):
         self._encoding = encoding
+        self.copies = {}
 
     @override
     def publish(self, vector: Tensor, work: Workspace) -> Tensor:
@@ -62,7 +69,7 @@ class PublicCopies(Publication):
 
     def __init__(self, encoding: Encoding):
         self._encoding = encoding
-        self._copies: dict[str, Tensor] = {}
+        self.copies = {}
 
     @override
     def publish(self, vector: Tensor, work: Workspace) -> Tensor:
@@ -85,9 +92,9 @@ class PublicCopies(Publication):
         return lambda start, stop, scratch: copy[start:stop].add_(change(start, stop, scratch))
 
     def _copy(self, peer: str) -> Tensor:
-        if peer not in self._copies:
-            self._copies[peer] = torch.zeros_like(self._vector)
-        return self._copies[peer]
+        if peer not in self.copies:
+            self.copies[peer] = torch.zeros_like(self._vector)
+        return self.copies[peer]
 
 
 _OWN = ""  # no site is called that

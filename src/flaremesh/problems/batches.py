@@ -1,11 +1,20 @@
 """Mini-batches, as users' loaders give them and as a module and its loss take them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
+
+from flaremesh.problems.generators import (
+    global_states,
+    own_generators,
+    set_global_states,
+    set_states,
+    states_of,
+)
 
 Batch: TypeAlias = tuple[Any, Any]
 """Inputs and targets: tensors or arrays whose first dimension is the batch, or collections of them."""
@@ -82,19 +91,72 @@ def require_passes(batches: Iterable[Any], what: str) -> None:
         )
 
 
-def endless(batches: Iterable[Any]) -> Iterator[Any]:
-    """One pass after another.
+class Passes:
+    """The batches of one pass after another, and the position in them.
 
-    Raises:
-        ValueError: a pass has no batch.
+    A position is the states of the generators when the pass began, and how many batches were drawn of it. To go
+    there, the pass is begun anew with these states, and so many of its batches are left out.
+
+    Args:
+        batches: whose passes they are.
     """
-    while True:
-        empty = True
-        for batch in batches:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError("there is no training data")
+
+    def __init__(self, batches: Iterable[Any]):
+        self._batches = batches
+        self._pass: Iterator[Any] | None = None
+        self._drawn = 0
+        self._began: Any = None
+        self._generators = own_generators(batches)
+        # these draw from no others, and may have so short passes that asking would take time
+        self._draws_globally = type(batches) not in (Batches, list, tuple)
+
+    def next(self) -> Any:
+        """The next batch.
+
+        Raises:
+            ValueError: a pass has no batch.
+        """
+        if self._pass is not None:
+            for batch in self._pass:
+                self._drawn += 1
+                return batch
+            self._pass = None
+        self._began = self._states()
+        self._pass = iter(self._batches)
+        for batch in self._pass:
+            self._drawn = 1
+            return batch
+        raise ValueError("there is no training data")
+
+    def snapshot(self) -> dict[str, Any]:
+        """The position."""
+        return {"drawn": self._drawn, "began": self._began, "now": self._states()}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go to a position of passes over the same data.
+
+        Raises:
+            ValueError: there are fewer batches, or other generators.
+        """
+        if snapshot["drawn"]:
+            self._set(snapshot["began"])
+            self._pass = iter(self._batches)
+            self._drawn = sum(1 for _ in islice(self._pass, snapshot["drawn"]))
+            if self._drawn < snapshot["drawn"]:
+                raise ValueError(f"there are {self._drawn} batches, and {snapshot['drawn']} had been drawn")
+            self._began = snapshot["began"]
+        self._set(snapshot["now"])
+
+    def _states(self) -> dict[str, Any]:
+        return {
+            "own": states_of(self._generators),
+            "global": global_states() if self._draws_globally else None,
+        }
+
+    def _set(self, states: Mapping[str, Any]) -> None:
+        set_states(self._generators, states["own"])
+        if self._draws_globally:
+            set_global_states(states["global"])
 
 
 def pair_on(device: torch.device, batch: Any) -> Batch:

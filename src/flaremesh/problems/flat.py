@@ -1,6 +1,6 @@
 """Parameters and buffers of a module as vectors."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
 import torch
@@ -124,6 +124,28 @@ class FlatBuffers:
             own = owner._buffers[name]
             if own is not None and own.data_ptr() != part.data_ptr():
                 owner._buffers[name] = part.to(own.dtype)
+
+
+def buffers_of(module: Module) -> dict[str, Tensor]:
+    """All buffers by their full names, also those that do not persist or are no floats."""
+    return dict(module.named_buffers())
+
+
+def set_buffers(module: Module, values: Mapping[str, Tensor]) -> None:
+    """Give buffers the values of others by the same names, in their own memory where these fit.
+
+    Raises:
+        AttributeError: the module has no such part.
+    """
+    buffers = dict(module.named_buffers())
+    for title, value in values.items():
+        own = buffers.get(title)
+        if own is not None and (own.shape, own.dtype) == (value.shape, value.dtype):
+            own.copy_(value)
+            continue
+        path, _, name = title.rpartition(".")
+        device = next(module.parameters()).device
+        module.get_submodule(path)._buffers[name] = value.to(own.device if own is not None else device)
 
 
 def _float_buffers(module: Module) -> Iterator[tuple[Module, str, str, Tensor]]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from flaremesh.problems.batches import Batch, Batches, endless, is_empty, pair_on, require_passes, samples
-from flaremesh.problems.flat import FlatBuffers, FlatParameters
+from flaremesh.problems.batches import Batch, Batches, Passes, is_empty, pair_on, require_passes, samples
+from flaremesh.problems.flat import FlatBuffers, FlatParameters, buffers_of, set_buffers
+from flaremesh.problems.generators import own_generators, set_states, states_of
 from flaremesh.problems.protocol import SiteContext
 
 __all__ = ["Batch", "Batches", "ModuleProblem"]
@@ -66,8 +67,9 @@ class ModuleProblem:
             raise ValueError("there is no training data")
         self._module = module
         self._loss = loss
-        self._batches = endless(train)
+        self._batches = Passes(train)
         self._test = test
+        self._test_generators = own_generators(test)
         self._parameters = FlatParameters(module)
         self._flat_buffers: FlatBuffers | None = None
 
@@ -82,7 +84,7 @@ class ModuleProblem:
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and gradient (d,) on the next mini-batch, in train mode."""
         self._load(x)
-        inputs, targets = pair_on(self._device, next(self._batches))
+        inputs, targets = pair_on(self._device, self._batches.next())
         loss = _scalar(self._loss(self._module(inputs), targets))
         self._parameters.clear_gradients()
         if loss.requires_grad:
@@ -127,6 +129,24 @@ class ModuleProblem:
         self._load(x)
         state: Mapping[str, Any] = self._module.state_dict()
         return state
+
+    def snapshot(self) -> dict[str, Any]:
+        """The position in the training data, the states of loaders' own generators, and the module's buffers.
+
+        The position in a DataLoader is exact whether it draws its order from a generator of its own or from
+        torch's, as long as it draws it when a pass begins.
+        """
+        return {
+            "train": self._batches.snapshot(),
+            "test": states_of(self._test_generators),
+            "buffers": buffers_of(self._module),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go to where ``snapshot`` was taken; the batches of the present pass up to there are drawn again."""
+        self._batches.restore(snapshot["train"])
+        set_states(self._test_generators, snapshot["test"])
+        set_buffers(self._module, snapshot["buffers"])
 
     def _load(self, x: Tensor) -> None:
         self._parameters.load(x)

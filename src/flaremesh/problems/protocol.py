@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from torch import Generator, Tensor
@@ -71,6 +71,8 @@ class Problem(Protocol):
     While problems are built, the global generators of torch, NumPy and Python hold the run's seed, so that
     all sites make the same model; afterwards they hold a seed of the site's own. So a run can be repeated.
     What shall differ between sites while they are built is drawn from ``site.generator()``.
+
+    A problem that is somewhere, say in its data, has the methods of Resumable too.
     """
 
     def initial(self) -> Tensor:
@@ -93,3 +95,24 @@ class Problem(Protocol):
 
     def state(self, x: Tensor) -> Mapping[str, Tensor]:
         """The model at x as named tensors, as it is saved at the end of the run."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """What a problem adds to Problem if the next gradient depends on more than x: a position, kept in checkpoints.
+
+    A run that goes on from a checkpoint builds the problem anew, without asking it for a gradient, and then
+    restores it; from there on it must give what the undisturbed one would have given. The run itself keeps x,
+    the states of the global generators of torch, NumPy and Python, and the buffers that it mixes. A problem
+    without these methods has nothing else to keep. ``flaremesh simulate --check-resume`` tells.
+    """
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Where the problem is: in its data, in generators of its own, in what it has learnt besides x.
+
+        Tensors, NumPy arrays, numbers, texts, None, and lists and mappings of them, whose keys are texts or
+        whole numbers. They are copied at once, so that the problem may go on writing to them.
+        """
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go there; tuples have become lists, and tensors are on the CPU."""

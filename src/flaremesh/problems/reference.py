@@ -7,6 +7,7 @@ from flaremesh.class_path import class_at, exit_refused
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 
 _METHODS = ("initial", "loss_and_gradient", "evaluate", "buffers", "state")
+_TOGETHER = ("snapshot", "restore")
 
 
 def load_problem(path: str, site: SiteContext, args: Mapping[str, Any]) -> Problem:
@@ -41,7 +42,9 @@ def build_problem(
             problem = make(site, **args)
     except Exception as error:
         raise ProblemError(f"cannot build the problem {name} at {site.name}", error) from error
-    if missing := [method for method in _METHODS if not callable(getattr(problem, method, None))]:
+    has = {method for method in (*_METHODS, *_TOGETHER) if callable(getattr(problem, method, None))}
+    needed = _METHODS if has.isdisjoint(_TOGETHER) else (*_METHODS, *_TOGETHER)
+    if missing := [method for method in needed if method not in has]:
         raise ProblemError(
             f"{name} is no problem: it has no {', '.join(missing)}; see flaremesh.problems.protocol.Problem"
         )

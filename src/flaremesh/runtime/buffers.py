@@ -1,5 +1,7 @@
 """A model's buffers in the mixing: statistics are averaged, constants are left alone."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from flaremesh.topology.neighborhood import Neighborhood
@@ -33,3 +35,16 @@ class MixedBuffers:
         change = mixed / row_sum - self._sent
         constant = (self._buffers == self._first) | ~change.isfinite()
         self._buffers.add_(change.masked_fill_(constant, 0.0))
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """What is needed to go on after a whole iteration: the buffers then and at first, (b,) each."""
+        return {"now": self._buffers.clone(), "first": self._first}
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Go on from there.
+
+        Raises:
+            RuntimeError: the buffers were of another length.
+        """
+        self._buffers.copy_(snapshot["now"])
+        self._first = snapshot["first"].to(self._buffers).view_as(self._buffers)

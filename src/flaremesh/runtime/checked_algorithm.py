@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Gradient, Mixed, Step, Vectors
 from flaremesh.errors import FlaremeshError
+from flaremesh.runtime.tree import Tree, shaped
 
 
 class AlgorithmError(FlaremeshError):
@@ -14,14 +16,14 @@ class AlgorithmError(FlaremeshError):
 
 
 class CheckedAlgorithm:
-    """An algorithm at one site, from message to message.
+    """An algorithm at one site, from message to message: call ``start`` or ``restore``, then ``begin``.
 
     Without the check, a site that sends too few messages would be noticed by its neighbours alone, and only
     when they have waited in vain.
 
     Args:
         algorithm: the algorithm.
-        initial: the initial point (d,).
+        length: d.
         gradient: computes the gradient of the site's objective.
 
     Attributes:
@@ -29,26 +31,34 @@ class CheckedAlgorithm:
         exchanges: number of messages of an iteration.
         state: after the last whole iteration.
         message: the next one to be sent.
-
-    Raises:
-        AlgorithmError: the first message is not as declared.
     """
 
-    def __init__(self, algorithm: Algorithm[Any], initial: Tensor, gradient: Gradient):
+    def __init__(self, algorithm: Algorithm[Any], length: int, gradient: Gradient):
         self.name = type(algorithm).__name__
         self.exchanges = len(algorithm.exchanges)
         self._algorithm = algorithm
         self._gradient = gradient
-        self._lengths = [exchange.lengths(initial.numel()) for exchange in algorithm.exchanges]
-        self._begin(algorithm.init(initial, gradient))
+        self._lengths = [exchange.lengths(length) for exchange in algorithm.exchanges]
 
     @property
     def estimate(self) -> Tensor:
         """The estimate of the solution (d,) after the last whole iteration."""
         return self._algorithm.estimate(self.state)
 
+    def start(self, initial: Tensor) -> None:
+        """Start at the initial point (d,)."""
+        self.state = self._algorithm.init(initial, self._gradient)
+
+    def restore(self, initial: Tensor, state: Tree) -> None:
+        """Go on from a state that was kept; the initial point (d,) tells what states look like.
+
+        Raises:
+            TreeError: it is no state of this algorithm, or one of vectors of another length.
+        """
+        self.state = shaped(self._algorithm.init(initial, torch.zeros_like), state, initial.device)
+
     def resume(self, mixed: Mixed) -> bool:
-        """Let the algorithm work up to its next message, of this iteration or of the next one.
+        """Let the algorithm work up to its next message or to the end of the iteration.
 
         Args:
             mixed: waits for the mixture of the last message.
@@ -64,16 +74,20 @@ class CheckedAlgorithm:
         except StopIteration as end:
             if self._sent < self.exchanges:
                 raise self._over_early() from None
-            self._begin(end.value)
+            self.state = end.value
             return True
         if self._sent == self.exchanges:
             raise AlgorithmError(f"{self.name} declares {self._count()}, and yields another message")
         self._check(message)
         return False
 
-    def _begin(self, state: Any) -> None:
-        self.state = state
-        self._step: Step[Any] = self._algorithm.step(state, self._gradient)
+    def begin(self) -> None:
+        """Begin the next iteration, up to its first message.
+
+        Raises:
+            AlgorithmError: the message is not as declared.
+        """
+        self._step: Step[Any] = self._algorithm.step(self.state, self._gradient)
         self._sent = 0
         try:
             message = next(self._step)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from flaremesh.class_path import ended
 from flaremesh.metrics.sink import MOST_METRICS
-from flaremesh.problems.protocol import Problem, ProblemError
+from flaremesh.problems.protocol import Problem, ProblemError, Resumable
 from flaremesh.record import MOST_CHARACTERS
+from flaremesh.runtime.tree import copied
 
 _log = logging.getLogger(__name__)
 
@@ -116,6 +117,24 @@ class CheckedProblem:
         if left := [f"{name} ({_kind(value)})" for name, value in state.items() if not _can_be_saved(value)]:
             _log.warning("%s: left out of the saved model, being no tensors: %s", self._site, ", ".join(left))
         return saved
+
+    def snapshot(self) -> Mapping[str, Any] | None:
+        """Copies of what says where the problem is; None where it does not tell."""
+        if not isinstance(self.problem, Resumable):
+            return None
+        with self._blamed():
+            snapshot = self.problem.snapshot()
+        if not isinstance(snapshot, Mapping):
+            raise self._broken(f"a snapshot that is {_kind(snapshot)}; a mapping is expected")
+        position: Mapping[str, Any] = copied(snapshot)
+        return position
+
+    def restore(self, snapshot: Mapping[str, Any] | None) -> None:
+        """Let the problem go to where the snapshot was taken."""
+        if snapshot is None or not isinstance(self.problem, Resumable):
+            return
+        with self._blamed():
+            self.problem.restore(snapshot)
 
     def _require_fresh(self, gradient: Tensor) -> None:
         """Refuse memory that an algorithm still has from before: gradient tracking subtracts the last one."""

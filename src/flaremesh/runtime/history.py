@@ -1,13 +1,16 @@
 """The history of a run at one site: ``history.jsonl``, one record a line."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Final, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Self, TypeAlias, TypeVar
 
 from pydantic import Discriminator, Tag
 from typing_extensions import override
 
+from flaremesh import atomic
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
 from flaremesh.record import RecordError, Schema
 
@@ -36,15 +39,21 @@ class History(MetricsSink):
 
     Use it as a context manager, so that the file is complete however the run ends.
 
+    Args:
+        path: of the file; None for none.
+        earlier: records that it begins with.
+
     Attributes:
         iterations: records of the iterations.
         evaluations: records of the evaluations.
     """
 
-    def __init__(self, path: Path | None = None):
+    def __init__(self, path: Path | None = None, earlier: Iterable[Record] = ()):
         self.iterations: list[Iteration] = []
         self.evaluations: list[Evaluation] = []
         self._file = path.open("w", buffering=1, encoding="utf-8") if path else None
+        for record in earlier:
+            self.add(record)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -105,11 +114,18 @@ class History(MetricsSink):
 
     def thinned(self, limit: int) -> list[Iteration | Evaluation]:
         """At most ``limit`` iterations and ``limit`` evaluations, in the order of their iterations."""
-        records: list[Iteration | Evaluation] = [
-            *evenly_spaced(self.iterations, limit),
-            *evenly_spaced(self.evaluations, limit),
-        ]
-        return sorted(records, key=lambda record: record.iteration)
+        return _ordered(evenly_spaced(self.iterations, limit), evenly_spaced(self.evaluations, limit))
+
+    def ordered(self) -> list[Iteration | Evaluation]:
+        """All records, in the order of their iterations."""
+        return _ordered(self.iterations, self.evaluations)
+
+
+def _ordered(
+    iterations: Iterable[Iteration], evaluations: Iterable[Evaluation]
+) -> list[Iteration | Evaluation]:
+    records: list[Iteration | Evaluation] = [*iterations, *evaluations]
+    return sorted(records, key=lambda record: record.iteration)
 
 
 def evenly_spaced(records: Sequence[T], limit: int) -> list[T]:
@@ -118,3 +134,60 @@ def evenly_spaced(records: Sequence[T], limit: int) -> list[T]:
         return list(records)
     step = (len(records) - 1) / (limit - 1)
     return [records[round(i * step)] for i in range(limit)]
+
+
+class HistoryFile:
+    """A history that outlives the process that writes it, and of which a beginning can be asked for.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._known = False  # whether the file is the one that this object has written last
+        self._records = self._bytes = 0
+        self._digest = hashlib.sha256()
+
+    def extend_to(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Make the file that of ``records``, which begin with those of the last call; only the rest is written.
+
+        Returns:
+            The arguments with which ``beginning`` reads them.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        known, self._known = self._known, False
+        if not known:
+            self._records, self._bytes, self._digest = 0, 0, hashlib.sha256()
+        added = "".join(f"{_RECORD.json(record)}\n" for record in records[self._records :]).encode()
+        if known:
+            self._append(added)
+        else:
+            atomic.write(self._path, added, durable=True)
+        self._digest.update(added)
+        self._records, self._bytes, self._known = len(records), self._bytes + len(added), True
+        return {"records": self._records, "bytes": self._bytes, "sha256": self._digest.hexdigest()}
+
+    def beginning(self, *, records: int, bytes: int, sha256: str) -> tuple[Record, ...]:
+        """So many records, or bytes, of the file.
+
+        Raises:
+            ValueError: they are not those of which the digest was taken.
+            RecordError: they are no records.
+            OSError: the file cannot be read.
+        """
+        with self._path.open("rb") as file:
+            content = file.read(min(bytes, self._path.stat().st_size))
+        lines = content.splitlines()
+        if len(lines) != records or hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError(f"{self._path.name} is another one")
+        return tuple(_RECORD.read(line, self._path) for line in lines)
+
+    def _append(self, added: bytes) -> None:
+        with self._path.open("r+b") as file:
+            file.seek(self._bytes)
+            file.write(added)
+            file.flush()
+            os.fsync(file.fileno())

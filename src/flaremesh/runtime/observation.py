@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from torch import Tensor
 from flaremesh.algorithms import Vectors
 from flaremesh.metrics.sink import Iteration, Norms
 from flaremesh.runtime.vectors import floats
+
+_SECONDS = ("send_seconds", "wait_seconds", "gradient_seconds", "overlap_seconds", "mix_seconds")
 
 
 @dataclass
@@ -78,6 +82,34 @@ class Observation:
         if self.gradient_norm is None:
             return Norms(self.iteration + 1, None, *floats(innovation))
         return Norms(self.iteration + 1, *floats(self.gradient_norm, innovation))
+
+    def snapshot(self) -> dict[str, Any]:
+        """What its record is made of, once everything is mixed, as numbers; of the seconds, those so far."""
+        return {
+            "loss": None if self.loss is None else float(self.loss),
+            "distances": floats(*self.distances),
+            "seconds": time.perf_counter() - self.started,
+            **{name: getattr(self, name) for name in _SECONDS},
+        }
+
+    @classmethod
+    def restored(cls, iteration: int, snapshot: Mapping[str, Any]) -> Self:
+        """The iteration of that number again; it takes no norms.
+
+        Raises:
+            KeyError, TypeError, ValueError: the snapshot is none.
+        """
+        loss = snapshot["loss"]
+        observed = cls(
+            iteration,
+            time.perf_counter() - float(snapshot["seconds"]),
+            [float(distance) for distance in snapshot["distances"]],
+            look=False,
+            loss=None if loss is None else torch.tensor(float(loss), dtype=torch.float64),
+        )
+        for name in _SECONDS:
+            setattr(observed, name, float(snapshot[name]))
+        return observed
 
     def _read(self, message: Vectors) -> tuple[float | None, float, bool]:
         """Loss and consensus distance, and whether they and the message are finite."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from flaremesh.problems.protocol import Problem, SiteContext
+from flaremesh.problems.generators import global_states, set_global_states
+from flaremesh.problems.protocol import Problem, Resumable, SiteContext
 
 
 def seed_all(seed: int) -> None:
@@ -34,21 +35,25 @@ def built(site: SiteContext, build: Callable[[SiteContext], Problem]) -> Problem
 
 
 class Generators:
-    """The states of all global generators, as one site has them."""
+    """The states of all global generators, as one site has them.
+
+    Attributes:
+        states: as problems.generators.global_states gives them.
+    """
 
     def __init__(self) -> None:
-        self._states = _states()
+        self.states = global_states()
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Make them the global states within the context; what is drawn there advances these states alone."""
-        outside = _states()
-        _set(self._states)
+        outside = global_states()
+        set_global_states(self.states)
         try:
             yield
         finally:
-            self._states = _states()
-            _set(outside)
+            self.states = global_states()
+            set_global_states(outside)
 
 
 class TakingTurns(Problem):
@@ -88,17 +93,15 @@ class TakingTurns(Problem):
         with self._generators.in_place():
             return self._problem.state(x)
 
+    def snapshot(self) -> Mapping[str, Any]:
+        """The problem's position, and the states of the generators that it draws from."""
+        with self._generators.in_place():
+            position = self._problem.snapshot() if isinstance(self._problem, Resumable) else None
+        return {"problem": position, "generators": self._generators.states}
 
-def _states() -> tuple[Any, ...]:
-    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    gpu = torch.cuda.get_rng_state() if started else None
-    return random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state(), gpu
-
-
-def _set(states: tuple[Any, ...]) -> None:
-    python, numpy, cpu, gpu = states
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(cpu)
-    if gpu is not None:
-        torch.cuda.set_rng_state(gpu)
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take up that position again, and these states."""
+        with self._generators.in_place():
+            if isinstance(self._problem, Resumable):
+                self._problem.restore(snapshot["problem"])
+            set_global_states(snapshot["generators"])

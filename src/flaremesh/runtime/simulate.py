@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -14,14 +15,16 @@ from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.record import finite_or_none
+from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import History
-from flaremesh.runtime.randomness import TakingTurns
+from flaremesh.runtime.randomness import Generators, TakingTurns
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run
 
 _COORDINATES = 10  # so many of the mean are kept of each iteration; all would fill the memory
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,13 @@ class Simulation:
         problem: builds the problem of a site.
         options: how the sites run.
         seed: the run's seed.
+        checkpoints: where each site's checkpoints go; {} for none.
+        resume: where each site goes on, all after the same iteration; {} to begin.
 
     Attributes:
         sites: the loop of each site.
         histories: what each site saw of its run.
-        snapshots: the mesh at the start and after every iteration.
+        snapshots: the mesh where it begins and after every iteration.
         seconds: wall clock of the iterations.
     """
 
@@ -65,24 +70,35 @@ class Simulation:
         problem: Callable[[SiteContext], Problem],
         options: RunOptions,
         seed: int = 0,
+        checkpoints: Mapping[str, Checkpoints] = _NONE,
+        resume: Mapping[str, Checkpoint] = _NONE,
     ):
         boxes = inboxes(schedules)
-        self.histories = {site: History() for site in schedules}
+        self.histories = {site: History(earlier=resume[site].history if resume else ()) for site in schedules}
         contexts = [
             SiteContext.here(site, index, len(schedules), seed) for index, site in enumerate(schedules)
         ]
         # all problems are built before any computes, so that what they may share is the same for each
         problems = {site.name: TakingTurns(site, problem) for site in contexts}
-        self.sites = {
-            site: SiteRun(
-                algorithm, problems[site], schedule, InProcessLink(site, boxes), self.histories[site], options
-            )
-            for site, schedule in schedules.items()
-        }
+        with Generators().in_place():  # a site that goes on sets the states of its process
+            self.sites = {
+                site: SiteRun(
+                    algorithm,
+                    problems[site],
+                    schedule,
+                    InProcessLink(site, boxes),
+                    self.histories[site],
+                    options,
+                    checkpoints.get(site),
+                    resume.get(site),
+                )
+                for site, schedule in schedules.items()
+            }
         self._require_one_model()
         self._options = options
         self.seconds = 0.0
-        self.snapshots = [self._snapshot(0)]
+        self._start = next(iter(self.sites.values())).start
+        self.snapshots = [self._snapshot(self._start)]
 
     def run(self) -> None:
         """All iterations; raises what SiteRun.turns raises."""
@@ -91,7 +107,7 @@ class Simulation:
 
     def steps(self) -> Iterator[Snapshot]:
         """Run one iteration of all sites for each snapshot asked for."""
-        for iteration in range(self._options.iterations):
+        for iteration in range(self._start, self._options.iterations):
             started = time.perf_counter()
             turns = [site.turns(iteration) for site in self.sites.values()]
             for _ in zip(*turns, strict=True):  # each hands over its message before any goes on
@@ -165,14 +181,21 @@ def _size(x: Tensor) -> str:
 
 
 @contextmanager
-def simulation_of(run: Run, mesh: Mesh) -> Iterator[Simulation]:
+def simulation_of(
+    run: Run,
+    mesh: Mesh,
+    checkpoint_every: int | None = None,
+    checkpoints: Mapping[str, Checkpoints] = _NONE,
+    resume: Mapping[str, Checkpoint] = _NONE,
+) -> Iterator[Simulation]:
     """The simulation of a topology file's run, with its problem as it would arrive at the sites.
 
     Raises:
         ProblemError: the problem cannot be built, or it failed.
         DeliveryError: it could not travel to the sites.
         KeyError, ImportError, ClassPathError, TypeError, ValueError: as algorithms.create raises.
-        AlgorithmError, GossipError, NonFiniteValue: as SiteRun raises.
+        AlgorithmError, CheckpointError, GossipError, NonFiniteValue: as SiteRun raises.
     """
+    options = replace(RunOptions.of(run), checkpoint_every=checkpoint_every)
     with delivered(run.problem) as problem:
-        yield Simulation(mesh.schedules, configured(run), problem, RunOptions.of(run), run.seed)
+        yield Simulation(mesh.schedules, configured(run), problem, options, run.seed, checkpoints, resume)

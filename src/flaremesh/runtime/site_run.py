@@ -12,16 +12,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flaremesh.algorithms import Algorithm, Mixed, Vectors
+from flaremesh.algorithms import Algorithm, Vectors
 from flaremesh.errors import FlaremeshError
-from flaremesh.gossip import Gossip, Mixture, message_bytes
-from flaremesh.links import Key, Link, send_in_time
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
+from flaremesh.links import Link
+from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
+from flaremesh.printable import printable
+from flaremesh.problems.generators import global_states, set_global_states
 from flaremesh.problems.protocol import Problem
-from flaremesh.runtime.buffers import MixedBuffers
 from flaremesh.runtime.checked_algorithm import AlgorithmError, CheckedAlgorithm
+from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from flaremesh.runtime.checkpointing import Checkpointing
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
+from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.runtime.observation import Observation
+from flaremesh.runtime.tree import Tree
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run, Wire
 
@@ -44,6 +48,7 @@ class RunOptions:
         stop_on_non_finite: raise NonFiniteValue where a loss, a gradient or a message is not finite.
         mix_buffers: mix the problem's buffers too.
         wire: how vectors travel; may be given as a word or a mapping, as in a topology file.
+        checkpoint_every: iterations between checkpoints, None for no such rule.
     """
 
     iterations: int
@@ -52,6 +57,7 @@ class RunOptions:
     stop_on_non_finite: bool = True
     mix_buffers: bool = True
     wire: Wire = field(default_factory=Wire)
+    checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "wire", Wire.of(self.wire))
@@ -80,6 +86,9 @@ class SiteRun:
     Building it computes the first message and evaluates the initial point, while no neighbour waits yet.
     From then on each message is computed, and checked to be finite, before any part of it is sent.
 
+    A checkpoint is what a site is after a whole iteration, before anything of the next one is computed. From
+    there a run goes on as if nothing had happened: its first record is that of the checkpoint's iteration.
+
     Args:
         algorithm: the algorithm.
         problem: the site's objective.
@@ -87,11 +96,16 @@ class SiteRun:
         link: the site's links.
         sink: hears of every iteration.
         options: how the site runs.
+        checkpoints: where the site's checkpoints go; None for none.
+        resume: where to go on, with a problem that is newly built; None to begin.
 
     Attributes:
         problem: the site's objective, checked.
+        start: how many iterations were done before.
+        checkpointing: takes the checkpoints, if there are any.
 
     Raises:
+        CheckpointError: the one to go on from does not fit; it is given up.
         ProblemError: the problem failed, or gives what it should not.
         AlgorithmError: the algorithm's first message is not what it declares.
         NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
@@ -106,11 +120,16 @@ class SiteRun:
         link: Link,
         sink: MetricsSink,
         options: RunOptions,
+        checkpoints: Checkpoints | None = None,
+        resume: Checkpoint | None = None,
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
         self._schedule = schedule
-        self._link = link
-        self._sink = sink
+        self.checkpointing: Checkpointing | None = None
+        if checkpoints is not None:
+            earlier = resume.history if resume else ()
+            self.checkpointing = Checkpointing(checkpoints, options.checkpoint_every, earlier)
+        self._sink = sink if self.checkpointing is None else Fanout(sink, self.checkpointing)
         self._options = options
         self._looked = -math.inf
         self._untold: Iteration | None = None
@@ -120,17 +139,22 @@ class SiteRun:
         if options.stop_on_non_finite and not bool(initial.isfinite().all()):
             raise NonFiniteValue(f"the initial point of {self.site} is not finite")
         buffers = self.problem.buffers() if options.mix_buffers else None
-        self._buffers = None if buffers is None else MixedBuffers(buffers)
-        # each exchange has public copies of its own; the buffers travel with the first exchange
-        self._gossips = [
-            Gossip(options.wire, len(schedule), exact_last=self._buffers is not None and stage == 0)
-            for stage in range(len(algorithm.exchanges))
-        ]
-        self._observed = self._observation(-1)
-        self._algorithm = CheckedAlgorithm(algorithm, initial, self._gradient)
-        self._expect(algorithm, initial, buffers)
-        self.problem.state(self.estimate)  # a model that cannot be saved fails now, not at the end
-        self._evaluate(0)
+        self._exchanges = self._make_exchanges(
+            algorithm.exchanges, initial, buffers, schedule, link, options.wire, options.peer_timeout
+        )
+        self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), self._gradient)
+        if resume is None:
+            self.start = 0
+            self._observed = self._observation(-1)
+            self._algorithm.start(initial)
+            self._algorithm.begin()
+            self.problem.state(self.estimate)  # a model that cannot be saved fails now, not at the end
+            self._evaluate(0)
+        else:
+            self.start = resume.iteration
+            self._started = True
+            self._observed = self._restore(initial, resume)
+            self._begin_next(self._observed)
 
     @property
     def site(self) -> str:
@@ -154,7 +178,7 @@ class SiteRun:
 
     def run(self) -> None:
         """All iterations; see ``turns`` for what is raised."""
-        for iteration in range(self._options.iterations):
+        for iteration in range(self.start, self._options.iterations):
             self.iterate(iteration)
 
     def iterate(self, iteration: int) -> None:
@@ -181,14 +205,20 @@ class SiteRun:
             if stage == 0:
                 self._tell()
             yield
-            self._resume(partial(self._mixed, observed, stage))
-            self._record(observed)
-        if observed.look:
-            self._untold_norms = observed.norms(self._algorithm.message)
-            self._looked = time.perf_counter()
-        if self._options.evaluates(iteration + 1):
-            self._tell()
-            self._evaluate(iteration + 1)
+            if not self._algorithm.resume(partial(self._mixed, observed, stage)):
+                self._record(observed)
+        if observed.under_way:
+            raise AlgorithmError(
+                f"{self._algorithm.name} never asks for the mixture of exchange {min(observed.under_way) + 1}"
+            )
+        if self.checkpointing is not None:
+            self.checkpointing.take_if_due(iteration + 1, self._parts)
+        self._begin_next(observed)
+
+    def checkpoint_at(self, iteration: int) -> None:
+        """Take a checkpoint after so many iterations, unless they are done already; any thread may ask."""
+        if self.checkpointing is not None:
+            self.checkpointing.at(iteration)
 
     def save(self, path: Path) -> None:
         """Write the problem's model at the estimate as safetensors."""
@@ -202,24 +232,59 @@ class SiteRun:
             path,
         )
 
+    def _make_exchanges(self, *args: Any) -> Exchanges:
+        """Takes the arguments of Exchanges."""
+        return Exchanges(*args)
+
     def _observation(self, iteration: int) -> Observation:
         started = time.perf_counter()
         look = started - self._looked >= _LOOK_SECONDS
-        return Observation(iteration, started, [0.0] * len(self._gossips), look)
+        return Observation(iteration, started, [0.0] * self._algorithm.exchanges, look)
 
-    def _resume(self, mixed: Mixed) -> None:
-        if self._algorithm.resume(mixed) and self._observed.under_way:
-            raise AlgorithmError(
-                f"{self._algorithm.name} never asks for the mixture of exchange "
-                f"{min(self._observed.under_way) + 1}"
-            )
+    def _begin_next(self, observed: Observation) -> None:
+        """Begin the next iteration, whose first message tells whether the observed one came out finite."""
+        self._algorithm.begin()
+        self._record(observed)
+        if observed.look:
+            self._untold_norms = observed.norms(self._algorithm.message)
+            self._looked = time.perf_counter()
+        if self._options.evaluates(observed.iteration + 1):
+            self._tell()
+            self._evaluate(observed.iteration + 1)
+
+    def _parts(self) -> dict[str, Tree]:
+        """What a checkpoint holds: nobody writes to states, and of everything else it has copies."""
+        return {
+            "state": self._algorithm.state,
+            "exchanges": self._exchanges.snapshot(),
+            "problem": self.problem.snapshot(),
+            "observed": self._observed.snapshot(),
+            "generators": global_states(),
+        }
+
+    def _restore(self, initial: Tensor, checkpoint: Checkpoint) -> Observation:
+        """Become what the checkpoint says; returns the iteration that it was taken in."""
+        parts = checkpoint.parts
+        try:
+            if checkpoint.iteration > self.iterations:
+                raise ValueError(f"the run has {self.iterations} iterations")
+            self._algorithm.restore(initial, parts["state"])
+            self.problem.restore(parts["problem"])
+            self._exchanges.restore(parts["exchanges"], initial)
+            observed = Observation.restored(checkpoint.iteration - 1, parts["observed"])
+            set_global_states(parts["generators"])  # the last, because a problem may draw when it is restored
+        except Exception as error:  # what a file says may be anything
+            if self.checkpointing is not None:
+                self.checkpointing.discard(checkpoint.iteration)
+            raise CheckpointError(
+                f"the checkpoint of iteration {checkpoint.iteration} does not fit the run of {self.site}: "
+                f"{printable(error, 300)}"
+            ) from error
+        return observed
 
     def _send(self, observed: Observation, stage: int) -> None:
         started = observed.pause_own_work()
-        vectors = self._algorithm.message
-        if self._buffers is not None and stage == 0:
-            vectors = (*vectors, self._buffers.message())
-        self._publish(observed.iteration, stage, vectors)
+        self._exchanges.publish(observed.iteration, stage, self._algorithm.message)
         observed.under_way.add(stage)
         observed.since = time.perf_counter()
         observed.send_seconds += observed.since - started
@@ -242,14 +307,15 @@ class SiteRun:
             self._sink.norms(self._untold_norms)
             self._untold_norms = None
 
-    def _hood(self, iteration: int) -> Neighborhood:
-        return self._schedule[iteration % len(self._schedule)]
-
     def _mixed(self, observed: Observation, stage: int) -> Vectors:
         if stage not in observed.under_way:
             raise AlgorithmError(f"{self._algorithm.name} asks twice for the mixture of exchange {stage + 1}")
-        observed.pause_own_work()
-        mixture = self._collect(observed.iteration, stage)
+        started = observed.pause_own_work()
+        received = self._exchanges.receive(observed.iteration, stage)
+        came = time.perf_counter()
+        mixture = self._exchanges.mix(observed.iteration, stage, received)
+        observed.wait_seconds += came - started
+        observed.mix_seconds += time.perf_counter() - came
         observed.under_way.remove(stage)
         observed.distances[stage] = mixture.distance
         if mixture.poisoned and self._options.stop_on_non_finite:
@@ -260,45 +326,10 @@ class SiteRun:
                 f"{observed.iteration + 1}. Sites check what they send, before the wire narrows it: "
                 "that one diverges beyond the range of the wire, is broken, or means harm"
             )
-        vectors = mixture.vectors
-        if stage == 0:
-            if observed.look:
-                observed.mixture = vectors[0].clone()  # the algorithm may work in the mixture's memory
-            if self._buffers is not None:
-                self._buffers.mix(vectors[-1], self._hood(observed.iteration))
-                vectors = vectors[:-1]
+        if stage == 0 and observed.look:
+            observed.mixture = mixture.vectors[0].clone()  # the algorithm may work in the mixture's memory
         observed.since = time.perf_counter()
-        return vectors
-
-    def _publish(self, iteration: int, stage: int, vectors: Vectors) -> None:
-        """Hand a message to the out-neighbours."""
-        payloads = self._gossips[stage].publish(vectors)
-        key = Key(iteration, stage, self.site)
-        for peer in self._hood(iteration).out:
-            send_in_time(self._link, peer, key, payloads, self._options.peer_timeout)
-
-    def _expect(self, algorithm: Algorithm[Any], initial: Tensor, buffers: Tensor | None) -> None:
-        """Tell the link how long messages are: the neighbours' are as long as the own ones."""
-        lengths = []
-        for stage, exchange in enumerate(algorithm.exchanges):
-            vectors = [
-                initial.new_empty(length, device="meta") for length in exchange.lengths(initial.numel())
-            ]
-            last = [buffers] if buffers is not None and stage == 0 else []
-            lengths.append(message_bytes(self._options.wire, [*vectors, *last], exact_last=bool(last)))
-        self._link.expect(max(lengths, default=0))
-
-    def _collect(self, iteration: int, stage: int) -> Mixture:
-        """Wait for the in-neighbours' messages, and mix them with the one that was published."""
-        hood, started = self._hood(iteration), time.perf_counter()
-        received = self._link.receive(
-            [Key(iteration, stage, peer) for peer in hood.in_weights], self._options.peer_timeout
-        )
-        came = time.perf_counter()
-        mixture = self._gossips[stage].mix(hood, {key.sender: payload for key, payload in received.items()})
-        self._observed.wait_seconds += came - started
-        self._observed.mix_seconds += time.perf_counter() - came
-        return mixture
+        return mixture.vectors
 
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()

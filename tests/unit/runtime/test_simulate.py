@@ -166,3 +166,73 @@ def test_the_command_says_what_is_wrong_with_the_problem(topology_file):
     result = CliRunner().invoke(app, ["simulate", str(topology_file(3, run, "{packages: [absent]}"))])
     assert result.exit_code == 1, result.output
     assert "cannot import the problem absent.module.Problem at site0" in result.stderr
+
+
+HIDING = """
+    import time
+
+    from flaremesh.problems.consensus import Consensus
+
+    class Mine(Consensus):
+        # its gradient depends on how often it was asked for, from some time on
+
+        def __init__(self, site, tells=False, late=0, clock=False):
+            super().__init__(site)
+            self.calls, self.tells, self.late, self.clock = 0, tells, late, clock
+
+        def loss_and_gradient(self, x):
+            self.calls += 1
+            loss, gradient = super().loss_and_gradient(x)
+            if self.clock:
+                loss = loss + time.perf_counter()
+            return loss, gradient * (1 + (self.calls > self.late) / self.calls)
+
+        def snapshot(self):
+            return {"calls": self.calls if self.tells else 0}
+
+        def restore(self, snapshot):
+            self.calls = snapshot["calls"]
+"""
+
+
+@pytest.fixture
+def check_resume(topology_file, tmp_path):
+    """Checks a run of twelve iterations on three sites with the problem above."""
+    (tmp_path / "hiding.py").write_text(textwrap.dedent(HIDING))
+
+    def check(**args):
+        arguments = ", ".join(f"{name}: {str(value).lower()}" for name, value in args.items())
+        problem = f"{{file: hiding.py, name: Mine, args: {{{arguments}}}}}"
+        run = f"{{algorithm: dgd, stepsize: 0.1, iterations: 12, problem: {problem}}}"
+        path = topology_file(3, run, "{files: true}")
+        return CliRunner().invoke(app, ["simulate", str(path), "--check-resume"])
+
+    return check
+
+
+def test_a_problem_that_tells_its_position_resumes_exactly(check_resume):
+    result = check_resume(tells=True)
+    assert result.exit_code == 0, result.output
+    assert "a run of it resumes exactly. Broken off after 6 of 12 iterations, all 3 sites" in result.stdout
+
+
+@pytest.mark.parametrize(("late", "iteration"), [(0, 7), (11, 12)])
+def test_a_problem_that_hides_a_counter_is_told_what_differs_first(late, iteration, check_resume):
+    result = check_resume(late=late)
+    assert result.exit_code == 1
+    assert f"mesh: site0 differs first, after iteration {iteration}: its value is " in result.stdout
+    assert "does not resume exactly: the problem has a position that it does not tell" in result.stdout
+
+
+def test_a_problem_of_which_no_two_runs_are_the_same_is_told_so(check_resume):
+    result = check_resume(clock=True)
+    assert result.exit_code == 1
+    assert "mesh: site0 differs first, after iteration 1: its training loss is " in result.stdout
+    assert "no two runs of it are the same" in result.stdout
+
+
+def test_checking_resumption_writes_no_history(topology_file):
+    result = CliRunner().invoke(
+        app, ["simulate", str(topology_file(3, CONSENSUS)), "--check-resume", "--json"]
+    )
+    assert result.exit_code == 2

@@ -1,6 +1,6 @@
 """Runs in which sites exchange values, by methods that subclasses may override, instead of vectors."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,11 @@ from typing_extensions import override
 
 from flaremesh.algorithms import Vectors
 from flaremesh.gossip import Mixture
-from flaremesh.links.link import MAX_MESSAGE_BYTES
+from flaremesh.links.link import MAX_MESSAGE_BYTES, Payload
 from flaremesh.problems.flat import parts_of, real
+from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.runtime.site_run import SiteRun
+from flaremesh.topology.neighborhood import Neighborhood
 
 
 class RunByValue(SiteRun):
@@ -28,16 +30,33 @@ class RunByValue(SiteRun):
         super().__init__(*args)
 
     @override
-    def _expect(self, *message: Any) -> None:
+    def _make_exchanges(self, *args: Any) -> Exchanges:
+        return _ByValue(self._exchange, *args)
+
+
+class _ByValue(Exchanges):
+    """Exchanges that one function makes, which sends and waits."""
+
+    def __init__(self, exchange: Callable[[Vectors, int], Mixture], *args: Any):
+        self._exchange = exchange
+        super().__init__(*args)
+
+    @override
+    def receive(self, iteration: int, stage: int) -> dict[str, Payload]:
+        self._mixed = self._exchange(self._vectors, iteration)
+        return {}
+
+    @override
+    def _expect(self, length: int) -> None:
         self._link.expect(MAX_MESSAGE_BYTES)  # values have any length
 
     @override
-    def _publish(self, iteration: int, stage: int, vectors: Vectors) -> None:
-        self._vectors = vectors  # sent later, by _exchange
+    def _send(self, iteration: int, stage: int, vectors: Vectors) -> None:
+        self._vectors = vectors  # sent later, by the function
 
     @override
-    def _collect(self, iteration: int, stage: int) -> Mixture:
-        return self._exchange(self._vectors, iteration)
+    def _mixture(self, hood: Neighborhood, stage: int, received: Mapping[str, Payload]) -> Mixture:
+        return self._mixed
 
 
 def flat(values: Iterable[Any], like: Tensor) -> Tensor:

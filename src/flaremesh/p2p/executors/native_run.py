@@ -20,6 +20,7 @@ from flaremesh.p2p.outcome import RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.printable import printable
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
+from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.randomness import built
 from flaremesh.runtime.site_run import RunOptions, SiteRun
@@ -43,6 +44,8 @@ class NativeRun:
         seed: of the run.
         sink: a further sink besides history, progress and metrics; None for none.
         make: makes the loop from the arguments of SiteRun.
+        checkpoints: where the site's checkpoints go; None for none.
+        resume: where to go on; None to begin.
 
     Attributes:
         run: the loop.
@@ -58,17 +61,29 @@ class NativeRun:
         seed: int,
         sink: MetricsSink | None,
         make: Callable[..., SiteRun] = SiteRun,
+        checkpoints: Checkpoints | None = None,
+        resume: Checkpoint | None = None,
     ):
         self._member = member
         self._folder = member.folder / RUN_FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
         site = SiteContext.here(config.schedule[0].site, config.index, config.sites, seed)
         with ExitStack() as opened:
-            self._history = opened.enter_context(History(self._folder / HISTORY))
+            earlier = resume.history if resume else ()
+            self._history = opened.enter_context(History(self._folder / HISTORY, earlier))
             sinks: list[MetricsSink] = [self._history, member.progress, member.metrics]
             sinks += [sink] if sink is not None else []
             problem = built(site, make_problem)
-            self.run = make(algorithm, problem, config.schedule, member.link, Fanout(*sinks), options)
+            self.run = make(
+                algorithm,
+                problem,
+                config.schedule,
+                member.link,
+                Fanout(*sinks),
+                options,
+                checkpoints,
+                resume,
+            )
             opened.pop_all()
 
     def go(self, observe: Callable[[SiteRun], None]) -> SiteResult:
@@ -81,8 +96,12 @@ class NativeRun:
         gc.freeze()
         started = time.perf_counter()
         run = self.run
-        with self._history as history:
-            for iteration in range(run.iterations):
+        with self._history as history, ExitStack() as ending:
+            if run.checkpointing:
+                ending.callback(
+                    run.checkpointing.wait
+                )  # the next attempt may go on from what is being written
+            for iteration in range(run.start, run.iterations):
                 run.iterate(iteration)
                 observe(run)
             run.save(self._folder / "model.safetensors")
@@ -106,8 +125,9 @@ def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | 
         given["iterations"] = iterations
     for name in ("stop_on_non_finite", "mix_buffers"):
         flag(extra, name, True)
-    if given.get("evaluate_every") is not None:
-        whole(extra, "evaluate_every", 1)
+    for name in ("evaluate_every", "checkpoint_every"):
+        if given.get(name) is not None:
+            whole(extra, name, 1)
     given["iterations"] = whole(given, "iterations")
     try:
         return RunOptions(**given)

@@ -1,0 +1,111 @@
+"""The exchanges of a site's iterations: what is sent to the neighbours, and mixed with what they send."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from flaremesh.algorithms import Exchange, Vectors
+from flaremesh.gossip import Gossip, Mixture, message_bytes
+from flaremesh.links import Key, Link, Payload, send_in_time
+from flaremesh.runtime.buffers import MixedBuffers
+from flaremesh.runtime.tree import Tree
+from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.schema import Wire
+
+
+class Exchanges:
+    """Each exchange has public copies of its own; the model's buffers travel with the first one.
+
+    Args:
+        exchanges: those of an iteration.
+        initial: the initial point (d,).
+        buffers: of the model, (b,); None for none that are mixed.
+        schedule: the site's neighbourhood of each phase; iteration k uses phase k mod len(schedule).
+        link: the site's links.
+        wire: how vectors travel.
+        peer_timeout: seconds to wait for a neighbour.
+
+    Raises:
+        GossipError: the wire does not fit the schedule.
+    """
+
+    def __init__(
+        self,
+        exchanges: Sequence[Exchange],
+        initial: Tensor,
+        buffers: Tensor | None,
+        schedule: Sequence[Neighborhood],
+        link: Link,
+        wire: Wire,
+        peer_timeout: float,
+    ):
+        self._schedule = schedule
+        self._link = link
+        self._peer_timeout = peer_timeout
+        self._buffers = None if buffers is None else MixedBuffers(buffers)
+        self._gossips: list[Gossip] = []
+        self._likes: list[list[Tensor]] = []  # vectors as each exchange has them, without memory
+        lengths = []
+        for stage, exchange in enumerate(exchanges):
+            like = [initial.new_empty(length, device="meta") for length in exchange.lengths(initial.numel())]
+            if with_buffers := buffers is not None and stage == 0:
+                like.append(buffers.to("meta"))
+            self._gossips.append(Gossip(wire, len(schedule), exact_last=with_buffers))
+            self._likes.append(like)
+            lengths.append(message_bytes(wire, like, exact_last=with_buffers))
+        self._expect(max(lengths, default=0))
+
+    def publish(self, iteration: int, stage: int, vectors: Vectors) -> None:
+        """Hand a message to the out-neighbours."""
+        if self._buffers is not None and stage == 0:
+            vectors = (*vectors, self._buffers.message())
+        self._send(iteration, stage, vectors)
+
+    def receive(self, iteration: int, stage: int) -> dict[str, Payload]:
+        """Wait for the in-neighbours' messages."""
+        keys = [Key(iteration, stage, peer) for peer in self._hood(iteration).in_weights]
+        received = self._link.receive(keys, self._peer_timeout)
+        return {key.sender: payload for key, payload in received.items()}
+
+    def mix(self, iteration: int, stage: int, received: Mapping[str, Payload]) -> Mixture:
+        """Mix the in-neighbours' messages with the one that was published; buffers go to the model."""
+        hood = self._hood(iteration)
+        mixture = self._mixture(hood, stage, received)
+        if self._buffers is None or stage > 0:
+            return mixture
+        self._buffers.mix(mixture.vectors[-1], hood)
+        return mixture._replace(vectors=mixture.vectors[:-1])
+
+    def snapshot(self) -> dict[str, Tree]:
+        """Copies of what is kept between iterations."""
+        return {
+            "gossip": [gossip.snapshot() for gossip in self._gossips],
+            "buffers": self._buffers.snapshot() if self._buffers else None,
+        }
+
+    def restore(self, snapshot: Mapping[str, Tree], initial: Tensor) -> None:
+        """Go on from a snapshot, before anything is published.
+
+        Raises:
+            ValueError, RuntimeError, KeyError, TypeError: it does not fit.
+        """
+        for gossip, like, copies in zip(self._gossips, self._likes, snapshot["gossip"], strict=True):
+            gossip.restore([initial.new_empty(v.shape, dtype=v.dtype) for v in like], copies)
+        if self._buffers:
+            self._buffers.restore(snapshot["buffers"])
+
+    def _expect(self, length: int) -> None:
+        self._link.expect(length)  # the neighbours' messages are as long as the own ones
+
+    def _send(self, iteration: int, stage: int, vectors: Vectors) -> None:
+        payloads = self._gossips[stage].publish(vectors)
+        hood = self._hood(iteration)
+        key = Key(iteration, stage, hood.site)
+        for peer in hood.out:
+            send_in_time(self._link, peer, key, payloads, self._peer_timeout)
+
+    def _mixture(self, hood: Neighborhood, stage: int, received: Mapping[str, Payload]) -> Mixture:
+        return self._gossips[stage].mix(hood, received)
+
+    def _hood(self, iteration: int) -> Neighborhood:
+        return self._schedule[iteration % len(self._schedule)]
