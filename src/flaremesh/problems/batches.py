@@ -94,8 +94,8 @@ def require_passes(batches: Iterable[Any], what: str) -> None:
 class Passes:
     """The batches of one pass after another, and the position in them.
 
-    A position is the states of the generators when the pass began, and how many batches were drawn of it. To go
-    there, the pass is begun anew with these states, and so many of its batches are left out.
+    A position is the states of the generators when the pass began, and how many batches were drawn of it. To
+    go there, the pass is begun anew with these states, and so many of its batches are left out.
 
     Args:
         batches: whose passes they are.

@@ -1,4 +1,4 @@
-"""Random number generators: the global ones of torch, NumPy and Python, and those that a loader has of its own.
+"""Random number generators: the global ones of torch, NumPy and Python, and those of a loader's own.
 
 Their states are trees of tensors, arrays and JSON's types, so that they can be kept and set again.
 """
@@ -35,7 +35,7 @@ def set_global_states(states: Sequence[State]) -> None:
 
 
 def own_generators(owner: Any) -> list[Any]:
-    """The generators among the attributes of a loader, its sampler and its dataset, in an order that stays."""
+    """The generators among the attributes of a loader, its sampler and its dataset, always in one order."""
     return list({id(generator): generator for generator in _found(owner, set())}.values())
 
 

@@ -99,7 +99,7 @@ class Problem(Protocol):
 
 @runtime_checkable
 class Resumable(Protocol):
-    """What a problem adds to Problem if the next gradient depends on more than x: a position, kept in checkpoints.
+    """What a problem adds to Problem if its next gradient depends on more than x: checkpoints keep it.
 
     A run that goes on from a checkpoint builds the problem anew, without asking it for a gradient, and then
     restores it; from there on it must give what the undisturbed one would have given. The run itself keeps x,

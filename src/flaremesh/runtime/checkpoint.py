@@ -1,8 +1,8 @@
 """Checkpoints of a site: all that it needs to go on as if nothing had happened, in files on its own volume.
 
 A checkpoint after iteration k is ``k.safetensors`` with its tensors and ``k.json`` with everything else, the
-SHA-256 of the former among it. All share ``history.jsonl``, of which each covers a beginning. A file is either
-complete in its place or not there; what a crash, a full volume or somebody's hand has made of them is noticed.
+SHA-256 of the former among it. All share ``history.jsonl``, of which each covers a beginning. A file is in
+its place when it is complete, and checksums tell what a crash, a full volume or somebody's hand has made of it.
 """
 
 import hashlib
@@ -138,9 +138,7 @@ class Checkpoints:
         if _digest(tensors) != content["tensors"]:
             raise ValueError("its tensors are torn")
         parts = joined(content["parts"], load(tensors))
-        if not isinstance(parts, Mapping):
-            raise ValueError("it has no parts")
-        return Checkpoint(iteration, parts, self._history.beginning(**content["history"]))
+        return Checkpoint(iteration, dict(parts), self._history.beginning(**content["history"]))
 
     def _write_tensors(self, place: Path, tensors: Mapping[str, Tensor]) -> str:
         partial = place.with_name(f"{place.name}.partial")

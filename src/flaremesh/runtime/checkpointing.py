@@ -57,8 +57,8 @@ class Checkpointing(MetricsSink):
     def take_if_due(self, iteration: int, parts: Callable[[], Mapping[str, Tree]]) -> None:
         """Take a checkpoint, if one is due after so many iterations, and begin to write it.
 
-        It waits for the one before to be written. So no site takes the next one but one before all have written
-        the first, the last two of every site have one in common, and memory holds one at most.
+        It waits for the one before to be written: so no site is two ahead of another, their last two have one
+        in common, and memory holds one at most.
 
         Args:
             iteration: number of iterations that are done.
@@ -94,7 +94,7 @@ class Checkpointing(MetricsSink):
     def _write(self, checkpoint: Checkpoint) -> None:
         try:
             self._checkpoints.write(checkpoint)
-        except Exception as error:  # a run does not end because a checkpoint of it cannot be kept
+        except Exception as error:  # noqa: BLE001  # a run does not end because it cannot be kept
             self._fail(checkpoint.iteration, error)
         else:
             self.written, self.failure = checkpoint.iteration, None

@@ -150,7 +150,7 @@ class HistoryFile:
         self._digest = hashlib.sha256()
 
     def extend_to(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Make the file that of ``records``, which begin with those of the last call; only the rest is written.
+        """Make the file that of ``records``, which begin with those of the last call; it writes the rest.
 
         Returns:
             The arguments with which ``beginning`` reads them.

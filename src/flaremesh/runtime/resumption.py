@@ -60,7 +60,7 @@ class Resumption:
 def resumption_of(run: Run, mesh: Mesh) -> Resumption:
     """Run once without and once with a break in the middle, each time with a problem that is newly built.
 
-    What a class or an installed module keeps outlives the break here, as this process does, but not at a site.
+    What an installed module keeps outlives the break here, as this process does, but not at a site.
 
     Raises:
         NoCheckpoint: none can be taken.

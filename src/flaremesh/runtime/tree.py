@@ -1,4 +1,4 @@
-"""Nested values of tensors, arrays and JSON's types, divided into an outline in JSON and tensors beside it."""
+"""Nested values of tensors, arrays and JSON's types, divided into an outline in JSON and its tensors."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace

@@ -94,11 +94,11 @@ def resumed(folder, name, problem, matrices, at=5, **options):
     return second
 
 
-def require_exact_resumption(folder, name, problem, matrices=(RING,), **options):
+def require_exact_resumption(folder, name, problem, matrices=(RING,), at=5, **options):
     matrices = list(matrices)
     straight = simulation(name, problem, matrices, **options)
     straight.run()
-    require_the_same(resumed(folder, name, problem, matrices, **options), straight)
+    require_the_same(resumed(folder, name, problem, matrices, at, **options), straight)
 
 
 def test_gradient_tracking_on_digits_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
@@ -109,7 +109,7 @@ class Regression(ModuleProblem):
     """A linear model of 32 numbers, on mini-batches in an order of the site's own; a pass has four."""
 
     def __init__(self, site, model=lambda: nn.Linear(15, 2), loader=None, test=()):
-        self.inputs = torch.randn(13, 15, generator=torch.Generator().manual_seed(site.index))
+        self.inputs = torch.randn(14, 15, generator=torch.Generator().manual_seed(site.index))
         self.targets = self.inputs[:, :2] + site.index
         train = loader(site, TensorDataset(self.inputs, self.targets)) if loader else None
         super().__init__(
@@ -185,7 +185,7 @@ LOADERS = {
         data, 4, sampler=RandomSampler(data, replacement=True, generator=site.generator())
     ),
     "weighted": lambda site, data: DataLoader(
-        data, 4, sampler=WeightedRandomSampler(torch.arange(13.0), 13, generator=site.generator())
+        data, 4, sampler=WeightedRandomSampler(torch.arange(14.0), 14, generator=site.generator())
     ),
     "in order": lambda site, data: DataLoader(data, 4),
     "with noise": lambda site, data: DataLoader(Noisy(data, site.own_seed), 4, shuffle=True),
