@@ -56,7 +56,7 @@ def test_public_copies_are_the_same_on_both_kinds_of_device_to_the_last_bit(wire
     for _ in range(20):
         to_cpu, to_gpu = (b"".join(gossip.publish([v])) for gossip, v in ((gpu, x), (cpu, y)))
         ((x,), _), ((y,), _) = gpu.mix(BONN, {"kiel": to_gpu}), cpu.mix(KIEL, {"bonn": to_cpu})
-    here, there = (gossip._channels[0]._publication._copies for gossip in (gpu, cpu))
+    here, there = (gossip.snapshot()[0] for gossip in (gpu, cpu))
     assert torch.equal(here[""].cpu(), there["bonn"])
     assert torch.equal(here["kiel"].cpu(), there[""])
 

@@ -2,7 +2,7 @@
 
 A checkpoint after iteration k is ``k.safetensors`` with its tensors and ``k.json`` with everything else, the
 SHA-256 of the former among it. All share ``history.jsonl``, of which each covers a beginning. A file is in
-its place when it is complete, and checksums tell what a crash, a full volume or somebody's hand has made of it.
+its place when it is complete; checksums tell what a crash, a full volume or somebody's hand has made of it.
 """
 
 import hashlib

@@ -72,10 +72,17 @@ def test_both_ends_hold_the_same_copies_to_the_last_bit(wire):
     bonns, kiels = vectors(5000, dtype=torch.float32), vectors(5000, seed=1, dtype=torch.float32)
     for _ in range(50):
         bonns, kiels = (mixture.vectors for mixture in pair.exchange(bonns, kiels))
-    here, there = (gossip._channels[0]._publication._copies for gossip in (pair.bonn, pair.kiel))
+    here, there = (gossip.snapshot()[0] for gossip in (pair.bonn, pair.kiel))
     assert torch.equal(here[""], there["bonn"])
     assert torch.equal(here["kiel"], there[""])
     assert here[""].abs().min() > 0
+
+
+def test_a_snapshot_of_vectors_of_another_length_is_refused():
+    pair = Pair("int8")
+    pair.exchange(vectors(5), vectors(5, seed=1))
+    with pytest.raises(ValueError, match=r"a copy of \(5,\) of a vector of \(6,\)"):
+        Pair("int8").bonn.restore(vectors(6), pair.bonn.snapshot())
 
 
 @pytest.mark.parametrize("wire", ["int8", "top-k"])

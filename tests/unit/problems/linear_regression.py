@@ -23,3 +23,7 @@ class LinearRegression(ModuleProblem):
 class Broken:
     def __init__(self, site):
         raise RuntimeError("the disk is on fire")
+
+
+class Half(LinearRegression):
+    restore = None

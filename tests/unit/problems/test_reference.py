@@ -32,6 +32,7 @@ def test_a_problem_of_thirty_lines_is_built_with_its_arguments():
             "at bonn: TypeError: .*unexpected keyword.*'sample'",
         ),
         ("linear_regression.Broken", {}, "Broken at bonn: RuntimeError: the disk is on fire"),
+        ("linear_regression.Half", {}, "linear_regression.Half is no problem: it has no restore"),
         ("flaremesh.problems.mnist.Mnist", {}, "Mnist at bonn: give the folder of the MNIST files"),
     ],
 )

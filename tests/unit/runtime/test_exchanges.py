@@ -124,8 +124,8 @@ def test_each_exchange_has_public_copies_of_its_own(wire):
     """One set for both would hold x + 2x."""
     run, _, _ = echoed(Split(), wire=wire)
     run.run()
-    for gossip, expected in zip(run._gossips, (1, 2), strict=True):
-        own = gossip._channels[0]._publication._copies[""]
+    for gossip, expected in zip(run._exchanges.snapshot()["gossip"], (1, 2), strict=True):
+        own = gossip[0][""]
         torch.testing.assert_close(
             own, expected * torch.tensor([1.0, 3.0], dtype=own.dtype), rtol=1e-2, atol=0
         )
