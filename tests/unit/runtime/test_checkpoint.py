@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import threading
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_another_process_finds_them_and_goes_on_writing(folder):
     assert again.iterations() == [10, 20]
     again.write(checkpoint(30))
     assert Checkpoints(folder, "bonn").iterations() == [20, 30]
+
+
+def test_attempts_keep_the_checkpoints_from_which_they_went_on_whatever_the_history_says(folder):
+    for iteration in (20, 30):
+        attempt = Checkpoints(folder, "bonn")
+        last = Iteration(iteration, math.nan, math.inf, 0.1, 0.1, 0.1)
+        told = Evaluation(iteration, {"loss": math.nan, "ärger": 1 / 3}, 0.1)
+        history = (*attempt.read(iteration).history, last, told)
+        attempt.write(Checkpoint(iteration + 10, {}, history))
+        assert Checkpoints(folder, "bonn").iterations() == [iteration, iteration + 10]
 
 
 def test_an_attempt_that_went_on_from_an_older_one_replaces_the_newer(folder):
