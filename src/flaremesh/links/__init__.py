@@ -1,6 +1,14 @@
 """How neighbours exchange buffers: one link per site and run, one carrier per way for them to travel."""
 
-from flaremesh.links.errors import LinkClosed, LinkError, LinkRefused, PeerBehind, PeerTimeout, RunAborted
+from flaremesh.links.errors import (
+    EdgeLost,
+    LinkClosed,
+    LinkError,
+    LinkRefused,
+    PeerBehind,
+    PeerTimeout,
+    RunAborted,
+)
 from flaremesh.links.link import (
     Cancelled,
     Key,
@@ -15,6 +23,7 @@ from flaremesh.topology.links import LinkKind
 
 __all__ = [
     "Cancelled",
+    "EdgeLost",
     "Key",
     "Link",
     "LinkClosed",

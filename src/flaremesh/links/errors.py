@@ -5,6 +5,7 @@
     ├── LinkClosed     this end was closed before
     ├── PeerTimeout    messages did not come in time
     ├── PeerBehind     a peer does not take what is sent to it
+    ├── EdgeLost       an edge broke and cannot be made again
     └── RunAborted     the run was aborted
 
 Each message names the peer and the cause, and needs nothing else to be understood.
@@ -58,6 +59,10 @@ class PeerTimeout(LinkError):
 
 class PeerBehind(LinkError):
     """As many messages wait for a peer as are kept for it."""
+
+
+class EdgeLost(LinkError):
+    """The connection with a peer broke, and cannot be made again by any carrier that the edge may use."""
 
 
 class RunAborted(LinkError):

@@ -8,7 +8,7 @@ from functools import partial
 from typing_extensions import override
 
 from flaremesh.links.carrier import Address, Carrier, Edges, Message
-from flaremesh.links.errors import LinkClosed, LinkError, PeerBehind, PeerTimeout, RunAborted
+from flaremesh.links.errors import EdgeLost, LinkClosed, LinkError, PeerBehind, PeerTimeout, RunAborted
 from flaremesh.links.link import FLUSH_SECONDS, Key, Link, Payload, length_of
 from flaremesh.topology.links import LinkKind
 
@@ -131,9 +131,9 @@ class RoutedLink(Link):
                 return
         raise self._gone(peer, cause)
 
-    def _gone(self, peer: str, cause: str | None) -> LinkError:
+    def _gone(self, peer: str, cause: str | None) -> EdgeLost:
         kinds = " and ".join(carrier.kind for carrier in self._carriers)
-        return LinkError(
+        return EdgeLost(
             f"{self._edges.site} lost its {kinds} link to {peer} and cannot make it again: {cause}"
         )
 

@@ -4,8 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from flaremesh.errors import FlaremeshError
 from flaremesh.printable import refused
+from flaremesh.topology.schema import Checkpointing
 
 
 class ExtraError(FlaremeshError):
@@ -47,6 +50,24 @@ def flag(extra: Mapping[str, Any], name: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise _refusal(name, "true or false", extra)
     return value
+
+
+def checkpointing_of(extra: Mapping[str, Any]) -> Checkpointing:
+    """When a run takes checkpoints, in the words of a topology file.
+
+    Where a run ends with its first loss, "checkpoint" is a word of its author's.
+
+    Raises:
+        ExtraError: it says anything else.
+    """
+    if extra.get("on_loss") != "wait":
+        return Checkpointing()
+    try:
+        return Checkpointing.model_validate(extra.get("checkpoint", {}))
+    except ValidationError:
+        raise _refusal(
+            "checkpoint", '{"every": N} with a number of iterations, or a time such as "60s"', extra
+        ) from None
 
 
 def planned_iterations(extra: Mapping[str, Any]) -> int:

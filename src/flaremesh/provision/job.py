@@ -49,7 +49,7 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
     _write(folder / _SITE_APP / "config/config_fed_client.json", _site_config(run))
     deliver(run.problem, folder / _SITE_APP)
     # each export is a run of its own, which a site lets in once
-    asked = order.order(tuple(sites), _edges(mesh), run.links, topology.name)
+    asked = order.order(tuple(sites), _edges(mesh), run.links, topology.name, run.on_loss)
     order.write(replace(asked, targets=(SERVER,)), folder / _SERVER_APP)
     order.write(replace(asked, targets=asked.sites), folder / _SITE_APP)
 

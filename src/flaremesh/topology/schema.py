@@ -449,6 +449,34 @@ class Wire(Closed):
         return self.kept if self.encoding == "top-k" else 1.0
 
 
+OnLoss: TypeAlias = Literal["fail", "wait"]
+"""What becomes of a run that loses a site, a job's process or an edge."""
+
+_PERIOD = r"([1-9]\d{0,5}(?:\.\d{1,3})?)(s|min|h)"
+_UNIT_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+class Checkpointing(Closed):
+    """When sites keep what they need to go on: `every: 60s` by the clock, `every: 500` iterations."""
+
+    every: Count | Annotated[str, StringConstraints(pattern=f"^{_PERIOD}$")] = Field(
+        "60s", description="iterations, or a time in s, min or h"
+    )
+
+    @property
+    def iterations(self) -> int | None:
+        """The iterations between two checkpoints; None where the clock says when."""
+        return self.every if isinstance(self.every, int) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """The seconds between two checkpoints; None where the number of iterations says when."""
+        if isinstance(self.every, int):
+            return None
+        number, unit = re.fullmatch(_PERIOD, self.every).groups()  # type: ignore[union-attr]  # the pattern held
+        return float(number) * _UNIT_SECONDS[unit]
+
+
 class Run(Closed):
     """Defaults of a run; `flaremesh run` may override them."""
 
@@ -471,6 +499,14 @@ class Run(Closed):
     peer_timeout: Seconds = Field(60.0, description="seconds to wait for a neighbour")
     start_timeout: Seconds = Field(
         60.0, description="seconds for all sites to come up, load data and build their problems"
+    )
+    on_loss: OnLoss = Field(
+        "fail",
+        description="fail: a run that loses a site ends; wait: it goes on from checkpoints once all are back",
+    )
+    patience: Seconds = Field(600.0, description="seconds to wait for a site that was lost")
+    checkpoint: Checkpointing = Field(
+        Checkpointing(), description="when sites keep what they need to go on, e.g. {every: 500}"
     )
     stop_on_non_finite: bool = Field(True, description="fail the run at the first NaN or infinite value")
     mix_buffers: bool = Field(True, description="mix BatchNorm statistics too")

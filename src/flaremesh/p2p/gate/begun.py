@@ -19,8 +19,9 @@ from flaremesh.metrics.names import RunState
 from flaremesh.p2p.gate import egress
 from flaremesh.p2p.gate.audit import GATE_FOLDER, AuditLog
 from flaremesh.p2p.gate.order import MOST_HOURS
-from flaremesh.p2p.gate.request import OnLoss, Refused, RunRequest, quoted
+from flaremesh.p2p.gate.request import Refused, RunRequest, quoted
 from flaremesh.record import RecordError, Schema
+from flaremesh.topology.schema import OnLoss
 
 BEGUN: Final = f"{GATE_FOLDER}/begun.json"
 """Its place in a site's workspace."""

@@ -18,11 +18,12 @@ from pydantic import AwareDatetime, Field
 
 from flaremesh.checksum import sha256
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.gate.request import OnLoss, Refused, quoted
+from flaremesh.p2p.gate.request import Refused, quoted
 from flaremesh.p2p.nvflare.signers import SIGNATURE_FILES
 from flaremesh.p2p.store import MOST_BYTES, ORDER
 from flaremesh.record import RecordError, Schema
 from flaremesh.topology.links import LinkKind, LinkMode
+from flaremesh.topology.schema import OnLoss
 
 _CONFIGURATION = ("config_fed_client.json", "config_fed_server.json")
 

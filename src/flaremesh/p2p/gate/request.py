@@ -4,14 +4,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.record import Schema
 from flaremesh.topology.links import LinkMode
-
-OnLoss: TypeAlias = Literal["fail", "wait"]
-"""What becomes of a run that loses a participant."""
+from flaremesh.topology.schema import OnLoss
 
 _NAME: Final = re.compile(r"[\w.@+-]{1,200}", re.ASCII)
 
