@@ -91,6 +91,7 @@ class RunResult:
         outcome: how it ended.
         name: name of the run, for people.
         reason: why it did not finish; None if it did.
+        lost: it did not finish because a site or an edge was lost, and goes on from its checkpoints.
         algorithm: name of the algorithm.
         topology: name of the mesh.
         iterations: how many were asked for.
@@ -105,6 +106,7 @@ class RunResult:
     outcome: Outcome
     name: Name = ""
     reason: Text | None = None
+    lost: bool = False
     algorithm: Name | None = None
     topology: Name | None = None
     iterations: Whole | None = None

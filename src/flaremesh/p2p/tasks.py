@@ -35,5 +35,14 @@ START_TIMEOUT: Final = "start_timeout"
 PREPARE: Final = "prepare"
 """In the third ``config`` task, which comes when all are linked: do all that precedes the first iteration."""
 
+CHECKPOINTS: Final = "checkpoints"
+"""Beside ADDRESS: the iterations of which the site has a checkpoint."""
+
+RESUME: Final = "resume"
+"""Beside PREPARE: the iteration whose checkpoint all sites have, to go on from; None: from the start."""
+
+LOST: Final = "flaremesh.lost"
+"""Header of a failed task's reply: a neighbour or an edge was lost, and nobody has failed."""
+
 PROGRESS_COMMAND: Final = "flaremesh.progress"
 """Topic of the admin's command that asks for the progress of a run."""

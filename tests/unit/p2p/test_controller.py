@@ -56,7 +56,7 @@ def test_an_aborted_start_is_no_failure(controller):
     signal = Signal()
     signal.trigger(True)
     assert not controller._await_sites(set(), time.monotonic() + 60, "not prepared", signal)
-    assert controller._failure is None
+    assert controller._failures.cause is None
 
 
 def test_code_of_one_site_that_sees_values_is_told_to_all(controller):
@@ -76,7 +76,7 @@ def replied(controller, site, task, result):
     told = ClientTask(Client(site, ""), Task(task, Shareable()))
     told.result = result
     controller._take_result(told, FLContext())
-    return controller._failure
+    return controller._failures.cause and controller._failures.cause.reason
 
 
 def dxo(data):
@@ -144,7 +144,7 @@ def test_a_site_does_not_push_its_failure_back_in_time(controller, claim):
 def test_a_panic_of_a_sites_code_ends_the_run_with_its_words(controller):
     controller._hear("ulm", json.dumps({"iteration": 2, "panic": "the data are gone"}).encode())
     controller._hear("ulm", json.dumps({"iteration": 2, "panic": "the data are gone"}).encode())
-    assert controller._failure == "ulm: the data are gone"
+    assert controller._failures.cause.reason == "ulm: the data are gone"
     assert len(controller._failures) == 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from nvflare.apis.client import Client
@@ -24,10 +24,13 @@ from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
 from flaremesh.links.carrier import Address
 from flaremesh.metrics.names import RunState
+from flaremesh.p2p.attempt import resumable_store
+from flaremesh.p2p.controllers.checkpointing import CheckpointClock, CurrentAttempt
+from flaremesh.p2p.controllers.failures import Failures
 from flaremesh.p2p.controllers.replies import Reply, configured
-from flaremesh.p2p.extra import planned_iterations, positive
+from flaremesh.p2p.extra import checkpointing_of, planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
-from flaremesh.p2p.nvflare.cells import PROGRESS, RunCell
+from flaremesh.p2p.nvflare.cells import CHECKPOINT, PROGRESS, RunCell
 from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
 from flaremesh.p2p.nvflare.server import answer_admin
 from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, Graph, Outcome, RunResult
@@ -39,6 +42,7 @@ from flaremesh.p2p.tasks import (
     BY_VALUE,
     PREPARE,
     PROGRESS_COMMAND,
+    RESUME,
     START_TIMEOUT,
     Task,
 )
@@ -49,18 +53,11 @@ from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
 _FETCH_SECONDS = 1.0  # for the admin to fetch the result at once: NVFlare takes 7 s to end the job
-_TIMEOUTS_SECONDS = 1.0  # within so long of the first, all sites that wait in vain have given up
 _LAST_WORDS_SECONDS = 3.0  # an aborted site says so within this time; one that was killed does not
 
 
 class SiteFailure(Exception):
     """A site ended the run."""
-
-
-class _Failure(NamedTuple):
-    reason: str  # names the site and the cause
-    iteration: int | None  # in which the site waited for its neighbours in vain; None for another failure
-    time: float  # by ``time.monotonic``
 
 
 class DistOptController(Controller):
@@ -88,12 +85,13 @@ class DistOptController(Controller):
         self.start_timeout = start_timeout
         self.labels = labels or {}
         self._state = RunState.WAITING
-        self._failures: list[_Failure] = []
         self._changed = threading.Event()
         self._result: dict[str, Any] | None = None
         self._fetched = threading.Event()
         self._addresses: dict[str, Address | None] = {}
         self._by_value = False
+        self._checkpoints: dict[str, tuple[int, ...]] = {}
+        self._attempt = CurrentAttempt.begin(None, "", (), {})
         self._linked: set[str] = set()
         self._prepared: set[str] = set()
         self._strangers: set[str] = set()
@@ -103,6 +101,10 @@ class DistOptController(Controller):
     def config(self) -> Config:
         """The network and ``extra``."""
         return Config.of(self._config)
+
+    @cached_property
+    def _failures(self) -> Failures:
+        return Failures(len(self.config.network.nodes))
 
     @cached_property
     def _roster(self) -> Roster:
@@ -116,8 +118,8 @@ class DistOptController(Controller):
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Listen for the sites' progress and for the admin's question about it."""
-        cell = RunCell(fl_ctx, self._roster.sites)
-        cell.listen(PROGRESS, self._hear)
+        self._cell = RunCell(fl_ctx, self._roster.sites)
+        self._cell.listen(PROGRESS, self._hear)
         answer_admin(fl_ctx, PROGRESS_COMMAND, self._report)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
@@ -126,26 +128,27 @@ class DistOptController(Controller):
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """The whole run; a failure becomes a failed job with the reason in result.json and in the log."""
         started = time.monotonic()
+        workspace, job = fl_ctx.get_workspace(), fl_ctx.get_job_id()
         try:
+            store = resumable_store(Path(workspace.get_root_dir()), Path(workspace.get_app_dir(job)))
+            self._attempt = CurrentAttempt.begin(store, job, self._roster.sites, self.config.extra)
             self._configure(abort_signal, fl_ctx)
             self._run(abort_signal, fl_ctx)
         except SiteFailure:
             pass
         except (ValueError, FlaremeshError) as error:
             self._fail(str(error))
-        if abort_signal.triggered and not self._failures and (silent := self._silent_sites()):
-            self._fail(silent)
+        if abort_signal.triggered and not self._failures.cause and (silent := self._silent_sites()):
+            self._fail(silent, is_loss=True)
+        cause = self._failures.cause
         outcome: Outcome = (
-            RunState.FAILED
-            if self._failure
-            else RunState.ABORTED
-            if abort_signal.triggered
-            else RunState.FINISHED
+            RunState.FAILED if cause else RunState.ABORTED if abort_signal.triggered else RunState.FINISHED
         )
         self._state = RunState(outcome)
-        self._write(outcome, fl_ctx, time.monotonic() - started)
-        if outcome is RunState.FAILED and not abort_signal.triggered:
-            self.system_panic(self._failure, fl_ctx)
+        lost = self._attempt.end(self._state, cause)
+        self._write(outcome, fl_ctx, time.monotonic() - started, lost)
+        if cause and not abort_signal.triggered:
+            self.system_panic(cause.reason, fl_ctx)
         self._fetched.wait(_FETCH_SECONDS)
 
     def process_result_of_unknown_task(
@@ -157,9 +160,8 @@ class DistOptController(Controller):
         """A site whose heartbeat stopped fails the run."""
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.CLIENT_DISCONNECTED:
-            self._fail(
-                f"{fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME)}: lost its connection to the server"
-            )
+            site = fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME)
+            self._fail(f"{site}: lost its connection to the server", is_loss=True)
 
     def _configure(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self._state = RunState.CONFIGURING
@@ -199,8 +201,9 @@ class DistOptController(Controller):
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         if not self._await_sites(self._linked, deadline, f"not linked {late}", abort_signal):
             return
+        step = {PREPARE: True, RESUME: self._attempt.begin_at(self._checkpoints.values())}
         for site in set(schedules) - self._prepared:
-            self.send(self._task(Task.CONFIG, {PREPARE: True}), fl_ctx, targets=[site])
+            self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         doing = "it is still loading data, building its problem or computing its first gradient"
         remedy = "raise run.start_timeout, in a job's config extra['start_timeout']"
         self._await_sites(self._prepared, deadline, f"not prepared {late}: {doing}; {remedy}", abort_signal)
@@ -222,7 +225,10 @@ class DistOptController(Controller):
                 late = missing - waiting or missing
                 others = ", ".join(sorted(missing - late))
                 excused = f" (by their own word these wait for others: {others})" if others else ""
-                self._fail(f"{', '.join(sorted(late))}: {otherwise}{excused}")
+                # who was there when the run began is lost, and who never was has failed
+                self._fail(
+                    f"{', '.join(sorted(late))}: {otherwise}{excused}", is_loss=self._attempt.is_further
+                )
             if self._wait(abort_signal):
                 return False
         return True
@@ -234,9 +240,17 @@ class DistOptController(Controller):
         sites = [node.id for node in self.config.network.nodes]
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)
         self.broadcast(task, fl_ctx, targets=sites, min_responses=len(sites))
+        clock = CheckpointClock(
+            checkpointing_of(self.config.extra).seconds if self._attempt.goes_on else None
+        )
         while set(sites) - self._roster.ended:
             if self._wait(abort_signal):
                 return
+            if (
+                iteration := clock.due(max(self._roster.latest(site).iteration for site in sites))
+            ) is not None:
+                for site in sites:
+                    self._cell.post(site, CHECKPOINT, b"%d" % iteration)
 
     def _task(self, name: Task, data: dict[str, Any]) -> ControllerTask:
         shareable = DXO(data_kind=DataKind.APP_DEFINED, data=data).to_shareable()
@@ -247,7 +261,7 @@ class DistOptController(Controller):
         try:
             reply = Reply.of(site, client_task.result, planned_iterations(self.config.extra))
             if reply.failure is not None:
-                self._fail(f"{site}: {reply.failure}", reply.iteration)
+                self._fail(f"{site}: {reply.failure}", reply.iteration, is_loss=reply.lost)
             elif client_task.task.name == Task.CONFIG and not reply.stopped:
                 self._take_step(site, reply.data)
             elif not reply.stopped:
@@ -266,40 +280,24 @@ class DistOptController(Controller):
             told = configured(site, reply, self.config.links.get(site))
             self._addresses[site] = told.address
             self._by_value |= told.by_value
+            self._checkpoints[site] = told.checkpoints
             if ADDRESS not in reply:
                 # not a flaremesh executor: it knows one config task, and links and prepares by itself
                 self._strangers.add(site)
                 self._linked.add(site)
                 self._prepared.add(site)
 
-    def _fail(self, reason: str, iteration: int | None = None) -> None:
-        """Note a site's failure; ``iteration`` is given if it waited there for its neighbours in vain."""
-        self._failures.append(_Failure(reason, iteration, time.monotonic()))
+    def _fail(self, reason: str, iteration: int | None = None, *, is_loss: bool = False) -> None:
+        """As Failures.add."""
+        self._failures.add(reason, iteration, is_loss=is_loss)
         self._changed.set()
-
-    @property
-    def _failure(self) -> str | None:
-        """The failure that caused the others: the first that is no vain wait, or the earliest vain wait.
-
-        One silent site soon makes all others wait for each other.
-        """
-        if not self._failures:
-            return None
-        return min(
-            self._failures, key=lambda failure: (failure.iteration is not None, failure.iteration or 0)
-        ).reason
 
     def _wait(self, abort_signal: Signal) -> bool:
         """Wait a moment for news; returns whether the run was aborted, or raises SiteFailure."""
         self._changed.wait(_POLL_SECONDS)
         self._changed.clear()
-        failures = self._failures
-        if failures and (
-            any(failure.iteration is None for failure in failures)
-            or len(failures) == len(self.config.network.nodes)
-            or time.monotonic() - failures[0].time > _TIMEOUTS_SECONDS
-        ):
-            raise SiteFailure(self._failure)
+        if cause := self._failures.settled:
+            raise SiteFailure(cause.reason)
         return bool(abort_signal.triggered)
 
     def _silent_sites(self) -> str | None:
@@ -325,13 +323,14 @@ class DistOptController(Controller):
             self._fetched.set()
         return progress
 
-    def _write(self, outcome: Outcome, fl_ctx: FLContext, seconds: float) -> None:
+    def _write(self, outcome: Outcome, fl_ctx: FLContext, seconds: float, lost: bool) -> None:
         sites = [node.id for node in self.config.network.nodes]
         result = RunResult(
             run_id=fl_ctx.get_job_id(),
             outcome=outcome,
             name=self.labels.get("name", ""),
-            reason=self._failure,
+            reason=self._failures.cause.reason if self._failures.cause else None,
+            lost=lost,
             algorithm=self.labels.get("algorithm") or self._roster.algorithm,
             topology=self.labels.get("topology"),
             iterations=planned_iterations(self.config.extra),

@@ -9,9 +9,9 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable
 from pydantic import Field
 
-from flaremesh.p2p.tasks import ITERATION, REASON
+from flaremesh.p2p.tasks import ITERATION, LOST, REASON
 from flaremesh.printable import printable
-from flaremesh.record import Name, RecordError, Schema
+from flaremesh.record import Name, RecordError, Schema, Whole
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class Reply:
         failure: why the site failed; None if it did not.
         stopped: it did what it was told when the run was aborted.
         iteration: in which the site waited for its neighbours in vain; None for another failure.
+        lost: it lost a neighbour or an edge, and did not fail itself.
         data: what it brings; {} if it says no more than that all went well.
     """
 
     failure: str | None
     stopped: bool
     iteration: int | None
+    lost: bool
     data: Mapping[str, Any]
 
     @classmethod
@@ -43,11 +45,8 @@ class Reply:
             RecordError: it is none.
         """
         try:
-            code, reason, iteration = (
-                reply.get_return_code(),
-                reply.get_header(REASON),
-                reply.get_header(ITERATION),
-            )
+            code = reply.get_return_code()
+            reason, iteration, lost = (reply.get_header(name) for name in (REASON, ITERATION, LOST))
             data = _data(reply)
         except Exception as error:  # which one depends on what the site sent
             raise RecordError(f"what {site} replies is no reply: {type(error).__name__}.") from error
@@ -58,6 +57,7 @@ class Reply:
             failure=None if code in (ReturnCode.OK, ReturnCode.TASK_ABORTED) else printable(told),
             stopped=code == ReturnCode.TASK_ABORTED,
             iteration=iteration if within else None,
+            lost=lost is True,
             data=data,
         )
 
@@ -69,10 +69,12 @@ class Configured:
     Attributes:
         address: host and port where its in-neighbours dial; None if they cannot.
         by_value: it exchanges values by methods that a subclass overrides.
+        checkpoints: the iterations of which it has a checkpoint of this run.
     """
 
     address: tuple[Name, Annotated[int, Field(ge=1, le=65535)]] | None = None
     by_value: bool = False
+    checkpoints: Annotated[tuple[Whole, ...], Field(max_length=16)] = ()
 
 
 CONFIGURED: Final = Schema[Configured](Configured, "a reply to the config task")

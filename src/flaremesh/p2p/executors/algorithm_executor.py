@@ -93,21 +93,32 @@ class AlgorithmExecutor(RunExecutor):
     def _build_run(self, fl_ctx: FLContext, shareable: Shareable) -> NativeRun:
         """Build the problem, compute the first gradient, and evaluate the initial point."""
         extra = from_shareable(shareable).data
+        member, resume = self._flaremesh.member, self._flaremesh.resume
 
         def make_problem(site: SiteContext) -> Problem:
             if self.problem is None:
                 return _delivered(fl_ctx).build(site)
             return load_problem(self.problem["path"], site, self.problem.get("args", {}))
 
-        return NativeRun(
-            self._flaremesh.member,
+        native = NativeRun(
+            member,
             self.config,
             algorithm_of(self.algorithm, extra),
             make_problem,
             options_of(extra, self.peer_timeout),
             whole(extra, "seed", None, 0),
             self,
+            checkpoints=member.checkpoints,
+            resume=member.checkpoints.read(resume) if member.checkpoints and resume else None,
         )
+        if member.checkpoints:
+            member.hear_checkpoints(native.run.checkpoint_at)
+        return native
+
+    @override
+    def _checkpointed(self) -> list[int]:
+        checkpoints = self._flaremesh.member.checkpoints
+        return checkpoints.iterations() if checkpoints else []
 
     @override
     def _site_result(self) -> dict[str, Any]:

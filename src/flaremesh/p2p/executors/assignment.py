@@ -102,8 +102,15 @@ class _Links:
     by_value: bool
 
 
+@dataclass(frozen=True)
+class _Preparation:
+    prepare: bool
+    resume: Annotated[int, Field(ge=1, le=10**9)] | None = None
+
+
 _PART: Final[Schema[_Part]] = Schema(_Part, "a site's part of a run")
 _LINKS: Final[Schema[_Links]] = Schema(_Links, "a step of its configuration")
+_PREPARATION: Final[Schema[_Preparation]] = Schema(_Preparation, "a step of its configuration")
 
 
 def part_of(data: Any, site: str) -> LocalConfig:
@@ -131,6 +138,11 @@ def part_of(data: Any, site: str) -> LocalConfig:
 def links_of(data: Any, site: str) -> _Links:
     """Addresses, time and manner of the second ``config`` task; raises as `part_of` does."""
     return _LINKS.of(data, f"what the server sent {site}")
+
+
+def resume_of(data: Any, site: str) -> int | None:
+    """Where to begin, in the data of the third ``config`` task: as RESUME; raises as `part_of` does."""
+    return _PREPARATION.of(data, f"what the server sent {site}").resume
 
 
 def mode_of(extra: Mapping[str, Any], charter: Charter | None) -> LinkMode:

@@ -17,6 +17,7 @@ from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.p2p import charter as charters
+from flaremesh.p2p.attempt import resumable_store
 from flaremesh.p2p.charter import Charter
 from flaremesh.p2p.credentials import link_credentials
 from flaremesh.p2p.executors.assignment import (
@@ -29,11 +30,15 @@ from flaremesh.p2p.executors.assignment import (
 )
 from flaremesh.p2p.extra import planned_iterations
 from flaremesh.p2p.gate import egress, order
-from flaremesh.p2p.nvflare.cells import FRAMES, PROGRESS, SERVER, RunCell
+from flaremesh.p2p.nvflare.cells import CHECKPOINT, FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
+from flaremesh.runtime.checkpoint import Checkpoints
+
+_CHECKPOINTS = "checkpoints"  # the folder in the run's store
+_MOST_DIGITS = 10  # of an iteration
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Member:
         metrics: what can be scraped of the run.
         progress: reports to the server how far the site is.
         charter: what the site's kit allows; None in NVFlare's simulator, which has no kits.
+        checkpoints: of the run at this site; None where the run ends with its first loss.
+        cell: its end of the messages through the server.
     """
 
     folder: Path
@@ -57,6 +64,8 @@ class Member:
     metrics: PrometheusSink
     progress: ProgressReporter
     charter: Charter | None = None
+    checkpoints: Checkpoints | None = None
+    cell: RunCell | None = None
 
     @classmethod
     def join(cls, fl_ctx: FLContext, config: LocalConfig, algorithm: str, abort_signal: Signal) -> "Member":
@@ -95,12 +104,15 @@ class Member:
             config.extra.get("stepsize"),
             config.labels.get("predicted_contraction"),
         )
+        checkpoints = None
         progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled)
         try:
             if charter is not None:
                 require_allowed(config, mode, charter)
-                asked = order.read(Path(workspace.get_app_dir(run_id)))
+                app = Path(workspace.get_app_dir(run_id))
+                asked, store = order.read(app), resumable_store(Path(workspace.get_root_dir()), app)
                 require_ordered(config, mode, asked, charter.participant)
+                checkpoints = Checkpoints(store / _CHECKPOINTS, charter.participant) if store else None
             link = assemble(
                 run_id,
                 config.schedule,
@@ -117,7 +129,7 @@ class Member:
             metrics.state(RunState.FAILED)
             progress.stop()
             raise
-        return cls(folder, charter is None, link, traffic, metrics, progress, charter)
+        return cls(folder, charter is None, link, traffic, metrics, progress, charter, checkpoints, cell)
 
     def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
         """Link the neighbours; as RoutedLink.open, or raises CharterError for another place to dial."""
@@ -143,6 +155,16 @@ class Member:
             if not self.simulated:  # a simulated site has no audit log that would say it
                 traffic = self.traffic
                 egress.write(self.folder, egress.Egress(state, dict(traffic.sent_bytes), dict(traffic.links)))
+
+    def hear_checkpoints(self, keep: Callable[[int], None]) -> None:
+        """Call ``keep`` with each iteration whose state the server names for a checkpoint."""
+
+        def deliver(sender: str, data: Payload) -> None:
+            if sender == SERVER and len(data) <= _MOST_DIGITS and (digits := bytes(data)).isdigit():
+                keep(int(digits))
+
+        if self.cell is not None:
+            self.cell.listen(CHECKPOINT, deliver)
 
     def reached(self, iterations: int) -> None:
         """Report the number of iterations done, where the algorithm reports nothing else."""

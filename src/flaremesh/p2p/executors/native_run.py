@@ -14,7 +14,7 @@ from flaremesh import algorithms
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.sink import Fanout, MetricsSink
 from flaremesh.p2p.executors.member import Member
-from flaremesh.p2p.extra import ExtraError, flag, whole
+from flaremesh.p2p.extra import ExtraError, checkpointing_of, flag, whole
 from flaremesh.p2p.nvflare.allow_list import allows
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
@@ -125,10 +125,10 @@ def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | 
         given["iterations"] = iterations
     for name in ("stop_on_non_finite", "mix_buffers"):
         flag(extra, name, True)
-    for name in ("evaluate_every", "checkpoint_every"):
-        if given.get(name) is not None:
-            whole(extra, name, 1)
+    if given.get("evaluate_every") is not None:
+        whole(extra, "evaluate_every", 1)
     given["iterations"] = whole(given, "iterations")
+    given["checkpoint_every"] = checkpointing_of(extra).iterations
     try:
         return RunOptions(**given)
     except ValidationError as error:

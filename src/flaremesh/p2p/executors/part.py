@@ -48,6 +48,7 @@ class Part:
         by_value: whether all sites exchange values by the stock package's methods.
         exchanges: how far the exchanges of values have come.
         shared: models that got their initial point from the parent site.
+        resume: the iteration from whose checkpoint the run goes on; None from the start.
         native: the run of a registered algorithm; None before it is built.
         outcome: the result of that run; None before its end.
     """
@@ -61,6 +62,7 @@ class Part:
     by_value: bool = False
     exchanges: Exchanges = field(default_factory=Exchanges)
     shared: list[Module] = field(default_factory=list)
+    resume: int | None = None
     native: NativeRun | None = None
     outcome: SiteResult | None = None
 

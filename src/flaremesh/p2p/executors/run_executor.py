@@ -14,16 +14,27 @@ from nvflare.apis.signal import Signal
 from typing_extensions import override
 
 from flaremesh.errors import FlaremeshError
-from flaremesh.links import PeerTimeout, RunAborted
+from flaremesh.links import EdgeLost, PeerBehind, PeerTimeout, RunAborted
 from flaremesh.links.carrier import Address
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.executors.assignment import links_of, part_of
+from flaremesh.p2p.executors.assignment import links_of, part_of, resume_of
 from flaremesh.p2p.executors.member import Member, count_malformed
 from flaremesh.p2p.executors.part import START_SECONDS, Part
 from flaremesh.p2p.executors.ported import require_free_names
 from flaremesh.p2p.extra import positive
 from flaremesh.p2p.fed_job import prepare
-from flaremesh.p2p.tasks import ADDRESS, ADDRESSES, BY_VALUE, ITERATION, PREPARE, REASON, START_TIMEOUT, Task
+from flaremesh.p2p.tasks import (
+    ADDRESS,
+    ADDRESSES,
+    BY_VALUE,
+    CHECKPOINTS,
+    ITERATION,
+    LOST,
+    PREPARE,
+    REASON,
+    START_TIMEOUT,
+    Task,
+)
 from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
 from flaremesh.record import RecordError
 
@@ -95,9 +106,11 @@ class RunExecutor(Executor, ABC):
             self.log_exception(fl_ctx, f"{task_name} failed")
             # only the messages of flaremesh's own errors are understood without their type
             reason = str(error) if isinstance(error, FlaremeshError) else f"{type(error).__name__}: {error}"
-            headers: dict[str, str | int] = {REASON: reason}
+            headers: dict[str, str | int | bool] = {REASON: reason}
             if isinstance(error, PeerTimeout):
                 headers[ITERATION] = error.iteration
+            if isinstance(error, PeerTimeout | PeerBehind | EdgeLost):
+                headers[LOST] = True
             return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers=headers)
         self.log_warning(fl_ctx, f"Unknown task name: {task_name}")
         return make_reply(ReturnCode.TASK_UNKNOWN)
@@ -133,6 +146,7 @@ class RunExecutor(Executor, ABC):
         if not isinstance(data, Mapping):
             raise RecordError(f"what the server sent {self.client_name} is no step of its configuration.")
         if PREPARE in data:
+            self._flaremesh.resume = self._told(lambda: resume_of(data, self.client_name), fl_ctx)
             if self._prepares_in_time():
                 run = DXO(DataKind.APP_DEFINED, data=dict(self.config.extra)).to_shareable()
                 self._prepare_run(fl_ctx, run, abort_signal)
@@ -153,7 +167,7 @@ class RunExecutor(Executor, ABC):
             network = Network([Node(self.client_name, config.neighbors), *ends])
             config.schedule = network.schedules()[self.client_name]
         address = self._configure(config, fl_ctx, abort_signal)
-        reply = {ADDRESS: address, BY_VALUE: self._wants_values()}
+        reply = {ADDRESS: address, BY_VALUE: self._wants_values(), CHECKPOINTS: self._checkpointed()}
         return DXO(DataKind.APP_DEFINED, data=reply).to_shareable()
 
     def _told(self, read: Callable[[], T], fl_ctx: FLContext) -> T:
@@ -167,6 +181,10 @@ class RunExecutor(Executor, ABC):
     def _prepares_in_time(self) -> bool:
         """Whether the run may be prepared before the task that runs it."""
         return True
+
+    def _checkpointed(self) -> list[int]:
+        """The iterations of which this site has a checkpoint of the run."""
+        return []
 
     def _wants_values(self) -> bool:
         """Whether code of this site's own sees or makes what sites tell each other."""

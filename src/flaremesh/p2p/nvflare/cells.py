@@ -34,6 +34,8 @@ FRAMES: Final = "frames"
 PROGRESS: Final = "progress"
 PROBE: Final = "probe"
 METRICS: Final = "metrics"
+CHECKPOINT: Final = "checkpoint"
+JOBS: Final = "jobs"
 
 _CHANNEL: Final = "flaremesh"
 _COMMANDS: Final = frozenset({CellChannel.CLIENT_MAIN, CellChannel.CLIENT_COMMAND, _NETWORK})
@@ -76,7 +78,7 @@ class ParticipantCell:
         return SERVER in self._core.agents
 
     def ask(self, site: str, topic: str, timeout: float) -> bytes | None:
-        """What another site's process answers, through the server; None if it does not in time, or too much.
+        """What a site's process answers, through the server; None if it does not in time, or too much.
 
         Args:
             site: name of that site.
@@ -91,7 +93,7 @@ class ParticipantCell:
         return bytes(reply.payload) if _is_data(reply) and len(reply.payload) <= _MOST_ANSWER else None
 
     def answer(self, topic: str, handler: Callable[[str], bytes]) -> None:
-        """Answer what other sites `ask` with ``handler(site)``, which must be quick."""
+        """Answer what other sites, and the server, `ask` with ``handler(who)``, which must be quick."""
 
         def reply(message: Message) -> Message:
             return make_reply(ReturnCode.OK, body=handler(message.get_header(MessageHeaderKey.ORIGIN)))

@@ -1,0 +1,93 @@
+"""What the controller makes of checkpoints and losses, in a run's attempts."""
+
+import pytest
+
+from flaremesh.metrics.names import RunState
+from flaremesh.p2p import attempt
+from flaremesh.p2p.attempt import Attempt
+from flaremesh.p2p.controllers.checkpointing import CheckpointClock, CurrentAttempt
+from flaremesh.p2p.controllers.failures import Failures
+from flaremesh.p2p.extra import ExtraError, checkpointing_of
+
+SITES = ("bonn", "ulm")
+
+
+def begun(store, job="first"):
+    return CurrentAttempt(store, Attempt(job, SITES, 600.0))
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "newest"),
+    [([(100, 200), (200, 300)], 200), ([(100,), (200,)], None), ([(), (100,)], None), ([], None)],
+)
+def test_a_run_goes_on_from_the_newest_checkpoint_that_all_sites_have(tmp_path, checkpoints, newest):
+    assert begun(tmp_path).begin_at(checkpoints) == newest
+
+
+def test_attempts_that_begin_at_one_iteration_are_counted(tmp_path):
+    counts = []
+    for checkpoints in ([()], [()], [(100,)], [(100,)], [(100,)]):
+        begun(tmp_path).begin_at(checkpoints)
+        counts.append(attempt.read(tmp_path).fruitless)
+    assert counts == [0, 1, 0, 1, 2]
+
+
+def test_an_attempt_that_is_lost_says_what_was_lost(tmp_path):
+    failures = Failures(len(SITES))
+    failures.add("bonn: lost its connection to the server", is_loss=True)
+    assert begun(tmp_path).end(RunState.FAILED, failures.cause)
+    kept = attempt.read(tmp_path)
+    assert (kept.state, kept.lost) == (RunState.FAILED, "bonn: lost its connection to the server")
+
+
+def test_a_failure_of_a_site_is_no_loss(tmp_path):
+    failures = Failures(len(SITES))
+    failures.add("bonn: its data are gone")
+    assert not begun(tmp_path).end(RunState.FAILED, failures.cause)
+    assert attempt.read(tmp_path).lost is None
+
+
+def test_a_site_that_failed_is_the_cause_although_its_neighbours_waited_in_vain():
+    failures = Failures(len(SITES))
+    failures.add("ulm: no value from bonn for iteration 7", 7)
+    failures.add("bonn: its data are gone")
+    assert not failures.cause.is_loss
+
+
+def test_where_a_run_ends_with_its_first_loss_nothing_is_kept():
+    failures = Failures(len(SITES))
+    failures.add("bonn: lost its connection to the server", is_loss=True)
+    current = begun(None)
+    assert not current.goes_on
+    assert not current.end(RunState.FAILED, failures.cause)
+
+
+def test_the_clock_names_an_iteration_that_no_site_has_reached():
+    clock = CheckpointClock(1e-9)
+    assert all(clock.due(reached) > reached for reached in (0, 10, 10, 5000))
+
+
+@pytest.mark.parametrize("seconds", [None, 3600.0])
+def test_the_clock_names_no_iteration_before_it_is_time(seconds):
+    assert CheckpointClock(seconds).due(1000) is None
+
+
+@pytest.mark.parametrize(
+    ("every", "iterations", "seconds"),
+    [(500, 500, None), ("60s", None, 60.0), ("1.5h", None, 5400.0), ("2min", None, 120.0)],
+)
+def test_checkpoints_come_by_iterations_or_by_the_clock(every, iterations, seconds):
+    checkpoints = checkpointing_of({"on_loss": "wait", "checkpoint": {"every": every}})
+    assert (checkpoints.iterations, checkpoints.seconds) == (iterations, seconds)
+
+
+@pytest.mark.parametrize(
+    "checkpoint", [{"every": 0}, {"every": "60 s"}, {"every": "0s"}, {"each": 5}, "b.pt"]
+)
+def test_another_word_for_when_checkpoints_come_is_refused(checkpoint):
+    with pytest.raises(ExtraError, match="checkpoint"):
+        checkpointing_of({"on_loss": "wait", "checkpoint": checkpoint})
+
+
+def test_in_a_run_that_ends_with_its_first_loss_checkpoint_is_a_word_of_its_authors():
+    assert checkpointing_of({"checkpoint": "best.pt"}) == checkpointing_of({})
