@@ -142,6 +142,8 @@ CALLS = {
     "nvflare.private.fed.server.server_engine.ServerEngine.shutdown_server": "self",
     "nvflare.private.fed.server.job_runner.JobRunner.stop_run": "self job_id fl_ctx",
     "nvflare.private.fed.server.job_runner.JobRunner.update_unfinished_jobs": "self fl_ctx",
+    "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.clone": "self from_jid meta fl_ctx",
+    "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.get_job": "self jid fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.update_meta": "self jid meta fl_ctx",
     # connections and logins at the server
     "nvflare.fuel.f3.cellnet.identity.is_mtls_connection": "params",
@@ -272,6 +274,7 @@ NAMES = {
     "nvflare.lighter.tool_consts": "NVFLARE_SIG_FILE NVFLARE_SUBMITTER_CRT_FILE",
     "nvflare.private.admin_defs": "Message",
     "nvflare.private.defs": "ERROR_MSG_PREFIX",
+    "nvflare.private.fed.server.job_cmds": "CLONED_META_KEYS",
     "nvflare.private.defs.CellChannel": "AUX_COMMUNICATION CLIENT_COMMAND CLIENT_MAIN SERVER_MAIN",
     "nvflare.private.defs.CellChannelTopic": "REPORT_JOB_FAILURE",
     "nvflare.private.defs.CellMessageHeaderKeys": "CLIENT_NAME CLIENT_TYPE",

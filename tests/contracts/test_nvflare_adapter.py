@@ -16,7 +16,7 @@ from flaremesh_source import (
 from nvflare_surface import ATTRIBUTES, CALLS, COMPONENT_API, COMPONENT_CALLS, FILES, PUBLIC_KEYS
 
 COMPONENTS = ("p2p/agents/", "p2p/controllers/", "p2p/executors/")
-AMBIGUOUS = {"body", "join"}  # of a syntax tree, and of a text, too
+AMBIGUOUS = {"body", "clone", "join"}  # of a syntax tree, a tensor and a text, too
 
 MODULES = sorted(
     f"flaremesh.p2p.nvflare.{path.stem}" for path in ADAPTER.glob("*.py") if path.stem != "__init__"

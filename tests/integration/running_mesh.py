@@ -18,6 +18,7 @@ from flaremesh.deploy.runs.run import run
 from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.p2p.agents.agent import AGENT_FILE
 from flaremesh.p2p.outcome import RunResult
+from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 from flaremesh.topology.schema import LinkAddress
@@ -28,16 +29,17 @@ RING = Path(__file__).parents[2] / "provision" / "ring3-consensus.yaml"
 
 
 class RunningMesh:
-    """The ring of three, on free ports of this machine.
+    """The mesh of a topology file, on free ports of this machine.
 
     Args:
         folder: of the mesh.
+        file: the topology file, by default of a ring of three.
         sections: of the topology, instead of the file's.
     """
 
-    def __init__(self, folder: Path, **sections: Any):
+    def __init__(self, folder: Path, file: Path = RING, **sections: Any):
         self.folder = folder
-        topology = load(RING)
+        topology = load(file)
         server = topology.server.model_copy(update={"port": free_port()})
         self._ports = LinkPorts(len(topology.sites))
         sites = [
@@ -68,16 +70,14 @@ class RunningMesh:
             with error:
                 return error.code, error.read().decode()
 
-    def run(self, name: str) -> RunResult:
-        """The result of the topology's run, which must finish."""
-        result = run(
-            self.topology,
-            self.target,
-            self.folder,
-            name,
-            show=lambda run_id, progress: None,
-            stop=threading.Event(),
-        )
+    def run(
+        self,
+        name: str,
+        show: Callable[[str, RunProgress], None] = lambda *_: None,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> RunResult:
+        """The result of the topology's run, which must finish; ``show`` and ``warn`` are those of `run`."""
+        result = run(self.topology, self.target, self.folder, name, show, threading.Event(), warn)
         assert result.outcome == "finished", result.reason
         return result
 
@@ -115,9 +115,9 @@ class RunningMesh:
 
 
 @contextmanager
-def running_mesh(folder: Path, **sections: Any) -> Iterator[RunningMesh]:
-    """A mesh that is up; ``sections`` are those of RunningMesh."""
-    mesh = RunningMesh(folder, **sections)
+def running_mesh(folder: Path, file: Path = RING, **sections: Any) -> Iterator[RunningMesh]:
+    """A mesh that is up; the arguments are those of RunningMesh."""
+    mesh = RunningMesh(folder, file, **sections)
     try:
         mesh.target.up(START_SECONDS)
         yield mesh

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_mesh import SITES
 
-from flaremesh.deploy.runs.run import _reason
+from flaremesh.deploy.runs.follow import reason_of
 from flaremesh.deploy.runs.session import connect
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.nvflare.jobs import Job
@@ -101,7 +101,7 @@ def test_what_a_kit_does_not_allow_is_refused_at_every_site_and_not_imported(
     ended = submitted(mesh, job)
     assert ended.status != "FINISHED:COMPLETED"
     assert refused_everywhere(ended, reason), ended.details
-    assert _reason(ended).startswith(", ".join(ended.refusals))
+    assert reason_of(ended).startswith(", ".join(ended.refusals))
     for site in SITES:
         assert reason in (mesh.folder / "local" / site / "console.log").read_text()
     assert not (job.parent / "imported").exists()

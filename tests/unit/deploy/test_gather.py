@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flaremesh.deploy.runs.gather import gather
 from flaremesh.deploy.runs.results import load_result
-from flaremesh.deploy.runs.run import gather
 from flaremesh.deploy.targets.archives import unpack
 from flaremesh.deploy.targets.base import DeployError
 from flaremesh.deploy.targets.kubernetes import commands

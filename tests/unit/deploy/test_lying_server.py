@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaremesh.deploy.runs import run as runs
+from flaremesh.deploy.runs import follow
 from flaremesh.deploy.runs.session import AdminSession
 from flaremesh.p2p.nvflare.jobs import Job, id_of, is_id, job_of
 
@@ -82,7 +82,7 @@ def test_sites_that_the_mesh_has_not_are_ignored():
     "kept", [b"{", b"[]", json.dumps({"run_id": "x" * 300, "outcome": "finished"}).encode()]
 )
 def test_a_result_that_cannot_be_read_is_a_failure_with_that_reason(kept):
-    result = runs._downloaded(session(kept=kept), "run-1")
+    result = follow._downloaded(session(kept=kept), "run-1")
     assert result.outcome == "failed"
     assert result.reason.startswith("what the server keeps of the run run-1 is not the result of a run: ")
 

@@ -14,7 +14,7 @@ from flaremesh.deploy.outdated import (
     say_older,
     unlike_file,
 )
-from flaremesh.deploy.runs.run import _reason
+from flaremesh.deploy.runs.follow import reason_of
 from flaremesh.deploy.targets.base import DeployError, Participant
 from flaremesh.deploy.watch.diagnosis import OldKits, judge
 from flaremesh.p2p.agents.kit import Kit
@@ -160,12 +160,12 @@ def test_each_reason_for_which_sites_refuse_a_job_is_told_once_with_its_sites():
         "worms: NVFLARE_ERROR: hours: not at night",
         "num_ok_sites 0 < required_min_sites 3",
     )
-    assert _reason(Job("mine", "FINISHED:FAILED_TO_RUN", details, None)) == (
+    assert reason_of(Job("mine", "FINISHED:FAILED_TO_RUN", details, None)) == (
         "bonn, worms: hours: not at night. ulm: the kit here accepts no code of a job: bring none."
     )
 
 
 def test_whatever_else_keeps_a_job_from_running_is_told_of_each_site():
     details = ("server: OK", "bonn: no room", "num_ok_sites 0 < required_min_sites 1")
-    reason = _reason(Job("mine", "FINISHED:FAILED_TO_RUN", details, None))
+    reason = reason_of(Job("mine", "FINISHED:FAILED_TO_RUN", details, None))
     assert reason.endswith("FINISHED:FAILED_TO_RUN: bonn: no room; num_ok_sites 0 < required_min_sites 1")

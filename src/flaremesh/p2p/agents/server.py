@@ -1,8 +1,10 @@
 """The agent of the server."""
 
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
@@ -11,9 +13,10 @@ from typing_extensions import override
 
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.p2p.agents.agent import Agent, gauge
+from flaremesh.p2p.agents.attempts import Attempts
 from flaremesh.p2p.agents.shared import SharedMetrics
 from flaremesh.p2p.logins import Logins
-from flaremesh.p2p.nvflare.cells import METRICS
+from flaremesh.p2p.nvflare.cells import JOBS, METRICS
 from flaremesh.p2p.nvflare.jobs import FIRST_FAILURE
 from flaremesh.p2p.nvflare.logins import guard_logins
 from flaremesh.p2p.nvflare.server import ServerProcess, job_of_event
@@ -21,6 +24,7 @@ from flaremesh.p2p.nvflare.startup import ROOT
 from flaremesh.topology.schema import SERVER
 
 _MOST_FAILURES = 64  # of one site, of jobs that have not ended
+_ANSWER_SECONDS = 2.0  # for a site to say which jobs run there
 _JOB_SECONDS = 15.0  # for the jobs to end: NVFlare kills their processes after 10 s
 
 
@@ -37,6 +41,10 @@ class ServerAgent(Agent):
         self._failures: dict[str, str] = {}
         self._process = ServerProcess(fl_ctx)
         self._process.abandon_jobs(fl_ctx)
+        workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
+        self._attempts = Attempts(
+            self.workspace, self._process, lambda job: Path(workspace.get_app_dir(job)), self._jobs_of
+        )
         self._logins = Logins(self.workspace)
         guard_logins(self.workspace / "startup" / ROOT, self._logins, fl_ctx)
         super().start(fl_ctx)
@@ -53,8 +61,16 @@ class ServerAgent(Agent):
             cell.hear_failures(self._note_failure)
             cell.hear(METRICS, self._take_metrics)
             self._started = True
+            self._attempts.take_up()
+        elif event_type == EventType.JOB_STARTED:
+            self._attempts.started(job_of_event(fl_ctx))
         elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
-            self._keep_failure(fl_ctx)
+            job = job_of_event(fl_ctx)
+            failed_first = self._keep_failure(job)
+            if event_type == EventType.JOB_ABORTED:
+                self._attempts.aborted(job, failed_first)
+            else:
+                self._attempts.ended(job, failed_first)
 
     @override
     def collectors(self) -> list[Collector]:
@@ -68,6 +84,10 @@ class ServerAgent(Agent):
     @override
     def running_jobs(self) -> Collection[str]:
         return self._process.running_jobs()
+
+    @override
+    def runs_over(self) -> Collection[str]:
+        return self._attempts.over()
 
     @override
     def collect(self) -> Iterable[Family]:
@@ -85,6 +105,11 @@ class ServerAgent(Agent):
             family.add_metric([what], count)
         yield family
 
+    def _jobs_of(self, site: str) -> bytes | None:
+        """What a site answers to the question which jobs run there."""
+        cell = self._process.cell
+        return cell.ask(site, JOBS, _ANSWER_SECONDS) if cell else None
+
     def _take_metrics(self, site: str, message: bytes) -> None:
         """Show what a site sent; admins, and sites that an admin has disabled, are not registered."""
         if self._process.knows(site):
@@ -99,11 +124,11 @@ class ServerAgent(Agent):
         if self._process.knows(site) and told < _MOST_FAILURES and not self._process.is_aborted(job_id):
             self._failures.setdefault(job_id, site)
 
-    def _keep_failure(self, fl_ctx: FLContext) -> None:
-        """Write it to the job's meta, after NVFlare has written there for the last time."""
-        job_id = job_of_event(fl_ctx)
+    def _keep_failure(self, job_id: str) -> str | None:
+        """Write it to the job's meta, after NVFlare has written there for the last time; return it."""
         if site := self._failures.pop(job_id, None):
-            self._process.note(job_id, {FIRST_FAILURE: site}, fl_ctx)
+            self._process.note(job_id, {FIRST_FAILURE: site})
+        return site
 
     @override
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """The agent of a site."""
 
+import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +35,7 @@ from flaremesh.p2p.gate.audit import AuditLog
 from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.nvflare import run_credential
-from flaremesh.p2p.nvflare.cells import METRICS, PROBE
+from flaremesh.p2p.nvflare.cells import JOBS, METRICS, PROBE, SERVER
 from flaremesh.p2p.nvflare.site import SiteProcess
 
 _LIFETIME = timedelta(days=36500)  # as long as that of the kit
@@ -103,6 +104,7 @@ class SiteAgent(Agent):
         if event_type == EventType.SYSTEM_START:
             self._process.cell.obey_the_server_alone()
             self._process.cell.answer(PROBE, self._invite)
+            self._process.cell.answer(JOBS, self._tell_jobs)
             self._begin_to_share()
         elif event_type == EventType.JOB_COMPLETED:
             self._note_end(str(fl_ctx.get_prop(FLContextKey.CURRENT_JOB_ID)))
@@ -172,6 +174,10 @@ class SiteAgent(Agent):
         if not self.missing():
             with suppress(RuntimeError):  # the cell was stopped meanwhile
                 self._process.cell.tell(METRICS, message)
+
+    def _tell_jobs(self, who: str) -> bytes:
+        """The jobs whose process runs here; none of the server's business is another site's."""
+        return json.dumps(sorted(self.running_jobs()) if who == SERVER else []).encode()
 
     def _invite(self, peer: str) -> bytes:
         """Let an in-neighbour dial, or say why it cannot."""

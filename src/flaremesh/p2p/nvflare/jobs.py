@@ -20,6 +20,15 @@ SERVER_PARAMETERS: Final = {
 FIRST_FAILURE: Final = "first_failure"
 """Key of a job's meta: the site whose process failed first, unless the job was aborted before."""
 
+LOST: Final = "lost"
+"""Key of a job's meta: what was lost, if its run goes on in another job as soon as it can."""
+
+NEXT_ATTEMPT: Final = "next_attempt"
+"""Key of a job's meta: the job in which its run goes on, after this one was lost."""
+
+GIVEN_UP: Final = "given_up"
+"""Key of a job's meta: why its run does not go on, although this job was lost."""
+
 _MOST_DETAILS = 1000
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 _UNFINISHED = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED, RunStatus.RUNNING}
@@ -34,12 +43,18 @@ class Job:
         status: e.g. RUNNING or FINISHED:COMPLETED.
         details: what NVFlare noted when it deployed and scheduled the job.
         first_failure: the site whose process failed first, None where none did or the job was aborted before.
+        lost: what was lost, if the run is to go on in another job; None otherwise.
+        next_attempt: the job in which the run goes on; None where no such job was begun.
+        given_up: why the run does not go on; None where nobody has said so.
     """
 
     name: str
     status: str
     details: tuple[str, ...]
     first_failure: str | None
+    lost: str | None = None
+    next_attempt: str | None = None
+    given_up: str | None = None
 
     @property
     def refusals(self) -> dict[str, str]:
@@ -77,10 +92,17 @@ def job_of(meta: Mapping[str, Any]) -> Job:
         for key in (JobMetaKey.JOB_DEPLOY_DETAIL, JobMetaKey.SCHEDULE_HISTORY)
         for detail in (meta.get(key.value) or ())
     )
-    failed = meta.get(FIRST_FAILURE)
+    failed, lost, given_up = (
+        None if meta.get(key) is None else printable(meta[key], 500)
+        for key in (FIRST_FAILURE, LOST, GIVEN_UP)
+    )
+    following = meta.get(NEXT_ATTEMPT)
     return Job(
         name=printable(meta.get(JobMetaKey.JOB_NAME.value, ""), 256),
         status=printable(meta[JobMetaKey.STATUS.value], 80),
         details=tuple(printable(detail, 500) for detail in islice(details, _MOST_DETAILS)),
-        first_failure=None if failed is None else printable(failed, 256),
+        first_failure=failed,
+        lost=lost,
+        next_attempt=following if is_id(following) else None,
+        given_up=given_up,
     )

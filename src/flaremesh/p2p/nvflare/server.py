@@ -9,6 +9,8 @@ from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.private.fed.server.job_cmds import CLONED_META_KEYS
 from nvflare.private.fed.server.server_status import ServerStatus
 
 from flaremesh.p2p.nvflare.cells import ParticipantCell
@@ -16,6 +18,11 @@ from flaremesh.p2p.nvflare.jobs import id_of
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
+_NOT_BEGUN = {RunStatus.SUBMITTED.value, RunStatus.APPROVED.value, RunStatus.DISPATCHED.value}
+_NEVER_BEGUN = {RunStatus.FINISHED_CANT_SCHEDULE.value, RunStatus.FAILED_TO_RUN.value}
+_SUBMITTER = {
+    key.value for key in (JobMetaKey.SUBMITTER_NAME, JobMetaKey.SUBMITTER_ORG, JobMetaKey.SUBMITTER_ROLE)
+}
 
 
 class ServerProcess:
@@ -56,9 +63,46 @@ class ServerProcess:
         """Whether a site of this name is registered, and no admin has disabled it."""
         return self._engine.get_client_from_name(site) is not None
 
-    def note(self, job_id: str, entries: Mapping[str, Any], fl_ctx: FLContext) -> None:
-        """Add entries to what NVFlare keeps of a job, its meta."""
-        self._engine.get_component(SystemComponents.JOB_MANAGER).update_meta(job_id, dict(entries), fl_ctx)
+    def sites(self) -> set[str]:
+        """Names of the sites that are registered."""
+        return {client.name for client in self._engine.get_clients()}
+
+    def note(self, job_id: str, entries: Mapping[str, Any]) -> None:
+        """Add entries to what NVFlare keeps of a job, its meta; nothing if an admin has removed it."""
+        with self._engine.new_context() as fl_ctx:
+            if self._jobs.get_job(job_id, fl_ctx) is not None:
+                self._jobs.update_meta(job_id, dict(entries), fl_ctx)
+
+    def waits(self, job_id: str) -> bool:
+        """Whether a job has not begun, and still may."""
+        return self._status(job_id) in _NOT_BEGUN
+
+    def has_begun(self, job_id: str) -> bool:
+        """Whether a job runs, or has run."""
+        return self._status(job_id) not in {*_NOT_BEGUN, *_NEVER_BEGUN, None}
+
+    def clone(self, job_id: str) -> str | None:
+        """Submit a job once more in its submitter's name, with what the submitter has signed.
+
+        Returns:
+            The id of the new job; None if there is no job ``job_id``.
+        """
+        with self._engine.new_context() as fl_ctx:
+            job = self._jobs.get_job(job_id, fl_ctx)
+            if job is None:
+                return None
+            meta = {key: job.meta[key] for key in job.meta.keys() & {*CLONED_META_KEYS, *_SUBMITTER}}
+            meta[JobMetaKey.CLONED_FROM.value] = job_id
+            return id_of(self._jobs.clone(from_jid=job_id, meta=meta, fl_ctx=fl_ctx))
+
+    def _status(self, job_id: str) -> str | None:
+        with self._engine.new_context() as fl_ctx:
+            job = self._jobs.get_job(job_id, fl_ctx)
+            return None if job is None else str(job.meta[JobMetaKey.STATUS.value])
+
+    @property
+    def _jobs(self) -> Any:
+        return self._engine.get_component(SystemComponents.JOB_MANAGER)
 
     def abort_jobs(self, timeout: float) -> None:
         """Abort all jobs and wait until their status is stored, ``timeout`` seconds at most."""

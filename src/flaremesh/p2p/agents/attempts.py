@@ -1,0 +1,146 @@
+"""The attempts of runs at the server: after one that was lost, the next begins once all sites are back."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from flaremesh.metrics.names import RunState
+from flaremesh.p2p import attempt
+from flaremesh.p2p.attempt import Attempt, resumable_store
+from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
+from flaremesh.p2p.nvflare.server import ServerProcess
+from flaremesh.p2p.store import STORES
+from flaremesh.waiting import wait_while
+
+_log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_KILLED = "the server's process of the job ended without a word"
+_MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
+
+
+class _Run(NamedTuple):
+    store: Path
+    attempt: Attempt
+
+
+class Attempts:
+    """Begins further attempts of runs that go on after a loss.
+
+    Args:
+        workspace: of the server.
+        process: the server's.
+        app: the folder of a job's app at the server, by the job's id.
+        ask: what a site answers to the question which jobs run there; None if it answers nothing.
+    """
+
+    def __init__(
+        self,
+        workspace: Path,
+        process: ServerProcess,
+        app: Callable[[str], Path],
+        ask: Callable[[str], bytes | None],
+    ):
+        self._workspace = workspace
+        self._process = process
+        self._app = app
+        self._ask = ask
+        self._stores: dict[str, Path] = {}
+        self._aborted: dict[str, str | None] = {}
+
+    def take_up(self) -> None:
+        """Go on with the runs that an earlier process of the server left."""
+        for store in (self._workspace / STORES).glob("*"):
+            last = attempt.read(store)
+            if last and (last.lost or not last.state.ended) and not self._process.waits(last.job):
+                self._go_on(_Run(store, last))
+
+    def over(self) -> set[str]:
+        """Names of the stores of runs that get no further attempt."""
+        stores = (self._workspace / STORES).glob("*")
+        last = {store.name: attempt.read(store) for store in stores}
+        return {name for name, one in last.items() if one and one.state.ended and not one.lost}
+
+    def started(self, job: str) -> None:
+        """A job has begun."""
+        if store := resumable_store(self._workspace, self._app(job)):
+            self._stores[job] = store
+
+    def aborted(self, job: str, failed_first: str | None) -> None:
+        """A job that was told to end is about to be `ended`; or it could not begin.
+
+        Args:
+            job: its id.
+            failed_first: the site whose process of it failed first; None where an admin has told it.
+        """
+        if job in self._stores:
+            self._aborted[job] = failed_first
+
+    def ended(self, job: str, failed_first: str | None) -> None:
+        """A job has ended; ``failed_first`` is the site whose process of it failed first, unless none did."""
+        was_aborted = job in self._aborted
+        failed_first = self._aborted.pop(job, None) or failed_first
+        store = self._stores.pop(job, None)
+        last = attempt.read(store) if store else None
+        if store is None or last is None or last.job != job:
+            return
+        if not last.state.ended:  # its process was killed before it could say more
+            state = RunState.ABORTED if was_aborted else RunState.FAILED
+            lost = None if was_aborted else _KILLED
+            last = replace(last, state=state, lost=lost)
+            attempt.write(store, last)
+        elif failed_first and last.state is RunState.ABORTED:  # NVFlare tells the controller no more
+            last = replace(last, lost=f"{failed_first}: the job process ended before the run began")
+        if last.lost:
+            self._go_on(_Run(store, last))
+
+    def _go_on(self, run: _Run) -> None:
+        self._process.note(run.attempt.job, {LOST: run.attempt.lost or _KILLED})
+        threading.Thread(target=self._next, args=(run,), name="attempts", daemon=True).start()
+
+    def _next(self, run: _Run) -> None:
+        """Begin the next attempt once all sites are back, and as often as it cannot begin."""
+        last = run.attempt
+        if last.fruitless >= _MOST_FRUITLESS:
+            self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
+            return
+        deadline, jobs = time.monotonic() + last.patience, {last.job}
+        while (left := deadline - time.monotonic()) > 0:
+            if wait_while(lambda: self._missing(last.sites, jobs), left, _POLL_SECONDS):
+                break
+            job = self._process.clone(last.job)
+            if job is None:  # an admin has removed the job: so a run that waits is aborted
+                attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
+                return
+            jobs.add(job)
+            _log.info("the run goes on as the job %s: %s", job, last.lost)
+            attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
+            self._process.note(last.job, {NEXT_ATTEMPT: job})
+            wait_while(partial(self._process.waits, job), deadline - time.monotonic(), _POLL_SECONDS)
+            if self._process.has_begun(job):
+                return
+        missing = ", ".join(self._missing(last.sites, jobs))
+        why = f"not there: {missing}" if missing else "its next attempt cannot begin"
+        self._give_up(run, f"{why}, after {last.patience:g} s")
+
+    def _missing(self, sites: Collection[str], jobs: Collection[str]) -> list[str]:
+        """The sites that are not there, or where one of the run's earlier ``jobs`` has not ended."""
+        registered = self._process.sites()
+        return sorted(site for site in sites if site not in registered or not self._is_free(site, jobs))
+
+    def _is_free(self, site: str, jobs: Collection[str]) -> bool:
+        try:
+            running = json.loads(self._ask(site) or b"null")
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(running, list) and not any(job in running for job in jobs)
+
+    def _give_up(self, run: _Run, why: str) -> None:
+        attempt.write(run.store, replace(run.attempt, state=RunState.FAILED, lost=None))
+        self._process.note(run.attempt.job, {GIVEN_UP: why})

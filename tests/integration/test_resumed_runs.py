@@ -1,0 +1,104 @@
+"""Runs that lose somebody go on from checkpoints, and end with the bits of the run that nobody disturbed."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running_mesh import START_SECONDS, RunningMesh, running_mesh
+
+from flaremesh.deploy.runs.run import run
+from flaremesh.p2p.outcome import RunResult
+from flaremesh.p2p.progress import RunProgress
+from flaremesh.runtime.history import HISTORY, History
+from flaremesh.topology.load import load
+
+DIGITS = Path(__file__).parents[2] / "provision" / "digits-ring4.yaml"
+CHECKPOINTED = {"on_loss": "wait", "checkpoint": {"every": 50}, "iterations": 1000, "evaluate_every": 100}
+LOST_AT = 300
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    run = load(DIGITS).run
+    options = type(run).model_validate(run.model_dump() | CHECKPOINTED)
+    with running_mesh(tmp_path_factory.mktemp("mesh"), DIGITS, run=options) as mesh:
+        yield mesh
+
+
+@pytest.fixture(scope="module")
+def undisturbed(mesh: RunningMesh) -> dict[str, Any]:
+    return left_behind(mesh, mesh.run("undisturbed"))
+
+
+class Once:
+    """Does something to a run once a site is far enough, and remembers the jobs of the run's attempts."""
+
+    def __init__(self, site: str, iteration: int, do: Callable[[str], None]):
+        self.jobs: list[str] = []
+        self._site, self._iteration, self._do = site, iteration, do
+        self._done = False
+
+    def __call__(self, run_id: str, progress: RunProgress) -> None:
+        if run_id not in self.jobs:
+            self.jobs.append(run_id)
+        site = progress.sites.get(self._site)
+        if not self._done and site and site.iteration >= self._iteration:
+            self._done = True
+            self._do(run_id)
+
+
+def left_behind(mesh: RunningMesh, result: RunResult) -> dict[str, Any]:
+    """Model and history of every site, without its times."""
+    kept = {}
+    for site in result.sites:
+        folder = mesh.folder / "runs" / result.run_id / site
+        history = History.read(folder / HISTORY)
+        records = [
+            {name: value for name, value in asdict(record).items() if not name.endswith("seconds")}
+            for record in (*history.iterations, *history.evaluations)
+        ]
+        kept[site] = (folder / "model.safetensors").read_bytes(), records
+    return kept
+
+
+def test_a_killed_job_process_changes_no_bit_of_the_result(mesh, undisturbed):
+    kill = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("bonn", run_id).kill())
+    disturbed = mesh.run("disturbed", kill)
+    assert len(kill.jobs) == 2
+    assert left_behind(mesh, disturbed) == undisturbed
+
+
+def test_a_killed_process_of_the_job_at_the_server_changes_no_bit_of_the_result(mesh, undisturbed):
+    kill = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("server", run_id).kill())
+    disturbed = mesh.run("disturbed", kill)
+    assert len(kill.jobs) == 2
+    assert left_behind(mesh, disturbed) == undisturbed
+
+
+def test_a_killed_site_that_is_started_again_changes_no_bit_of_the_result(mesh, undisturbed):
+    kill = Once("bonn", LOST_AT, lambda run_id: kill_site(mesh, "bonn"))
+    disturbed = mesh.run("disturbed", kill, lambda told: mesh.target.up(START_SECONDS))
+    assert len(kill.jobs) >= 2
+    assert left_behind(mesh, disturbed) == undisturbed
+
+
+def test_a_run_that_waits_for_a_site_is_ended_by_ctrl_c(mesh):
+    stop, told = threading.Event(), []
+
+    def warn(text: str) -> None:
+        told.append(text)
+        stop.set()
+
+    lose = Once("bonn", LOST_AT, lambda run_id: kill_site(mesh, "bonn"))
+    result = run(mesh.topology, mesh.target, mesh.folder, "given-up", lose, stop, warn)
+    assert told[0].startswith("bonn: ")
+    assert result.outcome == "aborted"
+
+
+def kill_site(mesh: RunningMesh, site: str) -> None:
+    process = mesh.process(site)
+    for part in (process, *process.children()):
+        part.kill()

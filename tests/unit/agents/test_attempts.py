@@ -1,0 +1,210 @@
+"""What the server's agent makes of attempts that have ended."""
+
+import json
+import threading
+
+import pytest
+
+from flaremesh.metrics.names import RunState
+from flaremesh.p2p import attempt
+from flaremesh.p2p.agents.attempts import Attempts
+from flaremesh.p2p.attempt import Attempt
+from flaremesh.p2p.gate import order
+from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
+from flaremesh.p2p.store import STORES, store_of
+from flaremesh.waiting import wait_while
+
+SITES = ("bonn", "ulm")
+
+
+class Server:
+    """The jobs of a server whose sites come and go as the test says."""
+
+    def __init__(self):
+        self.registered = set(SITES)
+        self.jobs = {"first"}
+        self.notes = {}
+        self.cannot_begin = 0
+        self.running = []
+
+    def sites(self):
+        return set(SITES)
+
+    def ask(self, site):
+        return json.dumps(self.running).encode() if site in self.registered else None
+
+    def note(self, job, entries):
+        self.notes.setdefault(job, {}).update(entries)
+
+    def clone(self, job):
+        if job not in self.jobs:
+            return None
+        self.jobs.add(clone := f"job-{len(self.jobs)}")
+        return clone
+
+    def waits(self, job):
+        return False
+
+    def has_begun(self, job):
+        self.cannot_begin -= 1
+        return self.cannot_begin < 0
+
+
+@pytest.fixture
+def server():
+    return Server()
+
+
+@pytest.fixture
+def app(tmp_path):
+    """Of a run that goes on after a loss."""
+    folder = tmp_path / "first" / "app_server"
+    order.write(order.order(SITES, None, on_loss="wait"), folder)
+    store_of(tmp_path, folder).mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def attempts(tmp_path, server, app):
+    attempts = Attempts(tmp_path, server, lambda job: app, server.ask)
+    attempts.started("first")
+    return attempts
+
+
+@pytest.fixture
+def store(tmp_path, app):
+    return store_of(tmp_path, app)
+
+
+def leave(store, state, lost=None, patience=20.0, **more):
+    attempt.write(store, Attempt("first", SITES, patience, state=state, lost=lost, **more))
+
+
+def settled(server):
+    """What the server notes of the job, once nothing more is to come."""
+    assert not wait_while(
+        lambda: [thread for thread in threading.enumerate() if thread.name == "attempts"], 20, 0.01
+    )
+    return server.notes.get("first", {})
+
+
+def test_a_lost_attempt_is_followed_by_another(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: the job process ended without a word")
+    attempts.ended("first", None)
+    assert settled(server) == {LOST: "bonn: the job process ended without a word", NEXT_ATTEMPT: "job-1"}
+
+
+@pytest.mark.parametrize("state", [RunState.FINISHED, RunState.FAILED, RunState.ABORTED])
+def test_an_attempt_that_was_not_lost_is_the_last(attempts, server, store, state):
+    leave(store, state)
+    attempts.ended("first", None)
+    assert settled(server) == {}
+
+
+def test_an_attempt_whose_process_at_the_server_was_killed_is_lost(attempts, server, store):
+    leave(store, RunState.RUNNING)
+    attempts.ended("first", None)
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+def test_an_attempt_that_an_admin_has_aborted_is_the_last_although_its_process_had_to_be_killed(
+    attempts, server, store
+):
+    leave(store, RunState.RUNNING)
+    attempts.aborted("first", None)
+    attempts.ended("first", None)
+    assert settled(server) == {}
+    assert attempt.read(store).state is RunState.ABORTED
+
+
+def test_a_job_process_that_ends_before_its_run_began_is_a_loss(attempts, server, store):
+    leave(store, RunState.ABORTED)
+    attempts.aborted("first", "bonn")
+    attempts.ended("first", None)
+    assert settled(server)[LOST] == "bonn: the job process ended before the run began"
+
+
+def test_the_next_attempt_waits_until_all_sites_are_back(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    server.registered = {"ulm"}
+    attempts.ended("first", None)
+    assert NEXT_ATTEMPT not in server.notes["first"]
+    server.registered = set(SITES)
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+def test_the_next_attempt_waits_until_the_one_before_has_ended_at_all_sites(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    server.running = ["first"]
+    attempts.ended("first", None)
+    assert NEXT_ATTEMPT not in server.notes["first"]
+    server.running = ["another"]
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+@pytest.mark.parametrize("answer", [b"{", b'{"jobs": []}', b"[" * 100_000])
+def test_a_site_that_answers_something_else_is_not_there(tmp_path, server, app, store, answer):
+    attempts = Attempts(tmp_path, server, lambda job: app, lambda site: answer)
+    attempts.started("first")
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server", patience=0.3)
+    attempts.ended("first", None)
+    assert settled(server)[GIVEN_UP] == "not there: bonn, ulm, after 0.3 s"
+
+
+def test_after_its_patience_the_server_gives_up_and_names_who_is_missing(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server", patience=0.3)
+    server.registered = {"ulm"}
+    attempts.ended("first", None)
+    assert settled(server)[GIVEN_UP] == "not there: bonn, after 0.3 s"
+    assert attempt.read(store).lost is None
+
+
+def test_an_attempt_that_cannot_begin_is_tried_again(attempts, server, store):
+    server.cannot_begin = 2
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    attempts.ended("first", None)
+    assert settled(server)[NEXT_ATTEMPT] == "job-3"
+
+
+def test_a_run_that_is_lost_again_and_again_before_its_next_checkpoint_ends(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: the job process ended without a word", fruitless=3)
+    attempts.ended("first", None)
+    assert "4 times" in settled(server)[GIVEN_UP]
+
+
+def test_a_run_that_waits_ends_when_an_admin_removes_its_job(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    server.jobs.clear()
+    attempts.ended("first", None)
+    assert NEXT_ATTEMPT not in settled(server)
+    assert attempt.read(store).state is RunState.ABORTED
+
+
+def test_a_server_that_starts_again_takes_up_the_runs_that_its_end_has_cut_off(tmp_path, server, store):
+    leave(store, RunState.RUNNING)
+    Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+def test_the_store_of_a_run_is_kept_until_it_gets_no_further_attempt(attempts, store):
+    assert attempts.over() == set()
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    assert attempts.over() == set()
+    leave(store, RunState.FINISHED)
+    assert attempts.over() == {store.name}
+
+
+def test_a_run_that_ends_with_its_first_loss_has_one_attempt(tmp_path, server):
+    folder = tmp_path / "other" / "app_server"
+    order.write(order.order(SITES, None), folder)
+    attempts = Attempts(tmp_path, server, lambda job: folder, server.ask)
+    attempts.started("other")
+    attempts.ended("other", None)
+    assert server.notes == {}
+
+
+def test_a_store_that_holds_something_else_is_left_alone(tmp_path, server):
+    (tmp_path / STORES / "0" / "attempt.json").parent.mkdir(parents=True)
+    (tmp_path / STORES / "0" / "attempt.json").write_text(json.dumps({"job": ["first"]}))
+    Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
+    assert server.notes == {}
