@@ -15,6 +15,8 @@ from flaremesh.runtime.tree import Tree
 
 _log = logging.getLogger(__name__)
 
+_MOST_ASKED = 64
+
 
 class Checkpointing(MetricsSink):
     """Takes checkpoints of a run; as a sink of the run, it keeps the records for them.
@@ -32,7 +34,8 @@ class Checkpointing(MetricsSink):
     def __init__(self, checkpoints: Checkpoints, every: int | None, history: Sequence[Record] = ()):
         self._checkpoints = checkpoints
         self._every = every
-        self._asked: set[int] = set()
+        self._asked: frozenset[int] = frozenset()
+        self._done = 0
         self._records = [*history]
         self._thread: Thread | None = None
         self.written = 0
@@ -51,8 +54,13 @@ class Checkpointing(MetricsSink):
         """Not kept."""
 
     def at(self, iteration: int) -> None:
-        """Take one after so many iterations, unless they are done already; any thread may ask."""
-        self._asked.add(iteration)
+        """Take one after so many iterations, unless they are done already; any thread may ask.
+
+        So many that are still to come are remembered: they are asked for by somebody else.
+        """
+        to_come = {asked for asked in self._asked if asked > self._done}
+        if iteration > self._done and len(to_come) < _MOST_ASKED:
+            self._asked = frozenset(to_come | {iteration})
 
     def take_if_due(self, iteration: int, parts: Callable[[], Mapping[str, Tree]]) -> None:
         """Take a checkpoint, if one is due after so many iterations, and begin to write it.
@@ -64,9 +72,9 @@ class Checkpointing(MetricsSink):
             iteration: number of iterations that are done.
             parts: gives what is in it, which nobody writes to any more.
         """
+        self._done = iteration
         if not (iteration in self._asked or (self._every and iteration % self._every == 0)):
             return
-        self._asked.discard(iteration)
         started = time.perf_counter()
         self.wait()
         if (waited := time.perf_counter() - started) > 1:

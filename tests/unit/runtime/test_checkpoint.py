@@ -19,6 +19,7 @@ from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from flaremesh.runtime.checkpointing import Checkpointing
 from flaremesh.runtime.history import History
 from flaremesh.runtime.site_run import RunOptions, SiteRun
 from flaremesh.runtime.tree import TreeError, divided, joined
@@ -364,3 +365,15 @@ def test_iterations_go_on_while_a_checkpoint_is_written_and_it_holds_what_was_th
     assert slow.iterations() == [6]
     assert slow.read(6).parts["problem"] == {"steps": 7}
     assert problem.steps == 11
+
+
+def test_however_many_checkpoints_somebody_asks_for_a_few_are_remembered_until_they_are_past(tmp_path):
+    checkpointing = Checkpointing(Checkpoints(tmp_path), None)
+    for iteration in range(1, 10_000):
+        checkpointing.at(iteration)
+    assert len(checkpointing._asked) < 100
+    checkpointing.take_if_due(10_000, dict)
+    checkpointing.at(10_001)
+    checkpointing.take_if_due(10_001, dict)
+    checkpointing.wait()
+    assert checkpointing.written == 10_001
