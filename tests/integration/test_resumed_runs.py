@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,23 +66,36 @@ def left_behind(mesh: RunningMesh, result: RunResult) -> dict[str, Any]:
 
 
 def test_a_killed_job_process_changes_no_bit_of_the_result(mesh, undisturbed):
-    kill = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("bonn", run_id).kill())
-    disturbed = mesh.run("disturbed", kill)
-    assert len(kill.jobs) == 2
+    lost = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("bonn", run_id).kill())
+    disturbed = mesh.run("disturbed", lost)
+    assert len(lost.jobs) == 2
     assert left_behind(mesh, disturbed) == undisturbed
 
 
 def test_a_killed_process_of_the_job_at_the_server_changes_no_bit_of_the_result(mesh, undisturbed):
-    kill = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("server", run_id).kill())
-    disturbed = mesh.run("disturbed", kill)
-    assert len(kill.jobs) == 2
+    lost = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("server", run_id).kill())
+    disturbed = mesh.run("disturbed", lost)
+    assert len(lost.jobs) == 2
     assert left_behind(mesh, disturbed) == undisturbed
 
 
 def test_a_killed_site_that_is_started_again_changes_no_bit_of_the_result(mesh, undisturbed):
-    kill = Once("bonn", LOST_AT, lambda run_id: kill_site(mesh, "bonn"))
-    disturbed = mesh.run("disturbed", kill, lambda told: mesh.target.up(START_SECONDS))
-    assert len(kill.jobs) >= 2
+    lost = Once("bonn", LOST_AT, lambda run_id: kill(mesh, "bonn"))
+    disturbed = mesh.run("disturbed", lost, lambda told: mesh.target.up(START_SECONDS))
+    assert len(lost.jobs) == 2
+    assert left_behind(mesh, disturbed) == undisturbed
+
+
+def test_a_killed_server_that_is_started_again_changes_no_bit_of_the_result(mesh, undisturbed):
+    with ThreadPoolExecutor(1) as pool:
+
+        def lose(run_id: str) -> None:
+            kill(mesh, "server")
+            pool.submit(mesh.target.up, START_SECONDS)
+
+        lost = Once("bonn", LOST_AT, lose)
+        disturbed = mesh.run("disturbed", lost)
+    assert len(lost.jobs) == 2
     assert left_behind(mesh, disturbed) == undisturbed
 
 
@@ -92,13 +106,14 @@ def test_a_run_that_waits_for_a_site_is_ended_by_ctrl_c(mesh):
         told.append(text)
         stop.set()
 
-    lose = Once("bonn", LOST_AT, lambda run_id: kill_site(mesh, "bonn"))
+    lose = Once("bonn", LOST_AT, lambda run_id: kill(mesh, "bonn"))
     result = run(mesh.topology, mesh.target, mesh.folder, "given-up", lose, stop, warn)
     assert told[0].startswith("bonn: ")
     assert result.outcome == "aborted"
 
 
-def kill_site(mesh: RunningMesh, site: str) -> None:
-    process = mesh.process(site)
+def kill(mesh: RunningMesh, participant: str) -> None:
+    """Its own process, and those of its jobs."""
+    process = mesh.process(participant)
     for part in (process, *process.children()):
         part.kill()

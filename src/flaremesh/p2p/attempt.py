@@ -1,13 +1,15 @@
-"""The last attempt of a run, as the server keeps it in the run's store."""
+"""The attempts of a run: the last one, as the server keeps it in the run's store, and the one under way."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
 from flaremesh import atomic
 from flaremesh.metrics.names import RunState
+from flaremesh.p2p.extra import positive
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.store import store_of
@@ -15,6 +17,7 @@ from flaremesh.record import Name, RecordError, Schema, Seconds, Text, Whole
 from flaremesh.topology.schema import MOST_SITES
 
 _FILE = "attempt.json"
+_PATIENCE_SECONDS = 600.0  # for who was lost to be back, unless the run says otherwise
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,64 @@ def read(store: Path) -> Attempt | None:
         return _RECORD.read((store / _FILE).read_bytes(), store / _FILE)
     except (OSError, RecordError):
         return None
+
+
+class CurrentAttempt:
+    """This attempt of a run; where the run ends with its first loss, nothing is kept.
+
+    Args:
+        store: of the run; None where it ends with its first loss.
+        begun: the attempt as it begins.
+
+    Attributes:
+        is_further: there was an attempt of the run before this one.
+    """
+
+    def __init__(self, store: Path | None, begun: Attempt):
+        self._store = store
+        before = read(store) if store else None
+        self.is_further = before is not None
+        if before:  # fruitless until it begins elsewhere
+            begun = replace(begun, began_at=before.began_at, fruitless=before.fruitless + 1)
+        self._attempt = begun
+        self._keep()
+
+    @classmethod
+    def begin(
+        cls, store: Path | None, job: str, sites: Collection[str], extra: Mapping[str, Any]
+    ) -> "CurrentAttempt":
+        """The attempt that a job makes at a run of these sites.
+
+        Raises:
+            ExtraError: ``extra["patience"]`` is no time, in a run that goes on after a loss.
+        """
+        patience = positive(extra if store else {}, "patience", _PATIENCE_SECONDS)
+        return cls(store, Attempt(job, tuple(sorted(sites)), patience))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on in another attempt after a loss."""
+        return self._store is not None
+
+    def begin_at(self, checkpoints: Iterable[tuple[int, ...]]) -> int | None:
+        """The newest iteration of which all sites have a checkpoint; None without any.
+
+        Args:
+            checkpoints: the iterations of which each site has one.
+        """
+        have = [set(iterations) for iterations in checkpoints]
+        newest = max(set().union(*have).intersection(*have), default=0)
+        if newest != self._attempt.began_at:
+            self._attempt = replace(self._attempt, began_at=newest, fruitless=0)
+            self._keep()
+        return newest or None
+
+    def end(self, state: RunState, lost: str | None) -> bool:
+        """Note how it ended, and what was lost if it was for that; returns whether the run goes on."""
+        self._attempt = replace(self._attempt, state=state, lost=lost)
+        self._keep()
+        return bool(self._store and lost)
+
+    def _keep(self) -> None:
+        if self._store:
+            write(self._store, self._attempt)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.printable import refused
-from flaremesh.topology.schema import Checkpointing
+from flaremesh.topology.schema import CheckpointInterval
 
 
 class ExtraError(FlaremeshError):
@@ -52,7 +52,7 @@ def flag(extra: Mapping[str, Any], name: str, default: bool) -> bool:
     return value
 
 
-def checkpointing_of(extra: Mapping[str, Any]) -> Checkpointing:
+def checkpoint_interval_of(extra: Mapping[str, Any]) -> CheckpointInterval:
     """When a run takes checkpoints, in the words of a topology file.
 
     Where a run ends with its first loss, "checkpoint" is a word of its author's.
@@ -61,9 +61,9 @@ def checkpointing_of(extra: Mapping[str, Any]) -> Checkpointing:
         ExtraError: it says anything else.
     """
     if extra.get("on_loss") != "wait":
-        return Checkpointing()
+        return CheckpointInterval()
     try:
-        return Checkpointing.model_validate(extra.get("checkpoint", {}))
+        return CheckpointInterval.model_validate(extra.get("checkpoint", {}))
     except ValidationError:
         raise _refusal(
             "checkpoint", '{"every": N} with a number of iterations, or a time such as "60s"', extra

@@ -456,7 +456,7 @@ _PERIOD = r"([1-9]\d{0,5}(?:\.\d{1,3})?)(s|min|h)"
 _UNIT_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
-class Checkpointing(Closed):
+class CheckpointInterval(Closed):
     """When sites keep what they need to go on: `every: 60s` by the clock, `every: 500` iterations."""
 
     every: Count | Annotated[str, StringConstraints(pattern=f"^{_PERIOD}$")] = Field(
@@ -505,8 +505,8 @@ class Run(Closed):
         description="fail: a run that loses a site ends; wait: it goes on from checkpoints once all are back",
     )
     patience: Seconds = Field(600.0, description="seconds to wait for a site that was lost")
-    checkpoint: Checkpointing = Field(
-        Checkpointing(), description="when sites keep what they need to go on, e.g. {every: 500}"
+    checkpoint: CheckpointInterval = Field(
+        CheckpointInterval(), description="when sites keep what they need to go on, e.g. {every: 500}"
     )
     stop_on_non_finite: bool = Field(True, description="fail the run at the first NaN or infinite value")
     mix_buffers: bool = Field(True, description="mix BatchNorm statistics too")

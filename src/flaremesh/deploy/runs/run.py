@@ -112,7 +112,8 @@ def run(
                         submitted, result = time.monotonic(), None
             except ServerLost as error:
                 connection.close()
-                deadline = time.monotonic() + reconnect_seconds
+                waiting = topology.run.on_loss == "wait"
+                deadline = time.monotonic() + (topology.run.patience if waiting else reconnect_seconds)
                 again = _reconnect(connection, topology, target, mesh, run_id, stop, deadline)
                 if again:
                     session = again
@@ -144,7 +145,7 @@ def _reconnect(
     stop: threading.Event,
     deadline: float,
 ) -> AdminSession | None:
-    """A new session in place of a lost one; None if the server does not run, or ``stop`` is set.
+    """A new session in place of a lost one; None if ``stop`` is set, or the server's end is the run's.
 
     Raises:
         DeployError: there is none before ``deadline``.
@@ -152,7 +153,7 @@ def _reconnect(
     while not stop.is_set():
         try:
             server = target.participants()[0]
-            if not (server.running or server.elsewhere):
+            if not (server.running or server.elsewhere) and topology.run.on_loss == "fail":
                 return None
             session = connection.enter_context(_connected(topology, target, mesh))
             session.job(run_id)

@@ -24,11 +24,11 @@ from flaremesh import atomic
 from flaremesh.errors import FlaremeshError
 from flaremesh.links.carrier import Address
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.attempt import resumable_store
-from flaremesh.p2p.controllers.checkpointing import CheckpointClock, CurrentAttempt
+from flaremesh.p2p.attempt import CurrentAttempt, resumable_store
+from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
 from flaremesh.p2p.controllers.replies import Reply, configured
-from flaremesh.p2p.extra import checkpointing_of, planned_iterations, positive
+from flaremesh.p2p.extra import checkpoint_interval_of, planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.nvflare.cells import CHECKPOINT, PROGRESS, RunCell
 from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
@@ -145,7 +145,7 @@ class DistOptController(Controller):
             RunState.FAILED if cause else RunState.ABORTED if abort_signal.triggered else RunState.FINISHED
         )
         self._state = RunState(outcome)
-        lost = self._attempt.end(self._state, cause)
+        lost = self._attempt.end(self._state, cause.reason if cause and cause.is_loss else None)
         self._write(outcome, fl_ctx, time.monotonic() - started, lost)
         if cause and not abort_signal.triggered:
             self.system_panic(cause.reason, fl_ctx)
@@ -241,7 +241,7 @@ class DistOptController(Controller):
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)
         self.broadcast(task, fl_ctx, targets=sites, min_responses=len(sites))
         clock = CheckpointClock(
-            checkpointing_of(self.config.extra).seconds if self._attempt.goes_on else None
+            checkpoint_interval_of(self.config.extra).seconds if self._attempt.goes_on else None
         )
         while set(sites) - self._roster.ended:
             if self._wait(abort_signal):

@@ -14,7 +14,7 @@ from flaremesh import algorithms
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.sink import Fanout, MetricsSink
 from flaremesh.p2p.executors.member import Member
-from flaremesh.p2p.extra import ExtraError, checkpointing_of, flag, whole
+from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, flag, whole
 from flaremesh.p2p.nvflare.allow_list import allows
 from flaremesh.p2p.outcome import RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
@@ -128,7 +128,7 @@ def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | 
     if given.get("evaluate_every") is not None:
         whole(extra, "evaluate_every", 1)
     given["iterations"] = whole(given, "iterations")
-    given["checkpoint_every"] = checkpointing_of(extra).iterations
+    given["checkpoint_every"] = checkpoint_interval_of(extra).iterations
     try:
         return RunOptions(**given)
     except ValidationError as error:

@@ -4,10 +4,10 @@ import pytest
 
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
-from flaremesh.p2p.attempt import Attempt
-from flaremesh.p2p.controllers.checkpointing import CheckpointClock, CurrentAttempt
+from flaremesh.p2p.attempt import Attempt, CurrentAttempt
+from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
-from flaremesh.p2p.extra import ExtraError, checkpointing_of
+from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of
 
 SITES = ("bonn", "ulm")
 
@@ -32,18 +32,20 @@ def test_attempts_that_begin_at_one_iteration_are_counted(tmp_path):
     assert counts == [0, 1, 0, 1, 2]
 
 
+def test_attempts_that_end_before_they_begin_are_counted(tmp_path):
+    for _ in range(3):
+        begun(tmp_path).end(RunState.FAILED, "bonn: the job process ended before the run began")
+    assert attempt.read(tmp_path).fruitless == 2
+
+
 def test_an_attempt_that_is_lost_says_what_was_lost(tmp_path):
-    failures = Failures(len(SITES))
-    failures.add("bonn: lost its connection to the server", is_loss=True)
-    assert begun(tmp_path).end(RunState.FAILED, failures.cause)
+    assert begun(tmp_path).end(RunState.FAILED, "bonn: lost its connection to the server")
     kept = attempt.read(tmp_path)
     assert (kept.state, kept.lost) == (RunState.FAILED, "bonn: lost its connection to the server")
 
 
-def test_a_failure_of_a_site_is_no_loss(tmp_path):
-    failures = Failures(len(SITES))
-    failures.add("bonn: its data are gone")
-    assert not begun(tmp_path).end(RunState.FAILED, failures.cause)
+def test_an_attempt_that_fails_is_the_last(tmp_path):
+    assert not begun(tmp_path).end(RunState.FAILED, None)
     assert attempt.read(tmp_path).lost is None
 
 
@@ -55,11 +57,9 @@ def test_a_site_that_failed_is_the_cause_although_its_neighbours_waited_in_vain(
 
 
 def test_where_a_run_ends_with_its_first_loss_nothing_is_kept():
-    failures = Failures(len(SITES))
-    failures.add("bonn: lost its connection to the server", is_loss=True)
     current = begun(None)
     assert not current.goes_on
-    assert not current.end(RunState.FAILED, failures.cause)
+    assert not current.end(RunState.FAILED, "bonn: lost its connection to the server")
 
 
 def test_the_clock_names_an_iteration_that_no_site_has_reached():
@@ -77,7 +77,7 @@ def test_the_clock_names_no_iteration_before_it_is_time(seconds):
     [(500, 500, None), ("60s", None, 60.0), ("1.5h", None, 5400.0), ("2min", None, 120.0)],
 )
 def test_checkpoints_come_by_iterations_or_by_the_clock(every, iterations, seconds):
-    checkpoints = checkpointing_of({"on_loss": "wait", "checkpoint": {"every": every}})
+    checkpoints = checkpoint_interval_of({"on_loss": "wait", "checkpoint": {"every": every}})
     assert (checkpoints.iterations, checkpoints.seconds) == (iterations, seconds)
 
 
@@ -86,8 +86,8 @@ def test_checkpoints_come_by_iterations_or_by_the_clock(every, iterations, secon
 )
 def test_another_word_for_when_checkpoints_come_is_refused(checkpoint):
     with pytest.raises(ExtraError, match="checkpoint"):
-        checkpointing_of({"on_loss": "wait", "checkpoint": checkpoint})
+        checkpoint_interval_of({"on_loss": "wait", "checkpoint": checkpoint})
 
 
 def test_in_a_run_that_ends_with_its_first_loss_checkpoint_is_a_word_of_its_authors():
-    assert checkpointing_of({"checkpoint": "best.pt"}) == checkpointing_of({})
+    assert checkpoint_interval_of({"checkpoint": "best.pt"}) == checkpoint_interval_of({})
