@@ -50,13 +50,18 @@ demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVF
 
 ##@ Develop
 
+BOUNDED := -m 'not full'
 .PHONY: test
 test: export SKIPPED_TESTS := $(CURDIR)/build/skipped-tests
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
 	@mkdir -p $(dir $(SKIPPED_TESTS)) && rm -f $(SKIPPED_TESTS)
 	@trap '$(BIN)/python tests/skipped.py $(SKIPPED_TESTS)' EXIT; set -x; \
 	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2; \
-	$(BIN)/pytest tests/integration tests/attacks --numprocesses 2 --dist loadfile
+	$(BIN)/pytest tests/integration tests/attacks --numprocesses 2 --dist loadfile $(BOUNDED)
+
+.PHONY: test-full
+test-full: BOUNDED :=
+test-full: test ## As test, with the tests that take long and are like others
 
 .PHONY: test-nvflare-next
 test-nvflare-next: ## Test in .venv-nvflare-next what flaremesh assumes of NVFlare against its newest pre-release

@@ -55,15 +55,13 @@ def test_a_lie_of_the_server_ends_the_run_before_it_begins_and_is_named_and_coun
     lie(config["workflows"][0]["args"]["config"])
     file.write_text(json.dumps(config))
     seal(job)
-    before = counted(mesh, *peers)
     with mesh.session() as session:
         run_id = session.submit(job)
         assert session.wait(run_id, 2 * END_SECONDS)
     # the first site that notices ends the run
-    assert any(words in mesh.log(site, run_id) for site in SITES)
-    assert counted(mesh, *peers) > before
+    noticed = [site for site in SITES if words in mesh.log(site, run_id)]
+    assert noticed
+    # what a site shows of a run takes the place of what it showed of the one before
+    assert all(run_id in mesh.get(site, "/metrics").decode() for site in noticed)
+    assert all(sum(mesh.refused(site, peer) for peer in peers) for site in noticed)
     assert not list(mesh.folder.glob(f"local/*/{run_id}/**/history.jsonl"))
-
-
-def counted(mesh: AttackedMesh, *peers: str) -> float:
-    return sum(mesh.refused(site, peer) for site in SITES for peer in peers)

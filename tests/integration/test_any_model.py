@@ -21,6 +21,8 @@ from ports import LinkPorts, free_port
 SITES = ("heidelberg", "bonn", "aachen", "ulm")
 MODELS = ("channels-last", "transformer", "gru", "segmentation", "autoencoder", "frozen", "bfloat16")
 TWO_EXCHANGES = "segmentation@gradient-tracking-atc"
+ALWAYS = ("gru", "bfloat16", TWO_EXCHANGES)
+"""Those that `make test` trains, too."""
 
 
 class FourSites:
@@ -85,7 +87,13 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FourSites]:
     ports.release()
 
 
-@pytest.mark.parametrize("model", [*MODELS, TWO_EXCHANGES])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(model, marks=() if model in ALWAYS else pytest.mark.full)
+        for model in (*MODELS, TWO_EXCHANGES)
+    ],
+)
 def test_a_model_trains_at_real_sites_as_in_the_simulator(mesh: FourSites, model: str) -> None:
     ran = json.loads(mesh.call("run", model, "--json"))
     topology = load(mesh.file(model))

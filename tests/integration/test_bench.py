@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BENCH_SECONDS = 300  # two meshes, and a dozen groups of processes, one after the other
 
-pytestmark = pytest.mark.timeout(BENCH_SECONDS + 10)
+pytestmark = [pytest.mark.timeout(BENCH_SECONDS + 10), pytest.mark.full]
 
 
 @pytest.fixture(scope="module")

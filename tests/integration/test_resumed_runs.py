@@ -72,6 +72,7 @@ def test_a_killed_job_process_changes_no_bit_of_the_result(mesh, undisturbed):
     assert left_behind(mesh, disturbed) == undisturbed
 
 
+@pytest.mark.full
 def test_a_killed_process_of_the_job_at_the_server_changes_no_bit_of_the_result(mesh, undisturbed):
     lost = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("server", run_id).kill())
     disturbed = mesh.run("disturbed", lost)
@@ -79,6 +80,7 @@ def test_a_killed_process_of_the_job_at_the_server_changes_no_bit_of_the_result(
     assert left_behind(mesh, disturbed) == undisturbed
 
 
+@pytest.mark.full
 def test_a_killed_site_that_is_started_again_changes_no_bit_of_the_result(mesh, undisturbed):
     lost = Once("bonn", LOST_AT, lambda run_id: kill(mesh, "bonn"))
     disturbed = mesh.run("disturbed", lost, lambda told: mesh.target.up(START_SECONDS))
@@ -99,6 +101,7 @@ def test_a_killed_server_that_is_started_again_changes_no_bit_of_the_result(mesh
     assert left_behind(mesh, disturbed) == undisturbed
 
 
+@pytest.mark.full
 def test_a_run_that_waits_for_a_site_is_ended_by_ctrl_c(mesh):
     stop, told = threading.Event(), []
 

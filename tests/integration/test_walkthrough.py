@@ -158,7 +158,12 @@ def test_nvflares_own_client_submits_an_exported_job_once(mesh: tuple[Topology, 
 
 @pytest.mark.parametrize(
     ("run", "algorithm"),
-    [("in_simulator", "gtadam"), ("on_a_mesh", "gtadam"), ("on_a_mesh", "gt"), ("on_a_mesh", "dgd")],
+    [
+        ("in_simulator", "gtadam"),
+        ("on_a_mesh", "gtadam"),
+        pytest.param("on_a_mesh", "gt", marks=pytest.mark.full),
+        pytest.param("on_a_mesh", "dgd", marks=pytest.mark.full),
+    ],
     indirect=["run"],
 )
 def test_every_algorithm_tells_the_moons_apart_at_every_site(run: Runner, algorithm: str):
