@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -84,19 +83,6 @@ def test_a_killed_process_of_the_job_at_the_server_changes_no_bit_of_the_result(
 def test_a_killed_site_that_is_started_again_changes_no_bit_of_the_result(mesh, undisturbed):
     lost = Once("bonn", LOST_AT, lambda run_id: kill(mesh, "bonn"))
     disturbed = mesh.run("disturbed", lost, lambda told: mesh.target.up(START_SECONDS))
-    assert len(lost.jobs) == 2
-    assert left_behind(mesh, disturbed) == undisturbed
-
-
-def test_a_killed_server_that_is_started_again_changes_no_bit_of_the_result(mesh, undisturbed):
-    with ThreadPoolExecutor(1) as pool:
-
-        def lose(run_id: str) -> None:
-            kill(mesh, "server")
-            pool.submit(mesh.target.up, START_SECONDS)
-
-        lost = Once("bonn", LOST_AT, lose)
-        disturbed = mesh.run("disturbed", lost)
     assert len(lost.jobs) == 2
     assert left_behind(mesh, disturbed) == undisturbed
 

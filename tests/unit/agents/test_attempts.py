@@ -26,6 +26,7 @@ class Server:
         self.notes = {}
         self.cannot_begin = 0
         self.running = []
+        self.refused = {}
 
     def sites(self):
         return set(SITES)
@@ -41,6 +42,9 @@ class Server:
             return None
         self.jobs.add(clone := f"job-{len(self.jobs)}")
         return clone
+
+    def refusals(self, job):
+        return self.refused
 
     def waits(self, job):
         return False
@@ -164,6 +168,14 @@ def test_an_attempt_that_cannot_begin_is_tried_again(attempts, server, store):
     leave(store, RunState.FAILED, "bonn: lost its connection to the server")
     attempts.ended("first", None)
     assert settled(server)[NEXT_ATTEMPT] == "job-3"
+
+
+def test_an_attempt_that_a_site_refuses_is_the_last(attempts, server, store):
+    server.cannot_begin, server.refused = 1, {"bonn": "a person at this site denied it"}
+    leave(store, RunState.FAILED, "ulm: lost its connection to the server")
+    attempts.ended("first", None)
+    assert settled(server)[GIVEN_UP] == "bonn: a person at this site denied it"
+    assert server.jobs == {"first", "job-1"}
 
 
 def test_a_run_that_is_lost_again_and_again_before_its_next_checkpoint_ends(attempts, server, store):

@@ -112,8 +112,7 @@ def run(
                         submitted, result = time.monotonic(), None
             except ServerLost as error:
                 connection.close()
-                waiting = topology.run.on_loss == "wait"
-                deadline = time.monotonic() + (topology.run.patience if waiting else reconnect_seconds)
+                deadline = time.monotonic() + reconnect_seconds
                 again = _reconnect(connection, topology, target, mesh, run_id, stop, deadline)
                 if again:
                     session = again
@@ -145,7 +144,7 @@ def _reconnect(
     stop: threading.Event,
     deadline: float,
 ) -> AdminSession | None:
-    """A new session in place of a lost one; None if ``stop`` is set, or the server's end is the run's.
+    """A new session in place of a lost one; None if the server does not run, or ``stop`` is set.
 
     Raises:
         DeployError: there is none before ``deadline``.
@@ -153,7 +152,7 @@ def _reconnect(
     while not stop.is_set():
         try:
             server = target.participants()[0]
-            if not (server.running or server.elsewhere) and topology.run.on_loss == "fail":
+            if not (server.running or server.elsewhere):
                 return None
             session = connection.enter_context(_connected(topology, target, mesh))
             session.job(run_id)

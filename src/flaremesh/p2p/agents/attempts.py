@@ -125,6 +125,9 @@ class Attempts:
             wait_while(partial(self._process.waits, job), deadline - time.monotonic(), _POLL_SECONDS)
             if self._process.has_begun(job):
                 return
+            if refusals := self._process.refusals(job):  # sites would say the same again
+                self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
+                return
         missing = ", ".join(self._missing(last.sites, jobs))
         why = f"not there: {missing}" if missing else "its next attempt cannot begin"
         self._give_up(run, f"{why}, after {last.patience:g} s")

@@ -14,7 +14,7 @@ from nvflare.private.fed.server.job_cmds import CLONED_META_KEYS
 from nvflare.private.fed.server.server_status import ServerStatus
 
 from flaremesh.p2p.nvflare.cells import ParticipantCell
-from flaremesh.p2p.nvflare.jobs import id_of
+from flaremesh.p2p.nvflare.jobs import id_of, job_of
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
@@ -80,6 +80,12 @@ class ServerProcess:
     def has_begun(self, job_id: str) -> bool:
         """Whether a job runs, or has run."""
         return self._status(job_id) not in {*_NOT_BEGUN, *_NEVER_BEGUN, None}
+
+    def refusals(self, job_id: str) -> dict[str, str]:
+        """Why sites did not take a job in, by their names."""
+        with self._engine.new_context() as fl_ctx:
+            job = self._jobs.get_job(job_id, fl_ctx)
+            return {} if job is None else job_of(job.meta).refusals
 
     def clone(self, job_id: str) -> str | None:
         """Submit a job once more in its submitter's name, with what the submitter has signed.
