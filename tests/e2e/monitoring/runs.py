@@ -16,6 +16,7 @@ from installed_mesh import Mesh
 from flaremesh.deploy.runs.session import connect
 from flaremesh.deploy.targets.kubernetes.target import KubernetesTarget
 from flaremesh.metrics.names import RunState
+from flaremesh.p2p.gate import order
 from flaremesh.provision.job import write_job
 from flaremesh.topology.schema import Topology
 
@@ -94,6 +95,8 @@ def running_with_other_weights(mesh: Mesh, name: str, weight: float, **changes: 
         for neighbor in node["neighbors"]:
             neighbor["weight"] = weight
     config.write_text(json.dumps(edited))
+    app = job / "app_server"
+    order.write(order.read(app), app)  # the server, too, takes in only what an app's order lists
     target = KubernetesTarget(planned, mesh.folder)
     with target.server() as server, connect(planned, mesh.folder, server) as session:
         run_id = session.submit(job)
