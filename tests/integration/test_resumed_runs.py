@@ -64,16 +64,9 @@ def left_behind(mesh: RunningMesh, result: RunResult) -> dict[str, Any]:
     return kept
 
 
-def test_a_killed_job_process_changes_no_bit_of_the_result(mesh, undisturbed):
-    lost = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("bonn", run_id).kill())
-    disturbed = mesh.run("disturbed", lost)
-    assert len(lost.jobs) == 2
-    assert left_behind(mesh, disturbed) == undisturbed
-
-
-@pytest.mark.full
-def test_a_killed_process_of_the_job_at_the_server_changes_no_bit_of_the_result(mesh, undisturbed):
-    lost = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("server", run_id).kill())
+@pytest.mark.parametrize("participant", ["bonn", pytest.param("server", marks=pytest.mark.full)])
+def test_a_killed_job_process_changes_no_bit_of_the_result(mesh, undisturbed, participant):
+    lost = Once("bonn", LOST_AT, lambda run_id: mesh.job_process(participant, run_id).kill())
     disturbed = mesh.run("disturbed", lost)
     assert len(lost.jobs) == 2
     assert left_behind(mesh, disturbed) == undisturbed

@@ -102,7 +102,7 @@ class Checkpointing(MetricsSink):
     def _write(self, checkpoint: Checkpoint) -> None:
         try:
             self._checkpoints.write(checkpoint)
-        except Exception as error:  # noqa: BLE001  # a run does not end because it cannot be kept
+        except Exception as error:  # noqa: BLE001  # the run goes on without a checkpoint
             self._fail(checkpoint.iteration, error)
         else:
             self.written, self.failure = checkpoint.iteration, None

@@ -98,9 +98,8 @@ class NativeRun:
         run = self.run
         with self._history as history, ExitStack() as ending:
             if run.checkpointing:
-                ending.callback(
-                    run.checkpointing.wait
-                )  # the next attempt may go on from what is being written
+                # the next attempt may go on from what is being written
+                ending.callback(run.checkpointing.wait)
             for iteration in range(run.start, run.iterations):
                 run.iterate(iteration)
                 observe(run)
