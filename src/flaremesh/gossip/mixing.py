@@ -44,6 +44,7 @@ class Workspace:
         length: d.
         spans: (start, stop) of the blocks; one on a GPU, where a call costs more than memory.
         scratch: memory for two blocks, used by one function at a time.
+        norm_dtype: of norms; half precision would overflow at 65504, and add nothing to some thousands.
         take: where the memory of results comes from.
     """
 
@@ -53,6 +54,7 @@ class Workspace:
         self.spans = [(start, min(start + size, self.length)) for start in range(0, self.length, size)]
         longest = min(size, self.length)
         self.scratch = like.new_empty(longest), like.new_empty(longest)
+        self.norm_dtype = torch.promote_types(like.dtype, torch.float32)
         self.take = take
 
 
@@ -69,8 +71,6 @@ def mix(own: Tensor, terms: Sequence[Term], step: float, work: Workspace) -> tup
     """
     # the sum is computed divided by the first weight, which saves a pass that would only multiply
     (lead, first), *others = terms
-    # half precision would overflow at 65504, and add nothing to a sum of some thousands
-    norm_dtype = torch.promote_types(own.dtype, torch.float32)
     mixed = work.take(work.length, own.dtype)
     norms = []
     for start, stop in work.spans:
@@ -80,7 +80,7 @@ def mix(own: Tensor, terms: Sequence[Term], step: float, work: Workspace) -> tup
         total = first(start, stop, scratch)
         for weight, blocks in others:
             total = torch.add(total, blocks(start, stop, spare), alpha=weight / lead, out=scratch)
-        norms.append(torch.linalg.vector_norm(total, dtype=norm_dtype))
+        norms.append(torch.linalg.vector_norm(total, dtype=work.norm_dtype))
         torch.add(section(own, start, stop), total, alpha=step * lead, out=section(mixed, start, stop))
     norm = norms[0] if own.is_cuda else math.hypot(*map(float, norms))
     return mixed, abs(lead) * norm

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from flaremesh.gossip.encodings import Encoding
+from flaremesh.gossip.encodings import Encoding, Exact
 from flaremesh.gossip.mixing import Blocks, Workspace, entries_of
 
 
@@ -42,17 +42,19 @@ class Values(Publication):
 
     @override
     def publish(self, vector: Tensor, work: Workspace) -> Tensor:
-        self._length = vector.numel()
-        self._sent = self._encoding.encode(entries_of(vector), work)
+        self._vector, self._blocks = vector, entries_of(vector)
+        self._sent = self._encoding.encode(self._blocks, work)
         return self._sent
 
     @override
     def own(self) -> Blocks:
-        return self._encoding.decode(self._sent, self._length)
+        if isinstance(self._encoding, Exact):
+            return self._blocks
+        return self._encoding.decode(self._sent, self._vector.numel())
 
     @override
     def of(self, peer: str, data: Tensor) -> Blocks:
-        return self._encoding.decode(data, self._length)
+        return self._encoding.decode(data, self._vector.numel())
 
 
 class PublicCopies(Publication):

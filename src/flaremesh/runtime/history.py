@@ -1,7 +1,9 @@
 """The history of a run at one site: ``history.jsonl``, one record a line."""
 
 import hashlib
+import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -31,13 +33,15 @@ Record: TypeAlias = Annotated[
 ]
 """A line of a history: an evaluation where it has ``metrics``, else an iteration."""
 
+_FLUSH_SECONDS = 1.0
 _RECORD: Schema[Iteration | Evaluation] = Schema(Record, "a record of a history")
 
 
 class History(MetricsSink):
-    """A metrics sink that keeps every record and, given a path, writes each as one line of JSON at once.
+    """A metrics sink that keeps every record and, given a path, writes each as one line of JSON.
 
-    Use it as a context manager, so that the file is complete however the run ends.
+    Use it as a context manager, so that the file is complete however the run ends. Where the process is
+    killed, the file lacks what came within a second of the last line in it.
 
     Args:
         path: of the file; None for none.
@@ -51,7 +55,8 @@ class History(MetricsSink):
     def __init__(self, path: Path | None = None, earlier: Iterable[Record] = ()):
         self.iterations: list[Iteration] = []
         self.evaluations: list[Evaluation] = []
-        self._file = path.open("w", buffering=1, encoding="utf-8") if path else None
+        self._file = path.open("w", encoding="utf-8") if path else None
+        self._flushed = -math.inf
         for record in earlier:
             self.add(record)
 
@@ -99,6 +104,10 @@ class History(MetricsSink):
             self.iterations.append(record)
         if self._file:
             self._file.write(_RECORD.json(record) + "\n")
+            # seldom, because writing a short line costs more time than making it
+            if (now := time.monotonic()) - self._flushed >= _FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = now
 
     @override
     def iteration(self, record: Iteration) -> None:
