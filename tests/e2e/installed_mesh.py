@@ -126,9 +126,9 @@ class Mesh:
                 raise
         return subprocess.CompletedProcess(started.args, started.returncode, output, errors)
 
-    def run(self, *options: str) -> dict[str, Any]:
+    def run(self, *options: str, file: Path | None = None) -> dict[str, Any]:
         """The result of a run that must finish."""
-        ended = self.flaremesh("run", "--json", *options)
+        ended = self.flaremesh("run", "--json", *options, file=file)
         assert ended.returncode == 0, ended.stderr
         return dict(json.loads(ended.stdout))
 

@@ -1,0 +1,68 @@
+"""A run that loses a pod goes on by itself, and ends with the bits of the run that nobody disturbed."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import yaml
+from cluster import kubectl
+from installed_mesh import Mesh
+
+from flaremesh.runtime.history import HISTORY, History
+
+RUN = {"on_loss": "wait", "checkpoint": {"every": 50}, "iterations": 2000}
+FAR_ENOUGH = 50  # iterations, so that there is a checkpoint
+
+
+@pytest.fixture(scope="module")
+def file(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A topology file of the mesh whose run waits for who is lost."""
+    document = yaml.safe_load(mesh.file.read_text())
+    document["run"] |= RUN
+    path = tmp_path_factory.mktemp("losses") / "mesh.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(mesh: Mesh, file: Path) -> dict[str, Any]:
+    return left_behind(mesh, mesh.run(file=file))
+
+
+def left_behind(mesh: Mesh, result: dict[str, Any]) -> dict[str, Any]:
+    """Model and history of every site, without its times."""
+    kept = {}
+    for site in mesh.topology.sites:
+        folder = mesh.folder / "runs" / result["run_id"] / site.name
+        history = History.read(folder / HISTORY)
+        records = [
+            {name: value for name, value in asdict(record).items() if not name.endswith("seconds")}
+            for record in history.ordered()
+        ]
+        kept[site.name] = (folder / "model.safetensors").read_bytes(), records
+    return kept
+
+
+def await_iteration(progress: IO[str], iteration: int) -> None:
+    """Read what the command prints until the run is so far."""
+    for line in progress:
+        reached = re.search(r": running, iteration (\d+)", line)
+        if reached and int(reached[1]) >= iteration:
+            return
+    pytest.fail("the run ended before it was disturbed")
+
+
+@pytest.mark.parametrize("name", ["bonn"])
+def test_a_pod_that_is_deleted_by_force_changes_no_bit_of_the_result(
+    mesh: Mesh, file: Path, undisturbed: dict[str, Any], name: str
+):
+    with mesh.start("run", "--json", file=file) as run:
+        assert run.stderr
+        await_iteration(run.stderr, FAR_ENOUGH)
+        kubectl(mesh.namespaces[name], "delete", "pod", f"{name}-0", "--grace-period=0", "--force")
+        output, errors = run.communicate()
+    assert run.returncode == 0, errors
+    assert left_behind(mesh, json.loads(output)) == undisturbed
