@@ -6,12 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from running_mesh import START_SECONDS, RunningMesh, running_mesh
+from running_mesh import START_SECONDS, RunningMesh, running_mesh, wait_until
 
+from flaremesh.deploy.runs.follow import follow, next_attempt
+from flaremesh.deploy.runs.gather import gather
 from flaremesh.deploy.runs.run import run
+from flaremesh.deploy.runs.session import connect
 from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress
+from flaremesh.provision.job import write_job
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.load import load
 
@@ -97,5 +102,36 @@ def test_a_run_that_waits_for_a_site_is_ended_by_ctrl_c(mesh):
 def kill(mesh: RunningMesh, participant: str) -> None:
     """Its own process, and those of its jobs."""
     process = mesh.process(participant)
-    for part in (process, *process.children()):
+    parts = [process, *process.children()]
+    for part in parts:
         part.kill()
+    psutil.wait_procs(parts)
+
+
+@pytest.mark.full
+def test_a_killed_server_that_is_started_again_goes_on_with_its_runs(mesh, undisturbed):
+    job = submit(mesh, "disturbed")
+    wait_until(lambda: mesh.iteration("bonn", job) >= LOST_AT, 60)
+    kill(mesh, "server")
+    mesh.target.up(START_SECONDS)
+    assert left_behind(mesh, outcome(mesh, job)) == undisturbed
+
+
+def submit(mesh: RunningMesh, name: str) -> str:
+    """Submit the mesh's run, and leave; returns its first job."""
+    with connect(mesh.topology, mesh.folder) as session:
+        write_job(mesh.topology, mesh.folder / name, name=name)
+        return session.submit(mesh.folder / name)
+
+
+def outcome(mesh: RunningMesh, job: str) -> RunResult:
+    """What comes of a run in the attempt that is its last, gathered."""
+    with connect(mesh.topology, mesh.folder) as session:
+        while result := follow(session, job, lambda *_: None, threading.Event()):
+            if not result.lost:
+                break
+            job = next_attempt(session, job, result, threading.Event())
+            assert isinstance(job, str), job.reason
+    assert result.outcome == "finished", result.reason
+    (mesh.folder / "runs" / job).mkdir(parents=True)
+    return gather(mesh.topology, mesh.target, mesh.folder / "runs" / job, "disturbed", result, lambda _: None)

@@ -55,10 +55,10 @@ class Attempts:
         self._aborted: dict[str, str | None] = {}
 
     def take_up(self) -> None:
-        """Go on with the runs that an earlier process of the server left."""
+        """Go on with the runs that an earlier process of the server left; call it before admins can ask."""
         for store in (self._workspace / STORES).glob("*"):
             last = attempt.read(store)
-            if last and (last.lost or not last.state.ended) and not self._process.waits(last.job):
+            if last and (last.lost or not last.state.ended):
                 self._go_on(_Run(store, last))
 
     def over(self) -> set[str]:
@@ -101,7 +101,8 @@ class Attempts:
             self._go_on(_Run(store, last))
 
     def _go_on(self, run: _Run) -> None:
-        self._process.note(run.attempt.job, {LOST: run.attempt.lost or _KILLED})
+        if not self._process.waits(run.attempt.job):
+            self._process.note(run.attempt.job, {LOST: run.attempt.lost or _KILLED})
         threading.Thread(target=self._next, args=(run,), name="attempts", daemon=True).start()
 
     def _next(self, run: _Run) -> None:
@@ -111,23 +112,27 @@ class Attempts:
             self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
             return
         deadline, jobs = time.monotonic() + last.patience, {last.job}
+        # an earlier process of the server may have begun it
+        job = last.job if self._process.waits(last.job) else None
         while (left := deadline - time.monotonic()) > 0:
-            if wait_while(lambda: self._missing(last.sites, jobs), left, _POLL_SECONDS):
-                break
-            job = self._process.clone(last.job)
-            if job is None:  # an admin has removed the job: so a run that waits is aborted
-                attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
-                return
-            jobs.add(job)
-            _log.info("the run goes on as the job %s: %s", job, last.lost)
-            attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
-            self._process.note(last.job, {NEXT_ATTEMPT: job})
+            if job is None:
+                if wait_while(lambda: self._missing(last.sites, jobs), left, _POLL_SECONDS):
+                    break
+                job = self._process.clone(last.job)
+                if job is None:  # an admin has removed the job: so a run that waits is aborted
+                    attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
+                    return
+                jobs.add(job)
+                _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
+                attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
+                self._process.note(last.job, {NEXT_ATTEMPT: job})
             wait_while(partial(self._process.waits, job), deadline - time.monotonic(), _POLL_SECONDS)
             if self._process.has_begun(job):
                 return
             if refusals := self._process.refusals(job):  # sites would say the same again
                 self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
                 return
+            job = None
         missing = ", ".join(self._missing(last.sites, jobs))
         why = f"not there: {missing}" if missing else "its next attempt cannot begin"
         self._give_up(run, f"{why}, after {last.patience:g} s")
