@@ -1,5 +1,6 @@
 """Runs that lose somebody go on from checkpoints, and end with the bits of the run that nobody disturbed."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from flaremesh.deploy.runs.follow import follow, next_attempt
 from flaremesh.deploy.runs.gather import gather
 from flaremesh.deploy.runs.run import run
 from flaremesh.deploy.runs.session import connect
+from flaremesh.p2p.gate import egress
 from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.job import write_job
@@ -117,10 +119,31 @@ def test_a_killed_server_that_is_started_again_goes_on_with_its_runs(mesh, undis
     assert left_behind(mesh, outcome(mesh, job)) == undisturbed
 
 
-def submit(mesh: RunningMesh, name: str) -> str:
+@pytest.mark.full
+def test_a_site_that_is_killed_when_the_others_have_finished_changes_no_bit_of_the_result(mesh, undisturbed):
+    job = submit(mesh, "late", checkpoint={"every": 500})
+    wait_until(lambda: mesh.iteration("bonn", job) >= 600, 60)
+    # bonn's disk takes its last checkpoint in once somebody reads this, so never
+    (checkpoints,) = (
+        store / "checkpoints"
+        for store in (mesh.workspace("bonn") / "stores").iterdir()
+        if (store / "checkpoints" / "500.json").exists()
+    )
+    os.mkfifo(checkpoints / "1000.safetensors.partial")
+    for site in ("heidelberg", "aachen", "dresden"):
+        wait_until(lambda site=site: egress.read(mesh.workspace(site) / job), 60)
+    kill(mesh, "bonn")
+    (checkpoints / "1000.safetensors.partial").unlink()
+    mesh.target.up(START_SECONDS)
+    assert left_behind(mesh, outcome(mesh, job)) == undisturbed
+
+
+def submit(mesh: RunningMesh, name: str, **options: Any) -> str:
     """Submit the mesh's run, and leave; returns its first job."""
+    run = mesh.topology.run
+    run = type(run).model_validate(run.model_dump() | options)
     with connect(mesh.topology, mesh.folder) as session:
-        write_job(mesh.topology, mesh.folder / name, name=name)
+        write_job(mesh.topology.model_copy(update={"run": run}), mesh.folder / name, name=name)
         return session.submit(mesh.folder / name)
 
 

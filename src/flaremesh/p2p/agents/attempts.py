@@ -101,19 +101,24 @@ class Attempts:
             self._go_on(_Run(store, last))
 
     def _go_on(self, run: _Run) -> None:
-        if not self._process.waits(run.attempt.job):
-            self._process.note(run.attempt.job, {LOST: run.attempt.lost or _KILLED})
-        threading.Thread(target=self._next, args=(run,), name="attempts", daemon=True).start()
+        job = run.attempt.job
+        begun = job if self._process.waits(job) else None  # by an earlier process of the server
+        if begun is None:
+            self._process.note(job, {LOST: run.attempt.lost or _KILLED})
+        threading.Thread(target=self._next, args=(run, begun), name="attempts", daemon=True).start()
 
-    def _next(self, run: _Run) -> None:
-        """Begin the next attempt once all sites are back, and as often as it cannot begin."""
+    def _next(self, run: _Run, job: str | None) -> None:
+        """Begin the next attempt once all sites are back, and as often as it cannot begin.
+
+        Args:
+            run: the run.
+            job: the next attempt, if that only waits to begin.
+        """
         last = run.attempt
         if last.fruitless >= _MOST_FRUITLESS:
             self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
             return
         deadline, jobs = time.monotonic() + last.patience, {last.job}
-        # an earlier process of the server may have begun it
-        job = last.job if self._process.waits(last.job) else None
         while (left := deadline - time.monotonic()) > 0:
             if job is None:
                 if wait_while(lambda: self._missing(last.sites, jobs), left, _POLL_SECONDS):

@@ -1,9 +1,9 @@
 """The runs that have begun at a site: each begins once, so that a signed job cannot be replayed.
 
 A run whose order says that it waits for what it loses gets further attempts: of the same signed app, one
-after the other. What the site has allowed it holds for all of them. Once it has finished here a few more may
-follow, since it may not have finished elsewhere, or the server may not have heard of it. Whether that is so the
-site cannot tell; it counts.
+after the other. What the site has allowed it holds for all of them. A few may follow after it has finished
+here, because it may not have finished elsewhere, or the server may not have heard of it. The site cannot
+tell whether that is so; it counts.
 """
 
 import fcntl
@@ -80,8 +80,8 @@ class _Run:
             return "a person at this site denied it, so it gets no further attempt"
         if self.after >= MOST_ATTEMPTS_FINISHED:
             return (
-                f"this run has finished here, and {self.after} attempts have followed: it gets no further one, "
-                "export it again"
+                f"this run has finished here, and {self.after} attempts have followed, so it gets no further "
+                "one: export it again"
             )
         if self.finished and now - self.finished >= timedelta(hours=MOST_HOURS_FINISHED):
             return (
