@@ -111,8 +111,9 @@ def kill(mesh: RunningMesh, participant: str) -> None:
 
 
 @pytest.mark.full
-def test_a_killed_server_that_is_started_again_goes_on_with_its_runs(mesh, undisturbed):
-    job = submit(mesh, "disturbed")
+@pytest.mark.parametrize("links", ["direct", "relay"])  # the sites finish without the server, or wait for it
+def test_a_killed_server_that_is_started_again_goes_on_with_its_runs(mesh, undisturbed, links):
+    job = submit(mesh, f"disturbed-{links}", links=links)
     wait_until(lambda: mesh.iteration("bonn", job) >= LOST_AT, 60)
     kill(mesh, "server")
     mesh.target.up(START_SECONDS)

@@ -62,6 +62,8 @@ class ServerAgent(Agent):
             cell.hear_failures(self._note_failure)
             cell.hear(METRICS, self._take_metrics)
             self._started = True
+        elif event_type == EventType.CLIENT_REGISTER_PROCESSED:
+            self._process.report_restarted_sites()
         elif event_type == EventType.JOB_STARTED:
             self._attempts.started(job_of_event(fl_ctx))
         elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
