@@ -28,6 +28,7 @@ class Server:
         self.running = []
         self.refused = {}
         self.waiting = set()
+        self.abandoned = set()
 
     def sites(self):
         return set(SITES)
@@ -46,6 +47,9 @@ class Server:
 
     def refusals(self, job):
         return self.refused
+
+    def is_abandoned(self, job):
+        return job in self.abandoned
 
     def waits(self, job):
         return job in self.waiting
@@ -215,6 +219,36 @@ def test_an_attempt_that_waited_when_the_server_ended_and_cannot_begin_is_tried_
     server.waiting, server.cannot_begin = {"first"}, 1
     Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
     server.waiting = set()
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+@pytest.mark.parametrize("state", [RunState.FINISHED, RunState.ABORTED])
+def test_an_end_of_which_nobody_may_have_heard_when_the_server_ended_is_none(tmp_path, server, store, state):
+    leave(store, state)
+    server.abandoned = {"first"}
+    attempts = Attempts(tmp_path, server, lambda job: tmp_path, server.ask)
+    attempts.take_up()
+    assert attempts.over() == set()
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+def test_a_run_that_failed_by_itself_when_the_server_ended_is_over(tmp_path, server, store):
+    leave(store, RunState.FAILED)
+    server.abandoned = {"first"}
+    Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
+    assert settled(server) == {}
+
+
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.ABORTED])
+def test_a_run_that_is_under_way_when_the_server_is_stopped_goes_on_when_it_starts_again(
+    tmp_path, attempts, server, store, state
+):
+    leave(store, state)
+    attempts.leave()
+    attempts.aborted("first", None)
+    attempts.ended("first", None)
+    assert settled(server) == {LOST: "the server was stopped"}
+    Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
     assert settled(server)[NEXT_ATTEMPT] == "job-1"
 
 

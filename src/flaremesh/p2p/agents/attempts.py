@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _KILLED = "the server's process of the job ended without a word"
+_STOPPED = "the server was stopped"
+_UNTOLD = {RunState.FINISHED, RunState.ABORTED}  # ends of an attempt that mean nothing where its job has none
 _MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
 
 
@@ -53,13 +55,23 @@ class Attempts:
         self._ask = ask
         self._stores: dict[str, Path] = {}
         self._aborted: dict[str, str | None] = {}
+        self._leaving = False
 
     def take_up(self) -> None:
         """Go on with the runs that an earlier process of the server left; call it before admins can ask."""
         for store in (self._workspace / STORES).glob("*"):
             last = attempt.read(store)
-            if last and (last.lost or not last.state.ended):
+            if last is None:
+                continue
+            if last.state in _UNTOLD and self._process.is_abandoned(last.job):
+                last = replace(last, state=RunState.RUNNING)  # nobody may have heard of its end
+                attempt.write(store, last)
+            if last.lost or not last.state.ended:
                 self._go_on(_Run(store, last))
+
+    def leave(self) -> None:
+        """The server stops: the runs that this ends go on when it starts again."""
+        self._leaving = True
 
     def over(self) -> set[str]:
         """Names of the stores of runs that get no further attempt."""
@@ -94,9 +106,11 @@ class Attempts:
             state = RunState.ABORTED if was_aborted else RunState.FAILED
             lost = None if was_aborted else _KILLED
             last = replace(last, state=state, lost=lost)
-            attempt.write(store, last)
         elif failed_first and last.state is RunState.ABORTED:  # NVFlare tells the controller no more
             last = replace(last, lost=f"{failed_first}: the job process ended before the run began")
+        if self._leaving and last.state is RunState.ABORTED:
+            last = replace(last, lost=_STOPPED)
+        attempt.write(store, last)
         if last.lost:
             self._go_on(_Run(store, last))
 
@@ -105,6 +119,8 @@ class Attempts:
         begun = job if self._process.waits(job) else None  # by an earlier process of the server
         if begun is None:
             self._process.note(job, {LOST: run.attempt.lost or _KILLED})
+        if self._leaving:
+            return
         threading.Thread(target=self._next, args=(run, begun), name="attempts", daemon=True).start()
 
     def _next(self, run: _Run, job: str | None) -> None:

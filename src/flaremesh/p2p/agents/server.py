@@ -135,5 +135,6 @@ class ServerAgent(Agent):
     @override
     def stop(self) -> None:
         """Abort the jobs and wait until their status is stored, then shut down."""
+        self._attempts.leave()
         self._process.abort_jobs(_JOB_SECONDS)
         self._process.shut_down()

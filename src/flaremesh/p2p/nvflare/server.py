@@ -92,6 +92,10 @@ class ServerProcess:
         """Whether a job runs, or has run."""
         return self._status(job_id) not in {*_NOT_BEGUN, *_NEVER_BEGUN, None}
 
+    def is_abandoned(self, job_id: str) -> bool:
+        """Whether the server ended while a job ran."""
+        return self._status(job_id) == RunStatus.ABANDONED.value
+
     def refusals(self, job_id: str) -> dict[str, str]:
         """Why sites did not take a job in, by their names."""
         with self._engine.new_context() as fl_ctx:
