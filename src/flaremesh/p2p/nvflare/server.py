@@ -94,7 +94,7 @@ class ServerProcess:
 
     def is_abandoned(self, job_id: str) -> bool:
         """Whether the server ended while a job ran."""
-        return self._status(job_id) == RunStatus.ABANDONED.value
+        return bool(self._status(job_id) == RunStatus.ABANDONED.value)
 
     def refusals(self, job_id: str) -> dict[str, str]:
         """Why sites did not take a job in, by their names."""
