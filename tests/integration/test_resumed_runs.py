@@ -88,6 +88,18 @@ def test_a_killed_site_that_is_started_again_changes_no_bit_of_the_result(mesh, 
 
 
 @pytest.mark.full
+def test_a_site_that_is_started_again_while_its_job_goes_on_changes_no_bit_of_the_result(mesh, undisturbed):
+    def start_again(run_id: str) -> None:
+        kill(mesh, "bonn", with_jobs=False)
+        mesh.target.up(START_SECONDS)
+
+    lost = Once("bonn", LOST_AT, start_again)
+    disturbed = mesh.run("disturbed", lost)
+    assert len(lost.jobs) == 2
+    assert left_behind(mesh, disturbed) == undisturbed
+
+
+@pytest.mark.full
 def test_a_run_that_waits_for_a_site_is_ended_by_ctrl_c(mesh):
     stop, told = threading.Event(), []
 
@@ -101,10 +113,10 @@ def test_a_run_that_waits_for_a_site_is_ended_by_ctrl_c(mesh):
     assert result.outcome == "aborted"
 
 
-def kill(mesh: RunningMesh, participant: str) -> None:
+def kill(mesh: RunningMesh, participant: str, with_jobs: bool = True) -> None:
     """Its own process, and those of its jobs."""
     process = mesh.process(participant)
-    parts = [process, *process.children()]
+    parts = [process, *(process.children() if with_jobs else ())]
     for part in parts:
         part.kill()
     psutil.wait_procs(parts)
