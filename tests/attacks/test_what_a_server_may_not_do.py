@@ -16,6 +16,7 @@ from nvflare.lighter.utils import load_private_key_file, sign_folders
 from prometheus_client.parser import text_string_to_metric_families
 
 from flaremesh.p2p.gate import audit, order
+from flaremesh.p2p.gate.begun import MOST_ATTEMPTS_FINISHED
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,8 @@ def running(mesh: AttackedMesh) -> set[int]:
     }
 
 
-def test_a_run_that_has_finished_gets_no_further_attempt(mesh: AttackedMesh, tmp_path: Path) -> None:
+@pytest.mark.full
+def test_a_run_that_has_finished_gets_few_further_attempts(mesh: AttackedMesh, tmp_path: Path) -> None:
     job = mesh.job(tmp_path / "job", iterations=10)
     waiting(job / "app_server")
     app = waiting(job / "app_sites")
@@ -132,7 +134,13 @@ def test_a_run_that_has_finished_gets_no_further_attempt(mesh: AttackedMesh, tmp
         assert session.wait(run_id, END_SECONDS)
         assert session.job(run_id).status == "FINISHED:COMPLETED"
     sign(mesh, app, LEAD)
-    assert all_say(deploy(mesh, app), "has finished here")
+    for number in range(MOST_ATTEMPTS_FINISHED):
+        wait_until(lambda: running(mesh) == {0}, END_SECONDS)
+        begin(mesh, app)
+        for site in SITES:
+            *_, last = audit.entries(mesh.workspace(site))
+            assert (last["event"], last["attempt"]) == ("attempt", 2 + number)
+    assert all_say(deploy(mesh, app), "has finished here, and 3 attempts have followed")
 
 
 def test_another_app_under_the_id_of_a_run_is_no_attempt_of_it(

@@ -138,6 +138,7 @@ CALLS = {
     "nvflare.private.fed.server.server_engine.ServerEngine.get_component": "self component_id",
     "nvflare.private.fed.server.server_engine.ServerEngine.get_workspace": "self",
     "nvflare.private.fed.server.server_engine.ServerEngine.new_context": "self",
+    "nvflare.private.fed.server.server_engine.ServerEngine.notify_dead_job": "self job_id client_name reason",
     "nvflare.private.fed.server.server_engine.ServerEngine.register_app_command": "self topic cmd_func",
     "nvflare.private.fed.server.server_engine.ServerEngine.shutdown_server": "self",
     "nvflare.private.fed.server.job_runner.JobRunner.stop_run": "self job_id fl_ctx",
@@ -331,7 +332,7 @@ ATTRIBUTES = {
     "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_verifier",
     "nvflare.private.fed.server.fed_server.FederatedServer": "cell client_manager status",
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
-    "nvflare.private.fed.server.server_engine.ServerEngine": "server",
+    "nvflare.private.fed.server.server_engine.ServerEngine": "run_processes server",
     "nvflare.apis.job_def.Job": "run_aborted",
     "nvflare.lighter.entity.Participant": "name",
 }

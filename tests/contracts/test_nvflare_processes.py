@@ -39,6 +39,7 @@ from nvflare.private.fed.app.deployer.base_client_deployer import BaseClientDepl
 from nvflare.private.fed.app.server import runner_process, server_train
 from nvflare.private.fed.client import client_engine, client_executor
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
+from nvflare.private.fed.client.communicator import Communicator
 from nvflare.private.fed.client.fed_client import FederatedClient
 from nvflare.private.fed.client.fed_client_base import FederatedClientBase
 from nvflare.private.fed.server import fed_server, server_engine
@@ -251,6 +252,21 @@ def test_a_refusal_of_a_site_is_in_the_jobs_details():
     assert 'f"{client_name}: {reply.body}"' in source, "JobRunner notes a refusal in another way"
     job = JobOfFlaremesh("mine", "FINISHED:FAILED_TO_RUN", ("server: OK", "bonn: NVFLARE_ERROR: no"), None)
     assert job.refusals == {"bonn": "no"}, "ERROR_MSG_PREFIX changed"
+
+
+def test_a_site_ends_the_jobs_that_a_server_which_has_started_again_does_not_know():
+    source = inspect.getsource(fed_server.FederatedServer._sync_client_jobs)
+    assert "client_jobs.difference(server_jobs)" in source, "FederatedServer._sync_client_jobs changed"
+    source = inspect.getsource(Communicator.send_heartbeat)
+    assert "CellMessageHeaderKeys.ABORT_JOBS" in source, "a heartbeat's answer ends no jobs any more"
+
+
+def test_a_site_that_starts_again_takes_part_in_no_job_that_runs():
+    source = inspect.getsource(fed_server.FederatedServer._sync_client_jobs)
+    assert "participating_clients.get(client_token" in source, "participants are found by another key now"
+    source = inspect.getsource(fed_server.FederatedServer.register_client)
+    authenticated, told = "self.client_manager.authenticate(", "EventType.CLIENT_REGISTER_PROCESSED"
+    assert 0 < source.index(authenticated) < source.index(told), "register_client tells of logins earlier"
 
 
 @pytest.mark.parametrize(

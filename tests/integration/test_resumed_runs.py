@@ -1,17 +1,24 @@
 """Runs that lose somebody go on from checkpoints, and end with the bits of the run that nobody disturbed."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from running_mesh import START_SECONDS, RunningMesh, running_mesh
+from running_mesh import START_SECONDS, RunningMesh, running_mesh, wait_until
 
+from flaremesh.deploy.runs.follow import follow, next_attempt
+from flaremesh.deploy.runs.gather import gather
 from flaremesh.deploy.runs.run import run
+from flaremesh.deploy.runs.session import connect
+from flaremesh.p2p.gate import egress
 from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress
+from flaremesh.provision.job import write_job
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.load import load
 
@@ -81,6 +88,18 @@ def test_a_killed_site_that_is_started_again_changes_no_bit_of_the_result(mesh, 
 
 
 @pytest.mark.full
+def test_a_site_that_is_started_again_while_its_job_goes_on_changes_no_bit_of_the_result(mesh, undisturbed):
+    def start_again(run_id: str) -> None:
+        kill(mesh, "bonn", with_jobs=False)
+        mesh.target.up(START_SECONDS)
+
+    lost = Once("bonn", LOST_AT, start_again)
+    disturbed = mesh.run("disturbed", lost)
+    assert len(lost.jobs) == 2
+    assert left_behind(mesh, disturbed) == undisturbed
+
+
+@pytest.mark.full
 def test_a_run_that_waits_for_a_site_is_ended_by_ctrl_c(mesh):
     stop, told = threading.Event(), []
 
@@ -94,8 +113,61 @@ def test_a_run_that_waits_for_a_site_is_ended_by_ctrl_c(mesh):
     assert result.outcome == "aborted"
 
 
-def kill(mesh: RunningMesh, participant: str) -> None:
+def kill(mesh: RunningMesh, participant: str, with_jobs: bool = True) -> None:
     """Its own process, and those of its jobs."""
     process = mesh.process(participant)
-    for part in (process, *process.children()):
+    parts = [process, *(process.children() if with_jobs else ())]
+    for part in parts:
         part.kill()
+    psutil.wait_procs(parts)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("links", ["direct", "relay"])  # the sites finish without the server, or wait for it
+def test_a_killed_server_that_is_started_again_goes_on_with_its_runs(mesh, undisturbed, links):
+    job = submit(mesh, f"disturbed-{links}", links=links)
+    wait_until(lambda: mesh.iteration("bonn", job) >= LOST_AT, 60)
+    kill(mesh, "server")
+    mesh.target.up(START_SECONDS)
+    assert left_behind(mesh, outcome(mesh, job)) == undisturbed
+
+
+@pytest.mark.full
+def test_a_site_that_is_killed_when_the_others_have_finished_changes_no_bit_of_the_result(mesh, undisturbed):
+    job = submit(mesh, "late", checkpoint={"every": 500})
+    wait_until(lambda: mesh.iteration("bonn", job) >= 600, 60)
+    # bonn's disk takes its last checkpoint in once somebody reads this, so never
+    (checkpoints,) = (
+        store / "checkpoints"
+        for store in (mesh.workspace("bonn") / "stores").iterdir()
+        if (store / "checkpoints" / "500.json").exists()
+    )
+    os.mkfifo(checkpoints / "1000.safetensors.partial")
+    for site in ("heidelberg", "aachen", "dresden"):
+        wait_until(lambda site=site: egress.read(mesh.workspace(site) / job), 60)
+    kill(mesh, "bonn")
+    (checkpoints / "1000.safetensors.partial").unlink()
+    mesh.target.up(START_SECONDS)
+    assert left_behind(mesh, outcome(mesh, job)) == undisturbed
+
+
+def submit(mesh: RunningMesh, name: str, **options: Any) -> str:
+    """Submit the mesh's run, and leave; returns its first job."""
+    run = mesh.topology.run
+    run = type(run).model_validate(run.model_dump() | options)
+    with connect(mesh.topology, mesh.folder) as session:
+        write_job(mesh.topology.model_copy(update={"run": run}), mesh.folder / name, name=name)
+        return session.submit(mesh.folder / name)
+
+
+def outcome(mesh: RunningMesh, job: str) -> RunResult:
+    """What comes of a run in the attempt that is its last, gathered."""
+    with connect(mesh.topology, mesh.folder) as session:
+        while result := follow(session, job, lambda *_: None, threading.Event()):
+            if not result.lost:
+                break
+            job = next_attempt(session, job, result, threading.Event())
+            assert isinstance(job, str), job.reason
+    assert result.outcome == "finished", result.reason
+    (mesh.folder / "runs" / job).mkdir(parents=True)
+    return gather(mesh.topology, mesh.target, mesh.folder / "runs" / job, "disturbed", result, lambda _: None)

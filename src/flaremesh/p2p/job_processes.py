@@ -1,13 +1,14 @@
-"""Ends processes that still work on a run: ``python -m flaremesh.p2p.job_processes RUN SECONDS``."""
+"""Ends the processes of jobs; those of a run by ``python -m flaremesh.p2p.job_processes RUN SECONDS``."""
 
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import psutil
 
-from flaremesh.p2p.nvflare.processes import works_on_run
+from flaremesh.p2p.nvflare.processes import is_job, is_participant, works_in, works_on_run
 
 COMMAND: Final = ("python", "-m", "flaremesh.p2p.job_processes")
 
@@ -25,6 +26,29 @@ def end(run_id: str, timeout: float) -> None:
         if works_on_run(process.info["cmdline"] or (), run_id)
     ]
     kill_late(working, timeout)
+
+
+def end_orphans(workspace: Path) -> None:
+    """Kill the jobs in a workspace whose participant was killed.
+
+    NVFlare has them end some seconds later, and until then the next attempt of their run would meet them.
+    """
+    orphans = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if is_job(arguments := process.info["cmdline"] or ())
+        and works_in(arguments, workspace)
+        and not _has_participant(process)
+    ]
+    kill_late(orphans, 0)
+
+
+def _has_participant(job: psutil.Process) -> bool:
+    try:
+        parent = job.parent()
+        return parent is not None and is_participant(parent.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill_late(processes: Sequence[psutil.Process], timeout: float) -> None:

@@ -16,6 +16,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.issuing import read_key
 from flaremesh.p2p import charter
 from flaremesh.p2p.gate import policy
+from flaremesh.p2p.job_processes import end_orphans
 from flaremesh.p2p.nvflare.processes import server_command, site_command
 from flaremesh.p2p.nvflare.startup import DOOR_RESOURCES, RUNS, startup_files
 from flaremesh.record import RecordError
@@ -217,6 +218,7 @@ def main() -> NoReturn:
     try:
         check(workspace, os.environ.get(NAME_VARIABLE), int(os.environ.get(GPUS_VARIABLE) or 0))
         arguments = command(workspace)
+        end_orphans(workspace)
     except StartError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(error.exit_code)

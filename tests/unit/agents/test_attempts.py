@@ -27,6 +27,8 @@ class Server:
         self.cannot_begin = 0
         self.running = []
         self.refused = {}
+        self.waiting = set()
+        self.abandoned = set()
 
     def sites(self):
         return set(SITES)
@@ -46,8 +48,11 @@ class Server:
     def refusals(self, job):
         return self.refused
 
+    def is_abandoned(self, job):
+        return job in self.abandoned
+
     def waits(self, job):
-        return False
+        return job in self.waiting
 
     def has_begun(self, job):
         self.cannot_begin -= 1
@@ -196,6 +201,62 @@ def test_a_server_that_starts_again_takes_up_the_runs_that_its_end_has_cut_off(t
     leave(store, RunState.RUNNING)
     Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
     assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+def test_an_attempt_that_waited_to_begin_when_the_server_ended_is_not_begun_twice(tmp_path, server, store):
+    leave(store, RunState.WAITING, "bonn: lost its connection to the server")
+    server.waiting = {"first"}
+    Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
+    server.waiting = set()
+    assert settled(server) == {}
+    assert server.jobs == {"first"}
+
+
+def test_an_attempt_that_waited_when_the_server_ended_and_cannot_begin_is_tried_again(
+    tmp_path, server, store
+):
+    leave(store, RunState.WAITING, "bonn: lost its connection to the server")
+    server.waiting, server.cannot_begin = {"first"}, 1
+    Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
+    server.waiting = set()
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+@pytest.mark.parametrize("state", [RunState.FINISHED, RunState.ABORTED])
+def test_an_end_of_which_nobody_may_have_heard_when_the_server_ended_is_none(tmp_path, server, store, state):
+    leave(store, state)
+    server.abandoned = {"first"}
+    attempts = Attempts(tmp_path, server, lambda job: tmp_path, server.ask)
+    attempts.take_up()
+    assert attempts.over() == set()
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+def test_a_run_that_failed_by_itself_when_the_server_ended_is_over(tmp_path, server, store):
+    leave(store, RunState.FAILED)
+    server.abandoned = {"first"}
+    Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
+    assert settled(server) == {}
+
+
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.ABORTED])
+def test_a_run_that_is_under_way_when_the_server_is_stopped_goes_on_when_it_starts_again(
+    tmp_path, attempts, server, store, state
+):
+    leave(store, state)
+    attempts.leave()
+    attempts.aborted("first", None)
+    attempts.ended("first", None)
+    assert settled(server) == {LOST: "the server was stopped"}
+    Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+@pytest.mark.parametrize("state", [RunState.FINISHED, RunState.FAILED, RunState.ABORTED])
+def test_a_server_that_starts_again_leaves_runs_alone_that_have_ended(tmp_path, server, store, state):
+    leave(store, state)
+    Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
+    assert settled(server) == {}
 
 
 def test_the_store_of_a_run_is_kept_until_it_gets_no_further_attempt(attempts, store):

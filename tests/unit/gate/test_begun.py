@@ -8,7 +8,7 @@ import pytest
 
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.gate import audit, begun, egress
-from flaremesh.p2p.gate.begun import BEGUN, MOST_DAYS, Begun
+from flaremesh.p2p.gate.begun import BEGUN, MOST_ATTEMPTS_FINISHED, MOST_DAYS, Begun
 from flaremesh.p2p.gate.request import Refused
 
 NOW = datetime(2027, 3, 1, 12, 30, tzinfo=UTC)
@@ -69,20 +69,48 @@ def test_there_is_one_attempt_at_a_time(workspace, attempt_of):
     assert Begun(workspace).add(attempt_of("job-2"), NOW, running={"of-another-run"}) == 2
 
 
-def test_a_run_that_has_finished_here_gets_no_further_attempt(workspace, attempt_of):
+def test_a_run_that_has_finished_here_gets_a_few_attempts_more(workspace, attempt_of):
+    Begun(workspace).add(attempt_of("job-0"), NOW)
+    for number in range(MOST_ATTEMPTS_FINISHED):
+        leave(workspace, f"job-{number}", RunState.FINISHED)
+        Begun(workspace).add(attempt_of(f"job-{number + 1}"), NOW)
+    with pytest.raises(Refused, match="this run has finished here, and 3 attempts have followed"):
+        Begun(workspace).add(attempt_of("job-4"), NOW)
+
+
+def test_an_attempt_that_fails_does_not_make_a_run_that_has_finished_here_begin_anew(workspace, attempt_of):
+    Begun(workspace).add(attempt_of("job-0"), NOW)
+    leave(workspace, "job-0", RunState.FINISHED)
+    for number in range(MOST_ATTEMPTS_FINISHED):
+        Begun(workspace).add(attempt_of(f"job-{number + 1}"), NOW)
+        leave(workspace, f"job-{number + 1}", RunState.FAILED)
+    with pytest.raises(Refused, match="3 attempts have followed"):
+        Begun(workspace).add(attempt_of("job-4"), NOW)
+
+
+def test_a_day_after_its_end_a_run_gets_no_further_attempt(workspace, attempt_of):
     Begun(workspace).add(attempt_of(), NOW)
     leave(workspace, "job-1", RunState.FINISHED)
-    with pytest.raises(Refused, match="this run has finished here"):
-        Begun(workspace).attempt(attempt_of("job-2"), NOW)
+    assert Begun(workspace).over(NOW) == set()
+    assert Begun(workspace).attempt(attempt_of("job-2"), NOW + timedelta(hours=23)) == 2
+    with pytest.raises(Refused, match="this run finished here 24 hours ago"):
+        Begun(workspace).attempt(attempt_of("job-2"), NOW + timedelta(hours=24))
 
 
 def test_that_a_run_has_finished_is_known_when_its_folder_is_gone(workspace, attempt_of):
     Begun(workspace).add(attempt_of(), NOW)
     leave(workspace, "job-1", RunState.FINISHED)
-    assert Begun(workspace).over(NOW) == {ORDER}
+    Begun(workspace).over(NOW)
     shutil.rmtree(workspace / "job-1")
-    with pytest.raises(Refused, match="this run has finished here"):
-        Begun(workspace).attempt(attempt_of("job-2"), NOW)
+    assert Begun(workspace).over(NOW + timedelta(hours=24)) == {ORDER}
+
+
+def test_a_run_has_many_attempts_and_no_more(workspace, attempt_of, monkeypatch):
+    monkeypatch.setattr(begun, "MOST_ATTEMPTS", 3)
+    for number in range(3):
+        Begun(workspace).add(attempt_of(f"job-{number}"), NOW)
+    with pytest.raises(Refused, match="this run has had 3 attempts here"):
+        Begun(workspace).add(attempt_of("job-3"), NOW)
 
 
 def test_attempts_end_some_weeks_after_the_first(workspace, attempt_of):

@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from flaremesh.p2p.executors.native_run import UnsoundWeights, require_sound_wei
 from flaremesh.p2p.tasks import REASON
 from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
 from flaremesh.problems.protocol import SiteContext
+from flaremesh.runtime.checkpoint import Checkpoints
 
 DIRECTED = Network(
     nodes=[
@@ -207,6 +209,32 @@ def test_registered_algorithms_run_under_a_controller_that_only_sends_neighbours
     for reply in sites.run(3).values():
         assert reply.get_return_code() == ReturnCode.OK, reply.get_header(REASON)
         assert from_shareable(reply).data["iterations"] == 3
+
+
+def test_the_end_of_a_run_is_a_checkpoint_from_which_its_result_is_delivered_again(connect, tmp_path):
+    values = {"bonn": [0.0], "ulm": [4.0]}
+
+    def run(resume):
+        sites = connect(PAIR, averaging(values))
+        for site, other in list(sites.executors.items()):
+            problem = {"path": "flaremesh.problems.consensus.Consensus", "args": {"values": values}}
+            sites.executors[site] = executor = AlgorithmExecutor("consensus", problem)
+            executor.client_name, executor.config = site, other.config
+            executor._flaremesh.joined = replace(
+                sites.members[site], checkpoints=Checkpoints(tmp_path / "stores" / site, site)
+            )
+            executor._flaremesh.resume = resume
+        replies = [from_shareable(reply).data for reply in sites.run(3).values()]
+        models = [(tmp_path / site / "flaremesh/model.safetensors").read_bytes() for site in values]
+        sent = [reply["sent_bytes"] for reply in replies]
+        return sent, [(reply["iterations"], reply["metrics"]) for reply in replies], models
+
+    sent, *first = run(None)
+    assert all(sent)
+    assert Checkpoints(tmp_path / "stores/bonn", "bonn").iterations() == [3]
+    sent, *delivered = run(3)
+    assert delivered == first
+    assert not any(sent)
 
 
 def test_an_unknown_task_is_answered_as_such():

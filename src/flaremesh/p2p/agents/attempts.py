@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _KILLED = "the server's process of the job ended without a word"
+_STOPPED = "the server was stopped"
+_UNTOLD = {RunState.FINISHED, RunState.ABORTED}  # ends of an attempt that mean nothing where its job has none
 _MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
 
 
@@ -53,13 +55,23 @@ class Attempts:
         self._ask = ask
         self._stores: dict[str, Path] = {}
         self._aborted: dict[str, str | None] = {}
+        self._leaving = False
 
     def take_up(self) -> None:
-        """Go on with the runs that an earlier process of the server left."""
+        """Go on with the runs that an earlier process of the server left; call it before admins can ask."""
         for store in (self._workspace / STORES).glob("*"):
             last = attempt.read(store)
-            if last and (last.lost or not last.state.ended) and not self._process.waits(last.job):
+            if last is None:
+                continue
+            if last.state in _UNTOLD and self._process.is_abandoned(last.job):
+                last = replace(last, state=RunState.RUNNING)  # nobody may have heard of its end
+                attempt.write(store, last)
+            if last.lost or not last.state.ended:
                 self._go_on(_Run(store, last))
+
+    def leave(self) -> None:
+        """The server stops: the runs that this ends go on when it starts again."""
+        self._leaving = True
 
     def over(self) -> set[str]:
         """Names of the stores of runs that get no further attempt."""
@@ -94,40 +106,54 @@ class Attempts:
             state = RunState.ABORTED if was_aborted else RunState.FAILED
             lost = None if was_aborted else _KILLED
             last = replace(last, state=state, lost=lost)
-            attempt.write(store, last)
         elif failed_first and last.state is RunState.ABORTED:  # NVFlare tells the controller no more
             last = replace(last, lost=f"{failed_first}: the job process ended before the run began")
+        if self._leaving and last.state is RunState.ABORTED:
+            last = replace(last, lost=_STOPPED)
+        attempt.write(store, last)
         if last.lost:
             self._go_on(_Run(store, last))
 
     def _go_on(self, run: _Run) -> None:
-        self._process.note(run.attempt.job, {LOST: run.attempt.lost or _KILLED})
-        threading.Thread(target=self._next, args=(run,), name="attempts", daemon=True).start()
+        job = run.attempt.job
+        begun = job if self._process.waits(job) else None  # by an earlier process of the server
+        if begun is None:
+            self._process.note(job, {LOST: run.attempt.lost or _KILLED})
+        if self._leaving:
+            return
+        threading.Thread(target=self._next, args=(run, begun), name="attempts", daemon=True).start()
 
-    def _next(self, run: _Run) -> None:
-        """Begin the next attempt once all sites are back, and as often as it cannot begin."""
+    def _next(self, run: _Run, job: str | None) -> None:
+        """Begin the next attempt once all sites are back, and as often as it cannot begin.
+
+        Args:
+            run: the run.
+            job: the next attempt, if that only waits to begin.
+        """
         last = run.attempt
         if last.fruitless >= _MOST_FRUITLESS:
             self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
             return
         deadline, jobs = time.monotonic() + last.patience, {last.job}
         while (left := deadline - time.monotonic()) > 0:
-            if wait_while(lambda: self._missing(last.sites, jobs), left, _POLL_SECONDS):
-                break
-            job = self._process.clone(last.job)
-            if job is None:  # an admin has removed the job: so a run that waits is aborted
-                attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
-                return
-            jobs.add(job)
-            _log.info("the run goes on as the job %s: %s", job, last.lost)
-            attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
-            self._process.note(last.job, {NEXT_ATTEMPT: job})
+            if job is None:
+                if wait_while(lambda: self._missing(last.sites, jobs), left, _POLL_SECONDS):
+                    break
+                job = self._process.clone(last.job)
+                if job is None:  # an admin has removed the job: so a run that waits is aborted
+                    attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
+                    return
+                jobs.add(job)
+                _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
+                attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
+                self._process.note(last.job, {NEXT_ATTEMPT: job})
             wait_while(partial(self._process.waits, job), deadline - time.monotonic(), _POLL_SECONDS)
             if self._process.has_begun(job):
                 return
             if refusals := self._process.refusals(job):  # sites would say the same again
                 self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
                 return
+            job = None
         missing = ", ".join(self._missing(last.sites, jobs))
         why = f"not there: {missing}" if missing else "its next attempt cannot begin"
         self._give_up(run, f"{why}, after {last.patience:g} s")

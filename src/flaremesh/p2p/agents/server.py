@@ -45,6 +45,7 @@ class ServerAgent(Agent):
         self._attempts = Attempts(
             self.workspace, self._process, lambda job: Path(workspace.get_app_dir(job)), self._jobs_of
         )
+        self._attempts.take_up()
         self._logins = Logins(self.workspace)
         guard_logins(self.workspace / "startup" / ROOT, self._logins, fl_ctx)
         super().start(fl_ctx)
@@ -61,7 +62,8 @@ class ServerAgent(Agent):
             cell.hear_failures(self._note_failure)
             cell.hear(METRICS, self._take_metrics)
             self._started = True
-            self._attempts.take_up()
+        elif event_type == EventType.CLIENT_REGISTER_PROCESSED:
+            self._process.report_restarted_sites()
         elif event_type == EventType.JOB_STARTED:
             self._attempts.started(job_of_event(fl_ctx))
         elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):
@@ -133,5 +135,6 @@ class ServerAgent(Agent):
     @override
     def stop(self) -> None:
         """Abort the jobs and wait until their status is stored, then shut down."""
+        self._attempts.leave()
         self._process.abort_jobs(_JOB_SECONDS)
         self._process.shut_down()

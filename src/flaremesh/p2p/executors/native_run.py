@@ -84,6 +84,8 @@ class NativeRun:
                 checkpoints,
                 resume,
             )
+            # the end is a checkpoint, too: a further attempt only delivers what has come out
+            self.run.checkpoint_at(self.run.iterations)
             opened.pop_all()
 
     def go(self, observe: Callable[[SiteRun], None]) -> SiteResult:

@@ -1,7 +1,9 @@
 """The runs that have begun at a site: each begins once, so that a signed job cannot be replayed.
 
 A run whose order says that it waits for what it loses gets further attempts: of the same signed app, one
-after the other, until it has finished here. What the site has allowed it holds for all of them.
+after the other. What the site has allowed it holds for all of them. A few may follow after it has finished
+here, because it may not have finished elsewhere, or the server may not have heard of it. The site cannot
+tell whether that is so; it counts.
 """
 
 import fcntl
@@ -29,6 +31,15 @@ BEGUN: Final = f"{GATE_FOLDER}/begun.json"
 MOST_DAYS: Final = 30
 """For so long after its first attempt a run gets further ones."""
 
+MOST_ATTEMPTS: Final = 1000
+"""So many attempts a run gets: one an hour, for longer than it may go on."""
+
+MOST_HOURS_FINISHED: Final = 24
+"""For so long after a run has finished here it gets further attempts."""
+
+MOST_ATTEMPTS_FINISHED: Final = 3
+"""So many attempts a run gets after it has finished here."""
+
 _LOCK = f"{GATE_FOLDER}/begun.lock"  # NVFlare answers the server in several threads, and a person may deny
 _MOST = 10_000
 
@@ -45,7 +56,8 @@ class _Run:
         on_loss: as in its order.
         job: NVFlare's id of the last attempt.
         attempts: how many were let in.
-        finished: the last one has come to its end here.
+        finished: when the site first saw that an attempt had come to its end here; None if none has.
+        after: how many attempts were let in since.
         denied: a person at the site wants no more of it.
     """
 
@@ -56,7 +68,8 @@ class _Run:
     on_loss: OnLoss = "fail"
     job: str = ""
     attempts: int = 1
-    finished: bool = False
+    finished: AwareDatetime | None = None
+    after: int = 0
     denied: bool = False
 
     def end(self, now: datetime) -> str | None:
@@ -65,8 +78,18 @@ class _Run:
             return "this run has begun before, and a signed job is good for one run: export it again"
         if self.denied:
             return "a person at this site denied it, so it gets no further attempt"
-        if self.finished:
-            return "this run has finished here, so it gets no further attempt: export it again"
+        if self.after >= MOST_ATTEMPTS_FINISHED:
+            return (
+                f"this run has finished here, and {self.after} attempts have followed, so it gets no further "
+                "one: export it again"
+            )
+        if self.finished and now - self.finished >= timedelta(hours=MOST_HOURS_FINISHED):
+            return (
+                f"this run finished here {MOST_HOURS_FINISHED} hours ago, so it gets no further attempt: "
+                "export it again"
+            )
+        if self.attempts >= MOST_ATTEMPTS:
+            return f"this run has had {self.attempts} attempts here, and gets no further one: export it again"
         if now - self.began >= timedelta(days=MOST_DAYS):
             return f"this run began {MOST_DAYS} days ago, so it gets no further attempt: export it again"
         return None
@@ -105,7 +128,7 @@ class Begun:
         run = self._runs().get(request.run)
         if run is None:
             return 1
-        if reason := self._seen(run).end(now):
+        if reason := self._seen(run, now).end(now):
             raise Refused(reason)
         if run.order != request.order:
             raise Refused("another job has begun here under this run's id: export it again")
@@ -130,14 +153,13 @@ class Begun:
         with self._locked():
             attempt = self.attempt(request, now)
             runs = dict(self._runs())
-            began = now
+            entry = _Run(request.at, now, request.order, request.submitter, request.on_loss, request.job)
             if earlier := runs.pop(request.run, None):
                 if earlier.job in running:
                     raise Refused("an earlier attempt of this run still runs here: there is one at a time")
-                began = earlier.began
-            entry = _Run(
-                request.at, began, request.order, request.submitter, request.on_loss, request.job, attempt
-            )
+                seen = self._seen(earlier, now)
+                after = seen.after + bool(seen.finished)
+                entry = replace(seen, job=request.job, attempts=attempt, after=after)
             self._write(_remembered(runs, now, running) | {request.run: entry})
         return attempt
 
@@ -170,17 +192,17 @@ class Begun:
         """
         with self._locked():
             known = self._runs()
-            seen = {name: self._seen(run) for name, run in known.items()}
+            seen = {name: self._seen(run, now) for name, run in known.items()}
             if seen != known:
                 self._write(seen)
         return {run.order for run in seen.values() if run.end(now)}
 
-    def _seen(self, run: _Run) -> _Run:
+    def _seen(self, run: _Run, now: datetime) -> _Run:
         """With what the process of the last attempt has told meanwhile."""
         if run.on_loss == "fail" or run.finished:
             return run
         told = egress.read(self._workspace / run.job)
-        return replace(run, finished=told is not None and told.state == RunState.FINISHED)
+        return replace(run, finished=now) if told and told.state == RunState.FINISHED else run
 
     def _runs(self) -> Mapping[str, _Run]:
         try:

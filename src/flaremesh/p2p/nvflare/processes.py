@@ -37,7 +37,12 @@ def works_on_run(arguments: Sequence[str], run_id: str) -> bool:
     NVFlare gives each of them the run's id as an argument. Others may have it too, such as a user's
     ``flaremesh report``.
     """
-    return run_id in arguments and not JOB_MODULES.isdisjoint(arguments)
+    return run_id in arguments and is_job(arguments)
+
+
+def is_job(arguments: Sequence[str]) -> bool:
+    """Whether these are the arguments of the process of a job."""
+    return not JOB_MODULES.isdisjoint(arguments)
 
 
 def works_in(arguments: Sequence[str], workspace: Path) -> bool:

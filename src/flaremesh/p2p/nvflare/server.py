@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nvflare.apis.fl_constant import FLContextKey, SystemComponents
+from nvflare.apis.fl_constant import FLContextKey, RunProcessKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.private.fed.server.job_cmds import CLONED_META_KEYS
@@ -67,6 +67,17 @@ class ServerProcess:
         """Names of the sites that are registered."""
         return {client.name for client in self._engine.get_clients()}
 
+    def report_restarted_sites(self) -> None:
+        """Tell running jobs which of their sites have started again since, and so have no process of them.
+
+        NVFlare asks for the jobs of a site by the token of its login, which a site that starts gets anew.
+        """
+        for job, process in list(self._engine.run_processes.items()):
+            for token, began in list((process.get(RunProcessKey.PARTICIPANTS) or {}).items()):
+                now = self._engine.get_client_from_name(began.name)
+                if now is not None and now.token != token:
+                    self._engine.notify_dead_job(job, began.name, "the site has started again")
+
     def note(self, job_id: str, entries: Mapping[str, Any]) -> None:
         """Add entries to what NVFlare keeps of a job, its meta; nothing if an admin has removed it."""
         with self._engine.new_context() as fl_ctx:
@@ -80,6 +91,10 @@ class ServerProcess:
     def has_begun(self, job_id: str) -> bool:
         """Whether a job runs, or has run."""
         return self._status(job_id) not in {*_NOT_BEGUN, *_NEVER_BEGUN, None}
+
+    def is_abandoned(self, job_id: str) -> bool:
+        """Whether the server ended while a job ran."""
+        return bool(self._status(job_id) == RunStatus.ABANDONED.value)
 
     def refusals(self, job_id: str) -> dict[str, str]:
         """Why sites did not take a job in, by their names."""

@@ -14,6 +14,7 @@ from flaremesh.p2p.gate.commands import deny
 from flaremesh.p2p.gate.deployer import SiteDoor
 
 SECOND = "0c5e8a3c-1f4e-4a7e-8a65-7f2f0d3e9b21"
+DELIVERIES = [f"{number}c5e8a3c-1f4e-4a7e-8a65-7f2f0d3e9b21" for number in range(1, 4)]
 PROBLEM = "path: flaremesh.problems.consensus.Consensus\nargs: {a: 1}\n"
 
 
@@ -71,10 +72,12 @@ def test_a_run_that_fails_with_what_it_loses_has_no_attempts(site, app, submit):
     assert "this run has begun before" in begin(site, submit(app), SECOND)
 
 
-def test_a_run_that_has_finished_here_has_no_further_attempt(site, app, submit):
-    begin(site, submit(app))
-    egress.write(site.workspace / JOB, egress.Egress(RunState.FINISHED))
-    assert "this run has finished here" in begin(site, submit(app), SECOND)
+def test_a_run_that_has_finished_here_delivers_again_a_few_times(site, app, submit):
+    for job in (JOB, *DELIVERIES):
+        assert begin(site, submit(app), job) is None
+        egress.write(site.workspace / job, egress.Egress(RunState.FINISHED))
+    assert "this run has finished here, and 3 attempts have followed" in begin(site, submit(app), SECOND)
+    assert list(audit.entries(site.workspace))[-1]["event"] == "refused"
 
 
 def test_a_run_that_a_person_denied_has_no_further_attempt(site, app, submit):
