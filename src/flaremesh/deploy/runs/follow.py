@@ -55,16 +55,15 @@ def abort(session: AdminSession, job_id: str) -> RunResult:
 
     Args:
         session: with the server.
-        job_id: id of any of its attempts.
+        job_id: id of its last attempt, or of the one before.
     """
-    while following := session.job(job_id).next_attempt:
-        job_id = following
+    job_id = session.job(job_id).next_attempt or job_id
     told = _downloaded(session, job_id) if session.abort(job_id, END_SECONDS) else None
     if (told and told.lost) or session.job(job_id).goes_on:
         session.remove(job_id)  # the server begins no further attempt of what is not there
         wait_while(lambda: not _clones(session, job_id), _NOTE_SECONDS, _POLL_SECONDS)
         for clone in _clones(session, job_id):  # it was just beginning one
-            return abort(session, clone)
+            session.abort(clone, END_SECONDS)
     told = told or RunResult(job_id, RunState.ABORTED)
     return replace(told, run_id=job_id, outcome=RunState.ABORTED, reason=None, lost=False)
 
