@@ -58,6 +58,69 @@ def until_interrupted() -> Iterator[None]:
         yield
 
 
+class Stop(threading.Event):
+    """Set by the first Ctrl-C or SIGTERM.
+
+    Args:
+        asks: a Ctrl-C is a question, until a second one answers it.
+
+    Attributes:
+        final: there is nothing to ask any more.
+    """
+
+    def __init__(self, *, asks: bool):
+        super().__init__()
+        self.final = False
+        self._asks, self._asking = asks, False
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self.final = not self._asks or self.is_set() or number != signal.SIGINT
+        self.set()
+        if self._asking:
+            raise KeyboardInterrupt
+
+    def answer(self, ask: Callable[[], str], otherwise: str) -> str:
+        """What ``ask`` returns; ``otherwise`` if a signal comes instead of an answer, or has come before."""
+        if self.final:
+            return otherwise
+        self._asking = True
+        try:
+            return ask()
+        except (KeyboardInterrupt, typer.Abort):
+            return otherwise
+        finally:
+            self._asking, self.final = False, True
+
+
+@contextlib.contextmanager
+def stopped_by_signals(*, asks: bool, final: Callable[[], None] = lambda: None) -> Iterator[Stop]:
+    """An event that Ctrl-C or SIGTERM sets; what comes after its `final` one is handled as before.
+
+    Args:
+        asks: see Stop.
+        final: called with the final one.
+    """
+    stop = Stop(asks=asks)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        try:
+            stop.hear(number, frame)
+        finally:
+            if stop.final:
+                final()
+                for other, handler in before.items():
+                    signal.signal(other, handler)
+
+    before = {number: signal.signal(number, hear) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup does

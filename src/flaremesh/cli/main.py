@@ -33,6 +33,13 @@ COMMANDS: Final = {
     "simulate": "Run all sites of a topology in this process, with the code of a real run.",
     "up": "Start the server and all sites, from kits that are made first where they are missing or old.",
     "run": "Run the topology's algorithm on a mesh that is up, watch it, and fetch what it leaves behind.",
+    "runs": "Show the runs that the server of a mesh knows, with their state, the newest last.",
+    "attach": (
+        "Follow a run that was left, or has ended, and fetch what it leaves behind; Ctrl-C leaves it alone."
+    ),
+    "abort": (
+        "End a run that goes on, also while it waits for its next attempt; one that has ended stays as it is."
+    ),
     "status": "Show the processes, the registered sites and the runs of a mesh.",
     "top": "Watch a mesh live: every site's progress, speed, loss, waiting and traffic. Ctrl-C ends it.",
     "monitor": "Open the dashboards of a mesh that is up, in Grafana over Prometheus, until Ctrl-C.",

@@ -36,6 +36,14 @@ SiteWorkspace: TypeAlias = Annotated[
 RunId: TypeAlias = Annotated[
     str, typer.Argument(metavar="RUN", help="The run, by its id in `flaremesh pending`.")
 ]
+AnyRun: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]",
+        help="The run, by its id in `flaremesh runs`, or how that begins; default: the newest.",
+    ),
+]
+Draw: TypeAlias = Annotated[bool, typer.Option("--report", help="Draw it too, as `flaremesh report` does.")]
 SiteName: TypeAlias = Annotated[str | None, typer.Option("--site", help="The site, of a topology file.")]
 
 

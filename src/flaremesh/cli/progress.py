@@ -1,8 +1,9 @@
 """How the progress of a run is shown."""
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -76,6 +77,7 @@ class ProgressView:
 
     def __init__(self, iterations: int):
         self._iterations = iterations
+        self._attempts: list[str] = []
         self._console = terminal(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
         self._state = ""
@@ -92,8 +94,18 @@ class ProgressView:
         if self._live:
             self._live.stop()
 
-    def show(self, run_id: str, progress: RunProgress) -> None:
-        """Show the latest."""
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Show nothing while the block has the terminal."""
+        self.__exit__(None, None, None)
+        yield
+        self.__enter__()
+
+    def show(self, attempt: str, progress: RunProgress) -> None:
+        """Show the latest; a run has the id of its first attempt."""
+        if attempt not in self._attempts:
+            self._attempts.append(attempt)
+        run_id = self._attempts[0]
         state, sites = progress.state, progress.sites
         if self._live:
             self._live.update(progress_table(sites, f"run {run_id}: {state}"))

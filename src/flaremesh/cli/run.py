@@ -1,16 +1,15 @@
 """``flaremesh run``."""
 
-import contextlib
-import signal
-import threading
-from collections.abc import Iterator
-from types import FrameType
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
+from flaremesh.cli.interruption import Stop, stopped_by_signals
 from flaremesh.cli.options import (
     AsJson,
+    Draw,
     Output,
     TopologyFile,
     Where,
@@ -19,11 +18,13 @@ from flaremesh.cli.options import (
     mesh_folder,
     name_code,
     overridden,
+    print_json,
 )
-from flaremesh.cli.outputs import terminal, writable_folder
+from flaremesh.cli.outputs import writable_folder
 from flaremesh.deploy.targets import TargetKind, target_of
 
-_EXIT_CODES = {"finished": 0, "aborted": 130}
+if TYPE_CHECKING:
+    from flaremesh.cli.progress import ProgressView  # brings NVFlare, which --help does not need
 
 
 def run(
@@ -34,59 +35,76 @@ def run(
     stepsize: Annotated[float | None, typer.Option(help="Instead of run.stepsize.")] = None,
     wire: Wire = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the algorithm.")] = None,
-    draw: Annotated[bool, typer.Option("--report", help="Draw it too, as `flaremesh report` does.")] = False,
+    draw: Draw = False,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", help="Print the run's id as soon as it has begun, and leave it alone."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the topology's algorithm on a mesh that is up, watch it, and fetch what it leaves behind.
 
-    Exit code: 0 finished, 1 failed or aborted from elsewhere, 130 aborted with Ctrl-C.
+    Ctrl-C asks on a terminal whether to leave the run or to abort it, a second one aborts; elsewhere the
+    first one does. With --detach, a run that waits for approval stays attached until it is approved, because
+    it is submitted again until then.
+
+    Exit code: 0 finished, or begun with --detach; 1 failed or aborted from elsewhere; 130 aborted, or left,
+    with Ctrl-C.
     """
-    from flaremesh.cli.progress import ProgressView, result_table
+    from flaremesh.cli.progress import ProgressView
+    from flaremesh.cli.result import how_to_attach, show_result, warn
     from flaremesh.deploy.runs import run as runs
-    from flaremesh.p2p.outcome import RUN_RESULT
+    from flaremesh.deploy.runs.attach import LeftAlone
 
     loaded = overridden(load(topology, executes=True), iterations=iterations, stepsize=stepsize, wire=wire)
     mesh = writable_folder(mesh_folder(loaded, output))
     target = target_of(where, loaded, mesh)
     name_code(loaded, topology.parent)
-    with ProgressView(loaded.run.iterations) as view, _interruption() as stop:
-        result = runs.run(loaded, target, mesh, name or loaded.run.algorithm, view.show, stop, _warn)
-    folder = mesh / "runs" / result.run_id
-    if as_json:
-        typer.echo(RUN_RESULT.json(result, indent=2))
-    else:
-        if result.sites:
-            terminal().print(result_table(result))
-        seconds = f"{result.submit_to_result_seconds:.1f} s"
-        typer.echo(f"{result.outcome}, {seconds} after it was submitted: {folder}")
-    if draw:
-        from flaremesh.deploy.reports.report import write_report
-
-        written = write_report(folder, folder / "report")
-        typer.echo(f"Report: {written.page}", err=as_json)
-    if result.reason:
-        typer.echo(f"Error: {result.reason}", err=True)
-    raise typer.Exit(1 if result.reason else _EXIT_CODES.get(result.outcome, 1))
-
-
-def _warn(message: str) -> None:
-    typer.echo(f"Warning: {message}", err=True)
-
-
-@contextlib.contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; a second one ends the command at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        typer.echo("Aborting the run, which takes some seconds.", err=True)
-        for interruption, handler in before.items():
-            signal.signal(interruption, handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    on_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with (
+            ProgressView(loaded.run.iterations) as view,
+            stopped_by_signals(asks=on_terminal, final=_say_that_it_aborts) as stop,
+        ):
+            result = runs.run(
+                loaded,
+                target,
+                mesh,
+                name or loaded.run.algorithm,
+                view.show,
+                stop,
+                warn,
+                leave=lambda: _leave(stop, view),
+                detach=detach,
+            )
+    except LeftAlone as left:
+        typer.echo(how_to_attach(topology, left.run_id), err=True)
+        if not detach or stop.is_set():
+            raise typer.Exit(left.exit_code) from None
+        if as_json:
+            print_json({"run_id": left.run_id})
+        else:
+            typer.echo(left.run_id)
+        return
+    show_result(result, mesh, draw=draw, as_json=as_json)
+
+
+def _say_that_it_aborts() -> None:
+    typer.echo("Aborting the run, which takes some seconds.", err=True)
+
+
+def _leave(stop: Stop, view: "ProgressView") -> bool:
+    """Ask whether the run goes on without this command."""
+
+    def ask() -> str:
+        with view.paused():
+            return str(
+                typer.prompt(
+                    "Leave the run, which then goes on, or abort it?",
+                    type=click.Choice(["leave", "abort"]),
+                    default="leave",
+                    err=True,
+                )
+            )
+
+    return stop.answer(ask, "abort") == "leave"

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flaremesh.cli import interruption
-from flaremesh.cli.interruption import Interrupted, interruptible
+from flaremesh.cli.interruption import Interrupted, interruptible, stopped_by_signals
 from flaremesh.cli.main import app
 from flaremesh.runtime.simulate import Simulation
 
@@ -81,3 +81,33 @@ def test_a_command_that_nohup_started_outlives_its_terminal():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_is_a_question_on_a_terminal_and_the_answer_counts():
+    with stopped_by_signals(asks=True) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        assert stop.answer(lambda: "leave", "abort") == "leave"
+
+
+def test_a_second_ctrl_c_answers_the_question():
+    def ask():
+        signal.raise_signal(signal.SIGINT)
+        return "leave"
+
+    with stopped_by_signals(asks=True) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.answer(ask, "abort") == "abort"
+
+
+@pytest.mark.parametrize(
+    ("asks", "numbers"),
+    [(False, [signal.SIGINT]), (True, [signal.SIGTERM]), (True, [signal.SIGINT, signal.SIGINT])],
+)
+def test_nothing_is_asked_without_a_terminal_and_after_what_is_no_question(asks, numbers):
+    told = []
+    with stopped_by_signals(asks=asks, final=lambda: told.append("aborting")) as stop:
+        for number in numbers:
+            signal.raise_signal(number)
+        assert stop.answer(pytest.fail, "abort") == "abort"
+    assert told == ["aborting"]

@@ -23,7 +23,7 @@ _NOTE_SECONDS = 1.0  # for the server's agent to write why a job failed
 END_SECONDS: Final = 15.0
 """So long may a job take to end: NVFlare kills a process 10 s after it was told to end."""
 
-_ABORTED_ELSEWHERE = "aborted from elsewhere, by `flaremesh down` or another admin"
+ABORTED_ELSEWHERE: Final = "aborted from elsewhere, by `flaremesh abort`, `flaremesh down` or another admin"
 
 
 def follow(
@@ -50,10 +50,26 @@ def follow(
     return None
 
 
-def abort(session: AdminSession, run_id: str) -> RunResult:
-    """Abort a run, and wait for its end; returns what is known of it."""
-    told = _downloaded(session, run_id) if session.abort(run_id, END_SECONDS) else None
-    return replace(told or RunResult(run_id, RunState.ABORTED), outcome=RunState.ABORTED, reason=None)
+def abort(session: AdminSession, job_id: str) -> RunResult:
+    """Abort a run in whatever state it is, and wait for its end; returns what is known of it.
+
+    Args:
+        session: with the server.
+        job_id: id of its last attempt, or of the one before.
+    """
+    job_id = session.job(job_id).next_attempt or job_id
+    told = _downloaded(session, job_id) if session.abort(job_id, END_SECONDS) else None
+    if (told and told.lost) or session.job(job_id).goes_on:
+        session.remove(job_id)  # the server begins no further attempt of what is not there
+        wait_while(lambda: not _clones(session, job_id), _NOTE_SECONDS, _POLL_SECONDS)
+        for clone in _clones(session, job_id):  # it was just beginning one
+            session.abort(clone, END_SECONDS)
+    told = told or RunResult(job_id, RunState.ABORTED)
+    return replace(told, run_id=job_id, outcome=RunState.ABORTED, reason=None, lost=False)
+
+
+def _clones(session: AdminSession, job_id: str) -> list[str]:
+    return [clone for clone, job in session.unfinished().items() if job.cloned_from == job_id]
 
 
 def _ended(session: AdminSession, run_id: str) -> RunResult:
@@ -89,7 +105,7 @@ def _explained(session: AdminSession, run_id: str, result: RunResult) -> RunResu
         return result
     if reason := _first_failure(session, run_id):
         return replace(result, outcome=RunState.FAILED, reason=reason)
-    return replace(result, reason=_ABORTED_ELSEWHERE)
+    return replace(result, reason=ABORTED_ELSEWHERE)
 
 
 def _first_failure(session: AdminSession, run_id: str) -> str | None:
@@ -122,21 +138,19 @@ def why_refused(job: Job) -> str:
 
 
 def next_attempt(
-    session: AdminSession, run_id: str, lost: RunResult, stop: threading.Event
-) -> str | RunResult:
-    """The job in which a run goes on, or how it ended instead.
+    session: AdminSession, job_id: str, lost: RunResult, stop: threading.Event
+) -> str | RunResult | None:
+    """The job in which a run goes on, or how it ended instead; None if ``stop`` was set before.
 
     Args:
         session: with the server.
-        run_id: id of the job that was lost.
+        job_id: id of the job that was lost.
         lost: its result.
-        stop: set it to abort the run.
+        stop: set it to follow the run no longer.
     """
-    while not (job := session.job(run_id)).next_attempt:
+    while not (job := session.job(job_id)).next_attempt:
         if job.given_up:
             return replace(lost, reason=f"{lost.reason}; {job.given_up}", lost=False)
         if stop.wait(_POLL_SECONDS):
-            session.wait(run_id, END_SECONDS)  # NVFlare removes no job that runs
-            session.remove(run_id)
-            return replace(lost, outcome=RunState.ABORTED, reason=None, lost=False)
+            return None
     return job.next_attempt

@@ -1,7 +1,10 @@
 """The folder of a run: its result, and a copy of what each site keeps of it."""
 
+import fcntl
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +18,18 @@ from flaremesh.topology.schema import Topology
 
 
 def gather(
-    topology: Topology, target: Target, folder: Path, name: str, told: RunResult, warn: Callable[[str], None]
+    topology: Topology,
+    target: Target,
+    folder: Path,
+    name: str,
+    told: RunResult,
+    warn: Callable[[str], None],
+    job: str | None = None,
 ) -> RunResult:
     """Write a run's result into ``folder``, and beside it a copy of what each site keeps of the run.
 
     Where a copy fails, or nothing can be reached, the thinned history that the server has takes its place.
+    What is in the folder already is not copied again, and two that gather a run do so one after the other.
 
     Args:
         topology: the mesh; sites that it does not name are ignored.
@@ -29,6 +39,7 @@ def gather(
         told: the server's result, with thinned histories; where this machine knows better, as the run's name
             and graph, it is not believed.
         warn: called with copies that failed.
+        job: of the run's last attempt; by default the first, whose id is the run's.
 
     Returns:
         The result as it is written, without the thinned histories.
@@ -46,11 +57,25 @@ def gather(
         graph=Graph(list(mesh.sites), [matrix.tolist() for matrix in mesh.matrices]),
         sites={site: replace(known, history=[]) for site, known in sites.items()},
     )
-    atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=2) + "\n", durable=True)
-    for site, known in sites.items():
-        if not _copied(target, site, folder.name, folder / site, warn) and known.history:
-            _write_history(folder / site, known)
+    with _alone(folder):
+        atomic.write(folder / RESULT, RUN_RESULT.json(result, indent=2) + "\n", durable=True)
+        for site, known in sites.items():
+            if (folder / site).exists():
+                continue
+            if not _copied(target, site, job or folder.name, folder / site, warn) and known.history:
+                _write_history(folder / site, known)
     return result
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let nobody else in who gathers the run into the same folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_history(folder: Path, site: SiteResult) -> None:
@@ -60,13 +85,17 @@ def _write_history(folder: Path, site: SiteResult) -> None:
             history.add(record)
 
 
-def _copied(target: Target, site: str, run_id: str, folder: Path, warn: Callable[[str], None]) -> bool:
+def _copied(target: Target, site: str, job: str, folder: Path, warn: Callable[[str], None]) -> bool:
+    partial = folder.with_name(".partial")  # of no site: their names begin with a letter or a digit
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        return target.fetch(site, run_id, folder)
+        if copied := target.fetch(site, job, partial):
+            partial.rename(folder)
+        return copied
     except (DeployError, OSError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         warn(
             f"what {site} keeps of the run could not be copied: {printable(error)}. "
-            f"It is still there, in {run_id}/{RUN_FOLDER} of its workspace."
+            f"It is still there, in {job}/{RUN_FOLDER} of its workspace."
         )
         return False

@@ -3,10 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from flaremesh.p2p.outcome import RESULT, RUN_RESULT, RunResult
 from flaremesh.record import RecordError
 from flaremesh.runtime.history import HISTORY, History
+from flaremesh.topology.schema import Topology
+
+RUNS: Final = "runs"
+"""In a mesh's folder: the folder of the runs' folders."""
+
+TOPOLOGY: Final = "topology.json"
+"""In a run's folder: the topology with which it was submitted from here."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +68,11 @@ def load_run(folder: Path) -> RecordedRun:
             "Name the folder of one run, build/<mesh>/runs/<run id>."
         )
     return RecordedRun(load_result(folder), histories)
+
+
+def submitted_topology(folder: Path) -> Topology | None:
+    """The topology with which a run was submitted; None if that was elsewhere, or cannot be read."""
+    try:
+        return Topology.model_validate_json((folder / TOPOLOGY).read_bytes())
+    except (OSError, ValueError):
+        return None

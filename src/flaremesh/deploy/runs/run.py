@@ -4,29 +4,32 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from flaremesh import atomic
 from flaremesh.deploy.outdated import check_code, check_server, kits_in_use, older_than_kits, say_older
-from flaremesh.deploy.runs.follow import END_SECONDS, abort, failed, follow, next_attempt, reason_of
-from flaremesh.deploy.runs.gather import gather
-from flaremesh.deploy.runs.session import AdminSession, ServerLost, connect
+from flaremesh.deploy.runs.attach import LeftAlone, gathered, to_the_end
+from flaremesh.deploy.runs.connection import Connection
+from flaremesh.deploy.runs.follow import reason_of
+from flaremesh.deploy.runs.results import RUNS, TOPOLOGY
+from flaremesh.deploy.runs.session import AdminSession, ServerLost, UnknownRun
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.gate.approval import WAITS
-from flaremesh.p2p.nvflare.jobs import Job
-from flaremesh.p2p.outcome import RUN_FOLDER, RunResult
+from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.job import write_job
 from flaremesh.provision.plan import check
 from flaremesh.topology.schema import Topology
+from flaremesh.waiting import wait_while
 
 _log = logging.getLogger(__name__)
 
-RECONNECT_SECONDS = 60.0  # for a laptop that wakes up, or a VPN that comes back
-_RETRY_SECONDS = 1.0
+_POLL_SECONDS = 0.2
+_BEGIN_SECONDS = 15.0  # a run that has not begun by then waits for others
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0  # before a run that waits for approval is submitted again
 
 
@@ -44,12 +47,15 @@ def run(
     show: Callable[[str, RunProgress], None],
     stop: threading.Event,
     warn: Callable[[str], None] = _log.warning,
-    reconnect_seconds: float = RECONNECT_SECONDS,
+    reconnect_seconds: float | None = None,
+    leave: Callable[[], bool] = lambda: False,
+    *,
+    detach: bool = False,
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
 
-    While nothing keeps the run out but sites where a person has not approved it yet, it is submitted again,
-    until its order is too old for them.
+    A run has the id of the job of its first attempt. While nothing keeps it out but sites where a person has
+    not approved it yet, it is submitted again, until its order is too old for them.
 
     NVFlare's job processes end by themselves some seconds after a run that finished or failed; after any
     other end, this call waits for them.
@@ -59,17 +65,48 @@ def run(
         target: where the mesh is up.
         mesh: its folder.
         name: of the run, for people.
-        show: called with the run id and the progress, a few times a second.
+        show: called with the attempt's id and the progress, a few times a second.
         stop: set it to abort the run.
         warn: called with what keeps the results from being complete.
-        reconnect_seconds: for how long a lost connection to the server is tried again.
+        reconnect_seconds: for how long a lost connection to the server is tried again; see Connection.
+        leave: asked when ``stop`` is set whether the run goes on instead of being aborted.
+        detach: leave the run alone as soon as it has begun, or waits behind others.
 
     Raises:
         UnsoundRun, GraphError, MissingExtra, DeliveryError: the run makes no sense, or cannot travel.
         NotSubmitted: ``stop`` was set before the run began.
+        LeftAlone: the run goes on.
         DeployError: a participant is not ready, or the server does not take the run; or the connection was
             lost for good, and the run goes on.
     """
+    _check(topology, target, mesh, warn)
+    with Connection(topology, target, mesh, reconnect_seconds) as connection:
+        registered = connection.session.sites()
+        _require([site.name for site in topology.sites if site.name not in registered])
+        if stop.is_set():
+            raise NotSubmitted("interrupted before the run was submitted")
+        run_id, folder = _submit(connection.session, topology, mesh / RUNS, name)
+        waits, pause = "", _FIRST_PAUSE
+        while True:
+            submitted = time.monotonic()
+            if detach and connection.ask(run_id, partial(_goes_on, job_id=run_id, stop=stop), stop):
+                raise LeftAlone(run_id)
+            result, last = to_the_end(connection, target, run_id, run_id, show, stop, warn, leave)
+            if result.sites or not (told := _waits(connection, run_id, last, stop)):
+                break
+            if told != waits:
+                warn(f"{told} It is submitted again until then; Ctrl-C gives it up.")
+            waits, pause = told, min(pause * 1.5, _LONGEST_PAUSE)
+            if stop.wait(pause):
+                result = RunResult(run_id, RunState.ABORTED)
+                break
+            run_id, folder = connection.ask(run_id, partial(_submit_again, folder=folder), stop)
+    result = replace(result, submit_to_result_seconds=time.monotonic() - submitted)
+    return gathered(topology, target, folder, name, result, warn, last)
+
+
+def _check(topology: Topology, target: Target, mesh: Path, warn: Callable[[str], None]) -> None:
+    """Check that a run makes sense, and that the participants of this machine are ready for it."""
     check(topology)
     check_server(topology, mesh)
     participants = target.participants()
@@ -78,94 +115,16 @@ def run(
     check_code(topology, in_use)
     if older := older_than_kits(in_use, mesh):
         warn(say_older(older, mesh))
-    with ExitStack() as connection:
-        session = connection.enter_context(_connected(topology, target, mesh))
-        registered = session.sites()
-        _require([site.name for site in topology.sites if site.name not in registered])
-        if stop.is_set():
-            raise NotSubmitted("interrupted before the run was submitted")
-        run_id, folder = _submit(session, topology, mesh / "runs", name)
-        submitted = time.monotonic()
-        waits, pause = "", _FIRST_PAUSE
-        result = None
-        while result is None:
-            try:
-                result = follow(session, run_id, show, stop)
-                if result is None:
-                    result = abort(session, run_id)
-                    target.end_run(run_id, END_SECONDS)
-                elif result.lost:
-                    warn(f"{result.reason}. The run goes on once all are back; Ctrl-C ends it.")
-                    match next_attempt(session, run_id, result, stop):
-                        case str() as run_id:
-                            folder, result = folder.rename(folder.with_name(run_id)), None
-                        case ended:
-                            result = ended
-                elif not result.sites and (told := _waits(session.job(run_id))):
-                    if told != waits:
-                        warn(f"{told} It is submitted again until then; Ctrl-C gives it up.")
-                    waits, pause = told, min(pause * 1.5, _LONGEST_PAUSE)
-                    if stop.wait(pause):
-                        result = RunResult(run_id, RunState.ABORTED)
-                    else:
-                        run_id, folder = _submit_again(session, folder)
-                        submitted, result = time.monotonic(), None
-            except ServerLost as error:
-                connection.close()
-                deadline = time.monotonic() + reconnect_seconds
-                again = _reconnect(connection, topology, target, mesh, run_id, stop, deadline)
-                if again:
-                    session = again
-                else:
-                    result = failed(run_id, str(error))
-                    target.end_run(run_id, 0)  # nobody is left to tell the sites
-        result = replace(result, submit_to_result_seconds=time.monotonic() - submitted)
-    try:
-        return gather(topology, target, folder, name, result, warn)
-    except OSError as error:
-        raise DeployError(
-            f"the run {run_id} {result.outcome}, and its result cannot be written into {folder}: "
-            f"{error.strerror}. The sites keep it in {run_id}/{RUN_FOLDER} of their workspaces."
-        ) from error
 
 
-@contextmanager
-def _connected(topology: Topology, target: Target, mesh: Path) -> Iterator[AdminSession]:
-    with target.server() as server, connect(topology, mesh, server) as session:
-        yield session
-
-
-def _reconnect(
-    connection: ExitStack,
-    topology: Topology,
-    target: Target,
-    mesh: Path,
-    run_id: str,
-    stop: threading.Event,
-    deadline: float,
-) -> AdminSession | None:
-    """A new session in place of a lost one; None if the server does not run, or ``stop`` is set.
-
-    Raises:
-        DeployError: there is none before ``deadline``.
-    """
-    while not stop.is_set():
-        try:
-            server = target.participants()[0]
-            if not (server.running or server.elsewhere):
-                return None
-            session = connection.enter_context(_connected(topology, target, mesh))
-            session.job(run_id)
-            return session
-        except DeployError as error:
-            connection.close()
-            if time.monotonic() > deadline:
-                raise DeployError(
-                    f"the server cannot be reached from here any more: {error}. The run {run_id} was left "
-                    "alone: `flaremesh status` shows whether it goes on, and the sites keep its results."
-                ) from None
-        stop.wait(_RETRY_SECONDS)
-    return None
+def _goes_on(session: AdminSession, job_id: str, stop: threading.Event) -> bool:
+    """Whether a job runs, or waits behind others; not if it has ended or been refused."""
+    wait_while(
+        lambda: not (session.job(job_id).begun or stop.is_set()),
+        _BEGIN_SECONDS,
+        _POLL_SECONDS,
+    )
+    return not (session.job(job_id).ended or stop.is_set())
 
 
 def _require(missing: list[str]) -> None:
@@ -182,6 +141,7 @@ def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) ->
         folder = runs / run_id
         folder.mkdir()
         job.rename(folder / "job")
+        atomic.write(folder / TOPOLOGY, topology.model_dump_json())
     return run_id, folder
 
 
@@ -191,8 +151,11 @@ def _submit_again(session: AdminSession, folder: Path) -> tuple[str, Path]:
     return run_id, folder.rename(folder.with_name(run_id))
 
 
-def _waits(job: Job) -> str | None:
-    """Which sites have a person decide on a job, if that is all that keeps it out; None if it is not."""
-    if job.refusals and all(told.startswith(WAITS) for told in job.refusals.values()):
-        return reason_of(job)
-    return None
+def _waits(connection: Connection, run_id: str, job_id: str, stop: threading.Event) -> str:
+    """Which sites have a person decide on a job, if that is all that keeps it out; else nothing."""
+    try:
+        job = connection.ask(run_id, lambda session: session.job(job_id), stop)
+    except (ServerLost, UnknownRun):  # it has ended with the server, or was removed
+        return ""
+    waits = job.refusals and all(told.startswith(WAITS) for told in job.refusals.values())
+    return reason_of(job) if waits else ""

@@ -15,7 +15,7 @@ from typing import TypeVar
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets.base import Address, DeployError
 from flaremesh.p2p.agents.kit import PARTS
-from flaremesh.p2p.nvflare.admin import Admin, NoAnswer, Refused
+from flaremesh.p2p.nvflare.admin import Admin, NoAnswer, Refused, Unknown
 from flaremesh.p2p.nvflare.jobs import Job
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.participant import StartError, identity
@@ -40,10 +40,17 @@ class ServerLost(DeployError):
     """The server does not answer."""
 
 
+class UnknownRun(DeployError):
+    """The server has no such run."""
+
+    exit_code = 2
+
+
 class AdminSession:
     """An admin's session, which ``connect`` makes.
 
-    All methods raise ServerLost when no answer comes, and DeployError when the server refuses.
+    All methods raise ServerLost when no answer comes, UnknownRun where the server has no such job, and
+    DeployError when it refuses.
 
     Args:
         admin: NVFlare's session.
@@ -59,10 +66,19 @@ class AdminSession:
         """Names of the sites that are registered."""
         return self._ask(self._admin.sites)
 
+    def missing(self) -> list[str]:
+        """Names of the mesh's sites that are not registered."""
+        return sorted(self._sites - self.sites())
+
     def unfinished(self) -> dict[str, Job]:
         """The jobs that wait or run, by run id; so many of them as a mesh may have."""
         jobs = self._ask(self._admin.jobs).items()
         return dict(islice(((run_id, job) for run_id, job in jobs if not job.ended), _MOST_RUNS))
+
+    def jobs(self) -> dict[str, Job]:
+        """The latest jobs of the mesh, the oldest of them first, by their ids."""
+        jobs = sorted(self._ask(self._admin.jobs).items(), key=lambda told: told[1].submitted)
+        return dict(jobs[-_MOST_RUNS:])
 
     def submit(self, folder: Path) -> str:
         """Submit a job; returns the run id."""
@@ -112,6 +128,10 @@ class AdminSession:
             return question()
         except Refused as error:
             raise DeployError(str(error)) from error
+        except Unknown as error:
+            raise UnknownRun(
+                "the server has no such run; `flaremesh runs` shows those that it has"
+            ) from error
         except NoAnswer as error:
             raise ServerLost(f"the server does not answer: {error}") from error
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flaremesh.deploy.runs.known import known_runs
 from flaremesh.deploy.runs.session import AdminSession, connect
 from flaremesh.deploy.targets.base import DeployError, Participant, Target
 from flaremesh.p2p.progress import SiteProgress
@@ -17,7 +18,7 @@ class ActiveRun:
     Attributes:
         run_id: id of the run.
         name: its name.
-        state: what its controller says, or NVFlare's status of the job where there is no controller yet.
+        state: what its controller says, or what NVFlare says of its job where there is no controller yet.
         sites: the latest figures of every site that has sent some.
     """
 
@@ -62,8 +63,9 @@ def mesh_status(topology: Topology, target: Target, mesh: Path) -> MeshStatus:
 
 def _runs(session: AdminSession) -> list[ActiveRun]:
     runs = []
-    for run_id, job in session.unfinished().items():
-        progress = session.progress(run_id)
-        state, sites = (progress.state, progress.sites) if progress else (job.status, {})
-        runs.append(ActiveRun(run_id, job.name, state, sites))
+    for run in known_runs(session):
+        if not run.state.ended:
+            progress = session.progress(run.last)
+            state, sites = (progress.state, progress.sites) if progress else (run.state, {})
+            runs.append(ActiveRun(run.run_id, run.name, state, sites))
     return runs

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from nvflare.fuel.common.excepts import ConfigError
-from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefinition
+from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefinition, JobNotFound
 from nvflare.fuel.flare_api.flare_api import Session
 from nvflare.fuel.hci.client import api as admin_api
 
@@ -38,10 +38,14 @@ class Refused(Exception):
     """The server does not let the admin do this, or does not take the job; the message says which."""
 
 
+class Unknown(Exception):
+    """The server has no such job."""
+
+
 class Admin:
     """A session of an admin.
 
-    All methods but ``close`` may raise NoAnswer and Refused.
+    All methods but ``close`` may raise NoAnswer and Refused, and those that are asked about a job Unknown.
 
     Args:
         name: of the admin.
@@ -160,6 +164,8 @@ def _answered() -> Iterator[None]:
         yield
     except AuthorizationError as error:
         raise Refused(f"the server refuses: {_said(error)}") from error
+    except JobNotFound as error:
+        raise Unknown(_said(error)) from error
     except InvalidJobDefinition as error:
         raise Refused(f"the server does not take the job: {_said(error)}") from error
     except Unreadable as error:

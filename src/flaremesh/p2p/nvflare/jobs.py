@@ -9,6 +9,7 @@ from typing import Any, Final, TypeGuard
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.private.defs import ERROR_MSG_PREFIX
 
+from flaremesh.metrics.names import RunState
 from flaremesh.printable import printable
 
 SERVER_PARAMETERS: Final = {
@@ -31,7 +32,14 @@ GIVEN_UP: Final = "given_up"
 
 _MOST_DETAILS = 1000
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
-_UNFINISHED = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED, RunStatus.RUNNING}
+_NOT_BEGUN = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED}
+_UNFINISHED = _NOT_BEGUN | {RunStatus.RUNNING}
+_STATES = {
+    RunStatus.RUNNING: RunState.RUNNING,
+    RunStatus.FINISHED_COMPLETED: RunState.FINISHED,
+    RunStatus.FINISHED_ABORTED: RunState.ABORTED,
+}
+_LATEST = 4102444800.0  # the year 2100: no job was submitted later
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,9 @@ class Job:
         lost: what was lost, if the run is to go on in another job; None otherwise.
         next_attempt: the job in which the run goes on; None where no such job was begun.
         given_up: why the run does not go on; None where nobody has said so.
+        cloned_from: the job whose content this one has; None where it was submitted itself.
+        submitter: name of the admin in whose name it was submitted.
+        submitted: when that was, in seconds since 1970; 0 if unknown.
     """
 
     name: str
@@ -55,6 +66,9 @@ class Job:
     lost: str | None = None
     next_attempt: str | None = None
     given_up: str | None = None
+    cloned_from: str | None = None
+    submitter: str = ""
+    submitted: float = 0.0
 
     @property
     def refusals(self) -> dict[str, str]:
@@ -66,6 +80,23 @@ class Job:
     def ended(self) -> bool:
         """Its status is final."""
         return self.status not in _UNFINISHED
+
+    @property
+    def begun(self) -> bool:
+        """All sites have let it in, and its processes are started, or it has ended."""
+        return self.status not in _NOT_BEGUN
+
+    @property
+    def goes_on(self) -> bool:
+        """It was lost, and its run goes on in another job, or is to."""
+        return self.lost is not None and self.given_up is None
+
+    @property
+    def state(self) -> RunState:
+        """The state of a run of which this is the last job."""
+        if not self.begun or self.goes_on:
+            return RunState.WAITING
+        return _STATES.get(self.status, RunState.FAILED)
 
 
 def is_id(value: object) -> TypeGuard[str]:
@@ -96,7 +127,8 @@ def job_of(meta: Mapping[str, Any]) -> Job:
         None if meta.get(key) is None else printable(meta[key], 500)
         for key in (FIRST_FAILURE, LOST, GIVEN_UP)
     )
-    following = meta.get(NEXT_ATTEMPT)
+    following, origin = meta.get(NEXT_ATTEMPT), meta.get(JobMetaKey.CLONED_FROM.value)
+    submitted = meta.get(JobMetaKey.SUBMIT_TIME.value)
     return Job(
         name=printable(meta.get(JobMetaKey.JOB_NAME.value, ""), 256),
         status=printable(meta[JobMetaKey.STATUS.value], 80),
@@ -105,4 +137,11 @@ def job_of(meta: Mapping[str, Any]) -> Job:
         lost=lost,
         next_attempt=following if is_id(following) else None,
         given_up=given_up,
+        cloned_from=origin if is_id(origin) else None,
+        submitter=printable(meta.get(JobMetaKey.SUBMITTER_NAME.value, ""), 256),
+        submitted=float(submitted) if _is_time(submitted) else 0.0,
     )
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 < value < _LATEST

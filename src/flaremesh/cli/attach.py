@@ -1,0 +1,45 @@
+"""``flaremesh attach``."""
+
+import typer
+
+from flaremesh.cli.interruption import stopped_by_signals
+from flaremesh.cli.options import (
+    AnyRun,
+    AsJson,
+    Draw,
+    Output,
+    TopologyFile,
+    Where,
+    load,
+    mesh_folder,
+)
+from flaremesh.cli.outputs import writable_folder
+from flaremesh.deploy.targets import TargetKind, target_of
+
+
+def attach(
+    topology: TopologyFile,
+    run: AnyRun = None,
+    where: Where = TargetKind.LOCAL,
+    output: Output = None,
+    draw: Draw = False,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a run that was left, or has ended, and fetch what it leaves behind; Ctrl-C leaves it alone.
+
+    Exit code: 0 finished, 1 failed or aborted, 130 left with Ctrl-C.
+    """
+    from flaremesh.cli.progress import ProgressView
+    from flaremesh.cli.result import how_to_attach, show_result, warn
+    from flaremesh.deploy.runs import attach as runs
+
+    loaded = load(topology)
+    mesh = writable_folder(mesh_folder(loaded, output))
+    target = target_of(where, loaded, mesh)
+    try:
+        with ProgressView(loaded.run.iterations) as view, stopped_by_signals(asks=False) as stop:
+            result = runs.attach(loaded, target, mesh, run, view.show, stop, warn)
+    except runs.LeftAlone as left:
+        typer.echo(how_to_attach(topology, left.run_id), err=True)
+        raise typer.Exit(left.exit_code) from None
+    show_result(result, mesh, draw=draw, as_json=as_json)

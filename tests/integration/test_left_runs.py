@@ -1,0 +1,80 @@
+"""A run goes on without the command that submitted it, and whoever has an admin's kit comes back to it."""
+
+import json
+import shutil
+import signal
+
+import pytest
+from command_mesh import ENDLESS, UNHURRIED, Mesh, finished, nothing_runs, running
+from running_mesh import wait_until
+
+
+@pytest.fixture
+def left(mesh: Mesh) -> str:
+    """The id of a run that goes on without a command, and is ended after the test."""
+    ended = mesh.call("run", "--detach", "--name", "left", file=mesh.topology(**ENDLESS, problem=UNHURRIED))
+    assert ended.returncode == 0, ended.stderr
+    run_id = ended.stdout.strip()
+    assert f"flaremesh attach {ended.args[4]} {run_id}" in ended.stderr
+    return run_id
+
+
+def listed(mesh: Mesh, run_id: str) -> dict:
+    (run,) = (run for run in json.loads(mesh.call("runs", "--json").stdout) if run["run_id"] == run_id)
+    return run
+
+
+def test_a_run_that_is_left_finishes_and_is_gathered_by_whoever_comes_back(mesh):
+    file = mesh.topology("dgd", UNHURRIED, stepsize=0.1, iterations=2000)
+    ended = mesh.call("run", "--detach", "--json", "--name", "left", file=file)
+    assert ended.returncode == 0, ended.stderr
+    run_id = json.loads(ended.stdout)["run_id"]
+    assert listed(mesh, run_id)["state"] == "running"
+    both = [mesh.start("attach", run_id[:8], "--json") for _ in range(2)]
+    for attached in map(finished, both):
+        assert attached.returncode == 0, attached.stderr
+        assert json.loads(attached.stdout)["iterations"] == 2000
+    folder = mesh.folder / "runs" / run_id
+    assert (folder / "bonn" / "model.safetensors").is_file()
+    gathered = json.loads((folder / "result.json").read_text())
+    assert (gathered["run_id"], gathered["name"], gathered["outcome"]) == (run_id, "left", "finished")
+    wait_until(lambda: listed(mesh, run_id)["state"] == "finished", 60)  # NVFlare ends a job seconds later
+    # from a machine that has nothing but the kit and the topology file
+    shutil.rmtree(folder)
+    assert mesh.call("attach").returncode == 0
+    again = json.loads((folder / "result.json").read_text())
+    assert again["iterations"] == 2000
+    assert again["sites"] == gathered["sites"]
+    unchanged = mesh.call("abort", run_id)
+    assert (unchanged.returncode, unchanged.stdout) == (0, f"The run {run_id} has ended before: finished.\n")
+
+
+def test_a_run_that_is_left_is_aborted_by_id_and_a_second_time_nothing_happens(mesh, left):
+    attached = mesh.start("attach", left)
+    assert running(attached) == left
+    attached.send_signal(signal.SIGINT)
+    told = finished(attached)
+    assert told.returncode == 130
+    assert f"The run {left} goes on" in told.stderr
+    assert listed(mesh, left)["state"] == "running"
+    first, second = (mesh.call("abort", left[:8]) for _ in range(2))
+    assert (first.returncode, first.stdout) == (0, f"The run {left} is aborted.\n")
+    assert (second.returncode, second.stdout) == (0, f"The run {left} has ended before: aborted.\n")
+    assert nothing_runs(mesh, left)
+    assert listed(mesh, left)["state"] == "aborted"
+
+
+@pytest.mark.parametrize("command", ["attach", "abort"])
+def test_a_run_that_the_server_does_not_know_is_named(mesh, command):
+    ended = mesh.call(command, "no-such-run")
+    assert ended.returncode == 2
+    assert "the server has no run no-such-run" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [("runs",), ("attach",), ("abort", "any")])
+def test_without_a_server_each_command_says_so(make_mesh, arguments):
+    mesh = make_mesh("quiet")
+    assert mesh.call("provision").returncode == 0
+    ended = mesh.call(*arguments)
+    assert ended.returncode == 1
+    assert "no server answers" in ended.stderr

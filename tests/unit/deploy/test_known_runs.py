@@ -1,0 +1,132 @@
+"""Which runs an admin sees in the jobs that a server lists, and how one of them ends."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from flaremesh.deploy.runs import follow
+from flaremesh.deploy.runs.known import find, known_runs
+from flaremesh.deploy.runs.session import AdminSession, UnknownRun
+from flaremesh.deploy.targets.base import DeployError
+from flaremesh.p2p.nvflare.admin import Unknown
+from flaremesh.p2p.nvflare.jobs import Job, job_of
+
+RUNNING = Job("mine", "RUNNING", (), None)
+LOST = replace(RUNNING, status="FINISHED:EXECUTION_EXCEPTION", lost="bonn: gone")
+
+
+@dataclass
+class Server:
+    """An admin's client of a server with these jobs.
+
+    Attributes:
+        begins: the attempt that the server is just beginning when a job is removed.
+    """
+
+    listed: dict[str, Job]
+    begins: dict[str, Job] = field(default_factory=dict)
+
+    def jobs(self) -> dict[str, Job]:
+        return self.listed
+
+    def job(self, job_id: str) -> Job:
+        if job_id not in self.listed:
+            raise Unknown(job_id)
+        return self.listed[job_id]
+
+    def abort(self, job_id: str) -> None:
+        if not self.listed[job_id].ended:
+            self.listed[job_id] = replace(self.listed[job_id], status="FINISHED:ABORTED")
+
+    def remove(self, job_id: str) -> None:
+        del self.listed[job_id]
+        self.listed |= self.begins
+
+    def download(self, job_id: str, name: str, most: int) -> None:
+        return None
+
+
+def session(jobs: dict[str, Job], begins: dict[str, Job] | None = None) -> AdminSession:
+    return AdminSession(Server(jobs, begins or {}), ["bonn", "ulm"])
+
+
+def attempts() -> dict[str, Job]:
+    """A run of two attempts after another run; its second attempt runs."""
+    return {
+        "b-second": replace(RUNNING, cloned_from="b-first", submitted=3.0),
+        "a-other": replace(RUNNING, status="FINISHED:COMPLETED", submitted=1.0),
+        "b-first": replace(LOST, next_attempt="b-second", submitted=2.0),
+    }
+
+
+def test_the_attempts_of_a_run_are_one_run_with_the_id_of_the_first():
+    other, run = known_runs(session(attempts()))
+    assert (other.run_id, other.state) == ("a-other", "finished")
+    assert (run.run_id, run.last, run.state) == ("b-first", "b-second", "running")
+
+
+def test_what_an_admin_cloned_is_another_run():
+    jobs = {"a": replace(RUNNING, status="FINISHED:COMPLETED"), "b": replace(RUNNING, cloned_from="a")}
+    assert [run.run_id for run in known_runs(session(jobs))] == ["a", "b"]
+
+
+def test_jobs_that_name_each_other_as_their_origin_are_runs_all_the_same():
+    jobs = {"a": replace(LOST, cloned_from="b"), "b": replace(LOST, cloned_from="a")}
+    assert [run.run_id for run in known_runs(session(jobs))] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("status", "lost", "given_up", "state"),
+    [
+        ("SUBMITTED", None, None, "waiting"),
+        ("FINISHED:ABORTED", None, None, "aborted"),
+        ("FINISHED:CAN_NOT_SCHEDULE", None, None, "failed"),
+        ("FINISHED:ABNORMAL", "server", None, "waiting"),
+        ("FINISHED:ABNORMAL", "server", "not there: ulm", "failed"),
+        ("NO:SUCH STATUS", None, None, "failed"),
+    ],
+)
+def test_a_run_is_where_its_last_job_is(status, lost, given_up, state):
+    job = replace(RUNNING, status=status, lost=lost, given_up=given_up)
+    assert known_runs(session({"a": job}))[0].state == state
+
+
+@pytest.mark.parametrize("prefix", ["b-f", "b-second", None])
+def test_a_run_is_found_by_how_any_of_its_ids_begins_and_the_newest_without(prefix):
+    assert find(session(attempts()), prefix).run_id == "b-first"
+
+
+@pytest.mark.parametrize("prefix", ["c", "", "\x1b[2J"])
+def test_a_run_that_is_not_there_is_named_in_printable_words(prefix):
+    with pytest.raises(UnknownRun, match="the server has no run") as told:
+        find(session(attempts()), prefix)
+    assert str(told.value).isprintable()
+
+
+def test_a_prefix_of_several_runs_is_refused():
+    with pytest.raises(DeployError, match="may be any of 2 runs"):
+        find(session({"ab": RUNNING, "ac": RUNNING}), "a")
+
+
+def test_a_run_that_waits_for_its_next_attempt_is_removed():
+    jobs = {"a": LOST}
+    result = follow.abort(session(jobs), "a")
+    assert (result.outcome, result.lost, jobs) == ("aborted", False, {})
+
+
+def test_an_attempt_that_begins_while_its_run_is_aborted_is_aborted():
+    jobs = {"a": LOST}
+    follow.abort(session(jobs, {"b": replace(RUNNING, cloned_from="a")}), "a")
+    assert jobs["b"].status == "FINISHED:ABORTED"
+
+
+def test_to_abort_what_has_ended_changes_nothing():
+    jobs = {"a": replace(RUNNING, status="FINISHED:COMPLETED")}
+    before = dict(jobs)
+    follow.abort(session(jobs), "a")
+    assert jobs == before
+
+
+@pytest.mark.parametrize("told", ["1", -1.0, 1e300, float("nan"), None, [1]])
+def test_a_time_that_is_none_is_unknown(told):
+    assert job_of({"status": "RUNNING", "submit_time": told}).submitted == 0.0
