@@ -160,6 +160,24 @@ def test_a_list_of_an_earlier_version_still_keeps_runs_from_beginning_again(work
         Begun(workspace).attempt(attempt_of(), NOW)
 
 
+@pytest.mark.parametrize(("finished", "lets_in"), [(False, True), (True, False)])
+def test_a_list_that_says_only_whether_a_run_has_finished_is_understood(
+    workspace, attempt_of, finished, lets_in
+):
+    runs = Begun(workspace)
+    runs.add(attempt_of(), NOW - timedelta(days=2))
+    kept = json.loads((workspace / BEGUN).read_text())
+    for run in kept["runs"].values():
+        run["finished"] = finished
+    (workspace / BEGUN).write_text(json.dumps(kept))
+    leave(workspace, "job-1", RunState.FAILED)
+    if lets_in:
+        assert runs.add(attempt_of("job-2"), NOW) == 2
+    else:
+        with pytest.raises(Refused, match="finished here 24 hours ago"):
+            runs.add(attempt_of("job-2"), NOW)
+
+
 def test_old_runs_that_wait_make_room_for_new_ones(workspace, attempt_of, monkeypatch):
     monkeypatch.setattr(begun, "_MOST", 3)
     for day in range(3):

@@ -96,8 +96,12 @@ class _Run:
 
 
 def _run_of_any_version(value: object) -> object:
-    """Earlier versions kept when the order was written, and nothing else."""
-    return {"at": value, "began": value} if isinstance(value, str) else value
+    """Earlier versions kept when the order was written, and nothing else; or whether it had finished."""
+    if isinstance(value, str):
+        return {"at": value, "began": value}
+    if isinstance(value, dict) and isinstance(finished := value.get("finished"), bool):
+        return value | {"finished": value.get("began") if finished else None}
+    return value
 
 
 @dataclass(frozen=True)
