@@ -124,7 +124,6 @@ def running(mesh: AttackedMesh) -> set[int]:
     }
 
 
-@pytest.mark.full
 def test_a_run_that_has_finished_gets_few_further_attempts(mesh: AttackedMesh, tmp_path: Path) -> None:
     job = mesh.job(tmp_path / "job", iterations=10)
     waiting(job / "app_server")

@@ -123,6 +123,17 @@ def kill(mesh: RunningMesh, participant: str, with_jobs: bool = True) -> None:
 
 
 @pytest.mark.full
+def test_a_stopped_server_that_is_started_again_goes_on_with_its_runs(mesh, undisturbed):
+    job = submit(mesh, "stopped")
+    wait_until(lambda: mesh.iteration("bonn", job) >= LOST_AT, 60)
+    server = mesh.process("server")
+    server.terminate()
+    psutil.wait_procs([server])
+    mesh.target.up(START_SECONDS)
+    assert left_behind(mesh, outcome(mesh, job)) == undisturbed
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("links", ["direct", "relay"])  # the sites finish without the server, or wait for it
 def test_a_killed_server_that_is_started_again_goes_on_with_its_runs(mesh, undisturbed, links):
     job = submit(mesh, f"disturbed-{links}", links=links)

@@ -47,7 +47,7 @@ def _has_participant(job: psutil.Process) -> bool:
     try:
         parent = job.parent()
         return parent is not None and is_participant(parent.cmdline())
-    except psutil.NoSuchProcess:
+    except psutil.Error:  # it has ended meanwhile, or is another user's
         return False
 
 

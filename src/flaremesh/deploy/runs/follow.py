@@ -103,8 +103,9 @@ def _explained(session: AdminSession, run_id: str, result: RunResult) -> RunResu
     """
     if result.outcome != RunState.ABORTED or result.reason:
         return result
-    if reason := _first_failure(session, run_id):
-        return replace(result, outcome=RunState.FAILED, reason=reason)
+    reason, lost = _first_failure(session, run_id), session.job(run_id).lost
+    if reason or lost:
+        return replace(result, outcome=RunState.FAILED, reason=reason or lost, lost=lost is not None)
     return replace(result, reason=ABORTED_ELSEWHERE)
 
 

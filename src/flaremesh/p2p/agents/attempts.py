@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _KILLED = "the server's process of the job ended without a word"
 _STOPPED = "the server was stopped"
-_UNTOLD = {RunState.FINISHED, RunState.ABORTED}  # ends of an attempt that mean nothing where its job has none
+_UNHEARD = {RunState.FINISHED, RunState.ABORTED}  # as long as NVFlare has not noted the end of the job
 _MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
 
 
@@ -63,8 +63,8 @@ class Attempts:
             last = attempt.read(store)
             if last is None:
                 continue
-            if last.state in _UNTOLD and self._process.is_abandoned(last.job):
-                last = replace(last, state=RunState.RUNNING)  # nobody may have heard of its end
+            if last.state in _UNHEARD and self._process.is_abandoned(last.job):
+                last = replace(last, state=RunState.RUNNING)
                 attempt.write(store, last)
             if last.lost or not last.state.ended:
                 self._go_on(_Run(store, last))
