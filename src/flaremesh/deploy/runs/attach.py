@@ -15,7 +15,7 @@ from flaremesh.deploy.runs.follow import (
 )
 from flaremesh.deploy.runs.gather import gather
 from flaremesh.deploy.runs.known import find
-from flaremesh.deploy.runs.results import RUNS, load_result, submitted_topology
+from flaremesh.deploy.runs.results import RUNS, gathered_result, load_result, submitted_topology
 from flaremesh.deploy.runs.session import ServerLost, UnknownRun
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
@@ -58,12 +58,17 @@ def attach(
         warn: called with what keeps the results from being complete.
 
     Raises:
-        UnknownRun: the server has no such run.
+        UnknownRun: neither the server nor this machine knows such a run.
         LeftAlone: ``stop`` was set before the end.
         DeployError: the server cannot be reached.
     """
     with Connection(topology, target, mesh) as connection:
-        run = find(connection.session, run_id)
+        try:
+            run = find(connection.session, run_id)
+        except UnknownRun:
+            if gone := gathered_result(mesh, run_id or ""):
+                return gone
+            raise
         folder = mesh / RUNS / run.run_id
         result, job = load_result(folder), run.last
         if result.outcome == "unfinished":
