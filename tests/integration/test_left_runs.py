@@ -32,7 +32,7 @@ def test_a_run_that_is_left_finishes_and_is_gathered_by_whoever_comes_back(mesh)
     ended = mesh.call("run", "--detach", "--json", "--name", "left", file=file)
     assert ended.returncode == 0, ended.stderr
     run_id = json.loads(ended.stdout)["run_id"]
-    assert listed(mesh, run_id)["state"] == "running"
+    wait_until(lambda: listed(mesh, run_id)["state"] == "running", 30)
     both = [mesh.start("attach", run_id[:8], "--json") for _ in range(2)]
     for attached in map(finished, both):
         assert attached.returncode == 0, attached.stderr

@@ -70,12 +70,13 @@ def attach(
                 return gone
             raise
         folder = mesh / RUNS / run.run_id
+        asked = submitted_topology(folder)
+        connection.run = (asked or topology).run  # the file may have been changed since
         result, job = load_result(folder), run.last
         if result.outcome == "unfinished":
             result, job = to_the_end(connection, target, run.run_id, job, show, stop, warn, lambda: True)
     folder.mkdir(parents=True, exist_ok=True)
-    asked = submitted_topology(folder) or _as_told(topology, result)
-    return gathered(asked, target, folder, run.name, result, warn, job)
+    return gathered(asked or _as_told(topology, result), target, folder, run.name, result, warn, job)
 
 
 def to_the_end(
