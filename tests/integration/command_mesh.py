@@ -79,7 +79,9 @@ class Mesh:
         """Let other meshes have the ports."""
         self._ports.release()
 
-    def start(self, command: str, *options: str, file: Path | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, command: str, *options: str, file: Path | None = None, **streams: int
+    ) -> subprocess.Popen[str]:
         packages = os.pathsep.join(
             [str(Path(__file__).parent / "packages"), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
@@ -88,8 +90,7 @@ class Mesh:
                 *(sys.executable, "-m", "flaremesh.cli.main", command),
                 *(str(file or self.file), "--output", str(self.folder), *options),
             ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
             text=True,
             env=os.environ | PROXIES | {"PYTHONPATH": packages, "COLUMNS": "200"},
         )

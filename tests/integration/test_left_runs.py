@@ -1,8 +1,11 @@
 """A run goes on without the command that submitted it, and whoever has an admin's kit comes back to it."""
 
 import json
+import os
+import pty
 import shutil
 import signal
+import threading
 
 import pytest
 from command_mesh import ENDLESS, UNHURRIED, Mesh, finished, nothing_runs, running
@@ -29,7 +32,7 @@ def test_a_run_that_is_left_finishes_and_is_gathered_by_whoever_comes_back(mesh)
     ended = mesh.call("run", "--detach", "--json", "--name", "left", file=file)
     assert ended.returncode == 0, ended.stderr
     run_id = json.loads(ended.stdout)["run_id"]
-    assert listed(mesh, run_id)["state"] == "running"
+    wait_until(lambda: listed(mesh, run_id)["state"] == "running", 30)
     both = [mesh.start("attach", run_id[:8], "--json") for _ in range(2)]
     for attached in map(finished, both):
         assert attached.returncode == 0, attached.stderr
@@ -62,6 +65,51 @@ def test_a_run_that_is_left_is_aborted_by_id_and_a_second_time_nothing_happens(m
     assert (second.returncode, second.stdout) == (0, f"The run {left} has ended before: aborted.\n")
     assert nothing_runs(mesh, left)
     assert listed(mesh, left)["state"] == "aborted"
+
+
+def test_a_run_that_waits_for_a_site_is_aborted_for_good(mesh):
+    file = mesh.topology(**ENDLESS, problem=UNHURRIED, on_loss="wait", checkpoint={"every": 50})
+    run_id = mesh.call("run", "--detach", file=file).stdout.strip()
+    site = mesh.process("bonn")
+    try:
+        for process in (*site.children(recursive=True), site):
+            process.kill()
+        wait_until(lambda: "waits for bonn" in listed(mesh, run_id)["why"], 60)
+        assert listed(mesh, run_id)["state"] == "waiting"
+        aborted = mesh.call("abort", run_id)
+    finally:
+        assert mesh.call("up").returncode == 0
+    assert (aborted.returncode, aborted.stdout) == (0, f"The run {run_id} is aborted.\n")
+    assert mesh.run()["outcome"] == "finished"
+    again = mesh.call("abort", run_id)
+    assert (again.returncode, again.stdout) == (0, f"The run {run_id} has ended before: aborted.\n")
+
+
+def read_into(shown: bytearray, terminal: int) -> None:
+    while True:
+        shown += os.read(terminal, 4096)
+
+
+def test_ctrl_c_on_a_terminal_asks_and_the_run_may_be_left(mesh):
+    terminal, command_side = pty.openpty()
+    file = mesh.topology(**ENDLESS, problem=UNHURRIED)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), command_side)
+    run = mesh.start("run", "--name", "asked", file=file, **streams)
+
+    def asked() -> list[str]:
+        told = json.loads(mesh.call("runs", "--json").stdout)
+        return [one["run_id"] for one in told if one["name"] == "asked" and one["iteration"]]
+
+    shown = bytearray()
+    threading.Thread(target=read_into, args=(shown, terminal), daemon=True).start()
+    wait_until(asked, 60)
+    run.send_signal(signal.SIGINT)
+    wait_until(lambda: b"or abort it?" in shown, 30)
+    os.write(terminal, b"leave\n")
+    assert run.wait(30) == 130
+    (run_id,) = asked()
+    assert listed(mesh, run_id)["state"] == "running"
+    assert mesh.call("abort", run_id).returncode == 0
 
 
 @pytest.mark.parametrize("command", ["attach", "abort"])

@@ -12,6 +12,7 @@ import pytest
 from running_mesh import RunningMesh, running_mesh, wait_until
 
 from flaremesh.deploy.runs import run as runs
+from flaremesh.deploy.runs.connection import RECONNECT_SECONDS
 from flaremesh.deploy.targets.base import Address, DeployError
 from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.p2p.progress import RunProgress
@@ -93,7 +94,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 
 @pytest.fixture
 def watched(mesh: RunningMesh, request: pytest.FixtureRequest) -> Iterator[WatchedRun]:
-    run = WatchedRun(mesh, getattr(request, "param", runs.RECONNECT_SECONDS))
+    run = WatchedRun(mesh, getattr(request, "param", RECONNECT_SECONDS))
     wait_until(lambda: run.goes_on_from(0), 60)
     yield run
     run.stop.set()

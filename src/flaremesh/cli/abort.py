@@ -18,11 +18,12 @@ def abort(
     as_json: AsJson = False,
 ) -> None:
     """End a run that goes on, also while it waits for its next attempt; one that has ended stays as it is."""
-    from flaremesh.deploy.runs.known import end
+    from flaremesh.cli.result import warn
+    from flaremesh.deploy.runs.end import end
 
     loaded = load(topology)
     mesh = mesh_folder(loaded, output)
-    ended = end(loaded, target_of(where, loaded, mesh), mesh, run)
+    ended = end(loaded, target_of(where, loaded, mesh), mesh, run, warn)
     if as_json:
         print_json({"run_id": ended.run_id, "state": ended.state, "aborted": ended.aborted})
     elif ended.aborted:

@@ -1,15 +1,20 @@
 """Which runs an admin sees in the jobs that a server lists, and how one of them ends."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 
 from flaremesh.deploy.runs import follow
-from flaremesh.deploy.runs.known import find, known_runs
+from flaremesh.deploy.runs.known import find, known_runs, run_lines
+from flaremesh.deploy.runs.results import gathered_result
 from flaremesh.deploy.runs.session import AdminSession, UnknownRun
 from flaremesh.deploy.targets.base import DeployError
+from flaremesh.metrics.names import RunState
 from flaremesh.p2p.nvflare.admin import Unknown
 from flaremesh.p2p.nvflare.jobs import Job, job_of
+from flaremesh.p2p.outcome import RUN_RESULT, RunResult
 
 RUNNING = Job("mine", "RUNNING", (), None)
 LOST = replace(RUNNING, status="FINISHED:EXECUTION_EXCEPTION", lost="bonn: gone")
@@ -41,6 +46,12 @@ class Server:
     def remove(self, job_id: str) -> None:
         del self.listed[job_id]
         self.listed |= self.begins
+
+    def sites(self) -> set[str]:
+        return {"ulm"}
+
+    def ask_job(self, job_id: str, topic: str) -> dict[str, object]:
+        return {"state": "running", "sites": {"bonn": {"iteration": 7}, "ulm": {"iteration": 9}}}
 
     def download(self, job_id: str, name: str, most: int) -> None:
         return None
@@ -106,6 +117,25 @@ def test_a_run_that_is_not_there_is_named_in_printable_words(prefix):
 def test_a_prefix_of_several_runs_is_refused():
     with pytest.raises(DeployError, match="may be any of 2 runs"):
         find(session({"ab": RUNNING, "ac": RUNNING}), "a")
+
+
+def test_a_run_is_shown_with_what_it_waits_for_and_how_far_all_sites_are(tmp_path, monkeypatch):
+    jobs = attempts() | {"c": replace(LOST, submitted=4.0)}
+    monkeypatch.setattr("flaremesh.deploy.runs.known.connect", lambda *_: nullcontext(session(jobs)))
+    target = SimpleNamespace(server=lambda: nullcontext(None))
+    ended, running, waiting = run_lines(None, target, tmp_path)
+    assert (ended.state, ended.why, ended.iteration) == ("finished", "", None)
+    assert (running.state, running.iteration, running.attempts) == ("running", 7, ("b-first", "b-second"))
+    assert (waiting.state, waiting.why) == ("waiting", "bonn: gone; waits for bonn")
+
+
+def test_a_run_that_the_server_has_removed_is_known_where_it_was_gathered(tmp_path):
+    for run_id in ("ab", "ac"):
+        folder = tmp_path / "runs" / run_id
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(RUN_RESULT.json(RunResult(run_id, RunState.ABORTED)))
+    assert gathered_result(tmp_path, "ac").run_id == "ac"
+    assert [gathered_result(tmp_path, prefix) for prefix in ("a", "", "../runs/ac", "b")] == [None] * 4
 
 
 def test_a_run_that_waits_for_its_next_attempt_is_removed():

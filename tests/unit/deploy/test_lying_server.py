@@ -28,6 +28,11 @@ KEYS = [
     "job_deploy_detail",
     "schedule_history",
     "first_failure",
+    "lost",
+    "given_up",
+    "cloned_from",
+    "submitter_name",
+    "submit_time",
 ]
 
 
@@ -100,7 +105,9 @@ def test_a_jobs_meta_is_told_in_printable_words(meta):
         job = job_of(meta)
     except TypeError:  # a list that is none
         return
-    assert all(word.isprintable() for word in (job.name, job.status, job.first_failure or "", *job.details))
+    words = (job.name, job.status, job.submitter, job.first_failure, job.lost, job.given_up, job.cloned_from)
+    assert all((word or "").isprintable() for word in (*words, *job.details))
+    assert 0 <= job.submitted < 1e11
 
 
 def test_a_jobs_meta_has_an_end():

@@ -15,7 +15,7 @@ from flaremesh.deploy.runs.follow import (
 )
 from flaremesh.deploy.runs.gather import gather
 from flaremesh.deploy.runs.known import find
-from flaremesh.deploy.runs.results import RUNS, load_result, submitted_topology
+from flaremesh.deploy.runs.results import RUNS, gathered_result, load_result, submitted_topology
 from flaremesh.deploy.runs.session import ServerLost, UnknownRun
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.metrics.names import RunState
@@ -58,19 +58,25 @@ def attach(
         warn: called with what keeps the results from being complete.
 
     Raises:
-        UnknownRun: the server has no such run.
+        UnknownRun: neither the server nor this machine knows such a run.
         LeftAlone: ``stop`` was set before the end.
         DeployError: the server cannot be reached.
     """
     with Connection(topology, target, mesh) as connection:
-        run = find(connection.session, run_id)
+        try:
+            run = find(connection.session, run_id)
+        except UnknownRun:
+            if gone := gathered_result(mesh, run_id or ""):
+                return gone
+            raise
         folder = mesh / RUNS / run.run_id
+        asked = submitted_topology(folder)
+        connection.run = (asked or topology).run  # the file may have been changed since
         result, job = load_result(folder), run.last
         if result.outcome == "unfinished":
             result, job = to_the_end(connection, target, run.run_id, job, show, stop, warn, lambda: True)
     folder.mkdir(parents=True, exist_ok=True)
-    asked = submitted_topology(folder) or _as_told(topology, result)
-    return gathered(asked, target, folder, run.name, result, warn, job)
+    return gathered(asked or _as_told(topology, result), target, folder, run.name, result, warn, job)
 
 
 def to_the_end(

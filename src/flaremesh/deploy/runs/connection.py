@@ -30,17 +30,20 @@ class Connection:
 
     Attributes:
         session: the one that stands.
-        patient: the run outlives the server's process.
+        run: what is followed.
     """
 
     session: AdminSession
 
     def __init__(self, topology: Topology, target: Target, mesh: Path, seconds: float | None = None):
-        self._topology, self._target, self._mesh = topology, target, mesh
-        self.patient = topology.run.on_loss == "wait"
-        patience = topology.run.patience if self.patient else RECONNECT_SECONDS
-        self._seconds = patience if seconds is None else seconds
+        self.run = topology.run
+        self._topology, self._target, self._mesh, self._seconds = topology, target, mesh, seconds
         self._open = ExitStack()
+
+    @property
+    def patient(self) -> bool:
+        """The run outlives the server's process."""
+        return self.run.on_loss == "wait"
 
     def __enter__(self) -> Self:
         self.session = self._open.enter_context(self._connected())
@@ -71,7 +74,8 @@ class Connection:
             DeployError: it does not answer in time.
         """
         self._open.close()
-        deadline = time.monotonic() + self._seconds
+        patience = self.run.patience if self.patient else RECONNECT_SECONDS
+        deadline = time.monotonic() + (patience if self._seconds is None else self._seconds)
         while not stop.is_set():
             try:
                 server = self._target.participants()[0]

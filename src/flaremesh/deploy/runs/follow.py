@@ -64,6 +64,8 @@ def abort(session: AdminSession, job_id: str) -> RunResult:
         wait_while(lambda: not _clones(session, job_id), _NOTE_SECONDS, _POLL_SECONDS)
         for clone in _clones(session, job_id):  # it was just beginning one
             session.abort(clone, END_SECONDS)
+    if told and told.outcome == RunState.FINISHED:  # before it was told to end
+        return replace(told, run_id=job_id)
     told = told or RunResult(job_id, RunState.ABORTED)
     return replace(told, run_id=job_id, outcome=RunState.ABORTED, reason=None, lost=False)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flaremesh.deploy.runs.follow import END_SECONDS, abort, why_refused
+from flaremesh.deploy.runs.follow import why_refused
 from flaremesh.deploy.runs.results import RUNS, submitted_topology
 from flaremesh.deploy.runs.session import AdminSession, UnknownRun, connect
 from flaremesh.deploy.targets.base import DeployError, Target
@@ -82,37 +82,6 @@ def find(session: AdminSession, prefix: str | None) -> KnownRun:
     raise DeployError(
         f"{printable(prefix, 80)} may be any of {len(found)} runs, such as {ids}: name more of it"
     )
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A run that was to end.
-
-    Attributes:
-        run_id: its id.
-        state: where it is now.
-        aborted: it had not ended before.
-    """
-
-    run_id: str
-    state: RunState
-    aborted: bool
-
-
-def end(topology: Topology, target: Target, mesh: Path, prefix: str) -> Ended:
-    """Abort a run, whatever it waits for; one that has ended stays as it is.
-
-    Raises:
-        UnknownRun: the server has no such run.
-        DeployError: several are called so, the server cannot be reached, or it refuses.
-    """
-    with target.server() as server, connect(topology, mesh, server) as session:
-        run = find(session, prefix)
-        if run.state.ended:
-            return Ended(run.run_id, run.state, aborted=False)
-        result = abort(session, run.last)
-        target.end_run(result.run_id, END_SECONDS)
-        return Ended(run.run_id, RunState.ABORTED, aborted=True)
 
 
 @dataclass(frozen=True)

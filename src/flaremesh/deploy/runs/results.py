@@ -55,6 +55,12 @@ def load_result(folder: Path) -> RunResult:
         return RunResult(folder.name, "unfinished", name=folder.name, reason=reason)
 
 
+def gathered_result(mesh: Path, prefix: str) -> RunResult | None:
+    """The result of the one run in a mesh's folder whose id begins so; None if there is no such one."""
+    found = [path.parent for path in (mesh / RUNS).glob(f"*/{RESULT}") if path.parent.name.startswith(prefix)]
+    return load_result(found[0]) if prefix and len(found) == 1 else None
+
+
 def load_run(folder: Path) -> RecordedRun:
     """Read a run folder as far as it got.
 
