@@ -6,6 +6,7 @@ from flaremesh.links.carrier import Carrier, Edges
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.direct import DirectCarrier, Listen
 from flaremesh.links.inbox import Inbox
+from flaremesh.links.life import Tolerance
 from flaremesh.links.link import Cancelled, LinkObserver, Refusal
 from flaremesh.links.relay import RelayCarrier, Transport
 from flaremesh.links.routed import RoutedLink
@@ -23,6 +24,7 @@ def assemble(
     transport: Transport,
     credentials: Credentials | None,
     listen: Listen | None,
+    tolerance: Tolerance | None = None,
 ) -> RoutedLink:
     """One site's link for one run, not open yet.
 
@@ -35,13 +37,17 @@ def assemble(
         transport: from site to site through the server.
         credentials: of the site in this run; None in NVFlare's simulator, which has no kits.
         listen: where in-neighbours dial; None if they cannot.
+        tolerance: of neighbours that are late; None where the run ends with its first loss.
 
     Raises:
         LinkError: no port is free, or the certificate cannot be used.
     """
     sources = frozenset(peer for hood in schedule for peer in hood.in_weights)
     targets = frozenset(peer for hood in schedule for peer in hood.out)
-    edges = Edges(schedule[0].site, run_id, sources, targets, Inbox(cancelled), observer)
+    if tolerance is not None and mode != "direct":
+        tolerance = tolerance._replace(redial=0)  # the relay carries what is cut, and tells who lives
+    inbox = Inbox(cancelled)
+    edges = Edges(schedule[0].site, run_id, sources, targets, inbox, observer, tolerance=tolerance)
     carriers: list[Carrier] = []  # the best one first
     if mode != "relay" and credentials is not None:
         carriers.append(DirectCarrier(edges, credentials, listen))

@@ -1,12 +1,14 @@
 """The interface of a carrier, which is one way for messages to travel; `assemble` alone knows them all."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, TypeAlias
 
 from flaremesh.links.inbox import Inbox
+from flaremesh.links.life import Tolerance
 from flaremesh.links.link import (
     FLUSH_SECONDS,
     MAX_MESSAGE_BYTES,
@@ -67,6 +69,7 @@ class Edges:
         inbox: where messages are put.
         observer: hears of traffic and refusals.
         max_message_bytes: a peer that announces more is refused.
+        tolerance: of neighbours that are late; None where the run ends with its first loss.
         connected: in-neighbours to which there is a connection, each with what ends it: while there is one,
             their messages come by no other carrier.
         arriving: by what the messages of an in-neighbour come, where one has come.
@@ -79,8 +82,19 @@ class Edges:
     inbox: Inbox
     observer: LinkObserver
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    tolerance: Tolerance | None = None
     connected: dict[str, Callable[[], None]] = field(default_factory=dict)
     arriving: dict[str, LinkKind] = field(default_factory=dict)
+
+    @property
+    def vouched(self) -> bool:
+        """Whether neighbours are to be told that this site's run goes on."""
+        reader = self.inbox.reader
+        return (
+            self.tolerance is not None
+            and not self.inbox.cancelled()
+            and (reader is None or reader.is_alive())
+        )
 
     def refusal(self, peer: str, length: int, under_way: int = 0) -> Refusal | None:
         """Why no memory is taken for a message of ``peer``; see Inbox.refusal."""
@@ -161,3 +175,14 @@ class Carrier(ABC):
     def condition(self, peer: str) -> str | None:
         """What is known of the link from an in-neighbour, in words; None where this carrier has none."""
         return None
+
+    def assure(self, peer: str) -> None:  # noqa: B027  (connections do so by themselves)
+        """Tell an out-neighbour from now on that this site lives."""
+
+    def heard(self, peer: str) -> float:
+        """When a neighbour last gave a sign of life, by ``time.monotonic``."""
+        return -math.inf
+
+    def healing(self, peer: str) -> float:
+        """Until when an edge with ``peer`` that is cut is dialled again, by ``time.monotonic``."""
+        return -math.inf

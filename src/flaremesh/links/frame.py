@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from flaremesh.links.link import Payload, Refusal
 
-VERSION = 1
+VERSION = 2
 _LAYOUT = struct.Struct("<4sBB8sQQqIQQ")
 HEADER_BYTES = _LAYOUT.size
 _MAGIC = b"FMSH"
@@ -30,6 +30,7 @@ class Kind(IntEnum):
     )
     REFUSED = 4  # the answer to a site that may not connect; the payload says why, and nothing follows
     END = 5  # the edge ends: its sender has sent all (answered by an ACK), or its receiver wants no more
+    ALIVE = 6  # the sender's run goes on, see flaremesh.links.life; ``sequence`` numbers these on the relay
 
 
 _KINDS = tuple(Kind)  # by number; Kind(number) would take half a microsecond of every frame
@@ -47,7 +48,8 @@ class Frame(NamedTuple):
     """One frame.
 
     Attributes:
-        kind: what it is for; ACK, HELLO and END have no payload and use only ``acknowledged``.
+        kind: what it is for; ACK, HELLO, END and ALIVE have no payload; ACK and END use only
+            ``acknowledged``.
         sequence: number of this frame on its directed edge, from 1.
         acknowledged: all frames up to this number of the opposite edge have arrived.
         iteration: iteration of the message; negative numbers are the link's own.

@@ -20,6 +20,7 @@ class Inbox:
     Attributes:
         cancelled: whether the run has been aborted; polled while waiting.
         longest: bytes of the longest message that may come; None while that is not known.
+        reader: the thread that runs the site's iterations; None before the first.
     """
 
     def __init__(self, cancelled: Cancelled):
@@ -27,6 +28,7 @@ class Inbox:
         self._messages: dict[Key, tuple[Payload, float]] = {}  # each with the time at which it came
         self._taken: defaultdict[str, tuple[set[Key], set[Key]]] = defaultdict(lambda: (set(), set()))
         self.longest: int | None = None
+        self.reader: threading.Thread | None = None
         self._room = room(0)  # bytes of messages of one sender
         self._waiting: Counter[str] = Counter()
         self._waiting_bytes: Counter[str] = Counter()
@@ -88,7 +90,11 @@ class Inbox:
             self._arrived.notify_all()
 
     def take(
-        self, keys: Collection[Key], timeout: float, came: Callable[[str, float], None] | None = None
+        self,
+        keys: Collection[Key],
+        timeout: float,
+        came: Callable[[str, float], None] | None = None,
+        deadline_of: Callable[[str, float, float], float] | None = None,
     ) -> dict[Key, Payload]:
         """Wait for all ``keys``, and remove their messages from the store.
 
@@ -96,6 +102,7 @@ class Inbox:
             keys: names of the messages.
             timeout: seconds to wait at most.
             came: called with the sender of each message and when it came, by ``time.perf_counter``.
+            deadline_of: as Link.deadline, asked when ``timeout`` is over; None where that is the end.
 
         Raises:
             PeerTimeout: names the peers whose messages did not come.
@@ -103,7 +110,8 @@ class Inbox:
             LinkClosed: after ``close``.
             LinkError: the error given to `fail`.
         """
-        deadline = time.monotonic() + timeout
+        started = time.monotonic()
+        deadline = started + timeout
         with self._arrived:
             while True:
                 if self.cancelled():
@@ -117,8 +125,15 @@ class Inbox:
                 if self._failure is not None:
                     raise self._failure
                 remaining = deadline - time.monotonic()
+                if remaining <= 0 and deadline_of is not None:
+                    deadlines = {key.sender: deadline_of(key.sender, started, timeout) for key in missing}
+                    deadline = min(deadlines.values())
+                    now = time.monotonic()
+                    remaining = deadline - now
+                    missing = [key for key in missing if deadlines[key.sender] <= now] or missing
                 if remaining <= 0:
-                    raise PeerTimeout({key.sender for key in missing}, missing[0].iteration, timeout)
+                    waited = max(timeout, deadline - started)
+                    raise PeerTimeout({key.sender for key in missing}, missing[0].iteration, waited)
                 self._arrived.wait(min(remaining, _POLL_SECONDS))
 
     def _take_out(self, key: Key, came: Callable[[str, float], None] | None) -> Payload:

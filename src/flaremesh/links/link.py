@@ -1,5 +1,6 @@
 """What every link promises, and the words for what it carries."""
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -130,7 +131,7 @@ class Link(Protocol):
         """
 
     def receive(self, keys: Collection[Key], timeout: float) -> dict[Key, Payload]:
-        """Wait for all messages named by ``keys``, at most ``timeout`` seconds.
+        """Wait for all messages named by ``keys``, ``timeout`` seconds or what `deadline` says.
 
         Raises:
             PeerTimeout: names the peers whose messages did not come.
@@ -138,6 +139,16 @@ class Link(Protocol):
             RunAborted: before or while waiting.
             LinkClosed: after ``close``.
         """
+
+    def deadline(self, peer: str, started: float, timeout: float) -> float:
+        """Until when to wait for ``peer``, by ``time.monotonic``.
+
+        Args:
+            peer: a neighbour.
+            started: since when it is waited for.
+            timeout: seconds for which it may be silent.
+        """
+        return started + timeout
 
     def expect(self, length: int) -> None:
         """No message of this run has more than ``length`` bytes; may be called again with more.
@@ -163,7 +174,7 @@ def send_in_time(link: Link, peer: str, key: Key, buffers: Sequence[Payload], ti
     Args:
         link: the sender's.
         peer, key, buffers: see Link.send.
-        timeout: seconds.
+        timeout: seconds for which it may be silent; see Link.deadline.
 
     Raises:
         LinkError: as Link.send; PeerBehind where the peer took nothing in all that time.
@@ -179,8 +190,12 @@ def send_in_time(link: Link, peer: str, key: Key, buffers: Sequence[Payload], ti
                 return error
             return None
 
-        if error := wait_while(behind, timeout, _ROOM_SECONDS):
-            raise error from None
+        started = time.monotonic()
+        end = started + timeout
+        while error := wait_while(behind, end - time.monotonic(), _ROOM_SECONDS):
+            end = link.deadline(peer, started, timeout)
+            if end <= time.monotonic():
+                raise error from None
 
 
 class LinkObserver(Protocol):

@@ -17,6 +17,7 @@ from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unab
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.errors import PeerTimeout
 from flaremesh.links.frame import Frame, FrameError, Kind, is_greeting, pack, run_digest, unpack
+from flaremesh.links.life import RelayedLife
 from flaremesh.links.link import FLUSH_SECONDS, Key, Payload, Refusal, condition_after, require_room
 from flaremesh.links.window import Incoming, Outgoing, Unfinished
 from flaremesh.topology.links import LinkKind
@@ -63,6 +64,7 @@ class RelayCarrier(Carrier):
         self._incoming = {peer: Incoming() for peer in edges.sources}
         peers = edges.sources | edges.targets
         self._greeter = Greeter(edges.site, edges.run_id, peers, credentials) if credentials else None
+        self._life = RelayedLife(peers)
         self._state = threading.Condition()
         self._closed = False
         self._keeper = threading.Thread(target=self._keep, name="relay-keeper", daemon=True)
@@ -128,6 +130,9 @@ class RelayCarrier(Carrier):
             elif frame.kind is Kind.HELLO:
                 self._hear(sender, frame.payload)
                 return  # its signature does not cover the header
+            elif frame.kind is Kind.ALIVE:
+                self._life.take(sender, frame.sequence)
+                self.assure(sender)  # an edge that is relayed one way may be so the other way, too
             elif frame.kind is not Kind.ACK:
                 raise FrameError(Refusal.MALFORMED)
             elif sender not in self._outgoing:
@@ -141,6 +146,17 @@ class RelayCarrier(Carrier):
     def condition(self, peer: str) -> str | None:
         edge = self._incoming.get(peer)
         return condition_after(Refusal.OVERSIZED) if edge is not None and edge.oversized else None
+
+    @override
+    def assure(self, peer: str) -> None:
+        if self._edges.tolerance is not None and self._life.assure(peer):
+            with self._state:
+                self._state.notify_all()
+
+    @override
+    def heard(self, peer: str) -> float:
+        edge = self._incoming.get(peer)
+        return -math.inf if edge is not None and edge.oversized else self._life.heard(peer)
 
     def _authenticated(self, sender: str, data: Payload) -> Payload:
         """The frame that ``sender`` has made; greetings prove it by what they hold."""
@@ -259,8 +275,12 @@ class RelayCarrier(Carrier):
         self._post(peer, pack(frame, self._run, session.tag if session is not None else None))
 
     def _acknowledge(self, peer: str) -> None:
+        self._tell(peer, Frame(Kind.ACK, 0, 0, 0, 0, 0, 0, b""))
+
+    def _tell(self, peer: str, frame: Frame) -> None:
+        """Transmit what may be lost, once there is a session."""
         if self._greeter is None or self._greeter.session(peer) is not None:
-            self._transmit(peer, Frame(Kind.ACK, 0, 0, 0, 0, 0, 0, b""))
+            self._transmit(peer, frame)
 
     def _keep(self) -> None:
         """Greet, send late acknowledgements, and repeat what was not acknowledged."""
@@ -283,18 +303,21 @@ class RelayCarrier(Carrier):
                     edge.progress = now
                     edge.patience = min(2 * edge.patience, _RESEND_SECONDS_MAX)
                 greetings = list(self._greeter.due(now)) if self._greeter is not None else []
-                if not late and not lost and not greetings:
+                signs = self._life.due(now)
+                if not late and not lost and not greetings and not signs:
                     self._state.wait(self._next_due() - now)
                     continue
             for peer, greeting in greetings:
                 self._greet(peer, greeting)
             for peer in late:
                 self._acknowledge(peer)
+            for peer, number in signs if self._edges.vouched else ():
+                self._tell(peer, Frame(Kind.ALIVE, number, 0, 0, 0, 0, 0, b""))
             for peer, frame in lost:
                 self._transmit(peer, frame)
 
     def _next_due(self) -> float:
-        waits = [time.monotonic() + _RESEND_SECONDS_MAX]
+        waits = [time.monotonic() + _RESEND_SECONDS_MAX, self._life.next_due]
         waits += [edge.due for edge in self._incoming.values() if edge.due is not None]
         if self._greeter is not None:
             waits.append(self._greeter.next_due())

@@ -1,6 +1,7 @@
 """The link of a run: each edge goes by the first carrier that can, and by the next one when that is lost."""
 
 import logging
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -13,6 +14,10 @@ from flaremesh.links.link import FLUSH_SECONDS, Key, Link, Payload, length_of
 from flaremesh.topology.links import LinkKind
 
 _log = logging.getLogger(__name__)
+
+_STRAGGLER = (
+    "alive, but slow or waiting itself: run.straggler_timeout is over; see what keeps it, or raise that"
+)
 
 
 class RoutedLink(Link):
@@ -27,6 +32,7 @@ class RoutedLink(Link):
         self._edges, self._carriers = edges, carriers
         self._inbox, self._observer = edges.inbox, edges.observer
         self._routes = {peer: list(carriers) for peer in edges.targets}
+        self._deadline = None if edges.tolerance is None else self.deadline
         self._closed = False
 
     @property
@@ -64,6 +70,7 @@ class RoutedLink(Link):
                     reason = f" ({causes[peer]})" if peer in causes else ""
                     _log.info("%s -> %s: %s%s", site, peer, carrier.kind, reason)
                     self._observer.linked(peer, carrier.kind, wanted[peer])
+                    carrier.assure(peer)
         if missing := sorted(self._routes.keys() - chosen):
             kinds = " or ".join(carrier.kind for carrier in self._carriers)
             to_whom = "; ".join(f"to {peer}: {causes.get(peer, f'{site} makes none')}" for peer in missing)
@@ -91,11 +98,15 @@ class RoutedLink(Link):
         started = time.perf_counter()
         if self._inbox.longest is None:
             self.expect(self._edges.max_message_bytes)
+        self._inbox.reader = threading.current_thread()
         try:
             for carrier in self._carriers:
                 carrier.attend(keys)
             return self._inbox.take(
-                keys, timeout, lambda peer, at: self._observer.waited(peer, max(0.0, at - started))
+                keys,
+                timeout,
+                lambda peer, at: self._observer.waited(peer, max(0.0, at - started)),
+                self._deadline,
             )
         except PeerTimeout as error:
             conditions = {
@@ -104,7 +115,23 @@ class RoutedLink(Link):
                 for peer in error.peers
                 if (condition := carrier.condition(peer))
             }
+            if self._deadline is not None:
+                alive = {peer for peer in error.peers if time.monotonic() < self._heard(peer) + timeout}
+                conditions |= dict.fromkeys(alive, _STRAGGLER)
             raise PeerTimeout(error.peers, error.iteration, error.seconds, conditions) from None
+
+    @override
+    def deadline(self, peer: str, started: float, timeout: float) -> float:
+        tolerance = self._edges.tolerance
+        if tolerance is None:
+            return started + timeout
+        alive = min(started + tolerance.straggler, self._heard(peer) + timeout)
+        healing = max(carrier.healing(peer) for carrier in self._carriers)
+        deadline = max(started + timeout, alive, healing)
+        if deadline > (now := time.monotonic()):
+            what = "alive" if alive >= healing else "whose link is cut"
+            _log.warning("%s waits for %s, %s, for %.0f s", self._edges.site, peer, what, now - started)
+        return deadline
 
     @override
     def expect(self, length: int) -> None:
@@ -121,6 +148,9 @@ class RoutedLink(Link):
             least = FLUSH_SECONDS if number else 0.0
             carrier.close(patience=patience and max(least, deadline - time.monotonic()))
         self._inbox.close()
+
+    def _heard(self, peer: str) -> float:
+        return max(carrier.heard(peer) for carrier in self._carriers)
 
     def _hand_over(self, peer: str, message: Message, route: Sequence[Carrier]) -> None:
         cause: str | None = "none is left"
@@ -149,6 +179,7 @@ class RoutedLink(Link):
             *(self._edges.site, peer, carrier.kind, cause, rest[0].kind),
         )
         self._observer.linked(peer, rest[0].kind, carrier.kind)
+        rest[0].assure(peer)
         try:
             for message in untaken:
                 self._hand_over(peer, message._replace(repeat=True), rest)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from flaremesh import atomic
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.extra import positive
+from flaremesh.p2p.extra import PATIENCE_SECONDS, positive
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.store import store_of
@@ -17,7 +17,6 @@ from flaremesh.record import Name, RecordError, Schema, Seconds, Text, Whole
 from flaremesh.topology.schema import MOST_SITES
 
 _FILE = "attempt.json"
-_PATIENCE_SECONDS = 600.0  # for who was lost to be back, unless the run says otherwise
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class CurrentAttempt:
         Raises:
             ExtraError: ``extra["patience"]`` is no time, in a run that goes on after a loss.
         """
-        patience = positive(extra if store else {}, "patience", _PATIENCE_SECONDS)
+        patience = positive(extra if store else {}, "patience", PATIENCE_SECONDS)
         return cls(store, Attempt(job, tuple(sorted(sites)), patience))
 
     @property

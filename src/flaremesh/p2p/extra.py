@@ -7,8 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.links.life import Tolerance
 from flaremesh.printable import refused
 from flaremesh.topology.schema import CheckpointInterval
+
+PATIENCE_SECONDS = 600.0
+"""For so long a run that goes on after a loss waits for who was lost, where it says nothing else."""
 
 
 class ExtraError(FlaremeshError):
@@ -68,6 +72,14 @@ def checkpoint_interval_of(extra: Mapping[str, Any]) -> CheckpointInterval:
         raise _refusal(
             "checkpoint", '{"every": N} with a number of iterations, or a time such as "60s"', extra
         ) from None
+
+
+def tolerance_of(extra: Mapping[str, Any]) -> Tolerance:
+    """How long a run that goes on after a loss waits; raises as `whole` does."""
+    patience = positive(extra, "patience", PATIENCE_SECONDS)
+    if extra.get("straggler_timeout") is None:
+        return Tolerance(patience)
+    return Tolerance(patience, positive(extra, "straggler_timeout"))
 
 
 def planned_iterations(extra: Mapping[str, Any]) -> int:

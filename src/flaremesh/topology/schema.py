@@ -496,7 +496,13 @@ class Run(Closed):
     evaluate_every: Count | None = Field(
         None, description="iterations between evaluations; default: 20 times a run"
     )
-    peer_timeout: Seconds = Field(60.0, description="seconds to wait for a neighbour")
+    peer_timeout: Seconds = Field(
+        60.0, description="seconds to wait for a neighbour; unless on_loss is fail, for a sign of its life"
+    )
+    straggler_timeout: Seconds | None = Field(
+        None,
+        description="seconds to wait for a neighbour that is alive, unless on_loss is fail",
+    )
     start_timeout: Seconds = Field(
         60.0, description="seconds for all sites to come up, load data and build their problems"
     )

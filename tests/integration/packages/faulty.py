@@ -37,3 +37,17 @@ class Unhurried(Consensus):
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         time.sleep(0.01)
         return super().loss_and_gradient(x)
+
+
+class Late(Consensus):
+    """Computes for so many seconds at one site, once."""
+
+    def __init__(self, site: SiteContext, at: str, seconds: float, **args: Any):
+        super().__init__(site, **args)
+        self._left, self._seconds = 5 if site.name == at else -1, seconds
+
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self._left -= 1
+        if self._left == 0:
+            time.sleep(self._seconds)
+        return super().loss_and_gradient(x)

@@ -77,7 +77,18 @@ class Sites:
         self._thread = threading.Thread(target=self._deliver, daemon=True)
         self._thread.start()
 
-    def add(self, name, sources, targets, *, mode="auto", credentials=None, listens=True, direct=True):
+    def add(
+        self,
+        name,
+        sources,
+        targets,
+        *,
+        mode="auto",
+        credentials=None,
+        listens=True,
+        direct=True,
+        tolerance=None,
+    ):
         """A site's link, listening on a port of the system's choice, not open yet."""
         observer = self.observers[name] = Observer()
         link = self.links[name] = assemble(
@@ -89,6 +100,7 @@ class Sites:
             transport=_Relayed(self, name),
             credentials=(credentials or self.authority.issue(name)) if direct else None,
             listen=("127.0.0.1", (0, 0)) if listens else None,
+            tolerance=tolerance,
         )
         return link
 
@@ -176,6 +188,7 @@ class Proxy:
         """Whether anything passes."""
         self.passing.set()
         self._open, self._lock = [], threading.Condition()
+        self._forgotten = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def carries(self, connections, timeout=30):
@@ -190,6 +203,11 @@ class Proxy:
         for end in ends:
             with suppress(OSError):  # its pump has closed it
                 end.shutdown(socket.SHUT_RDWR)
+
+    def forget(self):
+        """Take all that comes over the connections that there are, and pass nothing on."""
+        with self._lock:
+            self._forgotten |= {id(end) for end in self._open}
 
     def refuse(self):
         """Take no new connection."""
@@ -224,7 +242,8 @@ class Proxy:
         try:
             while data := source.recv(1 << 16):
                 self.passing.wait()
-                target.sendall(data)
+                if id(source) not in self._forgotten:
+                    target.sendall(data)
             target.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass

@@ -7,7 +7,7 @@ import pytest
 from direct_mesh import Proxy, edges_of, exchange, message
 from test_hostile import Receiver, acknowledgement, answer, connect, greeted
 
-from flaremesh.links import Key, LinkKind, PeerBehind, Refusal, send_in_time
+from flaremesh.links import Key, Link, LinkKind, PeerBehind, Refusal, send_in_time
 from flaremesh.links.direct import DirectCarrier, outgoing
 from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest
 from flaremesh.links.relay import RelayCarrier
@@ -158,14 +158,14 @@ def test_a_peer_that_never_acknowledges_ends_the_edge_within_the_peer_timeout(au
     carrier = DirectCarrier(edges_of("x", targets="m"), authority.issue("x"), None)
     carrier.open({"m": receiver.address}, lambda *edge: None, 10)
 
-    class Link:
+    class Sender(Link):
         def send(self, peer, key, buffers):
             carrier.send(peer, message("x", key.iteration, *buffers))
 
     started, sent = time.monotonic(), 0
     with pytest.raises(PeerBehind, match="m has not taken"):  # noqa: PT012  (which send fails is said below)
         for sent in range(100):
-            send_in_time(Link(), "m", Key(sent, 0, "x"), [bytes(LENGTH)], 0.5)
+            send_in_time(Sender(), "m", Key(sent, 0, "x"), [bytes(LENGTH)], 0.5)
     assert time.monotonic() - started < 5
     assert sent == 8
     carrier.close(patience=0)

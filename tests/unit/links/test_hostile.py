@@ -337,7 +337,7 @@ def test_a_crowd_that_begins_its_handshakes_and_hangs_up_does_no_harm(run, crowd
     [
         (message(1, total=1 << 62), "oversized"),
         (pack(Frame(Kind.DATA, 1, 0, 0, 0, 0, 1, b"x"), run_digest("another")), "run"),
-        (message(1)[:4] + b"\x02" + message(1)[5:], "version"),
+        (message(1)[:4] + b"\x03" + message(1)[5:], "version"),
         (message(1, kind=Kind.ACK), "malformed"),
         (message(1, kind=Kind.HELLO), "malformed"),
         (message(1, kind=Kind.REFUSED), "malformed"),
@@ -361,7 +361,7 @@ def test_a_neighbour_that_sends_no_frame_of_the_edge_is_cut_off(run, mallory, da
     ("greeting", "reason"),
     [
         (pack(HELLO, run_digest("another")), "run"),
-        (pack(HELLO, RUN)[:4] + b"\x02" + pack(HELLO, RUN)[5:], "version"),
+        (pack(HELLO, RUN)[:4] + b"\x03" + pack(HELLO, RUN)[5:], "version"),
         (message(1, total=1), "malformed"),
         (b"\xff" * HEADER_BYTES, "malformed"),
     ],

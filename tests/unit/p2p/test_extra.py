@@ -1,8 +1,10 @@
 """Values of a run's ``extra``, right and wrong ones."""
 
+import math
+
 import pytest
 
-from flaremesh.p2p.extra import ExtraError, flag, planned_iterations, positive, whole
+from flaremesh.p2p.extra import ExtraError, flag, planned_iterations, positive, tolerance_of, whole
 
 
 @pytest.mark.parametrize(("value", "expected"), [(3, 3), (3.0, 3), (0, 0), (2**60 + 1, 2**60 + 1)])
@@ -31,3 +33,14 @@ def test_a_flag_is_true_or_false(value):
 @pytest.mark.parametrize(("extra", "planned"), [({"iterations": 5}, 5), ({"iterations": None}, 0), ({}, 0)])
 def test_iterations_are_shown_where_the_run_says_how_many(extra, planned):
     assert planned_iterations(extra) == planned
+
+
+def test_a_live_straggler_is_waited_for_without_end_unless_the_run_says_otherwise():
+    assert tolerance_of({"patience": 30}) == (30, math.inf)
+    assert tolerance_of({"patience": 30, "straggler_timeout": 90}) == (30, 90)
+
+
+@pytest.mark.parametrize("value", [0, -1, "long", True, math.inf])
+def test_a_straggler_timeout_that_is_no_time_is_refused(value):
+    with pytest.raises(ExtraError, match="straggler_timeout"):
+        tolerance_of({"straggler_timeout": value})

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unable
 from flaremesh.links.credentials import Credentials
+from flaremesh.links.direct.dialler import Dialler
 from flaremesh.links.direct.incoming import Incoming
 from flaremesh.links.direct.listener import Listener
 from flaremesh.links.direct.outgoing import Outgoing
@@ -57,16 +58,18 @@ class DirectCarrier(Carrier):
             LinkRefused: another site answered there, or the peer does not accept this one.
         """
         context = self._credentials.dialling()
-        site, fail, refuse = self._edges.site, self._edges.inbox.fail, self._edges.observer.refused
-        self._outgoing = {
-            peer: Outgoing(
-                site, peer, addresses[peer], self._run, self._credentials, context, lost, fail, refuse
+        edges = self._edges
+        for peer in edges.targets & addresses.keys():
+            dialler = Dialler(
+                *(edges.site, peer, addresses[peer], self._run, self._credentials, context),
+                edges.observer.refused,
             )
-            for peer in self._edges.targets & addresses.keys()
-        }
+            self._outgoing[peer] = Outgoing(
+                dialler, lost, edges.inbox.fail, edges.tolerance, lambda: edges.vouched
+            )
         unable = {
             peer: Unable("it has no link address", by_design=True)
-            for peer in self._edges.targets - addresses.keys()
+            for peer in edges.targets - addresses.keys()
         }
         for peer, edge in self._outgoing.items():
             if (cause := edge.wait()) is not None:
@@ -87,6 +90,17 @@ class DirectCarrier(Carrier):
     @override
     def condition(self, peer: str) -> str | None:
         return self._incoming[peer].condition if peer in self._incoming else None
+
+    @override
+    def heard(self, peer: str) -> float:
+        # what a peer acknowledges says nothing of one whose own messages are refused
+        edge = self._incoming.get(peer) or self._outgoing.get(peer)
+        return super().heard(peer) if edge is None else edge.heard
+
+    @override
+    def healing(self, peer: str) -> float:
+        ends = self._incoming.get(peer), self._outgoing.get(peer)
+        return max((end.healing for end in ends if end is not None), default=super().healing(peer))
 
     @override
     def close(self, *, patience: float = FLUSH_SECONDS) -> None:

@@ -1,16 +1,20 @@
 """The receiving end of a direct edge: reads, acknowledges, and puts messages into the inbox."""
 
+import math
 import select
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from flaremesh.links import life
 from flaremesh.links.buffers import BufferPool
 from flaremesh.links.carrier import Edges
 from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal, some
 from flaremesh.links.frame import HEADER_BYTES, FrameError, Kind, announced, unpack
+from flaremesh.links.life import Signs
 from flaremesh.links.link import Key, Refusal, condition_after
 from flaremesh.topology.links import LinkKind
 
@@ -40,6 +44,8 @@ class Incoming:
         self._pool = BufferPool()
         self._received = 0  # messages
         self._told = 0  # how many of them have been acknowledged
+        self._signs = Signs()
+        self._due = 0.0  # when to give a sign of life next
         self._state = threading.Condition()
         self._offered: ssl.SSLSocket | None = None  # a new connection that is not read yet
         self._connection: ssl.SSLSocket | None = None  # the one that is read
@@ -66,6 +72,19 @@ class Incoming:
                 ago = time.monotonic() - self._broken
                 return f"its link broke {ago:.0f} s ago: it is gone, or cut off"
             return "its link is up: it is slow, or waits itself"
+
+    @property
+    def heard(self) -> float:
+        """When the peer gave a sign of life, unless what it sends is refused, by ``time.monotonic``."""
+        return -math.inf if self._refused is not None else self._signs.latest
+
+    @property
+    def healing(self) -> float:
+        """Until when the peer, if the edge is cut, dials again, by ``time.monotonic``."""
+        broken, tolerance = self._broken, self._edges.tolerance
+        if broken is None or tolerance is None or self._refused is not None:
+            return -math.inf
+        return broken + tolerance.redial
 
     def offer(self, connection: ssl.SSLSocket) -> None:
         """Read from ``connection`` from now on, instead of the one before."""
@@ -157,6 +176,7 @@ class Incoming:
 
     def _serve(self, stream: "_Stream") -> None:
         """Take in messages until the connection ends; step aside while a thread attends to them."""
+        tolerant = self._edges.tolerance is not None
         with self._reading:
             self._tell(stream)
         self._stream = stream
@@ -164,6 +184,9 @@ class Incoming:
         while not self._closed.is_set() and self._offered is None:
             if stream.error is not None:
                 raise stream.error
+            if tolerant and time.monotonic() >= self._due:
+                with self._reading:
+                    self._assure(stream)
             if time.monotonic() - self._attention < _PARK_SECONDS:
                 self._closed.wait(_PARK_SECONDS)
             else:
@@ -178,6 +201,9 @@ class Incoming:
         """Take in one frame, or leave it where there is no place for it yet; ``_reading`` is held."""
         frame = unpack(stream.header(), self._run)
         if frame.kind not in _MESSAGES:
+            if frame.kind is Kind.ALIVE:
+                self._signs.take()
+                return True
             if frame.kind is not Kind.END:
                 raise FrameError(Refusal.MALFORMED)
             self._ended = True
@@ -196,7 +222,7 @@ class Incoming:
             message = self._pool.take(frame.total).data if self._large else memoryview(bytearray(frame.total))
         except MemoryError:
             raise FrameError(Refusal.OVERSIZED) from None
-        stream.read_into(message)
+        stream.read_into(message, self._progressed)
         if frame.sequence <= self._received:
             self._observer.refused(self._peer, Refusal.REPLAYED)
             return True
@@ -206,6 +232,17 @@ class Incoming:
         if self._large or self._received - self._told >= _ACK_MESSAGES:
             self._tell(stream)
         return True
+
+    def _progressed(self, stream: "_Stream") -> None:
+        """A part of a large message has come."""
+        self._signs.latest = time.monotonic()
+        self._assure(stream)
+
+    def _assure(self, stream: "_Stream") -> None:
+        """Tell the peer now and then that this site lives; ``_reading`` is held."""
+        if (now := time.monotonic()) >= self._due and self._edges.vouched:
+            self._due = now + life.SIGN_SECONDS
+            self._tell(stream)
 
     def _tell(self, stream: "_Stream") -> None:
         stream.connection.sendall(signal(Kind.ACK, self._run, self._received))
@@ -264,14 +301,15 @@ class _Stream:
         """Let `header` return the same bytes once more."""
         self._start -= HEADER_BYTES
 
-    def read_into(self, message: memoryview) -> None:
-        """Fill ``message`` with the bytes that follow."""
+    def read_into(self, message: memoryview, progressed: Callable[["_Stream"], None]) -> None:
+        """Fill ``message`` with the bytes that follow; ``progressed`` is called whenever some have come."""
         filled = min(len(message), self._end - self._start)
         message[:filled] = self._scratch[self._start : self._start + filled]
         self._start += filled
         while filled < len(message):
             with suppress(TimeoutError):
                 filled += some(self.connection.recv_into(message[filled:]))
+                progressed(self)
 
     def _more(self, timeout: float) -> bool:
         return bool(self.connection.pending() or self._poll.poll(1000 * timeout))

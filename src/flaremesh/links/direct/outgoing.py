@@ -1,5 +1,6 @@
 """The sending end of a direct edge: dials, writes, keeps what is unacknowledged, and dials again."""
 
+import math
 import select
 import socket
 import ssl
@@ -8,17 +9,24 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeAlias
 
-from flaremesh.links.carrier import Address, Lost, Message
-from flaremesh.links.credentials import Credentials, Untrusted
-from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, read_exactly, signal, tune
-from flaremesh.links.direct.tls import cause_of, peer_name, refusal_of
+from flaremesh.links import life
+from flaremesh.links.carrier import Lost, Message
+from flaremesh.links.direct.connection import LARGE_BYTES, hang_up, signal
+from flaremesh.links.direct.dialler import Dialler
+from flaremesh.links.direct.tls import cause_of
 from flaremesh.links.errors import LinkError, LinkRefused
 from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
+from flaremesh.links.life import Tolerance
 from flaremesh.links.link import Cancelled, Refusal, require_room
 
+_Made: TypeAlias = tuple[ssl.SSLSocket, int]  # a connection, and how many messages the peer has got
+
 _DIAL_SECONDS = 5.0  # to make a link, or to make it again, in however many attempts
+_ATTEMPT_SECONDS = 3.0  # for one of them, where the edge is patient: then the next one may find a way
 _BACKOFF_SECONDS = 0.05  # after the first failed attempt; after each further one twice as long
+_BACKOFF_SECONDS_MAX = 1.0
 _POLL_SECONDS = 0.2  # how soon an abort is noticed
 
 
@@ -28,33 +36,30 @@ class Outgoing:
     ``_state`` guards the messages and is held for moments; ``_io`` guards the connection, which OpenSSL does
     not let two threads use, and is held while something is written.
 
+    Attributes:
+        heard: when the peer last gave a sign of life, by ``time.monotonic``.
+
     Args:
-        site: name of this site.
-        peer: name of the out-neighbour, which its certificate must prove.
-        address: where it listens.
-        run: digest of the run.
-        credentials: of this site.
-        context: TLS with these credentials.
-        lost: called once where the edge was made, broke, and could not be made again within some seconds.
+        dialler: of the out-neighbour.
+        lost: called once where the edge was made, broke, and could not be made again in time.
         fail: called once, instead, where it broke because one end does not accept the other.
-        refuse: called with the peer and why it is not accepted.
+        tolerance: see Edges.
+        vouched: see Edges.
     """
 
     def __init__(
         self,
-        site: str,
-        peer: str,
-        address: Address,
-        run: bytes,
-        credentials: Credentials,
-        context: ssl.SSLContext,
+        dialler: Dialler,
         lost: Lost,
         fail: Callable[[LinkError], None],
-        refuse: Callable[[str, Refusal], None],
+        tolerance: Tolerance | None = None,
+        vouched: Callable[[], bool] = lambda: False,
     ):
-        self._site, self._peer, self._address, self._run = site, peer, address, run
-        self._credentials, self._context = credentials, context
-        self._lost, self._fail, self._refuse = lost, fail, refuse
+        self._dialler, self._peer, self._run = dialler, dialler.peer, dialler.run
+        self._lost, self._fail = lost, fail
+        self._tolerance, self._vouched = tolerance, vouched
+        self.heard = -math.inf
+        self._broken: float | None = None  # when the last connection broke; None while there is one
         self._state = threading.Condition()
         self._io = threading.Lock()
         self._messages: deque[Message] = deque()  # that are not acknowledged
@@ -73,7 +78,7 @@ class Outgoing:
         self._closed = threading.Event()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
-        self._thread = threading.Thread(target=self._keep, name=f"link-to-{peer}", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name=f"link-to-{self._peer}", daemon=True)
         self._thread.start()
 
     def wait(self) -> str | None:
@@ -145,6 +150,12 @@ class Outgoing:
         self._wake.close()
         self._woken.close()
 
+    @property
+    def healing(self) -> float:
+        """Until when the edge, if it is cut, is dialled again, by ``time.monotonic``."""
+        broken = self._broken
+        return -math.inf if broken is None or self._tolerance is None else broken + self._tolerance.redial
+
     def _hang_up(self) -> None:
         connection = self._connection
         if connection is not None:
@@ -156,9 +167,10 @@ class Outgoing:
 
     def _keep(self) -> None:
         """Connect, serve, and connect again, until closed or given up."""
-        while not self._closed.is_set() and not self._done:
+        made: _Made | None = None
+        while made or not (self._closed.is_set() or self._done):
             try:
-                connection = self._reconnect()
+                connection = self._adopt(made or self._reconnect())
             except LinkRefused as error:
                 self._refused = error
                 self._give_up(str(error))
@@ -168,102 +180,76 @@ class Outgoing:
                 return
             if connection is None:
                 return
-            cause = None
+            made, cause = None, None
             try:
-                self._serve(connection)
+                made = self._serve(connection)
             except FrameError as error:
                 cause = error
             except OSError:
                 pass
             with self._io:
                 self._connection = None
+                self._broken = time.monotonic()
                 connection.close()
             if cause is not None:
-                self._refused = self._refusal(cause)
+                self._refused = self._dialler.refusal(cause)
                 self._give_up(str(self._refused))
                 return
-            self._closed.wait(_BACKOFF_SECONDS)  # a peer that always hangs up must not keep us busy
+            if made is None:  # a peer that always hangs up must not keep us busy
+                self._closed.wait(_BACKOFF_SECONDS)
 
-    def _reconnect(self) -> ssl.SSLSocket | None:
+    def _reconnect(self) -> _Made | None:
         """Dial until there is a connection; raises the last attempt's error when the time is over."""
-        deadline, pause = time.monotonic() + _DIAL_SECONDS, _BACKOFF_SECONDS
+        begun, pause = time.monotonic(), _BACKOFF_SECONDS
+        within = attempt = _DIAL_SECONDS
+        if self._tolerance is not None and self._tried:
+            within, attempt = max(within, self._tolerance.redial), min(attempt, _ATTEMPT_SECONDS)
+        refused: float | None = None
         while True:
             try:
-                connection, arrived = self._dial(max(0.1, deadline - time.monotonic()))
-                break
-            except OSError:
-                if time.monotonic() + pause > deadline:
+                return self._dialler.dial(max(0.1, min(attempt, begun + within - time.monotonic())))
+            except OSError as error:
+                now = time.monotonic()
+                # an edge that is cut answers nothing: at a host that refuses, the process is gone
+                refused = (refused or now) if isinstance(error, ConnectionRefusedError) else None
+                end = begun + within if refused is None else min(begun + within, refused + _DIAL_SECONDS)
+                if now + pause > end:
                     raise
             if self._closed.wait(pause):
                 return None
-            pause *= 2
+            pause = min(2 * pause, _BACKOFF_SECONDS_MAX)
+
+    def _adopt(self, made: _Made | None) -> ssl.SSLSocket | None:
+        """Use a connection from now on."""
+        if made is None:
+            return None
+        connection, arrived = made
         with self._io, self._state:
             try:
                 self._settle(arrived)
             except FrameError as error:
                 connection.close()
-                raise self._refusal(error) from error
+                raise self._dialler.refusal(error) from error
             self._next = arrived + 1
             self._acknowledgements.clear()
-            self._connection = connection
+            self._connection, self._broken = connection, None
+            self.heard = time.monotonic()
             self._tried = True
             self._state.notify_all()
         return connection
 
-    def _dial(self, timeout: float) -> tuple[ssl.SSLSocket, int]:
-        """Connect once; returns the connection and how many messages the peer has got."""
-        deadline = time.monotonic() + timeout
-        try:
-            connection = socket.create_connection(self._address, timeout)
-        except (ValueError, OverflowError) as error:  # the peer may have announced any address
-            raise OSError(f"that is no address ({error})") from error
-        try:
-            tune(connection)
-            connection = secure = self._context.wrap_socket(connection)
-            if (name := peer_name(secure, self._credentials)) != self._peer:
-                raise Untrusted(Refusal.STRANGER, f"{name} answers there")
-            secure.sendall(signal(Kind.HELLO, self._run))
-            arrived = self._read_answer(secure, deadline)
-            secure.settimeout(None)
-        except BaseException as error:
-            connection.close()
-            # a connection may end by accident, a wrong answer is no accident
-            accident = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-            if isinstance(error, ssl.SSLError | FrameError | Untrusted) and not accident:
-                raise self._refusal(error) from error
-            raise
-        return secure, arrived
-
-    def _read_answer(self, connection: ssl.SSLSocket, deadline: float) -> int:
-        frame = unpack(read_exactly(connection, HEADER_BYTES, deadline), self._run)
-        if frame.kind is Kind.REFUSED:
-            reason = bytes(read_exactly(connection, min(frame.total, 64), deadline))
-            raise LinkRefused(
-                self._blame(f"it refuses this site: {ascii(reason.decode(errors='replace'))[1:-1]}")
-            )
-        if frame.kind is not Kind.ACK:
-            raise FrameError(Refusal.MALFORMED)
-        return frame.acknowledged
-
-    def _refusal(self, error: Exception) -> LinkRefused:
-        """What to raise where one end does not accept the other; counts it where that end is this one."""
-        if (reason := refusal_of(error)) is not Refusal.REJECTED:
-            self._refuse(self._peer, reason)
-        return LinkRefused(self._blame(cause_of(error)))
-
-    def _blame(self, cause: str) -> str:
-        host, port = self._address
-        return (
-            f"{self._site} has no link to {self._peer} at {host}:{port}: {cause}. "
-            "Certificates, addresses and edges must come from one provisioning"
-        )
-
-    def _serve(self, connection: ssl.SSLSocket) -> None:
+    def _serve(self, connection: ssl.SSLSocket) -> _Made | None:
         """Write what is there to write and take acknowledgements, until closed.
 
-        Raises OSError when the connection breaks, FrameError for what is no acknowledgement.
+        Returns:
+            a further connection, where no sign of life came over this one and the peer answers there.
+
+        Raises:
+            OSError: the connection breaks.
+            FrameError: what came is no acknowledgement.
         """
-        ended = False
+        ended, tolerant = False, self._tolerance is not None
+        due = probe = 0.0
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
@@ -273,12 +259,28 @@ class Outgoing:
                 if self._ending and self._messages and not ended:
                     ended = True
                     connection.sendall(signal(Kind.END, self._run))
-            for descriptor, _ in poll.poll():
+            if tolerant and (now := time.monotonic()) >= due:
+                due = now + life.SIGN_SECONDS
+                if self._vouched():
+                    with self._io:
+                        connection.sendall(signal(Kind.ALIVE, self._run))
+                if now > max(self.heard, probe) + life.SILENT_SECONDS:
+                    probe = now
+                    if (made := self._probe()) is not None:
+                        return made
+            for descriptor, _ in poll.poll(1000 * life.SIGN_SECONDS if tolerant else None):
                 if descriptor == self._woken.fileno():
                     self._woken.recv(4096)
                 else:
                     with self._io:
                         self._read_acknowledgements(connection)
+        return None
+
+    def _probe(self) -> _Made | None:
+        """Dial beside a silent connection, which a peer that has merely stopped keeps."""
+        with suppress(OSError, LinkRefused):
+            return self._dialler.dial(_ATTEMPT_SECONDS)
+        return None
 
     def _write(self, connection: ssl.SSLSocket) -> None:
         """Write all messages that this connection has not carried yet; ``_io`` is held."""
@@ -305,6 +307,7 @@ class Outgoing:
             if not data:
                 raise ConnectionError("the peer hung up")
             self._acknowledgements += data
+            self.heard = time.monotonic()
             if not connection.pending():
                 break
         while len(self._acknowledgements) >= HEADER_BYTES:

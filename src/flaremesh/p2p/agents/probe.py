@@ -14,6 +14,7 @@ from flaremesh.links import LinkError, Refusal
 from flaremesh.links.carrier import Address
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.direct.connection import signal
+from flaremesh.links.direct.dialler import Dialler
 from flaremesh.links.direct.listener import Listener
 from flaremesh.links.direct.outgoing import Outgoing
 from flaremesh.links.errors import LinkRefused
@@ -116,12 +117,8 @@ def dial(site: str, peer: str, address: Address, run: str, credentials: Credenti
         context = credentials.dialling()
     except LinkError as error:
         return Failure(f"{error}.", "Install the kit again.")
-    edge = Outgoing(
-        *(site, peer, address, run_digest(run), credentials, context),
-        lost=lambda *_: None,
-        fail=lambda _: None,
-        refuse=lambda *_: None,
-    )
+    dialler = Dialler(site, peer, address, run_digest(run), credentials, context, lambda *_: None)
+    edge = Outgoing(dialler, lost=lambda *_: None, fail=lambda _: None)
     try:
         cause = edge.wait()
     except LinkRefused as error:

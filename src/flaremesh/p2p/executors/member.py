@@ -28,7 +28,7 @@ from flaremesh.p2p.executors.assignment import (
     require_ordered,
     require_places,
 )
-from flaremesh.p2p.extra import planned_iterations
+from flaremesh.p2p.extra import planned_iterations, tolerance_of
 from flaremesh.p2p.gate import egress, order
 from flaremesh.p2p.nvflare.cells import CHECKPOINT, FRAMES, PROGRESS, SERVER, RunCell
 from flaremesh.p2p.nvflare.startup import startup_files
@@ -104,7 +104,7 @@ class Member:
             config.extra.get("stepsize"),
             config.labels.get("predicted_contraction"),
         )
-        checkpoints = None
+        checkpoints = tolerance = None
         progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled)
         try:
             if charter is not None:
@@ -112,6 +112,7 @@ class Member:
                 app = Path(workspace.get_app_dir(run_id))
                 asked, store = order.read(app), resumable_store(Path(workspace.get_root_dir()), app)
                 require_ordered(config, mode, asked, charter.participant)
+                tolerance = tolerance_of(config.extra) if store else None
                 checkpoints = Checkpoints(store / _CHECKPOINTS, charter.participant) if store else None
             link = assemble(
                 run_id,
@@ -122,6 +123,7 @@ class Member:
                 transport=_ThroughServer(cell),
                 credentials=link_credentials(startup, folder, charter) if charter else None,
                 listen=(config.link["host"], tuple(config.link["ports"])) if config.link else None,
+                tolerance=tolerance,
             )
         except FlaremeshError as error:
             if isinstance(error, CharterError | OrderError):

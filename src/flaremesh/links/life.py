@@ -1,0 +1,100 @@
+"""Whether a late neighbour lives: the signs that it gives, and how long a run waits for who gives them.
+
+In a run that goes on after a loss, each end of an edge tells the other one every few seconds that the site's
+run goes on in its process. A process that has ended or stopped tells nothing. One whose user code runs for
+ever seems alive: that is what ``straggler`` is for.
+"""
+
+import math
+import time
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from flaremesh.links.frame import FrameError
+from flaremesh.links.link import Refusal
+
+SIGN_SECONDS: Final = 3.0
+"""Between two signs of life on an edge."""
+
+SILENT_SECONDS: Final = 4 * SIGN_SECONDS
+"""An edge without any for so long is dialled again, beside its connection."""
+
+_LEAST_SECONDS = SIGN_SECONDS / 4  # a neighbour may give one in so long
+_BURST = 64  # and so many at once, since what comes late may come at once
+
+
+class Tolerance(NamedTuple):
+    """How a run that goes on after a loss bears with neighbours that are late, and edges that are cut.
+
+    Attributes:
+        redial: seconds for which an edge that is cut is dialled again.
+        straggler: seconds to wait for a neighbour that is alive.
+    """
+
+    redial: float
+    straggler: float = math.inf
+
+
+class Signs:
+    """The signs of life of one neighbour.
+
+    Attributes:
+        latest: when it gave one, by ``time.monotonic``.
+    """
+
+    def __init__(self) -> None:
+        self.latest = -math.inf
+        self._due = 0.0  # when all of them would have come at the permitted rate
+
+    def take(self) -> None:
+        """Note one; raises FrameError where it is one too many."""
+        now = time.monotonic()
+        if self._due - now > _BURST * _LEAST_SECONDS:
+            raise FrameError(Refusal.OVERLOAD)
+        self._due = max(self._due, now) + _LEAST_SECONDS
+        self.latest = now
+
+
+class RelayedLife:
+    """Signs of life by the relay, numbered, since whoever relays could repeat those of a dead site.
+
+    Args:
+        peers: the neighbours.
+
+    Attributes:
+        next_due: when to give signs next, by ``time.monotonic``.
+    """
+
+    def __init__(self, peers: Collection[str]):
+        self.next_due = math.inf
+        self._signs = {peer: Signs() for peer in peers}
+        self._taken = dict.fromkeys(peers, 0)  # number of the latest of each
+        self._given = 0  # number of the latest of this site
+        self._assured: set[str] = set()
+
+    def assure(self, peer: str) -> bool:
+        """Give signs to ``peer`` from now on; returns whether that is news."""
+        if peer in self._assured:
+            return False
+        self._assured.add(peer)
+        self.next_due = 0.0
+        return True
+
+    def due(self, now: float) -> list[tuple[str, int]]:
+        """Who must be given a sign at the time ``now``, each with its number."""
+        if now < self.next_due:
+            return []
+        self.next_due = now + SIGN_SECONDS
+        self._given += 1
+        return [(peer, self._given) for peer in tuple(self._assured)]
+
+    def take(self, peer: str, number: int) -> None:
+        """Note a sign of ``peer``; raises FrameError where it came before, or is one too many."""
+        if number <= self._taken[peer]:
+            raise FrameError(Refusal.REPLAYED)
+        self._signs[peer].take()
+        self._taken[peer] = number
+
+    def heard(self, peer: str) -> float:
+        """When ``peer`` gave a sign, by ``time.monotonic``."""
+        return self._signs[peer].latest

@@ -1,0 +1,263 @@
+"""Who is alive and late is waited for in a run that goes on after a loss, and who is dead is not."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from direct_mesh import Proxy, Sites, edges_of, exchange
+from test_hostile import greeted, is_over
+
+from flaremesh.links import EdgeLost, Key, LinkKind, PeerTimeout, Refusal, life, link, send_in_time
+from flaremesh.links.direct import DirectCarrier, outgoing
+from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest
+from flaremesh.links.life import Tolerance
+
+BOTH = [("a", "b"), ("b", "a")]
+KEY = Key(0, 0, "b")
+SILENCE = 0.5  # seconds without a sign of life, after which a peer is lost
+LATE = 3 * SILENCE
+TOLERANT = Tolerance(redial=30)
+
+
+def quicken(set_attribute=setattr):
+    """Give signs ten times as often as they are late."""
+    set_attribute(life, "SIGN_SECONDS", SILENCE / 10)
+    set_attribute(life, "SILENT_SECONDS", SILENCE / 2)
+    set_attribute(life, "_LEAST_SECONDS", SILENCE / 40)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    quicken(monkeypatch.setattr)
+
+
+def linked(sites, mode="direct", tolerance=TOLERANT, addresses=None):
+    for name, other in BOTH:
+        sites.add(name, [other], [other], mode=mode, tolerance=tolerance)
+    assert not any(sites.open(addresses).values())
+    return sites.links["a"], sites.links["b"]
+
+
+@pytest.fixture
+def behind_proxy(proxies, sites):
+    """By direct links alone, with a proxy before each site."""
+    for name, other in BOTH:
+        address = sites.add(name, [other], [other], mode="direct", tolerance=TOLERANT).address
+        proxies.append(Proxy(address))
+    assert not any(sites.open({"a": proxies[-2].address, "b": proxies[-1].address}).values())
+    return sites, proxies[-2:]
+
+
+def later(seconds, sender):
+    """Send the message that is waited for after some time, like a site with a slow gradient."""
+    threading.Timer(seconds, sender.send, ("a", KEY, [b"late"])).start()
+
+
+@pytest.mark.parametrize("mode", ["direct", "auto", "relay"])
+def test_a_neighbour_that_is_late_is_waited_for_as_long_as_it_is_alive(sites, mode):
+    a, b = linked(sites, mode)
+    later(LATE, b)
+    assert bytes(a.receive([KEY], SILENCE)[KEY]) == b"late"
+
+
+@pytest.mark.parametrize("mode", ["direct", "auto", "relay"])
+def test_a_run_that_ends_with_its_first_loss_waits_no_longer(sites, mode):
+    a, _ = linked(sites, mode, tolerance=None)
+    with pytest.raises(PeerTimeout):
+        a.receive([KEY], SILENCE)
+
+
+@pytest.mark.parametrize("mode", ["direct", "relay"])
+def test_a_straggler_is_named_with_what_to_do(sites, mode):
+    a, _ = linked(sites, mode, Tolerance(30, straggler=LATE))
+    started = time.monotonic()
+    with pytest.raises(PeerTimeout, match=r"b \(alive, .*straggler_timeout.*within 1.5"):
+        a.receive([KEY], SILENCE)
+    assert LATE <= time.monotonic() - started < 2 * LATE
+
+
+@pytest.mark.parametrize("mode", ["direct", "relay"])
+def test_a_site_whose_run_has_ended_without_a_word_gives_no_sign(sites, mode):
+    a, b = linked(sites, mode)
+
+    def run():
+        with pytest.raises(PeerTimeout):
+            b.receive([Key(0, 0, "a")], 0)
+
+    thread = threading.Thread(target=run)
+    sites.links["b"]._inbox.reader = thread
+    thread.start()
+    thread.join()
+    with pytest.raises(PeerTimeout):
+        a.receive([KEY], SILENCE)
+
+
+def test_who_is_alive_but_behind_is_given_time_to_take_what_is_sent(sites, monkeypatch):
+    monkeypatch.setattr(link, "MAX_UNTAKEN_MESSAGES", 8)
+    monkeypatch.setattr(link, "_SMALL_BYTES", 0)
+    a, b = linked(sites)
+    b.expect(8)
+    a.expect(8)
+    keys = [Key(k, 0, "a") for k in range(600)]
+    taking = threading.Timer(LATE, lambda: [b.receive([key], 5) for key in keys])
+    taking.start()
+    started = time.monotonic()
+    for key in keys:
+        send_in_time(a, "b", key, [bytes(8)], SILENCE)
+    taking.join()
+    assert time.monotonic() - started > LATE
+
+
+# processes
+
+
+def neighbour(credentials, address, pipe):
+    """Site b in a process of its own, which computes and computes."""
+    quicken()
+    sites = Sites(None)
+    sites.add("b", ["a"], ["a"], mode="direct", credentials=credentials, tolerance=TOLERANT)
+    pipe.send(sites.links["b"].address)
+    assert not any(sites.open({"a": address}).values())
+    pipe.send("linked")
+    pipe.recv()
+
+
+@pytest.fixture
+def process(sites, authority):
+    """Site b in another process, linked with a."""
+    sites.add("a", ["b"], ["b"], mode="direct", tolerance=TOLERANT)
+    spawning = multiprocessing.get_context("spawn")
+    pipe, far = spawning.Pipe()
+    given = authority.issue("b"), sites.links["a"].address, far
+    process = spawning.Process(target=neighbour, args=given)
+    process.start()
+    assert not any(sites.open({"b": pipe.recv()}).values())
+    assert pipe.recv() == "linked"
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_process_that_is_stopped_is_lost(sites, process):
+    os.kill(process.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    with pytest.raises(PeerTimeout, match=r"b \("):
+        sites.links["a"].receive([KEY], SILENCE)
+    assert time.monotonic() - started < 10
+
+
+def test_a_process_that_is_killed_is_lost_although_its_edge_might_be_cut(sites, process, monkeypatch):
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
+    process.kill()
+    started = time.monotonic()
+    with pytest.raises(EdgeLost, match="link to b"):
+        sites.links["a"].receive([KEY], SILENCE)
+    assert time.monotonic() - started < 10
+
+
+# edges
+
+
+def test_an_edge_that_is_cut_is_waited_for_and_loses_nothing(behind_proxy, monkeypatch):
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.2)
+    monkeypatch.setattr(outgoing, "_ATTEMPT_SECONDS", 0.2)
+    sites, proxies = behind_proxy
+    for k in range(3):
+        for proxy in proxies:
+            proxy.passing.clear()
+            proxy.cut()
+        b = sites.links["b"]
+        threading.Timer(LATE, lambda: [proxy.passing.set() for proxy in proxies]).start()
+        b.send("a", KEY._replace(iteration=10 * k, stage=1), [b"sent while it was cut"])
+        sites.links["a"].receive([KEY._replace(iteration=10 * k, stage=1)], SILENCE)
+        assert exchange(sites, BOTH, 10, lambda sender, k: b"%d" % k, start=10 * k) == []
+    assert set(sites.observers["a"].links.values()) == {LinkKind.DIRECT}
+
+
+def test_an_edge_that_is_never_healed_is_lost_in_the_end(sites, proxies, monkeypatch):
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.2)
+    monkeypatch.setattr(outgoing, "_ATTEMPT_SECONDS", 0.2)
+    for name, other in BOTH:
+        tolerance = Tolerance(redial=LATE)
+        proxies.append(Proxy(sites.add(name, [other], [other], mode="direct", tolerance=tolerance).address))
+    assert not any(sites.open({"a": proxies[0].address, "b": proxies[1].address}).values())
+    for proxy in proxies:
+        proxy.passing.clear()
+        proxy.cut()
+    with pytest.raises((EdgeLost, PeerTimeout), match=r"b"):
+        sites.links["a"].receive([KEY], SILENCE)
+
+
+def test_a_connection_that_a_router_has_forgotten_is_made_again(behind_proxy):
+    sites, proxies = behind_proxy
+    before = [proxy.connections for proxy in proxies]
+    for proxy in proxies:
+        proxy.forget()
+    for proxy, count in zip(proxies, before, strict=True):
+        assert proxy.carries(count + 1)
+    assert exchange(sites, BOTH, 10, lambda sender, k: b"%d" % k) == []
+
+
+def test_an_edge_that_went_over_to_the_relay_tells_there_that_its_site_lives(sites, proxies, monkeypatch):
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.2)
+    for name, other in BOTH:
+        proxies.append(Proxy(sites.add(name, [other], [other], tolerance=TOLERANT).address))
+    assert not any(sites.open({"a": proxies[0].address, "b": proxies[1].address}).values())
+    for proxy in proxies:
+        proxy.refuse()
+        proxy.cut()
+    later(3 * LATE, sites.links["b"])
+    assert bytes(sites.links["a"].receive([KEY], 2 * SILENCE)[KEY]) == b"late"
+    assert sites.observers["b"].links == {"a": LinkKind.RELAY}
+
+
+# attacks
+
+
+def alive(number=0):
+    return Frame(Kind.ALIVE, number, 0, 0, 0, 0, 0, b"")
+
+
+def test_a_flood_of_signs_is_cut_off(authority):
+    edges = edges_of("b", sources="m", tolerance=TOLERANT)
+    carrier = DirectCarrier(edges, authority.issue("b"), ("127.0.0.1", (0, 0)))
+    with closing(carrier), greeted(carrier.address, authority.issue("m")) as connection:
+        connection.sendall(pack(alive(), run_digest("run")) * 1000)
+        assert is_over(connection)
+        assert edges.observer.wait_for(lambda: edges.observer.refusals == {("m", Refusal.OVERLOAD): 1})
+        assert carrier.heard("m") < 0  # nor is it thought to be alive
+
+
+def test_relayed_signs_that_are_forged_or_repeated_are_no_signs(sites):
+    posted = []
+    linked(sites, "relay")
+    deliver, refusals = sites.delivering["a"], sites.observers["a"].refusals
+    sites.delivering["a"] = lambda sender, data: posted.append(data)
+    started = time.monotonic()
+    while not (signs := [data for data in posted if data[5] == Kind.ALIVE]):
+        assert time.monotonic() - started < 10
+        time.sleep(0.01)
+    deliver("b", pack(alive(10**6), run_digest("run")))
+    assert refusals == {("b", Refusal.FORGED): 1}
+    deliver("b", signs[0])
+    deliver("b", signs[0])
+    assert refusals == {("b", Refusal.FORGED): 1, ("b", Refusal.REPLAYED): 1}
+    with pytest.raises(PeerTimeout):
+        sites.links["a"].receive([KEY], SILENCE)
+
+
+def test_signs_beyond_the_permitted_rate_are_refused():
+    signs = life.RelayedLife(["b"])
+
+    def is_taken(number):
+        try:
+            signs.take("b", number)
+        except FrameError:
+            return False
+        return True
+
+    assert 50 < sum(is_taken(number) for number in range(1, 10_000)) < 500
