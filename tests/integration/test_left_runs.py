@@ -104,8 +104,8 @@ def test_ctrl_c_on_a_terminal_asks_and_the_run_may_be_left(mesh):
     threading.Thread(target=read_into, args=(shown, terminal), daemon=True).start()
     wait_until(asked, 60)
     run.send_signal(signal.SIGINT)
-    wait_until(lambda: b"or abort it?" in shown, 30)
-    os.write(terminal, b"leave\n")
+    wait_until(lambda: b"Leave the run going?" in shown, 30)
+    os.write(terminal, b"y\n")
     assert run.wait(30) == 130
     (run_id,) = asked()
     assert listed(mesh, run_id)["state"] == "running"

@@ -80,15 +80,15 @@ class Stop(threading.Event):
         if self._asking:
             raise KeyboardInterrupt
 
-    def answer(self, ask: Callable[[], str], otherwise: str) -> str:
-        """What ``ask`` returns; ``otherwise`` if a signal comes instead of an answer, or has come before."""
+    def answers(self, ask: Callable[[], bool]) -> bool:
+        """What ``ask`` returns; False if a signal comes instead of an answer, or has come before."""
         if self.final:
-            return otherwise
+            return False
         self._asking = True
         try:
             return ask()
         except (KeyboardInterrupt, typer.Abort):
-            return otherwise
+            return False
         finally:
             self._asking, self.final = False, True
 

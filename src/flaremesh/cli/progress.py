@@ -98,8 +98,10 @@ class ProgressView:
     def paused(self) -> Iterator[None]:
         """Show nothing while the block has the terminal."""
         self.__exit__(None, None, None)
-        yield
-        self.__enter__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
     def show(self, attempt: str, progress: RunProgress) -> None:
         """Show the latest; a run has the id of its first attempt."""

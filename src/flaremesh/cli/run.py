@@ -3,7 +3,6 @@
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from flaremesh.cli.interruption import Stop, stopped_by_signals
@@ -96,15 +95,8 @@ def _say_that_it_aborts() -> None:
 def _leave(stop: Stop, view: "ProgressView") -> bool:
     """Ask whether the run goes on without this command."""
 
-    def ask() -> str:
+    def ask() -> bool:
         with view.paused():
-            return str(
-                typer.prompt(
-                    "Leave the run, which then goes on, or abort it?",
-                    type=click.Choice(["leave", "abort"]),
-                    default="leave",
-                    err=True,
-                )
-            )
+            return bool(typer.confirm("Leave the run going? If not, it is aborted", default=True, err=True))
 
-    return stop.answer(ask, "abort") == "leave"
+    return stop.answers(ask)

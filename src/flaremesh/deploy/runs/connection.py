@@ -43,7 +43,7 @@ class Connection:
     @property
     def patient(self) -> bool:
         """The run outlives the server's process."""
-        return self.run.on_loss == "wait"
+        return self.run.on_loss != "fail"
 
     def __enter__(self) -> Self:
         self.session = self._open.enter_context(self._connected())
