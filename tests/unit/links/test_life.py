@@ -83,15 +83,11 @@ def test_a_straggler_is_named_with_what_to_do(sites, mode):
 @pytest.mark.parametrize("mode", ["direct", "relay"])
 def test_a_site_whose_run_has_ended_without_a_word_gives_no_sign(sites, mode):
     a, b = linked(sites, mode)
-
-    def run():
-        with pytest.raises(PeerTimeout):
-            b.receive([Key(0, 0, "a")], 0)
-
-    thread = threading.Thread(target=run)
-    sites.links["b"]._inbox.reader = thread
-    thread.start()
-    thread.join()
+    sent = Key(0, 0, "a")
+    a.send("b", sent, [b"x"])
+    run = threading.Thread(target=b.receive, args=([sent], 10))
+    run.start()
+    run.join()
     with pytest.raises(PeerTimeout):
         a.receive([KEY], SILENCE)
 
