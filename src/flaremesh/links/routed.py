@@ -8,6 +8,7 @@ from functools import partial
 
 from typing_extensions import override
 
+from flaremesh.links import life
 from flaremesh.links.carrier import Address, Carrier, Edges, Message
 from flaremesh.links.errors import EdgeLost, LinkClosed, LinkError, PeerBehind, PeerTimeout, RunAborted
 from flaremesh.links.link import FLUSH_SECONDS, Key, Link, Payload, length_of
@@ -116,7 +117,8 @@ class RoutedLink(Link):
                 if (condition := carrier.condition(peer))
             }
             if self._deadline is not None:
-                alive = {peer for peer in error.peers if time.monotonic() < self._heard(peer) + timeout}
+                heard = time.monotonic() - max(timeout, life.SILENT_SECONDS)
+                alive = {peer for peer in error.peers if self._heard(peer) > heard}
                 conditions |= dict.fromkeys(alive, _STRAGGLER)
             raise PeerTimeout(error.peers, error.iteration, error.seconds, conditions) from None
 
@@ -125,6 +127,7 @@ class RoutedLink(Link):
         tolerance = self._edges.tolerance
         if tolerance is None:
             return started + timeout
+        timeout = max(timeout, life.SILENT_SECONDS)  # some signs may be late
         alive = min(started + tolerance.straggler, self._heard(peer) + timeout)
         healing = max(carrier.healing(peer) for carrier in self._carriers)
         deadline = max(started + timeout, alive, healing)

@@ -497,7 +497,7 @@ class Run(Closed):
         None, description="iterations between evaluations; default: 20 times a run"
     )
     peer_timeout: Seconds = Field(
-        60.0, description="seconds to wait for a neighbour; unless on_loss is fail, for a sign of its life"
+        60.0, description="seconds to wait for a neighbour; unless on_loss is fail, for its sign of life"
     )
     straggler_timeout: Seconds | None = Field(
         None,

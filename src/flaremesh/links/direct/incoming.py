@@ -71,6 +71,8 @@ class Incoming:
             if self._broken is not None:
                 ago = time.monotonic() - self._broken
                 return f"its link broke {ago:.0f} s ago: it is gone, or cut off"
+            if self._edges.tolerance is not None:  # a live one is not given up, or called a straggler
+                return "its link is up, and it gives no sign of life: its process has stopped"
             return "its link is up: it is slow, or waits itself"
 
     @property
