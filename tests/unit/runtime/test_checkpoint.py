@@ -21,7 +21,8 @@ from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from flaremesh.runtime.checkpointing import Checkpointing
 from flaremesh.runtime.history import History
-from flaremesh.runtime.site_run import RunOptions, SiteRun
+from flaremesh.runtime.options import RunOptions
+from flaremesh.runtime.site_run import SiteRun
 from flaremesh.runtime.tree import TreeError, divided, joined
 from flaremesh.topology.neighborhood import Neighborhood
 
