@@ -65,6 +65,19 @@ class SiteResult:
 
 
 @dataclass(frozen=True)
+class Members:
+    """Who took part in a run, from an iteration on.
+
+    Attributes:
+        since: iterations that were done before.
+        sites: their names, sorted.
+    """
+
+    since: Whole
+    sites: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)]
+
+
+@dataclass(frozen=True)
 class Graph:
     """The graph of a run.
 
@@ -100,6 +113,7 @@ class RunResult:
         predicted_contraction: factor of the consensus distance per iteration of mixing; None if unknown.
         sites: what is known of every site.
         graph: the sites and their mixing matrices.
+        members: who took part, by ranges of iterations, where a run may go on without sites.
     """
 
     run_id: Name
@@ -115,6 +129,7 @@ class RunResult:
     predicted_contraction: float | None = None
     sites: Annotated[Mapping[Name, SiteResult], at_most(MOST_SITES)] = field(default_factory=dict)
     graph: Graph | None = None
+    members: Annotated[tuple[Members, ...], Field(max_length=MOST_SITES)] = ()
 
 
 SITE_RESULT: Final = Schema[SiteResult](SiteResult, "the result of a site")

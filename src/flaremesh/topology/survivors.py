@@ -21,7 +21,8 @@ def survivors(
     """The subgraph of the sites that are left, with weights by the same rule.
 
     Explicit weights stay as they are: what they leave of 1 is the site's own, as ever, so that a symmetric
-    matrix stays doubly stochastic. An edge to which optimal weights gave 0 is none here either.
+    matrix stays doubly stochastic. In place of optimal weights there are Metropolis's, whose edges everyone
+    can tell; an edge to which optimal weights gave 0 is none here either.
 
     Args:
         sites: all of them, in the order of rows and columns.
@@ -31,8 +32,8 @@ def survivors(
 
     Raises:
         Disconnected: they are not connected, or are none.
-        MissingExtra: optimal weights need the extra ``optimal-weights``.
     """
+    rule = "metropolis" if rule == "optimal" else rule
     rows = [row for row, site in enumerate(sites) if site in left]
     names = tuple(sites[row] for row in rows)
     edges = [_edges(matrix[np.ix_(rows, rows)]) for matrix in matrices]

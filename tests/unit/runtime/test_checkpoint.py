@@ -149,7 +149,7 @@ DAMAGES = {
     "history.jsonl is another one": cut_history,
     "it is that of 'kiel', iteration 20": foreign,
     "it is that of 'bonn', iteration 30": of_another_iteration,
-    "it is of format 2": of_another_format,
+    "it is of format 3": of_another_format,
 }
 
 

@@ -84,6 +84,7 @@ class NativeRun:
                 options,
                 checkpoints,
                 resume,
+                config.members,
             )
             # the end is a checkpoint, too: a further attempt only delivers what has come out
             self.run.checkpoint_at(self.run.iterations)

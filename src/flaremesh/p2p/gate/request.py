@@ -45,7 +45,7 @@ class RunRequest:
         links: how edges may travel.
         at: when the order was written.
         order: SHA-256 of the order, and so of all files of the app, also of those with arguments.
-        on_loss: ``wait`` if the run has further attempts when it loses a participant.
+        on_loss: ``fail`` if the run has no further attempts when it loses a participant.
     """
 
     run: str
