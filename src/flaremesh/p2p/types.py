@@ -242,11 +242,11 @@ class LocalConfig(JsonDataclass):
         schedule: the site's neighbourhood in each phase, as dicts.
         index: position of the site in the network.
         sites: number of sites with which the run began, among which it has its index.
-        members: names of the sites that take part; empty where nobody says.
         parent, children: the site's place in a tree of edges from the first site to all that it reaches.
         labels: fields of the result that the controller cannot know; see DistOptController.
         link: where neighbours dial, as in Config; None if they cannot.
         row_stochastic, column_stochastic: of the whole network's mixing matrix in every phase.
+        members: names of the sites that take part; empty where nobody says.
     """
 
     neighbors: list[Neighbor]
@@ -254,13 +254,13 @@ class LocalConfig(JsonDataclass):
     schedule: list[Neighborhood] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
     index: int = field(default=0, metadata=EXTRA_TO_STOCK)
     sites: int = field(default=1, metadata=EXTRA_TO_STOCK)
-    members: list[str] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
     parent: str | None = field(default=None, metadata=EXTRA_TO_STOCK)
     children: list[str] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
     labels: dict[str, Any] = field(default_factory=dict, metadata=EXTRA_TO_STOCK)
     link: dict[str, Any] | None = field(default=None, metadata=EXTRA_TO_STOCK)
     row_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
     column_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
+    members: list[str] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
 
     def __post_init__(self) -> None:
         self.neighbors = each(Neighbor, self.neighbors, "the neighbors of a site")

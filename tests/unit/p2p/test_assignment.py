@@ -225,6 +225,11 @@ def test_no_site_is_missing_in_a_run_that_needs_all(on_loss):
         require_ordered(told(["ulm"], ["bonn", "ulm"]), "auto", signed_ring(on_loss=on_loss), "bonn")
 
 
+def test_a_quorum_alone_lets_a_run_lose_nobody():
+    with pytest.raises(OrderError, match="tells that worms take part no more"):
+        require_ordered(told(["ulm"], ["bonn", "ulm"]), "auto", signed_ring(on_loss="wait", quorum=2), "bonn")
+
+
 def test_fewer_sites_than_were_signed_are_too_few():
     with pytest.raises(OrderError, match="tells that worms take part no more"):
         require_ordered(

@@ -109,6 +109,11 @@ class DistOptController(Controller):
     def _roster(self) -> Roster:
         return Roster([node.id for node in self.config.network.nodes], planned_iterations(self.config.extra))
 
+    @property
+    def _sites(self) -> tuple[str, ...]:
+        """The sites that take part: all, unless an attempt has begun with fewer."""
+        return self._attempt.sites or tuple(node.id for node in self.config.network.nodes)
+
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
         """Called by FedJob."""
         prepare(job, self)
@@ -164,7 +169,7 @@ class DistOptController(Controller):
 
     def _configure(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self._state = RunState.CONFIGURING
-        network = network_of_those(self._attempt.sites, self.config)
+        network = network_of_those(self._sites, self.config)
         self._matrices = network.matrices()
         parts = parts_of(network, self.config, self.labels)
         for site, part in parts.items():
@@ -201,7 +206,7 @@ class DistOptController(Controller):
         self, ready: Collection[str], deadline: float, otherwise: str, abort_signal: Signal
     ) -> bool:
         """Wait until all sites are ready, and fail naming the others; False if the run was aborted."""
-        while missing := set(self._attempt.sites).difference(ready):
+        while missing := set(self._sites).difference(ready):
             if time.monotonic() > deadline:
                 # a site that waits for a late one itself is not to blame, if that is true
                 waiting = {
@@ -222,7 +227,7 @@ class DistOptController(Controller):
         if abort_signal.triggered:
             return
         self._state = RunState.RUNNING
-        sites = self._attempt.sites
+        sites = self._sites
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)
         self.broadcast(task, fl_ctx, targets=[*sites], min_responses=len(sites))
         clock = CheckpointClock(
@@ -287,7 +292,7 @@ class DistOptController(Controller):
 
     def _silent_sites(self) -> str | None:
         """Which job process died: NVFlare aborts the run without saying it, but all other sites report."""
-        sites = set(self._attempt.sites)
+        sites = set(self._sites)
 
         def not_stopped() -> set[str]:
             return {site for site in sites - self._roster.ended if not self._roster.latest(site).stopped}
@@ -311,7 +316,7 @@ class DistOptController(Controller):
         return progress
 
     def _write(self, outcome: Outcome, fl_ctx: FLContext, seconds: float, lost: bool) -> None:
-        sites = [node.id for node in self.config.network.nodes if node.id in self._attempt.sites]
+        sites = [node.id for node in self.config.network.nodes if node.id in self._sites]
         result = RunResult(
             run_id=fl_ctx.get_job_id(),
             outcome=outcome,

@@ -222,7 +222,7 @@ def _require_members(config: LocalConfig, order: Order, site: str) -> None:
     missing = sorted(set(order.sites) - members)
     if site not in members or not members <= {*order.sites}:
         raise OrderError(site, f"{site} of other sites that take part")
-    if missing and len(members) < (order.quorum or len(order.sites)):
+    if missing and (order.on_loss != "continue" or len(members) < (order.quorum or len(order.sites))):
         raise OrderError(missing[0], f"that {', '.join(missing)} take part no more")
     sources = {source for hood in config.schedule for source in hood.in_weights}
     users = {user for hood in config.schedule for user in hood.out}
