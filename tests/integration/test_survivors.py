@@ -15,7 +15,7 @@ OPTIONS = {
     "on_loss": "continue",
     "patience": 5,
     "checkpoint": {"every": 500},
-    "iterations": 30_000,
+    "iterations": 12_000,
     "stepsize": 0.1,
     "problem": {"path": "flaremesh.problems.consensus.Consensus", "args": {"values": VALUES}},
 }

@@ -57,6 +57,8 @@ def run(
     else:
         if result.sites:
             terminal().print(result_table(result))
+        for site, since in sorted(result.missing.items()):
+            typer.echo(f"{site} took part up to iteration {since}: the rest is that of the other sites.")
         seconds = f"{result.submit_to_result_seconds:.1f} s"
         typer.echo(f"{result.outcome}, {seconds} after it was submitted: {folder}")
     if draw:

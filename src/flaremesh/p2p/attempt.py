@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,7 +12,7 @@ from flaremesh.metrics.names import RunState
 from flaremesh.p2p.extra import positive, whole
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.request import Refused
-from flaremesh.p2p.outcome import Members
+from flaremesh.p2p.outcome import Members, missing_of
 from flaremesh.p2p.store import store_of
 from flaremesh.record import Name, RecordError, Schema, Seconds, Text, Whole
 from flaremesh.topology.schema import MOST_SITES
@@ -138,12 +137,7 @@ class CurrentAttempt:
     @property
     def missing(self) -> dict[str, int]:
         """The sites that take part no more, and since which iteration."""
-        return {
-            site: after.since
-            for before, after in pairwise(self._attempt.members)
-            for site in before.sites
-            if site not in after.sites
-        }
+        return missing_of(self._attempt.members)
 
     @property
     def goes_on(self) -> bool:

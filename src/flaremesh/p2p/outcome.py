@@ -1,7 +1,8 @@
 """The result of a run: what sites reply, the server keeps as ``result.json``, and the admin reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
@@ -77,6 +78,16 @@ class Members:
     sites: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)]
 
 
+def missing_of(members: Sequence[Members]) -> dict[str, int]:
+    """The sites that took part and then no more, and since which iteration."""
+    return {
+        site: after.since
+        for before, after in pairwise(members)
+        for site in before.sites
+        if site not in after.sites
+    }
+
+
 @dataclass(frozen=True)
 class Graph:
     """The graph of a run.
@@ -130,6 +141,11 @@ class RunResult:
     sites: Annotated[Mapping[Name, SiteResult], at_most(MOST_SITES)] = field(default_factory=dict)
     graph: Graph | None = None
     members: Annotated[tuple[Members, ...], Field(max_length=MOST_SITES)] = ()
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """The sites that took part and then no more, and since which iteration."""
+        return missing_of(self.members)
 
 
 SITE_RESULT: Final = Schema[SiteResult](SiteResult, "the result of a site")

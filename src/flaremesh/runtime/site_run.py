@@ -114,7 +114,7 @@ class SiteRun:
             self.start = resume.iteration
             self._started = True
             self._observed = self._restore(initial, resume)
-            if self._has_lost(resume.parts["members"]):
+            if self.start < self.iterations and self._has_lost(resume.parts["members"]):
                 self._algorithm.repair(initial)
                 if self.checkpointing is not None:
                     self.checkpointing.forget_after(resume.iteration)

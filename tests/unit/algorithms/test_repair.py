@@ -168,3 +168,11 @@ def test_sites_that_did_not_take_part_do_not_join(tmp_path):
     resume = {site: places[site].read(10) for site in LEFT} | {LOST: places["site0"].read(10)}
     with pytest.raises(Exception, match="site5 takes part, and did not then"):
         simulation(algorithm, whole(algorithm), 20, "exact", resume=resume)
+
+
+def test_a_run_that_is_over_keeps_its_result(tmp_path):
+    algorithm = created("consensus")
+    run = continued(tmp_path, algorithm, 30, at=30)
+    run.run()
+    everyone = torch.stack([scattered(SiteContext(s, i, 6, 0)).initial() for i, s in enumerate(SITES)])
+    assert float((estimates(run) - everyone.mean(dim=0)).norm(dim=1).max()) < 0.05
