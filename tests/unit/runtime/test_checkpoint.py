@@ -138,7 +138,7 @@ def of_another_iteration(folder):
 
 
 def of_another_format(folder):
-    rewritten(folder / "20.json", lambda content: content.update(format=2))
+    rewritten(folder / "20.json", lambda content: content.update(format=3))
 
 
 DAMAGES = {
