@@ -249,3 +249,8 @@ def test_the_sites_that_take_part_are_those_of_the_order_and_this_one_among_them
 def test_no_neighbour_that_takes_part_is_kept_from_a_site(members):
     with pytest.raises(OrderError, match="of no edge bonn-worms, though worms takes part"):
         require_ordered(told(["ulm"], members), "auto", signed_ring(on_loss="continue", quorum=2), "bonn")
+
+
+@pytest.mark.parametrize("members", [[], ["bonn"]])
+def test_a_job_that_does_not_say_its_sites_may_have_one_alone(members):
+    require_ordered(told([], members), "auto", order.order((), {}), "bonn")

@@ -218,11 +218,12 @@ def _require_members(config: LocalConfig, order: Order, site: str) -> None:
 
     Whether a site is there the server alone can tell.
     """
-    members = set(config.members or order.sites)
-    missing = sorted(set(order.sites) - members)
-    if site not in members or not members <= {*order.sites}:
+    everyone = set(order.sites or config.members)  # a job written in Python need not say its sites
+    members = set(config.members or everyone)
+    missing = sorted(everyone - members)
+    if (members and site not in members) or not members <= everyone:
         raise OrderError(site, f"{site} of other sites that take part")
-    if missing and (order.on_loss != "continue" or len(members) < (order.quorum or len(order.sites))):
+    if missing and (order.on_loss != "continue" or len(members) < (order.quorum or len(everyone))):
         raise OrderError(missing[0], f"that {', '.join(missing)} take part no more")
     sources = {source for hood in config.schedule for source in hood.in_weights}
     users = {user for hood in config.schedule for user in hood.out}
