@@ -15,7 +15,8 @@ from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.problems.module import Batches, ModuleProblem
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.runtime.history import History
-from flaremesh.runtime.site_run import RunOptions, SiteRun
+from flaremesh.runtime.options import RunOptions
+from flaremesh.runtime.site_run import SiteRun
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Wire
 

@@ -37,6 +37,10 @@ class Consensus:
         (wx,) = mixed()
         return ConsensusState(wx)
 
+    def repair(self, state: ConsensusState, x0: Tensor, gradient: Gradient) -> ConsensusState:
+        """x = x⁰ again: Σx = Σx⁰ of those that stay, and no x tells how much of it is the others'."""
+        return ConsensusState(x0)
+
     def estimate(self, state: ConsensusState) -> Tensor:
         """The current value x."""
         return state.x

@@ -53,6 +53,10 @@ class Dgd:
         (wx,) = mixed()
         return DgdState(wx.sub_(g, alpha=self.stepsize))
 
+    def repair(self, state: DgdState, x0: Tensor, gradient: Gradient) -> DgdState:
+        """The state as it is: from any x the iteration leads to the same neighbourhood."""
+        return state
+
     def estimate(self, state: DgdState) -> Tensor:
         """The iterate x."""
         return state.x

@@ -54,6 +54,10 @@ class GradientTracking:
         g = gradient(x)
         return GradientTrackingState(x, wy.add_(g).sub_(state.g), g)
 
+    def repair(self, state: GradientTrackingState, x0: Tensor, gradient: Gradient) -> GradientTrackingState:
+        """y = ∇f(x), as at the start: then Σy = Σ∇f(x) of those that stay, which the iteration keeps."""
+        return GradientTrackingState(state.x, state.g, state.g)
+
     def estimate(self, state: GradientTrackingState) -> Tensor:
         """The iterate x."""
         return state.x

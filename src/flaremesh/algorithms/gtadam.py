@@ -72,6 +72,13 @@ class GtAdam:
         g = gradient(x)
         return GtAdamState(x, ws.add_(g).sub_(state.g), m, v, g)
 
+    def repair(self, state: GtAdamState, x0: Tensor, gradient: Gradient) -> GtAdamState:
+        """s = ∇f(x), as at the start: then Σs = Σ∇f(x) of those that stay, which the iteration keeps.
+
+        The moments are a site's own, and forget what they were made of.
+        """
+        return state._replace(s=state.g)
+
     def estimate(self, state: GtAdamState) -> Tensor:
         """The iterate x."""
         return state.x

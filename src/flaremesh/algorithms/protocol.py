@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +96,23 @@ class Algorithm(Protocol[State]):
         """The site's current estimate of the solution (d,)."""
 
 
+@runtime_checkable
+class Repairable(Algorithm[State], Protocol[State]):
+    """An algorithm that goes on when sites have left, and leads where the sites that stay would have it."""
+
+    def repair(self, state: State, x0: Tensor, gradient: Gradient) -> State:
+        """What a site's state becomes when all sites that stay go on from the same iteration without others.
+
+        Whatever sums over all sites the equations rely on must hold for those that stay: what the others had
+        put into them, or taken out, is gone with them. Where nothing is relied on, it is the state as it is.
+
+        Args:
+            state: after a whole iteration of all sites.
+            x0: the site's initial point (d,).
+            gradient: as in ``step``.
+        """
+
+
 class FixedPoint(Enum):
     """Where all sites' estimates converge, on sound weights and with a step that is small enough."""
 
@@ -116,7 +133,7 @@ class Spectrum(NamedTuple):
     convexity: float
 
 
-class Analysed(Algorithm[State], Protocol[State]):
+class Analysed(Repairable[State], Protocol[State]):
     """An algorithm that says what theory promises of it, as all registered ones do.
 
     Attributes:

@@ -41,6 +41,10 @@ class PushSum:
         px, pw = mixed()
         return PushSumState(px, pw)
 
+    def repair(self, state: PushSumState, x0: Tensor, gradient: Gradient) -> PushSumState:
+        """x = x⁰ and w = 1 again: Σx = Σx⁰ and Σw = n of those that stay, as the others took shares along."""
+        return PushSumState(x0, x0.new_ones(1))
+
     def estimate(self, state: PushSumState) -> Tensor:
         """z = x/w."""
         return state.x / state.w

@@ -51,6 +51,10 @@ class StochasticGradientPush:
         px, pw = mixed()
         return SgpState(px, pw, px / pw)
 
+    def repair(self, state: SgpState, x0: Tensor, gradient: Gradient) -> SgpState:
+        """w = 1, so that Σw = n of those that stay, and x = z, so that each stays at its estimate x/w."""
+        return SgpState(state.z, state.w.new_ones(1), state.z)
+
     def estimate(self, state: SgpState) -> Tensor:
         """z = x/w."""
         return state.z

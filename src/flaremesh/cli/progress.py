@@ -42,6 +42,11 @@ def progress_table(sites: Mapping[str, SiteProgress], title: str) -> Table:
     return table
 
 
+def _without(missing: Mapping[str, int]) -> str:
+    """Who is missing since when, such as ", without bonn since iteration 50"."""
+    return "".join(f", without {site} since iteration {since}" for site, since in sorted(missing.items()))
+
+
 def _shown(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
 
@@ -110,10 +115,11 @@ class ProgressView:
         run_id = self._attempts[0]
         state, sites = progress.state, progress.sites
         if self._live:
-            self._live.update(progress_table(sites, f"run {run_id}: {state}"))
+            self._live.update(progress_table(sites, f"run {run_id}: {state}{_without(progress.missing)}"))
         elif state != self._state or time.monotonic() > self._next_line:
             done = min((site.iteration for site in sites.values()), default=0)
             self._console.print(
-                f"run {run_id}: {state}, iteration {done} of {self._iterations}", soft_wrap=True
+                f"run {run_id}: {state}, iteration {done} of {self._iterations}{_without(progress.missing)}",
+                soft_wrap=True,
             )
             self._state, self._next_line = state, time.monotonic() + _LINE_SECONDS

@@ -26,6 +26,8 @@ def show_result(result: RunResult, mesh: Path, *, draw: bool, as_json: bool) -> 
     else:
         if result.sites:
             terminal().print(result_table(result))
+        for site, since in sorted(result.missing.items()):
+            typer.echo(f"{site} took part up to iteration {since}: the rest is that of the other sites.")
         seconds = result.submit_to_result_seconds
         after = "" if seconds is None else f", {seconds:.1f} s after it was submitted"
         typer.echo(f"{result.outcome}{after}: {folder}")

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from flaremesh import atomic
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.extra import PATIENCE_SECONDS, positive
+from flaremesh.p2p.extra import PATIENCE_SECONDS, positive, whole
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.request import Refused
+from flaremesh.p2p.outcome import Members, missing_of
 from flaremesh.p2p.store import store_of
 from flaremesh.record import Name, RecordError, Schema, Seconds, Text, Whole
 from flaremesh.topology.schema import MOST_SITES
@@ -25,12 +26,14 @@ class Attempt:
 
     Attributes:
         job: its id.
-        sites: of the run.
+        sites: that take part.
         patience: for how long the server waits for sites that were lost.
         began_at: the iteration from whose checkpoint it began, 0 from the start.
         fruitless: how many attempts before it began there, too.
         state: where it is; it stays ``running`` if the process of the job at the server was killed.
         lost: what was lost, if the attempt ended for that; None otherwise.
+        quorum: so many sites are enough to go on once the patience is over; None where all are needed.
+        members: who took part in the run, by ranges of iterations.
     """
 
     job: Name
@@ -40,6 +43,8 @@ class Attempt:
     fruitless: Whole = 0
     state: RunState = RunState.RUNNING
     lost: Text | None = None
+    quorum: Whole | None = None
+    members: Annotated[tuple[Members, ...], Field(max_length=MOST_SITES)] = ()
 
 
 _RECORD: Final[Schema[Attempt]] = Schema(Attempt, "an attempt of a run")
@@ -53,7 +58,7 @@ def resumable_store(workspace: Path, app: Path) -> Path | None:
         app: the folder of the run's app there.
     """
     try:
-        return store_of(workspace, app) if order.read(app).on_loss == "wait" else None
+        return store_of(workspace, app) if order.read(app).on_loss != "fail" else None
     except Refused:  # in NVFlare's simulator a run needs no order
         return None
 
@@ -69,6 +74,12 @@ def read(store: Path) -> Attempt | None:
         return _RECORD.read((store / _FILE).read_bytes(), store / _FILE)
     except (OSError, RecordError):
         return None
+
+
+def _with(before: tuple[Members, ...], now: Members) -> tuple[Members, ...]:
+    """Who took part so far; what others did in later iterations is gone."""
+    kept = tuple(members for members in before if members.since < now.since)
+    return kept if kept and kept[-1].sites == now.sites else (*kept, now)
 
 
 class CurrentAttempt:
@@ -87,7 +98,13 @@ class CurrentAttempt:
         before = read(store) if store else None
         self.is_further = before is not None
         if before:  # fruitless until it begins elsewhere
-            begun = replace(begun, began_at=before.began_at, fruitless=before.fruitless + 1)
+            begun = replace(
+                begun,
+                sites=before.sites,
+                began_at=before.began_at,
+                fruitless=before.fruitless + 1,
+                members=before.members,
+            )
         self._attempt = begun
         self._keep()
 
@@ -98,10 +115,28 @@ class CurrentAttempt:
         """The attempt that a job makes at a run of these sites.
 
         Raises:
-            ExtraError: ``extra["patience"]`` is no time, in a run that goes on after a loss.
+            ExtraError: ``extra["patience"]`` is no time, in a run that goes on after a loss; or
+                ``extra["quorum"]`` no number of sites, in one that goes on without some.
         """
         patience = positive(extra if store else {}, "patience", PATIENCE_SECONDS)
-        return cls(store, Attempt(job, tuple(sorted(sites)), patience))
+        may_lose = store is not None and extra.get("on_loss") == "continue"
+        quorum = whole(extra, "quorum", 2) if may_lose else None
+        return cls(store, Attempt(job, tuple(sorted(sites)), patience, quorum=quorum))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that take part, sorted."""
+        return self._attempt.sites
+
+    @property
+    def members(self) -> tuple[Members, ...]:
+        """Who took part in the run so far, by ranges of iterations; empty where it needs all to go on."""
+        return self._attempt.members
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """The sites that take part no more, and since which iteration."""
+        return missing_of(self._attempt.members)
 
     @property
     def goes_on(self) -> bool:
@@ -116,8 +151,13 @@ class CurrentAttempt:
         """
         have = [set(iterations) for iterations in checkpoints]
         newest = max(set().union(*have).intersection(*have), default=0)
-        if newest != self._attempt.began_at:
-            self._attempt = replace(self._attempt, began_at=newest, fruitless=0)
+        begun = self._attempt
+        if newest != begun.began_at:
+            begun = replace(begun, began_at=newest, fruitless=0)
+        if begun.quorum:
+            begun = replace(begun, members=_with(begun.members, Members(newest, begun.sites)))
+        if begun != self._attempt:
+            self._attempt = begun
             self._keep()
         return newest or None
 

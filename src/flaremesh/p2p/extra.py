@@ -64,7 +64,7 @@ def checkpoint_interval_of(extra: Mapping[str, Any]) -> CheckpointInterval:
     Raises:
         ExtraError: it says anything else.
     """
-    if extra.get("on_loss") != "wait":
+    if extra.get("on_loss") not in ("wait", "continue"):
         return CheckpointInterval()
     try:
         return CheckpointInterval.model_validate(extra.get("checkpoint", {}))

@@ -1,7 +1,8 @@
 """The result of a run: what sites reply, the server keeps as ``result.json``, and the admin reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
@@ -65,6 +66,29 @@ class SiteResult:
 
 
 @dataclass(frozen=True)
+class Members:
+    """Who took part in a run, from an iteration on.
+
+    Attributes:
+        since: iterations that were done before.
+        sites: their names, sorted.
+    """
+
+    since: Whole
+    sites: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)]
+
+
+def missing_of(members: Sequence[Members]) -> dict[str, int]:
+    """The sites that took part and then no more, and since which iteration."""
+    return {
+        site: after.since
+        for before, after in pairwise(members)
+        for site in before.sites
+        if site not in after.sites
+    }
+
+
+@dataclass(frozen=True)
 class Graph:
     """The graph of a run.
 
@@ -100,6 +124,7 @@ class RunResult:
         predicted_contraction: factor of the consensus distance per iteration of mixing; None if unknown.
         sites: what is known of every site.
         graph: the sites and their mixing matrices.
+        members: who took part, by ranges of iterations, where a run may go on without sites.
     """
 
     run_id: Name
@@ -115,6 +140,12 @@ class RunResult:
     predicted_contraction: float | None = None
     sites: Annotated[Mapping[Name, SiteResult], at_most(MOST_SITES)] = field(default_factory=dict)
     graph: Graph | None = None
+    members: Annotated[tuple[Members, ...], Field(max_length=MOST_SITES)] = ()
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """The sites that took part and then no more, and since which iteration."""
+        return missing_of(self.members)
 
 
 SITE_RESULT: Final = Schema[SiteResult](SiteResult, "the result of a site")

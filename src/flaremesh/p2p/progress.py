@@ -50,11 +50,13 @@ class RunProgress:
         state: where its controller is.
         sites: the latest report of every site that has sent one.
         result: None before the end.
+        missing: the sites without which the run goes on, and since which iteration.
     """
 
     state: RunState
     sites: Annotated[Mapping[Name, SiteProgress], at_most(MOST_SITES)] = field(default_factory=dict)
     result: RunResult | None = None
+    missing: Annotated[Mapping[Name, Whole], at_most(MOST_SITES)] = field(default_factory=dict)
 
 
 SITE_PROGRESS: Final = Schema[SiteProgress](SiteProgress, "the progress of a site")

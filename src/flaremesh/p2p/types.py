@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final, Self, get_args
 
 from typing_extensions import override
 
@@ -19,6 +19,7 @@ from flaremesh.p2p.json_dataclass import (
 )
 from flaremesh.printable import printable, refused
 from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.schema import WeightRule
 
 __all__ = ["Config", "LocalConfig", "Neighbor", "Network", "NetworkError", "Node"]
 
@@ -193,11 +194,14 @@ class Config(JsonDataclass):
         network: the weighted graph.
         extra: options of the run: iterations, stepsize, ...
         links: by site, where its neighbours dial for direct links: {"host": ..., "ports": [low, high]}.
+        weights: the rule that gave the network its weights, by which those are made that are left of it when
+            sites are gone.
     """
 
     network: Network
     extra: dict[str, Any] = field(default_factory=dict)
     links: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=EXTRA_TO_STOCK)
+    weights: WeightRule = field(default="explicit", metadata=EXTRA_TO_STOCK)
 
     def __post_init__(self) -> None:
         self.network = Network.of(self.network)
@@ -219,6 +223,8 @@ class Config(JsonDataclass):
                 raise NetworkError(f"links tells where to dial {site}, which is no node of the network")
             if not _is_link(link):
                 raise NetworkError(f"links must say {{'host': ..., 'ports': [low, high]}} for {site}")
+        if config.weights not in get_args(WeightRule):
+            raise NetworkError(f"weights must be one of {', '.join(get_args(WeightRule))}")
         try:
             require_json(config.__dict__, "the configuration")
         except RecursionError:
@@ -235,11 +241,12 @@ class LocalConfig(JsonDataclass):
         extra: as in Config.
         schedule: the site's neighbourhood in each phase, as dicts.
         index: position of the site in the network.
-        sites: number of sites.
+        sites: number of sites with which the run began, among which it has its index.
         parent, children: the site's place in a tree of edges from the first site to all that it reaches.
         labels: fields of the result that the controller cannot know; see DistOptController.
         link: where neighbours dial, as in Config; None if they cannot.
         row_stochastic, column_stochastic: of the whole network's mixing matrix in every phase.
+        members: names of the sites that take part; empty where nobody says.
     """
 
     neighbors: list[Neighbor]
@@ -253,6 +260,7 @@ class LocalConfig(JsonDataclass):
     link: dict[str, Any] | None = field(default=None, metadata=EXTRA_TO_STOCK)
     row_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
     column_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
+    members: list[str] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
 
     def __post_init__(self) -> None:
         self.neighbors = each(Neighbor, self.neighbors, "the neighbors of a site")

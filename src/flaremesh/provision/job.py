@@ -13,7 +13,7 @@ from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
 from flaremesh.p2p.tasks import Task
 from flaremesh.problems.delivery import deliver
 from flaremesh.topology.mesh import Mesh, build
-from flaremesh.topology.schema import SERVER, LinkAddress, Run, Topology
+from flaremesh.topology.schema import SERVER, LinkAddress, Run, Topology, quorum_of
 
 _SERVER_APP = "app_server"
 _SITE_APP = "app_sites"
@@ -49,14 +49,18 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
     _write(folder / _SITE_APP / "config/config_fed_client.json", _site_config(run))
     deliver(run.problem, folder / _SITE_APP)
     # each export is a run of its own, which a site lets in once
-    asked = order.order(tuple(sites), _edges(mesh), run.links, topology.name, run.on_loss)
+    quorum = quorum_of(run, len(sites))
+    asked = order.order(tuple(sites), _edges(mesh), run.links, topology.name, run.on_loss, quorum)
     order.write(replace(asked, targets=(SERVER,)), folder / _SERVER_APP)
     order.write(replace(asked, targets=asked.sites), folder / _SITE_APP)
 
 
 def _edges(mesh: Mesh) -> dict[str, tuple[str, ...]]:
     """Whose values go to whom, in any phase."""
-    return {site: tuple(sorted(set(mesh.graph.successors(site)) - {site})) for site in mesh.sites}
+    return {
+        site: tuple(sorted({user for hood in schedule for user in hood.out}))
+        for site, schedule in mesh.schedules.items()
+    }
 
 
 def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
@@ -70,7 +74,8 @@ def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
                 "args": {
                     "config": {
                         "network": asdict(network_of(mesh)),
-                        "extra": _extra(topology.run),
+                        "extra": _extra(topology.run, len(mesh.sites)),
+                        "weights": topology.weights,
                         "links": {site.name: _link(site.link) for site in topology.sites if site.link},
                     },
                     "labels": {
@@ -94,9 +99,10 @@ def _link(address: LinkAddress) -> dict[str, Any]:
     return {"host": address.host, "ports": list(address.port_range)}
 
 
-def _extra(run: Run) -> dict[str, Any]:
+def _extra(run: Run, sites: int) -> dict[str, Any]:
     """The run's ``extra``, which controller and executors get."""
-    return run.model_dump(exclude={"algorithm", "problem", "options"}, exclude_none=True) | run.options
+    said = run.model_copy(update={"quorum": quorum_of(run, sites)})
+    return said.model_dump(exclude={"algorithm", "problem", "options"}, exclude_none=True) | run.options
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:

@@ -228,13 +228,18 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
     if _unseen(run.algorithm):
         return None
     try:
-        algorithms.configured(run)
+        algorithm = algorithms.configured(run)
     except ImportError as error:
         return f"the algorithm {run.algorithm} cannot be imported: {error}; is its package installed here?"
     except ClassPathError as error:
         return f"the algorithm {run.algorithm} cannot be used: {error}"
     except (TypeError, ValueError) as error:
         return f"the run's hyper-parameters do not fit: {error}; set them by stepsize and options"
+    if run.on_loss == "continue" and not isinstance(algorithm, algorithms.Repairable):
+        return (
+            f"{run.algorithm} has no method repair, which says what its state becomes when sites have left; "
+            "write on_loss: wait"
+        )
     reason = unsoundness(run.algorithm, mesh)
     return f"{run.algorithm} is not sound on this graph: {reason}" if reason else None
 

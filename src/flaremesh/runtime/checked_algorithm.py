@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flaremesh.algorithms import Algorithm, Gradient, Mixed, Step, Vectors
+from flaremesh.algorithms import Algorithm, Gradient, Mixed, Repairable, Step, Vectors
 from flaremesh.errors import FlaremeshError
 from flaremesh.runtime.tree import Tree, shaped
 
@@ -56,6 +56,19 @@ class CheckedAlgorithm:
             TreeError: it is no state of this algorithm, or one of vectors of another length.
         """
         self.state = shaped(self._algorithm.init(initial, torch.zeros_like), state, initial.device)
+
+    def repair(self, initial: Tensor) -> None:
+        """Go on without sites that have left; the initial point (d,) is the site's.
+
+        Raises:
+            AlgorithmError: it does not say how.
+        """
+        if not isinstance(self._algorithm, Repairable):
+            raise AlgorithmError(
+                f"{self.name} has no method repair, which says what its state becomes when sites have left: "
+                "its run can wait for them (on_loss: wait), but not go on without them"
+            )
+        self.state = self._algorithm.repair(self.state, initial, self._gradient)
 
     def resume(self, mixed: Mixed) -> bool:
         """Let the algorithm work up to its next message or to the end of the iteration.

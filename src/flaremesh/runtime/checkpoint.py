@@ -24,7 +24,7 @@ from flaremesh.runtime import tensor_file
 from flaremesh.runtime.history import HISTORY, HistoryFile, Record
 from flaremesh.runtime.tree import Tree, divided, joined
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _KEPT: Final = 2
 """Sites write the same checkpoints, but one may have written the next when another is still at the last."""
 
@@ -121,6 +121,16 @@ class Checkpoints:
         """Give up a checkpoint that is whole and does not fit."""
         with suppress(OSError):
             self._path(iteration, "json").unlink()
+
+    def discard_after(self, iteration: int) -> None:
+        """Give up those of later iterations: of an attempt of other sites, with which no cut is consistent.
+
+        Raises:
+            OSError: the volume does not let them go.
+        """
+        for later in self._present():
+            if later > iteration:
+                self._path(later, "json").unlink()
 
     def _read(self, iteration: int) -> Checkpoint:
         manifest = self._path(iteration, "json")

@@ -53,6 +53,10 @@ class Checkpointing(MetricsSink):
     def norms(self, record: Norms) -> None:
         """Not kept."""
 
+    def forget_after(self, iteration: int) -> None:
+        """As Checkpoints.discard_after."""
+        self._checkpoints.discard_after(iteration)
+
     def at(self, iteration: int) -> None:
         """Take one after so many iterations, unless they are done already; any thread may ask.
 

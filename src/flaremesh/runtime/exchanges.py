@@ -83,13 +83,19 @@ class Exchanges:
             "buffers": self._buffers.snapshot() if self._buffers else None,
         }
 
-    def restore(self, snapshot: Mapping[str, Tree], initial: Tensor) -> None:
+    def restore(self, snapshot: Mapping[str, Tree], initial: Tensor, *, repair: bool = False) -> None:
         """Go on from a snapshot, before anything is published.
+
+        Args:
+            snapshot: what to go on from.
+            initial: the initial point (d,).
+            repair: sites have left. Then all public copies start anew, at both ends of every edge alike.
 
         Raises:
             ValueError, RuntimeError, KeyError, TypeError: it does not fit.
         """
-        for gossip, like, copies in zip(self._gossips, self._likes, snapshot["gossip"], strict=True):
+        kept = [[] for _ in self._gossips] if repair else snapshot["gossip"]
+        for gossip, like, copies in zip(self._gossips, self._likes, kept, strict=True):
             gossip.restore([initial.new_empty(v.shape, dtype=v.dtype) for v in like], copies)
         if self._buffers:
             self._buffers.restore(snapshot["buffers"])

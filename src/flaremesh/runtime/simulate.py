@@ -17,8 +17,9 @@ from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.record import finite_or_none
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import History
+from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.randomness import Generators, TakingTurns
-from flaremesh.runtime.site_run import RunOptions, SiteRun
+from flaremesh.runtime.site_run import SiteRun
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run
@@ -55,6 +56,7 @@ class Simulation:
         seed: the run's seed.
         checkpoints: where each site's checkpoints go; {} for none.
         resume: where each site goes on, all after the same iteration; {} to begin.
+        began: names of the sites with which the run began, if others have left since: each keeps its data.
 
     Attributes:
         sites: the loop of each site.
@@ -72,12 +74,12 @@ class Simulation:
         seed: int = 0,
         checkpoints: Mapping[str, Checkpoints] = _NONE,
         resume: Mapping[str, Checkpoint] = _NONE,
+        began: Sequence[str] = (),
     ):
         boxes = inboxes(schedules)
         self.histories = {site: History(earlier=resume[site].history if resume else ()) for site in schedules}
-        contexts = [
-            SiteContext.here(site, index, len(schedules), seed) for index, site in enumerate(schedules)
-        ]
+        everyone = [*(began or schedules)]
+        contexts = [SiteContext.here(site, everyone.index(site), len(everyone), seed) for site in schedules]
         # all problems are built before any computes, so that what they may share is the same for each
         problems = {site.name: TakingTurns(site, problem) for site in contexts}
         with Generators().in_place():  # a site that goes on sets the states of its process
@@ -91,6 +93,7 @@ class Simulation:
                     options,
                     checkpoints.get(site),
                     resume.get(site),
+                    [*schedules],
                 )
                 for site, schedule in schedules.items()
             }

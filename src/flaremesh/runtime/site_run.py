@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,59 +24,15 @@ from flaremesh.runtime.checkpointing import Checkpointing
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
 from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.runtime.observation import Observation
+from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.tree import Tree
 from flaremesh.topology.neighborhood import Neighborhood
-from flaremesh.topology.schema import Run, Wire
 
 _LOOK_SECONDS = 1.0  # norms are taken so seldom, since each costs a pass over a vector
 
 
 class NonFiniteValue(FlaremeshError):
     """A site's loss or iterate is NaN or infinite, or what it sent; the message names the site."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a site runs, apart from the algorithm.
-
-    Attributes:
-        iterations: number of iterations.
-        peer_timeout: seconds to wait for a neighbour.
-        evaluate_every: iterations between evaluations, None for 20 evaluations a run; the first and the last
-            iterate are always evaluated.
-        stop_on_non_finite: raise NonFiniteValue where a loss, a gradient or a message is not finite.
-        mix_buffers: mix the problem's buffers too.
-        wire: how vectors travel; may be given as a word or a mapping, as in a topology file.
-        checkpoint_every: iterations between checkpoints, None for no such rule.
-    """
-
-    iterations: int
-    peer_timeout: float = 60.0
-    evaluate_every: int | None = None
-    stop_on_non_finite: bool = True
-    mix_buffers: bool = True
-    wire: Wire = field(default_factory=Wire)
-    checkpoint_every: int | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "wire", Wire.of(self.wire))
-
-    @classmethod
-    def of(cls, run: Run) -> "RunOptions":
-        """The options that a topology file gives."""
-        return cls(
-            run.iterations,
-            run.peer_timeout,
-            run.evaluate_every,
-            run.stop_on_non_finite,
-            run.mix_buffers,
-            run.wire,
-        )
-
-    def evaluates(self, iteration: int) -> bool:
-        """Whether the estimate is evaluated after ``iteration`` iterations."""
-        every = self.evaluate_every or max(1, self.iterations // 20)
-        return iteration % every == 0 or iteration == self.iterations
 
 
 class SiteRun:
@@ -88,6 +43,7 @@ class SiteRun:
 
     A checkpoint is what a site is after a whole iteration, before anything of the next one is computed. From
     there a run goes on as if nothing had happened: its first record is that of the checkpoint's iteration.
+    Where sites have left since, those that stay repair their state first, and start their public copies anew.
 
     Args:
         algorithm: the algorithm.
@@ -98,6 +54,7 @@ class SiteRun:
         options: how the site runs.
         checkpoints: where the site's checkpoints go; None for none.
         resume: where to go on, with a problem that is newly built; None to begin.
+        members: names of all sites that take part; () where they never change.
 
     Attributes:
         problem: the site's objective, checked.
@@ -107,7 +64,8 @@ class SiteRun:
     Raises:
         CheckpointError: the one to go on from does not fit; it is given up.
         ProblemError: the problem failed, or gives what it should not.
-        AlgorithmError: the algorithm's first message is not what it declares.
+        AlgorithmError: the algorithm's first message is not what it declares; or sites have left, and it does
+            not say what becomes of its state.
         NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
         GossipError: the wire does not fit the schedule.
     """
@@ -122,9 +80,11 @@ class SiteRun:
         options: RunOptions,
         checkpoints: Checkpoints | None = None,
         resume: Checkpoint | None = None,
+        members: Collection[str] = (),
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
         self._schedule = schedule
+        self._members = sorted(members)
         self.checkpointing: Checkpointing | None = None
         if checkpoints is not None:
             earlier = resume.history if resume else ()
@@ -154,6 +114,10 @@ class SiteRun:
             self.start = resume.iteration
             self._started = True
             self._observed = self._restore(initial, resume)
+            if self.start < self.iterations and self._has_lost(resume.parts["members"]):
+                self._algorithm.repair(initial)
+                if self.checkpointing is not None:
+                    self.checkpointing.forget_after(resume.iteration)
             self._begin_next(self._observed)
 
     @property
@@ -260,6 +224,7 @@ class SiteRun:
             "problem": self.problem.snapshot(),
             "observed": self._observed.snapshot(),
             "generators": global_states(),
+            "members": self._members,
         }
 
     def _restore(self, initial: Tensor, checkpoint: Checkpoint) -> Observation:
@@ -270,7 +235,7 @@ class SiteRun:
                 raise ValueError(f"the run has {self.iterations} iterations")
             self._algorithm.restore(initial, parts["state"])
             self.problem.restore(parts["problem"])
-            self._exchanges.restore(parts["exchanges"], initial)
+            self._exchanges.restore(parts["exchanges"], initial, repair=self._has_lost(parts["members"]))
             observed = Observation.restored(checkpoint.iteration - 1, parts["observed"])
             set_global_states(parts["generators"])  # the last, because a problem may draw when it is restored
         except Exception as error:  # what a file says may be anything
@@ -281,6 +246,12 @@ class SiteRun:
                 f"{printable(error, 300)}"
             ) from error
         return observed
+
+    def _has_lost(self, before: Collection[str]) -> bool:
+        """Whether sites that took part before do no more; raises ValueError if others do."""
+        if more := set(self._members).difference(before):
+            raise ValueError(f"{min(more)} takes part, and did not then")
+        return len(self._members) < len(before)
 
     def _send(self, observed: Observation, stage: int) -> None:
         started = observed.pause_own_work()

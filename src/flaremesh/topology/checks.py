@@ -38,6 +38,7 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
     if not in_edges and len(set(names)) == len(sites) >= 2:
         yield from _graph_mistakes(graph, names, rule)
     yield from _code_mistakes(data)
+    yield from _quorum_mistakes(data.get("run"), len(sites))
 
 
 def _mappings(entries: Any) -> list[Mapping[str, Any]]:
@@ -211,6 +212,19 @@ def _disconnection(graph: Digraph) -> tuple[str, str]:
         f"the graph is not connected: {len(condensed)} parts, and no way from {inside} to {outside}",
         f"add an edge such as {{from: {inside}, to: {outside}}}, or change a random graph's seed",
     )
+
+
+def _quorum_mistakes(run: Any, sites: int) -> Iterator[Mistake]:
+    if not isinstance(run, Mapping) or run.get("quorum") is None:
+        return
+    if run.get("on_loss") != "continue":
+        yield Mistake(
+            ("run", "quorum"),
+            "the run never goes on without sites",
+            "write on_loss: continue, or remove the quorum",
+        )
+    elif isinstance(quorum := run["quorum"], int) and quorum > sites:
+        yield Mistake(("run", "quorum"), f"there are {sites} sites", f"write at most {sites}")
 
 
 def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -449,7 +449,7 @@ class Wire(Closed):
         return self.kept if self.encoding == "top-k" else 1.0
 
 
-OnLoss: TypeAlias = Literal["fail", "wait"]
+OnLoss: TypeAlias = Literal["fail", "wait", "continue"]
 """What becomes of a run that loses a site, a job's process or an edge."""
 
 _PERIOD = r"([1-9]\d{0,5}(?:\.\d{1,3})?)(s|min|h)"
@@ -508,9 +508,14 @@ class Run(Closed):
     )
     on_loss: OnLoss = Field(
         "fail",
-        description="fail: a run that loses a site ends; wait: it goes on from checkpoints once all are back",
+        description="fail: a run that loses a site ends; wait: it goes on from checkpoints once all are "
+        "back; continue: after its patience it goes on without",
     )
     patience: Seconds = Field(600.0, description="seconds to wait for a site that was lost")
+    quorum: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="with on_loss: continue, so many sites must be there to go on; default: more than half",
+    )
     checkpoint: CheckpointInterval = Field(
         CheckpointInterval(), description="when sites keep what they need to go on, e.g. {every: 500}"
     )
@@ -519,6 +524,13 @@ class Run(Closed):
     wire: Annotated[Wire, BeforeValidator(_spelt_out, json_schema_input_type=Wire | WireEncoding)] = Field(
         Wire(), description="how vectors travel, e.g. bfloat16, or {encoding: top-k, fraction: 0.05}"
     )
+
+
+def quorum_of(run: Run, sites: int) -> int | None:
+    """How many of its sites a run needs to go on without the others; None where it needs all."""
+    if run.on_loss != "continue":
+        return None
+    return run.quorum or sites // 2 + 1
 
 
 def _serial(value: Any) -> str:

@@ -95,7 +95,17 @@ UNDIRECTED_ONLY: frozenset[WeightRule] = frozenset({"metropolis", "lazy", "optim
 
 def mixing_matrix(graph: Digraph, rule: WeightRule) -> Matrix:
     """W (n, n) of one phase by a rule, or by the edges' own weights."""
-    weights = nx.to_numpy_array(graph).T
+    return by_rule(nx.to_numpy_array(graph).T, rule)
+
+
+def by_rule(weights: Matrix, rule: WeightRule) -> Matrix:
+    """W (n, n) of one phase by a rule.
+
+    Args:
+        weights: of the edges (n, n), with a diagonal of zeros; all rules but ``explicit`` ask only which are
+            above zero.
+        rule: the rule.
+    """
     return _with_self_weights(weights) if rule == "explicit" else RULES[rule](weights > 0)
 
 

@@ -31,7 +31,7 @@ class Server:
         self.abandoned = set()
 
     def sites(self):
-        return set(SITES)
+        return {*SITES, "worms"}
 
     def ask(self, site):
         return json.dumps(self.running).encode() if site in self.registered else None
@@ -39,9 +39,10 @@ class Server:
     def note(self, job, entries):
         self.notes.setdefault(job, {}).update(entries)
 
-    def clone(self, job):
+    def clone(self, job, sites):
         if job not in self.jobs:
             return None
+        self.taking_part = sites
         self.jobs.add(clone := f"job-{len(self.jobs)}")
         return clone
 
@@ -85,8 +86,8 @@ def store(tmp_path, app):
     return store_of(tmp_path, app)
 
 
-def leave(store, state, lost=None, patience=20.0, **more):
-    attempt.write(store, Attempt("first", SITES, patience, state=state, lost=lost, **more))
+def leave(store, state, lost=None, patience=20.0, sites=SITES, **more):
+    attempt.write(store, Attempt("first", sites, patience, state=state, lost=lost, **more))
 
 
 def settled(server):
@@ -281,3 +282,31 @@ def test_a_store_that_holds_something_else_is_left_alone(tmp_path, server):
     (tmp_path / STORES / "0" / "attempt.json").write_text(json.dumps({"job": ["first"]}))
     Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
     assert server.notes == {}
+
+
+THREE = (*SITES, "worms")
+
+
+def test_after_its_patience_a_run_that_may_goes_on_without_who_is_missing(attempts, server, store):
+    server.registered = {"ulm", "bonn"}
+    leave(store, RunState.FAILED, "worms: lost its connection to the server", 0.3, THREE, quorum=2)
+    attempts.ended("first", None)
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+    assert server.taking_part == ("bonn", "ulm")
+    assert attempt.read(store).sites == ("bonn", "ulm")
+
+
+def test_who_is_back_in_time_takes_part(attempts, server, store):
+    leave(store, RunState.FAILED, "worms: the job process ended without a word", 20.0, SITES, quorum=2)
+    attempts.ended("first", None)
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+    assert server.taking_part == SITES
+
+
+def test_fewer_than_the_quorum_do_not_go_on(attempts, server, store):
+    server.registered = {"ulm"}
+    leave(store, RunState.FAILED, "worms: lost its connection to the server", 0.3, THREE, quorum=2)
+    attempts.ended("first", None)
+    assert settled(server)[GIVEN_UP] == (
+        "not there: bonn, worms, after 0.3 s; 1 of 2 sites that must be there to go on are"
+    )

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from flaremesh.algorithms import Algorithm
 from flaremesh.problems.protocol import Problem, SiteContext
+from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.simulate import Simulation
-from flaremesh.runtime.site_run import RunOptions
 from flaremesh.topology.neighborhood import neighborhoods
 from flaremesh.topology.schema import Wire
 

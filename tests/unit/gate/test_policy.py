@@ -34,6 +34,7 @@ RULES = {
     "carriers": ("carriers: [direct]", {"links": "relay"}),
     "carriers, with which auto may come to relay": ("carriers: [direct]", {"links": "auto"}),
     "least_sites": ("least_sites: 3", {"sites": ("heidelberg", "bonn")}),
+    "least_sites, also of those that may be left": ("least_sites: 3", {"quorum": 2}),
     "least_sites, each counted once": ("least_sites: 3", {"sites": ("bonn", "heidelberg", "bonn")}),
 }
 

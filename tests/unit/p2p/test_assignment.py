@@ -201,3 +201,56 @@ def test_what_are_no_addresses_are_refused(wrong):
     assert links_of(right, "bonn").addresses == {"ulm": ("ulm", 8100)}
     with pytest.raises(RecordError, match="what the server sent bonn is not a step of its configuration"):
         links_of(right | wrong, "bonn")
+
+
+RING = {"bonn": ("ulm", "worms"), "ulm": ("bonn", "worms"), "worms": ("bonn", "ulm")}
+
+
+def signed_ring(**said):
+    return order.order(("bonn", "ulm", "worms"), RING, **said)
+
+
+def told(peers, members=()):
+    return replace(part(sources=peers, targets=peers), members=[*members])
+
+
+def test_a_site_goes_on_without_one_that_the_order_lets_the_run_lose():
+    require_ordered(told(["ulm"], ["bonn", "ulm"]), "auto", signed_ring(on_loss="continue", quorum=2), "bonn")
+    require_ordered(told(["ulm", "worms"]), "auto", signed_ring(on_loss="continue", quorum=2), "bonn")
+
+
+@pytest.mark.parametrize("on_loss", ["fail", "wait"])
+def test_no_site_is_missing_in_a_run_that_needs_all(on_loss):
+    with pytest.raises(OrderError, match="tells that worms take part no more"):
+        require_ordered(told(["ulm"], ["bonn", "ulm"]), "auto", signed_ring(on_loss=on_loss), "bonn")
+
+
+def test_a_quorum_alone_lets_a_run_lose_nobody():
+    with pytest.raises(OrderError, match="tells that worms take part no more"):
+        require_ordered(told(["ulm"], ["bonn", "ulm"]), "auto", signed_ring(on_loss="wait", quorum=2), "bonn")
+
+
+def test_fewer_sites_than_were_signed_are_too_few():
+    with pytest.raises(OrderError, match="tells that worms take part no more"):
+        require_ordered(
+            told(["ulm"], ["bonn", "ulm"]), "auto", signed_ring(on_loss="continue", quorum=3), "bonn"
+        )
+
+
+@pytest.mark.parametrize("members", [["ulm", "worms"], ["bonn", "ulm", "worms", "mallory"]])
+def test_the_sites_that_take_part_are_those_of_the_order_and_this_one_among_them(members):
+    with pytest.raises(OrderError, match="of other sites that take part"):
+        require_ordered(
+            told(["ulm", "worms"], members), "auto", signed_ring(on_loss="continue", quorum=2), "bonn"
+        )
+
+
+@pytest.mark.parametrize("members", [[], ["bonn", "ulm", "worms"]])
+def test_no_neighbour_that_takes_part_is_kept_from_a_site(members):
+    with pytest.raises(OrderError, match="of no edge bonn-worms, though worms takes part"):
+        require_ordered(told(["ulm"], members), "auto", signed_ring(on_loss="continue", quorum=2), "bonn")
+
+
+@pytest.mark.parametrize("members", [[], ["bonn"]])
+def test_a_job_that_does_not_say_its_sites_may_have_one_alone(members):
+    require_ordered(told([], members), "auto", order.order((), {}), "bonn")

@@ -1,5 +1,7 @@
 """What the controller makes of checkpoints and losses, in a run's attempts."""
 
+from dataclasses import replace
+
 import pytest
 
 from flaremesh.metrics.names import RunState
@@ -8,6 +10,7 @@ from flaremesh.p2p.attempt import Attempt, CurrentAttempt
 from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
 from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of
+from flaremesh.p2p.outcome import Members
 
 SITES = ("bonn", "ulm")
 
@@ -91,3 +94,32 @@ def test_another_word_for_when_checkpoints_come_is_refused(checkpoint):
 
 def test_in_a_run_that_ends_with_its_first_loss_checkpoint_is_a_word_of_its_authors():
     assert checkpoint_interval_of({"checkpoint": "best.pt"}) == checkpoint_interval_of({})
+
+
+def taken_up(store, sites, checkpoints):
+    """The next attempt, which the server's agent lets begin with these sites."""
+    if last := attempt.read(store):
+        attempt.write(store, replace(last, sites=sites))
+    current = CurrentAttempt(store, Attempt("next", ("bonn", "ulm", "worms"), 600.0, quorum=2))
+    current.begin_at(checkpoints)
+    return current
+
+
+def test_who_took_part_is_known_by_ranges_of_iterations(tmp_path):
+    all_three = ("bonn", "ulm", "worms")
+    taken_up(tmp_path, all_three, [()])
+    taken_up(tmp_path, all_three, [(100,)])
+    current = taken_up(tmp_path, SITES, [(300,)])
+    assert current.sites == SITES
+    assert current.members == (Members(0, all_three), Members(300, SITES))
+    assert current.missing == {"worms": 300}
+
+
+def test_what_sites_did_after_the_checkpoint_that_the_others_go_on_from_is_gone(tmp_path):
+    taken_up(tmp_path, ("bonn", "ulm", "worms"), [()])
+    assert taken_up(tmp_path, SITES, [()]).members == (Members(0, SITES),)
+
+
+def test_a_run_that_goes_on_without_sites_says_how_many_it_needs(tmp_path):
+    with pytest.raises(ExtraError, match="quorum"):
+        CurrentAttempt.begin(tmp_path, "first", SITES, {"on_loss": "continue", "quorum": 1})

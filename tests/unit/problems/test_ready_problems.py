@@ -15,8 +15,8 @@ from flaremesh.problems.mnist import Mnist
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.problems.split import classes_of, share_of
 from flaremesh.problems.two_moons import TwoMoons
+from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.simulate import Simulation
-from flaremesh.runtime.site_run import RunOptions
 from flaremesh.topology.neighborhood import neighborhoods
 from programs import lacking
 

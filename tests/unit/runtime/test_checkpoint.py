@@ -21,7 +21,8 @@ from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from flaremesh.runtime.checkpointing import Checkpointing
 from flaremesh.runtime.history import History
-from flaremesh.runtime.site_run import RunOptions, SiteRun
+from flaremesh.runtime.options import RunOptions
+from flaremesh.runtime.site_run import SiteRun
 from flaremesh.runtime.tree import TreeError, divided, joined
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -137,7 +138,7 @@ def of_another_iteration(folder):
 
 
 def of_another_format(folder):
-    rewritten(folder / "20.json", lambda content: content.update(format=2))
+    rewritten(folder / "20.json", lambda content: content.update(format=3))
 
 
 DAMAGES = {
@@ -148,7 +149,7 @@ DAMAGES = {
     "history.jsonl is another one": cut_history,
     "it is that of 'kiel', iteration 20": foreign,
     "it is that of 'bonn', iteration 30": of_another_iteration,
-    "it is of format 2": of_another_format,
+    "it is of format 3": of_another_format,
 }
 
 

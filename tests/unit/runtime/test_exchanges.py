@@ -13,8 +13,9 @@ from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.runtime.checked_algorithm import AlgorithmError
 from flaremesh.runtime.history import History
+from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.simulate import Simulation
-from flaremesh.runtime.site_run import NonFiniteValue, RunOptions, SiteRun
+from flaremesh.runtime.site_run import NonFiniteValue, SiteRun
 from flaremesh.topology.neighborhood import Neighborhood, neighborhoods
 
 BONN = Neighborhood("bonn", self_weight=0.5, in_weights={"kiel": 0.5}, out=("kiel",))

@@ -16,8 +16,9 @@ from flaremesh.algorithms import create, names
 from flaremesh.errors import FlaremeshError
 from flaremesh.problems.protocol import ProblemError, SiteContext
 from flaremesh.runtime.contract import CheckedProblem
+from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.simulate import Simulation
-from flaremesh.runtime.site_run import NonFiniteValue, RunOptions
+from flaremesh.runtime.site_run import NonFiniteValue
 from flaremesh.topology.neighborhood import Neighborhood
 
 X = torch.zeros(3)

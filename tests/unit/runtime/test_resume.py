@@ -16,8 +16,8 @@ from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.digits import Digits
 from flaremesh.problems.module import Batches, ModuleProblem
 from flaremesh.runtime.checkpoint import Checkpoints
+from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.simulate import Simulation
-from flaremesh.runtime.site_run import RunOptions
 from flaremesh.topology.neighborhood import neighborhoods
 
 RING = np.array([[2, 1, 0, 1], [1, 2, 1, 0], [0, 1, 2, 1], [1, 0, 1, 2]]) / 4

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from flaremesh.algorithms import create
 from flaremesh.cli.main import app
 from flaremesh.problems.consensus import Consensus
+from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.simulate import Simulation
-from flaremesh.runtime.site_run import RunOptions
 from flaremesh.topology.load import load
 from flaremesh.topology.mesh import build
 

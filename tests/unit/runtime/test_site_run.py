@@ -18,7 +18,8 @@ from flaremesh.problems.module import Batches, ModuleProblem
 from flaremesh.problems.protocol import ProblemError, SiteContext
 from flaremesh.runtime import site_run
 from flaremesh.runtime.history import History
-from flaremesh.runtime.site_run import NonFiniteValue, RunOptions, SiteRun
+from flaremesh.runtime.options import RunOptions
+from flaremesh.runtime.site_run import NonFiniteValue, SiteRun
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Run, Wire
 

@@ -402,6 +402,45 @@ BROKEN = {
         "run.iterations",
         "greater than 0",
     ),
+    "a quorum of one": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          on_loss: continue
+          quorum: 1
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        5,
+        "run.quorum",
+        "write a value of at least 2",
+    ),
+    "a quorum of more than all sites": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          on_loss: continue
+          quorum: 40
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        5,
+        "run.quorum",
+        "write at most",
+    ),
+    "a quorum of a run that needs all": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          on_loss: wait
+          quorum: 2
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        5,
+        "run.quorum",
+        "write on_loss: continue, or remove the quorum",
+    ),
     "endless wait": Broken(
         """
         run:

@@ -46,8 +46,10 @@ def gather(
     """
     sites = {site.name: told.sites[site.name] for site in topology.sites if site.name in told.sites}
     mesh = build(topology)
+    names = {site.name for site in topology.sites}
     result = replace(
         told,
+        members=tuple(replace(m, sites=tuple(s for s in m.sites if s in names)) for m in told.members),
         run_id=folder.name,
         name=name,
         topology=topology.name,

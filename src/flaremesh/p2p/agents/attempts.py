@@ -1,4 +1,7 @@
-"""The attempts of runs at the server: after one that was lost, the next begins once all sites are back."""
+"""The attempts of runs at the server: after one that was lost, the next begins once all sites are back.
+
+After its patience, a run that may lose sites goes on with those that are there.
+"""
 
 import json
 import logging
@@ -139,7 +142,7 @@ class Attempts:
             if job is None:
                 if wait_while(lambda: self._missing(last.sites, jobs), left, _POLL_SECONDS):
                     break
-                job = self._process.clone(last.job)
+                job = self._process.clone(last.job, last.sites)
                 if job is None:  # an admin has removed the job: so a run that waits is aborted
                     attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
                     return
@@ -154,9 +157,17 @@ class Attempts:
                 self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
                 return
             job = None
-        missing = ", ".join(self._missing(last.sites, jobs))
-        why = f"not there: {missing}" if missing else "its next attempt cannot begin"
-        self._give_up(run, f"{why}, after {last.patience:g} s")
+        missing = self._missing(last.sites, jobs)
+        there = tuple(site for site in last.sites if site not in missing)
+        why = f"not there: {', '.join(missing)}" if missing else "its next attempt cannot begin"
+        why = f"{why}, after {last.patience:g} s"
+        if not (missing and last.quorum):
+            self._give_up(run, why)
+        elif len(there) < last.quorum:
+            self._give_up(run, f"{why}; {len(there)} of {last.quorum} sites that must be there to go on are")
+        else:
+            _log.warning("the job %s goes on without who is %s", last.job, why)
+            self._next(run._replace(attempt=replace(last, sites=there)), None)
 
     def _missing(self, sites: Collection[str], jobs: Collection[str]) -> list[str]:
         """The sites that are not there, or where one of the run's earlier ``jobs`` has not ended."""

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.controller_spec import Task as ControllerTask
@@ -27,6 +26,7 @@ from flaremesh.metrics.names import RunState
 from flaremesh.p2p.attempt import CurrentAttempt, resumable_store
 from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
+from flaremesh.p2p.controllers.parts import network_of_those, parts_of
 from flaremesh.p2p.controllers.replies import Reply, configured
 from flaremesh.p2p.extra import checkpoint_interval_of, planned_iterations, positive
 from flaremesh.p2p.fed_job import prepare
@@ -46,9 +46,8 @@ from flaremesh.p2p.tasks import (
     START_TIMEOUT,
     Task,
 )
-from flaremesh.p2p.types import Config, LocalConfig
+from flaremesh.p2p.types import Config
 from flaremesh.record import RecordError
-from flaremesh.topology.analysis import analyse
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
@@ -110,6 +109,11 @@ class DistOptController(Controller):
     def _roster(self) -> Roster:
         return Roster([node.id for node in self.config.network.nodes], planned_iterations(self.config.extra))
 
+    @property
+    def _sites(self) -> tuple[str, ...]:
+        """The sites that take part: all, unless an attempt has begun with fewer."""
+        return self._attempt.sites or tuple(node.id for node in self.config.network.nodes)
+
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
         """Called by FedJob."""
         prepare(job, self)
@@ -165,44 +169,30 @@ class DistOptController(Controller):
 
     def _configure(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self._state = RunState.CONFIGURING
-        network = self.config.network
-        schedules, parents = network.schedules(), network.spanning_tree()
+        network = network_of_those(self._sites, self.config)
         self._matrices = network.matrices()
-        mixing = analyse([np.array(matrix) for matrix in network.matrices()])
-        for index, (site, schedule) in enumerate(schedules.items()):
-            part = LocalConfig(
-                neighbors=network.node(site).neighbors,
-                extra=self.config.extra,
-                schedule=schedule,
-                index=index,
-                sites=len(schedules),
-                parent=parents.get(site),
-                children=[child for child, parent in parents.items() if parent == site],
-                labels=self.labels,
-                link=self.config.links.get(site),
-                row_stochastic=mixing.row_stochastic,
-                column_stochastic=mixing.column_stochastic,
-            )
+        parts = parts_of(network, self.config, self.labels)
+        for site, part in parts.items():
             self.send(self._task(Task.CONFIG, asdict(part)), fl_ctx, targets=[site])
         timeout = self._start_timeout
         deadline = time.monotonic() + timeout
         late = f"within {timeout:g} s of the start"
         if not self._await_sites(self._addresses, deadline, f"not ready {late}", abort_signal):
             return
-        if self._strangers and self._strangers != set(schedules):
+        if self._strangers and self._strangers != set(parts):
             self._fail(
                 f"{', '.join(sorted(self._strangers))}: its executor answers the config task without the "
                 "address of its link, which its neighbours need; let execute return what super().execute does"
             )
-        for site in set(schedules) - self._linked:
-            known = {peer: self._addresses[peer] for hood in schedules[site] for peer in hood.out}
+        for site in set(parts) - self._linked:
+            known = {peer: self._addresses[peer] for hood in parts[site].schedule for peer in hood.out}
             addresses = {peer: address for peer, address in known.items() if address}
             step = {ADDRESSES: addresses, START_TIMEOUT: timeout, BY_VALUE: self._by_value}
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         if not self._await_sites(self._linked, deadline, f"not linked {late}", abort_signal):
             return
         step = {PREPARE: True, RESUME: self._attempt.begin_at(self._checkpoints.values())}
-        for site in set(schedules) - self._prepared:
+        for site in set(parts) - self._prepared:
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         doing = "it is still loading data, building its problem or computing its first gradient"
         remedy = "raise run.start_timeout, in a job's config extra['start_timeout']"
@@ -216,7 +206,7 @@ class DistOptController(Controller):
         self, ready: Collection[str], deadline: float, otherwise: str, abort_signal: Signal
     ) -> bool:
         """Wait until all sites are ready, and fail naming the others; False if the run was aborted."""
-        while missing := {node.id for node in self.config.network.nodes}.difference(ready):
+        while missing := set(self._sites).difference(ready):
             if time.monotonic() > deadline:
                 # a site that waits for a late one itself is not to blame, if that is true
                 waiting = {
@@ -237,9 +227,9 @@ class DistOptController(Controller):
         if abort_signal.triggered:
             return
         self._state = RunState.RUNNING
-        sites = [node.id for node in self.config.network.nodes]
+        sites = self._sites
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)
-        self.broadcast(task, fl_ctx, targets=sites, min_responses=len(sites))
+        self.broadcast(task, fl_ctx, targets=[*sites], min_responses=len(sites))
         clock = CheckpointClock(
             checkpoint_interval_of(self.config.extra).seconds if self._attempt.goes_on else None
         )
@@ -302,7 +292,7 @@ class DistOptController(Controller):
 
     def _silent_sites(self) -> str | None:
         """Which job process died: NVFlare aborts the run without saying it, but all other sites report."""
-        sites = {node.id for node in self.config.network.nodes}
+        sites = set(self._sites)
 
         def not_stopped() -> set[str]:
             return {site for site in sites - self._roster.ended if not self._roster.latest(site).stopped}
@@ -317,14 +307,16 @@ class DistOptController(Controller):
             self._fail(f"{site}: {panic}")
 
     def _report(self) -> dict[str, Any]:
-        progress = RUN_PROGRESS.data(RunProgress(self._state, dict(self._roster.progress)))
+        progress = RUN_PROGRESS.data(
+            RunProgress(self._state, dict(self._roster.progress), missing=self._attempt.missing)
+        )
         if self._result is not None:
             progress["result"] = self._result
             self._fetched.set()
         return progress
 
     def _write(self, outcome: Outcome, fl_ctx: FLContext, seconds: float, lost: bool) -> None:
-        sites = [node.id for node in self.config.network.nodes]
+        sites = [node.id for node in self.config.network.nodes if node.id in self._sites]
         result = RunResult(
             run_id=fl_ctx.get_job_id(),
             outcome=outcome,
@@ -338,6 +330,7 @@ class DistOptController(Controller):
             predicted_contraction=self.labels.get("predicted_contraction"),
             sites={site: self._roster.result(site) for site in sites},
             graph=Graph(sites, self._matrices),
+            members=self._attempt.members,
         )
         folder = Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)

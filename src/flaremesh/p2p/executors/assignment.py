@@ -16,6 +16,7 @@ from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import Schema
 from flaremesh.topology.links import LinkKind, LinkMode
 from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.schema import MOST_SITES
 
 _Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=255)]
 _Weight: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
@@ -87,6 +88,7 @@ class _Part:
     schedule: tuple[_Hood, ...] = ()
     index: _Count = 0
     sites: _Count = 1
+    members: Annotated[tuple[_Name, ...], Field(max_length=MOST_SITES)] = ()
     parent: _Name | None = None
     children: tuple[_Name, ...] = ()
     labels: Mapping[_Name, _Label] = field(default_factory=dict)
@@ -126,6 +128,7 @@ def part_of(data: Any, site: str) -> LocalConfig:
         schedule=[Neighborhood(h.site, h.self_weight, dict(h.in_weights), h.out) for h in part.schedule],
         index=part.index,
         sites=part.sites,
+        members=list(part.members),
         parent=part.parent,
         children=list(part.children),
         labels=dict(part.labels),
@@ -194,7 +197,7 @@ def require_ordered(config: LocalConfig, mode: LinkMode, order: Order, site: str
     The site's policy decided on that order, and not on what the server tells once the run was let in.
 
     Raises:
-        OrderError: an edge is not ordered, or travels otherwise.
+        OrderError: an edge is not ordered, or travels otherwise, or one that is ordered is withheld.
     """
     peers = order.peers(site)
     if order.links not in ("auto", mode):
@@ -207,6 +210,27 @@ def require_ordered(config: LocalConfig, mode: LinkMode, order: Order, site: str
             if user not in order.edges.get(source, ()):
                 peer = user if source == site else source
                 raise OrderError(peer, f"of an edge {source}-{user}")
+    _require_members(config, order, site)
+
+
+def _require_members(config: LocalConfig, order: Order, site: str) -> None:
+    """Sites are missing only where the order lets them, and nobody else is kept from this one.
+
+    Whether a site is there the server alone can tell.
+    """
+    everyone = set(order.sites or config.members)  # a job written in Python need not say its sites
+    members = set(config.members or everyone)
+    missing = sorted(everyone - members)
+    if (members and site not in members) or not members <= everyone:
+        raise OrderError(site, f"{site} of other sites that take part")
+    if missing and (order.on_loss != "continue" or len(members) < (order.quorum or len(everyone))):
+        raise OrderError(missing[0], f"that {', '.join(missing)} take part no more")
+    sources = {source for hood in config.schedule for source in hood.in_weights}
+    users = {user for hood in config.schedule for user in hood.out}
+    for source, user in ((s, u) for s, ends in (order.edges or {}).items() for u in ends):
+        if (source == site and user in members - users) or (user == site and source in members - sources):
+            peer = user if source == site else source
+            raise OrderError(peer, f"of no edge {source}-{user}, though {peer} takes part")
 
 
 def require_places(addresses: Mapping[str, Address], charter: Charter) -> None:

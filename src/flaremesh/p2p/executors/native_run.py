@@ -22,8 +22,9 @@ from flaremesh.printable import printable
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import HISTORY, History
+from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.randomness import built
-from flaremesh.runtime.site_run import RunOptions, SiteRun
+from flaremesh.runtime.site_run import SiteRun
 
 _HISTORY_POINTS = 500  # so many records of a site's history go to the server
 
@@ -83,6 +84,7 @@ class NativeRun:
                 options,
                 checkpoints,
                 resume,
+                config.members,
             )
             # the end is a checkpoint, too: a further attempt only delivers what has come out
             self.run.checkpoint_at(self.run.iterations)

@@ -220,4 +220,5 @@ def _request(
         links=asked.links,
         at=asked.at,
         on_loss=asked.on_loss,
+        quorum=asked.quorum,
     )

@@ -49,7 +49,9 @@ class Order:
         mesh: its name, where the job is made from its topology file.
         targets: the participants that this app of the job is for; empty where it is for all.
         files: SHA-256 of all other files of the app, by their paths.
-        on_loss: whether the run ends when a participant is lost, or waits and has further attempts.
+        on_loss: whether the run ends when a participant is lost, or has further attempts: with all sites, or
+            also without some.
+        quorum: so many sites a further attempt has at least; None where it has all.
     """
 
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -61,6 +63,7 @@ class Order:
     targets: tuple[_Name, ...] = ()
     files: Mapping[str, _Digest] = field(default_factory=dict)
     on_loss: OnLoss = "fail"
+    quorum: Annotated[int, Field(ge=2)] | None = None
 
     def peers(self, site: str) -> tuple[str, ...]:
         """The sites with which a site shares an edge, sorted."""
@@ -77,9 +80,12 @@ def order(
     links: LinkMode = "auto",
     mesh: str = "",
     on_loss: OnLoss = "fail",
+    quorum: int | None = None,
 ) -> Order:
     """A new order, of now, for all apps of a job; `write` lists the files of one in it."""
-    return Order(uuid.uuid4().hex, datetime.now(UTC), sites, edges, links, mesh, on_loss=on_loss)
+    return Order(
+        uuid.uuid4().hex, datetime.now(UTC), sites, edges, links, mesh, on_loss=on_loss, quorum=quorum
+    )
 
 
 def write(order: Order, app: Path) -> None:

@@ -165,6 +165,11 @@ class Policy(Closed):
         sites = len(set(request.sites))
         if self.least_sites is not None and sites < self.least_sites:
             yield f"least_sites: the run has {sites} sites, and at least {self.least_sites} are needed"
+        elif self.least_sites is not None and request.quorum and request.quorum < self.least_sites:
+            yield (
+                f"least_sites: the run may go on with {request.quorum} sites, and at least "
+                f"{self.least_sites} are needed"
+            )
         if self.hours and not self.hours.include(now):
             times, days = _listed(self.hours.times), _listed(self.hours.days)
             yield f"hours: a run may begin on {days} at {times}, {self.hours.time_zone}"

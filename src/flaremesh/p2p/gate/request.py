@@ -45,7 +45,8 @@ class RunRequest:
         links: how edges may travel.
         at: when the order was written.
         order: SHA-256 of the order, and so of all files of the app, also of those with arguments.
-        on_loss: ``wait`` if the run has further attempts when it loses a participant.
+        on_loss: ``fail`` if the run has no further attempts when it loses a participant.
+        quorum: so many of the sites may be left of it in the end; None where all take part.
     """
 
     run: str
@@ -63,6 +64,7 @@ class RunRequest:
     at: datetime
     order: str = ""
     on_loss: OnLoss = "fail"
+    quorum: int | None = None
 
 
 REQUEST: Final[Schema[RunRequest]] = Schema(RunRequest, "a run that asks to be let in")

@@ -4,7 +4,7 @@ This hides NVFlare's server engine, its job runner and its job manager.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, RunProcessKey, SystemComponents
@@ -15,6 +15,7 @@ from nvflare.private.fed.server.server_status import ServerStatus
 
 from flaremesh.p2p.nvflare.cells import ParticipantCell
 from flaremesh.p2p.nvflare.jobs import id_of, job_of
+from flaremesh.topology.schema import SERVER
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
@@ -102,8 +103,12 @@ class ServerProcess:
             job = self._jobs.get_job(job_id, fl_ctx)
             return {} if job is None else job_of(job.meta).refusals
 
-    def clone(self, job_id: str) -> str | None:
+    def clone(self, job_id: str, sites: Collection[str]) -> str | None:
         """Submit a job once more in its submitter's name, with what the submitter has signed.
+
+        Args:
+            job_id: the job's id.
+            sites: names of those at which it is to run.
 
         Returns:
             The id of the new job; None if there is no job ``job_id``.
@@ -114,6 +119,7 @@ class ServerProcess:
                 return None
             meta = {key: job.meta[key] for key in job.meta.keys() & {*CLONED_META_KEYS, *_SUBMITTER}}
             meta[JobMetaKey.CLONED_FROM.value] = job_id
+            meta |= _only_at(sites, meta)
             return id_of(self._jobs.clone(from_jid=job_id, meta=meta, fl_ctx=fl_ctx))
 
     def _status(self, job_id: str) -> str | None:
@@ -137,6 +143,21 @@ class ServerProcess:
         self._engine.shutdown_server()
         while self._engine.server.status != ServerStatus.SHUTDOWN:
             time.sleep(_POLL_SECONDS)
+
+
+def _only_at(sites: Collection[str], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a job's meta that say where it runs, and that it needs all of these sites."""
+    if not set(meta.get(JobMetaKey.MANDATORY_CLIENTS.value) or ()).difference(sites):
+        return {}
+    deployed = {
+        app: [place for place in places if place == SERVER or place in sites]
+        for app, places in meta[JobMetaKey.DEPLOY_MAP.value].items()
+    }
+    return {
+        JobMetaKey.DEPLOY_MAP.value: deployed,
+        JobMetaKey.MIN_CLIENTS.value: len(sites),
+        JobMetaKey.MANDATORY_CLIENTS.value: [*sites],
+    }
 
 
 def job_of_event(fl_ctx: FLContext) -> str:

@@ -1,0 +1,49 @@
+"""Runs that lose a site for good go on without it, to the minimiser of the sum of those that are left."""
+
+from pathlib import Path
+
+import pytest
+from running_mesh import running_mesh
+from safetensors.torch import load_file
+from test_resumed_runs import DIGITS, Once, kill
+
+from flaremesh.topology.load import load
+
+VALUES = {"heidelberg": 1.0, "bonn": 10.0, "aachen": 3.0, "dresden": 5.0}
+LEFT = ("aachen", "dresden", "heidelberg")
+OPTIONS = {
+    "on_loss": "continue",
+    "patience": 5,
+    "checkpoint": {"every": 500},
+    "iterations": 12_000,
+    "stepsize": 0.1,
+    "problem": {"path": "flaremesh.problems.consensus.Consensus", "args": {"values": VALUES}},
+}
+
+
+def values_of(mesh, result):
+    """What each site's model says in the end."""
+    folder = mesh.folder / "runs" / result.run_id
+    return {site: float(load_file(folder / site / "model.safetensors")["value"]) for site in result.sites}
+
+
+@pytest.mark.timeout(300)
+def test_the_sites_that_are_left_come_to_the_minimiser_of_their_own_sum(tmp_path: Path):
+    run = load(DIGITS).run
+    options = type(run).model_validate(run.model_dump() | OPTIONS)
+    with running_mesh(tmp_path, DIGITS, run=options) as mesh:
+        shown = []
+        lose = Once("bonn", 2000, lambda run_id: kill(mesh, "bonn"))
+
+        def show(run_id, progress):
+            lose(run_id, progress)
+            shown.append(dict(progress.missing))
+
+        result = mesh.run("survivors", show)
+        before, after = result.members
+        assert before.since == 0
+        assert set(before.sites) == set(VALUES)
+        assert after.since >= 1500
+        assert after.sites == LEFT
+        assert {"bonn": after.since} in shown
+        assert values_of(mesh, result) == pytest.approx(dict.fromkeys(LEFT, 3.0), abs=1e-9)
