@@ -1,0 +1,191 @@
+"""Runs that can be struck: how far each of their attempts is, and what they leave behind."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import psutil
+from running_mesh import RunningMesh
+from safetensors.torch import load_file
+
+from flaremesh.deploy.runs.run import run
+from flaremesh.p2p.outcome import RUN_FOLDER, RunResult
+from flaremesh.p2p.store import STORES
+from flaremesh.runtime.history import HISTORY, History
+from flaremesh.topology.schema import CirculantGraph, ProblemReference, Topology, Wire
+
+POLL_SECONDS = 0.005
+HANG_SECONDS = 120.0
+"""No run stands still for longer, whatever has struck it."""
+
+_LAST_BYTES = 4096  # of a history: more than two of its lines
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a run computes, and how its vectors travel."""
+
+    algorithm: str
+    wire: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}-{self.wire}"
+
+    def topology(self, mesh: Topology) -> Topology:
+        """The mesh with such a run."""
+        changed: dict[str, Any] = {"algorithm": self.algorithm, "wire": Wire.of(self.wire)}
+        if self.algorithm in ("push-sum", "consensus"):
+            slow = {"file": mesh.run.problem.file, "name": "SlowConsensus", "args": {"dimension": 4096}}
+            changed |= {"problem": ProblemReference.model_validate(slow), "stepsize": None}
+        if self.algorithm == "gtadam":
+            changed["stepsize"] = 0.005
+        graph: dict[str, Any] = {}
+        if self.algorithm == "push-sum":
+            graph = {"graph": CirculantGraph(kind="ring", directed=True), "weights": "push-sum"}
+        return mesh.model_copy(update={"run": mesh.run.model_copy(update=changed)} | graph)
+
+
+_ALGORITHMS = ("gradient-tracking", "gtadam", "push-sum", "gradient-tracking-atc", "consensus")
+_WIRES = ("float32", "top-k", "int8", "bfloat16")
+KINDS = [Kind(*pair) for pair, _ in zip(zip(cycle(_ALGORITHMS), cycle(_WIRES)), range(20))]
+"""Each algorithm with each wire."""
+
+
+class Hung(AssertionError):
+    """A run stood still."""
+
+
+class Running:
+    """A run in a thread, which is seen through the histories that its sites write.
+
+    Args:
+        mesh: where it runs.
+        topology: with the run.
+        name: of the run.
+
+    Attributes:
+        told: what its user was told, and when.
+        sites: their names.
+    """
+
+    def __init__(self, mesh: RunningMesh, topology: Topology, name: str):
+        self.mesh = mesh
+        self.told: list[tuple[float, str]] = []
+        self.sites = [site.name for site in topology.sites]
+        self._stop = threading.Event()
+        self._earlier = self._histories(*self.sites)
+        self._stores = set(self._all_stores())
+        self._result: Future[RunResult] = Future()
+        arguments = (topology, mesh.target, mesh.folder, name, lambda *_: None, self._stop, self._hear)
+        threading.Thread(target=self._run, args=arguments, name=name, daemon=True).start()
+
+    def attempts(self, site: str) -> list[str]:
+        """The jobs of the run at a site, as far as they have begun to iterate, in their order."""
+        return [file.parents[1].name for file in self._begun(site)]
+
+    def reached(self, site: str) -> list[int]:
+        """How many iterations each of these attempts has done."""
+        return [_last_iteration(file) for file in self._begun(site)]
+
+    def iteration(self, site: str) -> int:
+        """How far the last attempt is."""
+        return (self.reached(site) or [0])[-1]
+
+    def checkpoints(self, site: str) -> Path:
+        """The folder of the run's checkpoints at a site."""
+        new = (store for store in self._all_stores() if store not in self._stores)
+        (store,) = (store for store in new if store.parents[1].name == site)
+        return store / "checkpoints"
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until it holds.
+
+        Raises:
+            Hung: it does not come to that.
+        """
+        deadline = time.monotonic() + HANG_SECONDS
+        while not condition():
+            if self._result.done():
+                raise AssertionError(f"the run ended before {what}: {self._result.result().reason}")
+            if time.monotonic() > deadline:
+                raise Hung(f"{what}: not within {HANG_SECONDS:g} s; {self.state()}")
+            time.sleep(POLL_SECONDS)
+
+    def result(self) -> RunResult:
+        """The result of the run, which must finish."""
+        try:
+            result = self._result.result(HANG_SECONDS)
+        except TimeoutError:
+            raise Hung(f"the run has no end after {HANG_SECONDS:g} s; {self.state()}") from None
+        assert result.outcome == "finished", result.reason
+        return result
+
+    def abort(self) -> None:
+        """End it, if it has not ended."""
+        self._stop.set()
+        self._result.exception(HANG_SECONDS)
+
+    def state(self) -> str:
+        """What can be said of a run that stands still."""
+        processes = json.loads((self.mesh.folder / "local" / "processes.json").read_text())
+        lines = [f"{name}: {_status(entry['pid'])}" for name, entry in processes.items()]
+        reached = {site: self.reached(site) for site in self.sites}
+        return "\n  ".join(
+            [f"iterations {reached}, told {self.told}; logs in {self.mesh.folder / 'local'}", *lines]
+        )
+
+    def _begun(self, site: str) -> list[Path]:
+        return sorted(self._histories(site) - self._earlier, key=lambda file: file.parent.stat().st_ctime)
+
+    def _histories(self, *sites: str) -> set[Path]:
+        return {
+            file for site in sites for file in self.mesh.workspace(site).glob(f"*/{RUN_FOLDER}/{HISTORY}")
+        }
+
+    def _all_stores(self) -> list[Path]:
+        return [*(self.mesh.folder / "local").glob(f"*/{STORES}/*")]
+
+    def _hear(self, text: str) -> None:
+        self.told.append((time.monotonic(), text))
+
+    def _run(self, *arguments: Any) -> None:
+        try:
+            self._result.set_result(run(*arguments))
+        except BaseException as error:  # noqa: BLE001  # it is raised where the result is asked for
+            self._result.set_exception(error)
+
+
+def left_behind(mesh: RunningMesh, result: RunResult) -> dict[str, Any]:
+    """Model and records of every site, without times."""
+    kept = {}
+    for site in result.sites:
+        folder = mesh.folder / "runs" / result.run_id / site
+        history = History.read(folder / HISTORY)
+        records = [
+            {name: value for name, value in asdict(record).items() if not name.endswith("seconds")}
+            for record in history.ordered()
+        ]
+        kept[site] = load_file(folder / "model.safetensors"), records
+    return kept
+
+
+def _last_iteration(file: Path) -> int:
+    with file.open("rb") as history:
+        history.seek(max(0, history.seek(0, 2) - _LAST_BYTES))
+        lines = history.read().split(b"\n")[:-1]
+    return int(json.loads(lines[-1])["iteration"]) if lines else 0
+
+
+def _status(pid: int) -> str:
+    try:
+        process = psutil.Process(pid)
+        jobs = [f"{child.pid} {child.status()}" for child in process.children(recursive=True)]
+        return f"{pid} {process.status()}, its children {jobs}"
+    except psutil.NoSuchProcess:
+        return f"{pid} is gone"

@@ -1,0 +1,98 @@
+"""Runs with faults, and whether each becomes what is promised."""
+
+import time
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import torch
+from faults import Fault
+from running import Kind, Running, left_behind
+from running_mesh import RunningMesh
+from table import Row, Table
+
+EVERY = 20
+"""Iterations between checkpoints, as the topology file has it."""
+KEPT = "as promised"
+
+
+class Suite:
+    """Disturbed runs of a mesh, each compared with one of its kind that nobody disturbed.
+
+    Args:
+        mesh: that is up.
+        table: of what became of the faults.
+    """
+
+    def __init__(self, mesh: RunningMesh, table: Table):
+        self._mesh = mesh
+        self._table = table
+        self._undisturbed: dict[Kind, dict[str, Any]] = {}
+
+    def disturb(self, kind: Kind, faults: Sequence[Fault], seed: int, number: int = 0) -> None:
+        """A run that faults strike one after another, each after the next checkpoint.
+
+        Raises:
+            AssertionError: one has not become what is promised.
+        """
+        if kind not in self._undisturbed:
+            run = self._run(kind, "undisturbed")
+            self._undisturbed[kind] = left_behind(self._mesh, run.result())
+        random = Random(f"{seed} {number}")
+        run, rows = self._run(kind, "disturbed"), []
+        try:
+            for fault in faults:
+                row = Row(fault.title, kind.algorithm, kind.wire, seed, number, 0, fault.promise, fault.limit)
+                rows.append(row)
+                _strike(run, fault, random, row)
+            same = _same(left_behind(self._mesh, run.result()), self._undisturbed[kind])
+            for row in rows:
+                row.outcome = row.outcome if same else f"{row.outcome}; the result is another one"
+        finally:
+            run.abort()
+            self._table.add(rows)
+        broken = [row for row in rows if row.outcome != KEPT]
+        assert not broken, broken
+
+    def _run(self, kind: Kind, name: str) -> Running:
+        return Running(self._mesh, kind.topology(self._mesh.topology), f"{name}-{kind}")
+
+
+def _strike(run: Running, fault: Fault, random: Random, row: Row) -> None:
+    site = run.sites[0]
+    # four losses without a checkpoint between them would end the run
+    newest = run.iteration(site) // EVERY * EVERY
+    row.iteration = newest + EVERY + random.randrange(EVERY)
+    run.wait(lambda: run.iteration(site) >= row.iteration, f"iteration {row.iteration}, before {row.fault}")
+    attempts, told = len(run.attempts(site)), len(run.told)
+    strike = fault.strike(run, random)
+    row.iteration, row.mending_seconds = strike.iteration, (strike.mended or strike.struck) - strike.struck
+
+    def further() -> bool:
+        *earlier, last = run.reached(strike.site)
+        return last > max(strike.iteration + 2, *earlier, 0)  # what is on its way makes two
+
+    run.wait(further, f"an iteration after {row.fault} at iteration {row.iteration}")
+    row.recovery_seconds = time.monotonic() - strike.struck
+    row.attempts = len(run.attempts(site)) - attempts
+    row.told_seconds = run.told[told][0] - strike.struck if run.told[told:] else None
+    row.outcome = _outcome(row, fault)
+
+
+def _outcome(row: Row, fault: Fault) -> str:
+    assert row.recovery_seconds is not None
+    if row.attempts != fault.attempts:
+        return f"{row.attempts} further attempts instead of {fault.attempts}"
+    if (seconds := row.recovery_seconds - row.mending_seconds) > fault.limit:
+        return f"{seconds:.1f} s instead of {fault.limit:g}"
+    return KEPT
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether models and histories are the same, bit for bit."""
+    return one.keys() == other.keys() and all(
+        records == other[site][1]
+        and model.keys() == other[site][0].keys()
+        and all(torch.equal(tensor, other[site][0][name]) for name, tensor in model.items())
+        for site, (model, records) in one.items()
+    )

@@ -1,0 +1,105 @@
+"""What became of all faults: build/chaos/table.md for people, table.json for programs."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+_COLUMNS = {
+    "fault": "fault",
+    "algorithm": "algorithm",
+    "wire": "wire",
+    "seed": "seed",
+    "run": "run",
+    "iteration": "iteration",
+    "promised": "promised",
+    "outcome": "outcome",
+    "recovery_seconds": "s to the next iteration",
+    "mending_seconds": "of them until what was struck was there again",
+    "told_seconds": "s until it was told",
+    "attempts": "further attempts",
+}
+
+
+@dataclass
+class Row:
+    """A fault, and what became of the run.
+
+    Attributes:
+        run: number of the run; with the seed it says all that happened.
+        iteration: at which it struck.
+        limit_seconds: for the recovery, from when what was struck was there again.
+        outcome: ``as promised``, or what differs.
+        recovery_seconds: from the fault until the run was further than before; None if that never came.
+        mending_seconds: until what was struck was there again, a restart for instance.
+        told_seconds: until the user was told of a loss; None where there is nothing to tell.
+        attempts: further ones that it took.
+    """
+
+    fault: str
+    algorithm: str
+    wire: str
+    seed: int
+    run: int
+    iteration: int
+    promised: str
+    limit_seconds: float
+    outcome: str = "hung"
+    recovery_seconds: float | None = None
+    mending_seconds: float = 0.0
+    told_seconds: float | None = None
+    attempts: int = 0
+    remark: str = ""
+
+
+class Table:
+    """The rows of a suite, which are written whenever one is added: what hangs must not take the others along.
+
+    Args:
+        folder: where they are written.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.rows: list[Row] = []
+
+    def add(self, rows: Sequence[Row]) -> None:
+        self.rows.extend(rows)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "table.json").write_text(json.dumps([asdict(row) for row in self.rows], indent=1))
+        (self._folder / "table.md").write_text(f"{self._by_fault()}\n\n{self._all()}\n")
+
+    def _by_fault(self) -> str:
+        groups: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            groups[row.fault].append(row)
+        lines = []
+        for fault, rows in sorted(groups.items()):
+            seconds = [row.recovery_seconds for row in rows if row.recovery_seconds is not None]
+            after = [row.recovery_seconds - row.mending_seconds for row in rows if row.recovery_seconds]
+            kept = sum(row.outcome == "as promised" for row in rows)
+            figures = (median(seconds), max(seconds), max(after)) if after else ()
+            limit = max(row.limit_seconds for row in rows)
+            lines.append([fault, f"{kept} of {len(rows)}", *map(_seconds, figures), f"{limit:.0f}"])
+        return _markdown(["fault", "as promised", "median s", "worst s", "worst once mended", "limit"], lines)
+
+    def _all(self) -> str:
+        rows = [[_cell(asdict(row)[name]) for name in _COLUMNS] for row in self.rows]
+        return _markdown(list(_COLUMNS.values()), rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return _seconds(value)
+    return "" if value is None else str(value)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
