@@ -1,22 +1,19 @@
 """Fixtures of the tests that disturb runs."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from random import SystemRandom
 
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))  # for running_mesh
 
 from running_mesh import RunningMesh, running_mesh
-from suite import Suite
+from suite import SEED, Suite
 from table import Table
 
 MESH = Path(__file__).parent / "mesh.yaml"
 TABLE = Path(__file__).parents[2] / "build" / "chaos"
-SEED = int(os.environ.get("CHAOS_SEED") or SystemRandom().randrange(10**6))
 
 
 def pytest_report_header() -> str:
@@ -32,6 +29,11 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 @pytest.fixture(scope="module")
 def suite(mesh: RunningMesh) -> Suite:
     return Suite(mesh, Table(TABLE))
+
+
+@pytest.fixture
+def bounded_suite(mesh: RunningMesh, tmp_path: Path) -> Suite:
+    return Suite(mesh, Table(tmp_path))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

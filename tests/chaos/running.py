@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,20 @@ from running_mesh import RunningMesh
 from safetensors.torch import load_file
 
 from flaremesh.deploy.runs.run import run
+from flaremesh.p2p import attempt
+from flaremesh.p2p.nvflare.processes import JOB_MODULES
 from flaremesh.p2p.outcome import RUN_FOLDER, RunResult
 from flaremesh.p2p.store import STORES
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.schema import CirculantGraph, ProblemReference, Topology, Wire
 
-POLL_SECONDS = 0.005
+EVERY = 20
+"""Iterations between checkpoints, as the topology file has it."""
+POLL_SECONDS = 0.01
 HANG_SECONDS = 120.0
 """No run stands still for longer, whatever has struck it."""
 
+_LOOK_SECONDS = 0.2  # between two looks for further attempts
 _LAST_BYTES = 4096  # of a history: more than two of its lines
 
 
@@ -41,7 +45,7 @@ class Kind:
         """The mesh with such a run."""
         changed: dict[str, Any] = {"algorithm": self.algorithm, "wire": Wire.of(self.wire)}
         if self.algorithm in ("push-sum", "consensus"):
-            slow = {"file": mesh.run.problem.file, "name": "SlowConsensus", "args": {"dimension": 4096}}
+            slow = {"file": mesh.run.problem.file, "name": "SlowConsensus", "args": {"dimension": 32768}}
             changed |= {"problem": ProblemReference.model_validate(slow), "stepsize": None}
         if self.algorithm == "gtadam":
             changed["stepsize"] = 0.005
@@ -53,8 +57,8 @@ class Kind:
 
 _ALGORITHMS = ("gradient-tracking", "gtadam", "push-sum", "gradient-tracking-atc", "consensus")
 _WIRES = ("float32", "top-k", "int8", "bfloat16")
-KINDS = [Kind(*pair) for pair, _ in zip(zip(cycle(_ALGORITHMS), cycle(_WIRES)), range(20))]
-"""Each algorithm with each wire."""
+KINDS = [Kind(_ALGORITHMS[number % 5], _WIRES[number % 4]) for number in range(20)]
+"""Each algorithm with each wire, and the first four or five with all of them."""
 
 
 class Hung(AssertionError):
@@ -81,27 +85,42 @@ class Running:
         self._stop = threading.Event()
         self._earlier = self._histories(*self.sites)
         self._stores = set(self._all_stores())
+        self._looked: dict[str, tuple[float, list[Path]]] = {}
         self._result: Future[RunResult] = Future()
         arguments = (topology, mesh.target, mesh.folder, name, lambda *_: None, self._stop, self._hear)
         threading.Thread(target=self._run, args=arguments, name=name, daemon=True).start()
 
-    def attempts(self, site: str) -> list[str]:
-        """The jobs of the run at a site, as far as they have begun to iterate, in their order."""
-        return [file.parents[1].name for file in self._begun(site)]
-
     def reached(self, site: str) -> list[int]:
-        """How many iterations each of these attempts has done."""
+        """How many iterations each attempt has done at a site, as far as they have begun there."""
         return [_last_iteration(file) for file in self._begun(site)]
 
     def iteration(self, site: str) -> int:
         """How far the last attempt is."""
         return (self.reached(site) or [0])[-1]
 
+    def job_processes(self, participant: str) -> list[psutil.Process]:
+        """The processes of its jobs."""
+        children = self.mesh.process(participant).children()
+        return [child for child in children if not JOB_MODULES.isdisjoint(_command(child))]
+
+    def job_process(self, participant: str) -> psutil.Process:
+        """The process of the only job there."""
+        (job,) = self.job_processes(participant)
+        return job
+
+    def losses(self) -> list[float]:
+        """When the user was told that the run was lost and goes on."""
+        return [when for when, text in self.told if "goes on once all are back" in text]
+
+    def began_at(self) -> int:
+        """The iteration from whose checkpoint the last attempt began."""
+        last = attempt.read(self._store("server"))
+        assert last is not None
+        return last.began_at
+
     def checkpoints(self, site: str) -> Path:
         """The folder of the run's checkpoints at a site."""
-        new = (store for store in self._all_stores() if store not in self._stores)
-        (store,) = (store for store in new if store.parents[1].name == site)
-        return store / "checkpoints"
+        return self._store(site) / "checkpoints"
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
         """Wait until it holds.
@@ -140,8 +159,18 @@ class Running:
             [f"iterations {reached}, told {self.told}; logs in {self.mesh.folder / 'local'}", *lines]
         )
 
+    def _store(self, participant: str) -> Path:
+        new = (store for store in self._all_stores() if store not in self._stores)
+        (store,) = (store for store in new if store.parents[1].name == participant)
+        return store
+
     def _begun(self, site: str) -> list[Path]:
-        return sorted(self._histories(site) - self._earlier, key=lambda file: file.parent.stat().st_ctime)
+        looked, begun = self._looked.get(site, (0.0, []))
+        if time.monotonic() - looked > _LOOK_SECONDS:
+            new = self._histories(site) - self._earlier - {*begun}
+            begun = [*begun, *sorted(new, key=lambda file: file.parent.stat().st_mtime)]
+            self._looked[site] = time.monotonic(), begun
+        return begun
 
     def _histories(self, *sites: str) -> set[Path]:
         return {
@@ -180,6 +209,13 @@ def _last_iteration(file: Path) -> int:
         history.seek(max(0, history.seek(0, 2) - _LAST_BYTES))
         lines = history.read().split(b"\n")[:-1]
     return int(json.loads(lines[-1])["iteration"]) if lines else 0
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 def _status(pid: int) -> str:

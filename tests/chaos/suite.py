@@ -1,18 +1,18 @@
 """Runs with faults, and whether each becomes what is promised."""
 
+import os
 import time
 from collections.abc import Sequence
-from random import Random
+from random import Random, SystemRandom
 from typing import Any
 
 import torch
-from faults import Fault
-from running import Kind, Running, left_behind
+from faults import Fault, Strike
+from running import EVERY, Kind, Running, left_behind
 from running_mesh import RunningMesh
 from table import Row, Table
 
-EVERY = 20
-"""Iterations between checkpoints, as the topology file has it."""
+SEED = int(os.environ.get("CHAOS_SEED") or SystemRandom().randrange(10**6))
 KEPT = "as promised"
 
 
@@ -26,7 +26,7 @@ class Suite:
 
     def __init__(self, mesh: RunningMesh, table: Table):
         self._mesh = mesh
-        self._table = table
+        self.table = table
         self._undisturbed: dict[Kind, dict[str, Any]] = {}
 
     def disturb(self, kind: Kind, faults: Sequence[Fault], seed: int, number: int = 0) -> None:
@@ -50,7 +50,7 @@ class Suite:
                 row.outcome = row.outcome if same else f"{row.outcome}; the result is another one"
         finally:
             run.abort()
-            self._table.add(rows)
+            self.table.add(rows)
         broken = [row for row in rows if row.outcome != KEPT]
         assert not broken, broken
 
@@ -64,9 +64,10 @@ def _strike(run: Running, fault: Fault, random: Random, row: Row) -> None:
     newest = run.iteration(site) // EVERY * EVERY
     row.iteration = newest + EVERY + random.randrange(EVERY)
     run.wait(lambda: run.iteration(site) >= row.iteration, f"iteration {row.iteration}, before {row.fault}")
-    attempts, told = len(run.attempts(site)), len(run.told)
+    losses = len(run.losses())
     strike = fault.strike(run, random)
-    row.iteration, row.mending_seconds = strike.iteration, (strike.mended or strike.struck) - strike.struck
+    row.iteration, row.remark = strike.iteration, strike.remark
+    row.mending_seconds = (strike.mended or strike.struck) - strike.struck
 
     def further() -> bool:
         *earlier, last = run.reached(strike.site)
@@ -74,15 +75,22 @@ def _strike(run: Running, fault: Fault, random: Random, row: Row) -> None:
 
     run.wait(further, f"an iteration after {row.fault} at iteration {row.iteration}")
     row.recovery_seconds = time.monotonic() - strike.struck
-    row.attempts = len(run.attempts(site)) - attempts
-    row.told_seconds = run.told[told][0] - strike.struck if run.told[told:] else None
-    row.outcome = _outcome(row, fault)
+    told = run.losses()[losses:]
+    row.attempts = len(told)
+    row.told_seconds = told[0] - strike.struck if told else None
+    row.began_at = run.began_at() if told else None
+    row.load = os.getloadavg()[0]
+    row.outcome = _outcome(row, fault, strike)
 
 
-def _outcome(row: Row, fault: Fault) -> str:
+def _outcome(row: Row, fault: Fault, strike: Strike) -> str:
     assert row.recovery_seconds is not None
     if row.attempts != fault.attempts:
         return f"{row.attempts} further attempts instead of {fault.attempts}"
+    if strike.begins and row.began_at is not None:
+        least, most = strike.begins
+        if not least <= row.began_at <= most:
+            return f"began at iteration {row.began_at} instead of {least} to {most}"
     if (seconds := row.recovery_seconds - row.mending_seconds) > fault.limit:
         return f"{seconds:.1f} s instead of {fault.limit:g}"
     return KEPT

@@ -20,6 +20,9 @@ _COLUMNS = {
     "mending_seconds": "of them until what was struck was there again",
     "told_seconds": "s until it was told",
     "attempts": "further attempts",
+    "began_at": "from the checkpoint of",
+    "load": "load of the machine",
+    "remark": "remark",
 }
 
 
@@ -36,6 +39,8 @@ class Row:
         mending_seconds: until what was struck was there again, a restart for instance.
         told_seconds: until the user was told of a loss; None where there is nothing to tell.
         attempts: further ones that it took.
+        began_at: the iteration from whose checkpoint the last of them began.
+        load: average number of processes that wanted to run in the last minute, on the whole machine.
     """
 
     fault: str
@@ -51,11 +56,13 @@ class Row:
     mending_seconds: float = 0.0
     told_seconds: float | None = None
     attempts: int = 0
+    began_at: int | None = None
+    load: float = 0.0
     remark: str = ""
 
 
 class Table:
-    """The rows of a suite, which are written whenever one is added: what hangs must not take the others along.
+    """The rows of a suite, which are written whenever one is added: who looks early sees some.
 
     Args:
         folder: where they are written.
