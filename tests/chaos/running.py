@@ -5,7 +5,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,16 @@ class Running:
         """When the user was told that the run was lost and goes on."""
         return [when for when, text in self.told if "goes on once all are back" in text]
 
+    def submitted(self) -> float | None:
+        """When the server submitted the last further attempt, by its log; None before."""
+        log = (self.mesh.workspace("server") / "log.txt").read_text()
+        lines = [line for line in log.splitlines() if "the run goes on as the job" in line]
+        if not lines:
+            return None
+        when, milliseconds = lines[-1].split(" - ")[0].split(",")
+        ago = time.time() - datetime.fromisoformat(when).timestamp() - int(milliseconds) / 1000
+        return time.monotonic() - ago
+
     def began_at(self) -> int:
         """The iteration from whose checkpoint the last attempt began."""
         last = attempt.read(self._store("server"))
@@ -148,7 +160,8 @@ class Running:
     def abort(self) -> None:
         """End it, if it has not ended."""
         self._stop.set()
-        self._result.exception(HANG_SECONDS)
+        with suppress(TimeoutError):
+            self._result.exception(HANG_SECONDS)
 
     def state(self) -> str:
         """What can be said of a run that stands still."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from faults import Fault, Strike
 from running import EVERY, Kind, Running, left_behind
-from running_mesh import RunningMesh
+from running_mesh import START_SECONDS, RunningMesh
 from table import Row, Table
 
 SEED = int(os.environ.get("CHAOS_SEED") or SystemRandom().randrange(10**6))
@@ -35,6 +35,7 @@ class Suite:
         Raises:
             AssertionError: one has not become what is promised.
         """
+        self._mesh.target.up(START_SECONDS)  # a run before may have failed with somebody down
         if kind not in self._undisturbed:
             run = self._run(kind, "undisturbed")
             self._undisturbed[kind] = left_behind(self._mesh, run.result())
@@ -45,9 +46,12 @@ class Suite:
                 row = Row(fault.title, kind.algorithm, kind.wire, seed, number, 0, fault.promise, fault.limit)
                 rows.append(row)
                 _strike(run, fault, random, row)
-            same = _same(left_behind(self._mesh, run.result()), self._undisturbed[kind])
-            for row in rows:
-                row.outcome = row.outcome if same else f"{row.outcome}; the result is another one"
+            if not _same(left_behind(self._mesh, run.result()), self._undisturbed[kind]):
+                for row in rows:
+                    row.outcome += "; the result of the run is another one"
+        except BaseException as error:
+            rows[-1].outcome = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise
         finally:
             run.abort()
             self.table.add(rows)
@@ -62,7 +66,7 @@ def _strike(run: Running, fault: Fault, random: Random, row: Row) -> None:
     site = run.sites[0]
     # four losses without a checkpoint between them would end the run
     newest = run.iteration(site) // EVERY * EVERY
-    row.iteration = newest + EVERY + random.randrange(EVERY)
+    row.iteration = newest + EVERY + random.randrange(3, EVERY)  # it takes a moment to be written
     run.wait(lambda: run.iteration(site) >= row.iteration, f"iteration {row.iteration}, before {row.fault}")
     losses = len(run.losses())
     strike = fault.strike(run, random)
@@ -78,7 +82,8 @@ def _strike(run: Running, fault: Fault, random: Random, row: Row) -> None:
     told = run.losses()[losses:]
     row.attempts = len(told)
     row.told_seconds = told[0] - strike.struck if told else None
-    row.began_at = run.began_at() if told else None
+    if told and (submitted := run.submitted()):
+        row.began_at, row.ending_seconds = run.began_at(), submitted - strike.struck
     row.load = os.getloadavg()[0]
     row.outcome = _outcome(row, fault, strike)
 

@@ -18,12 +18,23 @@ _COLUMNS = {
     "outcome": "outcome",
     "recovery_seconds": "s to the next iteration",
     "mending_seconds": "of them until what was struck was there again",
+    "ending_seconds": "of them until the last attempt was submitted",
     "told_seconds": "s until it was told",
     "attempts": "further attempts",
     "began_at": "from the checkpoint of",
     "load": "load of the machine",
     "remark": "remark",
 }
+
+_BY_FAULT = (
+    "fault",
+    "as promised",
+    "median s to the next iteration",
+    "worst",
+    "worst once what was struck was there again",
+    "its limit",
+    "median s in which NVFlare ended the job",
+)
 
 
 @dataclass
@@ -37,6 +48,7 @@ class Row:
         outcome: ``as promised``, or what differs.
         recovery_seconds: from the fault until the run was further than before; None if that never came.
         mending_seconds: until what was struck was there again, a restart for instance.
+        ending_seconds: until the server submitted the last further attempt: NVFlare had ended the job before.
         told_seconds: until the user was told of a loss; None where there is nothing to tell.
         attempts: further ones that it took.
         began_at: the iteration from whose checkpoint the last of them began.
@@ -51,9 +63,10 @@ class Row:
     iteration: int
     promised: str
     limit_seconds: float
-    outcome: str = "hung"
+    outcome: str = ""
     recovery_seconds: float | None = None
     mending_seconds: float = 0.0
+    ending_seconds: float | None = None
     told_seconds: float | None = None
     attempts: int = 0
     began_at: int | None = None
@@ -82,19 +95,25 @@ class Table:
         groups: defaultdict[str, list[Row]] = defaultdict(list)
         for row in self.rows:
             groups[row.fault].append(row)
-        lines = []
-        for fault, rows in sorted(groups.items()):
-            seconds = [row.recovery_seconds for row in rows if row.recovery_seconds is not None]
-            after = [row.recovery_seconds - row.mending_seconds for row in rows if row.recovery_seconds]
-            kept = sum(row.outcome == "as promised" for row in rows)
-            figures = (median(seconds), max(seconds), max(after)) if after else ()
-            limit = max(row.limit_seconds for row in rows)
-            lines.append([fault, f"{kept} of {len(rows)}", *map(_seconds, figures), f"{limit:.0f}"])
-        return _markdown(["fault", "as promised", "median s", "worst s", "worst once mended", "limit"], lines)
+        return _markdown(_BY_FAULT, [[fault, *_summary(rows)] for fault, rows in sorted(groups.items())])
 
     def _all(self) -> str:
         rows = [[_cell(asdict(row)[name]) for name in _COLUMNS] for row in self.rows]
         return _markdown(list(_COLUMNS.values()), rows)
+
+
+def _summary(rows: Sequence[Row]) -> list[str]:
+    recovered = [row for row in rows if row.recovery_seconds is not None]
+    seconds = [row.recovery_seconds or 0.0 for row in recovered]
+    once_mended = [(row.recovery_seconds or 0.0) - row.mending_seconds for row in recovered]
+    ends = [row.ending_seconds for row in rows if row.ending_seconds is not None]
+    return [
+        f"{sum(row.outcome == 'as promised' for row in rows)} of {len(rows)}",
+        *(_cell(of(values) if values else None) for of, values in ((median, seconds), (max, seconds))),
+        _cell(max(once_mended, default=None)),
+        f"{max(row.limit_seconds for row in rows):.0f}",
+        _cell(median(ends) if ends else None),
+    ]
 
 
 def _cell(value: object) -> str:
