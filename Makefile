@@ -66,7 +66,7 @@ test-full: test ## As test, with the tests that take long and are like others
 CHAOS_SEED ?=
 CHAOS_ARGS ?=
 .PHONY: chaos
-chaos: $(READY) ## Strike runs with 60 faults at random iterations; writes build/chaos/ (CHAOS_SEED=N repeats, CHAOS_ARGS='-k 3-' takes a part)
+chaos: $(READY) ## Strike runs with 60 faults at random iterations, into build/chaos/ (CHAOS_SEED=N repeats them, CHAOS_ARGS='-k 3-' a part)
 	CHAOS_SEED='$(CHAOS_SEED)' $(BIN)/pytest tests/chaos -m chaos $(CHAOS_ARGS)
 
 .PHONY: test-nvflare-next
