@@ -33,7 +33,8 @@ def suite(mesh: RunningMesh) -> Suite:
 
 @pytest.fixture
 def bounded_suite(mesh: RunningMesh, tmp_path: Path) -> Suite:
-    return Suite(mesh, Table(tmp_path))
+    """Beside other tests, which make recoveries slower."""
+    return Suite(mesh, Table(tmp_path), timed=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
