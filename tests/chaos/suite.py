@@ -55,6 +55,7 @@ class Suite:
                     row.outcome += "; the result of the run is another one"
         except BaseException as error:
             rows[-1].outcome = str(error).splitlines()[0] if str(error) else type(error).__name__
+            error.add_note(f"{rows[-1].fault}: run {number} of CHAOS_SEED={seed}, {kind}")
             raise
         finally:
             run.abort()
