@@ -50,18 +50,24 @@ demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVF
 
 ##@ Develop
 
-BOUNDED := -m 'not full'
+BOUNDED := -m 'not full and not chaos'
 .PHONY: test
 test: export SKIPPED_TESTS := $(CURDIR)/build/skipped-tests
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
 	@mkdir -p $(dir $(SKIPPED_TESTS)) && rm -f $(SKIPPED_TESTS)
 	@trap '$(BIN)/python tests/skipped.py $(SKIPPED_TESTS)' EXIT; set -x; \
 	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2; \
-	$(BIN)/pytest tests/integration tests/attacks --numprocesses 2 --dist loadfile $(BOUNDED)
+	$(BIN)/pytest tests/integration tests/attacks tests/chaos --numprocesses 2 --dist loadfile $(BOUNDED)
 
 .PHONY: test-full
-test-full: BOUNDED :=
+test-full: BOUNDED := -m 'not chaos'
 test-full: test ## As test, with the tests that take long and are like others
+
+CHAOS_SEED ?=
+CHAOS_ARGS ?=
+.PHONY: chaos
+chaos: $(READY) ## Strike runs with 60 faults at random iterations, into build/chaos/ (CHAOS_SEED=N repeats them, CHAOS_ARGS='-k 3-' a part)
+	CHAOS_SEED='$(CHAOS_SEED)' $(BIN)/pytest tests/chaos -m chaos $(CHAOS_ARGS)
 
 .PHONY: test-nvflare-next
 test-nvflare-next: ## Test in .venv-nvflare-next what flaremesh assumes of NVFlare against its newest pre-release

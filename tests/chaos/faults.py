@@ -1,0 +1,301 @@
+"""What can befall a run, and what becomes of it then: each fault knows what docs/resilience.md promises."""
+
+import resource
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import ClassVar
+
+from edges import cut, deaf
+from running import EVERY, Running
+from running_mesh import START_SECONDS
+
+AGAIN = "the next attempt, from the newest checkpoint that all have"
+NEVER_ENDED = "the attempt goes on"
+
+
+@dataclass
+class Strike:
+    """A fault as it happened.
+
+    Attributes:
+        site: where it is looked at how far the run is.
+        iteration: how far it was there.
+        struck: the time of it.
+        mended: when what was struck was there again; the limit counts from here.
+        begins: the least and the greatest iteration from whose checkpoint the next attempt may begin; None
+            where there is none.
+        remark: what else is to be told.
+    """
+
+    site: str
+    iteration: int
+    struck: float = field(default_factory=time.monotonic)
+    mended: float | None = None
+    begins: tuple[int, int] | None = None
+    remark: str = ""
+
+
+class Fault:
+    """A fault.
+
+    Attributes:
+        title: what happens.
+        promise: what becomes of the run.
+        attempts: so many further ones it takes.
+        limit: seconds until the run is further than it was, from when what was struck is there again.
+    """
+
+    title: ClassVar[str]
+    promise: ClassVar[str] = AGAIN
+    attempts: ClassVar[int] = 1
+    limit: ClassVar[float] = 25.0
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        """Let it happen, now."""
+        raise NotImplementedError
+
+
+class JobProcess(Fault):
+    title = "kill -9 of a site's job process"
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        strike = begins_again(run, site)
+        run.job_process(site).kill()
+        return strike
+
+
+class TwoJobProcesses(Fault):
+    title = "kill -9 of two sites' job processes at once"
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        chosen = random.sample(run.sites, 2)
+        jobs = [run.job_process(site) for site in chosen]
+        strike = begins_again(run, chosen[0])
+        for job in jobs:
+            job.kill()
+        return strike
+
+
+class ServerJobProcess(Fault):
+    title = "kill -9 of the server's job process"
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        strike = begins_again(run, random.choice(run.sites))
+        run.job_process("server").kill()
+        strike.begins = None  # sites go on, and write checkpoints, until they know
+        return strike
+
+
+class Site(Fault):
+    title = "kill -9 of all processes of a site, which is started again"
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        process = run.mesh.process(site)
+        family = [process, *process.children(recursive=True)]
+        strike = begins_again(run, site)
+        for part in family:
+            part.kill()
+        run.mesh.target.up(START_SECONDS)
+        strike.mended = time.monotonic()
+        return strike
+
+
+class SiteProcess(Fault):
+    title = "kill -9 of a site's own process, which is started again"
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        strike = begins_again(run, site)
+        run.mesh.process(site).kill()
+        run.mesh.target.up(START_SECONDS)
+        strike.mended, strike.begins = time.monotonic(), None  # its job's process may live for a while
+        return strike
+
+
+class Server(Fault):
+    """Left out of ALL until a restarted server goes on with its runs while the admin waits for it."""
+
+    title = "kill -9 of all processes of the server, which is started again"
+    limit = 30.0
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        strike = Strike(random.choice(run.sites), run.iteration(run.sites[0]))
+        process = run.mesh.process("server")
+        for part in (process, *process.children(recursive=True)):
+            part.kill()
+        run.mesh.target.up(START_SECONDS)
+        strike.mended = time.monotonic()
+        return strike
+
+
+class Stopped(Fault):
+    title = "SIGSTOP of a site's job process, and SIGCONT after some seconds"
+    promise = NEVER_ENDED
+    attempts = 0
+    limit = 5.0
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        strike = Strike(site, run.iteration(site))
+        job = run.job_process(site)
+        job.suspend()
+        time.sleep(random.uniform(2, 8))  # the fault itself
+        job.resume()
+        strike.mended = time.monotonic()
+        return strike
+
+
+class WhileWriting(Fault):
+    title = "kill -9 of a site's job process while it writes a checkpoint"
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        job, folder = run.job_process(site), run.checkpoints(site)
+        deadline = time.monotonic() + 30
+        while not any(folder.glob("*.partial")):
+            assert time.monotonic() < deadline, "no checkpoint is written"
+        job.kill()
+        strike = begins_again(run, site)
+        strike.remark = "left " + (
+            ", ".join(path.name for path in folder.glob("*.partial")) or "nothing torn"
+        )
+        return strike
+
+
+class WhileResuming(Fault):
+    title = "kill -9 of a site's job process, and of the next attempt's as soon as it is there"
+    promise = "the attempt after the next, from the newest checkpoint that all have"
+    attempts = 2
+    limit = 2 * Fault.limit
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        strike, job = begins_again(run, site), run.job_process(site)
+        job.kill()
+        run.wait(lambda: [other for other in run.job_processes(site) if other != job], "its next job process")
+        (other,) = (other for other in run.job_processes(site) if other != job)
+        other.kill()
+        return strike
+
+
+class Corrupted(Fault):
+    title = "kill -9 of a site's job process, whose newest checkpoint is damaged"
+    promise = "the next attempt, from the checkpoint before"
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        strike, job = begins_again(run, site), run.job_process(site)
+        job.kill()
+        job.wait(5)
+        newest = max(run.checkpoints(site).glob("*.safetensors"), key=lambda file: int(file.stem))
+        content = bytearray(newest.read_bytes())
+        content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+        newest.write_bytes(content)
+        strike.begins, strike.remark = (0, int(newest.stem) - EVERY), f"{newest.name} is damaged"
+        return strike
+
+
+class Emptied(Fault):
+    title = "kill -9 of a site's job process, all of whose checkpoints are gone"
+    promise = "the next attempt, from the start"
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        strike, job = begins_again(run, site), run.job_process(site)
+        job.kill()
+        job.wait(5)
+        for file in run.checkpoints(site).iterdir():
+            file.unlink()
+        strike.begins = (0, 0)
+        return strike
+
+
+class Full(Fault):
+    title = "a site's checkpoints find no room, and find it again"
+    promise = "the attempt goes on without them, and later with them"
+    attempts = 0
+    limit = 5.0
+    BYTES: ClassVar[int] = 224 << 10
+    """A file that is longer finds no room: more than a history has, and less than a checkpoint."""
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        job, folder = run.job_process(site), run.checkpoints(site)
+        strike = Strike(site, run.iteration(site))
+        limits = resource.prlimit(job.pid, resource.RLIMIT_FSIZE, (self.BYTES, resource.RLIM_INFINITY))
+        run.wait(lambda: run.iteration(site) > strike.iteration + 2 * EVERY, "two checkpoints without room")
+        without = newest(folder)
+        resource.prlimit(job.pid, resource.RLIMIT_FSIZE, limits)
+        strike.mended = time.monotonic()
+        assert without <= strike.iteration + EVERY // 2, f"the checkpoint of {without} has found room"
+        run.wait(lambda: newest(folder) > without, "a checkpoint once there is room")
+        return strike
+
+
+class CutEdge(Fault):
+    title = "an edge's connections are cut"
+    promise = NEVER_ENDED
+    attempts = 0
+    limit = 5.0
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site, peer = edge(run, random)
+        strike = Strike(site, run.iteration(site))
+        count = cut(run.job_process(site), run.job_process(peer))
+        strike.remark = f"{count} connections between {site} and {peer}"
+        return strike
+
+
+class DeafEdge(Fault):
+    title = "an edge's connections lose all that arrives, for some seconds"
+    promise = NEVER_ENDED
+    attempts = 0
+    limit = 5.0
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site, peer = edge(run, random)
+        strike = Strike(site, run.iteration(site))
+        with deaf(run.job_process(site), run.job_process(peer)) as count:
+            time.sleep(random.uniform(2, 5))  # the fault itself
+        strike.mended = time.monotonic()
+        strike.remark = f"{count} connections between {site} and {peer}"
+        return strike
+
+
+ALL: list[type[Fault]] = [
+    JobProcess,
+    TwoJobProcesses,
+    ServerJobProcess,
+    Site,
+    SiteProcess,
+    Stopped,
+    WhileWriting,
+    WhileResuming,
+    Corrupted,
+    Emptied,
+    Full,
+    CutEdge,
+    DeafEdge,
+]
+
+
+def begins_again(run: Running, site: str) -> Strike:
+    """A site is struck now, and the next attempt begins from what it has, or from the checkpoint before."""
+    iteration = run.iteration(site)
+    last = (iteration + 2) // EVERY * EVERY  # it may be further by the time that the fault arrives
+    return Strike(site, iteration, begins=(max(0, iteration // EVERY * EVERY - EVERY), last))
+
+
+def edge(run: Running, random: Random) -> tuple[str, str]:
+    """Two sites of the ring that follow each other."""
+    index = random.randrange(len(run.sites))
+    return run.sites[index], run.sites[(index + 1) % len(run.sites)]
+
+
+def newest(folder: Path) -> int:
+    """The iteration of the newest checkpoint, 0 without any."""
+    return max((int(file.stem) for file in folder.glob("*.json") if file.stem.isdecimal()), default=0)
