@@ -122,7 +122,8 @@ def to_the_end(
             if not ended.lost:
                 return ended, job
             if told != job:
-                warn(f"{ended.reason}. The run goes on once all are back.")
+                without = ", or without who stays away" if connection.run.on_loss == "continue" else ""
+                warn(f"{ended.reason}. The run goes on once all are back{without}.")
                 told = job
             match next_attempt(connection.session, job, ended, stop):
                 case str() as job:
