@@ -28,6 +28,8 @@ class Server:
         self.running = []
         self.refused = {}
         self.waiting = set()
+        self.withdrawn = set()
+        self.lets_wait = lambda clone: False
         self.abandoned = set()
 
     def sites(self):
@@ -44,7 +46,16 @@ class Server:
             return None
         self.taking_part = sites
         self.jobs.add(clone := f"job-{len(self.jobs)}")
+        if self.lets_wait(clone):
+            self.waiting.add(clone)
         return clone
+
+    def withdraw(self, job):
+        self.waiting.discard(job)
+        self.withdrawn.add(job)
+
+    def was_withdrawn(self, job):
+        return job in self.withdrawn
 
     def refusals(self, job):
         return self.refused
@@ -198,6 +209,15 @@ def test_a_run_that_waits_ends_when_an_admin_removes_its_job(attempts, server, s
     assert attempt.read(store).state is RunState.ABORTED
 
 
+def test_a_run_whose_next_attempt_an_admin_aborts_before_it_begins_is_over(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    server.withdrawn = {"job-1"}
+    attempts.ended("first", None)
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+    left = attempt.read(store)
+    assert (left.state, left.lost) == (RunState.ABORTED, None)
+
+
 def test_a_server_that_starts_again_takes_up_the_runs_that_its_end_has_cut_off(tmp_path, server, store):
     leave(store, RunState.RUNNING)
     Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
@@ -294,6 +314,20 @@ def test_after_its_patience_a_run_that_may_goes_on_without_who_is_missing(attemp
     assert settled(server)[NEXT_ATTEMPT] == "job-1"
     assert server.taking_part == ("bonn", "ulm")
     assert attempt.read(store).sites == ("bonn", "ulm")
+
+
+def test_an_attempt_of_all_that_still_waits_then_gives_way_to_that_of_the_others(attempts, server, store):
+    def loses_worms(clone):
+        server.registered.discard("worms")
+        return clone == "job-1"
+
+    server.registered, server.lets_wait = set(THREE), loses_worms
+    leave(store, RunState.FAILED, "worms: the job process ended without a word", 0.3, THREE, quorum=2)
+    attempts.ended("first", None)
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+    assert server.notes["job-1"][NEXT_ATTEMPT] == "job-2"
+    assert server.withdrawn == {"job-1"}
+    assert server.taking_part == ("bonn", "ulm")
 
 
 def test_who_is_back_in_time_takes_part(attempts, server, store):

@@ -151,6 +151,12 @@ class Attempts:
                 attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
                 self._process.note(last.job, {NEXT_ATTEMPT: job})
             wait_while(partial(self._process.waits, job), deadline - time.monotonic(), _POLL_SECONDS)
+            if self._process.waits(job):
+                break
+            waiting = attempt.read(run.store)
+            if waiting and waiting.state is RunState.WAITING and self._process.was_withdrawn(job):
+                attempt.write(run.store, replace(waiting, state=RunState.ABORTED, lost=None))  # by an admin
+                return
             if self._process.has_begun(job):
                 return
             if refusals := self._process.refusals(job):  # sites would say the same again
@@ -161,6 +167,11 @@ class Attempts:
         there = tuple(site for site in last.sites if site not in missing)
         why = f"not there: {', '.join(missing)}" if missing else "its next attempt cannot begin"
         why = f"{why}, after {last.patience:g} s"
+        if job is not None:  # it still waits to begin; who follows it hears what becomes of the run
+            self._process.withdraw(job)
+            self._process.note(job, {LOST: last.lost or _KILLED})
+            last = replace(last, job=job)
+            run = run._replace(attempt=last)
         if not (missing and last.quorum):
             self._give_up(run, why)
         elif len(there) < last.quorum:

@@ -93,6 +93,14 @@ class ServerProcess:
         """Whether a job runs, or has run."""
         return self._status(job_id) not in {*_NOT_BEGUN, *_NEVER_BEGUN, None}
 
+    def withdraw(self, job_id: str) -> None:
+        """Let a job that waits not begin any more."""
+        self.note(job_id, {JobMetaKey.STATUS.value: RunStatus.FINISHED_ABORTED.value})
+
+    def was_withdrawn(self, job_id: str) -> bool:
+        """Whether a job that waited was removed, or told not to begin: one that began may have ended so, too."""
+        return self._status(job_id) in {None, RunStatus.FINISHED_ABORTED.value}
+
     def is_abandoned(self, job_id: str) -> bool:
         """Whether the server ended while a job ran."""
         return bool(self._status(job_id) == RunStatus.ABANDONED.value)
