@@ -117,8 +117,6 @@ class SiteProcess(Fault):
 
 
 class Server(Fault):
-    """Left out of ALL until a restarted server goes on with its runs while the admin waits for it."""
-
     title = "kill -9 of all processes of the server, which is started again"
     limit = 30.0
 
@@ -272,6 +270,7 @@ ALL: list[type[Fault]] = [
     ServerJobProcess,
     Site,
     SiteProcess,
+    Server,
     Stopped,
     WhileWriting,
     WhileResuming,

@@ -73,13 +73,15 @@ def _strike(run: Running, fault: Fault, random: Random, row: Row) -> Strike:
     newest = run.iteration(site) // EVERY * EVERY
     row.iteration = newest + EVERY + random.randrange(3, EVERY)  # it takes a moment to be written
     run.wait(lambda: run.iteration(site) >= row.iteration, f"iteration {row.iteration}, before {row.fault}")
-    losses = len(run.losses())
+    losses, begun = len(run.losses()), len(run.reached(site))
     strike = fault.strike(run, random)
     row.iteration, row.remark = strike.iteration, strike.remark
     row.mending_seconds = (strike.mended or strike.struck) - strike.struck
 
     def further() -> bool:
         *earlier, last = run.reached(strike.site)
+        if fault.attempts and len(earlier) < begun:
+            return False  # where the server's part is killed, sites go on until they hear of it
         return last > max(strike.iteration + 2, *earlier, 0)  # what is on its way makes two
 
     run.wait(further, f"an iteration after {row.fault} at iteration {row.iteration}")

@@ -98,7 +98,7 @@ class ServerProcess:
         self.note(job_id, {JobMetaKey.STATUS.value: RunStatus.FINISHED_ABORTED.value})
 
     def was_withdrawn(self, job_id: str) -> bool:
-        """Whether a job that waited was removed, or told not to begin: one that began may have ended so, too."""
+        """Whether a job that waited was removed or told not to begin; one that has begun may end so, too."""
         return self._status(job_id) in {None, RunStatus.FINISHED_ABORTED.value}
 
     def is_abandoned(self, job_id: str) -> bool:
