@@ -615,11 +615,12 @@ def receiving(authority):
 # what is left
 
 
-def test_nothing_is_left_after_the_end(authority, mallory):
+def test_nothing_is_left_after_the_end(authority):
     process = psutil.Process()
     threads, descriptors = set(threading.enumerate()), process.num_fds()
     sites = Sites(authority)
     run = Run(sites)
+    mallory = authority.issue("m")  # now, because b has seen a certificate of m's
     with greeted(run.address, mallory) as stopped, ExitStack() as half_open:
         for _ in range(50):
             half_open.enter_context(socket.create_connection(run.address, 10))
