@@ -6,21 +6,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 from running_mesh import RunningMesh
-from safetensors.torch import load_file
 
 from flaremesh.deploy.runs.run import run
 from flaremesh.p2p import attempt
 from flaremesh.p2p.nvflare.processes import JOB_MODULES
 from flaremesh.p2p.outcome import RUN_FOLDER, RunResult
 from flaremesh.p2p.store import STORES
-from flaremesh.runtime.history import HISTORY, History
+from flaremesh.runtime.history import HISTORY
 from flaremesh.topology.schema import CirculantGraph, ProblemReference, Topology, Wire
 
 EVERY = 20
@@ -201,20 +200,6 @@ class Running:
             self._result.set_result(run(*arguments))
         except BaseException as error:  # noqa: BLE001  # it is raised where the result is asked for
             self._result.set_exception(error)
-
-
-def left_behind(mesh: RunningMesh, result: RunResult) -> dict[str, Any]:
-    """Model and records of every site, without times."""
-    kept = {}
-    for site in result.sites:
-        folder = mesh.folder / "runs" / result.run_id / site
-        history = History.read(folder / HISTORY)
-        records = [
-            {name: value for name, value in asdict(record).items() if not name.endswith("seconds")}
-            for record in history.ordered()
-        ]
-        kept[site] = load_file(folder / "model.safetensors"), records
-    return kept
 
 
 def _last_iteration(file: Path) -> int:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from random import Random, SystemRandom
 from typing import Any
 
-import torch
 from faults import Fault, Strike
-from running import EVERY, Kind, Running, left_behind
+from running import EVERY, Kind, Running
 from running_mesh import START_SECONDS, RunningMesh
 from table import Row, Table
+
+from undisturbed import left_behind
 
 SEED = int(os.environ.get("CHAOS_SEED") or SystemRandom().randrange(10**6))
 KEPT = "as promised"
@@ -41,7 +42,7 @@ class Suite:
         self._mesh.target.up(START_SECONDS)  # a run before may have failed with somebody down
         if kind not in self._undisturbed:
             run = self._run(kind, "undisturbed")
-            self._undisturbed[kind] = left_behind(self._mesh, run.result())
+            self._undisturbed[kind] = self._left_behind(run)
         random = Random(f"{seed} {number}")
         run, rows = self._run(kind, "disturbed"), []
         try:
@@ -50,7 +51,7 @@ class Suite:
                 rows.append(row)
                 strike = _strike(run, fault, random, row)
                 row.outcome = _outcome(row, fault, strike, self._timed)
-            if not _same(left_behind(self._mesh, run.result()), self._undisturbed[kind]):
+            if self._left_behind(run) != self._undisturbed[kind]:
                 for row in rows:
                     row.outcome += "; the result of the run is another one"
         except BaseException as error:
@@ -65,6 +66,10 @@ class Suite:
 
     def _run(self, kind: Kind, name: str) -> Running:
         return Running(self._mesh, kind.topology(self._mesh.topology), f"{name}-{kind}")
+
+    def _left_behind(self, run: Running) -> dict[str, Any]:
+        result = run.result()
+        return left_behind(self._mesh.folder / "runs" / result.run_id, result.sites)
 
 
 def _strike(run: Running, fault: Fault, random: Random, row: Row) -> Strike:
@@ -107,13 +112,3 @@ def _outcome(row: Row, fault: Fault, strike: Strike, timed: bool) -> str:
     if timed and seconds > fault.limit:
         return f"{seconds:.1f} s instead of {fault.limit:g}"
     return KEPT
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether models and histories are the same, bit for bit."""
-    return one.keys() == other.keys() and all(
-        records == other[site][1]
-        and model.keys() == other[site][0].keys()
-        and all(torch.equal(tensor, other[site][0][name]) for name, tensor in model.items())
-        for site, (model, records) in one.items()
-    )

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +10,7 @@ import yaml
 from cluster import kubectl
 from installed_mesh import Mesh
 
-from flaremesh.runtime.history import HISTORY, History
+from undisturbed import left_behind
 
 RUN = {"on_loss": "wait", "checkpoint": {"every": 50}, "iterations": 2000}
 FAR_ENOUGH = 50  # iterations, so that there is a checkpoint
@@ -29,21 +28,12 @@ def file(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(mesh: Mesh, file: Path) -> dict[str, Any]:
-    return left_behind(mesh, mesh.run(file=file))
+    return what_is_left(mesh, mesh.run(file=file))
 
 
-def left_behind(mesh: Mesh, result: dict[str, Any]) -> dict[str, Any]:
-    """Model and history of every site, without its times."""
-    kept = {}
-    for site in mesh.topology.sites:
-        folder = mesh.folder / "runs" / result["run_id"] / site.name
-        history = History.read(folder / HISTORY)
-        records = [
-            {name: value for name, value in asdict(record).items() if not name.endswith("seconds")}
-            for record in history.ordered()
-        ]
-        kept[site.name] = (folder / "model.safetensors").read_bytes(), records
-    return kept
+def what_is_left(mesh: Mesh, result: dict[str, Any]) -> dict[str, Any]:
+    folder = mesh.folder / "runs" / result["run_id"]
+    return left_behind(folder, [site.name for site in mesh.topology.sites])
 
 
 def await_iteration(progress: IO[str], iteration: int) -> None:
@@ -65,4 +55,4 @@ def test_a_pod_that_is_deleted_by_force_changes_no_bit_of_the_result(
         kubectl(mesh.namespaces[name], "delete", "pod", f"{name}-0", "--grace-period=0", "--force")
         output, errors = run.communicate()
     assert run.returncode == 0, errors
-    assert left_behind(mesh, json.loads(output)) == undisturbed
+    assert what_is_left(mesh, json.loads(output)) == undisturbed

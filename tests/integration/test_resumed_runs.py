@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from flaremesh.p2p.gate import egress
 from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.job import write_job
-from flaremesh.runtime.history import HISTORY, History
 from flaremesh.topology.load import load
+from undisturbed import left_behind
 
 DIGITS = Path(__file__).parents[2] / "provision" / "digits-ring4.yaml"
 CHECKPOINTED = {"on_loss": "wait", "checkpoint": {"every": 50}, "iterations": 1000, "evaluate_every": 100}
@@ -37,7 +36,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 
 @pytest.fixture(scope="module")
 def undisturbed(mesh: RunningMesh) -> dict[str, Any]:
-    return left_behind(mesh, mesh.run("undisturbed"))
+    return what_is_left(mesh, mesh.run("undisturbed"))
 
 
 class Once:
@@ -57,18 +56,8 @@ class Once:
             self._do(run_id)
 
 
-def left_behind(mesh: RunningMesh, result: RunResult) -> dict[str, Any]:
-    """Model and history of every site, without its times."""
-    kept = {}
-    for site in result.sites:
-        folder = mesh.folder / "runs" / result.run_id / site
-        history = History.read(folder / HISTORY)
-        records = [
-            {name: value for name, value in asdict(record).items() if not name.endswith("seconds")}
-            for record in (*history.iterations, *history.evaluations)
-        ]
-        kept[site] = (folder / "model.safetensors").read_bytes(), records
-    return kept
+def what_is_left(mesh: RunningMesh, result: RunResult) -> dict[str, Any]:
+    return left_behind(mesh.folder / "runs" / result.run_id, result.sites)
 
 
 @pytest.mark.parametrize("participant", ["bonn", pytest.param("server", marks=pytest.mark.full)])
@@ -76,7 +65,7 @@ def test_a_killed_job_process_changes_no_bit_of_the_result(mesh, undisturbed, pa
     lost = Once("bonn", LOST_AT, lambda run_id: mesh.job_process(participant, run_id).kill())
     disturbed = mesh.run("disturbed", lost)
     assert len(lost.jobs) == 2
-    assert left_behind(mesh, disturbed) == undisturbed
+    assert what_is_left(mesh, disturbed) == undisturbed
 
 
 @pytest.mark.full
@@ -84,7 +73,7 @@ def test_a_killed_site_that_is_started_again_changes_no_bit_of_the_result(mesh, 
     lost = Once("bonn", LOST_AT, lambda run_id: kill(mesh, "bonn"))
     disturbed = mesh.run("disturbed", lost, lambda told: mesh.target.up(START_SECONDS))
     assert len(lost.jobs) == 2
-    assert left_behind(mesh, disturbed) == undisturbed
+    assert what_is_left(mesh, disturbed) == undisturbed
 
 
 @pytest.mark.full
@@ -96,7 +85,7 @@ def test_a_site_that_is_started_again_while_its_job_goes_on_changes_no_bit_of_th
     lost = Once("bonn", LOST_AT, start_again)
     disturbed = mesh.run("disturbed", lost)
     assert len(lost.jobs) == 2
-    assert left_behind(mesh, disturbed) == undisturbed
+    assert what_is_left(mesh, disturbed) == undisturbed
 
 
 @pytest.mark.full
@@ -130,7 +119,7 @@ def test_a_stopped_server_that_is_started_again_goes_on_with_its_runs(mesh, undi
     server.terminate()
     psutil.wait_procs([server])
     mesh.target.up(START_SECONDS)
-    assert left_behind(mesh, outcome(mesh, job)) == undisturbed
+    assert what_is_left(mesh, outcome(mesh, job)) == undisturbed
 
 
 @pytest.mark.full
@@ -140,7 +129,7 @@ def test_a_killed_server_that_is_started_again_goes_on_with_its_runs(mesh, undis
     wait_until(lambda: mesh.iteration("bonn", job) >= LOST_AT, 60)
     kill(mesh, "server")
     mesh.target.up(START_SECONDS)
-    assert left_behind(mesh, outcome(mesh, job)) == undisturbed
+    assert what_is_left(mesh, outcome(mesh, job)) == undisturbed
 
 
 @pytest.mark.full
@@ -159,7 +148,7 @@ def test_a_site_that_is_killed_when_the_others_have_finished_changes_no_bit_of_t
     kill(mesh, "bonn")
     (checkpoints / "1000.safetensors.partial").unlink()
     mesh.target.up(START_SECONDS)
-    assert left_behind(mesh, outcome(mesh, job)) == undisturbed
+    assert what_is_left(mesh, outcome(mesh, job)) == undisturbed
 
 
 def submit(mesh: RunningMesh, name: str, **options: Any) -> str:

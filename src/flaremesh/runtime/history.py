@@ -33,7 +33,7 @@ Record: TypeAlias = Annotated[
 ]
 """A line of a history: an evaluation where it has ``metrics``, else an iteration."""
 
-_FLUSH_SECONDS = 1.0
+_FLUSH_SECONDS = 0.02
 _RECORD: Schema[Iteration | Evaluation] = Schema(Record, "a record of a history")
 
 
@@ -41,7 +41,7 @@ class History(MetricsSink):
     """A metrics sink that keeps every record and, given a path, writes each as one line of JSON.
 
     Use it as a context manager, so that the file is complete however the run ends. Where the process is
-    killed, the file lacks what came within a second of the last line in it.
+    killed, the file lacks what came within a few hundredths of a second of the last line in it.
 
     Args:
         path: of the file; None for none.
