@@ -45,7 +45,7 @@ def await_iteration(progress: IO[str], iteration: int) -> None:
     pytest.fail("the run ended before it was disturbed")
 
 
-@pytest.mark.parametrize("name", ["bonn"])
+@pytest.mark.parametrize("name", ["bonn", "server"])
 def test_a_pod_that_is_deleted_by_force_changes_no_bit_of_the_result(
     mesh: Mesh, file: Path, undisturbed: dict[str, Any], name: str
 ):
