@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar
 
+import psutil
 from edges import cut, deaf
 from running import EVERY, Running
 from running_mesh import START_SECONDS
@@ -99,6 +100,7 @@ class Site(Fault):
         strike = begins_again(run, site)
         for part in family:
             part.kill()
+        psutil.wait_procs(family, 5)
         run.mesh.target.up(START_SECONDS)
         strike.mended = time.monotonic()
         return strike
@@ -123,8 +125,10 @@ class Server(Fault):
     def strike(self, run: Running, random: Random) -> Strike:
         strike = Strike(random.choice(run.sites), run.iteration(run.sites[0]))
         process = run.mesh.process("server")
-        for part in (process, *process.children(recursive=True)):
+        family = [process, *process.children(recursive=True)]
+        for part in family:
             part.kill()
+        psutil.wait_procs(family, 5)  # they have their ports until then
         run.mesh.target.up(START_SECONDS)
         strike.mended = time.monotonic()
         return strike
