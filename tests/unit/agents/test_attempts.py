@@ -181,10 +181,13 @@ def test_after_its_patience_the_server_gives_up_and_names_who_is_missing(attempt
 
 
 def test_an_attempt_that_cannot_begin_is_tried_again(attempts, server, store):
+    lost = "bonn: lost its connection to the server"
     server.cannot_begin = 2
-    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    leave(store, RunState.FAILED, lost)
     attempts.ended("first", None)
-    assert settled(server)[NEXT_ATTEMPT] == "job-3"
+    settled(server)
+    followed = {"first": "job-1", "job-1": "job-2", "job-2": "job-3"}
+    assert server.notes == {job: {LOST: lost, NEXT_ATTEMPT: after} for job, after in followed.items()}
 
 
 def test_an_attempt_that_a_site_refuses_is_the_last(attempts, server, store):

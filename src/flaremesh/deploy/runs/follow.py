@@ -80,6 +80,8 @@ def _ended(session: AdminSession, run_id: str) -> RunResult:
     if result:
         return _explained(session, run_id, result)
     failure = _first_failure(session, run_id)
+    if session.job(run_id).cloned_from:  # an attempt that could not begin is followed by another
+        wait_while(lambda: session.job(run_id).lost is None, _NOTE_SECONDS, _POLL_SECONDS)
     job = session.job(run_id)
     return RunResult(
         run_id, RunState.FAILED, reason=failure or job.lost or reason_of(job), lost=job.lost is not None

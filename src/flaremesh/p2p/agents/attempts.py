@@ -140,7 +140,7 @@ class Attempts:
         deadline, jobs = time.monotonic() + last.patience, {last.job}
         while (left := deadline - time.monotonic()) > 0:
             if job is None:
-                if wait_while(lambda: self._missing(last.sites, jobs), left, _POLL_SECONDS):
+                if wait_while(partial(self._missing, last.sites, jobs), left, _POLL_SECONDS):
                     break
                 job = self._process.clone(last.job, last.sites)
                 if job is None:  # an admin has removed the job: so a run that waits is aborted
@@ -162,7 +162,9 @@ class Attempts:
             if refusals := self._process.refusals(job):  # sites would say the same again
                 self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
                 return
-            job = None
+            self._process.note(job, {LOST: last.lost or _KILLED})  # who follows it hears of the next one
+            last, job = replace(last, job=job), None
+            run = run._replace(attempt=last)
         missing = self._missing(last.sites, jobs)
         there = tuple(site for site in last.sites if site not in missing)
         why = f"not there: {', '.join(missing)}" if missing else "its next attempt cannot begin"
