@@ -2,6 +2,7 @@
 
 import resource
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -38,7 +39,7 @@ class Strike:
     remark: str = ""
 
 
-class Fault:
+class Fault(ABC):
     """A fault.
 
     Attributes:
@@ -53,18 +54,16 @@ class Fault:
     attempts: ClassVar[int] = 1
     limit: ClassVar[float] = 25.0
 
+    @abstractmethod
     def strike(self, run: Running, random: Random) -> Strike:
         """Let it happen, now."""
-        raise NotImplementedError
 
 
 class JobProcess(Fault):
     title = "kill -9 of a site's job process"
 
     def strike(self, run: Running, random: Random) -> Strike:
-        site = random.choice(run.sites)
-        strike = begins_again(run, site)
-        run.job_process(site).kill()
+        _, strike = kill_a_job(run, random)
         return strike
 
 
@@ -145,7 +144,7 @@ class Stopped(Fault):
         strike = Strike(site, run.iteration(site))
         job = run.job_process(site)
         job.suspend()
-        time.sleep(random.uniform(2, 8))  # the fault itself
+        time.sleep(random.uniform(2, 8))  # how long it stands still is the fault itself
         job.resume()
         strike.mended = time.monotonic()
         return strike
@@ -189,10 +188,7 @@ class Corrupted(Fault):
     promise = "the next attempt, from the checkpoint before"
 
     def strike(self, run: Running, random: Random) -> Strike:
-        site = random.choice(run.sites)
-        strike, job = begins_again(run, site), run.job_process(site)
-        job.kill()
-        job.wait(5)
+        site, strike = kill_a_job(run, random)
         newest = max(run.checkpoints(site).glob("*.safetensors"), key=lambda file: int(file.stem))
         content = bytearray(newest.read_bytes())
         content[random.randrange(len(content))] ^= 1 << random.randrange(8)
@@ -206,10 +202,7 @@ class Emptied(Fault):
     promise = "the next attempt, from the start"
 
     def strike(self, run: Running, random: Random) -> Strike:
-        site = random.choice(run.sites)
-        strike, job = begins_again(run, site), run.job_process(site)
-        job.kill()
-        job.wait(5)
+        site, strike = kill_a_job(run, random)
         for file in run.checkpoints(site).iterdir():
             file.unlink()
         strike.begins = (0, 0)
@@ -262,7 +255,7 @@ class DeafEdge(Fault):
         site, peer = edge(run, random)
         strike = Strike(site, run.iteration(site))
         with deaf(run.job_process(site), run.job_process(peer)) as count:
-            time.sleep(random.uniform(2, 5))  # the fault itself
+            time.sleep(random.uniform(2, 5))  # how long it is deaf is the fault itself
         strike.mended = time.monotonic()
         strike.remark = f"{count} connections between {site} and {peer}"
         return strike
@@ -291,6 +284,15 @@ def begins_again(run: Running, site: str) -> Strike:
     iteration = run.iteration(site)
     last = (iteration + 2) // EVERY * EVERY  # it may be further by the time that the fault arrives
     return Strike(site, iteration, begins=(max(0, iteration // EVERY * EVERY - EVERY), last))
+
+
+def kill_a_job(run: Running, random: Random) -> tuple[str, Strike]:
+    """Kill the job process of a site, and wait until it is gone; returns the site, too."""
+    site = random.choice(run.sites)
+    strike, job = begins_again(run, site), run.job_process(site)
+    job.kill()
+    job.wait(5)
+    return site, strike
 
 
 def edge(run: Running, random: Random) -> tuple[str, str]:

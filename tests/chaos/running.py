@@ -21,6 +21,7 @@ from flaremesh.p2p.outcome import RUN_FOLDER, RunResult
 from flaremesh.p2p.store import STORES
 from flaremesh.runtime.history import HISTORY
 from flaremesh.topology.schema import CirculantGraph, ProblemReference, Topology, Wire
+from flaremesh.waiting import wait_while
 
 EVERY = 20
 """Iterations between checkpoints, as the topology file has it."""
@@ -139,13 +140,16 @@ class Running:
         Raises:
             Hung: it does not come to that.
         """
-        deadline = time.monotonic() + HANG_SECONDS
-        while not condition():
+
+        def pending() -> bool:
+            if condition():
+                return False
             if self._result.done():
                 raise AssertionError(f"the run ended before {what}: {self._result.result().reason}")
-            if time.monotonic() > deadline:
-                raise Hung(f"{what}: not within {HANG_SECONDS:g} s; {self.state()}")
-            time.sleep(POLL_SECONDS)
+            return True
+
+        if wait_while(pending, HANG_SECONDS, POLL_SECONDS):
+            raise Hung(f"{what}: not within {HANG_SECONDS:g} s; {self.state()}")
 
     def result(self) -> RunResult:
         """The result of the run, which must finish."""

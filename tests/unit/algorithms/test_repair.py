@@ -145,13 +145,19 @@ def test_an_algorithm_that_does_not_say_how_it_is_repaired_does_not_go_on(tmp_pa
         continued(tmp_path, created("dgd", silent), 40, at=30)
 
 
-def test_later_checkpoints_of_more_sites_are_given_up(tmp_path):
-    algorithm = created("gradient-tracking")
+def checkpointed(tmp_path, algorithm, mesh):
+    """The checkpoints of a run of 20 iterations, by site."""
     places = {site: Checkpoints(tmp_path / site, site) for site in SITES}
-    first = simulation(algorithm, whole(algorithm), 20, "exact", every=10, checkpoints=places)
+    first = simulation(algorithm, mesh, 20, "exact", every=10, checkpoints=places)
     first.run()
     for run in first.sites.values():
         run.checkpointing.wait()
+    return places
+
+
+def test_later_checkpoints_of_more_sites_are_given_up(tmp_path):
+    algorithm = created("gradient-tracking")
+    places = checkpointed(tmp_path, algorithm, whole(algorithm))
     assert places["site0"].iterations() == [10, 20]
     resume = {site: places[site].read(10) for site in LEFT}
     simulation(algorithm, left(algorithm), 20, "exact", resume=resume, checkpoints=places)
@@ -160,11 +166,7 @@ def test_later_checkpoints_of_more_sites_are_given_up(tmp_path):
 
 def test_sites_that_did_not_take_part_do_not_join(tmp_path):
     algorithm = created("gradient-tracking")
-    places = {site: Checkpoints(tmp_path / site, site) for site in SITES}
-    first = simulation(algorithm, left(algorithm), 20, "exact", every=10, checkpoints=places)
-    first.run()
-    for run in first.sites.values():
-        run.checkpointing.wait()
+    places = checkpointed(tmp_path, algorithm, left(algorithm))
     resume = {site: places[site].read(10) for site in LEFT} | {LOST: places["site0"].read(10)}
     with pytest.raises(Exception, match="site5 takes part, and did not then"):
         simulation(algorithm, whole(algorithm), 20, "exact", resume=resume)

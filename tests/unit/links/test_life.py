@@ -15,6 +15,7 @@ from flaremesh.links import EdgeLost, Key, LinkKind, PeerTimeout, Refusal, life,
 from flaremesh.links.direct import DirectCarrier, outgoing
 from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest
 from flaremesh.links.life import Tolerance
+from flaremesh.waiting import wait_while
 
 BOTH = [("a", "b"), ("b", "a")]
 KEY = Key(0, 0, "b")
@@ -234,14 +235,16 @@ def test_relayed_signs_that_are_forged_or_repeated_are_no_signs(sites):
     linked(sites, "relay")
     deliver, refusals = sites.delivering["a"], sites.observers["a"].refusals
     sites.delivering["a"] = lambda sender, data: posted.append(data)
-    started = time.monotonic()
-    while not (signs := [data for data in posted if data[5] == Kind.ALIVE]):
-        assert time.monotonic() - started < 10
-        time.sleep(0.01)
+
+    def signs():
+        return [data for data in posted if data[5] == Kind.ALIVE]
+
+    assert not wait_while(lambda: not signs(), 10, 0.01)
     deliver("b", pack(alive(10**6), run_digest("run")))
     assert refusals == {("b", Refusal.FORGED): 1}
-    deliver("b", signs[0])
-    deliver("b", signs[0])
+    first = signs()[0]
+    deliver("b", first)
+    deliver("b", first)
     assert refusals == {("b", Refusal.FORGED): 1, ("b", Refusal.REPLAYED): 1}
     with pytest.raises(PeerTimeout):
         sites.links["a"].receive([KEY], SILENCE)
