@@ -142,38 +142,52 @@ class Attempts:
             if job is None:
                 if wait_while(partial(self._missing, last.sites, jobs), left, _POLL_SECONDS):
                     break
-                job = self._process.clone(last.job, last.sites)
-                if job is None:  # an admin has removed the job: so a run that waits is aborted
-                    attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
+                if (job := self._begin(run)) is None:
                     return
                 jobs.add(job)
-                _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
-                attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
-                self._process.note(last.job, {NEXT_ATTEMPT: job})
             wait_while(partial(self._process.waits, job), deadline - time.monotonic(), _POLL_SECONDS)
             if self._process.waits(job):
-                break
-            waiting = attempt.read(run.store)
-            if waiting and waiting.state is RunState.WAITING and self._process.was_withdrawn(job):
-                attempt.write(run.store, replace(waiting, state=RunState.ABORTED, lost=None))  # by an admin
+                self._process.withdraw(job)
+            elif self._is_settled(run, job):
                 return
-            if self._process.has_begun(job):
-                return
-            if refusals := self._process.refusals(job):  # sites would say the same again
-                self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
-                return
-            self._process.note(job, {LOST: last.lost or _KILLED})  # who follows it hears of the next one
-            last, job = replace(last, job=job), None
-            run = run._replace(attempt=last)
-        missing = self._missing(last.sites, jobs)
+            run, job = self._told(run, job), None
+        self._go_on_without(self._missing(last.sites, jobs), run)
+
+    def _begin(self, run: _Run) -> str | None:
+        """Submit the next attempt; None if an admin has removed the job, which aborts a run that waits."""
+        last = run.attempt
+        job = self._process.clone(last.job, last.sites)
+        if job is None:
+            attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
+            return None
+        _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
+        attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
+        self._process.note(last.job, {NEXT_ATTEMPT: job})
+        return job
+
+    def _is_settled(self, run: _Run, job: str) -> bool:
+        """Whether an attempt that waits no more has begun, or is the last."""
+        waiting = attempt.read(run.store)
+        if waiting and waiting.state is RunState.WAITING and self._process.was_withdrawn(job):
+            attempt.write(run.store, replace(waiting, state=RunState.ABORTED, lost=None))  # by an admin
+            return True
+        if self._process.has_begun(job):
+            return True
+        if refusals := self._process.refusals(job):  # sites would say the same again
+            self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
+        return bool(refusals)
+
+    def _told(self, run: _Run, job: str) -> _Run:
+        """The run as it goes on after an attempt that has not begun: who follows that one hears of the next."""
+        self._process.note(job, {LOST: run.attempt.lost or _KILLED})
+        return run._replace(attempt=replace(run.attempt, job=job))
+
+    def _go_on_without(self, missing: Collection[str], run: _Run) -> None:
+        """Begin an attempt without the sites that are missing when the patience is over, if the run may."""
+        last = run.attempt
         there = tuple(site for site in last.sites if site not in missing)
         why = f"not there: {', '.join(missing)}" if missing else "its next attempt cannot begin"
         why = f"{why}, after {last.patience:g} s"
-        if job is not None:  # it still waits to begin; who follows it hears what becomes of the run
-            self._process.withdraw(job)
-            self._process.note(job, {LOST: last.lost or _KILLED})
-            last = replace(last, job=job)
-            run = run._replace(attempt=last)
         if not (missing and last.quorum):
             self._give_up(run, why)
         elif len(there) < last.quorum:
