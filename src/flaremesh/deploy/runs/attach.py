@@ -53,7 +53,7 @@ def attach(
         target: where it is up.
         mesh: its folder.
         run_id: how the id of the run, or of one of its attempts, begins; None for the newest run.
-        show: called with the attempt's id and the progress, a few times a second.
+        show: called with the run's id and the progress, a few times a second.
         stop: set it to leave the run alone.
         warn: called with what keeps the results from being complete.
 
@@ -74,7 +74,11 @@ def attach(
         connection.run = (asked or topology).run  # the file may have been changed since
         result, job = load_result(folder), run.last
         if result.outcome == "unfinished":
-            result, job = to_the_end(connection, target, run.run_id, job, show, stop, warn, lambda: True)
+
+            def show_run(attempt: str, progress: RunProgress) -> None:
+                show(run.run_id, progress)
+
+            result, job = to_the_end(connection, target, run.run_id, job, show_run, stop, warn, lambda: True)
     folder.mkdir(parents=True, exist_ok=True)
     return gathered(asked or _as_told(topology, result), target, folder, run.name, result, warn, job)
 

@@ -178,7 +178,7 @@ class Attempts:
         return bool(refusals)
 
     def _told(self, run: _Run, job: str) -> _Run:
-        """The run as it goes on after an attempt that has not begun: who follows that one hears of the next."""
+        """The run after an attempt that has not begun: who follows that one is told that there is a next."""
         self._process.note(job, {LOST: run.attempt.lost or _KILLED})
         return run._replace(attempt=replace(run.attempt, job=job))
 
