@@ -157,6 +157,7 @@ CALLS = {
     ),
     "nvflare.private.fed.server.fed_server.FederatedServer._ready_for_registration": "self fl_ctx",
     "nvflare.private.fed.server.fed_server.FederatedServer.set_admin_server": "self admin_server",
+    "nvflare.private.fed.utils.identity_utils.IdentityAsserter": "private_key_file cert_file",
     "nvflare.private.fed.utils.identity_utils.IdentityVerifier": "root_cert_file=",
     "nvflare.private.fed.utils.identity_utils.IdentityVerifier.verify_common_name": (
         "self asserted_cn nonce asserter_cert signature intermediate_certs expected_eku"
@@ -329,8 +330,10 @@ ATTRIBUTES = {
     "nvflare.fuel.f3.sfm.sfm_conn.SfmConnection": "conn",
     "nvflare.fuel.hci.server.hci.AdminServer": "cred_keeper",
     "nvflare.private.fed.server.client_manager.ClientManager": "cred_keeper",
-    "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_verifier",
-    "nvflare.private.fed.server.fed_server.FederatedServer": "cell client_manager status",
+    "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_asserter id_verifier",
+    "nvflare.private.fed.server.fed_server.FederatedServer": (
+        "cell client_manager cred_keeper my_own_token_signature status"
+    ),
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "run_processes server",
     "nvflare.apis.job_def.Job": "run_aborted",

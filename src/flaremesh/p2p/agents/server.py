@@ -20,7 +20,7 @@ from flaremesh.p2p.nvflare.cells import JOBS, METRICS
 from flaremesh.p2p.nvflare.jobs import FIRST_FAILURE
 from flaremesh.p2p.nvflare.logins import guard_logins
 from flaremesh.p2p.nvflare.server import ServerProcess, job_of_event
-from flaremesh.p2p.nvflare.startup import ROOT
+from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.topology.schema import SERVER
 
 _MOST_FAILURES = 64  # of one site, of jobs that have not ended
@@ -47,7 +47,7 @@ class ServerAgent(Agent):
         )
         self._attempts.take_up()
         self._logins = Logins(self.workspace)
-        guard_logins(self.workspace / "startup" / ROOT, self._logins, fl_ctx)
+        guard_logins(startup_files(self.workspace / "startup"), self._logins, fl_ctx)
         super().start(fl_ctx)
 
     @override

@@ -16,10 +16,11 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.identity import is_mtls_connection
 from nvflare.private.defs import CellMessageHeaderKeys, ClientType
 from nvflare.private.fed.authenticator import MISSING_CLIENT_FQCN
-from nvflare.private.fed.utils.identity_utils import IdentityVerifier
+from nvflare.private.fed.utils.identity_utils import IdentityAsserter, IdentityVerifier
 from typing_extensions import override
 
 from flaremesh.certificates import CertificateError, Identity, Kind
+from flaremesh.p2p.nvflare.startup import StartupFiles
 
 _KINDS: Final = {ClientType.REGULAR: Kind.SITE, ClientType.ADMIN: Kind.ADMIN}
 
@@ -62,15 +63,16 @@ class Guard(Protocol):
         """Hear of what was refused."""
 
 
-def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
+def guard_logins(files: StartupFiles, guard: Guard, fl_ctx: FLContext) -> None:
     """Let ``guard`` decide about all connections and logins from now on, and about messages without a login.
 
     Args:
-        root: the file with the root's certificate.
+        files: of the server's kit.
         guard: decides.
         fl_ctx: context of SYSTEM_BOOTSTRAP at the server; nobody has logged in before that.
     """
-    server = fl_ctx.get_prop(FLContextKey.SITE_OBJ)
+    server, root = fl_ctx.get_prop(FLContextKey.SITE_OBJ), files.root
+    _sign_from_now_on(server, files)
     _guard_connections(server.cell.core_cell.communicator.conn_manager, guard)
     _guard_sites(server.client_manager, _Verifier(root, guard), guard)
     ready = server._ready_for_registration
@@ -103,6 +105,16 @@ def guard_logins(root: Path, guard: Guard, fl_ctx: FLContext) -> None:
     server._ready_for_registration = ready_and_secure
     server._resolve_client_fqcn_for_auth = resolve_known
     server.set_admin_server = set_guarded
+
+
+def _sign_from_now_on(server: Any, files: StartupFiles) -> None:
+    """Let the server know its own certificate, by which it checks and signs messages.
+
+    NVFlare tells it at the end of the start. If a site asks before, what the server sends has no signature
+    for the rest of the process's life, and no admin's login believes it.
+    """
+    server.cred_keeper.id_asserter = IdentityAsserter(str(files.key), str(files.certificate))
+    server.my_own_token_signature = None
 
 
 class _Verifier(IdentityVerifier):
