@@ -122,6 +122,7 @@ CALLS = {
     "nvflare.fuel.f3.cellnet.utils.make_reply": "rc body=",
     "nvflare.fuel.f3.message.Message": "payload=",
     "nvflare.fuel.f3.message.Message.get_header": "self key",
+    "nvflare.fuel.f3.mpm.MainProcessMonitor.run": "main_func shutdown_grace_time=",
     "nvflare.apis.client.Client.get_fqcn": "self",
     "nvflare.private.fed.client.client_run_manager.ClientRunManager.register_aux_message_handler": (
         "self topic message_handle_func"

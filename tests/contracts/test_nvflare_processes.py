@@ -25,6 +25,7 @@ from nvflare.fuel.common.excepts import ConfigError
 from nvflare.fuel.f3.cellnet import credential_manager
 from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.f3.endpoint import Endpoint
+from nvflare.fuel.f3.mpm import MainProcessMonitor
 from nvflare.fuel.flare_api.api_spec import NoConnection
 from nvflare.fuel.hci.client import api as admin_api
 from nvflare.fuel.hci.client.file_transfer import FileTransferModule
@@ -184,6 +185,13 @@ def test_a_cell_does_without_a_cipher_until_a_message_asks_for_one(monkeypatch, 
 def test_a_jobs_process_puts_the_jobs_folder_on_pythons_path_itself(module):
     called = {ast.unparse(node) for node in ast.walk(tree(module.main)) if isinstance(node, ast.Call)}
     assert "refresh_custom_dir_import_path(workspace.get_app_custom_dir(args.job_id))" in called
+
+
+def test_a_jobs_process_ends_as_the_monitor_of_its_main_function_does():
+    for module in (worker_process, runner_process):
+        calls = [ast.unparse(node.func) for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+        assert "mpm.run" in calls, f"{module.__name__} no longer calls it"
+        assert module.mpm is MainProcessMonitor
 
 
 def test_a_participant_alone_is_told_that_the_system_boots():

@@ -48,11 +48,10 @@ from flaremesh.p2p.tasks import (
 )
 from flaremesh.p2p.types import Config
 from flaremesh.record import RecordError
-from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
-_FETCH_SECONDS = 1.0  # for the admin to fetch the result at once: NVFlare takes 7 s to end the job
-_LAST_WORDS_SECONDS = 3.0  # an aborted site says so within this time; one that was killed does not
+_FETCH_SECONDS = 1.0  # for the admin to fetch the result at once: NVFlare takes some seconds to end the job
+_LAST_WORDS_SECONDS = 1.0  # an aborted site says so at most this long after another; a killed one never
 
 
 class SiteFailure(Exception):
@@ -297,7 +296,11 @@ class DistOptController(Controller):
         def not_stopped() -> set[str]:
             return {site for site in sites - self._roster.ended if not self._roster.latest(site).stopped}
 
-        silent = wait_while(not_stopped, _LAST_WORDS_SECONDS, _POLL_SECONDS)
+        last_word, silent = time.monotonic(), not_stopped()
+        while silent and time.monotonic() < last_word + _LAST_WORDS_SECONDS:
+            time.sleep(_POLL_SECONDS)
+            if (still := not_stopped()) != silent:
+                last_word, silent = time.monotonic(), still
         if not silent or silent == sites:
             return None
         return f"{', '.join(sorted(silent))}: the job process ended without a word; killed, or out of memory"
