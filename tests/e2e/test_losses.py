@@ -12,7 +12,7 @@ from installed_mesh import Mesh
 
 from undisturbed import left_behind
 
-RUN = {"on_loss": "wait", "checkpoint": {"every": 50}, "iterations": 2000}
+RUN = {"checkpoint": {"every": 50}, "iterations": 2000}
 FAR_ENOUGH = 50  # iterations, so that there is a checkpoint
 
 

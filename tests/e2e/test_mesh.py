@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster import helm, kubectl, objects, pod, wait_until
 from installed_mesh import ITERATIONS, Mesh
 
@@ -98,9 +100,9 @@ def test_a_site_logs_out_when_its_pod_is_stopped(mesh: Mesh):
 
 
 @contextmanager
-def endless_run(mesh: Mesh) -> Iterator[subprocess.Popen[str]]:
+def endless_run(mesh: Mesh, file: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """A run that iterates, in a terminal of its own; it must end in the block."""
-    with mesh.start("run", "--iterations", str(10**6)) as run:
+    with mesh.start("run", "--iterations", str(10**6), file=file) as run:
         assert run.stderr
         assert any(": running" in line for line in run.stderr)
         yield run
@@ -115,9 +117,13 @@ def test_a_ctrl_c_in_the_terminal_aborts_the_run_and_kubectl_does_not_end_before
     assert json.loads(mesh.flaremesh("status", "--json").stdout)["runs"] == []
 
 
-def test_a_pod_that_is_killed_fails_the_run_by_its_name_and_comes_back(mesh: Mesh):
+def test_a_pod_that_is_killed_fails_by_its_name_a_run_that_waits_for_nobody(mesh: Mesh, tmp_path: Path):
+    document = yaml.safe_load(mesh.file.read_text())
+    document["run"]["on_loss"] = "fail"
+    file = tmp_path / "mesh.yaml"
+    file.write_text(yaml.safe_dump(document))
     namespace = mesh.namespaces["dresden"]
-    with endless_run(mesh) as run:
+    with endless_run(mesh, file) as run:
         kubectl(namespace, "delete", "pod", "dresden-0", "--grace-period=0", "--force")
         _, errors = run.communicate()
     assert run.returncode == 1

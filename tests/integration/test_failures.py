@@ -1,4 +1,7 @@
-"""Whatever goes wrong ends in bounded time, with a message that names the site and the cause."""
+"""Whatever goes wrong ends in bounded time, with a message that names the site and the cause.
+
+What a run outlives unless it says `on_loss: fail` is in test_resumed_runs.py.
+"""
 
 import json
 import os
@@ -38,7 +41,7 @@ def result_of(mesh, run_id):
 
 
 def test_a_site_that_is_killed_fails_the_run_by_its_name(mesh):
-    run = mesh.start_endless()
+    run = mesh.start_endless(on_loss="fail")
     run_id = running(run)
     kill(mesh, "bonn")
     killed = time.monotonic()
@@ -51,7 +54,7 @@ def test_a_site_that_is_killed_fails_the_run_by_its_name(mesh):
 
 
 def test_a_job_process_that_is_killed_fails_the_run_by_its_name(mesh):
-    run = mesh.start_endless()
+    run = mesh.start_endless(on_loss="fail")
     run_id = running(run)
     (process,) = (p for p in mesh.processes(run_id) if p.ppid() == mesh.process("bonn").pid)
     process.kill()
@@ -63,7 +66,7 @@ def test_a_job_process_that_is_killed_fails_the_run_by_its_name(mesh):
 
 
 def test_a_job_process_that_is_killed_before_the_run_begins_fails_it_by_its_name(mesh):
-    run = mesh.start_endless()
+    run = mesh.start_endless(on_loss="fail")
     parent = mesh.process("bonn")
     wait_until(parent.children, 30)
     parent.children()[0].kill()
@@ -73,7 +76,7 @@ def test_a_job_process_that_is_killed_before_the_run_begins_fails_it_by_its_name
 
 
 def test_a_server_that_is_killed_fails_the_run(mesh):
-    run = mesh.start_endless()
+    run = mesh.start_endless(on_loss="fail")
     run_id = running(run)
     kill(mesh, "server")
     killed = time.monotonic()

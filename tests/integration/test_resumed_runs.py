@@ -18,6 +18,7 @@ from flaremesh.p2p.gate import egress
 from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.job import write_job
+from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 from undisturbed import left_behind
 
@@ -69,9 +70,13 @@ def test_a_killed_job_process_changes_no_bit_of_the_result(mesh, undisturbed, pa
 
 
 @pytest.mark.full
-def test_a_killed_site_that_is_started_again_changes_no_bit_of_the_result(mesh, undisturbed):
+def test_a_site_that_comes_back_with_a_renewed_certificate_changes_no_bit_of_the_result(mesh, undisturbed):
+    def renew(told: str) -> None:
+        assert provision(mesh.topology, mesh.folder, renew=["bonn"]).changed == ("bonn",)
+        mesh.target.up(START_SECONDS)
+
     lost = Once("bonn", LOST_AT, lambda run_id: kill(mesh, "bonn"))
-    disturbed = mesh.run("disturbed", lost, lambda told: mesh.target.up(START_SECONDS))
+    disturbed = mesh.run("disturbed", lost, renew)
     assert len(lost.jobs) == 2
     assert what_is_left(mesh, disturbed) == undisturbed
 

@@ -507,9 +507,9 @@ class Run(Closed):
         60.0, description="seconds for all sites to come up, load data and build their problems"
     )
     on_loss: OnLoss = Field(
-        "fail",
-        description="fail: a run that loses a site ends; wait: it goes on from checkpoints once all are "
-        "back; continue: after its patience it goes on without",
+        "wait",
+        description="wait: a run that loses a site goes on from checkpoints once all are back; continue: "
+        "after its patience it goes on without; fail: it ends",
     )
     patience: Seconds = Field(600.0, description="seconds to wait for a site that was lost")
     quorum: Annotated[int, Field(ge=2)] | None = Field(
