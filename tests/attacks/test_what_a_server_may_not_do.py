@@ -125,6 +125,7 @@ def running(mesh: AttackedMesh) -> set[int]:
 
 
 def test_a_run_that_has_finished_gets_few_further_attempts(mesh: AttackedMesh, tmp_path: Path) -> None:
+    mesh.tell("server", "server_attacks.conceal_ends")
     job = mesh.job(tmp_path / "job", iterations=10)
     waiting(job / "app_server")
     app = waiting(job / "app_sites")
@@ -161,7 +162,7 @@ def test_attempts_of_a_run_come_one_after_the_other(mesh: AttackedMesh, tmp_path
         run_id = session.submit(job)
         wait_until(lambda: running(mesh) == {1}, END_SECONDS)
         sign(mesh, app, LEAD)
-        assert all_say(begin(mesh, app), "still runs here")
+        assert all_say(deploy(mesh, app), "still runs here")
         session.abort(run_id, END_SECONDS)
     wait_until(lambda: running(mesh) == {0}, END_SECONDS)
     begin(mesh, app)

@@ -7,6 +7,8 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.private.admin_defs import Message
 from nvflare.private.defs import RequestHeader, TrainingTopic
 
+from flaremesh.p2p.nvflare.server import ServerProcess
+
 
 def command(server: Intruder, topic: str, body: Any, job: str = "", **headers: Any) -> dict[str, str]:
     """Tell all sites something, as an admin's command that needs no rights; returns what each answers."""
@@ -34,3 +36,8 @@ def start(server: Intruder, job: str) -> dict[str, str]:
     """Let all sites start a job."""
     meta = {JobMetaKey.JOB_ID.value: job, JobMetaKey.JOB_CLIENTS.value: []}
     return command(server, TrainingTopic.START_JOB, {}, job, **{RequestHeader.JOB_META: meta})
+
+
+def conceal_ends(server: Intruder) -> None:
+    """Tell no site that a run has finished everywhere."""
+    ServerProcess.tell_over = lambda *_: None

@@ -31,6 +31,10 @@ class Server:
         self.withdrawn = set()
         self.lets_wait = lambda clone: False
         self.abandoned = set()
+        self.told_over = []
+
+    def tell_over(self, order, sites):
+        self.told_over += [(site, order) for site in sites]
 
     def sites(self):
         return {*SITES, "worms"}
@@ -120,6 +124,8 @@ def test_an_attempt_that_was_not_lost_is_the_last(attempts, server, store, state
     leave(store, state)
     attempts.ended("first", None)
     assert settled(server) == {}
+    told = server.told_over
+    assert told == ([(site, store.name) for site in SITES] if state is RunState.FINISHED else [])
 
 
 def test_an_attempt_whose_process_at_the_server_was_killed_is_lost(attempts, server, store):

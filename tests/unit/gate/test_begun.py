@@ -64,7 +64,7 @@ def test_an_attempt_is_of_the_same_job_of_the_same_submitter(workspace, attempt_
 
 def test_there_is_one_attempt_at_a_time(workspace, attempt_of):
     Begun(workspace).add(attempt_of(), NOW)
-    with pytest.raises(Refused, match="an earlier attempt of this run still runs here"):
+    with pytest.raises(Refused, match="this run has begun before, and still runs here"):
         Begun(workspace).add(attempt_of("job-2"), NOW, running={"job-1"})
     assert Begun(workspace).add(attempt_of("job-2"), NOW, running={"of-another-run"}) == 2
 
@@ -76,6 +76,16 @@ def test_a_run_that_has_finished_here_gets_a_few_attempts_more(workspace, attemp
         Begun(workspace).add(attempt_of(f"job-{number + 1}"), NOW)
     with pytest.raises(Refused, match="this run has finished here, and 3 attempts have followed"):
         Begun(workspace).add(attempt_of("job-4"), NOW)
+
+
+def test_a_run_of_which_the_server_says_that_it_is_over_gets_none_more(workspace, attempt_of):
+    Begun(workspace).add(attempt_of(), NOW)
+    Begun(workspace).end("of another run")
+    assert Begun(workspace).add(attempt_of("job-2"), NOW) == 2
+    Begun(workspace).end(attempt_of().order)
+    with pytest.raises(Refused, match="this run has begun before"):
+        Begun(workspace).add(attempt_of("job-3"), NOW)
+    assert Begun(workspace).over(NOW) == {attempt_of().order}
 
 
 def test_an_attempt_that_fails_does_not_make_a_run_that_has_finished_here_begin_anew(workspace, attempt_of):

@@ -116,6 +116,8 @@ class Attempts:
         attempt.write(store, last)
         if last.lost:
             self._go_on(_Run(store, last))
+        elif last.state is RunState.FINISHED:
+            self._process.tell_over(store.name, last.sites)
 
     def _go_on(self, run: _Run) -> None:
         job = run.attempt.job

@@ -35,7 +35,7 @@ from flaremesh.p2p.gate.audit import AuditLog
 from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.nvflare import run_credential
-from flaremesh.p2p.nvflare.cells import JOBS, METRICS, PROBE, SERVER
+from flaremesh.p2p.nvflare.cells import JOBS, METRICS, OVER, PROBE, SERVER
 from flaremesh.p2p.nvflare.site import SiteProcess
 
 _LIFETIME = timedelta(days=36500)  # as long as that of the kit
@@ -105,6 +105,7 @@ class SiteAgent(Agent):
             self._process.cell.obey_the_server_alone()
             self._process.cell.answer(PROBE, self._invite)
             self._process.cell.answer(JOBS, self._tell_jobs)
+            self._process.cell.hear(OVER, self._note_over)
             self._begin_to_share()
         elif event_type == EventType.JOB_COMPLETED:
             self._note_end(str(fl_ctx.get_prop(FLContextKey.CURRENT_JOB_ID)))
@@ -152,6 +153,14 @@ class SiteAgent(Agent):
             lambda peer, timeout: self._process.cell.ask(peer, PROBE, timeout),
             self._credentials,
         )
+
+    def _note_over(self, who: str, order: bytes) -> None:
+        """A run has finished everywhere, by the server's word; a false one ends no more than its attempts."""
+        if who == SERVER:
+            try:
+                Begun(self.workspace).end(order.decode("ascii", "replace"))
+            except (Refused, OSError) as error:
+                self.logger.warning("a run that is over may get further attempts: %s", error)
 
     def _note_end(self, job: str) -> None:
         told = egress.read(self.workspace / job)

@@ -1,9 +1,9 @@
 """The runs that have begun at a site: each begins once, so that a signed job cannot be replayed.
 
 A run whose order says that it waits for what it loses gets further attempts: of the same signed app, one
-after the other. What the site has allowed it holds for all of them. A few may follow after it has finished
-here, because it may not have finished elsewhere, or the server may not have heard of it. The site cannot
-tell whether that is so; it counts.
+after the other. What the site has allowed it holds for all of them. None follows once the server has said
+that it has finished everywhere. If it does not say so, a few may follow after the run has finished here,
+because it may not have finished elsewhere; the site cannot tell whether that is so, and counts.
 """
 
 import fcntl
@@ -59,6 +59,7 @@ class _Run:
         finished: when the site first saw that an attempt had come to its end here; None if none has.
         after: how many attempts were let in since.
         denied: a person at the site wants no more of it.
+        over: the server has said that it has finished everywhere.
     """
 
     at: AwareDatetime
@@ -71,10 +72,11 @@ class _Run:
     finished: AwareDatetime | None = None
     after: int = 0
     denied: bool = False
+    over: bool = False
 
     def end(self, now: datetime) -> str | None:
         """Why it gets no further attempt; None if it may."""
-        if self.on_loss == "fail":
+        if self.on_loss == "fail" or self.over:
             return "this run has begun before, and a signed job is good for one run: export it again"
         if self.denied:
             return "a person at this site denied it, so it gets no further attempt"
@@ -123,17 +125,25 @@ class Begun:
         self._workspace = workspace
         self._file = workspace / BEGUN
 
-    def attempt(self, request: RunRequest, now: datetime) -> int:
+    def attempt(self, request: RunRequest, now: datetime, running: Collection[str] = ()) -> int:
         """Which attempt of its run a job would be, from 1: the first is of a run that has not begun here.
 
+        Args:
+            request: what the run asks.
+            now: the time.
+            running: ids of the jobs whose processes run here.
+
         Raises:
-            Refused: the run gets no further attempt, the job is not the run's, or nobody can tell.
+            Refused: the run gets no further attempt, an earlier one still runs, the job is not the run's, or
+                nobody can tell.
         """
         run = self._runs().get(request.run)
         if run is None:
             return 1
         if reason := self._seen(run, now).end(now):
             raise Refused(reason)
+        if run.job in running:
+            raise Refused("this run has begun before, and still runs here: there is one attempt at a time")
         if run.order != request.order:
             raise Refused("another job has begun here under this run's id: export it again")
         if run.submitter != request.submitter:
@@ -143,24 +153,19 @@ class Begun:
     def add(self, request: RunRequest, now: datetime, running: Collection[str] = ()) -> int:
         """Let an attempt begin; this is known also after a restart.
 
-        Args:
-            request: what the run asks.
-            now: the time.
-            running: ids of the jobs whose processes run here.
+        The arguments are those of `attempt`.
 
         Returns:
             Which attempt it is.
 
         Raises:
-            Refused: as `attempt`; or an earlier attempt still runs.
+            Refused: as `attempt`.
         """
         with self._locked():
-            attempt = self.attempt(request, now)
+            attempt = self.attempt(request, now, running)
             runs = dict(self._runs())
             entry = _Run(request.at, now, request.order, request.submitter, request.on_loss, request.job)
             if earlier := runs.pop(request.run, None):
-                if earlier.job in running:
-                    raise Refused("an earlier attempt of this run still runs here: there is one at a time")
                 seen = self._seen(earlier, now)
                 after = seen.after + bool(seen.finished)
                 entry = replace(seen, job=request.job, attempts=attempt, after=after)
@@ -184,6 +189,21 @@ class Begun:
             AuditLog(self._workspace).note("denied", run=run, by=by)  # first: no decision without its line
             self._write({**runs, run: replace(runs[run], denied=True)})
             return runs[run].submitter
+
+    def end(self, order: str) -> None:
+        """Let no further attempt of the run with this SHA-256 of its order in.
+
+        Raises:
+            Refused: the list of runs is damaged.
+            OSError: it cannot be written.
+        """
+        with self._locked():
+            known = self._runs()
+            ended = {
+                name: replace(run, over=True) if run.order == order else run for name, run in known.items()
+            }
+            if ended != known:
+                self._write(ended)
 
     def over(self, now: datetime) -> set[str]:
         """SHA-256 of the orders of the runs that get no further attempt.

@@ -110,7 +110,7 @@ class SiteDoor(Door):
         if request is None:
             raise Refused("the job did not begin before it was sent again, or before too many others were")
         # the server may have let it wait for hours, in which a person may have changed their mind
-        approved_by = _allowed(workspace, request)
+        approved_by = self._allowed(workspace, request)
         attempt = Begun(workspace).add(request, datetime.now(UTC), self.running_jobs())
         log = AuditLog(workspace)
         if attempt > 1:
@@ -138,7 +138,7 @@ class SiteDoor(Door):
                 _request(job, signer, asked, code, app.check(folder, files, code), mine),
                 order=order.digest(folder),
             )
-        _allowed(workspace, request)
+        self._allowed(workspace, request)
         for earlier in [other for other, visit in list(self._visits.items()) if visit.run == asked.run]:
             if self.take(earlier) is not None:
                 del self._visits[earlier]
@@ -147,6 +147,22 @@ class SiteDoor(Door):
         if len(self._visits) > MOST_WAITING:
             del self._visits[next(iter(self._visits))]
         return signer
+
+    def _allowed(self, workspace: Path, request: RunRequest) -> str | None:
+        """Who approved a run, as `consent.check`; what was allowed to it before holds for its attempts.
+
+        Raises:
+            Refused: it may not begin; the error also tells what was asked.
+        """
+        now = datetime.now(UTC)
+        try:
+            if Begun(workspace).attempt(request, now, self.running_jobs()) > 1:
+                return None
+            order.check_time(request.at, now)
+            return consent.check(workspace, request)
+        except Refused as error:
+            error.request = request
+            raise
 
 
 class ServerDoor(Submissions):
@@ -162,23 +178,6 @@ class ServerDoor(Submissions):
         except Refused as error:
             return str(error)
         return None
-
-
-def _allowed(workspace: Path, request: RunRequest) -> str | None:
-    """Who approved a run, as `consent.check`; what was allowed to it before holds for its attempts.
-
-    Raises:
-        Refused: it may not begin; the error also tells what was asked.
-    """
-    now = datetime.now(UTC)
-    try:
-        if Begun(workspace).attempt(request, now) > 1:
-            return None
-        order.check_time(request.at, now)
-        return consent.check(workspace, request)
-    except Refused as error:
-        error.request = request
-        raise
 
 
 def _charter(startup: Path) -> Charter:

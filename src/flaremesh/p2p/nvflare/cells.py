@@ -36,6 +36,7 @@ PROBE: Final = "probe"
 METRICS: Final = "metrics"
 CHECKPOINT: Final = "checkpoint"
 JOBS: Final = "jobs"
+OVER: Final = "over"
 
 _CHANNEL: Final = "flaremesh"
 _COMMANDS: Final = frozenset({CellChannel.CLIENT_MAIN, CellChannel.CLIENT_COMMAND, _NETWORK})
@@ -100,20 +101,20 @@ class ParticipantCell:
 
         self._core.register_request_cb(_CHANNEL, topic, reply)
 
-    def tell(self, topic: str, data: bytes) -> None:
-        """Send to the server's process; the message may be lost."""
-        self._core.fire_and_forget(_CHANNEL, topic, SERVER, Message(payload=data), optional=True)
+    def tell(self, topic: str, data: bytes, whom: str = SERVER) -> None:
+        """Send to the process of the server, or of a site; the message may be lost."""
+        self._core.fire_and_forget(_CHANNEL, topic, whom, Message(payload=data), optional=True)
 
     def hear(self, topic: str, handler: Callable[[str, bytes], None]) -> None:
-        """Call ``handler(site, data)`` at the server for what sites, but not their runs, `tell` it."""
+        """Call ``handler(who, data)`` for what participants, but not their runs, `tell` this one."""
 
         def deliver(message: Message) -> None:
-            site = message.get_header(MessageHeaderKey.ORIGIN)
+            who = message.get_header(MessageHeaderKey.ORIGIN)
             # the name is bound to the certificate; the origin is bound to that name for registered sites only
-            if site != message.get_header(CellMessageHeaderKeys.CLIENT_NAME):
+            if who != message.get_header(CellMessageHeaderKeys.CLIENT_NAME):
                 return
             if _is_data(message):
-                handler(site, bytes(message.payload))
+                handler(who, bytes(message.payload))
 
         self._core.register_request_cb(_CHANNEL, topic, deliver)
 

@@ -4,7 +4,7 @@ This hides NVFlare's server engine, its job runner and its job manager.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, RunProcessKey, SystemComponents
@@ -13,7 +13,7 @@ from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.private.fed.server.job_cmds import CLONED_META_KEYS
 from nvflare.private.fed.server.server_status import ServerStatus
 
-from flaremesh.p2p.nvflare.cells import ParticipantCell
+from flaremesh.p2p.nvflare.cells import OVER, ParticipantCell
 from flaremesh.p2p.nvflare.jobs import id_of, job_of
 from flaremesh.topology.schema import SERVER
 from flaremesh.waiting import wait_while
@@ -78,6 +78,12 @@ class ServerProcess:
                 now = self._engine.get_client_from_name(began.name)
                 if now is not None and now.token != token:
                     self._engine.notify_dead_job(job, began.name, "the site has started again")
+
+    def tell_over(self, order: str, sites: Iterable[str]) -> None:
+        """Tell sites that a run has finished everywhere, by the SHA-256 of its order; it may be lost."""
+        if cell := self.cell:
+            for site in sites:
+                cell.tell(OVER, order.encode(), site)
 
     def note(self, job_id: str, entries: Mapping[str, Any]) -> None:
         """Add entries to what NVFlare keeps of a job, its meta; nothing if an admin has removed it."""

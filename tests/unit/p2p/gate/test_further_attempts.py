@@ -14,6 +14,7 @@ from flaremesh.p2p.gate.commands import deny
 from flaremesh.p2p.gate.deployer import SiteDoor
 
 SECOND = "0c5e8a3c-1f4e-4a7e-8a65-7f2f0d3e9b21"
+THIRD = "1d6f9b4e-2a5f-4b8f-9c76-8a3a1e4f0c32"
 DELIVERIES = [f"{number}c5e8a3c-1f4e-4a7e-8a65-7f2f0d3e9b21" for number in range(1, 4)]
 PROBLEM = "path: flaremesh.problems.consensus.Consensus\nargs: {a: 1}\n"
 
@@ -87,12 +88,16 @@ def test_a_run_that_a_person_denied_has_no_further_attempt(site, app, submit):
     assert "a person at this site denied it" in begin(site, submit(app), SECOND)
 
 
-def test_an_attempt_does_not_begin_while_the_one_before_runs(site, app, submit):
-    class Running(SiteDoor):
+def test_an_attempt_is_not_let_in_nor_begun_while_the_one_before_runs(site, app, submit):
+    class Busy(SiteDoor):
+        jobs = ()
+
         def running_jobs(self):
-            return [JOB]
+            return self.jobs
 
     begin(site, submit(app))
-    door = Running()
+    door = Busy()
     door.admit(site.workspace, SECOND, submit(app))
+    door.jobs = [JOB]
     assert "still runs here" in door.begin(site.workspace, SECOND)
+    assert "still runs here" in door.admit(site.workspace, THIRD, submit(app))
