@@ -15,6 +15,7 @@ _UP = {1: Meaning("up", GOOD), 0: Meaning("down", BAD)}
 def dashboard() -> Dashboard:
     """All sites and runs of a mesh."""
     running = of_runs(f"({series(RunMetric.STATE, state=RunState.RUNNING)} == 1)", "run_id")
+    missing = each(series(AgentMetric.RUN_MISSING_SINCE), "site", "run_id")
     progress = f"{series(RunMetric.CURRENT_ITERATION)} / {series(RunMetric.MAX_ITERATIONS)}"
     place = ("mesh", "site", "slot")
     state = (
@@ -38,13 +39,21 @@ def dashboard() -> Dashboard:
                     "none",
                     Query(series("up", job="flaremesh"), "{{site}}"),
                     meanings=_UP,
-                    width=12,
+                    width=8,
                 ),
                 number(
                     "Sites at the server",
                     "Sites that the server knows now.",
                     "none",
                     Query(each(series(AgentMetric.REGISTERED_SITES)), ""),
+                ),
+                number(
+                    "Sites missing from runs",
+                    "Sites that runs wait for, or go on without; an alert names them.",
+                    "none",
+                    Query(or_zero(f"count({missing})"), ""),
+                    Step(0, GOOD),
+                    Step(1, BAD),
                 ),
                 number(
                     "Runs going on",

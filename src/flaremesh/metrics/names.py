@@ -202,6 +202,17 @@ class AgentMetric(Enum):
         "What the server refused because of a certificate: connection, login, or message of no login.",
         ("what",),
     )
+    LOST_ATTEMPTS = Metric(
+        "lost_attempts_total",
+        "counter",
+        "Attempts of runs that ended with a loss after which the run goes on.",
+    )
+    RUN_MISSING_SINCE = Metric(
+        "run_missing_since_timestamp_seconds",
+        "gauge",
+        "Since when a run waits for the site, or goes on without it, Unix time; gone when the run is over.",
+        ("run_id", "site"),
+    )
 
 
 OF_THE_SERVER = (
@@ -209,6 +220,8 @@ OF_THE_SERVER = (
     AgentMetric.SHARED,
     AgentMetric.SERVER_BYTES,
     AgentMetric.SERVER_REFUSALS,
+    AgentMetric.LOST_ATTEMPTS,
+    AgentMetric.RUN_MISSING_SINCE,
 )
 OF_SITES = (AgentMetric.REGISTERED, AgentMetric.REFUSED_RUNS)
 """Metrics that only the agent of the server has, and those that only the agents of sites have."""

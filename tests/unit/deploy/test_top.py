@@ -2,6 +2,7 @@
 
 import io
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from queue import SimpleQueue
@@ -70,6 +71,7 @@ class Ring:
         self.relayed = 0.0
         self.clock = 0.0
         self.sharing: set[str] = set()
+        self.missing: dict[str, float] = {}
 
     def time(self) -> float:
         """Unix time of the sites."""
@@ -109,12 +111,16 @@ class Ring:
     def look(self, when: float = 0.0) -> None:
         served = CounterMetricFamily(AgentMetric.SERVER_BYTES.value.full_name, "Bytes.", labels=["kind"])
         served.add_metric([RELAY], self.relayed)
+        missing = gauge(AgentMetric.RUN_MISSING_SINCE)
+        for site, since in self.missing.items():
+            missing.add_metric(["run-1", site], since)
         own: list[Collector] = [
             Own(
                 gauge(AgentMetric.READY, 1),
                 gauge(AgentMetric.RUNNING_JOBS, 1),
                 gauge(AgentMetric.REGISTERED_SITES, len(SITES)),
                 served,
+                missing,
             )
         ]
         shown = SharedMetrics(own)
@@ -390,6 +396,34 @@ def test_a_relay_that_nobody_wanted_is_told(ring):
     text = page(ring.view(), 100)
     assert "1/2" in text
     assert "bonn: relayed, although a direct link was wanted, to aachen" in text
+
+
+def test_who_is_missing_from_a_run_is_told_although_it_answers(ring, monkeypatch):
+    monkeypatch.setattr("flaremesh.cli.screen.time", SimpleNamespace(time=ring.time, strftime=time.strftime))
+    running(ring)
+    ring.missing["aachen"] = ring.time() - 125
+    ring.look()
+    assert [(told.run_id, told.site) for told in ring.view().missing] == [("run-1", "aachen")]
+    assert "aachen has been missing from run run-1 for 2 min 5 s" in page(ring.view(), 100)
+
+
+def test_a_run_that_waits_is_not_told_as_nothing_that_runs(ring):
+    running(ring)
+    for sink in ring.sinks.values():
+        sink.state(RunState.FAILED)
+    ring.missing["bonn"] = ring.time()
+    ring.silent.add("bonn")
+    ring.look()
+    text = page(ring.view(), 100)
+    assert "bonn has been missing from run run-1" in text
+    assert "Nothing runs" not in text
+
+
+def test_a_site_that_a_run_misses_and_that_does_not_answer_is_silent(ring):
+    ring.missing["bonn"] = 7.0
+    ring.silent.add("bonn")
+    ring.look()
+    assert not ring.site("bonn").answers
 
 
 def test_an_idle_mesh_says_how_to_start_a_run(ring):

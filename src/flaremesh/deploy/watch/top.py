@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.deploy.watch.scrapes import Scrape, Span
-from flaremesh.deploy.watch.views import ConsensusView, MeshView, RunView, ServerView, SiteView
+from flaremesh.deploy.watch.views import ConsensusView, MeshView, MissingView, RunView, ServerView, SiteView
 from flaremesh.metrics.names import RELAY, AgentMetric, Phase, RunMetric, RunState
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -64,7 +64,8 @@ class Recent:
         told = {run_id: info for own in scrapes.values() for run_id, info in _runs(own).items()}
         runs = [self._run(run_id, info, scrapes) for run_id, info in told.items()]
         shown = [run for run in runs if run.active] or sorted(runs, key=lambda run: run.last_iteration)[-1:]
-        return MeshView(self._mesh, _server(server), shown or [self._run(None, {}, scrapes)])
+        missing = [MissingView(*told) for scrape in server[-1:] for told in scrape.missing()]
+        return MeshView(self._mesh, _server(server), shown or [self._run(None, {}, scrapes)], missing)
 
     def _fresh(self, scrapes: list[Scrape], now: float) -> list[Scrape]:
         """The scrapes since the last one without an answer; none if the last one is too old."""

@@ -123,6 +123,21 @@ class ServerView:
 
 
 @dataclass(frozen=True)
+class MissingView:
+    """A site that a run waits for, or goes on without.
+
+    Attributes:
+        run_id: the run.
+        site: the site.
+        since: since when, Unix time.
+    """
+
+    run_id: str
+    site: str
+    since: float
+
+
+@dataclass(frozen=True)
 class MeshView:
     """A mesh at one moment.
 
@@ -130,11 +145,13 @@ class MeshView:
         mesh: its name.
         server: the server.
         runs: those that have not ended, or else the last one.
+        missing: the sites that runs, also between two attempts, wait for or go on without.
     """
 
     mesh: str
     server: ServerView
     runs: Sequence[RunView]
+    missing: Sequence[MissingView] = ()
 
     @property
     def up(self) -> bool:
