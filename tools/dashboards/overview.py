@@ -21,7 +21,10 @@ def dashboard() -> Dashboard:
     state = (
         f"({series(RunMetric.STATE)} == 1) * on ({', '.join(place)}) group_left () {each(progress, *place)}"
     )
-    columns = (*RunMetric.INFO.value.labels, *RunMetric.STATE.value.labels)
+    columns = (
+        *(label for label in RunMetric.INFO.value.labels if label != "attempt"),
+        *RunMetric.STATE.value.labels,
+    )
     sent = total(each(rate(RunMetric.EXCHANGE_ATTEMPTS), "site", "slot", "peer"), "site")
     # not its rate: a series begins with its first refusal, of which a rate sees nothing
     refused = total(each(series(RunMetric.EXCHANGE_FAILURES), "site", "slot", "peer", "reason"), "site")

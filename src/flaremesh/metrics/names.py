@@ -76,7 +76,10 @@ class RunMetric(Enum):
     """Metrics that the process of a run writes."""
 
     INFO = Metric(
-        "run_info", "gauge", "1 for the run that holds the slot.", ("run_id", "algorithm", "topology")
+        "run_info",
+        "gauge",
+        "1 for the run that holds the slot, and its attempt: the id of NVFlare's job.",
+        ("run_id", "attempt", "algorithm", "topology"),
     )
     STATE = Metric("run_state", "gauge", "1 for the state the run is in, 0 for the others.", ("state",))
     ITERATIONS = Metric("iterations_total", "counter", "Iterations finished.")

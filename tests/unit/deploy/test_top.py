@@ -77,12 +77,14 @@ class Ring:
         """Unix time of the sites."""
         return 1_700_000_000 + self.clock
 
-    def begin(self, run_id: str = "run-1", sites: tuple[str, ...] = SITES) -> None:
+    def begin(
+        self, run_id: str = "run-1", sites: tuple[str, ...] = SITES, attempt: str | None = None
+    ) -> None:
         for name in sites:
             peers = [peer for peer in SITES if peer != name]
             hood = Neighborhood(name, 0.5, dict.fromkeys(peers, 0.25), tuple(peers))
             traffic = TrafficCounter(peers)
-            sink = PrometheusSink(run_id, "dgd", "ring", 400, [hood], traffic, 0.1, predicted_contraction=0.5)
+            sink = PrometheusSink(run_id, "dgd", "ring", 400, [hood], traffic, 0.1, 0.5, attempt)
             sink.state(RunState.RUNNING)
             for peer in peers:
                 traffic.linked(peer, LinkKind.DIRECT, wanted=LinkKind.DIRECT)
@@ -282,6 +284,27 @@ def test_the_next_run_in_a_slot_is_not_measured_against_the_last_one(ring):
     ring.look()
     assert ring.run().run_id == "run-2"
     assert ring.site("bonn").iterations_per_second == pytest.approx(PACE)
+
+
+def test_the_next_attempt_of_a_run_is_shown_by_the_runs_id_and_not_measured_against_the_last_one(ring):
+    running(ring)
+    ring.begin(attempt="job-2")
+    ring.iterate(40, 10)
+    ring.look()
+    ring.iterate(50, 10)
+    ring.look()
+    run = ring.run()
+    assert (run.run_id, run.attempt, run.iteration) == ("run-1", "job-2", 60)
+    assert ring.site("bonn").iterations_per_second == pytest.approx(PACE)
+
+
+def test_a_site_that_still_shows_a_lost_attempt_does_not_make_its_run_a_failure(ring):
+    running(ring)
+    ring.sinks["aachen"].state(RunState.FAILED)
+    ring.begin(sites=("bonn", "heidelberg"), attempt="job-2")
+    ring.iterate(40, 10)
+    ring.look()
+    assert (ring.run().attempt, ring.run().state) == ("job-2", RunState.RUNNING)
 
 
 def test_two_runs_at_once_are_both_shown(ring):

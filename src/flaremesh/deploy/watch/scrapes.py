@@ -84,8 +84,8 @@ class Scrape:
         return next((value for _, value in self.series(metric, suffix, **labels)), None)
 
     def runs(self) -> dict[str, Mapping[str, str]]:
-        """The labels of each run's information, by its id."""
-        return {labels["run_id"]: labels for labels, _ in islice(self.series(RunMetric.INFO), _MOST_RUNS)}
+        """The labels of each run's information, by its attempt, which has counters of its own."""
+        return {labels["attempt"]: labels for labels, _ in islice(self.series(RunMetric.INFO), _MOST_RUNS)}
 
     def missing(self) -> list[tuple[str, str, float]]:
         """Which run waits for which site, or goes on without it, and since when, as the server tells."""
@@ -108,12 +108,12 @@ class Span:
     slot: str
 
     @classmethod
-    def of(cls, scrapes: Sequence[Scrape], run_id: str | None) -> "Span | None":
-        """The longest one that ends with the last scrape, None if that does not know the run."""
-        knowing = [scrape for scrape in scrapes if run_id in scrape.runs()]
-        if run_id is None or not knowing or knowing[-1] is not scrapes[-1]:
+    def of(cls, scrapes: Sequence[Scrape], attempt: str | None) -> "Span | None":
+        """The longest one that ends with the last scrape, None if that does not know the attempt."""
+        knowing = [scrape for scrape in scrapes if attempt in scrape.runs()]
+        if attempt is None or not knowing or knowing[-1] is not scrapes[-1]:
             return None
-        return cls(knowing[0], knowing[-1], knowing[-1].runs()[run_id]["slot"])
+        return cls(knowing[0], knowing[-1], knowing[-1].runs()[attempt]["slot"])
 
     @property
     def iterations(self) -> float:

@@ -61,8 +61,8 @@ class Recent:
             shared = [scrape.shared_by(name) for scrape in server]
             if shared and shared[-1].answered and not (own and own[-1].answered):
                 scrapes[name] = [scrape for scrape in shared if scrape.answered]
-        told = {run_id: info for own in scrapes.values() for run_id, info in _runs(own).items()}
-        runs = [self._run(run_id, info, scrapes) for run_id, info in told.items()]
+        told = {attempt: info for own in scrapes.values() for attempt, info in _runs(own).items()}
+        runs = [self._run(attempt, info, scrapes) for attempt, info in told.items()]
         shown = [run for run in runs if run.active] or sorted(runs, key=lambda run: run.last_iteration)[-1:]
         missing = [MissingView(*told) for scrape in server[-1:] for told in scrape.missing()]
         return MeshView(self._mesh, _server(server), shown or [self._run(None, {}, scrapes)], missing)
@@ -75,9 +75,9 @@ class Recent:
         return scrapes[silent + 1 :] or scrapes[-1:]
 
     def _run(
-        self, run_id: str | None, info: Mapping[str, str], scrapes: Mapping[str, Sequence[Scrape]]
+        self, attempt: str | None, info: Mapping[str, str], scrapes: Mapping[str, Sequence[Scrape]]
     ) -> RunView:
-        spans = {name: span for name, own in scrapes.items() if (span := Span.of(own, run_id))}
+        spans = {name: span for name, own in scrapes.items() if (span := Span.of(own, attempt))}
         sites = [_site(name, scrapes[name], spans.get(name)) for name in self._sites]
         members = [site for site in sites if site.state]
         done = min((site.iteration or 0 for site in members), default=None)
@@ -85,7 +85,8 @@ class Recent:
         pace = min((site.iterations_per_second or 0.0 for site in members), default=0.0)
         last_iterations = [span.value(RunMetric.LAST_ITERATION) or 0.0 for span in spans.values()]
         return RunView(
-            run_id=run_id,
+            run_id=info.get("run_id"),
+            attempt=attempt,
             algorithm=info.get("algorithm"),
             topology=info.get("topology"),
             state=next((state for state in _ORDER if any(site.state is state for site in members)), None),
@@ -93,11 +94,11 @@ class Recent:
             max_iterations=limit,
             seconds_left=_left((limit or 0) - (done or 0), pace),
             last_iteration=max(last_iterations, default=0.0),
-            consensus=self._consensus(run_id, list(spans.values())),
+            consensus=self._consensus(attempt, list(spans.values())),
             sites=sites,
         )
 
-    def _consensus(self, run_id: str | None, spans: Sequence[Span]) -> ConsensusView:
+    def _consensus(self, attempt: str | None, spans: Sequence[Span]) -> ConsensusView:
         distance, innovation = (
             self._norm([span.value(metric) for span in spans])
             for metric in (RunMetric.CONSENSUS_DISTANCE, RunMetric.INNOVATION_NORM)
@@ -107,8 +108,8 @@ class Recent:
         if innovation is not None and predicted is not None and predicted < 1:
             level = 2 * innovation / (1 - predicted)
         before = self._norm([span.before(RunMetric.CONSENSUS_DISTANCE) for span in spans])
-        if run_id and distance is not None and before is not None:
-            greatest = self._greatest[run_id] = max(self._greatest.get(run_id, 0.0), before, distance)
+        if attempt and distance is not None and before is not None:
+            greatest = self._greatest[attempt] = max(self._greatest.get(attempt, 0.0), before, distance)
             # below this, steps or round-off keep the distance up, and its fall does not measure mixing
             if max(2 * (level or 0.0), _RESOLUTION * greatest) < distance < before / 2:
                 iterations = sum(span.iterations for span in spans) / len(spans)

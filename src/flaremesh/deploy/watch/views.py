@@ -74,7 +74,7 @@ class RunView:
     """A run, or the sites of a mesh that has none.
 
     Attributes:
-        run_id, algorithm, topology: None where no site has run anything yet.
+        run_id, attempt, algorithm, topology: None where no site has run anything yet.
         state: of the site that is worst off.
         iteration: of the site that is furthest behind.
         max_iterations: how many iterations it shall do.
@@ -85,6 +85,7 @@ class RunView:
     """
 
     run_id: str | None
+    attempt: str | None
     algorithm: str | None
     topology: str | None
     state: RunState | None
