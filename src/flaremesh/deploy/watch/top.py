@@ -4,7 +4,8 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.deploy.watch.scrapes import Scrape, Span
@@ -63,9 +64,9 @@ class Recent:
                 scrapes[name] = [scrape for scrape in shared if scrape.answered]
         told = {attempt: info for own in scrapes.values() for attempt, info in _runs(own).items()}
         runs = [self._run(attempt, info, scrapes) for attempt, info in told.items()]
-        shown = [run for run in runs if run.active] or sorted(runs, key=lambda run: run.last_iteration)[-1:]
-        missing = [MissingView(*told) for scrape in server[-1:] for told in scrape.missing()]
-        return MeshView(self._mesh, _server(server), shown or [self._run(None, {}, scrapes)], missing)
+        missing = [MissingView(*absence) for scrape in server[-1:] for absence in scrape.missing()]
+        shown = _shown(runs, {absence.run_id for absence in missing}) or [self._run(None, {}, scrapes)]
+        return MeshView(self._mesh, _server(server), shown, missing)
 
     def _fresh(self, scrapes: list[Scrape], now: float) -> list[Scrape]:
         """The scrapes since the last one without an answer; none if the last one is too old."""
@@ -167,6 +168,16 @@ class Watch:
             return Scrape(None, time.monotonic(), str(error))
         now = time.monotonic()
         return Scrape(None, now) if page is None else Scrape.of(page, now)
+
+
+def _shown(attempts: Sequence[RunView], lost: Set[str]) -> list[RunView]:
+    """The runs that have not ended, those between two attempts included; or else the last one."""
+    active = [run for run in attempts if run.active]
+    oldest_first = sorted(attempts, key=lambda run: run.last_iteration)
+    latest = {run.run_id: run for run in oldest_first}
+    waiting = lost - {run.run_id for run in active}
+    between = [replace(run, state=RunState.WAITING) for run_id, run in latest.items() if run_id in waiting]
+    return active + between or oldest_first[-1:]
 
 
 def _runs(scrapes: Sequence[Scrape]) -> dict[str, Mapping[str, str]]:

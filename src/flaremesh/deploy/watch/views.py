@@ -75,7 +75,7 @@ class RunView:
 
     Attributes:
         run_id, attempt, algorithm, topology: None where no site has run anything yet.
-        state: of the site that is worst off.
+        state: of the site that is worst off; waiting between two attempts.
         iteration: of the site that is furthest behind.
         max_iterations: how many iterations it shall do.
         seconds_left: at the pace of the slowest site.
