@@ -37,7 +37,7 @@ a test holds a live mesh to it, name by name and label by label. How they are co
 
 - The scraper gives all series the labels `mesh`, `site` (`server` for the server) and `job="flaremesh"`.
 - A run's series carry `slot`, a small number that the next run takes over. No series carries a run's id but
-  `flaremesh_run_info`; join it:
+  `flaremesh_run_info`, and those of sites that a run has lost; join it:
   `flaremesh_train_loss * on (mesh, site, slot) group_left (run_id) flaremesh_run_info`.
 - A run's series outlive it until another run takes its slot. Its counters begin at 0, as any process's do.
 - What a run's process counts is at most a second old. A figure that nobody has measured yet has no series.
@@ -56,7 +56,8 @@ Histograms have the buckets {buckets} s.
 
 At most {fixed} of each slot, {each} more for each neighbour, and {agents} of the participant. A site has
 as many slots as it has had runs at the same time: with four neighbours and one run at a time it has at most
-{example} series, over any number of runs. The server adds those that sites share.
+{example} series, over any number of runs. The server adds those that sites share, and
+one for each site that is missing from a run, until that is over.
 
 <!-- Generated from src/flaremesh/metrics/names.py by `make charts`: do not edit. -->
 """

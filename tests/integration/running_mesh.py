@@ -86,7 +86,7 @@ class RunningMesh:
 
     def metric(self, participant: str, name: str, **labels: str) -> float | None:
         """The value of the only series with these labels, None if there is none."""
-        found = self._series(participant, name, labels)
+        found = self.series(participant, name, labels)
         assert len(found) <= 1
         return found[0].value if found else None
 
@@ -98,13 +98,14 @@ class RunningMesh:
 
     def slots(self, site: str, run_id: str) -> list[str]:
         """The slot of a run, if it has one."""
-        return [info.labels["slot"] for info in self._series(site, "run_info", {"run_id": run_id})]
+        return [info.labels["slot"] for info in self.series(site, "run_info", {"run_id": run_id})]
 
     def job_process(self, site: str, run_id: str) -> psutil.Process:
         (job,) = (child for child in self.process(site).children() if run_id in child.cmdline())
         return job
 
-    def _series(self, participant: str, name: str, labels: Mapping[str, str]) -> list[Sample]:
+    def series(self, participant: str, name: str, labels: Mapping[str, str]) -> list[Sample]:
+        """The series with these labels."""
         families = text_string_to_metric_families(self.get(participant, "/metrics")[1])
         return [
             sample

@@ -76,6 +76,8 @@ def test_a_run_that_waits_for_a_site_is_aborted_for_good(mesh):
             process.kill()
         wait_until(lambda: "waits for bonn" in listed(mesh, run_id)["why"], 60)
         assert listed(mesh, run_id)["state"] == "waiting"
+        for command in (("status",), ("top", "--once")):
+            assert f"bonn has been missing from run {run_id}" in mesh.call(*command).stdout
         aborted = mesh.call("abort", run_id)
     finally:
         assert mesh.call("up").returncode == 0

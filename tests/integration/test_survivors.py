@@ -1,15 +1,20 @@
 """Runs that lose a site for good go on without it, to the minimiser of the sum of those that are left."""
 
+import time
 from pathlib import Path
 
 import pytest
-from running_mesh import running_mesh
+from running_mesh import running_mesh, wait_until
 from safetensors.torch import load_file
 from test_resumed_runs import DIGITS, Once, kill
 
+from flaremesh.deploy.watch.status import mesh_status
+from flaremesh.deploy.watch.top import Watch
+from flaremesh.metrics.names import AgentMetric
 from flaremesh.topology.load import load
 
 VALUES = {"heidelberg": 1.0, "bonn": 10.0, "aachen": 3.0, "dresden": 5.0}
+MISSING = AgentMetric.RUN_MISSING_SINCE.value.name
 LEFT = ("aachen", "dresden", "heidelberg")
 OPTIONS = {
     "on_loss": "continue",
@@ -27,19 +32,41 @@ def values_of(mesh, result):
     return {site: float(load_file(folder / site / "model.safetensors")["value"]) for site in result.sites}
 
 
+def who_is_missing(mesh):
+    """What the server's metrics, ``flaremesh top`` and ``flaremesh status`` say: run, site, since when."""
+    yield from (
+        (sample.labels["run_id"], sample.labels["site"], sample.value)
+        for sample in mesh.series("server", MISSING, {})
+    )
+    watch = Watch(mesh.topology, mesh.target, 0.5)
+    watch.wait(scrapes=1)
+    yield from ((missing.run_id, missing.site, missing.since) for missing in watch.view().missing)
+    for run in mesh_status(mesh.topology, mesh.target, mesh.folder).runs:
+        yield from ((run.run_id, site, since) for site, since in run.missing.items())
+
+
 @pytest.mark.timeout(300)
 def test_the_sites_that_are_left_come_to_the_minimiser_of_their_own_sum(tmp_path: Path):
     run = load(DIGITS).run
     options = type(run).model_validate(run.model_dump() | OPTIONS)
     with running_mesh(tmp_path, DIGITS, run=options) as mesh:
-        shown = []
+        shown, told = [], []
         lose = Once("bonn", 2000, lambda run_id: kill(mesh, "bonn"))
 
         def show(run_id, progress):
             lose(run_id, progress)
             shown.append(dict(progress.missing))
+            if progress.missing and not told:
+                told.extend(who_is_missing(mesh))
 
+        started = time.time()
         result = mesh.run("survivors", show)
+        assert {(run_id, site) for run_id, site, _ in told} == {(result.run_id, "bonn")}
+        assert all(started < since < time.time() for _, _, since in told)
+        assert len(told) == 3
+        (info,) = mesh.series("aachen", "run_info", {"run_id": result.run_id})
+        assert info.labels["attempt"] not in {"", result.run_id}
+        wait_until(lambda: mesh.metric("server", MISSING, site="bonn") is None, 30)
         before, after = result.members
         assert before.since == 0
         assert set(before.sites) == set(VALUES)

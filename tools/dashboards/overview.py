@@ -15,12 +15,16 @@ _UP = {1: Meaning("up", GOOD), 0: Meaning("down", BAD)}
 def dashboard() -> Dashboard:
     """All sites and runs of a mesh."""
     running = of_runs(f"({series(RunMetric.STATE, state=RunState.RUNNING)} == 1)", "run_id")
+    missing = each(series(AgentMetric.RUN_MISSING_SINCE), "site", "run_id")
     progress = f"{series(RunMetric.CURRENT_ITERATION)} / {series(RunMetric.MAX_ITERATIONS)}"
     place = ("mesh", "site", "slot")
     state = (
         f"({series(RunMetric.STATE)} == 1) * on ({', '.join(place)}) group_left () {each(progress, *place)}"
     )
-    columns = (*RunMetric.INFO.value.labels, *RunMetric.STATE.value.labels)
+    columns = (
+        *(label for label in RunMetric.INFO.value.labels if label != "attempt"),
+        *RunMetric.STATE.value.labels,
+    )
     sent = total(each(rate(RunMetric.EXCHANGE_ATTEMPTS), "site", "slot", "peer"), "site")
     # not its rate: a series begins with its first refusal, of which a rate sees nothing
     refused = total(each(series(RunMetric.EXCHANGE_FAILURES), "site", "slot", "peer", "reason"), "site")
@@ -38,13 +42,21 @@ def dashboard() -> Dashboard:
                     "none",
                     Query(series("up", job="flaremesh"), "{{site}}"),
                     meanings=_UP,
-                    width=12,
+                    width=8,
                 ),
                 number(
                     "Sites at the server",
                     "Sites that the server knows now.",
                     "none",
                     Query(each(series(AgentMetric.REGISTERED_SITES)), ""),
+                ),
+                number(
+                    "Sites missing from runs",
+                    "Sites that runs wait for, or go on without; an alert names them.",
+                    "none",
+                    Query(or_zero(f"count({missing})"), ""),
+                    Step(0, GOOD),
+                    Step(1, BAD),
                 ),
                 number(
                     "Runs going on",

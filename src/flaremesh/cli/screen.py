@@ -89,7 +89,7 @@ def _heading(run: RunView, view: MeshView, command: Callable[[str], str], width:
     if not view.up:
         yield Text(f"Nothing of this mesh answers. Start it: {command('up')}", "yellow")
         return
-    if not run.active:
+    if not run.active and not view.missing:
         yield Text(f"Nothing runs. Start a run: {command('run')}", "yellow")
     if run.run_id is None or run.state is None:
         return
@@ -144,6 +144,9 @@ def _legend(coloured: bool) -> Iterable[Text]:
 def _notes(view: MeshView) -> list[str]:
     """What a user may have to act on."""
     notes = [f"server: {view.server.problem}"] if view.server.problem else []
+    for absent in view.missing:
+        ago = _duration(max(0.0, time.time() - absent.since))
+        notes.append(f"{absent.site} has been missing from run {absent.run_id} for {ago}")
     for site in {site.name: site for run in view.runs for site in run.sites}.values():
         if site.problem:
             notes.append(f"{site.name}: {site.problem}")

@@ -1,6 +1,7 @@
 """``flaremesh status``."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder, print_json
@@ -43,3 +44,6 @@ def show(status: "MeshStatus", *, as_json: bool) -> None:
     console.print(table)
     for run in status.runs or ():
         console.print(progress_table(run.sites, f"run {run.run_id} ({run.name}): {run.state}"))
+        for site, since in sorted(run.missing.items()):
+            when = f"{datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}"
+            console.print(f"{site} has been missing from run {run.run_id} since {when}", soft_wrap=True)

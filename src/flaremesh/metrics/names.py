@@ -76,7 +76,10 @@ class RunMetric(Enum):
     """Metrics that the process of a run writes."""
 
     INFO = Metric(
-        "run_info", "gauge", "1 for the run that holds the slot.", ("run_id", "algorithm", "topology")
+        "run_info",
+        "gauge",
+        "1 for the run that holds the slot, and its attempt: the id of NVFlare's job.",
+        ("run_id", "attempt", "algorithm", "topology"),
     )
     STATE = Metric("run_state", "gauge", "1 for the state the run is in, 0 for the others.", ("state",))
     ITERATIONS = Metric("iterations_total", "counter", "Iterations finished.")
@@ -202,6 +205,17 @@ class AgentMetric(Enum):
         "What the server refused because of a certificate: connection, login, or message of no login.",
         ("what",),
     )
+    LOST_ATTEMPTS = Metric(
+        "lost_attempts_total",
+        "counter",
+        "Attempts of runs that ended with a loss after which the run goes on.",
+    )
+    RUN_MISSING_SINCE = Metric(
+        "run_missing_since_timestamp_seconds",
+        "gauge",
+        "Since when a run waits for the site, or goes on without it, Unix time; gone when the run is over.",
+        ("run_id", "site"),
+    )
 
 
 OF_THE_SERVER = (
@@ -209,6 +223,8 @@ OF_THE_SERVER = (
     AgentMetric.SHARED,
     AgentMetric.SERVER_BYTES,
     AgentMetric.SERVER_REFUSALS,
+    AgentMetric.LOST_ATTEMPTS,
+    AgentMetric.RUN_MISSING_SINCE,
 )
 OF_SITES = (AgentMetric.REGISTERED, AgentMetric.REFUSED_RUNS)
 """Metrics that only the agent of the server has, and those that only the agents of sites have."""

@@ -54,6 +54,7 @@ class PrometheusSink(Collector, MetricsSink):
         traffic: what its links count.
         step_size: the algorithm's, None where it has none.
         predicted_contraction: factor of the consensus distance per iteration of mixing, None if unknown.
+        attempt: which attempt of the run; None where that has the run's id, as the first one has.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class PrometheusSink(Collector, MetricsSink):
         traffic: Traffic,
         step_size: float | None = None,
         predicted_contraction: float | None = None,
+        attempt: str | None = None,
     ):
         directory = os.environ.get(DIRECTORY_VARIABLE)
         self._slot = slots.claim(Path(directory)) if directory else 0
-        self._run = (run_id, algorithm, topology)
+        self._run = (run_id, attempt or run_id, algorithm, topology)
         self._weights = _mean_weights(schedule)
         self._targets = {peer for hood in schedule for peer in hood.out}
         self._traffic = traffic

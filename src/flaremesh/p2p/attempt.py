@@ -1,7 +1,7 @@
 """The attempts of a run: the last one, as the server keeps it in the run's store, and the one under way."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,7 +14,7 @@ from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.outcome import Members, missing_of
 from flaremesh.p2p.store import store_of
-from flaremesh.record import Name, RecordError, Schema, Seconds, Text, Whole
+from flaremesh.record import Name, RecordError, Schema, Seconds, Text, Whole, at_most
 from flaremesh.topology.schema import MOST_SITES
 
 _FILE = "attempt.json"
@@ -34,6 +34,8 @@ class Attempt:
         lost: what was lost, if the attempt ended for that; None otherwise.
         quorum: so many sites are enough to go on once the patience is over; None where all are needed.
         members: who took part in the run, by ranges of iterations.
+        first: id of the job of the run's first attempt; empty where this is the first.
+        missing: the sites that the run waits for or goes on without, and since when, Unix time.
     """
 
     job: Name
@@ -45,6 +47,18 @@ class Attempt:
     lost: Text | None = None
     quorum: Whole | None = None
     members: Annotated[tuple[Members, ...], Field(max_length=MOST_SITES)] = ()
+    first: Name = ""
+    missing: Annotated[Mapping[Name, Seconds], at_most(MOST_SITES)] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run, which is that of its first attempt's job."""
+        return self.first or self.job
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run gets no further attempt."""
+        return self.state.ended and not self.lost
 
 
 _RECORD: Final[Schema[Attempt]] = Schema(Attempt, "an attempt of a run")
@@ -104,6 +118,8 @@ class CurrentAttempt:
                 began_at=before.began_at,
                 fruitless=before.fruitless + 1,
                 members=before.members,
+                first=before.run_id,
+                missing=before.missing,
             )
         self._attempt = begun
         self._keep()
@@ -122,6 +138,11 @@ class CurrentAttempt:
         may_lose = store is not None and extra.get("on_loss") == "continue"
         quorum = whole(extra, "quorum", 2) if may_lose else None
         return cls(store, Attempt(job, tuple(sorted(sites)), patience, quorum=quorum))
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self._attempt.run_id
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -247,6 +247,7 @@ class LocalConfig(JsonDataclass):
         link: where neighbours dial, as in Config; None if they cannot.
         row_stochastic, column_stochastic: of the whole network's mixing matrix in every phase.
         members: names of the sites that take part; empty where nobody says.
+        run_id: of the run, which is that of its first attempt's job; empty where nobody says.
     """
 
     neighbors: list[Neighbor]
@@ -261,6 +262,7 @@ class LocalConfig(JsonDataclass):
     row_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
     column_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
     members: list[str] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
+    run_id: str = field(default="", metadata=EXTRA_TO_STOCK)
 
     def __post_init__(self) -> None:
         self.neighbors = each(Neighbor, self.neighbors, "the neighbors of a site")

@@ -37,6 +37,7 @@ CONTRACTING = {
     "problem": {"path": "flaremesh.problems.consensus.Consensus", "args": {"dimension": 100}},
 }
 # A site may be away until it is seen that the run stalls.
+WAITING = CONTRACTING | {"on_loss": "wait"}
 STALLING = CONTRACTING | {"peer_timeout": 600.0}
 
 SIGNAL = """
@@ -52,6 +53,7 @@ ALERTS = {
     "FlareMeshSiteDown": {"site": "bonn"},
     "FlareMeshSiteNotReady": {"site": "bonn"},
     "FlareMeshSiteMissing": {},
+    "FlareMeshRunMissesSite": {"site": "bonn"},
     "FlareMeshRunStalled": {"site": "dresden", "slot": "0"},
     "FlareMeshSlowNeighbor": {"site": "bonn", "slot": "1"},
     "FlareMeshLinkOnRelay": {"site": "bonn", "peer": "aachen"},
@@ -196,14 +198,15 @@ def _mend(scenarios: Scenarios) -> None:
 
 
 def _without_a_pod(scenarios: Scenarios) -> None:
-    """A site goes, and when it comes again its policy does not let it through to the server."""
+    """A site goes in mid-run, and when it comes again its policy does not let it through to the server."""
     mesh = scenarios.mesh
     scale = (mesh.namespaces["bonn"], "scale", "statefulset/bonn")
-    mesh.upgrade("bonn", "--set", "server.namespace=elsewhere")
-    kubectl(*scale, "--replicas=0")
-    scenarios.fires("FlareMeshSiteDown", "FlareMeshSiteMissing")
-    kubectl(*scale, "--replicas=1")
-    scenarios.fires("FlareMeshSiteNotReady")
+    with running(mesh, "waiting", **WAITING):
+        mesh.upgrade("bonn", "--set", "server.namespace=elsewhere")
+        kubectl(*scale, "--replicas=0")
+        scenarios.fires("FlareMeshSiteDown", "FlareMeshSiteMissing", "FlareMeshRunMissesSite")
+        kubectl(*scale, "--replicas=1")
+        scenarios.fires("FlareMeshSiteNotReady")
     _set_back(mesh, "bonn")
 
 

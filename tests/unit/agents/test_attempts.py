@@ -2,15 +2,16 @@
 
 import json
 import threading
+import time
 
 import pytest
 
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
 from flaremesh.p2p.agents.attempts import Attempts
-from flaremesh.p2p.attempt import Attempt
+from flaremesh.p2p.attempt import Attempt, CurrentAttempt
 from flaremesh.p2p.gate import order
-from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
+from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, MISSING, NEXT_ATTEMPT
 from flaremesh.p2p.store import STORES, store_of
 from flaremesh.waiting import wait_while
 
@@ -45,10 +46,13 @@ class Server:
     def note(self, job, entries):
         self.notes.setdefault(job, {}).update(entries)
 
-    def clone(self, job, sites):
+    def keeps(self, job):
+        return job in self.jobs
+
+    def clone(self, job, sites, entries):
         if job not in self.jobs:
             return None
-        self.taking_part = sites
+        self.taking_part, self.told = sites, entries
         self.jobs.add(clone := f"job-{len(self.jobs)}")
         if self.lets_wait(clone):
             self.waiting.add(clone)
@@ -106,11 +110,20 @@ def leave(store, state, lost=None, patience=20.0, sites=SITES, **more):
 
 
 def settled(server):
-    """What the server notes of the job, once nothing more is to come."""
+    """What the server notes of the job but who is missing, once nothing more is to come."""
     assert not wait_while(
         lambda: [thread for thread in threading.enumerate() if thread.name == "attempts"], 20, 0.01
     )
-    return server.notes.get("first", {})
+    return {key: value for key, value in server.notes.get("first", {}).items() if key != MISSING}
+
+
+def missing(attempts):
+    """Which run waits for whom, or goes on without whom."""
+    return {(run, site) for run, site, _ in attempts.missing()}
+
+
+def becomes(expected, attempts):
+    return not wait_while(lambda: missing(attempts) != expected, 20, 0.01)
 
 
 def test_a_lost_attempt_is_followed_by_another(attempts, server, store):
@@ -353,3 +366,68 @@ def test_fewer_than_the_quorum_do_not_go_on(attempts, server, store):
     assert settled(server)[GIVEN_UP] == (
         "not there: bonn, worms, after 0.3 s; 1 of 2 sites that must be there to go on are"
     )
+
+
+def test_who_a_run_waits_for_is_told_until_it_goes_on_and_since_when(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    server.registered = {"ulm"}
+    before = time.time()
+    attempts.ended("first", None)
+    assert becomes({("first", "bonn")}, attempts)
+    assert server.notes["first"][MISSING] == {site: since for _, site, since in attempts.missing()}
+    assert all(before <= since <= time.time() for _, _, since in attempts.missing())
+    server.registered = set(SITES)
+    settled(server)
+    assert missing(attempts) == set()
+    assert server.notes["first"][MISSING] == server.told[MISSING] == {}
+    assert attempts.lost == 1
+
+
+def test_since_when_a_site_is_missing_outlives_the_server(tmp_path, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server", missing={"bonn": 7.0})
+    server.registered = {"ulm"}
+    attempts = Attempts(tmp_path, server, lambda job: tmp_path, server.ask)
+    attempts.take_up()
+    assert list(attempts.missing()) == [("first", "bonn", 7.0)]
+    server.registered = set(SITES)
+    settled(server)
+
+
+def test_a_run_tells_without_whom_it_goes_on_until_it_is_over(attempts, server, store):
+    server.registered = {"ulm", "bonn"}
+    leave(store, RunState.FAILED, "worms: lost its connection to the server", 0.3, THREE, quorum=2)
+    attempts.ended("first", None)
+    settled(server)
+    assert missing(attempts) == {("first", "worms")}
+    assert server.told[MISSING].keys() == {"worms"}
+    begun = CurrentAttempt(store, Attempt("job-1", THREE, 0.3, quorum=2))
+    assert missing(attempts) == {("first", "worms")}
+    begun.end(RunState.FINISHED, None)
+    assert missing(attempts) == set()
+
+
+def test_a_run_that_was_given_up_misses_nobody(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server", patience=0.3)
+    server.registered = {"ulm"}
+    attempts.ended("first", None)
+    settled(server)
+    assert missing(attempts) == set()
+
+
+def test_a_run_that_an_admin_removes_while_it_waits_misses_nobody(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    server.registered = {"ulm"}
+    attempts.ended("first", None)
+    assert becomes({("first", "bonn")}, attempts)
+    server.jobs.clear()
+    settled(server)
+    assert missing(attempts) == set()
+    assert attempt.read(store).state is RunState.ABORTED
+
+
+def test_all_attempts_bear_the_id_of_the_first(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    attempts.ended("first", None)
+    settled(server)
+    assert CurrentAttempt(store, Attempt("job-1", SITES, 20.0)).run_id == "first"
+    assert (attempt.read(store).job, attempt.read(store).run_id) == ("job-1", "first")

@@ -53,7 +53,7 @@ LABELS = {
 }
 
 
-INFO = 'flaremesh_run_info{slot="0",run_id="run-1",algorithm="dgd",topology="pair"} 1\n'
+INFO = 'flaremesh_run_info{slot="0",run_id="run-1",attempt="run-1",algorithm="dgd",topology="pair"} 1\n'
 STATE = 'flaremesh_run_state{slot="0",state="running"} 1\n'
 
 

@@ -120,13 +120,17 @@ def test_a_prefix_of_several_runs_is_refused():
 
 
 def test_a_run_is_shown_with_what_it_waits_for_and_how_far_all_sites_are(tmp_path, monkeypatch):
-    jobs = attempts() | {"c": replace(LOST, submitted=4.0)}
+    jobs = attempts() | {
+        "c": replace(LOST, submitted=4.0, missing={"bonn": 5.0}),
+        "d": replace(RUNNING, submitted=6.0, missing={"bonn": 5.0}),
+    }
     monkeypatch.setattr("flaremesh.deploy.runs.known.connect", lambda *_: nullcontext(session(jobs)))
     target = SimpleNamespace(server=lambda: nullcontext(None))
-    ended, running, waiting = run_lines(None, target, tmp_path)
+    ended, running, waiting, without = run_lines(None, target, tmp_path)
     assert (ended.state, ended.why, ended.iteration) == ("finished", "", None)
     assert (running.state, running.iteration, running.attempts) == ("running", 7, ("b-first", "b-second"))
     assert (waiting.state, waiting.why) == ("waiting", "bonn: gone; waits for bonn")
+    assert (without.state, without.why) == ("running", "without bonn")
 
 
 def test_a_run_that_the_server_has_removed_is_known_where_it_was_gathered(tmp_path):

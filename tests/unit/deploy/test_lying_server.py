@@ -28,6 +28,7 @@ KEYS = [
     "job_deploy_detail",
     "schedule_history",
     "first_failure",
+    "missing",
     "lost",
     "given_up",
     "cloned_from",
@@ -107,12 +108,15 @@ def test_a_jobs_meta_is_told_in_printable_words(meta):
         return
     words = (job.name, job.status, job.submitter, job.first_failure, job.lost, job.given_up, job.cloned_from)
     assert all((word or "").isprintable() for word in (*words, *job.details))
-    assert 0 <= job.submitted < 1e11
+    assert all(site.isprintable() for site in job.missing)
+    assert all(0 <= moment < 1e11 for moment in (job.submitted, *job.missing.values()))
 
 
 def test_a_jobs_meta_has_an_end():
-    job = job_of({"status": "S" * 10**6, "name": "n" * 10**6, "job_deploy_detail": ["d" * 10**6] * 5000})
-    assert len(str(job)) < 1_000_000
+    endless = {"missing": {f"{n}" + "x" * 10**3: 1.0 for n in range(20_000)}}
+    long = {"status": "S" * 10**6, "name": "n" * 10**6, "job_deploy_detail": ["d" * 10**6] * 5000}
+    assert len(str(job_of(long))) < 1_000_000
+    assert len(str(job_of({"status": "RUNNING"} | endless))) < 3_000_000
 
 
 @pytest.mark.parametrize("value", ["", "../x", "/etc", "a b", "a/b", "ä", "x" * 65, 7, None, ["x"], "run\n"])

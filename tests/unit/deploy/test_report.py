@@ -12,14 +12,16 @@ import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
-from flaremesh.deploy.reports import graph_plot
+from flaremesh.deploy.reports import graph_plot, plots
 from flaremesh.deploy.reports.contraction import Distance, consensus_distance, fit_contraction
 from flaremesh.deploy.reports.report import write_report
 from flaremesh.deploy.reports.style import DARK, LIGHT, Theme
-from flaremesh.deploy.runs.results import load_run
+from flaremesh.deploy.runs.results import RecordedRun, load_run
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.outcome import RESULT, RUN_RESULT, Graph, RunResult, SiteResult
 from flaremesh.record import RecordError
@@ -202,6 +204,78 @@ def test_a_failed_run_reports_its_reason_and_who_left_no_history(digits: Path) -
     assert "failed" in page
     assert "site-2: <KeyError> in the problem" in page
     assert "no history of site-2" in page
+
+
+def without(folder: Path, *ranges: tuple[int, set[str]]) -> RecordedRun:
+    """The run as if these sites had been lost for good at these iterations."""
+    sites = load_run(folder).sites
+    members = [
+        {"since": since, "sites": [site for site in sites if site not in gone]} for since, gone in ranges
+    ]
+    change_result(folder, members=members)
+    return load_run(folder)
+
+
+def bands(figure: Figure | None) -> dict[str, tuple[float, float]]:
+    """What the legend says of the shaded stretches, and from where to where each of them goes."""
+    assert figure is not None
+    axes = figure.axes[0]
+    told = [text.get_text() for legend in axes.findobj(Legend) for text in legend.get_texts()]
+    shaded = [patch.get_extents().transformed(axes.transData.inverted()) for patch in axes.patches]
+    return dict(
+        zip([said for said in told if "without" in said], [(box.x0, box.x1) for box in shaded], strict=True)
+    )
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["loss", "accuracy", "consensus"])
+def test_the_iterations_that_were_done_without_a_site_are_shaded_and_named(
+    digits: Path, name: str, theme: Theme
+) -> None:
+    run = without(digits, (0, set()), (5, {"site-2"}), (8, {"site-2", "site-0"}))
+    distance = consensus_distance(run.histories.values())
+    draw = {
+        "loss": lambda: plots.loss(run, theme),
+        "accuracy": lambda: plots.accuracy(run, theme),
+        "consensus": lambda: plots.consensus(run, distance, None, theme),
+    }
+    with theme.applied():
+        figure = draw[name]()
+        assert figure is not None
+        figure.draw_without_rendering()
+    right = figure.axes[0].get_xlim()[1]
+    assert right > 12
+    assert bands(figure) == {
+        "without site-2, from iteration 5": pytest.approx((5, 8)),
+        "without site-0, site-2, from iteration 8": pytest.approx((8, right)),
+    }
+
+
+@pytest.mark.parametrize("ranges", [[], [(0, set())], [(0, set()), (99, {"site-2"})]], ids=str)
+def test_a_run_with_all_of_its_sites_is_not_shaded(digits: Path, ranges: list[tuple[int, set[str]]]) -> None:
+    run = without(digits, *ranges)
+    with LIGHT.applied():
+        assert bands(plots.loss(run, LIGHT)) == {}
+
+
+def test_the_names_of_many_missing_sites_are_a_number(ring_of_eight: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ring_of_eight, tmp_path / "run-1")
+    run = without(folder, (0, set()), (60, {f"site-{number}" for number in range(7)}))
+    with LIGHT.applied():
+        figure = plots.consensus(run, consensus_distance(run.histories.values()), None, LIGHT)
+    assert list(bands(figure)) == ["without 7 sites, from iteration 60"]
+
+
+def test_the_distance_is_that_of_the_sites_that_are_left(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(digits, (0, set()), (5, {"site-2"}))
+    history = digits / "site-2" / HISTORY
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[:4]))
+    drawn: list[Distance] = []
+    monkeypatch.setattr(plots, "consensus", lambda run, distance, fit, theme: drawn.append(distance))
+    write_report(digits, digits / "report")
+    assert {distance.iterations[-1] for distance in drawn} == {12}
 
 
 def test_a_run_without_a_result_is_reported_from_its_histories(digits: Path) -> None:

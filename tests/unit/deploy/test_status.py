@@ -1,5 +1,6 @@
 import json
 import math
+from datetime import datetime
 
 import pytest
 
@@ -38,3 +39,19 @@ def test_a_run_that_diverges_is_told_in_json_that_any_reader_takes(capsys):
     (run,) = document["runs"]
     assert run["sites"]["bonn"]["consensus_distance"] is None
     assert run["sites"]["bonn"]["metrics"] == {"loss": None}
+
+
+@pytest.mark.parametrize("state", ["waiting", "running"])
+def test_who_is_missing_from_a_run_is_named_and_since_when(capsys, monkeypatch, state):
+    monkeypatch.setenv("COLUMNS", "80")
+    since = datetime(2026, 11, 30, 14, 3, 5).timestamp()
+    show(
+        MeshStatus([SERVER], ["ulm"], [ActiveRun("run-1", "mine", state, {}, {"bonn": since})]), as_json=False
+    )
+    assert "bonn has been missing from run run-1 since 2026-11-30 14:03:05\n" in capsys.readouterr().out
+
+
+def test_who_is_missing_is_told_as_json_as_unix_time(capsys):
+    show(MeshStatus([SERVER], [], [ActiveRun("run-1", "mine", "waiting", {}, {"bonn": 7.0})]), as_json=True)
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert run["missing"] == {"bonn": 7.0}

@@ -2,6 +2,7 @@
 
 import io
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from queue import SimpleQueue
@@ -70,17 +71,20 @@ class Ring:
         self.relayed = 0.0
         self.clock = 0.0
         self.sharing: set[str] = set()
+        self.missing: dict[str, float] = {}
 
     def time(self) -> float:
         """Unix time of the sites."""
         return 1_700_000_000 + self.clock
 
-    def begin(self, run_id: str = "run-1", sites: tuple[str, ...] = SITES) -> None:
+    def begin(
+        self, run_id: str = "run-1", sites: tuple[str, ...] = SITES, attempt: str | None = None
+    ) -> None:
         for name in sites:
             peers = [peer for peer in SITES if peer != name]
             hood = Neighborhood(name, 0.5, dict.fromkeys(peers, 0.25), tuple(peers))
             traffic = TrafficCounter(peers)
-            sink = PrometheusSink(run_id, "dgd", "ring", 400, [hood], traffic, 0.1, predicted_contraction=0.5)
+            sink = PrometheusSink(run_id, "dgd", "ring", 400, [hood], traffic, 0.1, 0.5, attempt)
             sink.state(RunState.RUNNING)
             for peer in peers:
                 traffic.linked(peer, LinkKind.DIRECT, wanted=LinkKind.DIRECT)
@@ -109,12 +113,16 @@ class Ring:
     def look(self, when: float = 0.0) -> None:
         served = CounterMetricFamily(AgentMetric.SERVER_BYTES.value.full_name, "Bytes.", labels=["kind"])
         served.add_metric([RELAY], self.relayed)
+        missing = gauge(AgentMetric.RUN_MISSING_SINCE)
+        for site, since in self.missing.items():
+            missing.add_metric(["run-1", site], since)
         own: list[Collector] = [
             Own(
                 gauge(AgentMetric.READY, 1),
                 gauge(AgentMetric.RUNNING_JOBS, 1),
                 gauge(AgentMetric.REGISTERED_SITES, len(SITES)),
                 served,
+                missing,
             )
         ]
         shown = SharedMetrics(own)
@@ -278,6 +286,28 @@ def test_the_next_run_in_a_slot_is_not_measured_against_the_last_one(ring):
     assert ring.site("bonn").iterations_per_second == pytest.approx(PACE)
 
 
+def test_the_next_attempt_of_a_run_is_shown_by_the_runs_id_and_not_measured_against_the_last_one(ring):
+    running(ring)
+    ring.begin(attempt="job-2")
+    ring.iterate(40, 10)
+    ring.look()
+    ring.iterate(50, 10)
+    ring.look()
+    run = ring.run()
+    assert (run.run_id, run.attempt, run.iteration) == ("run-1", "job-2", 60)
+    assert ring.site("bonn").iterations_per_second == pytest.approx(PACE)
+
+
+def test_a_site_that_still_shows_a_lost_attempt_does_not_make_its_run_a_failure(ring):
+    running(ring)
+    ring.sinks["aachen"].state(RunState.FAILED)
+    ring.begin(sites=("bonn", "heidelberg"), attempt="job-2")
+    ring.iterate(40, 10)
+    ring.missing["aachen"] = ring.time()
+    ring.look()
+    assert (ring.run().attempt, ring.run().state) == ("job-2", RunState.RUNNING)
+
+
 def test_two_runs_at_once_are_both_shown(ring):
     ring.begin("run-1", ("heidelberg",))
     ring.begin("run-2", ("bonn", "aachen"))
@@ -390,6 +420,35 @@ def test_a_relay_that_nobody_wanted_is_told(ring):
     text = page(ring.view(), 100)
     assert "1/2" in text
     assert "bonn: relayed, although a direct link was wanted, to aachen" in text
+
+
+def test_who_is_missing_from_a_run_is_told_although_it_answers(ring, monkeypatch):
+    monkeypatch.setattr("flaremesh.cli.screen.time", SimpleNamespace(time=ring.time, strftime=time.strftime))
+    running(ring)
+    ring.missing["aachen"] = ring.time() - 125
+    ring.look()
+    assert [(told.run_id, told.site) for told in ring.view().missing] == [("run-1", "aachen")]
+    assert "aachen has been missing from run run-1 for 2 min 5 s" in page(ring.view(), 100)
+
+
+def test_a_run_between_two_attempts_waits_whatever_became_of_the_last_one(ring):
+    running(ring)
+    for sink in ring.sinks.values():
+        sink.state(RunState.FAILED)
+    ring.missing["bonn"] = ring.time()
+    ring.silent.add("bonn")
+    ring.look()
+    assert (ring.run().run_id, ring.run().state) == ("run-1", RunState.WAITING)
+    text = page(ring.view(), 100)
+    assert "bonn has been missing from run run-1" in text
+    assert "Nothing runs" not in text
+
+
+def test_a_site_that_a_run_misses_and_that_does_not_answer_is_silent(ring):
+    ring.missing["bonn"] = 7.0
+    ring.silent.add("bonn")
+    ring.look()
+    assert not ring.site("bonn").answers
 
 
 def test_an_idle_mesh_says_how_to_start_a_run(ring):

@@ -119,6 +119,13 @@ def test_iterations_of_which_nothing_is_measured_count_too(directory, monkeypatc
     assert scrape.value("last_iteration_timestamp_seconds") >= configured
 
 
+@pytest.mark.parametrize(("attempt", "shown"), [(None, "run"), ("job-2", "job-2")])
+def test_a_further_attempt_has_the_id_of_its_run_and_its_own(directory, monkeypatch, attempt, shown):
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
+    PrometheusSink("run", "mine", "ring", 9, [], TrafficCounter(()), attempt=attempt).state(RunState.FAILED)
+    assert Scrape(directory).value("run_info", run_id="run", attempt=shown) == 1
+
+
 def test_a_page_that_cannot_be_written_does_not_disturb_the_run(directory, monkeypatch):
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
     sink = PrometheusSink("run", "dgd", "ring", 1, [Neighborhood("bonn", 1.0, {}, ())], TrafficCounter(()))

@@ -172,6 +172,8 @@ def test_a_part_is_taken_as_it_is_sent():
         {"link": {"host": "bonn", "ports": [1, 99_999]}},
         {"link": {"host": "bonn", "ports": [1, 2, 3]}},
         {"labels": {"topology": ["<script>"]}},
+        {"run_id": "../run"},
+        {"run_id": "x" * 65},
         {"children": "ulm"},
     ],
 )

@@ -4,6 +4,7 @@ import networkx as nx
 import pytest
 
 from flaremesh.p2p.controllers.parts import network_of_those, parts_of
+from flaremesh.p2p.executors.assignment import part_of
 from flaremesh.p2p.networks import network_of
 from flaremesh.p2p.nvflare.server import _only_at
 from flaremesh.p2p.types import Config, NetworkError
@@ -37,6 +38,11 @@ def test_nobody_is_told_of_who_is_gone():
     assert bonn.in_weights == pytest.approx({"essen": 1 / 3})
     assert bonn.self_weight == pytest.approx(2 / 3)
     assert bonn.out == ("essen",)
+
+
+def test_sites_are_told_which_run_they_take_part_in_whatever_the_attempt():
+    parts = parts_of(CONFIG.network, CONFIG, {}, "first")
+    assert {part_of(part.__dict__, site).run_id for site, part in parts.items()} == {"first"}
 
 
 def test_where_nobody_is_gone_the_network_is_that_of_the_job():

@@ -1,11 +1,14 @@
 """Figures of what a run measured; each function returns None where the run holds nothing to draw."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
@@ -20,9 +23,11 @@ from flaremesh.deploy.reports.style import (
     titled_axes,
 )
 from flaremesh.deploy.runs.results import RecordedRun
+from flaremesh.p2p.outcome import Members
 from flaremesh.runtime.history import History
 
 _FIRST_ITERATIONS = 10
+_MOST_NAMES = 32  # characters, for names beside the name of an axis
 DRAWABLE = 1e100  # greater numbers, of runs that diverge, overflow when axes are laid out
 
 Line = tuple[Sequence[float], Sequence[float]]
@@ -70,7 +75,7 @@ def accuracy(run: RecordedRun, theme: Theme) -> Figure | None:
     return figure
 
 
-def consensus(distance: Distance, predicted: float | None, fit: Fit | None, theme: Theme) -> Figure | None:
+def consensus(run: RecordedRun, distance: Distance, fit: Fit | None, theme: Theme) -> Figure | None:
     """The consensus distance, what mixing alone predicts, and the line fitted to its descent."""
     drawable = (distance.values < DRAWABLE) & (distance.values > 1 / DRAWABLE)
     if not drawable.any():
@@ -84,10 +89,12 @@ def consensus(distance: Distance, predicted: float | None, fit: Fit | None, them
         if fit
         else f"goes from {values[0]:.3g} to {distance.values[-1]:.3g}"
     )
-    figure, axes = titled_axes(f"Consensus distance {found}", y="‖X − WX‖, all sites")
+    whose = "the sites that are left" if run.result.missing else "all sites"
+    figure, axes = titled_axes(f"Consensus distance {found}", y=f"‖X − WX‖, {whose}")
     _use_log_scale(axes, values)
     marker = "o" if len(values) <= 20 else ""
     axes.plot(iterations, values, color=theme.accent, linewidth=2.6, marker=marker, label="measured")
+    predicted = run.result.predicted_contraction
     if predicted is not None and 0 <= predicted <= 1:
         line = values[0] * predicted ** (iterations - iterations[0]).astype(float)
         # the prediction falls on below round-off, and would flatten everything else
@@ -106,6 +113,7 @@ def consensus(distance: Distance, predicted: float | None, fit: Fit | None, them
             markersize=10,
             label=label,
         )
+    _shade_missing(axes, run, theme)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, borderaxespad=0.2, handlelength=2.6)
     return figure
 
@@ -181,6 +189,7 @@ def _draw_sites(axes: Axes, run: RecordedRun, lines: Mapping[str, Line], theme: 
                 marker=marker if len(run.sites) <= DISTINCT_SITES else "",
                 markersize=3,
             )
+    _shade_missing(axes, run, theme)
     ends = {site: (values[-1], site_style(run, site)["color"]) for site, (_, values) in lines.items()}
     if len(run.sites) <= LABELLED_SITES:
         _name_ends(axes, ends)
@@ -194,6 +203,32 @@ def _draw_sites(axes: Axes, run: RecordedRun, lines: Mapping[str, Line], theme: 
         _name_ends(
             axes, {site: ends[site] for site in (by_end[0], by_end[-1])} | {"median": (median[-1], theme.ink)}
         )
+
+
+def _shade_missing(axes: Axes, run: RecordedRun, theme: Theme) -> None:
+    """A band for each range of iterations that were done without the same sites; call it after all lines."""
+    left, right = axes.get_xlim()
+    bands: dict[str, Artist] = {}
+    for members, following in pairwise((*run.result.members, Members(int(right) + 1, ()))):
+        gone = [site for site in run.result.members[0].sites if site not in members.sites]
+        start, end = max(members.since, left), min(following.since, right)
+        if gone and start < end:
+            who = ", ".join(gone)
+            if len(gone) > 1 and len(who) > _MOST_NAMES:
+                who = f"{len(gone)} sites"
+            shade = 1 - 0.5 ** (1 + len(bands))
+            bands[f"without {who}, from iteration {members.since}"] = axes.axvspan(
+                start, end, color=theme.faint, alpha=shade, linewidth=0, zorder=0
+            )
+    axes.set_xlim(left, right)
+    if bands:
+        # beside the name of the axis, where no line can be
+        place = (1.01, -0.07)
+        legend = Legend(
+            axes, bands.values(), bands, loc="upper right", bbox_to_anchor=place, borderaxespad=0.2
+        )
+        axes.add_artist(legend)
+        legend.set_clip_on(False)  # what is clipped gets no room below the axes
 
 
 def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:

@@ -38,14 +38,16 @@ def write_report(folder: Path, output: Path) -> WrittenReport:
         RecordError: the folder holds no run, or a file in it is broken.
     """
     run = load_run(folder)
-    distance = consensus_distance(run.histories.values())
+    distance = consensus_distance(
+        history for site, history in run.histories.items() if site not in run.result.missing
+    )
     fit = fit_contraction(distance)
     fitted = fit.contraction if fit else None
     predicted = run.result.predicted_contraction
     draw: dict[str, Draw] = {
         "loss": lambda theme: plots.loss(run, theme),
         "accuracy": lambda theme: plots.accuracy(run, theme),
-        "consensus": lambda theme: plots.consensus(distance, predicted, fit, theme),
+        "consensus": lambda theme: plots.consensus(run, distance, fit, theme),
         "graph": lambda theme: graph_plot.graph(run, theme),
         "time": lambda theme: plots.time(run, theme),
     }

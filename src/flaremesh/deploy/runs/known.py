@@ -44,6 +44,11 @@ class KnownRun:
         """Where it is."""
         return self.jobs[self.last].state
 
+    @property
+    def missing(self) -> Mapping[str, float]:
+        """The sites that it waits for or goes on without, and since when, Unix time."""
+        return self.jobs[self.last].missing
+
     def answers_to(self, prefix: str) -> bool:
         """Whether its id, or that of an attempt, begins so."""
         return any(job_id.startswith(prefix) for job_id in self.jobs)
@@ -93,7 +98,7 @@ class RunLine:
         name: its name.
         submitter: in whose name it was submitted.
         state: where it is.
-        why: what it waits for, or why it does not go on; empty where nothing is to be said.
+        why: what it waits for, why it does not go on, or who is missing; empty where nothing is to be said.
         iteration: how many iterations all sites have finished; None where nobody says it.
         iterations: how many it will do; None for a run that was submitted from elsewhere.
         attempts: ids of the jobs of its attempts.
@@ -130,7 +135,7 @@ def _line(session: AdminSession, run: KnownRun, folder: Path) -> RunLine:
         run.name,
         run.jobs[run.run_id].submitter,
         state,
-        _why(session, job),
+        _why(job),
         iteration,
         asked.run.iterations if asked else None,
         tuple(run.jobs),
@@ -138,10 +143,10 @@ def _line(session: AdminSession, run: KnownRun, folder: Path) -> RunLine:
     )
 
 
-def _why(session: AdminSession, job: Job) -> str:
+def _why(job: Job) -> str:
     if job.given_up:
         return job.given_up
+    missing = ", ".join(sorted(job.missing))
     if not job.goes_on:
-        return why_refused(job) if job.refusals else ""
-    missing = ", ".join(session.missing())
+        return why_refused(job) if job.refusals else f"without {missing}" if missing else ""
     return f"{job.lost}; waits for {missing}" if missing else job.lost or ""

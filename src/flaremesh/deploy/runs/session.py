@@ -66,10 +66,6 @@ class AdminSession:
         """Names of the sites that are registered."""
         return self._ask(self._admin.sites)
 
-    def missing(self) -> list[str]:
-        """Names of the mesh's sites that are not registered."""
-        return sorted(self._sites - self.sites())
-
     def unfinished(self) -> dict[str, Job]:
         """The jobs that wait or run, by run id; so many of them as a mesh may have."""
         jobs = self._ask(self._admin.jobs).items()

@@ -10,9 +10,10 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from flaremesh.metrics.names import AgentMetric, Phase, RunMetric, RunState
+from flaremesh.metrics.names import OF_THE_SERVER, AgentMetric, Phase, RunMetric, RunState
 
 _MOST_RUNS = 64  # of one page
+_MOST_MISSING = 1000  # sites, of one page
 _MOST_CHARACTERS = 256  # of a label
 _GREATEST = 1e18  # a count, or seconds
 _WORDS: Final[Mapping[str, Collection[str]]] = {"state": tuple(RunState), "phase": tuple(Phase)}
@@ -51,7 +52,8 @@ class Scrape:
         self._series: dict[str, list[tuple[Mapping[str, str], float]]] = {}
         self._shared: dict[str, list[Sample]] = {}
         for sample in samples or ():
-            if site := sample.labels.get("site"):
+            site = sample.labels.get("site")
+            if site and _METRICS.get(sample.name) not in OF_THE_SERVER:
                 own = {label: value for label, value in sample.labels.items() if label != "site"}
                 self._shared.setdefault(site, []).append(sample._replace(labels=own))
             else:
@@ -82,8 +84,13 @@ class Scrape:
         return next((value for _, value in self.series(metric, suffix, **labels)), None)
 
     def runs(self) -> dict[str, Mapping[str, str]]:
-        """The labels of each run's information, by its id."""
-        return {labels["run_id"]: labels for labels, _ in islice(self.series(RunMetric.INFO), _MOST_RUNS)}
+        """The labels of each run's information, by its attempt, which has counters of its own."""
+        return {labels["attempt"]: labels for labels, _ in islice(self.series(RunMetric.INFO), _MOST_RUNS)}
+
+    def missing(self) -> list[tuple[str, str, float]]:
+        """Which run waits for which site, or goes on without it, and since when, as the server tells."""
+        told = islice(self.series(AgentMetric.RUN_MISSING_SINCE), _MOST_MISSING)
+        return [(labels["run_id"], labels.get("site", ""), since) for labels, since in told]
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,12 @@ class Span:
     slot: str
 
     @classmethod
-    def of(cls, scrapes: Sequence[Scrape], run_id: str | None) -> "Span | None":
-        """The longest one that ends with the last scrape, None if that does not know the run."""
-        knowing = [scrape for scrape in scrapes if run_id in scrape.runs()]
-        if run_id is None or not knowing or knowing[-1] is not scrapes[-1]:
+    def of(cls, scrapes: Sequence[Scrape], attempt: str | None) -> "Span | None":
+        """The longest one that ends with the last scrape, None if that does not know the attempt."""
+        knowing = [scrape for scrape in scrapes if attempt in scrape.runs()]
+        if attempt is None or not knowing or knowing[-1] is not scrapes[-1]:
             return None
-        return cls(knowing[0], knowing[-1], knowing[-1].runs()[run_id]["slot"])
+        return cls(knowing[0], knowing[-1], knowing[-1].runs()[attempt]["slot"])
 
     @property
     def iterations(self) -> float:

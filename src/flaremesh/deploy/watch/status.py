@@ -1,7 +1,7 @@
 """The participants and the runs of a mesh."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flaremesh.deploy.runs.known import known_runs
@@ -20,12 +20,14 @@ class ActiveRun:
         name: its name.
         state: what its controller says, or what NVFlare says of its job where there is no controller yet.
         sites: the latest figures of every site that has sent some.
+        missing: the sites that it waits for or goes on without, and since when, Unix time.
     """
 
     run_id: str
     name: str
     state: str
     sites: Mapping[str, SiteProgress]
+    missing: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,5 +69,5 @@ def _runs(session: AdminSession) -> list[ActiveRun]:
         if not run.state.ended:
             progress = session.progress(run.last)
             state, sites = (progress.state, progress.sites) if progress else (run.state, {})
-            runs.append(ActiveRun(run.run_id, run.name, state, sites))
+            runs.append(ActiveRun(run.run_id, run.name, state, sites, run.missing))
     return runs

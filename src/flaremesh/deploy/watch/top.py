@@ -4,11 +4,12 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 
 from flaremesh.deploy.targets.base import DeployError, Target
 from flaremesh.deploy.watch.scrapes import Scrape, Span
-from flaremesh.deploy.watch.views import ConsensusView, MeshView, RunView, ServerView, SiteView
+from flaremesh.deploy.watch.views import ConsensusView, MeshView, MissingView, RunView, ServerView, SiteView
 from flaremesh.metrics.names import RELAY, AgentMetric, Phase, RunMetric, RunState
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -61,10 +62,11 @@ class Recent:
             shared = [scrape.shared_by(name) for scrape in server]
             if shared and shared[-1].answered and not (own and own[-1].answered):
                 scrapes[name] = [scrape for scrape in shared if scrape.answered]
-        told = {run_id: info for own in scrapes.values() for run_id, info in _runs(own).items()}
-        runs = [self._run(run_id, info, scrapes) for run_id, info in told.items()]
-        shown = [run for run in runs if run.active] or sorted(runs, key=lambda run: run.last_iteration)[-1:]
-        return MeshView(self._mesh, _server(server), shown or [self._run(None, {}, scrapes)])
+        told = {attempt: info for own in scrapes.values() for attempt, info in _runs(own).items()}
+        runs = [self._run(attempt, info, scrapes) for attempt, info in told.items()]
+        missing = [MissingView(*absence) for scrape in server[-1:] for absence in scrape.missing()]
+        shown = _shown(runs, {absence.run_id for absence in missing}) or [self._run(None, {}, scrapes)]
+        return MeshView(self._mesh, _server(server), shown, missing)
 
     def _fresh(self, scrapes: list[Scrape], now: float) -> list[Scrape]:
         """The scrapes since the last one without an answer; none if the last one is too old."""
@@ -74,9 +76,9 @@ class Recent:
         return scrapes[silent + 1 :] or scrapes[-1:]
 
     def _run(
-        self, run_id: str | None, info: Mapping[str, str], scrapes: Mapping[str, Sequence[Scrape]]
+        self, attempt: str | None, info: Mapping[str, str], scrapes: Mapping[str, Sequence[Scrape]]
     ) -> RunView:
-        spans = {name: span for name, own in scrapes.items() if (span := Span.of(own, run_id))}
+        spans = {name: span for name, own in scrapes.items() if (span := Span.of(own, attempt))}
         sites = [_site(name, scrapes[name], spans.get(name)) for name in self._sites]
         members = [site for site in sites if site.state]
         done = min((site.iteration or 0 for site in members), default=None)
@@ -84,7 +86,8 @@ class Recent:
         pace = min((site.iterations_per_second or 0.0 for site in members), default=0.0)
         last_iterations = [span.value(RunMetric.LAST_ITERATION) or 0.0 for span in spans.values()]
         return RunView(
-            run_id=run_id,
+            run_id=info.get("run_id"),
+            attempt=attempt,
             algorithm=info.get("algorithm"),
             topology=info.get("topology"),
             state=next((state for state in _ORDER if any(site.state is state for site in members)), None),
@@ -92,11 +95,11 @@ class Recent:
             max_iterations=limit,
             seconds_left=_left((limit or 0) - (done or 0), pace),
             last_iteration=max(last_iterations, default=0.0),
-            consensus=self._consensus(run_id, list(spans.values())),
+            consensus=self._consensus(attempt, list(spans.values())),
             sites=sites,
         )
 
-    def _consensus(self, run_id: str | None, spans: Sequence[Span]) -> ConsensusView:
+    def _consensus(self, attempt: str | None, spans: Sequence[Span]) -> ConsensusView:
         distance, innovation = (
             self._norm([span.value(metric) for span in spans])
             for metric in (RunMetric.CONSENSUS_DISTANCE, RunMetric.INNOVATION_NORM)
@@ -106,8 +109,8 @@ class Recent:
         if innovation is not None and predicted is not None and predicted < 1:
             level = 2 * innovation / (1 - predicted)
         before = self._norm([span.before(RunMetric.CONSENSUS_DISTANCE) for span in spans])
-        if run_id and distance is not None and before is not None:
-            greatest = self._greatest[run_id] = max(self._greatest.get(run_id, 0.0), before, distance)
+        if attempt and distance is not None and before is not None:
+            greatest = self._greatest[attempt] = max(self._greatest.get(attempt, 0.0), before, distance)
             # below this, steps or round-off keep the distance up, and its fall does not measure mixing
             if max(2 * (level or 0.0), _RESOLUTION * greatest) < distance < before / 2:
                 iterations = sum(span.iterations for span in spans) / len(spans)
@@ -165,6 +168,16 @@ class Watch:
             return Scrape(None, time.monotonic(), str(error))
         now = time.monotonic()
         return Scrape(None, now) if page is None else Scrape.of(page, now)
+
+
+def _shown(attempts: Sequence[RunView], lost: Set[str]) -> list[RunView]:
+    """The runs that have not ended, those between two attempts included; or else the last one."""
+    active = [run for run in attempts if run.active]
+    oldest_first = sorted(attempts, key=lambda run: run.last_iteration)
+    latest = {run.run_id: run for run in oldest_first}
+    waiting = lost - {run.run_id for run in active}
+    between = [replace(run, state=RunState.WAITING) for run_id, run in latest.items() if run_id in waiting]
+    return active + between or oldest_first[-1:]
 
 
 def _runs(scrapes: Sequence[Scrape]) -> dict[str, Mapping[str, str]]:

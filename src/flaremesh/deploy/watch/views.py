@@ -74,8 +74,8 @@ class RunView:
     """A run, or the sites of a mesh that has none.
 
     Attributes:
-        run_id, algorithm, topology: None where no site has run anything yet.
-        state: of the site that is worst off.
+        run_id, attempt, algorithm, topology: None where no site has run anything yet.
+        state: of the site that is worst off; waiting between two attempts.
         iteration: of the site that is furthest behind.
         max_iterations: how many iterations it shall do.
         seconds_left: at the pace of the slowest site.
@@ -85,6 +85,7 @@ class RunView:
     """
 
     run_id: str | None
+    attempt: str | None
     algorithm: str | None
     topology: str | None
     state: RunState | None
@@ -123,6 +124,21 @@ class ServerView:
 
 
 @dataclass(frozen=True)
+class MissingView:
+    """A site that a run waits for, or goes on without.
+
+    Attributes:
+        run_id: the run.
+        site: the site.
+        since: since when, Unix time.
+    """
+
+    run_id: str
+    site: str
+    since: float
+
+
+@dataclass(frozen=True)
 class MeshView:
     """A mesh at one moment.
 
@@ -130,11 +146,13 @@ class MeshView:
         mesh: its name.
         server: the server.
         runs: those that have not ended, or else the last one.
+        missing: the sites that runs, also between two attempts, wait for or go on without.
     """
 
     mesh: str
     server: ServerView
     runs: Sequence[RunView]
+    missing: Sequence[MissingView] = ()
 
     @property
     def up(self) -> bool:

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
 from flaremesh.p2p.attempt import Attempt, resumable_store
-from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
+from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, MISSING, NEXT_ATTEMPT
 from flaremesh.p2p.nvflare.server import ServerProcess
 from flaremesh.p2p.store import STORES
 from flaremesh.waiting import wait_while
@@ -43,6 +43,9 @@ class Attempts:
         process: the server's.
         app: the folder of a job's app at the server, by the job's id.
         ask: what a site answers to the question which jobs run there; None if it answers nothing.
+
+    Attributes:
+        lost: how many attempts have ended with a loss.
     """
 
     def __init__(
@@ -59,17 +62,15 @@ class Attempts:
         self._stores: dict[str, Path] = {}
         self._aborted: dict[str, str | None] = {}
         self._leaving = False
+        self.lost = 0
 
     def take_up(self) -> None:
         """Go on with the runs that an earlier process of the server left; call it before admins can ask."""
-        for store in (self._workspace / STORES).glob("*"):
-            last = attempt.read(store)
-            if last is None:
-                continue
+        for store, last in self._last():
             if last.state in _UNHEARD and self._process.is_abandoned(last.job):
                 last = replace(last, state=RunState.RUNNING)
                 attempt.write(store, last)
-            if last.lost or not last.state.ended:
+            if not last.is_over:
                 self._go_on(_Run(store, last))
 
     def leave(self) -> None:
@@ -78,9 +79,13 @@ class Attempts:
 
     def over(self) -> set[str]:
         """Names of the stores of runs that get no further attempt."""
-        stores = (self._workspace / STORES).glob("*")
-        last = {store.name: attempt.read(store) for store in stores}
-        return {name for name, one in last.items() if one and one.state.ended and not one.lost}
+        return {store.name for store, last in self._last() if last.is_over}
+
+    def missing(self) -> Iterator[tuple[str, str, float]]:
+        """Which run waits for which site, or goes on without it, and since when, Unix time."""
+        for _, last in self._last():
+            if not last.is_over:
+                yield from ((last.run_id, site, since) for site, since in last.missing.items())
 
     def started(self, job: str) -> None:
         """A job has begun."""
@@ -119,10 +124,17 @@ class Attempts:
         elif last.state is RunState.FINISHED:
             self._process.tell_over(store.name, last.sites)
 
+    def _last(self) -> Iterator[tuple[Path, Attempt]]:
+        """The stores of the runs, and the last attempt of each."""
+        for store in (self._workspace / STORES).glob("*"):
+            if last := attempt.read(store):
+                yield store, last
+
     def _go_on(self, run: _Run) -> None:
         job = run.attempt.job
         begun = job if self._process.waits(job) else None  # by an earlier process of the server
         if begun is None:
+            self.lost += 1
             self._process.note(job, {LOST: run.attempt.lost or _KILLED})
         if self._leaving:
             return
@@ -140,9 +152,17 @@ class Attempts:
             self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
             return
         deadline, jobs = time.monotonic() + last.patience, {last.job}
+
+        def missing() -> list[str]:
+            nonlocal run
+            # nobody waits for a run that an admin has removed, and none begins
+            gone = self._missing(last.sites, jobs) if self._process.keeps(run.attempt.job) else []
+            run = self._noted(run, gone)
+            return gone
+
         while (left := deadline - time.monotonic()) > 0:
             if job is None:
-                if wait_while(partial(self._missing, last.sites, jobs), left, _POLL_SECONDS):
+                if wait_while(missing, left, _POLL_SECONDS):
                     break
                 if (job := self._begin(run)) is None:
                     return
@@ -153,17 +173,18 @@ class Attempts:
             elif self._is_settled(run, job):
                 return
             run, job = self._told(run, job), None
-        self._go_on_without(self._missing(last.sites, jobs), run)
+        gone = missing()
+        self._go_on_without(gone, run)
 
     def _begin(self, run: _Run) -> str | None:
         """Submit the next attempt; None if an admin has removed the job, which aborts a run that waits."""
         last = run.attempt
-        job = self._process.clone(last.job, last.sites)
+        job = self._process.clone(last.job, last.sites, {MISSING: dict(last.missing)})
         if job is None:
             attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
             return None
         _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
-        attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
+        attempt.write(run.store, replace(last, job=job, first=last.run_id, state=RunState.WAITING))
         self._process.note(last.job, {NEXT_ATTEMPT: job})
         return job
 
@@ -182,7 +203,7 @@ class Attempts:
     def _told(self, run: _Run, job: str) -> _Run:
         """The run after an attempt that has not begun: who follows that one is told that there is a next."""
         self._process.note(job, {LOST: run.attempt.lost or _KILLED})
-        return run._replace(attempt=replace(run.attempt, job=job))
+        return run._replace(attempt=replace(run.attempt, job=job, first=run.attempt.run_id))
 
     def _go_on_without(self, missing: Collection[str], run: _Run) -> None:
         """Begin an attempt without the sites that are missing when the patience is over, if the run may."""
@@ -197,6 +218,19 @@ class Attempts:
         else:
             _log.warning("the job %s goes on without who is %s", last.job, why)
             self._next(run._replace(attempt=replace(last, sites=there)), None)
+
+    def _noted(self, run: _Run, gone: Collection[str]) -> _Run:
+        """The run, once it is kept and told who of its sites is missing now, and since when."""
+        last = run.attempt
+        before = dict(last.missing)
+        for_good = {site: since for site, since in before.items() if site not in last.sites}
+        now = for_good | {site: before.get(site, time.time()) for site in gone}
+        if now == before:
+            return run
+        last = replace(last, missing=now)
+        attempt.write(run.store, last)
+        self._process.note(last.job, {MISSING: now})
+        return run._replace(attempt=last)
 
     def _missing(self, sites: Collection[str], jobs: Collection[str]) -> list[str]:
         """The sites that are not there, or where one of the run's earlier ``jobs`` has not ended."""

@@ -106,6 +106,12 @@ class ServerAgent(Agent):
         for what, count in self._logins.refusals.items():
             family.add_metric([what], count)
         yield family
+        lost = AgentMetric.LOST_ATTEMPTS.value
+        yield CounterMetricFamily(lost.full_name, lost.help, value=self._attempts.lost)
+        missing = gauge(AgentMetric.RUN_MISSING_SINCE)
+        for run_id, site, since in self._attempts.missing():
+            missing.add_metric([run_id, site], since)
+        yield missing
 
     def _jobs_of(self, site: str) -> bytes | None:
         """What a site answers to the question which jobs run there."""

@@ -170,7 +170,7 @@ class DistOptController(Controller):
         self._state = RunState.CONFIGURING
         network = network_of_those(self._sites, self.config)
         self._matrices = network.matrices()
-        parts = parts_of(network, self.config, self.labels)
+        parts = parts_of(network, self.config, self.labels, self._attempt.run_id)
         for site, part in parts.items():
             self.send(self._task(Task.CONFIG, asdict(part)), fl_ctx, targets=[site])
         timeout = self._start_timeout

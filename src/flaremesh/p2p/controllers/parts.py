@@ -21,13 +21,15 @@ def network_of_those(sites: Collection[str], config: Config) -> Network:
     return network_of(survivors(names, matrices, config.weights, sites))
 
 
-def parts_of(network: Network, config: Config, labels: Mapping[str, Any]) -> dict[str, LocalConfig]:
+def parts_of(
+    network: Network, config: Config, labels: Mapping[str, Any], run_id: str = ""
+) -> dict[str, LocalConfig]:
     """The part of each site that takes part, which keeps its index, and so its data.
 
     Args:
         network: of the sites that take part.
         config: of the run with all sites.
-        labels: as LocalConfig has them.
+        labels, run_id: as LocalConfig has them.
 
     Raises:
         NetworkError: the network is none.
@@ -46,6 +48,7 @@ def parts_of(network: Network, config: Config, labels: Mapping[str, Any]) -> dic
             parent=parents.get(site),
             children=[child for child, parent in parents.items() if parent == site],
             labels=dict(labels),
+            run_id=run_id,
             link=config.links.get(site),
             row_stochastic=mixing.row_stochastic,
             column_stochastic=mixing.column_stochastic,

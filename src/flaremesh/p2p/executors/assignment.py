@@ -22,6 +22,7 @@ _Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=255)]
 _Weight: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 _Port: TypeAlias = Annotated[int, Field(ge=1, lt=1 << 16)]
 _Count: TypeAlias = Annotated[int, Field(ge=0, le=1 << 20)]
+_Id: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
 _Label: TypeAlias = Annotated[str, Field(max_length=1000)] | float | None
 
 _CARRIERS: Final[Mapping[LinkMode, frozenset[LinkKind]]] = {
@@ -92,6 +93,7 @@ class _Part:
     parent: _Name | None = None
     children: tuple[_Name, ...] = ()
     labels: Mapping[_Name, _Label] = field(default_factory=dict)
+    run_id: _Id = ""
     link: _Link | None = None
     row_stochastic: bool = True
     column_stochastic: bool = True
@@ -132,6 +134,7 @@ def part_of(data: Any, site: str) -> LocalConfig:
         parent=part.parent,
         children=list(part.children),
         labels=dict(part.labels),
+        run_id=part.run_id,
         link={"host": part.link.host, "ports": list(part.link.ports)} if part.link else None,
         row_stochastic=part.row_stochastic,
         column_stochastic=part.column_stochastic,

@@ -83,8 +83,8 @@ class Member:
             Refused: the run has no order.
             LinkError: no port is free, or the certificate cannot be used.
         """
-        run_id, workspace = fl_ctx.get_job_id(), fl_ctx.get_workspace()
-        folder, startup = Path(workspace.get_run_dir(run_id)), Path(workspace.get_startup_kit_dir())
+        job, workspace = fl_ctx.get_job_id(), fl_ctx.get_workspace()
+        folder, startup = Path(workspace.get_run_dir(job)), Path(workspace.get_startup_kit_dir())
         charter = _charter(startup)
         mode = mode_of(config.extra, charter)
         peers = {peer for hood in config.schedule for peer in (*hood.in_weights, *hood.out)}
@@ -95,7 +95,7 @@ class Member:
 
         traffic = TrafficCounter(peers)
         metrics = PrometheusSink(
-            run_id,
+            config.run_id or job,
             algorithm,
             config.labels.get("topology", ""),
             planned_iterations(config.extra),
@@ -103,19 +103,20 @@ class Member:
             traffic,
             config.extra.get("stepsize"),
             config.labels.get("predicted_contraction"),
+            attempt=job,
         )
         checkpoints = tolerance = None
         progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled)
         try:
             if charter is not None:
                 require_allowed(config, mode, charter)
-                app = Path(workspace.get_app_dir(run_id))
+                app = Path(workspace.get_app_dir(job))
                 asked, store = order.read(app), resumable_store(Path(workspace.get_root_dir()), app)
                 require_ordered(config, mode, asked, charter.participant)
                 tolerance = tolerance_of(config.extra) if store else None
                 checkpoints = Checkpoints(store / _CHECKPOINTS, charter.participant) if store else None
             link = assemble(
-                run_id,
+                job,
                 config.schedule,
                 mode,
                 observer=traffic,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, TypeGuard
 
@@ -11,6 +11,8 @@ from nvflare.private.defs import ERROR_MSG_PREFIX
 
 from flaremesh.metrics.names import RunState
 from flaremesh.printable import printable
+from flaremesh.record import MOST_CHARACTERS
+from flaremesh.topology.schema import MOST_SITES
 
 SERVER_PARAMETERS: Final = {
     "server": {"task_request_interval": 0.1},  # a site may else ask for its next task only every 2 s
@@ -29,6 +31,9 @@ NEXT_ATTEMPT: Final = "next_attempt"
 
 GIVEN_UP: Final = "given_up"
 """Key of a job's meta: why its run does not go on, although this job was lost."""
+
+MISSING: Final = "missing"
+"""Key of a job's meta: the sites that its run waits for or goes on without, and since when, Unix time."""
 
 _MOST_DETAILS = 1000
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
@@ -57,6 +62,7 @@ class Job:
         cloned_from: the job whose content this one has; None where it was submitted itself.
         submitter: name of the admin in whose name it was submitted.
         submitted: when that was, in seconds since 1970; 0 if unknown.
+        missing: the sites that the run waits for or goes on without, and since when, Unix time.
     """
 
     name: str
@@ -69,6 +75,7 @@ class Job:
     cloned_from: str | None = None
     submitter: str = ""
     submitted: float = 0.0
+    missing: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def refusals(self) -> dict[str, str]:
@@ -140,7 +147,19 @@ def job_of(meta: Mapping[str, Any]) -> Job:
         cloned_from=origin if is_id(origin) else None,
         submitter=printable(meta.get(JobMetaKey.SUBMITTER_NAME.value, ""), 256),
         submitted=float(submitted) if _is_time(submitted) else 0.0,
+        missing=_missing(meta.get(MISSING)),
     )
+
+
+def _missing(told: object) -> dict[str, float]:
+    """Sites and moments; what is neither is left out."""
+    if not isinstance(told, dict):
+        return {}
+    return {
+        printable(site, MOST_CHARACTERS): float(since)
+        for site, since in islice(told.items(), MOST_SITES)
+        if _is_time(since)
+    }
 
 
 def _is_time(value: object) -> TypeGuard[float]:

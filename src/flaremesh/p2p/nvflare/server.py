@@ -91,6 +91,10 @@ class ServerProcess:
             if self._jobs.get_job(job_id, fl_ctx) is not None:
                 self._jobs.update_meta(job_id, dict(entries), fl_ctx)
 
+    def keeps(self, job_id: str) -> bool:
+        """Whether a job has not been removed."""
+        return self._status(job_id) is not None
+
     def waits(self, job_id: str) -> bool:
         """Whether a job has not begun, and still may."""
         return self._status(job_id) in _NOT_BEGUN
@@ -117,12 +121,13 @@ class ServerProcess:
             job = self._jobs.get_job(job_id, fl_ctx)
             return {} if job is None else job_of(job.meta).refusals
 
-    def clone(self, job_id: str, sites: Collection[str]) -> str | None:
+    def clone(self, job_id: str, sites: Collection[str], entries: Mapping[str, Any]) -> str | None:
         """Submit a job once more in its submitter's name, with what the submitter has signed.
 
         Args:
             job_id: the job's id.
             sites: names of those at which it is to run.
+            entries: of the new job's meta: NVFlare may write there as soon as there is the job.
 
         Returns:
             The id of the new job; None if there is no job ``job_id``.
@@ -133,7 +138,7 @@ class ServerProcess:
                 return None
             meta = {key: job.meta[key] for key in job.meta.keys() & {*CLONED_META_KEYS, *_SUBMITTER}}
             meta[JobMetaKey.CLONED_FROM.value] = job_id
-            meta |= _only_at(sites, meta)
+            meta |= {**_only_at(sites, meta), **entries}
             return id_of(self._jobs.clone(from_jid=job_id, meta=meta, fl_ctx=fl_ctx))
 
     def _status(self, job_id: str) -> str | None:
