@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -154,44 +152,20 @@ def test_evenly_spaced_keeps_at_most_the_limit(length):
         assert (kept[0], kept[-1]) == (0, length - 1)
 
 
-@pytest.fixture
-def volume(tmp_path):
-    """A file system of 64 KiB."""
-    volume = tmp_path / "volume"
-    volume.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", volume], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    yield volume
-    subprocess.run(["umount", "--lazy", volume], check=True)
-
-
-def filled(volume):
-    """A file that takes all room there is."""
-    ballast = volume / "ballast"
-    with ballast.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return ballast
-
-
 def test_a_history_on_a_full_volume_is_kept_and_written_once_there_is_room(volume, monkeypatch, caplog):
     monkeypatch.setattr(histories, "_WRITE_SECONDS", 0.0)
     monkeypatch.setattr(histories, "_RETRY_SECONDS", 0.0)
-    path = volume / HISTORY
+    path = volume.folder / HISTORY
     with History(path) as history:
         history.iteration(record(1))
-        ballast = filled(volume)
+        volume.fill()
         for iteration in range(2, 2000):
             history.iteration(record(iteration))
         assert caplog.text.count("the history is kept in memory") == 1
         reached = History.read(path)
         assert 1 <= reached.last_iteration < 1999
         assert reached.iterations == history.iterations[: reached.last_iteration]
-        ballast.unlink()
-        subprocess.run(["mount", "-o", "remount,size=1m", volume], check=True)
+        volume.clear()
         history.iteration(record(2000))
         assert History.read(path).last_iteration == 2000
     assert History.read(path).iterations == history.iterations
@@ -199,8 +173,8 @@ def test_a_history_on_a_full_volume_is_kept_and_written_once_there_is_room(volum
 
 def test_a_history_that_never_finds_room_says_so_at_the_end_and_hides_no_other_error(volume):
     def run(error=None):
-        with History(volume / HISTORY) as history:
-            filled(volume)
+        with History(volume.folder / HISTORY) as history:
+            volume.fill()
             for iteration in range(1, 2000):
                 history.iteration(record(iteration))
             if error:
