@@ -146,6 +146,7 @@ CALLS = {
     "nvflare.private.fed.server.job_runner.JobRunner.update_unfinished_jobs": "self fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.clone": "self from_jid meta fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.get_job": "self jid fl_ctx",
+    "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.get_jobs_by_status": "self status fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.update_meta": "self jid meta fl_ctx",
     # connections and logins at the server
     "nvflare.fuel.f3.cellnet.identity.is_mtls_connection": "params",

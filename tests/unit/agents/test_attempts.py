@@ -227,6 +227,23 @@ def test_a_server_that_starts_again_takes_up_the_runs_that_its_end_has_cut_off(t
     assert settled(server)[NEXT_ATTEMPT] == "job-1"
 
 
+def test_a_run_whose_process_was_not_up_when_the_server_ended_is_begun_again(tmp_path, server, app, store):
+    config = {"workflows": [{"args": {"config": {"network": {}, "extra": {"patience": 7.0}}}}]}
+    (app / "config/config_fed_server.json").write_text(json.dumps(config))
+    Attempts(tmp_path, server, lambda job: app, server.ask).take_up(["first"])
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+    left = attempt.read(store)
+    assert (left.job, left.sites, left.patience) == ("job-1", SITES, 7.0)
+
+
+def test_a_job_of_which_nothing_is_known_and_one_that_ends_with_its_first_loss_are_not(tmp_path, server):
+    once = tmp_path / "other" / "app_server"
+    order.write(order.order(SITES, None), once)
+    apps = {"other": once, "unknown": tmp_path / "unknown"}
+    Attempts(tmp_path, server, apps.__getitem__, server.ask).take_up(apps)
+    assert server.notes == {}
+
+
 def test_an_attempt_that_waited_to_begin_when_the_server_ended_is_not_begun_twice(tmp_path, server, store):
     leave(store, RunState.WAITING, "bonn: lost its connection to the server")
     server.waiting = {"first"}

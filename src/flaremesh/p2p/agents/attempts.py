@@ -7,7 +7,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,13 @@ from typing import NamedTuple
 
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
-from flaremesh.p2p.attempt import Attempt, resumable_store
+from flaremesh.p2p.attempt import Attempt, CurrentAttempt, resumable_store
+from flaremesh.p2p.extra import ExtraError
+from flaremesh.p2p.gate import order
+from flaremesh.p2p.gate.exported import extra_of
 from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
 from flaremesh.p2p.nvflare.server import ServerProcess
-from flaremesh.p2p.store import STORES
+from flaremesh.p2p.store import STORES, make
 from flaremesh.waiting import wait_while
 
 _log = logging.getLogger(__name__)
@@ -60,8 +64,14 @@ class Attempts:
         self._aborted: dict[str, str | None] = {}
         self._leaving = False
 
-    def take_up(self) -> None:
-        """Go on with the runs that an earlier process of the server left; call it before admins can ask."""
+    def take_up(self, abandoned: Iterable[str] = ()) -> None:
+        """Go on with the runs that an earlier process of the server left; call it before admins can ask.
+
+        Args:
+            abandoned: ids of the jobs that it left running.
+        """
+        for job in abandoned:
+            self._keep_first(job)
         for store in (self._workspace / STORES).glob("*"):
             last = attempt.read(store)
             if last is None:
@@ -116,6 +126,15 @@ class Attempts:
         attempt.write(store, last)
         if last.lost:
             self._go_on(_Run(store, last))
+
+    def _keep_first(self, job: str) -> None:
+        """Keep the first attempt of a run whose process was not up yet, and so has kept nothing of it."""
+        app = self._app(job)
+        store = resumable_store(self._workspace, app)
+        if store and attempt.read(store) is None and (sites := order.read(app).sites):
+            make(store)
+            with suppress(ExtraError):  # of which the run would have ended
+                CurrentAttempt.begin(store, job, sites, extra_of(app))
 
     def _go_on(self, run: _Run) -> None:
         job = run.attempt.job

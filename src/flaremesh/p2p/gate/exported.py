@@ -35,6 +35,11 @@ def write_orders(job: Path) -> None:
         order.write(replace(asked, targets=named), job / app)
 
 
+def extra_of(app: Path) -> Mapping[str, Any]:
+    """The run's ``extra`` in the server's app of a job; empty where there is none."""
+    return _of(next(_configs(app), {}).get("extra") or {})
+
+
 def _configs(app: Path) -> Iterator[Mapping[str, Any]]:
     file = app / "config" / "config_fed_server.json"
     if file.is_file():

@@ -43,9 +43,15 @@ class ServerProcess:
         cell = self._engine.get_cell()
         return None if cell is None else ParticipantCell(cell)
 
-    def abandon_jobs(self, fl_ctx: FLContext) -> None:
-        """Give the jobs that an earlier process left running a final status; call it before any is run."""
+    def abandon_jobs(self, fl_ctx: FLContext) -> list[str]:
+        """Give the jobs that an earlier process left running a final status; call it before any is run.
+
+        Returns:
+            Their ids.
+        """
+        left = self._jobs.get_jobs_by_status([RunStatus.DISPATCHED, RunStatus.RUNNING], fl_ctx)
         self._runner.update_unfinished_jobs(fl_ctx)
+        return [job.job_id for job in left]
 
     def running_jobs(self) -> list[str]:
         """Ids of the jobs whose process runs here."""
