@@ -144,6 +144,9 @@ CALLS = {
     "nvflare.private.fed.server.server_engine.ServerEngine.shutdown_server": "self",
     "nvflare.private.fed.server.job_runner.JobRunner.stop_run": "self job_id fl_ctx",
     "nvflare.private.fed.server.job_runner.JobRunner.update_unfinished_jobs": "self fl_ctx",
+    "nvflare.fuel.hci.server.reg.CommandFilter.pre_command": "self conn args",
+    "nvflare.fuel.hci.server.reg.ServerCommandRegister.add_filter": "self cmd_filter",
+    "nvflare.fuel.hci.conn.Connection.get_prop": "self key default",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.clone": "self from_jid meta fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.get_job": "self jid fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.get_jobs_by_status": "self status fl_ctx",
@@ -300,6 +303,8 @@ NAMES = {
     "nvflare.private.fed.client.client_status.ClientStatus": "STOPPED",
     "nvflare.private.fed.server.server_status.ServerStatus": "SHUTDOWN",
     "nvflare.private.fed.simulator.simulator_const.SimulatorConstants": "JOB_NAME",
+    "nvflare.fuel.hci.server.constants.ConnProps": "CMD_ENTRY",
+    "nvflare.private.fed.server.cmd_utils.CommandUtil": "JOB_ID",
     "nvflare.security.security": "COMMAND_CATEGORIES",
     "nvflare.security.security.CommandCategory": "SHELL_COMMANDS",
     "nvflare.apis.storage": "WORKSPACE_ZIP",
@@ -330,11 +335,11 @@ ATTRIBUTES = {
     "nvflare.fuel.f3.communicator.Communicator": "conn_manager",
     "nvflare.fuel.f3.drivers.grpc_driver.StreamConnection": "context",
     "nvflare.fuel.f3.sfm.sfm_conn.SfmConnection": "conn",
-    "nvflare.fuel.hci.server.hci.AdminServer": "cred_keeper",
+    "nvflare.fuel.hci.server.hci.AdminServer": "cmd_reg cred_keeper",
     "nvflare.private.fed.server.client_manager.ClientManager": "cred_keeper",
     "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_asserter id_verifier",
     "nvflare.private.fed.server.fed_server.FederatedServer": (
-        "cell client_manager cred_keeper my_own_token_signature status"
+        "admin_server cell client_manager cred_keeper my_own_token_signature status"
     ),
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "run_processes server",

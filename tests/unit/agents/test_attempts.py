@@ -10,7 +10,7 @@ from flaremesh.p2p import attempt
 from flaremesh.p2p.agents.attempts import Attempts
 from flaremesh.p2p.attempt import Attempt
 from flaremesh.p2p.gate import order
-from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
+from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, GIVEN_UP, LOST, NEXT_ATTEMPT
 from flaremesh.p2p.store import STORES, store_of
 from flaremesh.waiting import wait_while
 
@@ -202,6 +202,16 @@ def test_a_run_that_is_lost_again_and_again_before_its_next_checkpoint_ends(atte
     leave(store, RunState.FAILED, "bonn: the job process ended without a word", fruitless=3)
     attempts.ended("first", None)
     assert "4 times" in settled(server)[GIVEN_UP]
+
+
+def test_a_run_that_waits_ends_when_an_admin_aborts_it(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    server.registered.discard("bonn")
+    attempts.ended("first", None)
+    attempts.told_to_end("first")
+    assert settled(server)[GIVEN_UP] == ENDED_BY_ADMIN
+    assert (server.jobs, server.withdrawn) == ({"first"}, {"first"})
+    assert (attempt.read(store).state, attempt.read(store).lost) == (RunState.ABORTED, None)
 
 
 def test_a_run_that_waits_ends_when_an_admin_removes_its_job(attempts, server, store):

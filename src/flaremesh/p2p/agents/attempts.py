@@ -20,7 +20,7 @@ from flaremesh.p2p.attempt import Attempt, CurrentAttempt, resumable_store
 from flaremesh.p2p.extra import ExtraError
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.exported import extra_of
-from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
+from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, GIVEN_UP, LOST, NEXT_ATTEMPT
 from flaremesh.p2p.nvflare.server import ServerProcess
 from flaremesh.p2p.store import STORES, make
 from flaremesh.waiting import wait_while
@@ -62,6 +62,7 @@ class Attempts:
         self._ask = ask
         self._stores: dict[str, Path] = {}
         self._aborted: dict[str, str | None] = {}
+        self._told_to_end: set[str] = set()
         self._leaving = False
 
     def take_up(self, abandoned: Iterable[str] = ()) -> None:
@@ -96,6 +97,10 @@ class Attempts:
         """A job has begun."""
         if store := resumable_store(self._workspace, self._app(job)):
             self._stores[job] = store
+
+    def told_to_end(self, job: str) -> None:
+        """An admin tells a job to end, which may have been lost already: its run gets no further attempt."""
+        self._told_to_end.add(job)
 
     def aborted(self, job: str, failed_first: str | None) -> None:
         """A job that was told to end is about to be `ended`; or it could not begin.
@@ -173,11 +178,13 @@ class Attempts:
         self._go_on_without(self._missing(last.sites, jobs), run)
 
     def _begin(self, run: _Run) -> str | None:
-        """Submit the next attempt; None if an admin has removed the job, which aborts a run that waits."""
+        """Submit the next attempt; None if an admin has ended the run, or removed the last one's job."""
         last = run.attempt
-        job = self._process.clone(last.job, last.sites)
+        job = None if last.job in self._told_to_end else self._process.clone(last.job, last.sites)
         if job is None:
             attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
+            self._process.withdraw(last.job)
+            self._process.note(last.job, {GIVEN_UP: ENDED_BY_ADMIN})
             return None
         _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
         attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
@@ -217,6 +224,8 @@ class Attempts:
 
     def _missing(self, sites: Collection[str], jobs: Collection[str]) -> list[str]:
         """The sites that are not there, or where one of the run's earlier ``jobs`` has not ended."""
+        if not self._told_to_end.isdisjoint(jobs):
+            return []
         registered = self._process.sites()
         return sorted(site for site in sites if site not in registered or not self._is_free(site, jobs))
 

@@ -61,6 +61,7 @@ class ServerAgent(Agent):
             cell.obey_the_server_alone()
             cell.hear_failures(self._note_failure)
             cell.hear(METRICS, self._take_metrics)
+            self._process.hear_aborts(self._attempts.told_to_end)
             self._started = True
         elif event_type == EventType.CLIENT_REGISTER_PROCESSED:
             self._process.report_restarted_sites()

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from nvflare.apis.fl_constant import FLContextKey, RunProcessKey, SystemComponents
+from nvflare.apis.fl_constant import AdminCommandNames, FLContextKey, RunProcessKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.fuel.hci.server.constants import ConnProps
+from nvflare.fuel.hci.server.reg import CommandFilter
+from nvflare.private.fed.server.cmd_utils import CommandUtil
 from nvflare.private.fed.server.job_cmds import CLONED_META_KEYS
 from nvflare.private.fed.server.server_status import ServerStatus
+from typing_extensions import override
 
 from flaremesh.p2p.nvflare.cells import ParticipantCell
 from flaremesh.p2p.nvflare.jobs import id_of, job_of
@@ -85,6 +89,10 @@ class ServerProcess:
                 if now is not None and now.token != token:
                     self._engine.notify_dead_job(job, began.name, "the site has started again")
 
+    def hear_aborts(self, hear: Callable[[str], None]) -> None:
+        """Let ``hear`` know of each job that an admin who may do so tells to end, whatever it does."""
+        self._engine.server.admin_server.cmd_reg.add_filter(_Aborts(hear))
+
     def note(self, job_id: str, entries: Mapping[str, Any]) -> None:
         """Add entries to what NVFlare keeps of a job, its meta; nothing if an admin has removed it."""
         with self._engine.new_context() as fl_ctx:
@@ -157,6 +165,19 @@ class ServerProcess:
         self._engine.shutdown_server()
         while self._engine.server.status != ServerStatus.SHUTDOWN:
             time.sleep(_POLL_SECONDS)
+
+
+class _Aborts(CommandFilter):
+    """Comes after NVFlare's own filters, which know who may do what."""
+
+    def __init__(self, hear: Callable[[str], None]):
+        self._hear = hear
+
+    @override
+    def pre_command(self, conn: Any, args: list[str]) -> bool:
+        if conn.get_prop(ConnProps.CMD_ENTRY).name == AdminCommandNames.ABORT_JOB:
+            self._hear(str(conn.get_prop(CommandUtil.JOB_ID)))
+        return True
 
 
 def _only_at(sites: Collection[str], meta: Mapping[str, Any]) -> dict[str, Any]:
