@@ -1,9 +1,9 @@
 """Measures what checkpoints cost a run of two sites with 1e7 floats.
 
 The run is gradient tracking, whose checkpoint holds several vectors, with a gradient that keeps a core busy.
-It takes a checkpoint every ten seconds or so. Half of the iterations from one to the next begin with it; in
-the other half nothing is written any more, and they are what the first are compared with: whatever else the
-machine does hits both. The cost is told for one checkpoint a minute. Writes checkpoints.json.
+It takes a checkpoint every ten seconds or so. The iterations that begin with one are compared with as many
+just before it, in which nothing is written: whatever else the machine does hits both. The cost is told for
+one checkpoint a minute. Writes checkpoints.json.
 """
 
 import argparse
@@ -22,6 +22,7 @@ TARGET_PERCENT = 2.0
 _FLOATS = 10_000_000
 _GRADIENT_SECONDS = 0.06
 _EVERY, _CHECKPOINTS = 40, 6
+_BESIDE = 8  # iterations: they take longer than the writing
 _PERIOD_SECONDS = 60.0  # between two checkpoints, by default
 
 
@@ -62,9 +63,9 @@ def main() -> None:
 
 def _costs(rows: list[Iteration], every: int) -> list[float]:
     """How many seconds each checkpoint of a site adds to the iterations that begin with it."""
-    seconds, half = [row.seconds for row in rows], every // 2
+    seconds = [row.seconds for row in rows]
     return [
-        sum(seconds[taken : taken + half]) - sum(seconds[taken + half : taken + 2 * half])
+        sum(seconds[taken : taken + _BESIDE]) - sum(seconds[taken - _BESIDE : taken])
         # a checkpoint is taken at the end of its iteration; the run's end is one, too
         for taken in range(every - 1, len(rows) - every, every)
     ]
