@@ -339,7 +339,7 @@ ATTRIBUTES = {
     "nvflare.private.fed.server.client_manager.ClientManager": "cred_keeper",
     "nvflare.private.fed.server.cred_keeper.CredKeeper": "id_asserter id_verifier",
     "nvflare.private.fed.server.fed_server.FederatedServer": (
-        "admin_server cell client_manager cred_keeper my_own_token_signature status"
+        "cell client_manager cred_keeper my_own_token_signature status"
     ),
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "run_processes server",

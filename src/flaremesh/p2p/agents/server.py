@@ -46,6 +46,7 @@ class ServerAgent(Agent):
             self.workspace, self._process, lambda job: Path(workspace.get_app_dir(job)), self._jobs_of
         )
         self._attempts.take_up(abandoned)
+        self._process.hear_aborts(self._attempts.told_to_end)
         self._logins = Logins(self.workspace)
         guard_logins(startup_files(self.workspace / "startup"), self._logins, fl_ctx)
         super().start(fl_ctx)
@@ -61,7 +62,6 @@ class ServerAgent(Agent):
             cell.obey_the_server_alone()
             cell.hear_failures(self._note_failure)
             cell.hear(METRICS, self._take_metrics)
-            self._process.hear_aborts(self._attempts.told_to_end)
             self._started = True
         elif event_type == EventType.CLIENT_REGISTER_PROCESSED:
             self._process.report_restarted_sites()

@@ -90,8 +90,18 @@ class ServerProcess:
                     self._engine.notify_dead_job(job, began.name, "the site has started again")
 
     def hear_aborts(self, hear: Callable[[str], None]) -> None:
-        """Let ``hear`` know of each job that an admin who may do so tells to end, whatever it does."""
-        self._engine.server.admin_server.cmd_reg.add_filter(_Aborts(hear))
+        """Let ``hear`` know of each job that an admin who may do so tells to end, whatever it does.
+
+        Call it in SYSTEM_BOOTSTRAP, before NVFlare makes its admin server.
+        """
+        server = self._engine.server
+        set_admin_server = server.set_admin_server
+
+        def set_heard(admin_server: Any) -> None:
+            admin_server.cmd_reg.add_filter(_Aborts(hear))
+            set_admin_server(admin_server)
+
+        server.set_admin_server = set_heard
 
     def note(self, job_id: str, entries: Mapping[str, Any]) -> None:
         """Add entries to what NVFlare keeps of a job, its meta; nothing if an admin has removed it."""
