@@ -246,6 +246,15 @@ def test_a_run_whose_process_was_not_up_when_the_server_ended_is_begun_again(tmp
     assert (left.job, left.sites, left.patience) == ("job-1", SITES, 7.0)
 
 
+@pytest.mark.parametrize(
+    "said", ["{", '{"network": {}, "extra": [1]}', '{"network": {}, "extra": {"patience": 0}}']
+)
+def test_whatever_such_a_run_says_the_server_starts(tmp_path, server, app, store, said):
+    (app / "config/config_fed_server.json").write_text(said)
+    Attempts(tmp_path, server, lambda job: app, server.ask).take_up(["first"])
+    assert (settled(server), attempt.read(store)) == ({}, None)
+
+
 def test_a_job_of_which_nothing_is_known_and_one_that_ends_with_its_first_loss_are_not(tmp_path, server):
     once = tmp_path / "other" / "app_server"
     order.write(order.order(SITES, None), once)

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import NamedTuple
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
 from flaremesh.p2p.attempt import Attempt, CurrentAttempt, resumable_store
-from flaremesh.p2p.extra import ExtraError
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.exported import extra_of
 from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, GIVEN_UP, LOST, NEXT_ATTEMPT
@@ -72,7 +70,10 @@ class Attempts:
             abandoned: ids of the jobs that it left running.
         """
         for job in abandoned:
-            self._keep_first(job)
+            try:
+                self._keep_first(job)
+            except Exception:  # noqa: BLE001  # whatever a job says, the server starts
+                _log.exception("the job %s is not begun again", job)
         for store in (self._workspace / STORES).glob("*"):
             last = attempt.read(store)
             if last is None:
@@ -138,8 +139,7 @@ class Attempts:
         store = resumable_store(self._workspace, app)
         if store and attempt.read(store) is None and (sites := order.read(app).sites):
             make(store)
-            with suppress(ExtraError):  # of which the run would have ended
-                CurrentAttempt.begin(store, job, sites, extra_of(app))
+            CurrentAttempt.begin(store, job, sites, extra_of(app))
 
     def _go_on(self, run: _Run) -> None:
         job = run.attempt.job
