@@ -209,24 +209,26 @@ class Emptied(Fault):
         return strike
 
 
-class Full(Fault):
-    title = "a site's checkpoints find no room, and find it again"
-    promise = "the attempt goes on without them, and later with them"
+class FullVolume(Fault):
+    title = "a site finds no room for any file, and then finds it again"
+    promise = "the attempt goes on without checkpoints, and its history waits in memory"
     attempts = 0
     limit = 5.0
-    BYTES: ClassVar[int] = 224 << 10
-    """A file that is longer finds no room: more than a history has, and less than a checkpoint."""
 
     def strike(self, run: Running, random: Random) -> Strike:
-        site = random.choice(run.sites)
+        site, peer = edge(run, random)
         job, folder = run.job_process(site), run.checkpoints(site)
-        strike = Strike(site, run.iteration(site))
-        limits = resource.prlimit(job.pid, resource.RLIMIT_FSIZE, (self.BYTES, resource.RLIM_INFINITY))
-        run.wait(lambda: run.iteration(site) > strike.iteration + 2 * EVERY, "two checkpoints without room")
-        without = newest(folder)
-        resource.prlimit(job.pid, resource.RLIMIT_FSIZE, limits)
+        strike = Strike(peer, run.iteration(peer))
+        beyond = strike.iteration + 2 * EVERY
+        pids = (run.mesh.process(site).pid, job.pid)
+        limits = [resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY)) for pid in pids]
+        run.wait(lambda: run.iteration(peer) > beyond, "two checkpoints without room")
+        without, written = newest(folder), run.iteration(site)
+        for pid, before in zip(pids, limits, strict=True):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
         strike.mended = time.monotonic()
-        assert without <= strike.iteration + EVERY // 2, f"the checkpoint of {without} has found room"
+        assert max(without, written) <= strike.iteration + EVERY // 2, f"{without}, {written} have found room"
+        run.wait(lambda: run.iteration(site) > beyond, "the history once there is room")
         run.wait(lambda: newest(folder) > without, "a checkpoint once there is room")
         return strike
 
@@ -273,7 +275,7 @@ ALL: list[type[Fault]] = [
     WhileResuming,
     Corrupted,
     Emptied,
-    Full,
+    FullVolume,
     CutEdge,
     DeafEdge,
 ]

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from faults import ALL, JobProcess, WhileWriting
+from faults import ALL, FullVolume, JobProcess, WhileWriting
 from running import KINDS, Kind
 from suite import SEED
 
@@ -21,7 +21,9 @@ def dealt(seed: int) -> list[tuple[type, ...]]:
 
 
 def test_a_struck_run_leaves_the_bits_of_one_that_nobody_disturbed(bounded_suite):
-    bounded_suite.disturb(Kind("gradient-tracking", "int8"), [JobProcess(), WhileWriting()], BOUNDED_SEED)
+    bounded_suite.disturb(
+        Kind("gradient-tracking", "int8"), [FullVolume(), JobProcess(), WhileWriting()], BOUNDED_SEED
+    )
 
 
 @pytest.mark.chaos

@@ -26,6 +26,8 @@ LEARNING = {
     "iterations": 10**6,
     "stepsize": 0.02,
     "evaluate_every": 20,
+    "on_loss": "wait",
+    "checkpoint": {"every": 500},
     "problem": {"path": "flaremesh.problems.digits.Digits", "args": {"hidden": 16}},
 }
 CONTRACTION = "mesh:flaremesh_contraction:ratio1m"

@@ -82,6 +82,7 @@ def test_a_run_that_waits_for_a_site_is_aborted_for_good(mesh):
     finally:
         assert mesh.call("up").returncode == 0
     assert (aborted.returncode, aborted.stdout) == (0, f"The run {run_id} is aborted.\n")
+    assert listed(mesh, run_id)["state"] == "aborted"
     assert mesh.run()["outcome"] == "finished"
     again = mesh.call("abort", run_id)
     assert (again.returncode, again.stdout) == (0, f"The run {run_id} has ended before: aborted.\n")

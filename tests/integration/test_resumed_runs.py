@@ -138,6 +138,20 @@ def test_a_killed_server_that_is_started_again_goes_on_with_its_runs(mesh, undis
 
 
 @pytest.mark.full
+def test_a_server_that_is_killed_before_its_process_of_the_run_is_up_begins_the_run_again(mesh, undisturbed):
+    def kept() -> set[Path]:
+        return {*(mesh.workspace("server") / "stores").glob("*/attempt.json")}
+
+    earlier = kept()
+    job = submit(mesh, "early")
+    wait_until(mesh.process("server").children, 60)
+    kill(mesh, "server")
+    assert kept() <= earlier
+    mesh.target.up(START_SECONDS)
+    assert what_is_left(mesh, outcome(mesh, job)) == undisturbed
+
+
+@pytest.mark.full
 def test_a_site_that_is_killed_when_the_others_have_finished_changes_no_bit_of_the_result(mesh, undisturbed):
     job = submit(mesh, "late", checkpoint={"every": 500})
     wait_until(lambda: mesh.iteration("bonn", job) >= 600, 60)

@@ -130,6 +130,12 @@ class RunMetric(Enum):
         "counter",
         "Iterations with a NaN or infinity in the loss, the distances or the next message.",
     )
+    LAST_CHECKPOINT = Metric(
+        "last_checkpoint_timestamp_seconds", "gauge", "When this attempt last wrote a checkpoint, Unix time."
+    )
+    FAILED_CHECKPOINTS = Metric(
+        "failed_checkpoints", "gauge", "Checkpoints that could not be written since the last one that was."
+    )
     NEIGHBORS = Metric("neighbors", "gauge", "Sites whose values this site mixes.")
     MIXING_WEIGHT = Metric(
         "mixing_weight",

@@ -25,7 +25,7 @@ from typing_extensions import override
 from flaremesh import atomic
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import DIRECT, DURATION_BUCKETS, LINK_KINDS, Phase, RunMetric, RunState
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Traffic
+from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Traffic, Written
 from flaremesh.topology.neighborhood import Neighborhood
 
 _log = logging.getLogger(__name__)
@@ -55,6 +55,9 @@ class PrometheusSink(Collector, MetricsSink):
         step_size: the algorithm's, None where it has none.
         predicted_contraction: factor of the consensus distance per iteration of mixing, None if unknown.
         attempt: which attempt of the run; None where that has the run's id, as the first one has.
+
+    Attributes:
+        checkpoints: what becomes of the run's; None where it has none.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class PrometheusSink(Collector, MetricsSink):
         self._weights = _mean_weights(schedule)
         self._targets = {peer for hood in schedule for peer in hood.out}
         self._traffic = traffic
+        self.checkpoints: Written | None = None
 
         self._state = RunState.CONFIGURING
         self._iterations = self._non_finite = 0
@@ -140,6 +144,8 @@ class PrometheusSink(Collector, MetricsSink):
             RunMetric.CURRENT_ITERATION: self._iterations,
             RunMetric.CONSENSUS_DISTANCE: record.consensus_distance if record else None,
             RunMetric.TRAIN_LOSS: record.loss if record else None,
+            RunMetric.LAST_CHECKPOINT: self.checkpoints.written_at if self.checkpoints else None,
+            RunMetric.FAILED_CHECKPOINTS: self.checkpoints.failures if self.checkpoints else None,
         }
         # a figure that nobody has measured yet is not 0
         for metric, value in gauges.items():

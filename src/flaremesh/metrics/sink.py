@@ -93,6 +93,13 @@ class Traffic(Protocol):
     changes: Counter[tuple[str, str]]
 
 
+class Written(Protocol):
+    """What becomes of checkpoints; see flaremesh.runtime.checkpointing.Checkpointing."""
+
+    written_at: float | None
+    failures: int
+
+
 class MetricsSink(Protocol):
     """Receives what happens in a run; called from the loop, so it must be quick."""
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from flaremesh import atomic
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.extra import PATIENCE_SECONDS, positive, whole
+from flaremesh.p2p.extra import PATIENCE_SECONDS, positive, quorum_of
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.outcome import Members, missing_of
@@ -135,8 +135,7 @@ class CurrentAttempt:
                 ``extra["quorum"]`` no number of sites, in one that goes on without some.
         """
         patience = positive(extra if store else {}, "patience", PATIENCE_SECONDS)
-        may_lose = store is not None and extra.get("on_loss") == "continue"
-        quorum = whole(extra, "quorum", 2) if may_lose else None
+        quorum = quorum_of(extra, len(sites)) if store else None
         return cls(store, Attempt(job, tuple(sorted(sites)), patience, quorum=quorum))
 
     @property

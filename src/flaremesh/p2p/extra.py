@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.links.life import Tolerance
 from flaremesh.printable import refused
-from flaremesh.topology.schema import CheckpointInterval
+from flaremesh.topology.schema import CheckpointInterval, OnLoss, majority
 
 PATIENCE_SECONDS = 600.0
 """For so long a run that goes on after a loss waits for who was lost, where it says nothing else."""
@@ -80,6 +80,33 @@ def tolerance_of(extra: Mapping[str, Any]) -> Tolerance:
     if extra.get("straggler_timeout") is None:
         return Tolerance(patience)
     return Tolerance(patience, positive(extra, "straggler_timeout"))
+
+
+def on_loss_of(extra: Mapping[str, Any]) -> OnLoss:
+    """What becomes of a run that loses a site.
+
+    Raises:
+        ExtraError: it is no such word.
+    """
+    words: tuple[OnLoss, ...] = get_args(OnLoss)
+    for word in words:
+        if word == extra.get("on_loss", "fail"):
+            return word
+    raise _refusal("on_loss", f"one of {', '.join(words)}", extra)
+
+
+def quorum_of(extra: Mapping[str, Any], sites: int) -> int | None:
+    """How many of its sites a run needs to go on without the others; None where it needs all.
+
+    Raises:
+        ExtraError: it says something else, or more than there are.
+    """
+    if extra.get("on_loss") != "continue":
+        return None
+    quorum = whole(extra, "quorum", 2, max(2, majority(sites)))
+    if quorum > sites:
+        raise _refusal("quorum", f"at most {sites}, the number of sites", extra)
+    return quorum
 
 
 def planned_iterations(extra: Mapping[str, Any]) -> int:

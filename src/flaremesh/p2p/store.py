@@ -30,3 +30,9 @@ def store_of(workspace: Path, app: Path) -> Path:
         FileNotFoundError: the app has no order, as no run of flaremesh's is.
     """
     return workspace / STORES / sha256(app / ORDER)
+
+
+def make(store: Path) -> None:
+    """Make the folder of a store, for this participant alone."""
+    for folder in (store.parent, store):
+        folder.mkdir(mode=0o700, exist_ok=True)

@@ -28,6 +28,8 @@ class Checkpointing(MetricsSink):
 
     Attributes:
         written: the iteration of the last one that is written, 0 before.
+        written_at: when that was, Unix time; None before.
+        failures: how many could not be written since.
         failure: why the last one could not be written; None where it could.
     """
 
@@ -38,7 +40,8 @@ class Checkpointing(MetricsSink):
         self._done = 0
         self._records = [*history]
         self._thread: Thread | None = None
-        self.written = 0
+        self.written = self.failures = 0
+        self.written_at: float | None = None
         self.failure: str | None = None
 
     @override
@@ -109,8 +112,9 @@ class Checkpointing(MetricsSink):
         except Exception as error:  # noqa: BLE001  # the run goes on without a checkpoint
             self._fail(checkpoint.iteration, error)
         else:
-            self.written, self.failure = checkpoint.iteration, None
+            self.written, self.written_at = checkpoint.iteration, time.time()
+            self.failures, self.failure = 0, None
 
     def _fail(self, iteration: int, error: Exception) -> None:
-        self.failure = str(error)
+        self.failures, self.failure = self.failures + 1, str(error)
         _log.warning("there is no checkpoint of iteration %d: %s", iteration, error)

@@ -1,6 +1,7 @@
 """The history of a run at one site: ``history.jsonl``, one record a line."""
 
 import hashlib
+import logging
 import math
 import os
 import time
@@ -33,7 +34,11 @@ Record: TypeAlias = Annotated[
 ]
 """A line of a history: an evaluation where it has ``metrics``, else an iteration."""
 
-_FLUSH_SECONDS = 0.02
+_log = logging.getLogger(__name__)
+
+_WRITE_SECONDS = 0.02  # between two writes, because writing a short line costs more time than making it
+_RETRY_SECONDS = 1.0
+_AT_ONCE = 256  # records: so many are made into lines in vain while there is no room
 _RECORD: Schema[Iteration | Evaluation] = Schema(Record, "a record of a history")
 
 
@@ -41,7 +46,8 @@ class History(MetricsSink):
     """A metrics sink that keeps every record and, given a path, writes each as one line of JSON.
 
     Use it as a context manager, so that the file is complete however the run ends. Where the process is
-    killed, the file lacks what came within a few hundredths of a second of the last line in it.
+    killed, the file lacks what came within a few hundredths of a second of the last line in it. Where the
+    volume is full, it lacks what came since, until there is room.
 
     Args:
         path: of the file; None for none.
@@ -50,13 +56,19 @@ class History(MetricsSink):
     Attributes:
         iterations: records of the iterations.
         evaluations: records of the evaluations.
+
+    Raises:
+        OSError: there can be no such file; or it is not complete, at the end of a context without an error.
     """
 
     def __init__(self, path: Path | None = None, earlier: Iterable[Record] = ()):
         self.iterations: list[Iteration] = []
         self.evaluations: list[Evaluation] = []
-        self._file = path.open("w", encoding="utf-8") if path else None
-        self._flushed = -math.inf
+        self._file = path.open("wb", buffering=0) if path else None
+        self._unwritten: list[Record] = []
+        self._bytes = 0  # of the file that are whole lines
+        self._full = False
+        self._next = -math.inf  # when it is written again
         for record in earlier:
             self.add(record)
 
@@ -83,8 +95,14 @@ class History(MetricsSink):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._file:
-            self._file.close()
+        try:
+            self.complete()
+        except OSError:
+            if error is None:  # else that one ended the run
+                raise
+        finally:
+            if self._file:
+                self._file.close()
 
     @property
     def last_iteration(self) -> int:
@@ -103,11 +121,40 @@ class History(MetricsSink):
         else:
             self.iterations.append(record)
         if self._file:
-            self._file.write(_RECORD.json(record) + "\n")
-            # seldom, because writing a short line costs more time than making it
-            if (now := time.monotonic()) - self._flushed >= _FLUSH_SECONDS:
-                self._file.flush()
-                self._flushed = now
+            self._unwritten.append(record)
+            if time.monotonic() >= self._next:
+                self._try_to_write()
+
+    def complete(self) -> None:
+        """Write what the file lacks.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        written = 0
+        try:
+            while self._file and (some := self._unwritten[written : written + _AT_ONCE]):
+                lines = "".join(f"{_RECORD.json(record)}\n" for record in some).encode()
+                self._file.seek(self._bytes)  # over a part of them that was the last to find room
+                left = memoryview(lines)
+                while left:  # an unbuffered file may take a part
+                    left = left[self._file.write(left) :]
+                written, self._bytes = written + len(some), self._bytes + len(lines)
+        finally:
+            del self._unwritten[:written]
+
+    def _try_to_write(self) -> None:
+        try:
+            self.complete()
+        except OSError as error:  # the run does not depend on the file
+            if not self._full:
+                _log.warning("the history is kept in memory until it can be written: %s", error)
+            self._full, wait = True, _RETRY_SECONDS
+        else:
+            if self._full:
+                _log.info("the history is written again")
+            self._full, wait = False, _WRITE_SECONDS
+        self._next = time.monotonic() + wait
 
     @override
     def iteration(self, record: Iteration) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Vectors
@@ -18,6 +17,7 @@ from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, N
 from flaremesh.printable import printable
 from flaremesh.problems.generators import global_states, set_global_states
 from flaremesh.problems.protocol import Problem
+from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checked_algorithm import AlgorithmError, CheckedAlgorithm
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from flaremesh.runtime.checkpointing import Checkpointing
@@ -185,16 +185,12 @@ class SiteRun:
             self.checkpointing.at(iteration)
 
     def save(self, path: Path) -> None:
-        """Write the problem's model at the estimate as safetensors."""
-        # tied weights share memory, and the format demands that each tensor has its own
-        state = self.problem.state(self.estimate)
-        save_file(
-            {
-                name: tensor.cpu().clone(memory_format=torch.contiguous_format)
-                for name, tensor in state.items()
-            },
-            path,
-        )
+        """Write the problem's model at the estimate as safetensors.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        tensor_file.write(path, self.problem.state(self.estimate))
 
     def _make_exchanges(self, *args: Any) -> Exchanges:
         """Takes the arguments of Exchanges."""

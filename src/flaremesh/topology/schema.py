@@ -530,7 +530,12 @@ def quorum_of(run: Run, sites: int) -> int | None:
     """How many of its sites a run needs to go on without the others; None where it needs all."""
     if run.on_loss != "continue":
         return None
-    return run.quorum or sites // 2 + 1
+    return run.quorum or majority(sites)
+
+
+def majority(sites: int) -> int:
+    """The least number that is more than half of the sites."""
+    return sites // 2 + 1
 
 
 def _serial(value: Any) -> str:

@@ -11,7 +11,7 @@ from flaremesh.p2p import attempt
 from flaremesh.p2p.agents.attempts import Attempts
 from flaremesh.p2p.attempt import Attempt, CurrentAttempt
 from flaremesh.p2p.gate import order
-from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, MISSING, NEXT_ATTEMPT
+from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, GIVEN_UP, LOST, MISSING, NEXT_ATTEMPT
 from flaremesh.p2p.store import STORES, store_of
 from flaremesh.waiting import wait_while
 
@@ -223,6 +223,16 @@ def test_a_run_that_is_lost_again_and_again_before_its_next_checkpoint_ends(atte
     assert "4 times" in settled(server)[GIVEN_UP]
 
 
+def test_a_run_that_waits_ends_when_an_admin_aborts_it(attempts, server, store):
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    server.registered.discard("bonn")
+    attempts.ended("first", None)
+    attempts.told_to_end("first")
+    assert settled(server)[GIVEN_UP] == ENDED_BY_ADMIN
+    assert (server.jobs, server.withdrawn) == ({"first"}, {"first"})
+    assert (attempt.read(store).state, attempt.read(store).lost) == (RunState.ABORTED, None)
+
+
 def test_a_run_that_waits_ends_when_an_admin_removes_its_job(attempts, server, store):
     leave(store, RunState.FAILED, "bonn: lost its connection to the server")
     server.jobs.clear()
@@ -244,6 +254,32 @@ def test_a_server_that_starts_again_takes_up_the_runs_that_its_end_has_cut_off(t
     leave(store, RunState.RUNNING)
     Attempts(tmp_path, server, lambda job: tmp_path, server.ask).take_up()
     assert settled(server)[NEXT_ATTEMPT] == "job-1"
+
+
+def test_a_run_whose_process_was_not_up_when_the_server_ended_is_begun_again(tmp_path, server, app, store):
+    config = {"workflows": [{"args": {"config": {"network": {}, "extra": {"patience": 7.0}}}}]}
+    (app / "config/config_fed_server.json").write_text(json.dumps(config))
+    Attempts(tmp_path, server, lambda job: app, server.ask).take_up(["first"])
+    assert settled(server)[NEXT_ATTEMPT] == "job-1"
+    left = attempt.read(store)
+    assert (left.job, left.sites, left.patience) == ("job-1", SITES, 7.0)
+
+
+@pytest.mark.parametrize(
+    "said", ["{", '{"network": {}, "extra": [1]}', '{"network": {}, "extra": {"patience": 0}}']
+)
+def test_whatever_such_a_run_says_the_server_starts(tmp_path, server, app, store, said):
+    (app / "config/config_fed_server.json").write_text(said)
+    Attempts(tmp_path, server, lambda job: app, server.ask).take_up(["first"])
+    assert (settled(server), attempt.read(store)) == ({}, None)
+
+
+def test_a_job_of_which_nothing_is_known_and_one_that_ends_with_its_first_loss_are_not(tmp_path, server):
+    once = tmp_path / "other" / "app_server"
+    order.write(order.order(SITES, None), once)
+    apps = {"other": once, "unknown": tmp_path / "unknown"}
+    Attempts(tmp_path, server, apps.__getitem__, server.ask).take_up(apps)
+    assert server.notes == {}
 
 
 def test_an_attempt_that_waited_to_begin_when_the_server_ended_is_not_begun_twice(tmp_path, server, store):

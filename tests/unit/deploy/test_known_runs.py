@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from flaremesh.deploy.runs.session import AdminSession, UnknownRun
 from flaremesh.deploy.targets.base import DeployError
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.nvflare.admin import Unknown
-from flaremesh.p2p.nvflare.jobs import Job, job_of
+from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, Job, job_of
 from flaremesh.p2p.outcome import RUN_RESULT, RunResult
 
 RUNNING = Job("mine", "RUNNING", (), None)
@@ -25,7 +26,7 @@ class Server:
     """An admin's client of a server with these jobs.
 
     Attributes:
-        begins: the attempt that the server is just beginning when a job is removed.
+        begins: the attempt that the server is just beginning when a run that waits is aborted.
     """
 
     listed: dict[str, Job]
@@ -40,12 +41,14 @@ class Server:
         return self.listed[job_id]
 
     def abort(self, job_id: str) -> None:
-        if not self.listed[job_id].ended:
-            self.listed[job_id] = replace(self.listed[job_id], status="FINISHED:ABORTED")
-
-    def remove(self, job_id: str) -> None:
-        del self.listed[job_id]
-        self.listed |= self.begins
+        job = self.listed[job_id]
+        if self.begins:
+            self.listed |= self.begins
+            self.begins = {}
+        elif job.goes_on:
+            self.listed[job_id] = replace(job, status="FINISHED:ABORTED", given_up=ENDED_BY_ADMIN)
+        elif not job.ended:
+            self.listed[job_id] = replace(job, status="FINISHED:ABORTED")
 
     def sites(self) -> set[str]:
         return {"ulm"}
@@ -142,10 +145,19 @@ def test_a_run_that_the_server_has_removed_is_known_where_it_was_gathered(tmp_pa
     assert [gathered_result(tmp_path, prefix) for prefix in ("a", "", "../runs/ac", "b")] == [None] * 4
 
 
-def test_a_run_that_waits_for_its_next_attempt_is_removed():
-    jobs = {"a": LOST}
-    result = follow.abort(session(jobs), "a")
-    assert (result.outcome, result.lost, jobs) == ("aborted", False, {})
+def test_a_run_that_is_aborted_while_it_waits_stays_listed_as_one():
+    jobs = {"a": replace(LOST, next_attempt="b"), "b": replace(LOST, cloned_from="a")}
+    result = follow.abort(session(jobs), "b")
+    assert (result.outcome, result.lost) == ("aborted", False)
+    (run,) = known_runs(session(jobs))
+    assert (run.run_id, run.state) == ("a", "aborted")
+
+
+def test_who_follows_a_run_that_is_aborted_while_it_waits_hears_of_it():
+    lost = RunResult("a", RunState.FAILED, reason="bonn: gone", lost=True)
+    jobs = {"a": replace(LOST, given_up=ENDED_BY_ADMIN)}
+    result = follow.next_attempt(session(jobs), "a", lost, Event())
+    assert (result.outcome, result.reason, result.lost) == ("aborted", follow.ABORTED_ELSEWHERE, False)
 
 
 def test_an_attempt_that_begins_while_its_run_is_aborted_is_aborted():

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from flaremesh.p2p.gate import audit
-from flaremesh.p2p.gate.audit import AuditError, AuditLog
+from flaremesh.p2p.gate.audit import AuditError, AuditLog, LateNotes
+from flaremesh.waiting import wait_while
 
 COUNT = 4
 
@@ -165,3 +166,26 @@ def test_the_end_of_a_long_log_is_found(workspace):
     AuditLog(workspace).note("refused", reason="y")
 
     assert audit.verify(workspace).lines == 2
+
+
+def test_what_happens_while_the_volume_is_full_is_noted_once_there_is_room(root, volume, monkeypatch, caplog):
+    monkeypatch.setattr(audit, "_AGAIN_SECONDS", 0.05)
+    workspace = root.equip(volume.folder / "bonn")
+    notes = LateNotes(AuditLog(workspace))
+    notes.add("started")
+    volume.fill()
+    while True:  # the last block of the log may have room for some lines
+        notes.add("ended", job="8a5f")
+        if "the audit log waits" in caplog.text:
+            break
+    notes.add("ended", job="9b60")
+    assert list(audit.entries(workspace))[-1].get("job") != "9b60"
+
+    volume.clear()
+
+    assert not wait_while(lambda: list(audit.entries(workspace))[-1].get("job") != "9b60", 10, 0.05)
+    audit.verify(workspace)
+    *earlier, late, last = audit.entries(workspace)
+    assert "happened" in late
+    assert late["happened"] <= last["happened"] <= late["time"]
+    assert "happened" not in earlier[0]

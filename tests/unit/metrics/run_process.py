@@ -1,6 +1,7 @@
 """Acts as the process of a run: python run_process.py RUN_ID ITERATIONS; ends when its input does."""
 
 import sys
+from types import SimpleNamespace
 
 from flaremesh.links import Refusal
 from flaremesh.links.traffic import TrafficCounter
@@ -14,6 +15,7 @@ run_id, iterations = sys.argv[1], int(sys.argv[2])
 hood = Neighborhood("bonn", 0.5, {"aachen": 0.25, "köln": 0.25}, ("köln",))
 traffic = TrafficCounter(["aachen", "köln"])
 sink = PrometheusSink(run_id, "dgd", "ring3", iterations, [hood], traffic, 0.1, predicted_contraction=0.5)
+sink.checkpoints = SimpleNamespace(written_at=1.5e9, failures=2)
 sink.state(RunState.RUNNING)
 for k in range(1, iterations + 1):
     traffic.sent("köln", 100)

@@ -89,6 +89,8 @@ def test_a_scrape_in_mid_run_shows_how_far_it_is(directory):
     assert scrape.value("gradient_norm") == 3
     assert scrape.value("innovation_norm") == 0.3
     assert scrape.value("step_size") == 0.1
+    assert scrape.value("last_checkpoint_timestamp_seconds") == 1.5e9
+    assert scrape.value("failed_checkpoints") == 2
     assert scrape.value("predicted_contraction_ratio") == 0.5
     assert scrape.value("neighbor_wait_seconds_total", peer="aachen") == pytest.approx(0.003)
     assert scrape.value("edge_link", peer="köln", kind="relay") == 1

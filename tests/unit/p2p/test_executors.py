@@ -29,6 +29,7 @@ from flaremesh.p2p.tasks import REASON
 from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.runtime.checkpoint import Checkpoints
+from flaremesh.runtime.history import HISTORY, History
 
 DIRECTED = Network(
     nodes=[
@@ -235,6 +236,39 @@ def test_the_end_of_a_run_is_a_checkpoint_from_which_its_result_is_delivered_aga
     sent, *delivered = run(3)
     assert delivered == first
     assert not any(sent)
+
+
+@pytest.mark.parametrize("clears_at", [None, 400])
+def test_a_run_on_a_full_volume_goes_on_and_fails_only_if_there_is_no_room_in_the_end(
+    connect, volume, clears_at
+):
+    values = {"bonn": [0.0], "ulm": [4.0]}
+
+    class Filling(AlgorithmExecutor):
+        def _observe(self, run):
+            self.iterations = getattr(self, "iterations", 0) + 1
+            if self.iterations == 2 and self.client_name == "bonn":
+                volume.fill()
+            elif self.iterations == clears_at and self.client_name == "bonn":
+                volume.clear()
+
+    sites = connect(PAIR, averaging(values))
+    for site, other in list(sites.executors.items()):
+        problem = {"path": "flaremesh.problems.consensus.Consensus", "args": {"values": values}}
+        sites.executors[site] = executor = Filling("consensus", problem)
+        executor.client_name, executor.config = site, other.config
+        folder = volume.folder if site == "bonn" else sites.members[site].folder
+        executor._flaremesh.joined = replace(sites.members[site], folder=folder)
+    replies = sites.run(500)
+    reasons = {site: reply.get_header(REASON) for site, reply in replies.items()}
+    written = History.read(volume.folder / "flaremesh" / HISTORY).last_iteration
+    if clears_at:
+        assert (reasons, written) == ({"bonn": None, "ulm": None}, 500)
+        return
+    assert reasons["bonn"].startswith(
+        "all iterations are done, and the result cannot be written: No space left on device."
+    )
+    assert written < 500
 
 
 def test_an_unknown_task_is_answered_as_such():

@@ -328,7 +328,8 @@ def test_a_full_volume_ends_checkpoints_and_not_the_run(tmp_path, caplog):
     run.run()
     run.checkpointing.wait()
     assert run.checkpointing.failure == "[Errno 28] no space left"
-    assert run.checkpointing.written == 0
+    assert (run.checkpointing.written, run.checkpointing.written_at) == (0, None)
+    assert run.checkpointing.failures == 2
     assert "there is no checkpoint of iteration 8: [Errno 28] no space left" in caplog.text
 
 

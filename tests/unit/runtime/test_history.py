@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from flaremesh.metrics.sink import Evaluation, Iteration
 from flaremesh.printable import printable
 from flaremesh.record import RecordError
+from flaremesh.runtime import history as histories
 from flaremesh.runtime.history import HISTORY, History, evenly_spaced
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -149,3 +150,37 @@ def test_evenly_spaced_keeps_at_most_the_limit(length):
     assert kept == sorted(set(kept))
     if length:
         assert (kept[0], kept[-1]) == (0, length - 1)
+
+
+def test_a_history_on_a_full_volume_is_kept_and_written_once_there_is_room(volume, monkeypatch, caplog):
+    monkeypatch.setattr(histories, "_WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(histories, "_RETRY_SECONDS", 0.0)
+    path = volume.folder / HISTORY
+    with History(path) as history:
+        history.iteration(record(1))
+        volume.fill()
+        for iteration in range(2, 2000):
+            history.iteration(record(iteration))
+        assert caplog.text.count("the history is kept in memory") == 1
+        reached = History.read(path)
+        assert 1 <= reached.last_iteration < 1999
+        assert reached.iterations == history.iterations[: reached.last_iteration]
+        volume.clear()
+        history.iteration(record(2000))
+        assert History.read(path).last_iteration == 2000
+    assert History.read(path).iterations == history.iterations
+
+
+def test_a_history_that_never_finds_room_says_so_at_the_end_and_hides_no_other_error(volume):
+    def run(error=None):
+        with History(volume.folder / HISTORY) as history:
+            volume.fill()
+            for iteration in range(1, 2000):
+                history.iteration(record(iteration))
+            if error:
+                raise error
+
+    with pytest.raises(OSError, match="No space left"):
+        run()
+    with pytest.raises(KeyError):
+        run(KeyError())

@@ -10,7 +10,7 @@ from typing import Final
 from flaremesh.deploy.runs.session import AdminSession, ServerLost
 from flaremesh.deploy.targets.base import DeployError
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.nvflare.jobs import Job
+from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, Job
 from flaremesh.p2p.outcome import RESULT, RUN_FOLDER, RUN_RESULT, RunResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.printable import printable
@@ -59,9 +59,10 @@ def abort(session: AdminSession, job_id: str) -> RunResult:
     """
     job_id = session.job(job_id).next_attempt or job_id
     told = _downloaded(session, job_id) if session.abort(job_id, END_SECONDS) else None
-    if (told and told.lost) or session.job(job_id).goes_on:
-        session.remove(job_id)  # the server begins no further attempt of what is not there
-        wait_while(lambda: not _clones(session, job_id), _NOTE_SECONDS, _POLL_SECONDS)
+    if (told and told.lost) or session.job(job_id).goes_on:  # until the server has noted that it does not
+        wait_while(
+            lambda: session.job(job_id).goes_on and not _clones(session, job_id), _NOTE_SECONDS, _POLL_SECONDS
+        )
         for clone in _clones(session, job_id):  # it was just beginning one
             session.abort(clone, END_SECONDS)
     if told and told.outcome == RunState.FINISHED:  # before it was told to end
@@ -154,6 +155,8 @@ def next_attempt(
         stop: set it to follow the run no longer.
     """
     while not (job := session.job(job_id)).next_attempt:
+        if job.given_up == ENDED_BY_ADMIN:
+            return replace(lost, outcome=RunState.ABORTED, reason=ABORTED_ELSEWHERE, lost=False)
         if job.given_up:
             return replace(lost, reason=f"{lost.reason}; {job.given_up}", lost=False)
         if stop.wait(_POLL_SECONDS):

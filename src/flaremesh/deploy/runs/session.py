@@ -106,10 +106,6 @@ class AdminSession:
         self._ask(lambda: self._admin.abort(run_id))
         return self.wait(run_id, timeout)
 
-    def remove(self, run_id: str) -> None:
-        """Remove a run that has ended from the server, which then begins no further attempt of it."""
-        self._ask(lambda: self._admin.remove(run_id))
-
     def wait(self, run_id: str, timeout: float) -> bool:
         """Wait for a run's end; says whether it came within ``timeout`` seconds."""
         return not wait_while(lambda: not self.job(run_id).ended, timeout, _POLL_SECONDS)

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
-from flaremesh.p2p.attempt import Attempt, resumable_store
-from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, MISSING, NEXT_ATTEMPT
+from flaremesh.p2p.attempt import Attempt, CurrentAttempt, resumable_store
+from flaremesh.p2p.gate import order
+from flaremesh.p2p.gate.exported import extra_of
+from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, GIVEN_UP, LOST, MISSING, NEXT_ATTEMPT
 from flaremesh.p2p.nvflare.server import ServerProcess
-from flaremesh.p2p.store import STORES
+from flaremesh.p2p.store import STORES, make
 from flaremesh.waiting import wait_while
 
 _log = logging.getLogger(__name__)
@@ -61,11 +63,21 @@ class Attempts:
         self._ask = ask
         self._stores: dict[str, Path] = {}
         self._aborted: dict[str, str | None] = {}
+        self._told_to_end: set[str] = set()
         self._leaving = False
         self.lost = 0
 
-    def take_up(self) -> None:
-        """Go on with the runs that an earlier process of the server left; call it before admins can ask."""
+    def take_up(self, abandoned: Iterable[str] = ()) -> None:
+        """Go on with the runs that an earlier process of the server left; call it before admins can ask.
+
+        Args:
+            abandoned: ids of the jobs that it left running.
+        """
+        for job in abandoned:
+            try:
+                self._keep_first(job)
+            except Exception:  # noqa: BLE001  # whatever a job says, the server starts
+                _log.exception("the job %s is not begun again", job)
         for store, last in self._last():
             if last.state in _UNHEARD and self._process.is_abandoned(last.job):
                 last = replace(last, state=RunState.RUNNING)
@@ -91,6 +103,10 @@ class Attempts:
         """A job has begun."""
         if store := resumable_store(self._workspace, self._app(job)):
             self._stores[job] = store
+
+    def told_to_end(self, job: str) -> None:
+        """An admin tells a job to end, which may have been lost already: its run gets no further attempt."""
+        self._told_to_end.add(job)
 
     def aborted(self, job: str, failed_first: str | None) -> None:
         """A job that was told to end is about to be `ended`; or it could not begin.
@@ -129,6 +145,14 @@ class Attempts:
         for store in (self._workspace / STORES).glob("*"):
             if last := attempt.read(store):
                 yield store, last
+
+    def _keep_first(self, job: str) -> None:
+        """Keep the first attempt of a run whose process was not up yet, and so has kept nothing of it."""
+        app = self._app(job)
+        store = resumable_store(self._workspace, app)
+        if store and attempt.read(store) is None and (sites := order.read(app).sites):
+            make(store)
+            CurrentAttempt.begin(store, job, sites, extra_of(app))
 
     def _go_on(self, run: _Run) -> None:
         job = run.attempt.job
@@ -177,11 +201,14 @@ class Attempts:
         self._go_on_without(gone, run)
 
     def _begin(self, run: _Run) -> str | None:
-        """Submit the next attempt; None if an admin has removed the job, which aborts a run that waits."""
+        """Submit the next attempt; None if an admin has ended the run, or removed the last one's job."""
         last = run.attempt
-        job = self._process.clone(last.job, last.sites, {MISSING: dict(last.missing)})
+        stopped = last.job in self._told_to_end
+        job = None if stopped else self._process.clone(last.job, last.sites, {MISSING: dict(last.missing)})
         if job is None:
             attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
+            self._process.withdraw(last.job)
+            self._process.note(last.job, {GIVEN_UP: ENDED_BY_ADMIN})
             return None
         _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
         attempt.write(run.store, replace(last, job=job, first=last.run_id, state=RunState.WAITING))
@@ -234,6 +261,8 @@ class Attempts:
 
     def _missing(self, sites: Collection[str], jobs: Collection[str]) -> list[str]:
         """The sites that are not there, or where one of the run's earlier ``jobs`` has not ended."""
+        if not self._told_to_end.isdisjoint(jobs):
+            return []
         registered = self._process.sites()
         return sorted(site for site in sites if site not in registered or not self._is_free(site, jobs))
 

@@ -40,12 +40,13 @@ class ServerAgent(Agent):
         self._started = False
         self._failures: dict[str, str] = {}
         self._process = ServerProcess(fl_ctx)
-        self._process.abandon_jobs(fl_ctx)
+        abandoned = self._process.abandon_jobs(fl_ctx)
         workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
         self._attempts = Attempts(
             self.workspace, self._process, lambda job: Path(workspace.get_app_dir(job)), self._jobs_of
         )
-        self._attempts.take_up()
+        self._attempts.take_up(abandoned)
+        self._process.hear_aborts(self._attempts.told_to_end)
         self._logins = Logins(self.workspace)
         guard_logins(startup_files(self.workspace / "startup"), self._logins, fl_ctx)
         super().start(fl_ctx)

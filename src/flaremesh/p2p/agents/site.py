@@ -18,7 +18,6 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from flaremesh import __version__
-from flaremesh.errors import FlaremeshError
 from flaremesh.issuing import new_key
 from flaremesh.links import LinkError
 from flaremesh.metrics import slots
@@ -31,7 +30,7 @@ from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
 from flaremesh.p2p.credentials import link_credentials
 from flaremesh.p2p.gate import egress, policy
-from flaremesh.p2p.gate.audit import AuditLog
+from flaremesh.p2p.gate.audit import AuditLog, LateNotes
 from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.nvflare import run_credential
@@ -89,7 +88,8 @@ class SiteAgent(Agent):
         if self._link is not None:
             low, high = self._link["ports"]
             self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
-        self._note(
+        self._notes = LateNotes(AuditLog(self.workspace))
+        self._notes.add(
             "started",
             version=__version__,
             kit=self.kit_digest,
@@ -164,14 +164,7 @@ class SiteAgent(Agent):
 
     def _note_end(self, job: str) -> None:
         told = egress.read(self.workspace / job)
-        self._note("ended", job=job, told_by_its_process=asdict(told) if told else None)
-
-    def _note(self, event: str, **fields: Any) -> None:
-        try:
-            AuditLog(self.workspace).note(event, **fields)
-        except (FlaremeshError, OSError) as error:
-            # no run is let in either while the log cannot be written
-            self.logger.error("the audit log misses that the site or a run has %s: %s", event, error)
+        self._notes.add("ended", job=job, told_by_its_process=asdict(told) if told else None)
 
     def _begin_to_share(self) -> None:
         names = permitted(self._share, os.environ.get(SHARE_VARIABLE))

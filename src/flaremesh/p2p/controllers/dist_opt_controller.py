@@ -134,6 +134,8 @@ class DistOptController(Controller):
         workspace, job = fl_ctx.get_workspace(), fl_ctx.get_job_id()
         try:
             store = resumable_store(Path(workspace.get_root_dir()), Path(workspace.get_app_dir(job)))
+            if store and not store.is_dir():  # in NVFlare's simulator, which begins nothing again
+                store = None
             self._attempt = CurrentAttempt.begin(store, job, self._roster.sites, self.config.extra)
             self._configure(abort_signal, fl_ctx)
             self._run(abort_signal, fl_ctx)

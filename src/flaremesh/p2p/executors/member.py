@@ -1,5 +1,6 @@
 """A site in a run, from its configuration to its end: its link, metrics and progress."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ from flaremesh.p2p.types import LocalConfig
 from flaremesh.runtime.checkpoint import Checkpoints
 
 _CHECKPOINTS = "checkpoints"  # the folder in the run's store
+_log = logging.getLogger(__name__)
+
 _MOST_DIGITS = 10  # of an iteration
 
 
@@ -157,7 +160,11 @@ class Member:
             self.link.close(patience=patience if state is RunState.FINISHED else 0)
             if not self.simulated:  # a simulated site has no audit log that would say it
                 traffic = self.traffic
-                egress.write(self.folder, egress.Egress(state, dict(traffic.sent_bytes), dict(traffic.links)))
+                try:
+                    told = egress.Egress(state, dict(traffic.sent_bytes), dict(traffic.links))
+                    egress.write(self.folder, told)
+                except OSError as error:  # e.g. no room: the line of its end says that nothing was told
+                    _log.error("the audit log will not say what left this site: %s", error)
 
     def hear_checkpoints(self, keep: Callable[[int], None]) -> None:
         """Call ``keep`` with each iteration whose state the server names for a checkpoint."""

@@ -33,6 +33,10 @@ class UnsoundWeights(FlaremeshError):
     """The network's weights are not those for which the algorithm is made."""
 
 
+class ResultError(FlaremeshError):
+    """A run's result cannot be written at its site."""
+
+
 class NativeRun:
     """A site's loop, built but not begun: the first gradient is computed, the initial point evaluated.
 
@@ -86,6 +90,7 @@ class NativeRun:
                 resume,
                 config.members,
             )
+            member.metrics.checkpoints = self.run.checkpointing
             # the end is a checkpoint, too: a further attempt only delivers what has come out
             self.run.checkpoint_at(self.run.iterations)
             opened.pop_all()
@@ -95,6 +100,9 @@ class NativeRun:
 
         Args:
             observe: called after every iteration.
+
+        Raises:
+            ResultError: the volume does not take the result; see also SiteRun.turns.
         """
         # torch's objects live to the end: examining them as garbage took seconds when the process ended
         gc.freeze()
@@ -107,13 +115,23 @@ class NativeRun:
             for iteration in range(run.start, run.iterations):
                 run.iterate(iteration)
                 observe(run)
-            run.save(self._folder / "model.safetensors")
+            self._leave_behind()
         return self._member.outcome(
             history.last_iteration,
             metrics=history.last_metrics,
             seconds=time.perf_counter() - started,
             history=history.thinned(_HISTORY_POINTS),
         )
+
+    def _leave_behind(self) -> None:
+        try:
+            self._history.complete()
+            self.run.save(self._folder / "model.safetensors")
+        except OSError as error:
+            raise ResultError(
+                f"all iterations are done, and the result cannot be written: {error.strerror}. "
+                "Make room on the volume of this site's workspace, and run it again"
+            ) from error
 
 
 def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | None = None) -> RunOptions:

@@ -10,7 +10,10 @@ import base64
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,6 +46,9 @@ _CERTIFICATES = "certificates"
 _FIRST = "0" * 64
 _SIGNATURE = ', "signature": "'
 _BLOCK = 1 << 16
+_AGAIN_SECONDS = 5.0  # until notes are tried again that could not be written
+
+_log = logging.getLogger(__name__)
 
 
 class AuditError(FlaremeshError):
@@ -102,8 +108,7 @@ class AuditLog:
         self, sequence: int, event: str, fields: Mapping[str, Any], serial: str, previous: str
     ) -> bytes:
         who = {"certificate": serial, "previous": previous}
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        said = {"sequence": sequence, "time": time, "event": event, **fields, **who}
+        said = {"sequence": sequence, "time": _now(), "event": event, **fields, **who}
         body = json.dumps(said, allow_nan=False)
         signature = base64.b64encode(sign(body.encode(), self._key.read_bytes())).decode()
         return f'{body[:-1]}{_SIGNATURE}{signature}"}}'.encode()
@@ -121,6 +126,52 @@ class AuditLog:
         with os.fdopen(opened, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
+
+
+class LateNotes:
+    """Notes of what has happened in any case: where the log cannot be written, they wait in memory.
+
+    Meanwhile nothing else is let in, so that they stay few. A note that came late says when it happened.
+
+    Args:
+        log: the log.
+    """
+
+    def __init__(self, log: AuditLog):
+        self._log = log
+        self._adding = threading.Lock()
+        self._waiting: deque[tuple[str, dict[str, Any]]] = deque()
+
+    def add(self, event: str, **fields: Any) -> None:
+        """As AuditLog.note, now or as soon as it can be."""
+        with self._adding:
+            self._waiting.append((event, fields))
+            if len(self._waiting) == 1:
+                self._write()
+            else:
+                fields["happened"] = _now()
+
+    def _again(self) -> None:
+        with self._adding:
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._waiting:
+                event, fields = self._waiting[0]
+                self._log.note(event, **fields)
+                self._waiting.popleft()
+        except (FlaremeshError, OSError) as error:
+            if "happened" not in fields:
+                _log.error("the audit log waits until it can be written, with %r first: %s", event, error)
+                fields["happened"] = _now()
+            again = threading.Timer(_AGAIN_SECONDS, self._again)
+            again.daemon = True
+            again.start()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _end(file: IO[bytes]) -> tuple[bytes, bytes, bool]:

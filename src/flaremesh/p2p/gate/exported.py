@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, on_loss_of, quorum_of, tolerance_of
 from flaremesh.p2p.gate import order
 from flaremesh.topology.links import LinkMode
 from flaremesh.topology.schema import SERVER
@@ -19,6 +20,9 @@ def write_orders(job: Path) -> None:
 
     Args:
         job: its folder.
+
+    Raises:
+        ExtraError: what its ``extra`` says of losses is none of that, or its sites are not known for it.
     """
     deployed = json.loads((job / "meta.json").read_text())["deploy_map"]
     config = next((found for app in deployed for found in _configs(job / app)), None)
@@ -26,13 +30,25 @@ def write_orders(job: Path) -> None:
     sites = {str(site) for targets in deployed.values() for site in targets} - {SERVER}
     if _ALL in sites:
         sites = {*(edges or {}), *(user for users in (edges or {}).values() for user in users)}
-    links = _of((config or {}).get("extra") or {}).get("links")
-    modes: tuple[LinkMode, ...] = get_args(LinkMode)
+    extra = _of((config or {}).get("extra") or {})
+    links, modes = extra.get("links"), get_args(LinkMode)
     mode: LinkMode = next((mode for mode in modes if mode == links), "auto")  # wrong words are refused later
-    asked = order.order(tuple(sorted(sites)), edges, mode)
+    on_loss = on_loss_of(extra)
+    if on_loss != "fail":
+        if not sites:
+            raise ExtraError(f"a run with on_loss: {on_loss} needs to know its sites: give Config a network")
+        tolerance_of(extra)
+        checkpoint_interval_of(extra)
+    quorum = quorum_of(extra, len(sites))
+    asked = order.order(tuple(sorted(sites)), edges, mode, on_loss=on_loss, quorum=quorum)
     for app, targets in deployed.items():
         named = () if _ALL in targets else tuple(map(str, targets))
         order.write(replace(asked, targets=named), job / app)
+
+
+def extra_of(app: Path) -> Mapping[str, Any]:
+    """The run's ``extra`` in the server's app of a job; empty where there is none."""
+    return _of(next(_configs(app), {}).get("extra") or {})
 
 
 def _configs(app: Path) -> Iterator[Mapping[str, Any]]:

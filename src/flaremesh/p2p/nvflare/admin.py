@@ -136,11 +136,6 @@ class Admin:
         with _answered():
             self._session.abort_job(run_id)
 
-    def remove(self, run_id: str) -> None:
-        """Remove a job that has ended, and what the server keeps of it."""
-        with _answered():
-            self._session.delete_job(run_id)
-
     def download(self, run_id: str, name: str, most: int) -> bytes | None:
         """A file of what the server kept of a job that has ended; None if there is none of that name.
 

@@ -35,6 +35,9 @@ GIVEN_UP: Final = "given_up"
 MISSING: Final = "missing"
 """Key of a job's meta: the sites that its run waits for or goes on without, and since when, Unix time."""
 
+ENDED_BY_ADMIN: Final = "an admin has ended it while it waited"
+"""What GIVEN_UP says of a run that was aborted between two attempts."""
+
 _MOST_DETAILS = 1000
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 _NOT_BEGUN = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED}

@@ -29,7 +29,7 @@ from typing_extensions import override
 
 from flaremesh.issuing import new_key
 from flaremesh.p2p.nvflare import run_credential
-from flaremesh.p2p.store import store_of
+from flaremesh.p2p.store import make, store_of
 from flaremesh.sandbox import landlock
 from flaremesh.sandbox.environment import of_job, withheld_proxies
 
@@ -138,8 +138,7 @@ def _store(app: Path, workspace: Path) -> Path | None:
         store = store_of(workspace, app)
     except FileNotFoundError:
         return None
-    for folder in (store.parent, store):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    make(store)
     return store
 
 

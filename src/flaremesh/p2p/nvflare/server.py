@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from nvflare.apis.fl_constant import FLContextKey, RunProcessKey, SystemComponents
+from nvflare.apis.fl_constant import AdminCommandNames, FLContextKey, RunProcessKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.fuel.hci.server.constants import ConnProps
+from nvflare.fuel.hci.server.reg import CommandFilter
+from nvflare.private.fed.server.cmd_utils import CommandUtil
 from nvflare.private.fed.server.job_cmds import CLONED_META_KEYS
 from nvflare.private.fed.server.server_status import ServerStatus
+from typing_extensions import override
 
 from flaremesh.p2p.nvflare.cells import OVER, ParticipantCell
 from flaremesh.p2p.nvflare.jobs import id_of, job_of
@@ -43,9 +47,15 @@ class ServerProcess:
         cell = self._engine.get_cell()
         return None if cell is None else ParticipantCell(cell)
 
-    def abandon_jobs(self, fl_ctx: FLContext) -> None:
-        """Give the jobs that an earlier process left running a final status; call it before any is run."""
+    def abandon_jobs(self, fl_ctx: FLContext) -> list[str]:
+        """Give the jobs that an earlier process left running a final status; call it before any is run.
+
+        Returns:
+            Their ids.
+        """
+        left = self._jobs.get_jobs_by_status([RunStatus.DISPATCHED, RunStatus.RUNNING], fl_ctx)
         self._runner.update_unfinished_jobs(fl_ctx)
+        return [job.job_id for job in left]
 
     def running_jobs(self) -> list[str]:
         """Ids of the jobs whose process runs here."""
@@ -84,6 +94,20 @@ class ServerProcess:
         if cell := self.cell:
             for site in sites:
                 cell.tell(OVER, order.encode(), site)
+
+    def hear_aborts(self, hear: Callable[[str], None]) -> None:
+        """Let ``hear`` know of each job that an admin who may do so tells to end, whatever it does.
+
+        Call it in SYSTEM_BOOTSTRAP, before NVFlare makes its admin server.
+        """
+        server = self._engine.server
+        set_admin_server = server.set_admin_server
+
+        def set_heard(admin_server: Any) -> None:
+            admin_server.cmd_reg.add_filter(_Aborts(hear))
+            set_admin_server(admin_server)
+
+        server.set_admin_server = set_heard
 
     def note(self, job_id: str, entries: Mapping[str, Any]) -> None:
         """Add entries to what NVFlare keeps of a job, its meta; nothing if an admin has removed it."""
@@ -162,6 +186,19 @@ class ServerProcess:
         self._engine.shutdown_server()
         while self._engine.server.status != ServerStatus.SHUTDOWN:
             time.sleep(_POLL_SECONDS)
+
+
+class _Aborts(CommandFilter):
+    """Comes after NVFlare's own filters, which know who may do what."""
+
+    def __init__(self, hear: Callable[[str], None]):
+        self._hear = hear
+
+    @override
+    def pre_command(self, conn: Any, args: list[str]) -> bool:
+        if conn.get_prop(ConnProps.CMD_ENTRY).name == AdminCommandNames.ABORT_JOB:
+            self._hear(str(conn.get_prop(CommandUtil.JOB_ID)))
+        return True
 
 
 def _only_at(sites: Collection[str], meta: Mapping[str, Any]) -> dict[str, Any]:
