@@ -43,6 +43,7 @@ from nvflare.private.fed.client.communicator import Communicator
 from nvflare.private.fed.client.fed_client import FederatedClient
 from nvflare.private.fed.client.fed_client_base import FederatedClientBase
 from nvflare.private.fed.server import fed_server, server_engine
+from nvflare.private.fed.server.client_manager import ClientManager
 from nvflare.private.fed.server.job_runner import JobRunner
 from nvflare.private.fed.server.server_json_config import ServerJsonConfigurator
 from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
@@ -267,6 +268,18 @@ def test_a_site_that_starts_again_takes_part_in_no_job_that_runs():
     source = inspect.getsource(fed_server.FederatedServer.register_client)
     authenticated, told = "self.client_manager.authenticate(", "EventType.CLIENT_REGISTER_PROCESSED"
     assert 0 < source.index(authenticated) < source.index(told), "register_client tells of logins earlier"
+
+
+def test_a_job_is_told_of_a_silent_site_through_the_method_that_flaremesh_replaces():
+    source = inspect.getsource(fed_server.FederatedServer.notify_dead_client)
+    assert '_notify_dead_job(client, job_id, "client dead")' in source, "silence has another name now"
+    source = inspect.getsource(fed_server.FederatedServer._notify_dead_job)
+    assert "self.engine.notify_dead_job(job_id, client.name, reason)" in source, "a job is told otherwise now"
+
+
+def test_a_silent_site_that_is_heard_again_keeps_its_token():
+    source = inspect.getsource(ClientManager.heartbeat)
+    assert "client = Client(client_name, token)" in source, "ClientManager.heartbeat takes nobody back now"
 
 
 @pytest.mark.parametrize(

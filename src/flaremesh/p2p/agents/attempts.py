@@ -27,6 +27,7 @@ _POLL_SECONDS = 0.2
 _KILLED = "the server's process of the job ended without a word"
 _STOPPED = "the server was stopped"
 _UNHEARD = {RunState.FINISHED, RunState.ABORTED}  # as long as NVFlare has not noted the end of the job
+_LEAVE_SECONDS = 15.0  # for the sites that are there to end the job that was lost
 _MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
 
 
@@ -81,6 +82,12 @@ class Attempts:
         stores = (self._workspace / STORES).glob("*")
         last = {store.name: attempt.read(store) for store in stores}
         return {name for name, one in last.items() if one and one.state.ended and not one.lost}
+
+    def patience(self, job: str) -> float:
+        """Seconds that a running job waits for a site that is not heard; 0 where a loss ends the run."""
+        store = self._stores.get(job)
+        last = attempt.read(store) if store else None
+        return last.patience if last and last.job == job else 0.0
 
     def started(self, job: str) -> None:
         """A job has begun."""
@@ -137,7 +144,9 @@ class Attempts:
         if last.fruitless >= _MOST_FRUITLESS:
             self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
             return
-        deadline, jobs = time.monotonic() + last.patience, {last.job}
+        left = last.patience - self._process.silence(last.sites)  # the attempt before has waited, too
+        left = max(left, min(last.patience, _LEAVE_SECONDS))
+        deadline, jobs = time.monotonic() + left, {last.job}
         while (left := deadline - time.monotonic()) > 0:
             if job is None:
                 if wait_while(partial(self._missing, last.sites, jobs), left, _POLL_SECONDS):

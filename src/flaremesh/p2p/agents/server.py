@@ -46,6 +46,7 @@ class ServerAgent(Agent):
             self.workspace, self._process, lambda job: Path(workspace.get_app_dir(job)), self._jobs_of
         )
         self._attempts.take_up()
+        self._process.bear_with_silence(self._attempts.patience)
         self._logins = Logins(self.workspace)
         guard_logins(startup_files(self.workspace / "startup"), self._logins, fl_ctx)
         super().start(fl_ctx)
