@@ -1,5 +1,6 @@
 """A site in a run, from its configuration to its end: its link, metrics and progress."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,11 @@ from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.runtime.checkpoint import Checkpoints
+from flaremesh.runtime.checkpointing import Cuts
 
 _CHECKPOINTS = "checkpoints"  # the folder in the run's store
-_MOST_DIGITS = 10  # of an iteration
+_CUTS = re.compile(rb"(\d{1,10}) (\d{1,10})")
+_MOST_CUTS = 32  # bytes, more than there can be
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,12 @@ class Member:
                 traffic = self.traffic
                 egress.write(self.folder, egress.Egress(state, dict(traffic.sent_bytes), dict(traffic.links)))
 
-    def hear_checkpoints(self, keep: Callable[[int], None]) -> None:
-        """Call ``keep`` with each iteration whose state the server names for a checkpoint."""
+    def hear_checkpoints(self, follow: Callable[[Cuts], None]) -> None:
+        """Call ``follow`` with the iterations that the server names for checkpoints."""
 
         def deliver(sender: str, data: Payload) -> None:
-            if sender == SERVER and len(data) <= _MOST_DIGITS and (digits := bytes(data)).isdigit():
-                keep(int(digits))
+            if sender == SERVER and (numbers := _CUTS.fullmatch(bytes(data[:_MOST_CUTS]))):
+                follow(Cuts(int(numbers[1]), int(numbers[2])))
 
         if self.cell is not None:
             self.cell.listen(CHECKPOINT, deliver)
