@@ -29,16 +29,36 @@ def cut(one: psutil.Process, other: psutil.Process) -> int:
 @contextmanager
 def deaf(one: psutil.Process, other: psutil.Process) -> Iterator[int]:
     """All connections between two processes, whose number is given, lose what arrives."""
+    with _ends(one, other) as ends, _losing(ends):
+        yield len(ends) // 2
+
+
+@contextmanager
+def cut_off(process: psutil.Process) -> Iterator[int]:
+    """A process loses whatever arrives from others than its children; gives how many sockets it has for it.
+
+    New connections are not made either: what asks for them arrives at a socket that listens.
+    """
+    near = {end.laddr for child in process.children() for end in child.net_connections("tcp")}
+    descriptors = [end.fd for end in process.net_connections("tcp") if end.raddr not in near]
+    with ExitStack() as handles:
+        sockets = [handles.enter_context(_handle(process, fd)) for fd in descriptors]
+        with _losing(sockets):
+            yield len(sockets)
+
+
+@contextmanager
+def _losing(sockets: list[socket.socket]) -> Iterator[None]:
+    """What arrives at sockets is lost."""
     program = ctypes.create_string_buffer(_DROP, len(_DROP))
-    with _ends(one, other) as ends:
-        for end in ends:
-            filter_ = struct.pack("HxxxxxxQ", 1, ctypes.addressof(program))
-            end.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
-        try:
-            yield len(ends) // 2
-        finally:
-            for end in ends:
-                end.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+    for one in sockets:
+        filter_ = struct.pack("HxxxxxxQ", 1, ctypes.addressof(program))
+        one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
+    try:
+        yield
+    finally:
+        for one in sockets:
+            one.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from random import Random
 from typing import ClassVar
 
 import psutil
-from edges import cut, deaf
+from edges import cut, cut_off, deaf
 from running import EVERY, Running
 from running_mesh import START_SECONDS
 
@@ -46,12 +46,14 @@ class Fault(ABC):
         title: what happens.
         promise: what becomes of the run.
         attempts: so many further ones it takes.
+        outlasts: the run may have finished when it is over.
         limit: seconds until the run is further than it was, from when what was struck is there again.
     """
 
     title: ClassVar[str]
     promise: ClassVar[str] = AGAIN
     attempts: ClassVar[int] = 1
+    outlasts: ClassVar[bool] = False
     limit: ClassVar[float] = 25.0
 
     @abstractmethod
@@ -133,6 +135,27 @@ class Server(Fault):
         return strike
 
 
+class ServerCutOff(Fault):
+    title = "all that arrives at the server is lost, for longer than NVFlare waits for a site"
+    promise = "the attempt goes on, also while nobody reaches the server"
+    attempts = 0
+    outlasts = True
+    limit = 5.0
+    SECONDS: ClassVar[float] = 45.0
+    """A site is silent to NVFlare after 30 s, and dead to a job 5 s later."""
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        strike = Strike(site, run.iteration(site))
+        with cut_off(run.mesh.process("server")) as count:
+            time.sleep(self.SECONDS)  # for how long it is cut off is the fault itself
+            reached = run.iteration(site)
+        strike.mended = time.monotonic()
+        assert reached > strike.iteration + EVERY, "the sites do not go on while the server is cut off"
+        strike.remark = f"{count} sockets; {site} came to iteration {reached} meanwhile"
+        return strike
+
+
 class Stopped(Fault):
     title = "SIGSTOP of a site's job process, and SIGCONT after some seconds"
     promise = NEVER_ENDED
@@ -147,6 +170,18 @@ class Stopped(Fault):
         time.sleep(random.uniform(2, 8))  # how long it stands still is the fault itself
         job.resume()
         strike.mended = time.monotonic()
+        return strike
+
+
+class StoppedForLong(Fault):
+    title = "SIGSTOP of a site's job process, for longer than peer_timeout"
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site = random.choice(run.sites)
+        losses, strike, job = len(run.losses()), begins_again(run, site), run.job_process(site)
+        job.suspend()
+        run.wait(lambda: len(run.losses()) > losses, "its loss")
+        strike.mended = time.monotonic()  # it needs not be there again: the next attempt has another one
         return strike
 
 
@@ -270,7 +305,9 @@ ALL: list[type[Fault]] = [
     Site,
     SiteProcess,
     Server,
+    ServerCutOff,
     Stopped,
+    StoppedForLong,
     WhileWriting,
     WhileResuming,
     Corrupted,

@@ -40,16 +40,18 @@ from nvflare.private.fed.app.deployer.base_client_deployer import BaseClientDepl
 from nvflare.private.fed.app.server import runner_process, server_train
 from nvflare.private.fed.client import client_engine, client_executor
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
+from nvflare.private.fed.client.client_runner import ClientRunner
 from nvflare.private.fed.client.communicator import Communicator
 from nvflare.private.fed.client.fed_client import FederatedClient
 from nvflare.private.fed.client.fed_client_base import FederatedClientBase
 from nvflare.private.fed.server import fed_server, server_engine
+from nvflare.private.fed.server.client_manager import ClientManager
 from nvflare.private.fed.server.job_runner import JobRunner
 from nvflare.private.fed.server.server_json_config import ServerJsonConfigurator
 from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
 
 from flaremesh.issuing import Authority, key_pem, pem
-from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
+from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS, SITE_PARAMETERS
 from flaremesh.p2p.nvflare.jobs import Job as JobOfFlaremesh
 from flaremesh.p2p.nvflare.processes import JOB_MODULES, PARTICIPANT_MODULES
 
@@ -277,6 +279,18 @@ def test_a_site_that_starts_again_takes_part_in_no_job_that_runs():
     assert 0 < source.index(authenticated) < source.index(told), "register_client tells of logins earlier"
 
 
+def test_a_job_is_told_of_a_silent_site_through_the_method_that_flaremesh_replaces():
+    source = inspect.getsource(fed_server.FederatedServer.notify_dead_client)
+    assert '_notify_dead_job(client, job_id, "client dead")' in source, "silence has another name now"
+    source = inspect.getsource(fed_server.FederatedServer._notify_dead_job)
+    assert "self.engine.notify_dead_job(job_id, client.name, reason)" in source, "a job is told otherwise now"
+
+
+def test_a_silent_site_that_is_heard_again_keeps_its_token():
+    source = inspect.getsource(ClientManager.heartbeat)
+    assert "client = Client(client_name, token)" in source, "ClientManager.heartbeat takes nobody back now"
+
+
 @pytest.mark.parametrize(
     "setting", ["check_engine_frequency", "heart_beat_timeout", "max_num_clients", "shutdown_period"]
 )
@@ -296,6 +310,13 @@ def test_the_server_takes_the_settings_that_jobs_give_it(tmp_path):
         server.configure()
     assert server.task_request_interval == 0.1, "a job's task_request_interval changed"
     assert ConfigVarName.DEAD_CLIENT_GRACE_PERIOD in SERVER_PARAMETERS, "dead_client_grace_period changed"
+
+
+def test_a_site_takes_the_settings_that_jobs_give_it():
+    assert set(SITE_PARAMETERS) == {ConfigVarName.SUBMIT_TASK_RESULT_TIMEOUT}, "its name changed"
+    source = inspect.getsource(ClientRunner)
+    use = "send_task_result(result, fl_ctx, timeout=self.submit_task_result_timeout)"
+    assert use in source, "ClientRunner bounds the sending of a result in another way"
 
 
 def test_a_file_storage_needs_an_absolute_root(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.networks import network_of
-from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
+from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS, SITE_PARAMETERS
 from flaremesh.p2p.tasks import Task
 from flaremesh.problems.delivery import deliver
 from flaremesh.topology.mesh import Mesh, build
@@ -92,7 +92,8 @@ def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
 
 def _site_config(run: Run) -> dict[str, Any]:
     executor = {"path": "flaremesh.p2p.executors.AlgorithmExecutor", "args": {"algorithm": run.algorithm}}
-    return {"format_version": 2, "executors": [{"tasks": list(Task), "executor": executor}]}
+    executors = [{"tasks": list(Task), "executor": executor}]
+    return {"format_version": 2, **SITE_PARAMETERS, "executors": executors}
 
 
 def _link(address: LinkAddress) -> dict[str, Any]:

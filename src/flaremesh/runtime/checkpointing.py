@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
+from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -15,7 +16,32 @@ from flaremesh.runtime.tree import Tree
 
 _log = logging.getLogger(__name__)
 
-_MOST_ASKED = 64
+
+class Cuts(NamedTuple):
+    """The iterations after which all sites of a run take checkpoints, until they are told others.
+
+    Attributes:
+        first: the first of them.
+        every: so many iterations later the next one comes, and so on; 0: there is only the first.
+    """
+
+    first: int
+    every: int
+
+    def __contains__(self, iteration: object) -> bool:
+        if not isinstance(iteration, int) or iteration < self.first:
+            return False
+        return iteration == self.first if self.every == 0 else (iteration - self.first) % self.every == 0
+
+    def after(self, iteration: int) -> int:
+        """The first of them that comes later than ``iteration``; without any, the iteration after it."""
+        if iteration < self.first:
+            return self.first
+        return iteration + (self.every - (iteration - self.first) % self.every if self.every else 1)
+
+    def differ_from(self, every: int) -> bool:
+        """Whether ``every`` iterations are less than half as many as between these, or twice as many."""
+        return not self.every < 2 * every < 4 * self.every
 
 
 class Checkpointing(MetricsSink):
@@ -23,7 +49,7 @@ class Checkpointing(MetricsSink):
 
     Args:
         checkpoints: where they go.
-        every: iterations between them; None for only those that ``at`` asks for.
+        every: iterations between them; None for only those that ``at`` and ``follow`` ask for.
         history: the records so far.
 
     Attributes:
@@ -37,7 +63,7 @@ class Checkpointing(MetricsSink):
         self._checkpoints = checkpoints
         self._every = every
         self._asked: frozenset[int] = frozenset()
-        self._done = 0
+        self._told: tuple[Cuts, ...] = ()
         self._records = [*history]
         self._thread: Thread | None = None
         self.written = self.failures = 0
@@ -61,13 +87,13 @@ class Checkpointing(MetricsSink):
         self._checkpoints.discard_after(iteration)
 
     def at(self, iteration: int) -> None:
-        """Take one after so many iterations, unless they are done already; any thread may ask.
+        """Take one after so many iterations."""
+        self._asked |= {iteration}
 
-        So many that are still to come are remembered: they are asked for by somebody else.
-        """
-        to_come = {asked for asked in self._asked if asked > self._done}
-        if iteration > self._done and len(to_come) < _MOST_ASKED:
-            self._asked = frozenset(to_come | {iteration})
+    def follow(self, cuts: Cuts) -> None:
+        """Take those of ``cuts``, from the first one on instead of those told before; any thread may tell."""
+        if not self._told or self._told[-1] != cuts:
+            self._told = (*self._told[-1:], cuts)
 
     def take_if_due(self, iteration: int, parts: Callable[[], Mapping[str, Tree]]) -> None:
         """Take a checkpoint, if one is due after so many iterations, and begin to write it.
@@ -79,8 +105,7 @@ class Checkpointing(MetricsSink):
             iteration: number of iterations that are done.
             parts: gives what is in it, which nobody writes to any more.
         """
-        self._done = iteration
-        if not (iteration in self._asked or (self._every and iteration % self._every == 0)):
+        if not self._is_due(iteration):
             return
         started = time.perf_counter()
         self.wait()
@@ -105,6 +130,12 @@ class Checkpointing(MetricsSink):
     def discard(self, iteration: int) -> None:
         """Give up a checkpoint that does not fit the run."""
         self._checkpoints.discard(iteration)
+
+    def _is_due(self, iteration: int) -> bool:
+        if iteration in self._asked or (self._every and iteration % self._every == 0):
+            return True
+        begun = [cuts for cuts in self._told if iteration >= cuts.first]
+        return bool(begun) and iteration in begun[-1]
 
     def _write(self, checkpoint: Checkpoint) -> None:
         try:

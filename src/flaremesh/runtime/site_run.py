@@ -20,7 +20,7 @@ from flaremesh.problems.protocol import Problem
 from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checked_algorithm import AlgorithmError, CheckedAlgorithm
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
-from flaremesh.runtime.checkpointing import Checkpointing
+from flaremesh.runtime.checkpointing import Checkpointing, Cuts
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
 from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.runtime.observation import Observation
@@ -180,9 +180,14 @@ class SiteRun:
         self._begin_next(observed)
 
     def checkpoint_at(self, iteration: int) -> None:
-        """Take a checkpoint after so many iterations, unless they are done already; any thread may ask."""
+        """As Checkpointing.at."""
         if self.checkpointing is not None:
             self.checkpointing.at(iteration)
+
+    def follow_checkpoints(self, cuts: Cuts) -> None:
+        """As Checkpointing.follow."""
+        if self.checkpointing is not None:
+            self.checkpointing.follow(cuts)
 
     def save(self, path: Path) -> None:
         """Write the problem's model at the estimate as safetensors.

@@ -32,6 +32,7 @@ class Server:
         self.withdrawn = set()
         self.lets_wait = lambda clone: False
         self.abandoned = set()
+        self.silent_for = 0.0
         self.told_over = []
 
     def tell_over(self, order, sites):
@@ -70,6 +71,9 @@ class Server:
 
     def is_abandoned(self, job):
         return job in self.abandoned
+
+    def silence(self, sites):
+        return self.silent_for
 
     def waits(self, job):
         return job in self.waiting
@@ -197,6 +201,20 @@ def test_after_its_patience_the_server_gives_up_and_names_who_is_missing(attempt
     attempts.ended("first", None)
     assert settled(server)[GIVEN_UP] == "not there: bonn, after 0.3 s"
     assert attempt.read(store).lost is None
+
+
+def test_the_time_for_which_a_site_was_silent_before_counts(attempts, server, store, monkeypatch):
+    monkeypatch.setattr("flaremesh.p2p.agents.attempts._LEAVE_SECONDS", 0.3)
+    leave(store, RunState.FAILED, "bonn: lost its connection to the server", patience=100.0)
+    server.registered, server.silent_for = {"ulm"}, 100.0
+    attempts.ended("first", None)
+    assert settled(server)[GIVEN_UP] == "not there: bonn, after 100 s"
+
+
+@pytest.mark.parametrize(("job", "patience"), [("first", 7.0), ("of no run", 0.0)])
+def test_a_job_of_a_run_that_goes_on_is_patient_with_silent_sites(attempts, store, job, patience):
+    leave(store, RunState.RUNNING, patience=7.0)
+    assert attempts.patience(job) == patience
 
 
 def test_an_attempt_that_cannot_begin_is_tried_again(attempts, server, store):

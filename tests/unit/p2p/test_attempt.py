@@ -7,6 +7,7 @@ import pytest
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
 from flaremesh.p2p.attempt import Attempt, CurrentAttempt
+from flaremesh.p2p.controllers import checkpoint_clock
 from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
 from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of
@@ -65,14 +66,63 @@ def test_where_a_run_ends_with_its_first_loss_nothing_is_kept():
     assert not current.end(RunState.FAILED, "bonn: lost its connection to the server")
 
 
-def test_the_clock_names_an_iteration_that_no_site_has_reached():
-    clock = CheckpointClock(1e-9)
-    assert all(clock.due(reached) > reached for reached in (0, 10, 10, 5000))
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock for a checkpoint a minute: (seconds later, least, most) -> what it tells."""
+    monkeypatch.setattr(checkpoint_clock.time, "monotonic", lambda: now[0])
+    now = [1000.0]
+    clock = CheckpointClock(60.0)
+
+    def later(seconds, least, most):
+        now[0] += seconds
+        return clock.due(least, most)
+
+    return later
 
 
-@pytest.mark.parametrize("seconds", [None, 3600.0])
-def test_the_clock_names_no_iteration_before_it_is_time(seconds):
-    assert CheckpointClock(seconds).due(1000) is None
+def test_the_clock_tells_nothing_before_it_is_time(clock):
+    assert clock(59, 590, 590) is None
+    assert CheckpointClock(None).due(1000, 1000) is None
+
+
+def test_the_clock_tells_an_iteration_that_no_site_has_reached_and_those_a_period_apart_that_follow(clock):
+    first, every = clock(60, 598, 600)
+    assert 600 < first <= 630
+    assert every == 600
+
+
+def test_as_long_as_iterations_take_as_long_the_clock_repeats_its_word(clock):
+    told = clock(60, 600, 600)
+    assert [clock(60, most, most) for most in (1200, 1900, 2400)] == 3 * [told]
+
+
+@pytest.mark.parametrize(("done", "every"), [(300, 300), (1200, 1200)])
+def test_where_iterations_take_longer_or_less_others_follow_one_that_was_told_before(clock, done, every):
+    before = clock(60, 600, 600)
+    told = clock(60, 600 + done, 600 + done)
+    assert told.every == every
+    assert told.first in before
+    assert told.first > 600 + done
+
+
+def test_no_others_are_told_while_a_site_has_not_done_the_first(clock):
+    told = clock(60, 600, 600)
+    assert clock(60, told.first - 1, 5000) == told
+    assert clock(60, told.first, 10_000) != told
+
+
+def test_a_run_that_stands_still_keeps_its_checkpoints(clock):
+    told = clock(60, 600, 600)
+    assert clock(60, 700, 700) != told
+    told = clock(60, 1300, 1300)
+    assert clock(60, 1300, 1300) == told
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_where_an_iteration_takes_longer_than_a_period_the_next_one_is_kept(clock, done):
+    first, every = clock(60, done, done)
+    assert first == 1 + done + done  # one that has been done takes one more to hear of it
+    assert every == done
 
 
 @pytest.mark.parametrize(

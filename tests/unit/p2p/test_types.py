@@ -301,6 +301,12 @@ def test_a_site_of_a_fed_job_asks_for_its_next_task_without_delay(job, tmp_path)
     assert server["server"]["task_request_interval"] < 1
 
 
+def test_a_site_of_a_fed_job_soon_sends_a_result_again_that_got_no_answer(job, tmp_path):
+    job.export_job(str(tmp_path))
+    (site,) = tmp_path.glob("ring/app_b*/config/config_fed_client.json")
+    assert json.loads(site.read_text())["submit_task_result_timeout"] < 60
+
+
 def test_a_site_keeps_what_its_neighbours_leave():
     assert RING.matrices() == [[[0.9, 0.1, 0], [0, 0.8, 0.2], [0.3, 0, 0.7]]]
 

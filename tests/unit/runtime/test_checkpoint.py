@@ -19,7 +19,7 @@ from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
-from flaremesh.runtime.checkpointing import Checkpointing
+from flaremesh.runtime.checkpointing import Checkpointing, Cuts
 from flaremesh.runtime.history import History
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.site_run import SiteRun
@@ -369,13 +369,53 @@ def test_iterations_go_on_while_a_checkpoint_is_written_and_it_holds_what_was_th
     assert problem.steps == 11
 
 
-def test_however_many_checkpoints_somebody_asks_for_a_few_are_remembered_until_they_are_past(tmp_path):
+def taken(checkpointing, iterations):
+    """After which of these a checkpoint was taken."""
+    for iteration in iterations:
+        checkpointing.take_if_due(iteration, dict)
+        checkpointing.wait()
+        if checkpointing.written == iteration:
+            yield iteration
+
+
+def test_the_iterations_that_all_sites_are_told_come_again_without_a_further_word(tmp_path):
     checkpointing = Checkpointing(Checkpoints(tmp_path), None)
-    for iteration in range(1, 10_000):
-        checkpointing.at(iteration)
-    assert len(checkpointing._asked) < 100
-    checkpointing.take_if_due(10_000, dict)
-    checkpointing.at(10_001)
-    checkpointing.take_if_due(10_001, dict)
-    checkpointing.wait()
-    assert checkpointing.written == 10_001
+    checkpointing.follow(Cuts(4, 3))
+    checkpointing.at(20)
+    assert [*taken(checkpointing, range(1, 21))] == [4, 7, 10, 13, 16, 19, 20]
+
+
+def test_a_single_iteration_that_is_told_comes_once(tmp_path):
+    checkpointing = Checkpointing(Checkpoints(tmp_path), None)
+    checkpointing.follow(Cuts(4, 0))
+    assert [*taken(checkpointing, range(1, 21))] == [4]
+
+
+def test_other_iterations_follow_those_before_from_their_first_one_on(tmp_path):
+    checkpointing = Checkpointing(Checkpoints(tmp_path), None)
+    checkpointing.follow(Cuts(4, 3))
+    checkpointing.follow(Cuts(10, 5))
+    checkpointing.follow(Cuts(10, 5))  # it is said again and again
+    assert [*taken(checkpointing, range(1, 21))] == [4, 7, 10, 15, 20]
+
+
+def test_who_is_told_late_takes_those_that_are_still_to_come(tmp_path):
+    checkpointing = Checkpointing(Checkpoints(tmp_path), None)
+    assert [*taken(checkpointing, range(1, 7))] == []
+    checkpointing.follow(Cuts(4, 3))
+    assert [*taken(checkpointing, range(7, 12))] == [7, 10]
+
+
+def test_however_much_somebody_tells_little_is_remembered(tmp_path):
+    checkpointing = Checkpointing(Checkpoints(tmp_path), None)
+    for first in range(1, 10_000):
+        checkpointing.follow(Cuts(first, 0))
+    assert len(checkpointing._told) == 2
+
+
+@pytest.mark.parametrize(
+    ("cuts", "iteration", "after"),
+    [(Cuts(4, 3), 2, 4), (Cuts(4, 3), 4, 7), (Cuts(4, 3), 5, 7), (Cuts(4, 0), 3, 4), (Cuts(4, 0), 9, 10)],
+)
+def test_the_next_of_them_is_known(cuts, iteration, after):
+    assert cuts.after(iteration) == after

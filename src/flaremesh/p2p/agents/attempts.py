@@ -29,6 +29,7 @@ _POLL_SECONDS = 0.2
 _KILLED = "the server's process of the job ended without a word"
 _STOPPED = "the server was stopped"
 _UNHEARD = {RunState.FINISHED, RunState.ABORTED}  # as long as NVFlare has not noted the end of the job
+_LEAVE_SECONDS = 15.0  # for the sites that are there to end the job that was lost
 _MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
 
 
@@ -98,6 +99,12 @@ class Attempts:
         for _, last in self._last():
             if not last.is_over:
                 yield from ((last.run_id, site, since) for site, since in last.missing.items())
+
+    def patience(self, job: str) -> float:
+        """Seconds that a running job waits for a site that is not heard; 0 where a loss ends the run."""
+        store = self._stores.get(job)
+        last = attempt.read(store) if store else None
+        return last.patience if last and last.job == job else 0.0
 
     def started(self, job: str) -> None:
         """A job has begun."""
@@ -175,7 +182,9 @@ class Attempts:
         if last.fruitless >= _MOST_FRUITLESS:
             self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
             return
-        deadline, jobs = time.monotonic() + last.patience, {last.job}
+        patience = last.patience - self._process.silence(last.sites)  # the attempt before has waited, too
+        patience = max(patience, min(last.patience, _LEAVE_SECONDS))
+        deadline, jobs = time.monotonic() + patience, {last.job}
 
         def missing() -> list[str]:
             nonlocal run

@@ -47,6 +47,7 @@ class ServerAgent(Agent):
         )
         self._attempts.take_up(abandoned)
         self._process.hear_aborts(self._attempts.told_to_end)
+        self._process.bear_with_silence(self._attempts.patience)
         self._logins = Logins(self.workspace)
         guard_logins(startup_files(self.workspace / "startup"), self._logins, fl_ctx)
         super().start(fl_ctx)

@@ -237,11 +237,10 @@ class DistOptController(Controller):
         while set(sites) - self._roster.ended:
             if self._wait(abort_signal):
                 return
-            if (
-                iteration := clock.due(max(self._roster.latest(site).iteration for site in sites))
-            ) is not None:
+            reached = [self._roster.latest(site).iteration for site in sites]
+            if cuts := clock.due(min(reached), max(reached)):
                 for site in sites:
-                    self._cell.post(site, CHECKPOINT, b"%d" % iteration)
+                    self._cell.post(site, CHECKPOINT, b"%d %d" % cuts)
 
     def _task(self, name: Task, data: dict[str, Any]) -> ControllerTask:
         shareable = DXO(data_kind=DataKind.APP_DEFINED, data=data).to_shareable()

@@ -112,7 +112,7 @@ class AlgorithmExecutor(RunExecutor):
             resume=member.checkpoints.read(resume) if member.checkpoints and resume else None,
         )
         if member.checkpoints:
-            member.hear_checkpoints(native.run.checkpoint_at)
+            member.hear_checkpoints(native.run.follow_checkpoints)
         return native
 
     @override

@@ -1,6 +1,7 @@
 """A site in a run, from its configuration to its end: its link, metrics and progress."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,13 @@ from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.runtime.checkpoint import Checkpoints
+from flaremesh.runtime.checkpointing import Cuts
 
-_CHECKPOINTS = "checkpoints"  # the folder in the run's store
 _log = logging.getLogger(__name__)
 
-_MOST_DIGITS = 10  # of an iteration
+_CHECKPOINTS = "checkpoints"  # the folder in the run's store
+_CUTS = re.compile(rb"(\d{1,10}) (\d{1,10})")
+_MOST_CUTS = 32  # bytes, more than there can be
 
 
 @dataclass(frozen=True)
@@ -166,12 +169,12 @@ class Member:
                 except OSError as error:  # e.g. no room: the line of its end says that nothing was told
                     _log.error("the audit log will not say what left this site: %s", error)
 
-    def hear_checkpoints(self, keep: Callable[[int], None]) -> None:
-        """Call ``keep`` with each iteration whose state the server names for a checkpoint."""
+    def hear_checkpoints(self, follow: Callable[[Cuts], None]) -> None:
+        """Call ``follow`` with the iterations that the server names for checkpoints."""
 
         def deliver(sender: str, data: Payload) -> None:
-            if sender == SERVER and len(data) <= _MOST_DIGITS and (digits := bytes(data)).isdigit():
-                keep(int(digits))
+            if sender == SERVER and (numbers := _CUTS.fullmatch(bytes(data[:_MOST_CUTS]))):
+                follow(Cuts(int(numbers[1]), int(numbers[2])))
 
         if self.cell is not None:
             self.cell.listen(CHECKPOINT, deliver)

@@ -23,6 +23,7 @@ from flaremesh.p2p.executors.part import START_SECONDS, Part
 from flaremesh.p2p.executors.ported import require_free_names
 from flaremesh.p2p.extra import positive
 from flaremesh.p2p.fed_job import prepare
+from flaremesh.p2p.nvflare.jobs import SITE_PARAMETERS
 from flaremesh.p2p.tasks import (
     ADDRESS,
     ADDRESSES,
@@ -118,6 +119,7 @@ class RunExecutor(Executor, ABC):
     def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
         """Called by FedJob."""
         prepare(job, self)
+        job.add_params(SITE_PARAMETERS, ctx)
         super().add_to_fed_job(job, ctx, **kwargs)
 
     @override

@@ -20,6 +20,11 @@ SERVER_PARAMETERS: Final = {
 }
 """NVFlare's settings of the server in a flaremesh job."""
 
+SITE_PARAMETERS: Final = {
+    "submit_task_result_timeout": 15.0,  # seconds until a result without an answer is sent again; else 300
+}
+"""NVFlare's settings of the sites in a flaremesh job."""
+
 FIRST_FAILURE: Final = "first_failure"
 """Key of a job's meta: the site whose process failed first, unless the job was aborted before."""
 

@@ -3,6 +3,8 @@
 This hides NVFlare's server engine, its job runner and its job manager.
 """
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -22,7 +24,10 @@ from flaremesh.p2p.nvflare.jobs import id_of, job_of
 from flaremesh.topology.schema import SERVER
 from flaremesh.waiting import wait_while
 
+_log = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.1
+_SILENT = "client dead"  # what NVFlare tells a job of a site that has not been heard for heart_beat_timeout
 _NOT_BEGUN = {RunStatus.SUBMITTED.value, RunStatus.APPROVED.value, RunStatus.DISPATCHED.value}
 _NEVER_BEGUN = {RunStatus.FINISHED_CANT_SCHEDULE.value, RunStatus.FAILED_TO_RUN.value}
 _SUBMITTER = {
@@ -40,6 +45,7 @@ class ServerProcess:
     def __init__(self, fl_ctx: FLContext):
         self._engine = fl_ctx.get_engine()
         self._runner = self._engine.get_component(SystemComponents.JOB_RUNNER)
+        self._silent_since: dict[str, float] = {}  # when a job was, or would have been, told so
 
     @property
     def cell(self) -> ParticipantCell | None:
@@ -108,6 +114,40 @@ class ServerProcess:
             set_admin_server(admin_server)
 
         server.set_admin_server = set_heard
+
+    def bear_with_silence(self, patience: Callable[[str], float]) -> None:
+        """From now on, tell a job only ``patience(its id)`` seconds later that a site of it is not heard.
+
+        A site that is heard again before that is none of its business: sites that cannot reach the server, or
+        are not reached by it, may still reach each other.
+        """
+        notify, waiting = self._engine.notify_dead_job, dict[tuple[str, str], threading.Timer]()
+
+        def notify_late(job_id: str, site: str, reason: str) -> None:
+            seconds = 0.0
+            if reason == _SILENT:
+                seconds, self._silent_since[site] = patience(job_id), time.monotonic()
+            if (earlier := waiting.pop((job_id, site), None)) is not None:
+                earlier.cancel()  # it has been heard since, or something worse has happened
+            if seconds:
+                _log.warning("%s is not heard: the job %s waits for it for %g s", site, job_id, seconds)
+                timer = waiting[job_id, site] = threading.Timer(seconds, notify_if_silent, (job_id, site))
+                timer.daemon = True
+                timer.start()
+            else:
+                notify(job_id, site, reason)
+
+        def notify_if_silent(job_id: str, site: str) -> None:
+            if not self.knows(site) and job_id in self.running_jobs():
+                notify(job_id, site, _SILENT)
+
+        self._engine.notify_dead_job = notify_late
+
+    def silence(self, sites: Collection[str]) -> float:
+        """For how many seconds the one of ``sites`` has been silent that was heard last the longest ago."""
+        now = time.monotonic()
+        since = [now - self._silent_since.get(site, now) for site in sites if not self.knows(site)]
+        return max(since, default=0.0)
 
     def note(self, job_id: str, entries: Mapping[str, Any]) -> None:
         """Add entries to what NVFlare keeps of a job, its meta; nothing if an admin has removed it."""
