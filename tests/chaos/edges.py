@@ -34,6 +34,16 @@ def deaf(one: psutil.Process, other: psutil.Process) -> Iterator[int]:
 
 
 @contextmanager
+def severed(one: psutil.Process, other: psutil.Process) -> Iterator[int]:
+    """As `deaf`, and neither of them takes in new connections, from whomever."""
+    doors = [(end, p) for p in (one, other) for end in p.net_connections("tcp") if not end.raddr]
+    with _ends(one, other) as ends, ExitStack() as handles:
+        listening = [handles.enter_context(_handle(process, end.fd)) for end, process in doors]
+        with _losing([*ends, *listening]):
+            yield len(ends) // 2
+
+
+@contextmanager
 def cut_off(process: psutil.Process) -> Iterator[int]:
     """A process loses whatever arrives from others than its children; gives how many sockets it has for it.
 

@@ -175,6 +175,8 @@ class Stopped(Fault):
 
 class StoppedForLong(Fault):
     title = "SIGSTOP of a site's job process, for longer than peer_timeout"
+    limit = 35.0
+    """NVFlare kills a process that does not end itself after 10 s."""
 
     def strike(self, run: Running, random: Random) -> Strike:
         site = random.choice(run.sites)

@@ -45,7 +45,8 @@ def assemble(
     sources = frozenset(peer for hood in schedule for peer in hood.in_weights)
     targets = frozenset(peer for hood in schedule for peer in hood.out)
     if tolerance is not None and mode != "direct":
-        tolerance = tolerance._replace(redial=0)  # the relay carries what is cut, and tells who lives
+        # the relay carries what is cut, and tells who lives
+        tolerance = tolerance._replace(redial=0, unheard=tolerance.redial)
     inbox = Inbox(cancelled)
     edges = Edges(schedule[0].site, run_id, sources, targets, inbox, observer, tolerance=tolerance)
     carriers: list[Carrier] = []  # the best one first

@@ -54,7 +54,7 @@ class Unable(NamedTuple):
 
 
 Lost: TypeAlias = Callable[[str, str, Sequence[Message]], None]
-"""(peer, cause, messages that it has not acknowledged, oldest first): a carrier has lost an edge for good."""
+"""(peer, cause, messages that it has not acknowledged, oldest first): a carrier has lost an edge."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Edges:
         connected: in-neighbours to which there is a connection, each with what ends it: while there is one,
             their messages come by no other carrier.
         arriving: by what the messages of an in-neighbour come, where one has come.
+        settled: out-neighbours to which a carrier takes over from others, each with whether all that it has
+            taken over has arrived: only then another one may have the edge back.
     """
 
     site: str
@@ -85,6 +87,7 @@ class Edges:
     tolerance: Tolerance | None = None
     connected: dict[str, Callable[[], None]] = field(default_factory=dict)
     arriving: dict[str, LinkKind] = field(default_factory=dict)
+    settled: dict[str, Callable[[], bool]] = field(default_factory=dict)
 
     @property
     def vouched(self) -> bool:
@@ -145,7 +148,8 @@ class Carrier(ABC):
 
         Args:
             addresses: of the sites that have one.
-            lost: called from any thread, at most once for each edge that was made ready.
+            lost: called from any thread whenever an edge that was made ready is lost: `send` takes on nothing
+                more to the peer, unless the carrier has made the edge again.
             timeout: seconds that this may take.
 
         Raises:
@@ -154,7 +158,7 @@ class Carrier(ABC):
 
     @abstractmethod
     def send(self, peer: str, message: Message) -> str | None:
-        """Take on one message and return at once; returns why if there is no link to ``peer`` any more.
+        """Take on one message and return at once; returns why if there is no link to ``peer`` now.
 
         Args:
             peer: an out-neighbour.

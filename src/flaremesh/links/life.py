@@ -29,10 +29,13 @@ class Tolerance(NamedTuple):
     Attributes:
         redial: seconds for which an edge that is cut is dialled again.
         straggler: seconds to wait for a neighbour that is alive.
+        unheard: seconds to wait for a neighbour that is relayed and gives no sign: it, or this site, may not
+            reach the server.
     """
 
     redial: float
     straggler: float = math.inf
+    unheard: float = 0.0
 
 
 class Signs:

@@ -8,10 +8,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from typing_extensions import override
 
+from flaremesh.links import life
 from flaremesh.links.authentication import Greeter
 from flaremesh.links.carrier import Address, Carrier, Edges, Lost, Message, Unable
 from flaremesh.links.credentials import Credentials
@@ -65,6 +67,7 @@ class RelayCarrier(Carrier):
         peers = edges.sources | edges.targets
         self._greeter = Greeter(edges.site, edges.run_id, peers, credentials) if credentials else None
         self._life = RelayedLife(peers)
+        edges.settled.update({peer: partial(self._settled, peer) for peer in edges.targets})
         self._state = threading.Condition()
         self._closed = False
         self._keeper = threading.Thread(target=self._keep, name="relay-keeper", daemon=True)
@@ -158,6 +161,21 @@ class RelayCarrier(Carrier):
         edge = self._incoming.get(peer)
         return -math.inf if edge is not None and edge.oversized else self._life.heard(peer)
 
+    @override
+    def healing(self, peer: str) -> float:
+        tolerance = self._edges.tolerance
+        if tolerance is None or peer in self._edges.connected:
+            return -math.inf
+        heard = self.heard(peer)
+        is_silent = time.monotonic() > heard + life.SILENT_SECONDS
+        return heard + tolerance.unheard if is_silent else -math.inf
+
+    def _settled(self, peer: str) -> bool:
+        """Whether all that was sent to ``peer`` has arrived."""
+        edge = self._outgoing[peer]
+        with self._state:
+            return not edge.unacknowledged and not edge.waiting
+
     def _authenticated(self, sender: str, data: Payload) -> Payload:
         """The frame that ``sender`` has made; greetings prove it by what they hold."""
         if sender not in self._outgoing and sender not in self._incoming:
@@ -189,7 +207,10 @@ class RelayCarrier(Carrier):
         if frame.sequence > edge.received + _WINDOW_FRAMES or len(frame.payload) == 0 < frame.total:
             raise FrameError(Refusal.MALFORMED)
         greets = frame.iteration == _HELLO and frame.total == 0
-        end_connection = None if greets else self._edges.connected.get(sender)
+        new = frame.sequence > edge.received and frame.sequence not in edge.beyond
+        # one over which nothing has come yet may be there already: its sender waits until all of this has
+        settled = not new or greets or self._edges.arriving.get(sender) is self.kind
+        end_connection = None if settled else self._edges.connected.get(sender)
         if end_connection is not None:
             end_connection()  # which its sender has given up, though the network has not told this end
             raise FrameError(Refusal.CARRIER)  # not acknowledged: it is taken once that connection is gone

@@ -33,6 +33,7 @@ class RoutedLink(Link):
         self._edges, self._carriers = edges, carriers
         self._inbox, self._observer = edges.inbox, edges.observer
         self._routes = {peer: list(carriers) for peer in edges.targets}
+        self._carrying: dict[str, Carrier] = {}  # the carrier of each edge
         self._deadline = None if edges.tolerance is None else self.deadline
         self._closed = False
 
@@ -68,6 +69,7 @@ class RoutedLink(Link):
                     causes[peer] = unable[peer].cause
                 elif peer not in chosen:
                     chosen.add(peer)
+                    self._carrying[peer] = carrier
                     reason = f" ({causes[peer]})" if peer in causes else ""
                     _log.info("%s -> %s: %s%s", site, peer, carrier.kind, reason)
                     self._observer.linked(peer, carrier.kind, wanted[peer])
@@ -161,8 +163,18 @@ class RoutedLink(Link):
             cause = carrier.send(peer, message)
             if cause is None:
                 self._observer.sent(peer, message.length)
+                if carrier is not self._carrying.get(peer, carrier):
+                    self._note(peer, carrier)
                 return
         raise self._gone(peer, cause)
+
+    def _note(self, peer: str, carrier: Carrier) -> None:
+        """Say that a carrier has an edge back; of a loss `_lost` says more."""
+        route = self._routes[peer]
+        if route.index(carrier) < route.index(self._carrying[peer]):
+            self._carrying[peer] = carrier
+            _log.warning("%s -> %s: from now on %s again", self._edges.site, peer, carrier.kind)
+            self._observer.linked(peer, carrier.kind, route[0].kind)
 
     def _gone(self, peer: str, cause: str | None) -> EdgeLost:
         kinds = " and ".join(carrier.kind for carrier in self._carriers)
@@ -181,6 +193,7 @@ class RoutedLink(Link):
             "%s -> %s: the %s link is lost (%s), from now on %s",
             *(self._edges.site, peer, carrier.kind, cause, rest[0].kind),
         )
+        self._carrying[peer] = rest[0]
         self._observer.linked(peer, rest[0].kind, carrier.kind)
         rest[0].assure(peer)
         try:

@@ -5,11 +5,11 @@ from contextlib import closing
 
 import pytest
 from direct_mesh import Proxy, edges_of, exchange, message
-from test_hostile import Receiver, acknowledgement, answer, connect, greeted
+from test_hostile import Receiver, acknowledgement, greeted
 
 from flaremesh.links import Key, Link, LinkKind, PeerBehind, Refusal, send_in_time
 from flaremesh.links.direct import DirectCarrier, outgoing
-from flaremesh.links.frame import HEADER_BYTES, Frame, Kind, pack, run_digest
+from flaremesh.links.frame import Frame, Kind, pack, run_digest
 from flaremesh.links.relay import RelayCarrier
 
 RUN = run_digest("run")
@@ -223,15 +223,19 @@ def test_the_relay_takes_over_where_the_network_tells_one_end_alone_that_a_conne
     assert b.changes == {("a", LinkKind.RELAY): 1}
 
 
-def test_an_edge_that_changed_its_carrier_does_not_change_back(sites, authority):
-    of_a = authority.issue("a")
+def test_a_relayed_message_that_is_repeated_ends_no_direct_link_that_was_made_since(sites, authority):
+    of_a, posted = authority.issue("a"), []
     sites.add("a", [], ["b"], mode="relay", credentials=of_a)
-    address = sites.add("b", ["a"], []).address
+    address, b = sites.add("b", ["a"], []).address, sites.observers["b"]
     assert not any(sites.open().values())
+    deliver = sites.delivering["b"]
+    sites.delivering["b"] = lambda sender, data: [posted.append(bytes(data)), deliver(sender, data)]
     assert exchange(sites, [("a", "b")], 3, lambda sender, k: b"%d" % k) == []
-    with connect(address, of_a) as connection:
-        connection.sendall(pack(Frame(Kind.HELLO, 0, 0, 0, 0, 0, 0, b""), RUN))
-        refusal = answer(connection)
-        assert refusal.kind is Kind.REFUSED
-        assert connection.recv(HEADER_BYTES) == b"carrier"
-    assert sites.observers["b"].refusals == {("a", Refusal.CARRIER): 1}
+    with greeted(address, of_a) as connection:
+        connection.sendall(pack(Frame(Kind.DATA, 1, 0, 3, 0, 0, 1, b"x"), RUN))
+        assert b.wait_for(lambda: b.changes["a", LinkKind.DIRECT] == 1)
+        for data in posted:
+            deliver("a", data)
+        connection.sendall(pack(Frame(Kind.DATA, 2, 0, 4, 0, 0, 1, b"y"), RUN))
+        assert bytes(sites.links["b"].receive([Key(4, 0, "a")], 10)[Key(4, 0, "a")]) == b"y"
+    assert not b.refusals

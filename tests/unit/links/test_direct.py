@@ -117,6 +117,84 @@ def test_an_edge_that_cannot_be_made_again_is_relayed_without_losing_an_iteratio
     assert sites.observers["b"].links == {"a": LinkKind.DIRECT}
 
 
+@pytest.fixture
+def returning(behind_proxy, monkeypatch):
+    """Two sites, of which one has gone over to the relay and dials again ten times a second."""
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
+    monkeypatch.setattr(outgoing, "_ATTEMPT_SECONDS", 0.5)
+    monkeypatch.setattr(outgoing, "_RETURN_SECONDS", 0.1)
+    monkeypatch.setattr(outgoing, "_RETURN_SECONDS_MAX", 0.1)
+    sites, proxy = behind_proxy
+
+    def go_over():
+        proxy.passing.clear()
+        proxy.cut()
+        assert sites.observers["a"].wait_for(lambda: sites.observers["a"].links["b"] is LinkKind.RELAY)
+
+    return sites, proxy, go_over
+
+
+def refused(observer, peer):
+    """Why what a peer sent was refused; an attempt to connect that was cut off is nobody's."""
+    return {reason for sender, reason in observer.refusals if sender == peer}
+
+
+def test_an_edge_that_is_relayed_returns_to_the_direct_link_and_nothing_is_lost_or_doubled(returning):
+    sites, proxy, go_over = returning
+    a, b = sites.observers["a"], sites.observers["b"]
+    assert exchange(sites, BOTH, 5, numbered(70_000)) == []
+    start = 5
+    for _ in range(3):
+        go_over()
+        assert exchange(sites, BOTH, 5, numbered(70_000), start=start) == []
+        proxy.passing.set()
+        start += 5
+        while a.links["b"] is LinkKind.RELAY:  # it returns with a message
+            assert exchange(sites, BOTH, 5, numbered(70_000), start=start) == []
+            start += 5
+            assert start < 5000
+    relayed = sites.relayed["a", "b"]
+    assert exchange(sites, BOTH, 5, numbered(70_000), start=start) == []
+    assert sites.relayed["a", "b"] - relayed < 70_000  # late acknowledgements at most
+    assert b.changes == {("a", LinkKind.RELAY): 3, ("a", LinkKind.DIRECT): 3}
+    assert a.links == a.wanted == {"b": LinkKind.DIRECT}
+    assert not refused(b, "a")
+    assert b.received_bytes["a"] == 70_000 * (start + 5)
+
+
+def test_it_returns_although_the_relay_loses_and_repeats_what_it_brings(returning):
+    sites, proxy, go_over = returning
+    go_over()
+    sites.repeating, sites.losing = True, 3
+    assert exchange(sites, BOTH, 5, numbered(700)) == []
+    proxy.passing.set()
+    start = 5
+    while sites.observers["a"].links["b"] is LinkKind.RELAY:
+        assert exchange(sites, BOTH, 5, numbered(700), start=start) == []
+        start += 5
+    assert exchange(sites, BOTH, 5, numbered(700), start=start) == []
+    assert not refused(sites.observers["b"], "a")
+
+
+def test_it_stays_relayed_as_long_as_what_was_relayed_has_not_arrived(returning, monkeypatch):
+    monkeypatch.setattr(outgoing, "_SETTLE_SECONDS", 0.1)
+    sites, proxy, go_over = returning
+    go_over()
+    a, b = sites.links["a"], sites.links["b"]
+    a.send("b", Key(0, 0, "a"), [b"0"])
+    b.receive([Key(0, 0, "a")], 10)
+    sites.losing = 10**6
+    a.send("b", Key(1, 0, "a"), [b"1"])
+    before = proxy.connections
+    proxy.passing.set()
+    assert proxy.carries(before + 5)  # each of which is given up
+    a.send("b", Key(2, 0, "a"), [b"2"])
+    assert Key(2, 0, "a") not in b._inbox
+    sites.losing = 0
+    arrived = b.receive([Key(k, 0, "a") for k in (1, 2)], 20)
+    assert {key.iteration: bytes(data) for key, data in arrived.items()} == {1: b"1", 2: b"2"}
+
+
 def test_in_mode_direct_nothing_takes_the_relay_after_a_link_is_lost(proxies, sites, monkeypatch):
     monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
     sites.add("a", [], ["b"], mode="direct")

@@ -83,7 +83,7 @@ def test_a_straggler_is_named_with_what_to_do(sites, mode):
 
 @pytest.mark.parametrize("mode", ["direct", "relay"])
 def test_a_site_whose_run_has_ended_without_a_word_gives_no_sign(sites, mode):
-    a, b = linked(sites, mode)
+    a, b = linked(sites, mode, Tolerance(redial=SILENCE))
     sent = Key(0, 0, "a")
     a.send("b", sent, [b"x"])
     run = threading.Thread(target=b.receive, args=([sent], 10))
@@ -199,6 +199,34 @@ def test_a_connection_that_a_router_has_forgotten_is_made_again(behind_proxy):
     assert exchange(sites, BOTH, 10, lambda sender, k: b"%d" % k) == []
 
 
+@pytest.fixture
+def unreached(sites):
+    """(patience) -> two sites that had signs of each other by a server that nobody reaches any more."""
+
+    def unreached(patience):
+        a, b = linked(sites, "relay", Tolerance(redial=patience))
+        assert not wait_while(lambda: a._heard("b") < 0, 10, 0.01)
+        sites.losing = 10**6
+        return a, b
+
+    return unreached
+
+
+def test_a_relayed_neighbour_is_waited_for_while_nobody_reaches_the_server(sites, unreached):
+    a, b = unreached(patience=30)
+    b.send("a", KEY, [b"sent meanwhile"])
+    threading.Timer(LATE, setattr, (sites, "losing", 0)).start()
+    assert bytes(a.receive([KEY], SILENCE)[KEY]) == b"sent meanwhile"
+
+
+def test_when_the_patience_is_over_a_relayed_neighbour_is_lost(unreached):
+    a, _ = unreached(patience=LATE)
+    started = time.monotonic()
+    with pytest.raises(PeerTimeout, match="b"):
+        a.receive([KEY], SILENCE)
+    assert LATE / 2 < time.monotonic() - started < 3 * LATE
+
+
 def test_an_edge_that_went_over_to_the_relay_tells_there_that_its_site_lives(sites, proxies, monkeypatch):
     monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.2)
     for name, other in BOTH:
@@ -232,7 +260,7 @@ def test_a_flood_of_signs_is_cut_off(authority):
 
 def test_relayed_signs_that_are_forged_or_repeated_are_no_signs(sites):
     posted = []
-    linked(sites, "relay")
+    linked(sites, "relay", Tolerance(redial=SILENCE))
     deliver, refusals = sites.delivering["a"], sites.observers["a"].refusals
     sites.delivering["a"] = lambda sender, data: posted.append(data)
 

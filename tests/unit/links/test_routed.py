@@ -98,6 +98,17 @@ def test_what_a_lost_carrier_did_not_deliver_arrives_once_by_the_next(make):
     assert observer.wanted == {"b": LinkKind.DIRECT}
 
 
+def test_an_edge_that_a_better_carrier_has_again_goes_by_that(make):
+    link, (direct, relay), observer, _ = make(LinkKind.DIRECT, LinkKind.RELAY)
+    link.open({}, 1)
+    direct.lose("b", "it is gone")
+    send(link, 0)
+    direct.gone = None
+    send(link, 1)
+    assert [len(direct.under_way), len(relay.under_way)] == [1, 1]
+    assert observer.links == observer.wanted == {"b": LinkKind.DIRECT}
+
+
 def test_a_peer_that_no_carrier_reaches_is_named_with_the_cause(make):
     link, _, _, _ = make(LinkKind.DIRECT, unable={LinkKind.DIRECT: Unable("it has no link address", True)})
     with pytest.raises(LinkError, match="a has no direct link to b: it has no link address"):

@@ -65,7 +65,12 @@ class DirectCarrier(Carrier):
                 edges.observer.refused,
             )
             self._outgoing[peer] = Outgoing(
-                dialler, lost, edges.inbox.fail, edges.tolerance, lambda: edges.vouched
+                dialler,
+                lost,
+                edges.inbox.fail,
+                edges.tolerance,
+                lambda: edges.vouched,
+                edges.settled.get(peer),
             )
         unable = {
             peer: Unable("it has no link address", by_design=True)
@@ -121,7 +126,5 @@ class DirectCarrier(Carrier):
         edge = self._incoming.get(name)
         if edge is None:
             return Refusal.STRANGER
-        if self._edges.arriving.get(name, self.kind) is not self.kind:
-            return Refusal.CARRIER  # it has given this one up, and no site takes one up again
         edge.offer(connection)
         return None

@@ -1,5 +1,6 @@
 """The sending end of a direct edge: dials, writes, keeps what is unacknowledged, and dials again."""
 
+import logging
 import math
 import select
 import socket
@@ -21,12 +22,18 @@ from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, u
 from flaremesh.links.life import Tolerance
 from flaremesh.links.link import Cancelled, Refusal, require_room
 
+_log = logging.getLogger(__name__)
+
 _Made: TypeAlias = tuple[ssl.SSLSocket, int]  # a connection, and how many messages the peer has got
 
 _DIAL_SECONDS = 5.0  # to make a link, or to make it again, in however many attempts
 _ATTEMPT_SECONDS = 3.0  # for one of them, where the edge is patient: then the next one may find a way
 _BACKOFF_SECONDS = 0.05  # after the first failed attempt; after each further one twice as long
 _BACKOFF_SECONDS_MAX = 1.0
+_RETURN_SECONDS = 5.0  # after an edge was handed over; after each attempt to have it back twice as long
+_RETURN_SECONDS_MAX = 120.0
+_SETTLE_SECONDS = 5.0  # for what the other carrier has taken on to arrive
+_SETTLE_POLL_SECONDS = 0.01
 _POLL_SECONDS = 0.2  # how soon an abort is noticed
 
 
@@ -41,10 +48,13 @@ class Outgoing:
 
     Args:
         dialler: of the out-neighbour.
-        lost: called once where the edge was made, broke, and could not be made again in time.
+        lost: called where the edge was made, broke, and could not be made again in time; with ``settled``,
+            it may be made again later.
         fail: called once, instead, where it broke because one end does not accept the other.
         tolerance: see Edges.
         vouched: see Edges.
+        settled: whether all that another carrier took over has arrived, so that the edge may come back; None
+            where there is no other.
     """
 
     def __init__(
@@ -54,10 +64,11 @@ class Outgoing:
         fail: Callable[[LinkError], None],
         tolerance: Tolerance | None = None,
         vouched: Callable[[], bool] = lambda: False,
+        settled: Callable[[], bool] | None = None,
     ):
         self._dialler, self._peer, self._run = dialler, dialler.peer, dialler.run
         self._lost, self._fail = lost, fail
-        self._tolerance, self._vouched = tolerance, vouched
+        self._tolerance, self._vouched, self._elsewhere_settled = tolerance, vouched, settled
         self.heard = -math.inf
         self._broken: float | None = None  # when the last connection broke; None while there is one
         self._state = threading.Condition()
@@ -176,8 +187,9 @@ class Outgoing:
                 self._give_up(str(error))
                 return
             except OSError as error:
-                self._give_up(cause_of(error))
-                return
+                if not self._give_up(cause_of(error)) or (made := self._come_back()) is None:
+                    return
+                continue
             if connection is None:
                 return
             made, cause = None, None
@@ -218,6 +230,39 @@ class Outgoing:
             if self._closed.wait(pause):
                 return None
             pause = min(2 * pause, _BACKOFF_SECONDS_MAX)
+
+    def _come_back(self) -> _Made | None:
+        """Dial now and then an edge that another carrier has, and take it back; None: it stays there."""
+        pause = _RETURN_SECONDS
+        while self._elsewhere_settled is not None and not self._closed.wait(pause):
+            pause = min(2 * pause, _RETURN_SECONDS_MAX)
+            try:
+                connection, arrived = made = self._dialler.dial(_ATTEMPT_SECONDS)
+            except LinkRefused as error:
+                _log.warning("%s; the edge is not dialled again", error)
+                return None
+            except OSError:
+                continue
+            with self._state:
+                if not self._settled <= arrived <= self._sequence:
+                    connection.close()
+                    return None
+                self._settled = self._sequence = arrived  # what came after it went by the other carrier
+                self._next = arrived + 1
+                self._gone = None  # messages wait here from now on, and none goes by the other carrier
+            if self._is_settled_elsewhere():
+                return made
+            connection.close()
+            if not self._give_up("what was relayed has not arrived"):
+                return None
+        return None
+
+    def _is_settled_elsewhere(self) -> bool:
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while self._elsewhere_settled is not None and not self._elsewhere_settled():
+            if time.monotonic() > deadline or self._closed.wait(_SETTLE_POLL_SECONDS):
+                return False
+        return True
 
     def _adopt(self, made: _Made | None) -> ssl.SSLSocket | None:
         """Use a connection from now on."""
@@ -328,17 +373,20 @@ class Outgoing:
             self._bytes -= self._messages.popleft().length
         self._state.notify_all()
 
-    def _give_up(self, cause: str) -> None:
+    def _give_up(self, cause: str) -> bool:
+        """Take on nothing more; returns whether what was not acknowledged was handed to another carrier."""
         with self._state:
             self._gone = cause
             untaken = list(self._messages)
             self._messages.clear()
+            self._bytes = 0
             first, self._tried = not self._tried, True
             closed = self._closed.is_set()  # a later close() waits until this thread has handed the rest on
             self._state.notify_all()
         if first or closed:
-            return
+            return False
         if self._refused is not None:
             self._fail(self._refused)
-        else:
-            self._lost(self._peer, cause, untaken)
+            return False
+        self._lost(self._peer, cause, untaken)
+        return True
