@@ -107,9 +107,10 @@ format: $(READY) ## Format and fix what the linter can fix
 	$(BIN)/ruff check --fix
 
 .PHONY: bench
-bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS, and the export of metrics; writes build/bench/
+bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS, the export of metrics and checkpoints; writes build/bench/
 	$(BIN)/python -m bench.links
 	$(BIN)/python -m bench.export
+	$(BIN)/python -m bench.checkpoints
 
 .PHONY: lock
 lock: $(READY) ## Pin the newest allowed packages in requirements/, with hashes (TORCH_INDEX=URL: those of torch's build there)

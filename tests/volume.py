@@ -36,7 +36,7 @@ def volume(folder: Path, kibibytes: int) -> Iterator[Volume]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, text=True)
     if mounted.returncode:
-        lacking(f"no file system can be mounted: {mounted.stderr.strip()}", "sudo", ci_has_it=False)
+        lacking(f"no file system can be mounted: {mounted.stderr.strip()}", "sudo make test", ci_has_it=False)
     try:
         yield Volume(folder)
     finally:
