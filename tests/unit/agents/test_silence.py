@@ -9,7 +9,7 @@ from flaremesh.p2p.nvflare.server import ServerProcess
 from flaremesh.waiting import wait_while
 
 SILENT = "client dead"
-PATIENCE = 0.2
+PATIENCE = 0.5
 
 
 class Engine:
@@ -56,7 +56,7 @@ def test_a_site_that_stays_silent_is_told_of_when_the_patience_is_over(engine):
 def test_a_site_that_is_heard_again_in_time_is_told_of_to_nobody(engine):
     engine.notify_dead_job("patient", "bonn", SILENT)
     engine.heard.add("bonn")
-    assert told(engine, 3 * PATIENCE) == []
+    assert told(engine, 2 * PATIENCE) == []
 
 
 def test_a_later_silence_has_a_patience_of_its_own(engine):
@@ -78,7 +78,7 @@ def test_who_is_known_to_be_lost_is_told_of_at_once(engine, job, reason):
 def test_a_job_that_has_ended_meanwhile_is_told_nothing(engine):
     engine.notify_dead_job("patient", "bonn", SILENT)
     del engine.runner.running_jobs["patient"]
-    assert told(engine, 3 * PATIENCE) == []
+    assert told(engine, 2 * PATIENCE) == []
 
 
 def test_how_long_a_site_has_been_silent_is_known_until_it_is_heard(process, engine):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from flaremesh.links.life import Tolerance
 from flaremesh.p2p.extra import ExtraError, flag, planned_iterations, positive, tolerance_of, whole
 
 
@@ -36,8 +37,8 @@ def test_iterations_are_shown_where_the_run_says_how_many(extra, planned):
 
 
 def test_a_live_straggler_is_waited_for_without_end_unless_the_run_says_otherwise():
-    assert tolerance_of({"patience": 30}) == (30, math.inf)
-    assert tolerance_of({"patience": 30, "straggler_timeout": 90}) == (30, 90)
+    assert tolerance_of({"patience": 30}) == Tolerance(30, math.inf)
+    assert tolerance_of({"patience": 30, "straggler_timeout": 90}) == Tolerance(30, 90)
 
 
 @pytest.mark.parametrize("value", [0, -1, "long", True, math.inf])

@@ -245,6 +245,7 @@ class Outgoing:
                 continue
             with self._state:
                 if not self._settled <= arrived <= self._sequence:
+                    _log.warning("%s", self._dialler.refusal(FrameError(Refusal.MALFORMED)))
                     connection.close()
                     return None
                 self._settled = self._sequence = arrived  # what came after it went by the other carrier
