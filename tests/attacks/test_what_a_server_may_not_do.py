@@ -90,7 +90,8 @@ def test_an_app_that_was_signed_for_others_is_refused(mesh: AttackedMesh, app: P
     assert all_say(deploy(mesh, app), "that is another site's")
 
 
-def test_a_signed_job_is_good_for_one_run(mesh: AttackedMesh, app: Path) -> None:
+def test_a_signed_job_that_waits_for_nobody_is_good_for_one_run(mesh: AttackedMesh, app: Path) -> None:
+    order.write(replace(order.read(app), on_loss="fail"), app)
     sign(mesh, app, LEAD)
     job = str(uuid.uuid4())
     assert all_say(deploy(mesh, app, job), "deployed")
