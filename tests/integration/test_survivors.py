@@ -1,9 +1,9 @@
-"""Runs that lose a site for good go on without it, to the minimiser of the sum of those that are left."""
+"""Runs that lose a site for good go on without it, and with it again once it is back."""
 
 from pathlib import Path
 
 import pytest
-from running_mesh import running_mesh
+from running_mesh import START_SECONDS, running_mesh
 from safetensors.torch import load_file
 from test_resumed_runs import DIGITS, Once, kill
 
@@ -47,3 +47,25 @@ def test_the_sites_that_are_left_come_to_the_minimiser_of_their_own_sum(tmp_path
         assert after.sites == LEFT
         assert {"bonn": after.since} in shown
         assert values_of(mesh, result) == pytest.approx(dict.fromkeys(LEFT, 3.0), abs=1e-9)
+
+
+@pytest.mark.timeout(300)
+def test_with_a_site_that_is_back_they_come_to_the_minimiser_of_the_whole_sum(tmp_path: Path):
+    run = load(DIGITS).run
+    options = type(run).model_validate(run.model_dump() | OPTIONS | {"iterations": 30_000})
+    with running_mesh(tmp_path, DIGITS, run=options) as mesh:
+        warned = []
+        lose = Once("bonn", 2000, lambda run_id: kill(mesh, "bonn"))
+        start_again = []
+
+        def show(run_id, progress):
+            lose(run_id, progress)
+            if progress.missing and progress.state == "running" and not start_again:
+                start_again.append(mesh.target.up(START_SECONDS))
+
+        result = mesh.run("back", show, warned.append)
+        assert [set(members.sites) for members in result.members] == [set(VALUES), set(LEFT), set(VALUES)]
+        assert [members.since for members in result.members] == sorted({m.since for m in result.members})
+        assert result.missing == {}
+        assert len([told for told in warned if "goes on once all are back" in told]) == 1
+        assert values_of(mesh, result) == pytest.approx(dict.fromkeys(VALUES, 4.75), abs=1e-9)

@@ -98,10 +98,10 @@ class Algorithm(Protocol[State]):
 
 @runtime_checkable
 class Repairable(Algorithm[State], Protocol[State]):
-    """An algorithm that goes on when sites leave or join, and leads where those that take part would have it."""
+    """An algorithm that goes on when sites leave or join, and leads where those that stay would have it."""
 
     def repair(self, state: State, x0: Tensor, gradient: Gradient) -> State:
-        """What a site's state becomes when all sites go on from the same iteration without some, or with more.
+        """What a site's state becomes when sites go on from the same iteration without some, or with more.
 
         Whatever sums over all sites the equations rely on must hold for those that take part now: what others
         had put into them, or taken out, is gone with them, and who joins has put nothing into them. Where

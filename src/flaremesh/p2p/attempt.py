@@ -1,6 +1,6 @@
 """The attempts of a run: the last one, as the server keeps it in the run's store, and the one under way."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -18,6 +18,7 @@ from flaremesh.record import Name, RecordError, Schema, Seconds, Text, Whole
 from flaremesh.topology.schema import MOST_SITES
 
 _FILE = "attempt.json"
+_BACK = "back.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Attempt:
         lost: what was lost, if the attempt ended for that; None otherwise.
         quorum: so many sites are enough to go on once the patience is over; None where all are needed.
         members: who took part in the run, by ranges of iterations.
+        absent: sites of the run without which it goes on.
+        joining: of ``sites``, those without which it went on before this attempt; () once they take part.
     """
 
     job: Name
@@ -45,9 +48,28 @@ class Attempt:
     lost: Text | None = None
     quorum: Whole | None = None
     members: Annotated[tuple[Members, ...], Field(max_length=MOST_SITES)] = ()
+    absent: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)] = ()
+    joining: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)] = ()
+
+    def apart(self) -> "Attempt":
+        """Without the sites that would have joined."""
+        absent = tuple(sorted({*self.absent, *self.joining}))
+        there = tuple(site for site in self.sites if site not in self.joining)
+        return replace(self, sites=there, absent=absent, joining=())
+
+    def joined_by(self, back: Collection[str]) -> "Attempt":
+        """With sites that are back."""
+        absent = tuple(site for site in self.absent if site not in back)
+        return replace(self, sites=tuple(sorted({*self.sites, *back})), absent=absent, joining=(*back,))
+
+
+@dataclass(frozen=True)
+class _Back:
+    sites: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)]
 
 
 _RECORD: Final[Schema[Attempt]] = Schema(Attempt, "an attempt of a run")
+_BACK_RECORD: Final[Schema[_Back]] = Schema(_Back, "the sites that are back")
 
 
 def resumable_store(workspace: Path, app: Path) -> Path | None:
@@ -66,6 +88,14 @@ def resumable_store(workspace: Path, app: Path) -> Path | None:
 def write(store: Path, attempt: Attempt) -> None:
     """Keep it in the store in place of the one before."""
     atomic.write(store / _FILE, _RECORD.json(attempt) + "\n", durable=True)
+
+
+def announce(store: Path, back: Collection[str]) -> None:
+    """Tell the attempt under way which sites are back that it goes on without; () takes that back."""
+    if back:
+        atomic.write(store / _BACK, _BACK_RECORD.json(_Back(tuple(back))) + "\n")
+    else:
+        (store / _BACK).unlink(missing_ok=True)
 
 
 def read(store: Path) -> Attempt | None:
@@ -97,13 +127,15 @@ class CurrentAttempt:
         self._store = store
         before = read(store) if store else None
         self.is_further = before is not None
-        if before:  # fruitless until it begins elsewhere
+        if before:  # fruitless until it begins elsewhere; a vain try to join is not the others'
             begun = replace(
                 begun,
                 sites=before.sites,
                 began_at=before.began_at,
-                fruitless=before.fruitless + 1,
+                fruitless=before.fruitless + (not before.joining),
                 members=before.members,
+                absent=before.absent,
+                joining=before.joining,
             )
         self._attempt = begun
         self._keep()
@@ -139,17 +171,44 @@ class CurrentAttempt:
         return missing_of(self._attempt.members)
 
     @property
+    def began_at(self) -> int:
+        """The iteration from whose checkpoint it began, 0 from the start."""
+        return self._attempt.began_at
+
+    @property
+    def joining(self) -> tuple[str, ...]:
+        """The sites that join with this attempt, until all are prepared."""
+        return self._attempt.joining
+
+    @property
+    def back(self) -> tuple[str, ...]:
+        """The sites that are back, and would join at a checkpoint with which this attempt ends."""
+        if self._store is None:
+            return ()
+        try:
+            back = _BACK_RECORD.read((self._store / _BACK).read_bytes(), self._store / _BACK).sites
+        except (OSError, RecordError):
+            return ()
+        return tuple(site for site in back if site in self._attempt.absent)
+
+    def joined(self) -> None:
+        """Who joins has all that the others have: it is one of them from now on."""
+        if self._attempt.joining:
+            self._attempt = replace(self._attempt, joining=())
+            self._keep()
+
+    @property
     def goes_on(self) -> bool:
         """Whether the run goes on in another attempt after a loss."""
         return self._store is not None
 
-    def begin_at(self, checkpoints: Iterable[tuple[int, ...]]) -> int | None:
+    def begin_at(self, checkpoints: Mapping[str, tuple[int, ...]]) -> int | None:
         """The newest iteration of which all sites have a checkpoint; None without any.
 
         Args:
-            checkpoints: the iterations of which each site has one.
+            checkpoints: the iterations of which each site has one; what one that joins has does not count.
         """
-        have = [set(iterations) for iterations in checkpoints]
+        have = [set(iterations) for site, iterations in checkpoints.items() if site not in self.joining]
         newest = max(set().union(*have).intersection(*have), default=0)
         begun = self._attempt
         if newest != begun.began_at:

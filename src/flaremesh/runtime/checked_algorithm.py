@@ -65,8 +65,8 @@ class CheckedAlgorithm:
         """
         if not isinstance(self._algorithm, Repairable):
             raise AlgorithmError(
-                f"{self.name} has no method repair, which says what its state becomes when sites leave or join: "
-                "its run can wait for them (on_loss: wait), but not go on without them"
+                f"{self.name} has no method repair, which says what becomes of its state when sites leave or "
+                "join: its run can wait for them (on_loss: wait), but not go on without them"
             )
         self.state = self._algorithm.repair(self.state, initial, self._gradient)
 

@@ -29,6 +29,7 @@ class Checkpointing(MetricsSink):
     Attributes:
         written: the iteration of the last one that is written, 0 before.
         failure: why the last one could not be written; None where it could.
+        tell: called with the iteration of each one that is written.
     """
 
     def __init__(self, checkpoints: Checkpoints, every: int | None, history: Sequence[Record] = ()):
@@ -40,6 +41,7 @@ class Checkpointing(MetricsSink):
         self._thread: Thread | None = None
         self.written = 0
         self.failure: str | None = None
+        self.tell: Callable[[int], None] = lambda _: None
 
     @override
     def iteration(self, record: Iteration) -> None:
@@ -110,6 +112,7 @@ class Checkpointing(MetricsSink):
             self._fail(checkpoint.iteration, error)
         else:
             self.written, self.failure = checkpoint.iteration, None
+            self.tell(self.written)
 
     def _fail(self, iteration: int, error: Exception) -> None:
         self.failure = str(error)

@@ -35,7 +35,7 @@ class Joining:
             send_in_time(link, user, Key(_ITERATION, 0, schedule[0].site), [payload], timeout)
 
     def learn(self, link: Link, schedule: Sequence[Neighborhood], initial: Tensor, timeout: float) -> Tensor:
-        """Where a site joins: the mean of the estimates (d,) of its in-neighbours that do not join themselves.
+        """Where a site joins: the mean of the estimates (d,) of those in-neighbours that do not join.
 
         Args:
             link: the site's.

@@ -8,7 +8,7 @@ import pytest
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
 from flaremesh.p2p.agents.attempts import Attempts
-from flaremesh.p2p.attempt import Attempt
+from flaremesh.p2p.attempt import Attempt, CurrentAttempt
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
 from flaremesh.p2p.store import STORES, store_of
@@ -22,6 +22,7 @@ class Server:
 
     def __init__(self):
         self.registered = set(SITES)
+        self.logins = {site: f"login of {site}" for site in (*SITES, "worms")}
         self.jobs = {"first"}
         self.notes = {}
         self.cannot_begin = 0
@@ -33,7 +34,7 @@ class Server:
         self.abandoned = set()
 
     def sites(self):
-        return {*SITES, "worms"}
+        return self.logins
 
     def ask(self, site):
         return json.dumps(self.running).encode() if site in self.registered else None
@@ -347,3 +348,80 @@ def test_fewer_than_the_quorum_do_not_go_on(attempts, server, store):
     assert settled(server)[GIVEN_UP] == (
         "not there: bonn, worms, after 0.3 s; 1 of 2 sites that must be there to go on are"
     )
+
+
+def gone_on_without_worms(server, store, **more):
+    """An attempt that was lost after the run had gone on without worms."""
+    server.registered = set(THREE)
+    leave(
+        store, RunState.FAILED, "ulm: the job process ended", 5.0, SITES, quorum=2, absent=("worms",), **more
+    )
+
+
+def test_who_is_back_when_the_next_attempt_begins_joins(attempts, server, store):
+    gone_on_without_worms(server, store)
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == THREE
+    begun = attempt.read(store)
+    assert (begun.sites, begun.absent, begun.joining) == (THREE, (), ("worms",))
+
+
+def test_who_is_not_free_yet_does_not_join(attempts, server, store):
+    gone_on_without_worms(server, store)
+    server.registered = set(SITES)
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == SITES
+    assert attempt.read(store).absent == ("worms",)
+
+
+def test_the_attempt_under_way_hears_of_who_is_back(attempts, server, store):
+    leave(store, RunState.RUNNING, None, 5.0, SITES, quorum=2, absent=("worms",))
+    attempts.registered()
+    assert CurrentAttempt(store, attempt.read(store)).back == ("worms",)
+
+
+def test_who_is_refused_by_its_own_door_keeps_nobody_from_going_on(attempts, server, store):
+    gone_on_without_worms(server, store)
+    server.cannot_begin, server.refused = 2, {"worms": "a person at this site denied it"}
+    attempts.ended("first", None)
+    assert GIVEN_UP not in settled(server)
+    assert server.taking_part == SITES
+    assert attempt.read(store).absent == ("worms",)
+    assert server.jobs == {"first", "job-1", "job-2", "job-3"}
+
+
+def test_a_refusal_of_another_site_is_still_the_end(attempts, server, store):
+    gone_on_without_worms(server, store)
+    server.cannot_begin, server.refused = 1, {"worms": "denied", "ulm": "denied"}
+    attempts.ended("first", None)
+    assert "ulm: denied" in settled(server)[GIVEN_UP]
+    assert server.jobs == {"first", "job-1"}
+
+
+def test_who_tries_twice_in_vain_joins_when_it_has_logged_in_again(attempts, server, store):
+    for _ in range(2):
+        gone_on_without_worms(server, store)
+        attempts.ended("first", None)
+        settled(server)
+        attempts.started("first")
+    gone_on_without_worms(server, store)
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == SITES
+    attempts.started("first")
+    server.logins["worms"] = "another login"
+    gone_on_without_worms(server, store)
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == THREE
+
+
+def test_an_attempt_that_is_lost_while_a_site_joins_leaves_that_out(attempts, server, store):
+    server.registered = set(SITES)
+    leave(store, RunState.FAILED, "worms: not linked", 5.0, THREE, quorum=2, joining=("worms",))
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == SITES
+    assert attempt.read(store).absent == ("worms",)

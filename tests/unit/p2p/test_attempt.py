@@ -10,7 +10,7 @@ from flaremesh.p2p.attempt import Attempt, CurrentAttempt
 from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
 from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of
-from flaremesh.p2p.outcome import Members
+from flaremesh.p2p.outcome import Absence, Members, absences
 
 SITES = ("bonn", "ulm")
 
@@ -21,16 +21,16 @@ def begun(store, job="first"):
 
 @pytest.mark.parametrize(
     ("checkpoints", "newest"),
-    [([(100, 200), (200, 300)], 200), ([(100,), (200,)], None), ([(), (100,)], None), ([], None)],
+    [([(100, 200), (200, 300)], 200), ([(100,), (200,)], None), ([(), (100,)], None)],
 )
 def test_a_run_goes_on_from_the_newest_checkpoint_that_all_sites_have(tmp_path, checkpoints, newest):
-    assert begun(tmp_path).begin_at(checkpoints) == newest
+    assert begun(tmp_path).begin_at(dict(zip(SITES, checkpoints, strict=True))) == newest
 
 
 def test_attempts_that_begin_at_one_iteration_are_counted(tmp_path):
     counts = []
-    for checkpoints in ([()], [()], [(100,)], [(100,)], [(100,)]):
-        begun(tmp_path).begin_at(checkpoints)
+    for checkpoints in ((), (), (100,), (100,), (100,)):
+        begun(tmp_path).begin_at(dict.fromkeys(SITES, checkpoints))
         counts.append(attempt.read(tmp_path).fruitless)
     assert counts == [0, 1, 0, 1, 2]
 
@@ -70,6 +70,13 @@ def test_the_clock_names_an_iteration_that_no_site_has_reached():
     assert all(clock.due(reached) > reached for reached in (0, 10, 10, 5000))
 
 
+def test_the_clock_names_an_iteration_at_once_when_one_is_wanted():
+    clock = CheckpointClock(None, 500)
+    clock.hurry()
+    assert clock.due(501) > 501
+    assert clock.due(502) is None
+
+
 @pytest.mark.parametrize("seconds", [None, 3600.0])
 def test_the_clock_names_no_iteration_before_it_is_time(seconds):
     assert CheckpointClock(seconds).due(1000) is None
@@ -101,23 +108,80 @@ def taken_up(store, sites, checkpoints):
     if last := attempt.read(store):
         attempt.write(store, replace(last, sites=sites))
     current = CurrentAttempt(store, Attempt("next", ("bonn", "ulm", "worms"), 600.0, quorum=2))
-    current.begin_at(checkpoints)
+    current.begin_at(dict.fromkeys(sites, checkpoints))
     return current
 
 
 def test_who_took_part_is_known_by_ranges_of_iterations(tmp_path):
     all_three = ("bonn", "ulm", "worms")
-    taken_up(tmp_path, all_three, [()])
-    taken_up(tmp_path, all_three, [(100,)])
-    current = taken_up(tmp_path, SITES, [(300,)])
+    taken_up(tmp_path, all_three, ())
+    taken_up(tmp_path, all_three, (100,))
+    current = taken_up(tmp_path, SITES, (300,))
     assert current.sites == SITES
     assert current.members == (Members(0, all_three), Members(300, SITES))
     assert current.missing == {"worms": 300}
 
 
 def test_what_sites_did_after_the_checkpoint_that_the_others_go_on_from_is_gone(tmp_path):
-    taken_up(tmp_path, ("bonn", "ulm", "worms"), [()])
-    assert taken_up(tmp_path, SITES, [()]).members == (Members(0, SITES),)
+    taken_up(tmp_path, ("bonn", "ulm", "worms"), ())
+    assert taken_up(tmp_path, SITES, ()).members == (Members(0, SITES),)
+
+
+def lost(store, **changes):
+    """The last attempt, as the server's agent leaves it for the next one."""
+    attempt.write(store, replace(attempt.read(store), **changes))
+
+
+@pytest.fixture
+def without_worms(tmp_path):
+    """The store of a run that went on without worms at iteration 300."""
+    taken_up(tmp_path, (*SITES, "worms"), ())
+    lost(tmp_path, absent=("worms",))
+    taken_up(tmp_path, SITES, (300,))
+    return tmp_path
+
+
+def joined_again(store, checkpoints):
+    attempt.write(store, attempt.read(store).joined_by(["worms"]))
+    current = CurrentAttempt(store, Attempt("next", ("bonn", "ulm", "worms"), 600.0, quorum=2))
+    current.begin_at(checkpoints)
+    return current
+
+
+def test_who_joins_begins_where_the_others_are_whatever_it_has_of_before(without_worms):
+    others = {"bonn": (300, 700), "ulm": (700, 900)}
+    assert joined_again(without_worms, {**others, "worms": (200, 300)}).began_at == 700
+
+
+def test_who_was_away_is_known_by_ranges_of_iterations(without_worms):
+    current = joined_again(without_worms, {"bonn": (700,), "ulm": (700,), "worms": (300,)})
+    assert [members.since for members in current.members] == [0, 300, 700]
+    assert current.missing == {}
+    assert absences(current.members) == [Absence("worms", 300, 700)]
+
+
+def test_an_attempt_that_joins_somebody_and_does_not_begin_is_not_counted(without_worms):
+    before = attempt.read(without_worms).fruitless
+    for _ in range(3):
+        joined_again(without_worms, {"bonn": (300,), "ulm": (300,)})
+        lost(without_worms, **vars(attempt.read(without_worms).apart()))
+    assert attempt.read(without_worms).fruitless == before
+
+
+def test_who_has_joined_has_what_the_others_have(without_worms):
+    joined_again(without_worms, {"bonn": (700,), "ulm": (700,)}).joined()
+    current = CurrentAttempt(without_worms, Attempt("next", SITES, 600.0, quorum=2))
+    assert current.begin_at({"bonn": (700,), "ulm": (700, 900), "worms": (700,)}) == 700
+    assert "worms" in current.sites
+
+
+@pytest.mark.parametrize("sites", [["worms", "mallory", "bonn"], ["worms"]])
+def test_only_a_site_that_is_away_can_be_back(without_worms, sites):
+    current = taken_up(without_worms, SITES, (300,))
+    attempt.announce(without_worms, sites)
+    assert current.back == ("worms",)
+    attempt.announce(without_worms, ())
+    assert current.back == ()
 
 
 def test_a_run_that_goes_on_without_sites_says_how_many_it_needs(tmp_path):

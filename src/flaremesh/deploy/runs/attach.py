@@ -125,10 +125,10 @@ def to_the_end(
                 continue
             if not ended.lost:
                 return ended, job
-            if told != job:
+            if told != job and not ended.joining:
                 without = ", or without who stays away" if connection.run.on_loss == "continue" else ""
                 warn(f"{ended.reason}. The run goes on once all are back{without}.")
-                told = job
+            told = job
             match next_attempt(connection.session, job, ended, stop):
                 case str() as job:
                     pass

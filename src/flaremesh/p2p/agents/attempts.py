@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,9 @@ _POLL_SECONDS = 0.2
 _KILLED = "the server's process of the job ended without a word"
 _STOPPED = "the server was stopped"
 _UNHEARD = {RunState.FINISHED, RunState.ABORTED}  # as long as NVFlare has not noted the end of the job
+_JOIN_SECONDS = 30.0  # for an attempt to begin with sites that are back: the others wait meanwhile
+_MOST_TRIES = 2  # of a site that has logged in, to join: what keeps it out would do so again
+_MOST_RANGES = 1000  # of iterations with the same sites: one that comes and goes lets the others go on
 _MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
 
 
@@ -58,6 +62,7 @@ class Attempts:
         self._ask = ask
         self._stores: dict[str, Path] = {}
         self._aborted: dict[str, str | None] = {}
+        self._tries: Counter[tuple[str, str, str]] = Counter()
         self._leaving = False
 
     def take_up(self) -> None:
@@ -86,6 +91,13 @@ class Attempts:
         """A job has begun."""
         if store := resumable_store(self._workspace, self._app(job)):
             self._stores[job] = store
+            self.registered()  # meanwhile
+
+    def registered(self) -> None:
+        """Sites have registered: a run that went on without them lets them join at its next checkpoint."""
+        for store in list(self._stores.values()):
+            if last := attempt.read(store):
+                attempt.announce(store, self._back(store, last))
 
     def aborted(self, job: str, failed_first: str | None) -> None:
         """A job that was told to end is about to be `ended`; or it could not begin.
@@ -133,6 +145,7 @@ class Attempts:
             run: the run.
             job: the next attempt, if that only waits to begin.
         """
+        begun, run = run, run._replace(attempt=run.attempt.apart())
         last = run.attempt
         if last.fruitless >= _MOST_FRUITLESS:
             self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
@@ -142,16 +155,37 @@ class Attempts:
             if job is None:
                 if wait_while(partial(self._missing, last.sites, jobs), left, _POLL_SECONDS):
                     break
-                if (job := self._begin(run)) is None:
+                begun = self._joined(run, jobs)
+                if (job := self._begin(begun)) is None:
                     return
                 jobs.add(job)
-            wait_while(partial(self._process.waits, job), deadline - time.monotonic(), _POLL_SECONDS)
+            left = deadline - time.monotonic()
+            patience = min(left, _JOIN_SECONDS) if begun.attempt.joining else left
+            wait_while(partial(self._process.waits, job), patience, _POLL_SECONDS)
             if self._process.waits(job):
                 self._process.withdraw(job)
-            elif self._is_settled(run, job):
+            elif self._is_settled(begun, job):
                 return
             run, job = self._told(run, job), None
         self._go_on_without(self._missing(last.sites, jobs), run)
+
+    def _back(self, store: Path, last: Attempt) -> list[str]:
+        """The sites that are back, and have not tried in vain to join since."""
+        if not last.quorum or len(last.members) >= _MOST_RANGES:
+            return []
+        logins = self._process.sites()
+        return [
+            site
+            for site in last.absent
+            if site in logins and self._tries[store.name, site, logins[site]] < _MOST_TRIES
+        ]
+
+    def _joined(self, run: _Run, jobs: Collection[str]) -> _Run:
+        """The run as its next attempt has it: with the sites that are back."""
+        back = [site for site in self._back(run.store, run.attempt) if self._is_free(site, jobs)]
+        logins = self._process.sites()
+        self._tries.update((run.store.name, site, logins.get(site, "")) for site in back)
+        return run._replace(attempt=run.attempt.joined_by(back))
 
     def _begin(self, run: _Run) -> str | None:
         """Submit the next attempt; None if an admin has removed the job, which aborts a run that waits."""
@@ -160,6 +194,7 @@ class Attempts:
         if job is None:
             attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
             return None
+        attempt.announce(run.store, ())
         _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
         attempt.write(run.store, replace(last, job=job, state=RunState.WAITING))
         self._process.note(last.job, {NEXT_ATTEMPT: job})
@@ -173,7 +208,10 @@ class Attempts:
             return True
         if self._process.has_begun(job):
             return True
-        if refusals := self._process.refusals(job):  # sites would say the same again
+        refusals = self._process.refusals(job)
+        if refusals.keys() <= set(run.attempt.joining):  # the others go on without those
+            return False
+        if refusals:  # sites would say the same again
             self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
         return bool(refusals)
 
@@ -194,7 +232,8 @@ class Attempts:
             self._give_up(run, f"{why}; {len(there)} of {last.quorum} sites that must be there to go on are")
         else:
             _log.warning("the job %s goes on without who is %s", last.job, why)
-            self._next(run._replace(attempt=replace(last, sites=there)), None)
+            absent = tuple(sorted({*last.absent, *missing}))
+            self._next(run._replace(attempt=replace(last, sites=there, absent=absent)), None)
 
     def _missing(self, sites: Collection[str], jobs: Collection[str]) -> list[str]:
         """The sites that are not there, or where one of the run's earlier ``jobs`` has not ended."""

@@ -40,6 +40,7 @@ from flaremesh.p2p.tasks import (
     ADDRESS,
     ADDRESSES,
     BY_VALUE,
+    JOINING,
     PREPARE,
     PROGRESS_COMMAND,
     RESUME,
@@ -95,6 +96,7 @@ class DistOptController(Controller):
         self._prepared: set[str] = set()
         self._strangers: set[str] = set()
         self._matrices: list[list[list[float]]] = []
+        self._joining: tuple[str, ...] = ()
 
     @cached_property
     def config(self) -> Config:
@@ -141,7 +143,7 @@ class DistOptController(Controller):
         except SiteFailure:
             pass
         except (ValueError, FlaremeshError) as error:
-            self._fail(str(error))
+            self._fail(str(error), is_loss=bool(self._attempt.joining))  # it may do without who joins
         if abort_signal.triggered and not self._failures.cause and (silent := self._silent_sites()):
             self._fail(silent, is_loss=True)
         cause = self._failures.cause
@@ -191,7 +193,8 @@ class DistOptController(Controller):
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         if not self._await_sites(self._linked, deadline, f"not linked {late}", abort_signal):
             return
-        step = {PREPARE: True, RESUME: self._attempt.begin_at(self._checkpoints.values())}
+        begin_at = self._attempt.begin_at(self._checkpoints)
+        step = {PREPARE: True, RESUME: begin_at, JOINING: self._attempt.joining}
         for site in set(parts) - self._prepared:
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         doing = "it is still loading data, building its problem or computing its first gradient"
@@ -226,21 +229,33 @@ class DistOptController(Controller):
     def _run(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         if abort_signal.triggered:
             return
+        self._attempt.joined()
         self._state = RunState.RUNNING
         sites = self._sites
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)
         self.broadcast(task, fl_ctx, targets=[*sites], min_responses=len(sites))
+        began_at = self._attempt.began_at
         clock = CheckpointClock(
-            checkpoint_interval_of(self.config.extra).seconds if self._attempt.goes_on else None
+            checkpoint_interval_of(self.config.extra).seconds if self._attempt.goes_on else None, began_at
         )
+        join_at: int | None = None
         while set(sites) - self._roster.ended:
             if self._wait(abort_signal):
                 return
-            if (
-                iteration := clock.due(max(self._roster.latest(site).iteration for site in sites))
-            ) is not None:
+            back, told = self._attempt.back, [self._roster.latest(site) for site in sites]
+            if back and join_at is None and all(site.iteration > began_at for site in told):
+                clock.hurry()
+            elif back and join_at and all(site.checkpoint >= join_at for site in told):
+                self._end_for(back)
+            if (iteration := clock.due(max(site.iteration for site in told))) is not None:
+                join_at = join_at or (iteration if back else None)
                 for site in sites:
                     self._cell.post(site, CHECKPOINT, b"%d" % iteration)
+
+    def _end_for(self, back: Collection[str]) -> None:
+        """End the attempt, which is not lost: the run goes on in another one, with who is back."""
+        self._joining = tuple(back)
+        self._fail(f"{', '.join(back)} can take part again", is_loss=True)
 
     def _task(self, name: Task, data: dict[str, Any]) -> ControllerTask:
         shareable = DXO(data_kind=DataKind.APP_DEFINED, data=data).to_shareable()
@@ -251,7 +266,8 @@ class DistOptController(Controller):
         try:
             reply = Reply.of(site, client_task.result, planned_iterations(self.config.extra))
             if reply.failure is not None:
-                self._fail(f"{site}: {reply.failure}", reply.iteration, is_loss=reply.lost)
+                is_loss = reply.lost or bool(self._attempt.joining)
+                self._fail(f"{site}: {reply.failure}", reply.iteration, is_loss=is_loss)
             elif client_task.task.name == Task.CONFIG and not reply.stopped:
                 self._take_step(site, reply.data)
             elif not reply.stopped:
@@ -331,6 +347,7 @@ class DistOptController(Controller):
             sites={site: self._roster.result(site) for site in sites},
             graph=Graph(sites, self._matrices),
             members=self._attempt.members,
+            joining=self._joining,
         )
         folder = Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,9 @@ NEXT_ATTEMPT: Final = "next_attempt"
 GIVEN_UP: Final = "given_up"
 """Key of a job's meta: why its run does not go on, although this job was lost."""
 
+EVERYONE: Final = "everyone"
+"""Key of a job's meta: where its run's first job ran, if this one runs without some of those sites."""
+
 _MOST_DETAILS = 1000
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 _NOT_BEGUN = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED}

@@ -14,13 +14,14 @@ from nvflare.private.fed.server.job_cmds import CLONED_META_KEYS
 from nvflare.private.fed.server.server_status import ServerStatus
 
 from flaremesh.p2p.nvflare.cells import ParticipantCell
-from flaremesh.p2p.nvflare.jobs import id_of, job_of
+from flaremesh.p2p.nvflare.jobs import EVERYONE, id_of, job_of
 from flaremesh.topology.schema import SERVER
 from flaremesh.waiting import wait_while
 
 _POLL_SECONDS = 0.1
 _NOT_BEGUN = {RunStatus.SUBMITTED.value, RunStatus.APPROVED.value, RunStatus.DISPATCHED.value}
 _NEVER_BEGUN = {RunStatus.FINISHED_CANT_SCHEDULE.value, RunStatus.FAILED_TO_RUN.value}
+_PLACES = {key.value for key in (JobMetaKey.DEPLOY_MAP, JobMetaKey.MIN_CLIENTS, JobMetaKey.MANDATORY_CLIENTS)}
 _SUBMITTER = {
     key.value for key in (JobMetaKey.SUBMITTER_NAME, JobMetaKey.SUBMITTER_ORG, JobMetaKey.SUBMITTER_ROLE)
 }
@@ -64,9 +65,9 @@ class ServerProcess:
         """Whether a site of this name is registered, and no admin has disabled it."""
         return self._engine.get_client_from_name(site) is not None
 
-    def sites(self) -> set[str]:
-        """Names of the sites that are registered."""
-        return {client.name for client in self._engine.get_clients()}
+    def sites(self) -> dict[str, str]:
+        """The sites that are registered, by name, with the token of each one's login."""
+        return {client.name: client.token for client in self._engine.get_clients()}
 
     def report_restarted_sites(self) -> None:
         """Tell running jobs which of their sites have started again since, and so have no process of them.
@@ -127,7 +128,8 @@ class ServerProcess:
                 return None
             meta = {key: job.meta[key] for key in job.meta.keys() & {*CLONED_META_KEYS, *_SUBMITTER}}
             meta[JobMetaKey.CLONED_FROM.value] = job_id
-            meta |= _only_at(sites, meta)
+            everywhere = job.meta.get(EVERYONE) or {key: meta[key] for key in meta.keys() & _PLACES}
+            meta |= _only_at(sites, everywhere) | {EVERYONE: everywhere}
             return id_of(self._jobs.clone(from_jid=job_id, meta=meta, fl_ctx=fl_ctx))
 
     def _status(self, job_id: str) -> str | None:
@@ -154,9 +156,14 @@ class ServerProcess:
 
 
 def _only_at(sites: Collection[str], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a job's meta that say where it runs, and that it needs all of these sites."""
+    """The entries of a job's meta that say where it runs, and that it needs all of these sites.
+
+    Args:
+        sites: their names.
+        meta: these entries for all sites of the run.
+    """
     if not set(meta.get(JobMetaKey.MANDATORY_CLIENTS.value) or ()).difference(sites):
-        return {}
+        return dict(meta)
     deployed = {
         app: [place for place in places if place == SERVER or place in sites]
         for app, places in meta[JobMetaKey.DEPLOY_MAP.value].items()
