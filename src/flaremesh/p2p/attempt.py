@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from flaremesh import atomic
+from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.extra import PATIENCE_SECONDS, positive, whole
 from flaremesh.p2p.gate import order
@@ -112,6 +113,10 @@ def _with(before: tuple[Members, ...], now: Members) -> tuple[Members, ...]:
     return kept if kept and kept[-1].sites == now.sites else (*kept, now)
 
 
+class NothingLeft(FlaremeshError):
+    """A run that a person has resumed would begin anew, because sites have lost their checkpoints."""
+
+
 class CurrentAttempt:
     """This attempt of a run; where the run ends with its first loss, nothing is kept.
 
@@ -127,6 +132,9 @@ class CurrentAttempt:
         self._store = store
         before = read(store) if store else None
         self.is_further = before is not None
+        self._resumed = before is not None and before.state.ended and before.lost is None
+        if before and self._resumed:
+            before = replace(before.apart(), fruitless=-1)
         if before:  # fruitless until it begins elsewhere; a vain try to join is not the others'
             begun = replace(
                 begun,
@@ -205,11 +213,21 @@ class CurrentAttempt:
     def begin_at(self, checkpoints: Mapping[str, tuple[int, ...]]) -> int | None:
         """The newest iteration of which all sites have a checkpoint; None without any.
 
+        Raises:
+            NothingLeft: a person has resumed the run, and only some have one.
+
         Args:
             checkpoints: the iterations of which each site has one; what one that joins has does not count.
         """
         have = [set(iterations) for site, iterations in checkpoints.items() if site not in self.joining]
         newest = max(set().union(*have).intersection(*have), default=0)
+        if self._resumed and not newest and any(have):
+            without = sorted(site for site, iterations in checkpoints.items() if not iterations)
+            raise NothingLeft(
+                f"the run cannot be resumed: {', '.join(without) or 'the sites'} "
+                f"{'has' if len(without) == 1 else 'have'} no checkpoint of an iteration of which the others "
+                "have one; `flaremesh run` runs it anew"
+            )
         begun = self._attempt
         if newest != begun.began_at:
             begun = replace(begun, began_at=newest, fruitless=0)

@@ -284,12 +284,22 @@ def test_a_server_that_starts_again_leaves_runs_alone_that_have_ended(tmp_path, 
     assert settled(server) == {}
 
 
-def test_the_store_of_a_run_is_kept_until_it_gets_no_further_attempt(attempts, store):
+@pytest.mark.parametrize(
+    ("state", "lost"),
+    [(RunState.FAILED, "bonn: lost its connection"), (RunState.FAILED, None), (RunState.ABORTED, None)],
+)
+def test_the_store_of_a_run_is_kept_as_long_as_it_may_be_resumed(attempts, store, state, lost):
     assert attempts.over() == set()
-    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    leave(store, state, lost)
     assert attempts.over() == set()
     leave(store, RunState.FINISHED)
     assert attempts.over() == {store.name}
+
+
+def test_the_job_with_which_an_admin_resumes_a_run_is_its_next_attempt(attempts, server, store):
+    leave(store, RunState.ABORTED)
+    attempts.started("resumed")
+    assert server.notes == {"first": {NEXT_ATTEMPT: "resumed"}}
 
 
 def test_a_run_that_ends_with_its_first_loss_has_one_attempt(tmp_path, server):

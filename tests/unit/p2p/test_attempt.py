@@ -6,7 +6,7 @@ import pytest
 
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
-from flaremesh.p2p.attempt import Attempt, CurrentAttempt
+from flaremesh.p2p.attempt import Attempt, CurrentAttempt, NothingLeft
 from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
 from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of
@@ -187,3 +187,26 @@ def test_only_a_site_that_is_away_can_be_back(without_worms, sites):
 def test_a_run_that_goes_on_without_sites_says_how_many_it_needs(tmp_path):
     with pytest.raises(ExtraError, match="quorum"):
         CurrentAttempt.begin(tmp_path, "first", SITES, {"on_loss": "continue", "quorum": 1})
+
+
+@pytest.fixture
+def given_up(tmp_path):
+    """The store of a run that was lost too often after its checkpoint at iteration 100."""
+    begun(tmp_path).begin_at(dict.fromkeys(SITES, (100,)))
+    lost(tmp_path, state=RunState.FAILED, fruitless=3)
+    return tmp_path
+
+
+def test_a_run_that_is_resumed_may_be_lost_as_often_as_before(given_up):
+    begun(given_up, "resumed").begin_at(dict.fromkeys(SITES, (100,)))
+    assert attempt.read(given_up).fruitless == 0
+
+
+def test_a_run_is_not_resumed_from_the_start_because_a_site_has_lost_its_checkpoints(given_up):
+    resumed = begun(given_up, "resumed")
+    with pytest.raises(NothingLeft, match="ulm has no checkpoint"):
+        resumed.begin_at({"bonn": (100,), "ulm": ()})
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_resumed_from_the_start(given_up):
+    assert begun(given_up, "resumed").begin_at(dict.fromkeys(SITES, ())) is None

@@ -110,6 +110,10 @@ class AdminSession:
         self._ask(lambda: self._admin.abort(run_id))
         return self.wait(run_id, timeout)
 
+    def clone(self, run_id: str) -> str:
+        """Let a run that has ended go on in another job; returns that job's id."""
+        return self._ask(lambda: self._admin.clone(run_id))
+
     def remove(self, run_id: str) -> None:
         """Remove a run that has ended from the server, which then begins no further attempt of it."""
         self._ask(lambda: self._admin.remove(run_id))

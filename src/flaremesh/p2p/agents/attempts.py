@@ -82,15 +82,17 @@ class Attempts:
         self._leaving = True
 
     def over(self) -> set[str]:
-        """Names of the stores of runs that get no further attempt."""
+        """Names of the stores of runs that get no further attempt, also if an admin would resume them."""
         stores = (self._workspace / STORES).glob("*")
         last = {store.name: attempt.read(store) for store in stores}
-        return {name for name, one in last.items() if one and one.state.ended and not one.lost}
+        return {name for name, one in last.items() if one and one.state is RunState.FINISHED and not one.lost}
 
     def started(self, job: str) -> None:
-        """A job has begun."""
+        """A job has begun, which may be an attempt of a run that an admin has resumed."""
         if store := resumable_store(self._workspace, self._app(job)):
             self._stores[job] = store
+            if (last := attempt.read(store)) and last.job != job:
+                self._process.note(last.job, {NEXT_ATTEMPT: job})
             self.registered()  # meanwhile
 
     def registered(self) -> None:

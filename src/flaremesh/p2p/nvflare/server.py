@@ -128,7 +128,12 @@ class ServerProcess:
                 return None
             meta = {key: job.meta[key] for key in job.meta.keys() & {*CLONED_META_KEYS, *_SUBMITTER}}
             meta[JobMetaKey.CLONED_FROM.value] = job_id
-            everywhere = job.meta.get(EVERYONE) or {key: meta[key] for key in meta.keys() & _PLACES}
+            before = self._jobs.get_job(job.meta.get(JobMetaKey.CLONED_FROM.value) or job_id, fl_ctx) or job
+            everywhere = (  # what an admin has cloned knows nothing of places where it did not run
+                job.meta.get(EVERYONE)
+                or before.meta.get(EVERYONE)
+                or {key: meta[key] for key in meta.keys() & _PLACES}
+            )
             meta |= _only_at(sites, everywhere) | {EVERYONE: everywhere}
             return id_of(self._jobs.clone(from_jid=job_id, meta=meta, fl_ctx=fl_ctx))
 
