@@ -152,6 +152,8 @@ class DistOptController(Controller):
         )
         self._state = RunState(outcome)
         lost = self._attempt.end(self._state, cause.reason if cause and cause.is_loss else None)
+        if self._joining:
+            self._state = RunState.WAITING  # nothing has failed
         self._write(outcome, fl_ctx, time.monotonic() - started, lost)
         if cause and not abort_signal.triggered:
             self.system_panic(cause.reason, fl_ctx)
