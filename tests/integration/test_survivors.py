@@ -1,5 +1,6 @@
-"""Runs that lose a site for good go on without it, and with it again once it is back."""
+"""Runs that lose a site for good go on without it, with it again once it is back, or with others if asked."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,10 @@ from running_mesh import START_SECONDS, running_mesh
 from safetensors.torch import load_file
 from test_resumed_runs import DIGITS, Once, kill
 
+from flaremesh.deploy.runs.resume import resume_with
+from flaremesh.deploy.runs.run import run
 from flaremesh.topology.load import load
+from flaremesh.topology.schema import FixedGraph
 
 VALUES = {"heidelberg": 1.0, "bonn": 10.0, "aachen": 3.0, "dresden": 5.0}
 LEFT = ("aachen", "dresden", "heidelberg")
@@ -29,8 +33,8 @@ def values_of(mesh, result):
 
 @pytest.mark.timeout(300)
 def test_the_sites_that_are_left_come_to_the_minimiser_of_their_own_sum(tmp_path: Path):
-    run = load(DIGITS).run
-    options = type(run).model_validate(run.model_dump() | OPTIONS)
+    asked = load(DIGITS).run
+    options = type(asked).model_validate(asked.model_dump() | OPTIONS)
     with running_mesh(tmp_path, DIGITS, run=options) as mesh:
         shown = []
         lose = Once("bonn", 2000, lambda run_id: kill(mesh, "bonn"))
@@ -51,8 +55,8 @@ def test_the_sites_that_are_left_come_to_the_minimiser_of_their_own_sum(tmp_path
 
 @pytest.mark.timeout(300)
 def test_with_a_site_that_is_back_they_come_to_the_minimiser_of_the_whole_sum(tmp_path: Path):
-    run = load(DIGITS).run
-    options = type(run).model_validate(run.model_dump() | OPTIONS | {"iterations": 30_000})
+    asked = load(DIGITS).run
+    options = type(asked).model_validate(asked.model_dump() | OPTIONS | {"iterations": 30_000})
     with running_mesh(tmp_path, DIGITS, run=options) as mesh:
         warned = []
         lose = Once("bonn", 2000, lambda run_id: kill(mesh, "bonn"))
@@ -69,3 +73,34 @@ def test_with_a_site_that_is_back_they_come_to_the_minimiser_of_the_whole_sum(tm
         assert result.missing == {}
         assert len([told for told in warned if "goes on once all are back" in told]) == 1
         assert values_of(mesh, result) == pytest.approx(dict.fromkeys(VALUES, 4.75), abs=1e-9)
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_is_resumed_with_other_sites_comes_to_the_minimiser_of_their_sum(tmp_path: Path):
+    mesh_file = load(DIGITS)
+    run_options = type(mesh_file.run).model_validate(mesh_file.run.model_dump() | OPTIONS)
+    with running_mesh(tmp_path, DIGITS, run=run_options, graph=FixedGraph(kind="complete")) as mesh:
+
+        def of(*sites):
+            chosen = tuple(site for site in mesh.topology.sites if site.name in sites)
+            return mesh.topology.model_copy(update={"sites": chosen})
+
+        stop, warned = threading.Event(), []
+        far = Once("aachen", 2000, lambda run_id: stop.set())
+        first = run(of(*LEFT), mesh.target, mesh.folder, "first", far, stop, warned.append)
+        assert first.outcome == "aborted"
+        others = ("aachen", "bonn", "dresden")
+        result = resume_with(
+            of(*others),
+            mesh.target,
+            mesh.folder,
+            first.run_id,
+            lambda *_: None,
+            threading.Event(),
+            warned.append,
+        )
+        assert result.outcome == "finished", result.reason
+        before, after = result.members
+        assert (before.sites, after.sites) == (LEFT, others)
+        assert after.since >= 1500
+        assert values_of(mesh, result) == pytest.approx(dict.fromkeys(others, 6.0), abs=1e-9)

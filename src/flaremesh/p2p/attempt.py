@@ -1,6 +1,7 @@
 """The attempts of a run: the last one, as the server keeps it in the run's store, and the one under way."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -14,12 +15,13 @@ from flaremesh.p2p.extra import PATIENCE_SECONDS, positive, whole
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.outcome import Members, missing_of
-from flaremesh.p2p.store import store_of
+from flaremesh.p2p.store import STORES, store_of
 from flaremesh.record import Name, RecordError, Schema, Seconds, Text, Whole
 from flaremesh.topology.schema import MOST_SITES
 
 _FILE = "attempt.json"
 _BACK = "back.json"
+_RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,22 @@ class Attempt:
         there = tuple(site for site in self.sites if site not in self.joining)
         return replace(self, sites=there, absent=absent, joining=())
 
+    def continued(self, sites: Collection[str], quorum: int | None) -> "Attempt":
+        """What a run of these sites, with an order of its own, has of the attempts before it."""
+        before = self.members or (Members(0, self.sites),)
+        joining = tuple(sorted(set(sites) - set(self.sites)))
+        return replace(
+            self.apart(),
+            sites=tuple(sorted(sites)),
+            quorum=quorum,
+            state=RunState.WAITING,
+            lost=None,
+            members=before,
+            absent=(),
+            joining=joining,
+            fruitless=0,
+        )
+
     def joined_by(self, back: Collection[str]) -> "Attempt":
         """With sites that are back."""
         absent = tuple(site for site in self.absent if site not in back)
@@ -89,6 +107,20 @@ def resumable_store(workspace: Path, app: Path) -> Path | None:
 def write(store: Path, attempt: Attempt) -> None:
     """Keep it in the store in place of the one before."""
     atomic.write(store / _FILE, _RECORD.json(attempt) + "\n", durable=True)
+
+
+def note_run(store: Path, run: str) -> None:
+    """Keep the id of the run whose store it is."""
+    atomic.write(store / _RUN, run)
+
+
+def store_of_run(workspace: Path, run: str) -> Path | None:
+    """The store of a run at the server; None if it is not there any more."""
+    for kept in (workspace / STORES).glob(f"*/{_RUN}"):
+        with suppress(OSError):
+            if kept.read_text() == run:
+                return kept.parent
+    return None
 
 
 def announce(store: Path, back: Collection[str]) -> None:
@@ -132,8 +164,8 @@ class CurrentAttempt:
         self._store = store
         before = read(store) if store else None
         self.is_further = before is not None
-        self._resumed = before is not None and before.state.ended and before.lost is None
-        if before and self._resumed:
+        self._resumed = before is not None and before.job != begun.job  # the server's own bear its name
+        if before and before.state.ended and self._resumed:
             before = replace(before.apart(), fruitless=-1)
         if before:  # fruitless until it begins elsewhere; a vain try to join is not the others'
             begun = replace(
@@ -231,7 +263,7 @@ class CurrentAttempt:
         begun = self._attempt
         if newest != begun.began_at:
             begun = replace(begun, began_at=newest, fruitless=0)
-        if begun.quorum:
+        if begun.quorum or begun.members:
             begun = replace(begun, members=_with(begun.members, Members(newest, begun.sites)))
         if begun != self._attempt:
             self._attempt = begun

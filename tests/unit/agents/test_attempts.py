@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from flaremesh.p2p.agents.attempts import Attempts
 from flaremesh.p2p.attempt import Attempt, CurrentAttempt
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
+from flaremesh.p2p.outcome import Members
 from flaremesh.p2p.store import STORES, store_of
 from flaremesh.waiting import wait_while
 
@@ -435,3 +437,18 @@ def test_an_attempt_that_is_lost_while_a_site_joins_leaves_that_out(attempts, se
     settled(server)
     assert server.taking_part == SITES
     assert attempt.read(store).absent == ("worms",)
+
+
+def test_a_run_with_other_sites_begins_where_the_one_is_that_it_continues(tmp_path, server, app, store):
+    Attempts(tmp_path, server, lambda job: app, server.ask).started("first")
+    leave(store, RunState.ABORTED, began_at=300, fruitless=3)
+    changed = tmp_path / "second" / "app_server"
+    asked = order.order(("bonn", "worms"), None, on_loss="continue", quorum=2)
+    order.write(replace(asked, continues=order.read(app).run), changed)
+    (other := store_of(tmp_path, changed)).mkdir(parents=True)
+    Attempts(tmp_path, server, lambda job: changed, server.ask).started("second")
+    begun = attempt.read(other)
+    assert (begun.sites, begun.joining, begun.absent) == (("bonn", "worms"), ("worms",), ())
+    assert (begun.began_at, begun.fruitless, begun.quorum) == (300, 0, 2)
+    assert begun.members == (Members(0, SITES),)
+    assert server.notes == {}

@@ -17,6 +17,8 @@ from typing import NamedTuple
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
 from flaremesh.p2p.attempt import Attempt, resumable_store
+from flaremesh.p2p.gate import order
+from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.nvflare.jobs import GIVEN_UP, LOST, NEXT_ATTEMPT
 from flaremesh.p2p.nvflare.server import ServerProcess
 from flaremesh.p2p.store import STORES
@@ -91,9 +93,19 @@ class Attempts:
         """A job has begun, which may be an attempt of a run that an admin has resumed."""
         if store := resumable_store(self._workspace, self._app(job)):
             self._stores[job] = store
+            asked = order.read(self._app(job))
+            attempt.note_run(store, asked.run)
             if (last := attempt.read(store)) and last.job != job:
                 self._process.note(last.job, {NEXT_ATTEMPT: job})
+            elif last is None and asked.continues:
+                self._continue(store, asked)
             self.registered()  # meanwhile
+
+    def _continue(self, store: Path, asked: Order) -> None:
+        """Let a run begin where the one is that it continues."""
+        before = attempt.store_of_run(self._workspace, asked.continues)
+        if before and (last := attempt.read(before)):
+            attempt.write(store, last.continued(asked.sites, asked.quorum))
 
     def registered(self) -> None:
         """Sites have registered: a run that went on without them lets them join at its next checkpoint."""
