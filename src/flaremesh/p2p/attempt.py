@@ -211,11 +211,6 @@ class CurrentAttempt:
         return missing_of(self._attempt.members)
 
     @property
-    def began_at(self) -> int:
-        """The iteration from whose checkpoint it began, 0 from the start."""
-        return self._attempt.began_at
-
-    @property
     def joining(self) -> tuple[str, ...]:
         """The sites that join with this attempt, until all are prepared."""
         return self._attempt.joining

@@ -185,3 +185,23 @@ def test_what_fails_once_a_site_has_joined_is_no_loss(controller, tmp_path):
     controller._attempt.joined()
     replied(controller, "bonn", "run_algorithm", failed(**{REASON: "the data are gone"}))
     assert not controller._failures.cause.is_loss
+
+
+def test_the_attempt_ends_for_who_is_back_once_all_have_written_a_checkpoint_since(controller, tmp_path):
+    begun = Attempt("job", ("bonn", "ulm"), 600.0, quorum=2, absent=("worms",))
+    attempt.write(tmp_path, begun)
+    controller._attempt = CurrentAttempt(tmp_path, begun)
+
+    def written(**iterations):
+        for site, iteration in iterations.items():
+            controller._hear(site, json.dumps({"iteration": iteration, "checkpoint": iteration}).encode())
+        controller._let_join()
+        return controller._failures.cause
+
+    assert written(bonn=1, ulm=1) is None
+    attempt.announce(tmp_path, ["worms"])
+    assert written(bonn=1) is None
+    assert written(bonn=2) is None
+    ended = written(ulm=2)
+    assert ended.is_loss
+    assert controller._joining == ("worms",)

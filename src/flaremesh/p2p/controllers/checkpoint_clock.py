@@ -16,17 +16,11 @@ class CheckpointClock:
 
     Args:
         seconds: between checkpoints; None names none.
-        began_at: iterations that were done before.
     """
 
-    def __init__(self, seconds: float | None, began_at: int = 0):
+    def __init__(self, seconds: float | None):
         self._seconds = seconds
-        self._time, self._reached = time.monotonic(), began_at
-        self._wanted = False
-
-    def hurry(self) -> None:
-        """One is wanted now; the next ones come as before, if any."""
-        self._wanted = True
+        self._time, self._reached = time.monotonic(), 0
 
     def due(self, reached: int) -> int | None:
         """The iteration whose state all sites are to keep, if it is time for one.
@@ -35,9 +29,8 @@ class CheckpointClock:
             reached: the most iterations that a site has told of.
         """
         now = time.monotonic()
-        if not self._wanted and (self._seconds is None or now - self._time < self._seconds):
+        if self._seconds is None or now - self._time < self._seconds:
             return None
-        self._wanted = False
         per_second = (reached - self._reached) / (now - self._time)
         self._time, self._reached = now, reached
         return reached + 1 + math.ceil(_AHEAD_SECONDS * per_second)

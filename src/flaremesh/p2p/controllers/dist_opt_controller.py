@@ -97,6 +97,7 @@ class DistOptController(Controller):
         self._strangers: set[str] = set()
         self._matrices: list[list[list[float]]] = []
         self._joining: tuple[str, ...] = ()
+        self._written: int | None = None  # the newest checkpoint when somebody was back
 
     @cached_property
     def config(self) -> Config:
@@ -236,28 +237,32 @@ class DistOptController(Controller):
         sites = self._sites
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)
         self.broadcast(task, fl_ctx, targets=[*sites], min_responses=len(sites))
-        began_at = self._attempt.began_at
         clock = CheckpointClock(
-            checkpoint_interval_of(self.config.extra).seconds if self._attempt.goes_on else None, began_at
+            checkpoint_interval_of(self.config.extra).seconds if self._attempt.goes_on else None
         )
-        join_at: int | None = None
         while set(sites) - self._roster.ended:
             if self._wait(abort_signal):
                 return
-            back, told = self._attempt.back, [self._roster.latest(site) for site in sites]
-            if back and join_at is None and all(site.iteration > began_at for site in told):
-                clock.hurry()
-            elif back and join_at and all(site.checkpoint >= join_at for site in told):
-                self._end_for(back)
-            if (iteration := clock.due(max(site.iteration for site in told))) is not None:
-                join_at = join_at or (iteration if back else None)
+            if (
+                iteration := clock.due(max(self._roster.latest(site).iteration for site in sites))
+            ) is not None:
                 for site in sites:
                     self._cell.post(site, CHECKPOINT, b"%d" % iteration)
+            self._let_join()
 
-    def _end_for(self, back: Collection[str]) -> None:
-        """End the attempt, which is not lost: the run goes on in another one, with who is back."""
-        self._joining = tuple(back)
-        self._fail(f"{', '.join(back)} can take part again", is_loss=True)
+    def _let_join(self) -> None:
+        """End the attempt once sites are back, and all others have written a checkpoint since.
+
+        It is not lost: the run goes on in another one, with who is back.
+        """
+        back, written = self._attempt.back, [self._roster.latest(site).checkpoint for site in self._sites]
+        if not back:
+            self._written = None
+        elif self._written is None:
+            self._written = max(written)
+        elif min(written) > self._written:
+            self._joining = back
+            self._fail(f"{', '.join(back)} can take part again", is_loss=True)
 
     def _task(self, name: Task, data: dict[str, Any]) -> ControllerTask:
         shareable = DXO(data_kind=DataKind.APP_DEFINED, data=data).to_shareable()
