@@ -40,6 +40,7 @@ class Attempt:
         members: who took part in the run, by ranges of iterations.
         absent: sites of the run without which it goes on.
         joining: of ``sites``, those without which it went on before this attempt; () once they take part.
+        joined_at: the iteration where sites have last joined, or tried to; 0 where none have.
     """
 
     job: Name
@@ -53,6 +54,7 @@ class Attempt:
     members: Annotated[tuple[Members, ...], Field(max_length=MOST_SITES)] = ()
     absent: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)] = ()
     joining: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)] = ()
+    joined_at: Whole = 0
 
     def apart(self) -> "Attempt":
         """Without the sites that would have joined."""
@@ -176,6 +178,7 @@ class CurrentAttempt:
                 members=before.members,
                 absent=before.absent,
                 joining=before.joining,
+                joined_at=before.joined_at,
             )
         self._attempt = begun
         self._keep()
@@ -214,6 +217,11 @@ class CurrentAttempt:
     def joining(self) -> tuple[str, ...]:
         """The sites that join with this attempt, until all are prepared."""
         return self._attempt.joining
+
+    @property
+    def repairs(self) -> bool:
+        """Whether sites join where it begins, or have in an attempt that was lost since."""
+        return 0 < self._attempt.joined_at == self._attempt.began_at
 
     @property
     def back(self) -> tuple[str, ...]:
@@ -256,6 +264,8 @@ class CurrentAttempt:
                 "have one; `flaremesh run` runs it anew"
             )
         begun = self._attempt
+        if begun.joining:
+            begun = replace(begun, joined_at=newest)
         if newest != begun.began_at:
             begun = replace(begun, began_at=newest, fruitless=0)
         if begun.quorum or begun.members:

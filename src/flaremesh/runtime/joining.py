@@ -17,11 +17,11 @@ _ITERATION: Final = -3
 
 @dataclass(frozen=True)
 class Joining:
-    """The sites that join, and where.
+    """The sites that join, and where, so that all must repair their state.
 
     Attributes:
         iteration: how many iterations the others have done.
-        sites: names of those that join.
+        sites: names of those that join; () where they have joined in an attempt that was lost since.
     """
 
     iteration: int

@@ -57,6 +57,7 @@ class SiteRun:
         resume: where to go on, with a problem that is newly built; None to begin.
         members: names of all sites that take part; () where they never change.
         joining: the sites that join the others; one of them has nothing to go on from, and begins there.
+            None where nobody does.
 
     Attributes:
         problem: the site's objective, checked.
@@ -120,10 +121,11 @@ class SiteRun:
         else:
             self.start = resume.iteration
             self._started = True
-            self._observed = self._restore(initial, resume)
+            changed = joining is not None or self._has_changed(resume.parts["members"])
+            self._observed = self._restore(initial, resume, changed)
             if joining:
                 joining.tell(link, schedule, self.estimate, options.peer_timeout)
-            if self.start < self.iterations and self._has_changed(resume.parts["members"]):
+            if self.start < self.iterations and changed:
                 self._algorithm.repair(initial)
                 if self.checkpointing is not None:
                     self.checkpointing.forget_after(resume.iteration)
@@ -248,7 +250,7 @@ class SiteRun:
             self.checkpointing.take_if_due(self.start, self._parts)
             self.checkpointing.wait()
 
-    def _restore(self, initial: Tensor, checkpoint: Checkpoint) -> Observation:
+    def _restore(self, initial: Tensor, checkpoint: Checkpoint, changed: bool) -> Observation:
         """Become what the checkpoint says; returns the iteration that it was taken in."""
         parts = checkpoint.parts
         try:
@@ -256,7 +258,7 @@ class SiteRun:
                 raise ValueError(f"the run has {self.iterations} iterations")
             self._algorithm.restore(initial, parts["state"])
             self.problem.restore(parts["problem"])
-            self._exchanges.restore(parts["exchanges"], initial, repair=self._has_changed(parts["members"]))
+            self._exchanges.restore(parts["exchanges"], initial, repair=changed)
             observed = Observation.restored(checkpoint.iteration - 1, parts["observed"])
             set_global_states(parts["generators"])  # the last, because a problem may draw when it is restored
         except Exception as error:  # what a file says may be anything

@@ -191,6 +191,33 @@ def test_who_joins_has_a_checkpoint_at_once_and_none_of_what_it_did_before(tmp_p
     torch.testing.assert_close(invariant(algorithm, again, SITES), (zero,), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("wire", WIRES, ids=str)
+def test_the_invariant_holds_when_a_site_joins_where_it_has_taken_part_and_when_that_is_lost(wire, tmp_path):
+    algorithm = created("gradient-tracking")
+    zero = torch.zeros(5, dtype=torch.float64)
+
+    def places():
+        return {site: Checkpoints(tmp_path / site, site) for site in SITES}
+
+    first = simulation(algorithm, whole(algorithm), 30, wire, every=30, checkpoints=places())
+    first.run()
+    for run in first.sites.values():
+        run.checkpointing.wait()
+    for resumed, joins in ((LEFT, (LOST,)), (SITES, ())):
+        again = simulation(
+            algorithm,
+            whole(algorithm),
+            60,
+            wire,
+            resume={site: places()[site].read(30) for site in resumed},
+            checkpoints=places(),
+            joining=Joining(30, joins),
+        )
+        torch.testing.assert_close(invariant(algorithm, again, SITES), (zero,), rtol=0, atol=1e-12)
+        *_, _ = again.steps()
+        torch.testing.assert_close(invariant(algorithm, again, SITES), (zero,), rtol=0, atol=1e-12)
+
+
 def test_who_joins_where_the_run_is_over_has_its_result(tmp_path):
     algorithm = created("consensus")
     run = joined(tmp_path, algorithm, 60, at=30, back_at=60)

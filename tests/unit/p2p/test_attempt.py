@@ -169,6 +169,17 @@ def test_who_has_joined_has_what_the_others_have(without_worms):
     assert "worms" in current.sites
 
 
+def test_all_repair_their_state_where_a_site_joins_until_there_is_a_later_checkpoint(without_worms):
+    joins = joined_again(without_worms, {"bonn": (700,), "ulm": (700,)})
+    assert joins.repairs
+    joins.joined()
+    again = CurrentAttempt(without_worms, Attempt("next", SITES, 600.0, quorum=2))
+    again.begin_at(dict.fromkeys(again.sites, (700,)))
+    assert again.repairs
+    again.begin_at(dict.fromkeys(again.sites, (900,)))
+    assert not again.repairs
+
+
 @pytest.mark.parametrize("sites", [["worms", "mallory", "bonn"], ["worms"]])
 def test_only_a_site_that_is_away_can_be_back(without_worms, sites):
     current = taken_up(without_worms, SITES, (300,))

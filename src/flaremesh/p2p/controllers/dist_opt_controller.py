@@ -43,6 +43,7 @@ from flaremesh.p2p.tasks import (
     JOINING,
     PREPARE,
     PROGRESS_COMMAND,
+    REPAIR,
     RESUME,
     START_TIMEOUT,
     Task,
@@ -197,7 +198,12 @@ class DistOptController(Controller):
         if not self._await_sites(self._linked, deadline, f"not linked {late}", abort_signal):
             return
         begin_at = self._attempt.begin_at(self._checkpoints)
-        step = {PREPARE: True, RESUME: begin_at, JOINING: self._attempt.joining}
+        step = {
+            PREPARE: True,
+            RESUME: begin_at,
+            JOINING: self._attempt.joining,
+            REPAIR: self._attempt.repairs,
+        }
         for site in set(parts) - self._prepared:
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         doing = "it is still loading data, building its problem or computing its first gradient"

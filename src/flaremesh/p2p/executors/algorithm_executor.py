@@ -114,7 +114,7 @@ class AlgorithmExecutor(RunExecutor):
             resume=member.checkpoints.read(told.resume)
             if member.checkpoints and told.resume and not joins
             else None,
-            joining=Joining(told.resume, told.joining) if told.resume and told.joining else None,
+            joining=Joining(told.resume, told.joining) if told.resume and told.repair else None,
         )
         if member.checkpoints:
             member.hear_checkpoints(native.run.checkpoint_at)

@@ -111,11 +111,13 @@ class Preparation:
     Attributes:
         resume: the iteration from whose checkpoint the run goes on; None from the start.
         joining: the sites that join the others there.
+        repair: whether some do, or have in an attempt that was lost since.
     """
 
     prepare: bool = True
     resume: Annotated[int, Field(ge=1, le=10**9)] | None = None
     joining: Annotated[tuple[_Name, ...], Field(max_length=MOST_SITES)] = ()
+    repair: bool = False
 
 
 _PART: Final[Schema[_Part]] = Schema(_Part, "a site's part of a run")
