@@ -254,10 +254,11 @@ class CurrentAttempt:
         Args:
             checkpoints: the iterations of which each site has one; what one that joins has does not count.
         """
-        have = [set(iterations) for site, iterations in checkpoints.items() if site not in self.joining]
+        stay = {site: set(iterations) for site, iterations in checkpoints.items() if site not in self.joining}
+        have = stay.values()
         newest = max(set().union(*have).intersection(*have), default=0)
         if self._resumed and not newest and any(have):
-            without = sorted(site for site, iterations in checkpoints.items() if not iterations)
+            without = sorted(site for site, iterations in stay.items() if not iterations)
             raise NothingLeft(
                 f"the run cannot be resumed: {', '.join(without) or 'the sites'} "
                 f"{'has' if len(without) == 1 else 'have'} no checkpoint of an iteration of which the others "
