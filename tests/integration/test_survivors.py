@@ -75,6 +75,7 @@ def test_with_a_site_that_is_back_they_come_to_the_minimiser_of_the_whole_sum(tm
         assert values_of(mesh, result) == pytest.approx(dict.fromkeys(VALUES, 4.75), abs=1e-9)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_a_run_that_is_resumed_with_other_sites_comes_to_the_minimiser_of_their_sum(tmp_path: Path):
     mesh_file = load(DIGITS)
