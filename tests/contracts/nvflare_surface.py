@@ -224,6 +224,7 @@ CALLS = {
     # an admin's session
     "nvflare.fuel.flare_api.flare_api.Session": "username startup_path",
     "nvflare.fuel.flare_api.flare_api.Session.abort_job": "self job_id",
+    "nvflare.fuel.flare_api.flare_api.Session.clone_job": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.close": "self",
     "nvflare.fuel.flare_api.flare_api.Session.get_job_meta": "self job_id",
     "nvflare.fuel.flare_api.flare_api.Session.get_system_info": "self",

@@ -50,6 +50,9 @@ def test_a_run_that_is_left_finishes_and_is_gathered_by_whoever_comes_back(mesh)
     assert again["sites"] == gathered["sites"]
     unchanged = mesh.call("abort", run_id)
     assert (unchanged.returncode, unchanged.stdout) == (0, f"The run {run_id} has ended before: finished.\n")
+    nothing_left = mesh.call("resume", run_id)
+    assert nothing_left.returncode == 2
+    assert f"the run {run_id} has finished" in nothing_left.stderr
 
 
 def test_a_run_that_is_left_is_aborted_by_id_and_a_second_time_nothing_happens(mesh, left):
@@ -115,14 +118,14 @@ def test_ctrl_c_on_a_terminal_asks_and_the_run_may_be_left(mesh):
     assert mesh.call("abort", run_id).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["attach", "abort"])
+@pytest.mark.parametrize("command", ["attach", "abort", "resume"])
 def test_a_run_that_the_server_does_not_know_is_named(mesh, command):
     ended = mesh.call(command, "no-such-run")
     assert ended.returncode == 2
     assert "the server has no run no-such-run" in ended.stderr
 
 
-@pytest.mark.parametrize("arguments", [("runs",), ("attach",), ("abort", "any")])
+@pytest.mark.parametrize("arguments", [("runs",), ("attach",), ("abort", "any"), ("resume", "any")])
 def test_without_a_server_each_command_says_so(make_mesh, arguments):
     mesh = make_mesh("quiet")
     assert mesh.call("provision").returncode == 0

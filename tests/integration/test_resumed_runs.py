@@ -12,6 +12,7 @@ from running_mesh import START_SECONDS, RunningMesh, running_mesh, wait_until
 
 from flaremesh.deploy.runs.follow import follow, next_attempt
 from flaremesh.deploy.runs.gather import gather
+from flaremesh.deploy.runs.resume import resume
 from flaremesh.deploy.runs.run import run
 from flaremesh.deploy.runs.session import connect
 from flaremesh.p2p.gate import egress
@@ -105,6 +106,17 @@ def test_a_run_that_waits_for_a_site_is_ended_by_ctrl_c(mesh):
     result = run(mesh.topology, mesh.target, mesh.folder, "given-up", lose, stop, warn)
     assert told[0].startswith("bonn: ")
     assert result.outcome == "aborted"
+
+
+def test_a_run_that_was_aborted_and_is_resumed_has_the_bits_of_the_undisturbed_one(mesh, undisturbed):
+    stop, ignored = threading.Event(), lambda *_: None
+    far = Once("bonn", LOST_AT, lambda run_id: stop.set())
+    aborted = run(mesh.topology, mesh.target, mesh.folder, "aborted", far, stop, ignored)
+    assert aborted.outcome == "aborted"
+    never = threading.Event()
+    resumed = resume(mesh.topology, mesh.target, mesh.folder, aborted.run_id, ignored, never, ignored)
+    assert (resumed.outcome, resumed.run_id) == ("finished", aborted.run_id)
+    assert what_is_left(mesh, resumed) == undisturbed
 
 
 def kill(mesh: RunningMesh, participant: str, with_jobs: bool = True) -> None:

@@ -98,16 +98,17 @@ class Algorithm(Protocol[State]):
 
 @runtime_checkable
 class Repairable(Algorithm[State], Protocol[State]):
-    """An algorithm that goes on when sites have left, and leads where the sites that stay would have it."""
+    """An algorithm that goes on when sites leave or join, and leads where those that stay would have it."""
 
     def repair(self, state: State, x0: Tensor, gradient: Gradient) -> State:
-        """What a site's state becomes when all sites that stay go on from the same iteration without others.
+        """What a site's state becomes when sites go on from the same iteration without some, or with more.
 
-        Whatever sums over all sites the equations rely on must hold for those that stay: what the others had
-        put into them, or taken out, is gone with them. Where nothing is relied on, it is the state as it is.
+        Whatever sums over all sites the equations rely on must hold for those that take part now: what others
+        had put into them, or taken out, is gone with them, and who joins has put nothing into them. Where
+        nothing is relied on, it is the state as it is.
 
         Args:
-            state: after a whole iteration of all sites.
+            state: after a whole iteration of all sites, or what ``init`` returns at a site that joins.
             x0: the site's initial point (d,).
             gradient: as in ``step``.
         """

@@ -40,6 +40,9 @@ COMMANDS: Final = {
     "abort": (
         "End a run that goes on, also while it waits for its next attempt; one that has ended stays as it is."
     ),
+    "resume": (
+        "Let a run that has ended without finishing go on from its checkpoints; Ctrl-C leaves it alone."
+    ),
     "status": "Show the processes, the registered sites and the runs of a mesh.",
     "top": "Watch a mesh live: every site's progress, speed, loss, waiting and traffic. Ctrl-C ends it.",
     "monitor": "Open the dashboards of a mesh that is up, in Grafana over Prometheus, until Ctrl-C.",

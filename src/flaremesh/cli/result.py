@@ -6,7 +6,7 @@ import typer
 
 from flaremesh.cli.outputs import terminal
 from flaremesh.cli.progress import result_table
-from flaremesh.p2p.outcome import RUN_RESULT, RunResult
+from flaremesh.p2p.outcome import RUN_RESULT, RunResult, absences
 
 _EXIT_CODES = {"finished": 0, "aborted": 130}
 
@@ -26,8 +26,14 @@ def show_result(result: RunResult, mesh: Path, *, draw: bool, as_json: bool) -> 
     else:
         if result.sites:
             terminal().print(result_table(result))
-        for site, since in sorted(result.missing.items()):
-            typer.echo(f"{site} took part up to iteration {since}: the rest is that of the other sites.")
+        for away in absences(result.members):
+            if away.until is None:
+                then = "the rest is that of the other sites."
+                typer.echo(f"{away.site} took part up to iteration {away.since}: {then}")
+            else:
+                typer.echo(
+                    f"{away.site} took part up to iteration {away.since}, and again from {away.until} on."
+                )
         seconds = result.submit_to_result_seconds
         after = "" if seconds is None else f", {seconds:.1f} s after it was submitted"
         typer.echo(f"{result.outcome}{after}: {folder}")

@@ -78,14 +78,29 @@ class Members:
     sites: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)]
 
 
+@dataclass(frozen=True)
+class Absence:
+    """A site that had taken part did not, from one iteration on to another; None where it is not back."""
+
+    site: str
+    since: int
+    until: int | None
+
+
+def absences(members: Sequence[Members]) -> list[Absence]:
+    """Who was away, in the order in which they left."""
+    found: list[Absence] = []
+    for number, (before, after) in enumerate(pairwise(members), start=1):
+        for site in before.sites:
+            if site not in after.sites:
+                back = (later.since for later in members[number:] if site in later.sites)
+                found.append(Absence(site, after.since, next(back, None)))
+    return found
+
+
 def missing_of(members: Sequence[Members]) -> dict[str, int]:
     """The sites that took part and then no more, and since which iteration."""
-    return {
-        site: after.since
-        for before, after in pairwise(members)
-        for site in before.sites
-        if site not in after.sites
-    }
+    return {absence.site: absence.since for absence in absences(members) if absence.until is None}
 
 
 @dataclass(frozen=True)
@@ -125,6 +140,7 @@ class RunResult:
         sites: what is known of every site.
         graph: the sites and their mixing matrices.
         members: who took part, by ranges of iterations, where a run may go on without sites.
+        joining: of an attempt that ended for that and goes on: the sites that are back, and take part again.
     """
 
     run_id: Name
@@ -141,6 +157,7 @@ class RunResult:
     sites: Annotated[Mapping[Name, SiteResult], at_most(MOST_SITES)] = field(default_factory=dict)
     graph: Graph | None = None
     members: Annotated[tuple[Members, ...], Field(max_length=MOST_SITES)] = ()
+    joining: Annotated[tuple[Name, ...], Field(max_length=MOST_SITES)] = ()
 
     @property
     def missing(self) -> dict[str, int]:

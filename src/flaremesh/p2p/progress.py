@@ -29,6 +29,7 @@ class SiteProgress:
         links: what carries the messages to each out-neighbour, ``direct`` or ``relay``.
         waits_for: the site that it waits for before its first iteration.
         panic: why code of the site ends the run.
+        checkpoint: the iteration of the last checkpoint that it has written in this attempt, 0 before.
         stopped: it has left the run in order; a site that is gone and never said so was killed.
     """
 
@@ -39,6 +40,7 @@ class SiteProgress:
     links: Links = field(default_factory=dict)
     waits_for: Name | None = None
     panic: Text | None = None
+    checkpoint: Whole = 0
     stopped: bool = False
 
 
@@ -78,6 +80,7 @@ class ProgressReporter(MetricsSink):
         self._links = links
         self._cancelled = cancelled
         self._latest = SiteProgress()
+        self._checkpoint = 0
         self._news = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._report, name="progress", daemon=True)
@@ -107,6 +110,11 @@ class ProgressReporter(MetricsSink):
         """Before the first iteration this site waits for another one, or no longer does."""
         self._update(waits_for=site)
 
+    def checkpointed(self, iteration: int) -> None:
+        """A checkpoint is written; any thread may say so."""
+        self._checkpoint = iteration
+        self._news.set()
+
     def panic(self, reason: str) -> None:
         """The site's code ends the run; reported at once, because its process may end now."""
         self._update(panic=reason)
@@ -134,4 +142,5 @@ class ProgressReporter(MetricsSink):
                 return
 
     def _tell(self) -> None:
-        self._post(SITE_PROGRESS.json(replace(self._latest, links=dict(self._links))).encode())
+        latest = replace(self._latest, links=dict(self._links), checkpoint=self._checkpoint)
+        self._post(SITE_PROGRESS.json(latest).encode())

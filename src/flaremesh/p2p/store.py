@@ -18,6 +18,9 @@ MOST_BYTES: Final = 32 << 20
 STORES: Final = "stores"
 """The folder in a participant's workspace that holds the stores."""
 
+CHECKPOINTS: Final = "checkpoints"
+"""The folder in a site's store that holds its checkpoints."""
+
 
 def store_of(workspace: Path, app: Path) -> Path:
     """The store of a run at a participant; it is not made here.

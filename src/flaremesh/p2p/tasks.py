@@ -41,6 +41,12 @@ CHECKPOINTS: Final = "checkpoints"
 RESUME: Final = "resume"
 """Beside PREPARE: the iteration whose checkpoint all sites have, to go on from; None: from the start."""
 
+JOINING: Final = "joining"
+"""Beside PREPARE: the sites that join there, and go on from what their neighbours tell them."""
+
+REPAIR: Final = "repair"
+"""Beside PREPARE: sites join there, or have in an attempt that was lost since: all repair their state."""
+
 LOST: Final = "flaremesh.lost"
 """Header of a failed task's reply: a neighbour or an edge was lost, and nobody has failed."""
 

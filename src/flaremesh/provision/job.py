@@ -19,13 +19,14 @@ _SERVER_APP = "app_server"
 _SITE_APP = "app_sites"
 
 
-def write_job(topology: Topology, folder: Path, *, name: str) -> None:
+def write_job(topology: Topology, folder: Path, *, name: str, continues: str = "") -> None:
     """Write the job that runs ``topology.run`` on all sites of the topology, and on no other.
 
     Args:
         topology: the mesh and its run.
         folder: the job's folder; an old one is replaced.
         name: of the run, for people.
+        continues: id in its order of the run from whose checkpoints it begins; empty for none.
 
     Raises:
         GraphError, MissingExtra: the mesh cannot be built from the topology.
@@ -51,8 +52,14 @@ def write_job(topology: Topology, folder: Path, *, name: str) -> None:
     # each export is a run of its own, which a site lets in once
     quorum = quorum_of(run, len(sites))
     asked = order.order(tuple(sites), _edges(mesh), run.links, topology.name, run.on_loss, quorum)
+    asked = replace(asked, continues=continues)
     order.write(replace(asked, targets=(SERVER,)), folder / _SERVER_APP)
     order.write(replace(asked, targets=asked.sites), folder / _SITE_APP)
+
+
+def ordered_run(folder: Path) -> str:
+    """Id of the run that the job in a folder orders; raises Refused if it orders none."""
+    return order.read(folder / _SERVER_APP).run
 
 
 def _edges(mesh: Mesh) -> dict[str, tuple[str, ...]]:

@@ -58,15 +58,15 @@ class CheckedAlgorithm:
         self.state = shaped(self._algorithm.init(initial, torch.zeros_like), state, initial.device)
 
     def repair(self, initial: Tensor) -> None:
-        """Go on without sites that have left; the initial point (d,) is the site's.
+        """Go on after sites have left or joined; the initial point (d,) is the site's.
 
         Raises:
             AlgorithmError: it does not say how.
         """
         if not isinstance(self._algorithm, Repairable):
             raise AlgorithmError(
-                f"{self.name} has no method repair, which says what its state becomes when sites have left: "
-                "its run can wait for them (on_loss: wait), but not go on without them"
+                f"{self.name} has no method repair, which says what becomes of its state when sites leave or "
+                "join: its run can wait for them (on_loss: wait), but not go on without them"
             )
         self.state = self._algorithm.repair(self.state, initial, self._gradient)
 

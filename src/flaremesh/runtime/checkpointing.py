@@ -57,6 +57,7 @@ class Checkpointing(MetricsSink):
         written_at: when that was, Unix time; None before.
         failures: how many could not be written since.
         failure: why the last one could not be written; None where it could.
+        tell: called with the iteration of each one that is written.
     """
 
     def __init__(self, checkpoints: Checkpoints, every: int | None, history: Sequence[Record] = ()):
@@ -69,6 +70,7 @@ class Checkpointing(MetricsSink):
         self.written = self.failures = 0
         self.written_at: float | None = None
         self.failure: str | None = None
+        self.tell: Callable[[int], None] = lambda _: None
 
     @override
     def iteration(self, record: Iteration) -> None:
@@ -145,6 +147,7 @@ class Checkpointing(MetricsSink):
         else:
             self.written, self.written_at = checkpoint.iteration, time.time()
             self.failures, self.failure = 0, None
+            self.tell(self.written)
 
     def _fail(self, iteration: int, error: Exception) -> None:
         self.failures, self.failure = self.failures + 1, str(error)

@@ -89,7 +89,7 @@ class Exchanges:
         Args:
             snapshot: what to go on from.
             initial: the initial point (d,).
-            repair: sites have left. Then all public copies start anew, at both ends of every edge alike.
+            repair: sites have left or joined. Then all public copies start anew, at both ends of each edge.
 
         Raises:
             ValueError, RuntimeError, KeyError, TypeError: it does not fit.

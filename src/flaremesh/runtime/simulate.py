@@ -17,6 +17,7 @@ from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.record import finite_or_none
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import History
+from flaremesh.runtime.joining import Joining
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.randomness import Generators, TakingTurns
 from flaremesh.runtime.site_run import SiteRun
@@ -57,6 +58,7 @@ class Simulation:
         checkpoints: where each site's checkpoints go; {} for none.
         resume: where each site goes on, all after the same iteration; {} to begin.
         began: names of the sites with which the run began, if others have left since: each keeps its data.
+        joining: the sites that join where the others go on; None for none.
 
     Attributes:
         sites: the loop of each site.
@@ -75,15 +77,19 @@ class Simulation:
         checkpoints: Mapping[str, Checkpoints] = _NONE,
         resume: Mapping[str, Checkpoint] = _NONE,
         began: Sequence[str] = (),
+        joining: Joining | None = None,
     ):
         boxes = inboxes(schedules)
-        self.histories = {site: History(earlier=resume[site].history if resume else ()) for site in schedules}
+        self.histories = {
+            site: History(earlier=resume[site].history if site in resume else ()) for site in schedules
+        }
         everyone = [*(began or schedules)]
         contexts = [SiteContext.here(site, everyone.index(site), len(everyone), seed) for site in schedules]
         # all problems are built before any computes, so that what they may share is the same for each
         problems = {site.name: TakingTurns(site, problem) for site in contexts}
+        joins = joining.sites if joining else ()
         with Generators().in_place():  # a site that goes on sets the states of its process
-            self.sites = {
+            sites = {
                 site: SiteRun(
                     algorithm,
                     problems[site],
@@ -94,9 +100,11 @@ class Simulation:
                     checkpoints.get(site),
                     resume.get(site),
                     [*schedules],
+                    joining,
                 )
-                for site, schedule in schedules.items()
+                for site, schedule in sorted(schedules.items(), key=lambda named: named[0] in joins)
             }
+        self.sites = {site: sites[site] for site in schedules}
         self._require_one_model()
         self._options = options
         self.seconds = 0.0

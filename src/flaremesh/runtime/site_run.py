@@ -23,6 +23,7 @@ from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoint
 from flaremesh.runtime.checkpointing import Checkpointing, Cuts
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
 from flaremesh.runtime.exchanges import Exchanges
+from flaremesh.runtime.joining import Joining
 from flaremesh.runtime.observation import Observation
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.tree import Tree
@@ -43,7 +44,7 @@ class SiteRun:
 
     A checkpoint is what a site is after a whole iteration, before anything of the next one is computed. From
     there a run goes on as if nothing had happened: its first record is that of the checkpoint's iteration.
-    Where sites have left since, those that stay repair their state first, and start their public copies anew.
+    Where sites have left or joined since, all repair their state first, and start their public copies anew.
 
     Args:
         algorithm: the algorithm.
@@ -55,6 +56,8 @@ class SiteRun:
         checkpoints: where the site's checkpoints go; None for none.
         resume: where to go on, with a problem that is newly built; None to begin.
         members: names of all sites that take part; () where they never change.
+        joining: the sites that join the others; one of them has nothing to go on from, and begins there.
+            None where nobody does.
 
     Attributes:
         problem: the site's objective, checked.
@@ -64,8 +67,9 @@ class SiteRun:
     Raises:
         CheckpointError: the one to go on from does not fit; it is given up.
         ProblemError: the problem failed, or gives what it should not.
-        AlgorithmError: the algorithm's first message is not what it declares; or sites have left, and it does
-            not say what becomes of its state.
+        AlgorithmError: the algorithm's first message is not what it declares; or sites have left or
+            joined, and it does not say what becomes of its state.
+        LinkError: a site that joins does not hear from a neighbour.
         NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
         GossipError: the wire does not fit the schedule.
     """
@@ -81,6 +85,7 @@ class SiteRun:
         checkpoints: Checkpoints | None = None,
         resume: Checkpoint | None = None,
         members: Collection[str] = (),
+        joining: Joining | None = None,
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
         self._schedule = schedule
@@ -104,17 +109,22 @@ class SiteRun:
         )
         self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), self._gradient)
         if resume is None:
-            self.start = 0
-            self._observed = self._observation(-1)
-            self._algorithm.start(initial)
+            self.start = joining.iteration if joining else 0
+            self._observed = self._observation(self.start - 1)
+            if joining:
+                self._join(initial, joining, link)
+            else:
+                self._algorithm.start(initial)
             self._algorithm.begin()
             self.problem.state(self.estimate)  # a model that cannot be saved fails now, not at the end
-            self._evaluate(0)
+            self._evaluate(self.start)
         else:
             self.start = resume.iteration
             self._started = True
-            self._observed = self._restore(initial, resume)
-            if self.start < self.iterations and self._has_lost(resume.parts["members"]):
+            self._observed, changed = self._restore(initial, resume, joining is not None)
+            if joining:
+                joining.tell(link, schedule, self.estimate, options.peer_timeout)
+            if self.start < self.iterations and changed:
                 self._algorithm.repair(initial)
                 if self.checkpointing is not None:
                     self.checkpointing.forget_after(resume.iteration)
@@ -228,15 +238,33 @@ class SiteRun:
             "members": self._members,
         }
 
-    def _restore(self, initial: Tensor, checkpoint: Checkpoint) -> Observation:
-        """Become what the checkpoint says; returns the iteration that it was taken in."""
+    def _join(self, initial: Tensor, joining: Joining, link: Link) -> None:
+        """Begin among the others; a checkpoint is taken at once, to which all can go back."""
+        there = joining.learn(link, self._schedule, initial, self._options.peer_timeout)
+        self._algorithm.start(there)
+        if self.start < self.iterations:
+            self._algorithm.repair(initial)
+        if self.checkpointing is not None:
+            self.checkpointing.forget_after(0)  # what it did before is not that of the others
+            self.checkpointing.at(self.start)
+            self.checkpointing.take_if_due(self.start, self._parts)
+            self.checkpointing.wait()
+
+    def _restore(self, initial: Tensor, checkpoint: Checkpoint, joined: bool) -> tuple[Observation, bool]:
+        """Become what the checkpoint says.
+
+        Returns:
+            The iteration that it was taken in, and whether other sites take part now: some were ``joined``,
+            or are gone.
+        """
         parts = checkpoint.parts
         try:
+            changed = joined or self._has_changed(parts["members"])
             if checkpoint.iteration > self.iterations:
                 raise ValueError(f"the run has {self.iterations} iterations")
             self._algorithm.restore(initial, parts["state"])
             self.problem.restore(parts["problem"])
-            self._exchanges.restore(parts["exchanges"], initial, repair=self._has_lost(parts["members"]))
+            self._exchanges.restore(parts["exchanges"], initial, repair=changed)
             observed = Observation.restored(checkpoint.iteration - 1, parts["observed"])
             set_global_states(parts["generators"])  # the last, because a problem may draw when it is restored
         except Exception as error:  # what a file says may be anything
@@ -246,13 +274,11 @@ class SiteRun:
                 f"the checkpoint of iteration {checkpoint.iteration} does not fit the run of {self.site}: "
                 f"{printable(error, 300)}"
             ) from error
-        return observed
+        return observed, changed
 
-    def _has_lost(self, before: Collection[str]) -> bool:
-        """Whether sites that took part before do no more; raises ValueError if others do."""
-        if more := set(self._members).difference(before):
-            raise ValueError(f"{min(more)} takes part, and did not then")
-        return len(self._members) < len(before)
+    def _has_changed(self, before: Collection[str]) -> bool:
+        """Whether other sites took part before."""
+        return set(self._members) != set(before)
 
     def _send(self, observed: Observation, stage: int) -> None:
         started = observed.pause_own_work()

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from flaremesh.p2p.agents.attempts import Attempts
 from flaremesh.p2p.attempt import Attempt, CurrentAttempt
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, GIVEN_UP, LOST, MISSING, NEXT_ATTEMPT
+from flaremesh.p2p.outcome import Members
 from flaremesh.p2p.store import STORES, store_of
 from flaremesh.waiting import wait_while
 
@@ -23,6 +25,7 @@ class Server:
 
     def __init__(self):
         self.registered = set(SITES)
+        self.logins = {site: f"login of {site}" for site in (*SITES, "worms")}
         self.jobs = {"first"}
         self.notes = {}
         self.cannot_begin = 0
@@ -39,7 +42,7 @@ class Server:
         self.told_over += [(site, order) for site in sites]
 
     def sites(self):
-        return {*SITES, "worms"}
+        return self.logins
 
     def ask(self, site):
         return json.dumps(self.running).encode() if site in self.registered else None
@@ -356,12 +359,22 @@ def test_a_server_that_starts_again_leaves_runs_alone_that_have_ended(tmp_path, 
     assert settled(server) == {}
 
 
-def test_the_store_of_a_run_is_kept_until_it_gets_no_further_attempt(attempts, store):
+@pytest.mark.parametrize(
+    ("state", "lost"),
+    [(RunState.FAILED, "bonn: lost its connection"), (RunState.FAILED, None), (RunState.ABORTED, None)],
+)
+def test_the_store_of_a_run_is_kept_as_long_as_it_may_be_resumed(attempts, store, state, lost):
     assert attempts.over() == set()
-    leave(store, RunState.FAILED, "bonn: lost its connection to the server")
+    leave(store, state, lost)
     assert attempts.over() == set()
     leave(store, RunState.FINISHED)
     assert attempts.over() == {store.name}
+
+
+def test_the_job_with_which_an_admin_resumes_a_run_is_its_next_attempt(attempts, server, store):
+    leave(store, RunState.ABORTED)
+    attempts.started("resumed")
+    assert server.notes == {"first": {NEXT_ATTEMPT: "resumed"}}
 
 
 def test_a_run_that_ends_with_its_first_loss_has_one_attempt(tmp_path, server):
@@ -485,3 +498,95 @@ def test_all_attempts_bear_the_id_of_the_first(attempts, server, store):
     settled(server)
     assert CurrentAttempt(store, Attempt("job-1", SITES, 20.0)).run_id == "first"
     assert (attempt.read(store).job, attempt.read(store).run_id) == ("job-1", "first")
+
+
+def gone_on_without_worms(server, store, **more):
+    """An attempt that was lost after the run had gone on without worms."""
+    server.registered = set(THREE)
+    leave(
+        store, RunState.FAILED, "ulm: the job process ended", 5.0, SITES, quorum=2, absent=("worms",), **more
+    )
+
+
+def test_who_is_back_when_the_next_attempt_begins_joins(attempts, server, store):
+    gone_on_without_worms(server, store)
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == THREE
+    begun = attempt.read(store)
+    assert (begun.sites, begun.absent, begun.joining) == (THREE, (), ("worms",))
+
+
+def test_who_is_not_free_yet_does_not_join(attempts, server, store):
+    gone_on_without_worms(server, store)
+    server.registered = set(SITES)
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == SITES
+    assert attempt.read(store).absent == ("worms",)
+
+
+def test_the_attempt_under_way_hears_of_who_is_back(attempts, server, store):
+    leave(store, RunState.RUNNING, None, 5.0, SITES, quorum=2, absent=("worms",))
+    attempts.registered()
+    assert CurrentAttempt(store, attempt.read(store)).back == ("worms",)
+
+
+def test_who_is_refused_by_its_own_door_keeps_nobody_from_going_on(attempts, server, store):
+    gone_on_without_worms(server, store)
+    server.cannot_begin, server.refused = 2, {"worms": "a person at this site denied it"}
+    attempts.ended("first", None)
+    assert GIVEN_UP not in settled(server)
+    assert server.taking_part == SITES
+    assert attempt.read(store).absent == ("worms",)
+    assert server.jobs == {"first", "job-1", "job-2", "job-3"}
+
+
+def test_a_refusal_of_another_site_is_still_the_end(attempts, server, store):
+    gone_on_without_worms(server, store)
+    server.cannot_begin, server.refused = 1, {"worms": "denied", "ulm": "denied"}
+    attempts.ended("first", None)
+    assert "ulm: denied" in settled(server)[GIVEN_UP]
+    assert server.jobs == {"first", "job-1"}
+
+
+def test_who_tries_twice_in_vain_joins_when_it_has_logged_in_again(attempts, server, store):
+    for _ in range(2):
+        gone_on_without_worms(server, store)
+        attempts.ended("first", None)
+        settled(server)
+        attempts.started("first")
+    gone_on_without_worms(server, store)
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == SITES
+    attempts.started("first")
+    server.logins["worms"] = "another login"
+    gone_on_without_worms(server, store)
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == THREE
+
+
+def test_an_attempt_that_is_lost_while_a_site_joins_leaves_that_out(attempts, server, store):
+    server.registered = set(SITES)
+    leave(store, RunState.FAILED, "worms: not linked", 5.0, THREE, quorum=2, joining=("worms",))
+    attempts.ended("first", None)
+    settled(server)
+    assert server.taking_part == SITES
+    assert attempt.read(store).absent == ("worms",)
+
+
+def test_a_run_with_other_sites_begins_where_the_one_is_that_it_continues(tmp_path, server, app, store):
+    Attempts(tmp_path, server, lambda job: app, server.ask).started("first")
+    leave(store, RunState.ABORTED, began_at=300, fruitless=3)
+    changed = tmp_path / "second" / "app_server"
+    asked = order.order(("bonn", "worms"), None, on_loss="continue", quorum=2)
+    order.write(replace(asked, continues=order.read(app).run), changed)
+    (other := store_of(tmp_path, changed)).mkdir(parents=True)
+    Attempts(tmp_path, server, lambda job: changed, server.ask).started("second")
+    begun = attempt.read(other)
+    assert (begun.sites, begun.joining, begun.absent) == (("bonn", "worms"), ("worms",), ())
+    assert (begun.began_at, begun.fruitless, begun.quorum) == (300, 0, 2)
+    assert begun.members == (Members(0, SITES),)
+    assert server.notes == {}

@@ -2,20 +2,23 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
 import pytest
 
 from flaremesh.deploy.runs import follow
-from flaremesh.deploy.runs.known import find, known_runs, run_lines
-from flaremesh.deploy.runs.results import gathered_result
+from flaremesh.deploy.runs.known import KnownRun, find, known_runs, run_lines
+from flaremesh.deploy.runs.results import forget_result, gathered_result
+from flaremesh.deploy.runs.resume import NotResumable, require_resumable
 from flaremesh.deploy.runs.session import AdminSession, UnknownRun
 from flaremesh.deploy.targets.base import DeployError
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.nvflare.admin import Unknown
 from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, Job, job_of
 from flaremesh.p2p.outcome import RUN_RESULT, RunResult
+from flaremesh.topology.load import load
 
 RUNNING = Job("mine", "RUNNING", (), None)
 LOST = replace(RUNNING, status="FINISHED:EXECUTION_EXCEPTION", lost="bonn: gone")
@@ -77,6 +80,55 @@ def test_the_attempts_of_a_run_are_one_run_with_the_id_of_the_first():
     other, run = known_runs(session(attempts()))
     assert (other.run_id, other.state) == ("a-other", "finished")
     assert (run.run_id, run.last, run.state) == ("b-first", "b-second", "running")
+
+
+def test_a_run_that_an_admin_has_resumed_is_the_same_run():
+    aborted = replace(RUNNING, status="FINISHED:ABORTED", next_attempt="b")
+    (run,) = known_runs(session({"a": aborted, "b": replace(RUNNING, cloned_from="a", submitted=1.0)}))
+    assert (run.run_id, run.last, run.state) == ("a", "b", RunState.RUNNING)
+
+
+OUTLIVES = load(Path(__file__).parents[3] / "provision" / "digits-ring4.yaml").run.model_copy(
+    update={"on_loss": "wait"}
+)
+
+
+@pytest.mark.parametrize(
+    ("job", "on_loss", "missing", "why"),
+    [
+        (RUNNING, "wait", [], "goes on by itself"),
+        (LOST, "wait", [], "goes on by itself"),
+        (replace(RUNNING, status="FINISHED:COMPLETED"), "wait", [], "has finished"),
+        (replace(RUNNING, status="FINISHED:ABORTED"), "fail", [], "keeps no checkpoints"),
+        (replace(LOST, given_up="not there: bonn"), "wait", ["bonn"], "not there: bonn"),
+    ],
+)
+def test_a_run_that_cannot_be_resumed_says_why(job, on_loss, missing, why):
+    with pytest.raises(NotResumable, match=why):
+        require_resumable(KnownRun({"a": job}), OUTLIVES.model_copy(update={"on_loss": on_loss}), missing)
+
+
+@pytest.mark.parametrize(
+    ("job", "on_loss", "missing"),
+    [
+        (replace(LOST, given_up="not there: bonn"), "wait", []),
+        (replace(RUNNING, status="FINISHED:ABORTED"), "wait", []),
+        (replace(RUNNING, status="FINISHED:ABANDONED"), "wait", []),
+        (replace(RUNNING, status="FINISHED:EXECUTION_EXCEPTION"), "continue", ["bonn"]),
+    ],
+)
+def test_a_run_that_has_ended_without_finishing_can_be_resumed(job, on_loss, missing):
+    require_resumable(KnownRun({"a": job}), OUTLIVES.model_copy(update={"on_loss": on_loss}), missing)
+
+
+def test_what_was_gathered_of_a_run_that_goes_on_is_gathered_anew(tmp_path):
+    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "topology.json").write_text("{}")
+    (tmp_path / "bonn").mkdir()
+    (tmp_path / "bonn" / "history.jsonl").write_text("")
+    (tmp_path / "job").mkdir()
+    forget_result(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "topology.json"]
 
 
 def test_what_an_admin_cloned_is_another_run():

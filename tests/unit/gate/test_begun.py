@@ -210,3 +210,31 @@ def test_a_damaged_list_lets_nothing_in(workspace, attempt_of):
     (workspace / BEGUN).write_text("{")
     with pytest.raises(Refused, match="the site's admin may remove it"):
         Begun(workspace).add(attempt_of(), NOW)
+
+
+def test_a_run_continues_one_of_the_same_submitter(workspace, attempt_of):
+    Begun(workspace).add(attempt_of(run="old"), NOW)
+    assert Begun(workspace).continued(attempt_of("job-2", run="new", continues="old")) == "a" * 64
+    assert Begun(workspace).continued(attempt_of("job-2", run="new", continues="unknown")) == ""
+    assert Begun(workspace).continued(attempt_of("job-2", run="new")) == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "running", "reason"),
+    [
+        ({"submitter": "mallory@consortium.org"}, (), "is of lead"),
+        ({"on_loss": "fail"}, (), "ends with its first loss"),
+        ({}, ("job-1",), "still runs here"),
+    ],
+)
+def test_a_run_continues_no_other(workspace, attempt_of, fields, running, reason):
+    Begun(workspace).add(attempt_of(run="old"), NOW)
+    with pytest.raises(Refused, match=reason):
+        Begun(workspace).continued(attempt_of("job-2", run="new", continues="old", **fields), running)
+
+
+def test_a_run_that_a_person_has_denied_is_not_continued(workspace, attempt_of):
+    Begun(workspace).add(attempt_of(run="old"), NOW)
+    Begun(workspace).deny("old", "ann")
+    with pytest.raises(Refused, match="a person at this site denied"):
+        Begun(workspace).continued(attempt_of("job-2", run="new", continues="old"))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from flaremesh.p2p.gate import policy
+from flaremesh.p2p.gate import commands, policy
 from flaremesh.p2p.gate.approval import Approvals
 from flaremesh.p2p.gate.audit import AuditLog
 from flaremesh.p2p.gate.begun import Begun
@@ -45,6 +45,11 @@ def test_a_person_sees_what_waits_and_approves_it(flaremesh, workspace, request_
     assert check(workspace, request)
     assert flaremesh("pending", workspace).stdout == "no run waits for approval\n"
     assert "approved" in flaremesh("audit", "show", workspace).stdout
+
+
+def test_a_person_sees_which_run_another_one_continues(workspace, request_of):
+    Approvals(workspace).ask(request_of(continues="run-0"))
+    assert "continues  run-0, from its checkpoints" in commands.pending(workspace, as_json=False)
 
 
 def test_in_a_pod_the_environment_names_the_workspace(flaremesh, workspace, request_of):

@@ -6,12 +6,12 @@ import pytest
 
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
-from flaremesh.p2p.attempt import Attempt, CurrentAttempt
+from flaremesh.p2p.attempt import Attempt, CurrentAttempt, NothingLeft
 from flaremesh.p2p.controllers import checkpoint_clock
 from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
 from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of
-from flaremesh.p2p.outcome import Members
+from flaremesh.p2p.outcome import Absence, Members, absences
 
 SITES = ("bonn", "ulm")
 
@@ -22,16 +22,16 @@ def begun(store, job="first"):
 
 @pytest.mark.parametrize(
     ("checkpoints", "newest"),
-    [([(100, 200), (200, 300)], 200), ([(100,), (200,)], None), ([(), (100,)], None), ([], None)],
+    [([(100, 200), (200, 300)], 200), ([(100,), (200,)], None), ([(), (100,)], None)],
 )
 def test_a_run_goes_on_from_the_newest_checkpoint_that_all_sites_have(tmp_path, checkpoints, newest):
-    assert begun(tmp_path).begin_at(checkpoints) == newest
+    assert begun(tmp_path).begin_at(dict(zip(SITES, checkpoints, strict=True))) == newest
 
 
 def test_attempts_that_begin_at_one_iteration_are_counted(tmp_path):
     counts = []
-    for checkpoints in ([()], [()], [(100,)], [(100,)], [(100,)]):
-        begun(tmp_path).begin_at(checkpoints)
+    for checkpoints in ((), (), (100,), (100,), (100,)):
+        begun(tmp_path).begin_at(dict.fromkeys(SITES, checkpoints))
         counts.append(attempt.read(tmp_path).fruitless)
     assert counts == [0, 1, 0, 1, 2]
 
@@ -151,25 +151,117 @@ def taken_up(store, sites, checkpoints):
     if last := attempt.read(store):
         attempt.write(store, replace(last, sites=sites))
     current = CurrentAttempt(store, Attempt("next", ("bonn", "ulm", "worms"), 600.0, quorum=2))
-    current.begin_at(checkpoints)
+    current.begin_at(dict.fromkeys(sites, checkpoints))
     return current
 
 
 def test_who_took_part_is_known_by_ranges_of_iterations(tmp_path):
     all_three = ("bonn", "ulm", "worms")
-    taken_up(tmp_path, all_three, [()])
-    taken_up(tmp_path, all_three, [(100,)])
-    current = taken_up(tmp_path, SITES, [(300,)])
+    taken_up(tmp_path, all_three, ())
+    taken_up(tmp_path, all_three, (100,))
+    current = taken_up(tmp_path, SITES, (300,))
     assert current.sites == SITES
     assert current.members == (Members(0, all_three), Members(300, SITES))
     assert current.missing == {"worms": 300}
 
 
 def test_what_sites_did_after_the_checkpoint_that_the_others_go_on_from_is_gone(tmp_path):
-    taken_up(tmp_path, ("bonn", "ulm", "worms"), [()])
-    assert taken_up(tmp_path, SITES, [()]).members == (Members(0, SITES),)
+    taken_up(tmp_path, ("bonn", "ulm", "worms"), ())
+    assert taken_up(tmp_path, SITES, ()).members == (Members(0, SITES),)
+
+
+def lost(store, **changes):
+    """The last attempt, as the server's agent leaves it for the next one."""
+    attempt.write(store, replace(attempt.read(store), **changes))
+
+
+@pytest.fixture
+def without_worms(tmp_path):
+    """The store of a run that went on without worms at iteration 300."""
+    taken_up(tmp_path, (*SITES, "worms"), ())
+    lost(tmp_path, absent=("worms",))
+    taken_up(tmp_path, SITES, (300,))
+    return tmp_path
+
+
+def joined_again(store, checkpoints):
+    attempt.write(store, attempt.read(store).joined_by(["worms"]))
+    current = CurrentAttempt(store, Attempt("next", ("bonn", "ulm", "worms"), 600.0, quorum=2))
+    current.begin_at(checkpoints)
+    return current
+
+
+def test_who_joins_begins_where_the_others_are_whatever_it_has_of_before(without_worms):
+    others = {"bonn": (300, 700), "ulm": (700, 900)}
+    joined_again(without_worms, {**others, "worms": (200, 300)})
+    assert attempt.read(without_worms).began_at == 700
+
+
+def test_who_was_away_is_known_by_ranges_of_iterations(without_worms):
+    current = joined_again(without_worms, {"bonn": (700,), "ulm": (700,), "worms": (300,)})
+    assert [members.since for members in current.members] == [0, 300, 700]
+    assert current.missing == {}
+    assert absences(current.members) == [Absence("worms", 300, 700)]
+
+
+def test_an_attempt_that_joins_somebody_and_does_not_begin_is_not_counted(without_worms):
+    before = attempt.read(without_worms).fruitless
+    for _ in range(3):
+        joined_again(without_worms, {"bonn": (300,), "ulm": (300,)})
+        lost(without_worms, **vars(attempt.read(without_worms).apart()))
+    assert attempt.read(without_worms).fruitless == before
+
+
+def test_who_has_joined_has_what_the_others_have(without_worms):
+    joined_again(without_worms, {"bonn": (700,), "ulm": (700,)}).joined()
+    current = CurrentAttempt(without_worms, Attempt("next", SITES, 600.0, quorum=2))
+    assert current.begin_at({"bonn": (700,), "ulm": (700, 900), "worms": (700,)}) == 700
+    assert "worms" in current.sites
+
+
+def test_all_repair_their_state_where_a_site_joins_until_there_is_a_later_checkpoint(without_worms):
+    joins = joined_again(without_worms, {"bonn": (700,), "ulm": (700,)})
+    assert joins.repairs
+    joins.joined()
+    again = CurrentAttempt(without_worms, Attempt("next", SITES, 600.0, quorum=2))
+    again.begin_at(dict.fromkeys(again.sites, (700,)))
+    assert again.repairs
+    again.begin_at(dict.fromkeys(again.sites, (900,)))
+    assert not again.repairs
+
+
+@pytest.mark.parametrize("sites", [["worms", "mallory", "bonn"], ["worms"]])
+def test_only_a_site_that_is_away_can_be_back(without_worms, sites):
+    current = taken_up(without_worms, SITES, (300,))
+    attempt.announce(without_worms, sites)
+    assert current.back == ("worms",)
+    attempt.announce(without_worms, ())
+    assert current.back == ()
 
 
 def test_a_run_that_goes_on_without_sites_says_how_many_it_needs(tmp_path):
     with pytest.raises(ExtraError, match="quorum"):
         CurrentAttempt.begin(tmp_path, "first", SITES, {"on_loss": "continue", "quorum": 1})
+
+
+@pytest.fixture
+def given_up(tmp_path):
+    """The store of a run that was lost too often after its checkpoint at iteration 100."""
+    begun(tmp_path).begin_at(dict.fromkeys(SITES, (100,)))
+    lost(tmp_path, state=RunState.FAILED, fruitless=3)
+    return tmp_path
+
+
+def test_a_run_that_is_resumed_may_be_lost_as_often_as_before(given_up):
+    begun(given_up, "resumed").begin_at(dict.fromkeys(SITES, (100,)))
+    assert attempt.read(given_up).fruitless == 0
+
+
+def test_a_run_is_not_resumed_from_the_start_because_a_site_has_lost_its_checkpoints(given_up):
+    resumed = begun(given_up, "resumed")
+    with pytest.raises(NothingLeft, match="ulm has no checkpoint"):
+        resumed.begin_at({"bonn": (100,), "ulm": ()})
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_resumed_from_the_start(given_up):
+    assert begun(given_up, "resumed").begin_at(dict.fromkeys(SITES, ())) is None

@@ -14,6 +14,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
+from flaremesh.p2p import attempt
+from flaremesh.p2p.attempt import Attempt, CurrentAttempt
 from flaremesh.p2p.controllers import DistOptController
 from flaremesh.p2p.controllers.dist_opt_controller import SiteFailure
 from flaremesh.p2p.extra import ExtraError
@@ -165,3 +167,41 @@ def test_an_aborted_site_says_so_even_while_its_code_goes_on():
     reporter = ProgressReporter(post, {}, lambda: True)
     assert heard.wait(5)
     reporter.stop()
+
+
+@pytest.mark.parametrize(("joining", "is_loss"), [((), False), (("bonn",), True)])
+def test_what_fails_while_a_site_joins_lets_the_others_go_on(controller, tmp_path, joining, is_loss):
+    begun = Attempt("job", ("bonn", "ulm", "worms"), 600.0, joining=joining)
+    attempt.write(tmp_path, begun)
+    controller._attempt = CurrentAttempt(tmp_path, begun)
+    replied(controller, "bonn", "config", failed(**{REASON: "the data are gone"}))
+    assert controller._failures.cause.is_loss is is_loss
+
+
+def test_what_fails_once_a_site_has_joined_is_no_loss(controller, tmp_path):
+    begun = Attempt("job", ("bonn", "ulm", "worms"), 600.0, joining=("bonn",))
+    attempt.write(tmp_path, begun)
+    controller._attempt = CurrentAttempt(tmp_path, begun)
+    controller._attempt.joined()
+    replied(controller, "bonn", "run_algorithm", failed(**{REASON: "the data are gone"}))
+    assert not controller._failures.cause.is_loss
+
+
+def test_the_attempt_ends_for_who_is_back_once_all_have_written_a_checkpoint_since(controller, tmp_path):
+    begun = Attempt("job", ("bonn", "ulm"), 600.0, quorum=2, absent=("worms",))
+    attempt.write(tmp_path, begun)
+    controller._attempt = CurrentAttempt(tmp_path, begun)
+
+    def written(**iterations):
+        for site, iteration in iterations.items():
+            controller._hear(site, json.dumps({"iteration": iteration, "checkpoint": iteration}).encode())
+        controller._let_join()
+        return controller._failures.cause
+
+    assert written(bonn=1, ulm=1) is None
+    attempt.announce(tmp_path, ["worms"])
+    assert written(bonn=1) is None
+    assert written(bonn=2) is None
+    ended = written(ulm=2)
+    assert ended.is_loss
+    assert controller._joining == ("worms",)

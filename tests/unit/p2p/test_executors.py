@@ -24,6 +24,7 @@ from flaremesh.p2p.executors import (
     GTExecutor,
     SyncAlgorithmExecutor,
 )
+from flaremesh.p2p.executors.assignment import Preparation
 from flaremesh.p2p.executors.native_run import UnsoundWeights, require_sound_weights
 from flaremesh.p2p.tasks import REASON
 from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
@@ -224,7 +225,7 @@ def test_the_end_of_a_run_is_a_checkpoint_from_which_its_result_is_delivered_aga
             executor._flaremesh.joined = replace(
                 sites.members[site], checkpoints=Checkpoints(tmp_path / "stores" / site, site)
             )
-            executor._flaremesh.resume = resume
+            executor._flaremesh.preparation = Preparation(resume=resume)
         replies = [from_shareable(reply).data for reply in sites.run(3).values()]
         models = [(tmp_path / site / "flaremesh/model.safetensors").read_bytes() for site in values]
         sent = [reply["sent_bytes"] for reply in replies]

@@ -8,6 +8,7 @@ from flaremesh.deploy.reports import graph_plot, plots
 from flaremesh.deploy.reports.contraction import consensus_distance, fit_contraction
 from flaremesh.deploy.reports.page import Draw, page, picture
 from flaremesh.deploy.runs.results import load_run
+from flaremesh.p2p.outcome import absences
 
 
 @dataclass(frozen=True)
@@ -58,5 +59,7 @@ def write_report(folder: Path, output: Path) -> WrittenReport:
     for name, path in figures.items():
         path.write_bytes(pictures[name].light)
     index = output / "index.html"
-    index.write_text(page("report.html.j2", run=run, fitted=fitted, pictures=pictures), encoding="utf-8")
+    away = absences(run.result.members)
+    told = page("report.html.j2", run=run, fitted=fitted, pictures=pictures, absences=away)
+    index.write_text(told, encoding="utf-8")
     return WrittenReport(index, figures, predicted, fitted)

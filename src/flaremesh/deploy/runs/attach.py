@@ -80,7 +80,7 @@ def attach(
 
             result, job = to_the_end(connection, target, run.run_id, job, show_run, stop, warn, lambda: True)
     folder.mkdir(parents=True, exist_ok=True)
-    return gathered(asked or _as_told(topology, result), target, folder, run.name, result, warn, job)
+    return gathered(asked or as_told(topology, result), target, folder, run.name, result, warn, job)
 
 
 def to_the_end(
@@ -125,10 +125,10 @@ def to_the_end(
                 continue
             if not ended.lost:
                 return ended, job
-            if told != job:
+            if told != job and not ended.joining:
                 without = ", or without who stays away" if connection.run.on_loss == "continue" else ""
                 warn(f"{ended.reason}. The run goes on once all are back{without}.")
-                told = job
+            told = job
             match next_attempt(connection.session, job, ended, stop):
                 case str() as job:
                     pass
@@ -168,7 +168,7 @@ def gathered(
         ) from error
 
 
-def _as_told(topology: Topology, told: RunResult) -> Topology:
+def as_told(topology: Topology, told: RunResult) -> Topology:
     """The topology with what is told of a run that was submitted elsewhere."""
     said = {"iterations": told.iterations, "algorithm": told.algorithm}
     run = topology.run.model_copy(update={field: value for field, value in said.items() if value})

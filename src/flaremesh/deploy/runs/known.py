@@ -61,8 +61,10 @@ def known_runs(session: AdminSession) -> list[KnownRun]:
     first: dict[str, str] = {}
     for job_id, job in listed.items():
         before = job.cloned_from
-        # an admin may clone any job, which is another run unless the server did it for a loss
-        goes_on = before in first and listed[before].lost is not None
+        # an admin may clone any job, which is another run unless that was lost, or resumed
+        goes_on = before in first and (
+            listed[before].lost is not None or listed[before].next_attempt == job_id
+        )
         first[job_id] = first[before] if before and goes_on else job_id
         runs.setdefault(first[job_id], {})[job_id] = job
     return [KnownRun(jobs) for jobs in runs.values()]

@@ -1,5 +1,6 @@
 """What a run leaves behind on the admin's machine: the folder ``<mesh>/runs/<run id>``."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,17 @@ def load_result(folder: Path) -> RunResult:
     except FileNotFoundError:
         reason = f"There is no {RESULT}: the run has not ended, or its result was not fetched."
         return RunResult(folder.name, "unfinished", name=folder.name, reason=reason)
+
+
+def forget_result(folder: Path) -> None:
+    """Remove what was gathered of a run that had ended and goes on; the sites keep it.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    (folder / RESULT).unlink(missing_ok=True)
+    for history in folder.glob(f"*/{HISTORY}"):
+        shutil.rmtree(history.parent)
 
 
 def gathered_result(mesh: Path, prefix: str) -> RunResult | None:

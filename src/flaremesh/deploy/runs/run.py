@@ -51,6 +51,7 @@ def run(
     leave: Callable[[], bool] = lambda: False,
     *,
     detach: bool = False,
+    continues: str = "",
 ) -> RunResult:
     """Run ``topology.run`` and gather its results in ``mesh/runs/<run id>``.
 
@@ -71,6 +72,7 @@ def run(
         reconnect_seconds: for how long a lost connection to the server is tried again; see Connection.
         leave: asked when ``stop`` is set whether the run goes on instead of being aborted.
         detach: leave the run alone as soon as it has begun, or waits behind others.
+        continues: as in write_job.
 
     Raises:
         UnsoundRun, GraphError, MissingExtra, DeliveryError: the run makes no sense, or cannot travel.
@@ -85,7 +87,7 @@ def run(
         _require([site.name for site in topology.sites if site.name not in registered])
         if stop.is_set():
             raise NotSubmitted("interrupted before the run was submitted")
-        run_id, folder = _submit(connection.session, topology, mesh / RUNS, name)
+        run_id, folder = _submit(connection.session, topology, mesh / RUNS, name, continues)
         waits, pause = "", _FIRST_PAUSE
         while True:
             submitted = time.monotonic()
@@ -132,11 +134,13 @@ def _require(missing: list[str]) -> None:
         raise DeployError(f"not ready: {', '.join(missing)}. `flaremesh up` starts who does not run.")
 
 
-def _submit(session: AdminSession, topology: Topology, runs: Path, name: str) -> tuple[str, Path]:
+def _submit(
+    session: AdminSession, topology: Topology, runs: Path, name: str, continues: str
+) -> tuple[str, Path]:
     runs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=runs, prefix=".submit-") as staging:
         job = Path(staging) / "job"
-        write_job(topology, job, name=name)
+        write_job(topology, job, name=name, continues=continues)
         run_id = session.submit(job)
         folder = runs / run_id
         folder.mkdir()

@@ -106,6 +106,10 @@ class AdminSession:
         self._ask(lambda: self._admin.abort(run_id))
         return self.wait(run_id, timeout)
 
+    def clone(self, run_id: str) -> str:
+        """Let a run that has ended go on in another job; returns that job's id."""
+        return self._ask(lambda: self._admin.clone(run_id))
+
     def wait(self, run_id: str, timeout: float) -> bool:
         """Wait for a run's end; says whether it came within ``timeout`` seconds."""
         return not wait_while(lambda: not self.job(run_id).ended, timeout, _POLL_SECONDS)

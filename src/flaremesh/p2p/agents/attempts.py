@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from flaremesh.p2p import attempt
 from flaremesh.p2p.attempt import Attempt, CurrentAttempt, resumable_store
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.exported import extra_of
+from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, GIVEN_UP, LOST, MISSING, NEXT_ATTEMPT
 from flaremesh.p2p.nvflare.server import ServerProcess
 from flaremesh.p2p.store import STORES, make
@@ -30,6 +32,9 @@ _KILLED = "the server's process of the job ended without a word"
 _STOPPED = "the server was stopped"
 _UNHEARD = {RunState.FINISHED, RunState.ABORTED}  # as long as NVFlare has not noted the end of the job
 _LEAVE_SECONDS = 15.0  # for the sites that are there to end the job that was lost
+_JOIN_SECONDS = 30.0  # for an attempt to begin with sites that are back: the others wait meanwhile
+_MOST_TRIES = 2  # of a site that has logged in, to join: what keeps it out would do so again
+_MOST_RANGES = 1000  # of iterations with the same sites: one that comes and goes lets the others go on
 _MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
 
 
@@ -65,6 +70,7 @@ class Attempts:
         self._stores: dict[str, Path] = {}
         self._aborted: dict[str, str | None] = {}
         self._told_to_end: set[str] = set()
+        self._tries: Counter[tuple[str, str, str]] = Counter()
         self._leaving = False
         self.lost = 0
 
@@ -91,8 +97,8 @@ class Attempts:
         self._leaving = True
 
     def over(self) -> set[str]:
-        """Names of the stores of runs that get no further attempt."""
-        return {store.name for store, last in self._last() if last.is_over}
+        """Names of the stores of runs that get no further attempt, also if an admin would resume them."""
+        return {store.name for store, last in self._last() if last.has_finished}
 
     def missing(self) -> Iterator[tuple[str, str, float]]:
         """Which run waits for which site, or goes on without it, and since when, Unix time."""
@@ -107,9 +113,28 @@ class Attempts:
         return last.patience if last and last.job == job else 0.0
 
     def started(self, job: str) -> None:
-        """A job has begun."""
+        """A job has begun, which may be an attempt of a run that an admin has resumed."""
         if store := resumable_store(self._workspace, self._app(job)):
             self._stores[job] = store
+            asked = order.read(self._app(job))
+            attempt.note_run(store, asked.run)
+            if (last := attempt.read(store)) and last.job != job:
+                self._process.note(last.job, {NEXT_ATTEMPT: job})
+            elif last is None and asked.continues:
+                self._continue(store, asked, job)
+            self.registered()  # meanwhile
+
+    def _continue(self, store: Path, asked: Order, job: str) -> None:
+        """Let a run begin where the one is that it continues."""
+        before = attempt.store_of_run(self._workspace, asked.continues)
+        if before and (last := attempt.read(before)):
+            attempt.write(store, replace(last.continued(asked.sites, asked.quorum), first=job, missing={}))
+
+    def registered(self) -> None:
+        """Sites have registered: a run that went on without them lets them join at its next checkpoint."""
+        for store in list(self._stores.values()):
+            if last := attempt.read(store):
+                attempt.announce(store, self._back(store, last))
 
     def told_to_end(self, job: str) -> None:
         """An admin tells a job to end, which may have been lost already: its run gets no further attempt."""
@@ -178,6 +203,7 @@ class Attempts:
             run: the run.
             job: the next attempt, if that only waits to begin.
         """
+        begun, run = run, run._replace(attempt=run.attempt.apart())
         last = run.attempt
         if last.fruitless >= _MOST_FRUITLESS:
             self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
@@ -197,30 +223,54 @@ class Attempts:
             if job is None:
                 if wait_while(missing, left, _POLL_SECONDS):
                     break
-                if (job := self._begin(run)) is None:
+                begun = self._joined(run, jobs)
+                if (job := self._begin(begun)) is None:
                     return
                 jobs.add(job)
-            wait_while(partial(self._process.waits, job), deadline - time.monotonic(), _POLL_SECONDS)
+            left = deadline - time.monotonic()
+            most = min(left, _JOIN_SECONDS) if begun.attempt.joining else left
+            wait_while(partial(self._process.waits, job), most, _POLL_SECONDS)
             if self._process.waits(job):
                 self._process.withdraw(job)
-            elif self._is_settled(run, job):
+            elif self._is_settled(begun, job):
                 return
             run, job = self._told(run, job), None
         gone = missing()
         self._go_on_without(gone, run)
 
+    def _back(self, store: Path, last: Attempt) -> list[str]:
+        """The sites that are back, and have not tried in vain to join since."""
+        if not last.quorum or len(last.members) >= _MOST_RANGES:
+            return []
+        logins = self._process.sites()
+        return [
+            site
+            for site in last.absent
+            if site in logins and self._tries[store.name, site, logins[site]] < _MOST_TRIES
+        ]
+
+    def _joined(self, run: _Run, jobs: Collection[str]) -> _Run:
+        """The run as its next attempt has it: with the sites that are back."""
+        back = [site for site in self._back(run.store, run.attempt) if self._is_free(site, jobs)]
+        logins = self._process.sites()
+        self._tries.update((run.store.name, site, logins.get(site, "")) for site in back)
+        return run._replace(attempt=run.attempt.joined_by(back))
+
     def _begin(self, run: _Run) -> str | None:
         """Submit the next attempt; None if an admin has ended the run, or removed the last one's job."""
         last = run.attempt
+        away = {site: since for site, since in last.missing.items() if site not in last.sites}
         stopped = last.job in self._told_to_end
-        job = None if stopped else self._process.clone(last.job, last.sites, {MISSING: dict(last.missing)})
+        job = None if stopped else self._process.clone(last.job, last.sites, {MISSING: away})
         if job is None:
             attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
             self._process.withdraw(last.job)
             self._process.note(last.job, {GIVEN_UP: ENDED_BY_ADMIN})
             return None
+        attempt.announce(run.store, ())
         _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
-        attempt.write(run.store, replace(last, job=job, first=last.run_id, state=RunState.WAITING))
+        begun = replace(last, job=job, first=last.run_id, missing=away, state=RunState.WAITING)
+        attempt.write(run.store, begun)
         self._process.note(last.job, {NEXT_ATTEMPT: job})
         return job
 
@@ -232,7 +282,10 @@ class Attempts:
             return True
         if self._process.has_begun(job):
             return True
-        if refusals := self._process.refusals(job):  # sites would say the same again
+        refusals = self._process.refusals(job)
+        if refusals.keys() <= set(run.attempt.joining):  # the others go on without those
+            return False
+        if refusals:  # sites would say the same again
             self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
         return bool(refusals)
 
@@ -253,14 +306,14 @@ class Attempts:
             self._give_up(run, f"{why}; {len(there)} of {last.quorum} sites that must be there to go on are")
         else:
             _log.warning("the job %s goes on without who is %s", last.job, why)
-            self._next(run._replace(attempt=replace(last, sites=there)), None)
+            absent = tuple(sorted({*last.absent, *missing}))
+            self._next(run._replace(attempt=replace(last, sites=there, absent=absent)), None)
 
     def _noted(self, run: _Run, gone: Collection[str]) -> _Run:
         """The run, once it is kept and told who of its sites is missing now, and since when."""
         last = run.attempt
         before = dict(last.missing)
-        for_good = {site: since for site, since in before.items() if site not in last.sites}
-        now = for_good | {site: before.get(site, time.time()) for site in gone}
+        now = {site: before.get(site, time.time()) for site in (*last.absent, *gone)}
         if now == before:
             return run
         last = replace(last, missing=now)

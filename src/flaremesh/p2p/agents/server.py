@@ -66,6 +66,7 @@ class ServerAgent(Agent):
             self._started = True
         elif event_type == EventType.CLIENT_REGISTER_PROCESSED:
             self._process.report_restarted_sites()
+            self._attempts.registered()
         elif event_type == EventType.JOB_STARTED:
             self._attempts.started(job_of_event(fl_ctx))
         elif event_type in (EventType.JOB_COMPLETED, EventType.JOB_ABORTED):

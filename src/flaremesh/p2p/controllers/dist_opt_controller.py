@@ -40,8 +40,10 @@ from flaremesh.p2p.tasks import (
     ADDRESS,
     ADDRESSES,
     BY_VALUE,
+    JOINING,
     PREPARE,
     PROGRESS_COMMAND,
+    REPAIR,
     RESUME,
     START_TIMEOUT,
     Task,
@@ -94,6 +96,8 @@ class DistOptController(Controller):
         self._prepared: set[str] = set()
         self._strangers: set[str] = set()
         self._matrices: list[list[list[float]]] = []
+        self._joining: tuple[str, ...] = ()
+        self._written: int | None = None  # the newest checkpoint when somebody was back
 
     @cached_property
     def config(self) -> Config:
@@ -142,7 +146,7 @@ class DistOptController(Controller):
         except SiteFailure:
             pass
         except (ValueError, FlaremeshError) as error:
-            self._fail(str(error))
+            self._fail(str(error), is_loss=bool(self._attempt.joining))  # it may do without who joins
         if abort_signal.triggered and not self._failures.cause and (silent := self._silent_sites()):
             self._fail(silent, is_loss=True)
         cause = self._failures.cause
@@ -151,6 +155,8 @@ class DistOptController(Controller):
         )
         self._state = RunState(outcome)
         lost = self._attempt.end(self._state, cause.reason if cause and cause.is_loss else None)
+        if self._joining:
+            self._state = RunState.WAITING  # nothing has failed
         self._write(outcome, fl_ctx, time.monotonic() - started, lost)
         if cause and not abort_signal.triggered:
             self.system_panic(cause.reason, fl_ctx)
@@ -192,7 +198,13 @@ class DistOptController(Controller):
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         if not self._await_sites(self._linked, deadline, f"not linked {late}", abort_signal):
             return
-        step = {PREPARE: True, RESUME: self._attempt.begin_at(self._checkpoints.values())}
+        begin_at = self._attempt.begin_at(self._checkpoints)
+        step = {
+            PREPARE: True,
+            RESUME: begin_at,
+            JOINING: self._attempt.joining,
+            REPAIR: self._attempt.repairs,
+        }
         for site in set(parts) - self._prepared:
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         doing = "it is still loading data, building its problem or computing its first gradient"
@@ -227,6 +239,7 @@ class DistOptController(Controller):
     def _run(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         if abort_signal.triggered:
             return
+        self._attempt.joined()
         self._state = RunState.RUNNING
         sites = self._sites
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)
@@ -241,6 +254,21 @@ class DistOptController(Controller):
             if cuts := clock.due(min(reached), max(reached)):
                 for site in sites:
                     self._cell.post(site, CHECKPOINT, b"%d %d" % cuts)
+            self._let_join()
+
+    def _let_join(self) -> None:
+        """End the attempt once sites are back, and all others have written a checkpoint since.
+
+        It is not lost: the run goes on in another one, with who is back.
+        """
+        back, written = self._attempt.back, [self._roster.latest(site).checkpoint for site in self._sites]
+        if not back:
+            self._written = None
+        elif self._written is None:
+            self._written = max(written)
+        elif min(written) > self._written:
+            self._joining = back
+            self._fail(f"{', '.join(back)} can take part again", is_loss=True)
 
     def _task(self, name: Task, data: dict[str, Any]) -> ControllerTask:
         shareable = DXO(data_kind=DataKind.APP_DEFINED, data=data).to_shareable()
@@ -251,7 +279,8 @@ class DistOptController(Controller):
         try:
             reply = Reply.of(site, client_task.result, planned_iterations(self.config.extra))
             if reply.failure is not None:
-                self._fail(f"{site}: {reply.failure}", reply.iteration, is_loss=reply.lost)
+                is_loss = reply.lost or bool(self._attempt.joining)
+                self._fail(f"{site}: {reply.failure}", reply.iteration, is_loss=is_loss)
             elif client_task.task.name == Task.CONFIG and not reply.stopped:
                 self._take_step(site, reply.data)
             elif not reply.stopped:
@@ -335,6 +364,7 @@ class DistOptController(Controller):
             sites={site: self._roster.result(site) for site in sites},
             graph=Graph(sites, self._matrices),
             members=self._attempt.members,
+            joining=self._joining,
         )
         folder = Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from flaremesh.p2p.types import LocalConfig
 from flaremesh.problems.delivery import DeliveredProblem
 from flaremesh.problems.protocol import Problem, SiteContext
 from flaremesh.problems.reference import load_problem
+from flaremesh.runtime.joining import Joining
 from flaremesh.runtime.site_run import SiteRun
 
 
@@ -93,7 +94,8 @@ class AlgorithmExecutor(RunExecutor):
     def _build_run(self, fl_ctx: FLContext, shareable: Shareable) -> NativeRun:
         """Build the problem, compute the first gradient, and evaluate the initial point."""
         extra = from_shareable(shareable).data
-        member, resume = self._flaremesh.member, self._flaremesh.resume
+        member, told = self._flaremesh.member, self._flaremesh.preparation
+        joins = self.client_name in told.joining
 
         def make_problem(site: SiteContext) -> Problem:
             if self.problem is None:
@@ -109,7 +111,10 @@ class AlgorithmExecutor(RunExecutor):
             whole(extra, "seed", None, 0),
             self,
             checkpoints=member.checkpoints,
-            resume=member.checkpoints.read(resume) if member.checkpoints and resume else None,
+            resume=member.checkpoints.read(told.resume)
+            if member.checkpoints and told.resume and not joins
+            else None,
+            joining=Joining(told.resume, told.joining) if told.resume and told.repair else None,
         )
         if member.checkpoints:
             member.hear_checkpoints(native.run.follow_checkpoints)

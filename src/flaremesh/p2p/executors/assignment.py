@@ -107,14 +107,24 @@ class _Links:
 
 
 @dataclass(frozen=True)
-class _Preparation:
-    prepare: bool
+class Preparation:
+    """The third ``config`` task.
+
+    Attributes:
+        resume: the iteration from whose checkpoint the run goes on; None from the start.
+        joining: the sites that join the others there.
+        repair: whether some do, or have in an attempt that was lost since.
+    """
+
+    prepare: bool = True
     resume: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    joining: Annotated[tuple[_Name, ...], Field(max_length=MOST_SITES)] = ()
+    repair: bool = False
 
 
 _PART: Final[Schema[_Part]] = Schema(_Part, "a site's part of a run")
 _LINKS: Final[Schema[_Links]] = Schema(_Links, "a step of its configuration")
-_PREPARATION: Final[Schema[_Preparation]] = Schema(_Preparation, "a step of its configuration")
+_PREPARATION: Final[Schema[Preparation]] = Schema(Preparation, "a step of its configuration")
 
 
 def part_of(data: Any, site: str) -> LocalConfig:
@@ -146,9 +156,9 @@ def links_of(data: Any, site: str) -> _Links:
     return _LINKS.of(data, f"what the server sent {site}")
 
 
-def resume_of(data: Any, site: str) -> int | None:
-    """Where to begin, in the data of the third ``config`` task: as RESUME; raises as `part_of` does."""
-    return _PREPARATION.of(data, f"what the server sent {site}").resume
+def preparation_of(data: Any, site: str) -> Preparation:
+    """Where to begin, in the data of the third ``config`` task; raises as `part_of` does."""
+    return _PREPARATION.of(data, f"what the server sent {site}")
 
 
 def mode_of(extra: Mapping[str, Any], charter: Charter | None) -> LinkMode:

@@ -36,13 +36,13 @@ from flaremesh.p2p.nvflare.cells import CHECKPOINT, FRAMES, PROGRESS, SERVER, Ru
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
+from flaremesh.p2p.store import CHECKPOINTS
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.runtime.checkpoint import Checkpoints
 from flaremesh.runtime.checkpointing import Cuts
 
 _log = logging.getLogger(__name__)
 
-_CHECKPOINTS = "checkpoints"  # the folder in the run's store
 _CUTS = re.compile(rb"(\d{1,10}) (\d{1,10})")
 _MOST_CUTS = 32  # bytes, more than there can be
 
@@ -120,7 +120,7 @@ class Member:
                 asked, store = order.read(app), resumable_store(Path(workspace.get_root_dir()), app)
                 require_ordered(config, mode, asked, charter.participant)
                 tolerance = tolerance_of(config.extra) if store else None
-                checkpoints = Checkpoints(store / _CHECKPOINTS, charter.participant) if store else None
+                checkpoints = Checkpoints(store / CHECKPOINTS, charter.participant) if store else None
             link = assemble(
                 job,
                 config.schedule,

@@ -22,6 +22,7 @@ from flaremesh.printable import printable
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import HISTORY, History
+from flaremesh.runtime.joining import Joining
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.randomness import built
 from flaremesh.runtime.site_run import SiteRun
@@ -51,6 +52,7 @@ class NativeRun:
         make: makes the loop from the arguments of SiteRun.
         checkpoints: where the site's checkpoints go; None for none.
         resume: where to go on; None to begin.
+        joining: the sites that join the others there; None for none.
 
     Attributes:
         run: the loop.
@@ -68,6 +70,7 @@ class NativeRun:
         make: Callable[..., SiteRun] = SiteRun,
         checkpoints: Checkpoints | None = None,
         resume: Checkpoint | None = None,
+        joining: Joining | None = None,
     ):
         self._member = member
         self._folder = member.folder / RUN_FOLDER
@@ -89,8 +92,11 @@ class NativeRun:
                 checkpoints,
                 resume,
                 config.members,
+                joining,
             )
             member.metrics.checkpoints = self.run.checkpointing
+            if self.run.checkpointing:
+                self.run.checkpointing.tell = member.progress.checkpointed
             # the end is a checkpoint, too: a further attempt only delivers what has come out
             self.run.checkpoint_at(self.run.iterations)
             opened.pop_all()

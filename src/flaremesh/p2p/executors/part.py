@@ -6,6 +6,7 @@ from nvflare.apis.fl_context import FLContext
 from torch.nn import Module
 
 from flaremesh.links import LinkError
+from flaremesh.p2p.executors.assignment import Preparation
 from flaremesh.p2p.executors.member import Member
 from flaremesh.p2p.executors.native_run import NativeRun
 from flaremesh.p2p.outcome import SiteResult
@@ -48,7 +49,7 @@ class Part:
         by_value: whether all sites exchange values by the stock package's methods.
         exchanges: how far the exchanges of values have come.
         shared: models that got their initial point from the parent site.
-        resume: the iteration from whose checkpoint the run goes on; None from the start.
+        preparation: where the run begins.
         native: the run of a registered algorithm; None before it is built.
         outcome: the result of that run; None before its end.
     """
@@ -62,7 +63,7 @@ class Part:
     by_value: bool = False
     exchanges: Exchanges = field(default_factory=Exchanges)
     shared: list[Module] = field(default_factory=list)
-    resume: int | None = None
+    preparation: Preparation = field(default_factory=Preparation)
     native: NativeRun | None = None
     outcome: SiteResult | None = None
 

@@ -17,7 +17,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.links import EdgeLost, PeerBehind, PeerTimeout, RunAborted
 from flaremesh.links.carrier import Address
 from flaremesh.metrics.names import RunState
-from flaremesh.p2p.executors.assignment import links_of, part_of, resume_of
+from flaremesh.p2p.executors.assignment import links_of, part_of, preparation_of
 from flaremesh.p2p.executors.member import Member, count_malformed
 from flaremesh.p2p.executors.part import START_SECONDS, Part
 from flaremesh.p2p.executors.ported import require_free_names
@@ -148,7 +148,7 @@ class RunExecutor(Executor, ABC):
         if not isinstance(data, Mapping):
             raise RecordError(f"what the server sent {self.client_name} is no step of its configuration.")
         if PREPARE in data:
-            self._flaremesh.resume = self._told(lambda: resume_of(data, self.client_name), fl_ctx)
+            self._flaremesh.preparation = self._told(lambda: preparation_of(data, self.client_name), fl_ctx)
             if self._prepares_in_time():
                 run = DXO(DataKind.APP_DEFINED, data=dict(self.config.extra)).to_shareable()
                 self._prepare_run(fl_ctx, run, abort_signal)

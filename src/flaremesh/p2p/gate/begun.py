@@ -172,6 +172,25 @@ class Begun:
             self._write(_remembered(runs, now, running) | {request.run: entry})
         return attempt
 
+    def continued(self, request: RunRequest, running: Collection[str] = ()) -> str:
+        """SHA-256 of the order of the run that this one continues; empty if none has begun here.
+
+        Raises:
+            Refused: that run is another submitter's, keeps nothing, was denied, or still runs.
+        """
+        run = self._runs().get(request.continues) if request.continues else None
+        if run is None:
+            return ""
+        if run.submitter != request.submitter:
+            raise Refused(f"the run that this one continues is of {quoted(run.submitter)}")
+        if run.on_loss == "fail" or request.on_loss == "fail":
+            raise Refused("a run that ends with its first loss continues none, and is not continued")
+        if run.denied:
+            raise Refused("a person at this site denied the run that this one continues")
+        if run.job in running:
+            raise Refused("the run that this one continues still runs here")
+        return run.order
+
     def deny(self, run: str, by: str) -> str | None:
         """Let no further attempt of a run in, in the name of ``by``, and note that in the audit log.
 

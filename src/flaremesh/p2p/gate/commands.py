@@ -47,6 +47,7 @@ def _described(run: Pending) -> Iterator[str]:
         "sites": ", ".join(asked.sites) or "not said",
         "peers": ", ".join(asked.peers) or "none",
         "links": asked.links,
+        **({"continues": f"{asked.continues}, from its checkpoints"} if asked.continues else {}),
         "attempts": f"as many as it takes, for {MOST_DAYS} days" if asked.on_loss != "fail" else "one",
         "code": "flaremesh's own" if not asked.code else "",
     }.items():

@@ -22,6 +22,7 @@ from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.gate.archive import unpack
 from flaremesh.p2p.gate.audit import GATE_FOLDER, AuditLog
 from flaremesh.p2p.gate.begun import Begun
+from flaremesh.p2p.gate.carried import carry
 from flaremesh.p2p.gate.code import JobCode
 from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
@@ -111,7 +112,10 @@ class SiteDoor(Door):
             raise Refused("the job did not begin before it was sent again, or before too many others were")
         # the server may have let it wait for hours, in which a person may have changed their mind
         approved_by = self._allowed(workspace, request)
+        source = Begun(workspace).continued(request, self.running_jobs())
         attempt = Begun(workspace).add(request, datetime.now(UTC), self.running_jobs())
+        if source:
+            carry(workspace, source, request.order)
         log = AuditLog(workspace)
         if attempt > 1:
             log.note("attempt", job=job, run=request.run, attempt=attempt)
@@ -139,6 +143,7 @@ class SiteDoor(Door):
                 order=order.digest(folder),
             )
         self._allowed(workspace, request)
+        Begun(workspace).continued(request, self.running_jobs())
         for earlier in [other for other, visit in list(self._visits.items()) if visit.run == asked.run]:
             if self.take(earlier) is not None:
                 del self._visits[earlier]
@@ -220,4 +225,5 @@ def _request(
         at=asked.at,
         on_loss=asked.on_loss,
         quorum=asked.quorum,
+        continues=asked.continues,
     )

@@ -52,6 +52,8 @@ class Order:
         on_loss: whether the run ends when a participant is lost, or has further attempts: with all sites, or
             also without some.
         quorum: so many sites a further attempt has at least; None where it has all.
+        continues: id of the run of the same submitter from whose checkpoints this one begins, with other
+            sites; empty where it begins by itself.
     """
 
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -64,6 +66,7 @@ class Order:
     files: Mapping[str, _Digest] = field(default_factory=dict)
     on_loss: OnLoss = "fail"
     quorum: Annotated[int, Field(ge=2)] | None = None
+    continues: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
 
     def peers(self, site: str) -> tuple[str, ...]:
         """The sites with which a site shares an edge, sorted."""

@@ -47,6 +47,7 @@ class RunRequest:
         order: SHA-256 of the order, and so of all files of the app, also of those with arguments.
         on_loss: ``fail`` if the run has no further attempts when it loses a participant.
         quorum: so many of the sites may be left of it in the end; None where all take part.
+        continues: id of the run whose checkpoints it takes over; empty for none.
     """
 
     run: str
@@ -65,6 +66,7 @@ class RunRequest:
     order: str = ""
     on_loss: OnLoss = "fail"
     quorum: int | None = None
+    continues: str = ""
 
 
 REQUEST: Final[Schema[RunRequest]] = Schema(RunRequest, "a run that asks to be let in")

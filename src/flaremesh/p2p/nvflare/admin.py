@@ -122,9 +122,13 @@ class Admin:
             job = shutil.copytree(folder, Path(scratch) / "job")
             with _answered():
                 run_id = self._session.submit_job(str(job))
-            if not is_id(run_id):  # it becomes a folder's name here
-                raise Refused(f"the server answers with an id that cannot be one: {printable(run_id, 80)}")
-            return str(run_id)
+            return _id(run_id)
+
+    def clone(self, run_id: str) -> str:
+        """Submit what a job has, with what was signed of it, once more; returns the id of the new job."""
+        with _answered():
+            cloned = self._session.clone_job(run_id)
+        return _id(cloned)
 
     def ask_job(self, run_id: str, topic: str) -> dict[str, Any]:
         """What a running job answers to a command; see flaremesh.p2p.nvflare.server.answer_admin."""
@@ -146,6 +150,13 @@ class Admin:
         """
         with _answered():
             return workspace_file(self._session.api, run_id, name, most)
+
+
+def _id(told: object) -> str:
+    """An id that the server tells, which becomes a folder's name here."""
+    if not is_id(told):
+        raise Refused(f"the server answers with an id that cannot be one: {printable(told, 80)}")
+    return told
 
 
 def _silence() -> None:

@@ -43,6 +43,9 @@ MISSING: Final = "missing"
 ENDED_BY_ADMIN: Final = "an admin has ended it while it waited"
 """What GIVEN_UP says of a run that was aborted between two attempts."""
 
+EVERYONE: Final = "everyone"
+"""Key of a job's meta: where its run's first job ran, if this one runs without some of those sites."""
+
 _MOST_DETAILS = 1000
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 _NOT_BEGUN = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED}

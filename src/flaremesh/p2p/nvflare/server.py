@@ -20,7 +20,7 @@ from nvflare.private.fed.server.server_status import ServerStatus
 from typing_extensions import override
 
 from flaremesh.p2p.nvflare.cells import OVER, ParticipantCell
-from flaremesh.p2p.nvflare.jobs import id_of, job_of
+from flaremesh.p2p.nvflare.jobs import EVERYONE, id_of, job_of
 from flaremesh.topology.schema import SERVER
 from flaremesh.waiting import wait_while
 
@@ -30,6 +30,7 @@ _POLL_SECONDS = 0.1
 _SILENT = "client dead"  # what NVFlare tells a job of a site that has not been heard for heart_beat_timeout
 _NOT_BEGUN = {RunStatus.SUBMITTED.value, RunStatus.APPROVED.value, RunStatus.DISPATCHED.value}
 _NEVER_BEGUN = {RunStatus.FINISHED_CANT_SCHEDULE.value, RunStatus.FAILED_TO_RUN.value}
+_PLACES = {key.value for key in (JobMetaKey.DEPLOY_MAP, JobMetaKey.MIN_CLIENTS, JobMetaKey.MANDATORY_CLIENTS)}
 _SUBMITTER = {
     key.value for key in (JobMetaKey.SUBMITTER_NAME, JobMetaKey.SUBMITTER_ORG, JobMetaKey.SUBMITTER_ROLE)
 }
@@ -80,9 +81,9 @@ class ServerProcess:
         """Whether a site of this name is registered, and no admin has disabled it."""
         return self._engine.get_client_from_name(site) is not None
 
-    def sites(self) -> set[str]:
-        """Names of the sites that are registered."""
-        return {client.name for client in self._engine.get_clients()}
+    def sites(self) -> dict[str, str]:
+        """The sites that are registered, by name, with the token of each one's login."""
+        return {client.name: client.token for client in self._engine.get_clients()}
 
     def report_restarted_sites(self) -> None:
         """Tell running jobs which of their sites have started again since, and so have no process of them.
@@ -202,7 +203,13 @@ class ServerProcess:
                 return None
             meta = {key: job.meta[key] for key in job.meta.keys() & {*CLONED_META_KEYS, *_SUBMITTER}}
             meta[JobMetaKey.CLONED_FROM.value] = job_id
-            meta |= {**_only_at(sites, meta), **entries}
+            before = self._jobs.get_job(job.meta.get(JobMetaKey.CLONED_FROM.value) or job_id, fl_ctx) or job
+            everywhere = (  # what an admin has cloned knows nothing of places where it did not run
+                job.meta.get(EVERYONE)
+                or before.meta.get(EVERYONE)
+                or {key: meta[key] for key in meta.keys() & _PLACES}
+            )
+            meta |= {**_only_at(sites, everywhere), EVERYONE: everywhere, **entries}
             return id_of(self._jobs.clone(from_jid=job_id, meta=meta, fl_ctx=fl_ctx))
 
     def _status(self, job_id: str) -> str | None:
@@ -242,9 +249,14 @@ class _Aborts(CommandFilter):
 
 
 def _only_at(sites: Collection[str], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a job's meta that say where it runs, and that it needs all of these sites."""
+    """The entries of a job's meta that say where it runs, and that it needs all of these sites.
+
+    Args:
+        sites: their names.
+        meta: these entries for all sites of the run.
+    """
     if not set(meta.get(JobMetaKey.MANDATORY_CLIENTS.value) or ()).difference(sites):
-        return {}
+        return dict(meta)
     deployed = {
         app: [place for place in places if place == SERVER or place in sites]
         for app, places in meta[JobMetaKey.DEPLOY_MAP.value].items()
