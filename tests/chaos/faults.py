@@ -9,7 +9,7 @@ from random import Random
 from typing import ClassVar
 
 import psutil
-from edges import cut, cut_off, deaf
+from edges import cut, cut_off, deaf, severed
 from running import EVERY, Running
 from running_mesh import START_SECONDS
 
@@ -300,6 +300,27 @@ class DeafEdge(Fault):
         return strike
 
 
+class RelayedEdge(Fault):
+    title = "an edge is cut until it is relayed, and healed"
+    promise = "the attempt goes on, and the edge is direct again"
+    attempts = 0
+    outlasts = True
+    limit = 10.0
+    SECONDS: ClassVar[float] = 20.0
+    """A connection without an answer breaks after 15 s."""
+
+    def strike(self, run: Running, random: Random) -> Strike:
+        site, peer = edge(run, random)
+        strike = Strike(site, run.iteration(site))
+        with severed(run.job_process(site), run.job_process(peer)) as count:
+            time.sleep(self.SECONDS)  # for how long it is cut is the fault itself
+            assert f"{site} -> {peer}: the direct link is lost" in run.log(site), "it is not relayed"
+        strike.mended = time.monotonic()
+        run.wait(lambda: f"{site} -> {peer}: from now on direct again" in run.log(site), "its direct link")
+        strike.remark = f"{count} connections between {site} and {peer}"
+        return strike
+
+
 ALL: list[type[Fault]] = [
     JobProcess,
     TwoJobProcesses,
@@ -317,6 +338,7 @@ ALL: list[type[Fault]] = [
     FullVolume,
     CutEdge,
     DeafEdge,
+    RelayedEdge,
 ]
 
 

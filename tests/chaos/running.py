@@ -134,6 +134,10 @@ class Running:
         """The folder of the run's checkpoints at a site."""
         return self._store(site) / "checkpoints"
 
+    def log(self, site: str) -> str:
+        """What the last attempt's process at a site has logged."""
+        return (self._begun(site)[-1].parents[1] / "log.txt").read_text()
+
     def wait(self, condition: Callable[[], object], what: str) -> None:
         """Wait until it holds.
 
