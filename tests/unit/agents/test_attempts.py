@@ -207,7 +207,7 @@ def test_after_its_patience_the_server_gives_up_and_names_who_is_missing(attempt
 
 
 def test_the_time_for_which_a_site_was_silent_before_counts(attempts, server, store, monkeypatch):
-    monkeypatch.setattr("flaremesh.p2p.agents.attempts._LEAVE_SECONDS", 0.3)
+    monkeypatch.setattr("flaremesh.p2p.agents.next_attempt._LEAVE_SECONDS", 0.3)
     leave(store, RunState.FAILED, "bonn: lost its connection to the server", patience=100.0)
     server.registered, server.silent_for = {"ulm"}, 100.0
     attempts.ended("first", None)

@@ -1,46 +1,27 @@
-"""The attempts of runs at the server: after one that was lost, the next begins once all sites are back.
+"""The attempts of runs at the server: what begins, what ends, and what an earlier process has left."""
 
-After its patience, a run that may lose sites goes on with those that are there.
-"""
-
-import json
 import logging
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p import attempt
+from flaremesh.p2p.agents.attendance import Attendance
+from flaremesh.p2p.agents.next_attempt import KILLED, NextAttempt
 from flaremesh.p2p.attempt import Attempt, CurrentAttempt, resumable_store
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.gate.exported import extra_of
 from flaremesh.p2p.gate.order import Order
-from flaremesh.p2p.nvflare.jobs import ENDED_BY_ADMIN, GIVEN_UP, LOST, MISSING, NEXT_ATTEMPT
+from flaremesh.p2p.nvflare.jobs import LOST, NEXT_ATTEMPT
 from flaremesh.p2p.nvflare.server import ServerProcess
 from flaremesh.p2p.store import STORES, make
-from flaremesh.waiting import wait_while
 
 _log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.2
-_KILLED = "the server's process of the job ended without a word"
 _STOPPED = "the server was stopped"
 _UNHEARD = {RunState.FINISHED, RunState.ABORTED}  # as long as NVFlare has not noted the end of the job
-_LEAVE_SECONDS = 15.0  # for the sites that are there to end the job that was lost
-_JOIN_SECONDS = 30.0  # for an attempt to begin with sites that are back: the others wait meanwhile
-_MOST_TRIES = 2  # of a site that has logged in, to join: what keeps it out would do so again
-_MOST_RANGES = 1000  # of iterations with the same sites: one that comes and goes lets the others go on
-_MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
-
-
-class _Run(NamedTuple):
-    store: Path
-    attempt: Attempt
 
 
 class Attempts:
@@ -66,11 +47,10 @@ class Attempts:
         self._workspace = workspace
         self._process = process
         self._app = app
-        self._ask = ask
+        self._attendance = Attendance(process, ask)
         self._stores: dict[str, Path] = {}
         self._aborted: dict[str, str | None] = {}
         self._told_to_end: set[str] = set()
-        self._tries: Counter[tuple[str, str, str]] = Counter()
         self._leaving = False
         self.lost = 0
 
@@ -90,7 +70,7 @@ class Attempts:
                 last = replace(last, state=RunState.RUNNING)
                 attempt.write(store, last)
             if not last.is_over:
-                self._go_on(_Run(store, last))
+                self._go_on(store, last)
 
     def leave(self) -> None:
         """The server stops: the runs that this ends go on when it starts again."""
@@ -134,7 +114,7 @@ class Attempts:
         """Sites have registered: a run that went on without them lets them join at its next checkpoint."""
         for store in list(self._stores.values()):
             if last := attempt.read(store):
-                attempt.announce(store, self._back(store, last))
+                attempt.announce(store, self._attendance.back(store, last))
 
     def told_to_end(self, job: str) -> None:
         """An admin tells a job to end, which may have been lost already: its run gets no further attempt."""
@@ -160,7 +140,7 @@ class Attempts:
             return
         if not last.state.ended:  # its process was killed before it could say more
             state = RunState.ABORTED if was_aborted else RunState.FAILED
-            lost = None if was_aborted else _KILLED
+            lost = None if was_aborted else KILLED
             last = replace(last, state=state, lost=lost)
         elif failed_first and last.state is RunState.ABORTED:  # NVFlare tells the controller no more
             last = replace(last, lost=f"{failed_first}: the job process ended before the run began")
@@ -168,7 +148,7 @@ class Attempts:
             last = replace(last, lost=_STOPPED)
         attempt.write(store, last)
         if last.lost:
-            self._go_on(_Run(store, last))
+            self._go_on(store, last)
         elif last.state is RunState.FINISHED:
             self._process.tell_over(store.name, last.sites)
 
@@ -186,155 +166,12 @@ class Attempts:
             make(store)
             CurrentAttempt.begin(store, job, sites, extra_of(app))
 
-    def _go_on(self, run: _Run) -> None:
-        job = run.attempt.job
-        begun = job if self._process.waits(job) else None  # by an earlier process of the server
+    def _go_on(self, store: Path, last: Attempt) -> None:
+        begun = last.job if self._process.waits(last.job) else None  # by an earlier process of the server
         if begun is None:
             self.lost += 1
-            self._process.note(job, {LOST: run.attempt.lost or _KILLED})
+            self._process.note(last.job, {LOST: last.lost or KILLED})
         if self._leaving:
             return
-        threading.Thread(target=self._next, args=(run, begun), name="attempts", daemon=True).start()
-
-    def _next(self, run: _Run, job: str | None) -> None:
-        """Begin the next attempt once all sites are back, and as often as it cannot begin.
-
-        Args:
-            run: the run.
-            job: the next attempt, if that only waits to begin.
-        """
-        begun, run = run, run._replace(attempt=run.attempt.apart())
-        last = run.attempt
-        if last.fruitless >= _MOST_FRUITLESS:
-            self._give_up(run, f"the run was lost {last.fruitless + 1} times before its next checkpoint")
-            return
-        patience = last.patience - self._process.silence(last.sites)  # the attempt before has waited, too
-        patience = max(patience, min(last.patience, _LEAVE_SECONDS))
-        deadline, jobs = time.monotonic() + patience, {last.job}
-
-        def missing() -> list[str]:
-            nonlocal run
-            # nobody waits for a run that an admin has removed, and none begins
-            gone = self._missing(last.sites, jobs) if self._process.keeps(run.attempt.job) else []
-            run = self._noted(run, gone)
-            return gone
-
-        while (left := deadline - time.monotonic()) > 0:
-            if job is None:
-                if wait_while(missing, left, _POLL_SECONDS):
-                    break
-                begun = self._joined(run, jobs)
-                if (job := self._begin(begun)) is None:
-                    return
-                jobs.add(job)
-            left = deadline - time.monotonic()
-            most = min(left, _JOIN_SECONDS) if begun.attempt.joining else left
-            wait_while(partial(self._process.waits, job), most, _POLL_SECONDS)
-            if self._process.waits(job):
-                self._process.withdraw(job)
-            elif self._is_settled(begun, job):
-                return
-            run, job = self._told(run, job), None
-        gone = missing()
-        self._go_on_without(gone, run)
-
-    def _back(self, store: Path, last: Attempt) -> list[str]:
-        """The sites that are back, and have not tried in vain to join since."""
-        if not last.quorum or len(last.members) >= _MOST_RANGES:
-            return []
-        logins = self._process.sites()
-        return [
-            site
-            for site in last.absent
-            if site in logins and self._tries[store.name, site, logins[site]] < _MOST_TRIES
-        ]
-
-    def _joined(self, run: _Run, jobs: Collection[str]) -> _Run:
-        """The run as its next attempt has it: with the sites that are back."""
-        back = [site for site in self._back(run.store, run.attempt) if self._is_free(site, jobs)]
-        logins = self._process.sites()
-        self._tries.update((run.store.name, site, logins.get(site, "")) for site in back)
-        return run._replace(attempt=run.attempt.joined_by(back))
-
-    def _begin(self, run: _Run) -> str | None:
-        """Submit the next attempt; None if an admin has ended the run, or removed the last one's job."""
-        last = run.attempt
-        away = {site: since for site, since in last.missing.items() if site not in last.sites}
-        stopped = last.job in self._told_to_end
-        job = None if stopped else self._process.clone(last.job, last.sites, {MISSING: away})
-        if job is None:
-            attempt.write(run.store, replace(last, state=RunState.ABORTED, lost=None))
-            self._process.withdraw(last.job)
-            self._process.note(last.job, {GIVEN_UP: ENDED_BY_ADMIN})
-            return None
-        attempt.announce(run.store, ())
-        _log.info("the run goes on as the job %s: %s", job, last.lost or _KILLED)
-        begun = replace(last, job=job, first=last.run_id, missing=away, state=RunState.WAITING)
-        attempt.write(run.store, begun)
-        self._process.note(last.job, {NEXT_ATTEMPT: job})
-        return job
-
-    def _is_settled(self, run: _Run, job: str) -> bool:
-        """Whether an attempt that waits no more has begun, or is the last."""
-        waiting = attempt.read(run.store)
-        if waiting and waiting.state is RunState.WAITING and self._process.was_withdrawn(job):
-            attempt.write(run.store, replace(waiting, state=RunState.ABORTED, lost=None))  # by an admin
-            return True
-        if self._process.has_begun(job):
-            return True
-        refusals = self._process.refusals(job)
-        if refusals.keys() <= set(run.attempt.joining):  # the others go on without those
-            return False
-        if refusals:  # sites would say the same again
-            self._give_up(run, "; ".join(f"{site}: {why}" for site, why in refusals.items()))
-        return bool(refusals)
-
-    def _told(self, run: _Run, job: str) -> _Run:
-        """The run after an attempt that has not begun: who follows that one is told that there is a next."""
-        self._process.note(job, {LOST: run.attempt.lost or _KILLED})
-        return run._replace(attempt=replace(run.attempt, job=job, first=run.attempt.run_id))
-
-    def _go_on_without(self, missing: Collection[str], run: _Run) -> None:
-        """Begin an attempt without the sites that are missing when the patience is over, if the run may."""
-        last = run.attempt
-        there = tuple(site for site in last.sites if site not in missing)
-        why = f"not there: {', '.join(missing)}" if missing else "its next attempt cannot begin"
-        why = f"{why}, after {last.patience:g} s"
-        if not (missing and last.quorum):
-            self._give_up(run, why)
-        elif len(there) < last.quorum:
-            self._give_up(run, f"{why}; {len(there)} of {last.quorum} sites that must be there to go on are")
-        else:
-            _log.warning("the job %s goes on without who is %s", last.job, why)
-            absent = tuple(sorted({*last.absent, *missing}))
-            self._next(run._replace(attempt=replace(last, sites=there, absent=absent)), None)
-
-    def _noted(self, run: _Run, gone: Collection[str]) -> _Run:
-        """The run, once it is kept and told who of its sites is missing now, and since when."""
-        last = run.attempt
-        before = dict(last.missing)
-        now = {site: before.get(site, time.time()) for site in (*last.absent, *gone)}
-        if now == before:
-            return run
-        last = replace(last, missing=now)
-        attempt.write(run.store, last)
-        self._process.note(last.job, {MISSING: now})
-        return run._replace(attempt=last)
-
-    def _missing(self, sites: Collection[str], jobs: Collection[str]) -> list[str]:
-        """The sites that are not there, or where one of the run's earlier ``jobs`` has not ended."""
-        if not self._told_to_end.isdisjoint(jobs):
-            return []
-        registered = self._process.sites()
-        return sorted(site for site in sites if site not in registered or not self._is_free(site, jobs))
-
-    def _is_free(self, site: str, jobs: Collection[str]) -> bool:
-        try:
-            running = json.loads(self._ask(site) or b"null")
-        except (ValueError, RecursionError):
-            return False
-        return isinstance(running, list) and not any(job in running for job in jobs)
-
-    def _give_up(self, run: _Run, why: str) -> None:
-        attempt.write(run.store, replace(run.attempt, state=RunState.FAILED, lost=None))
-        self._process.note(run.attempt.job, {GIVEN_UP: why})
+        following = NextAttempt(store, last, self._process, self._attendance, self._told_to_end)
+        threading.Thread(target=following.begin, args=(begun,), name="attempts", daemon=True).start()
