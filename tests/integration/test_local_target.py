@@ -83,7 +83,7 @@ def test_two_meshes_on_one_machine_do_not_disturb_each_other(mesh, make_mesh):
 def test_down_ends_a_run_in_progress_and_every_process(make_mesh):
     mesh = make_mesh("brief")
     assert mesh.call("up").returncode == 0
-    run = mesh.start_endless()
+    run = mesh.start_endless(on_loss="fail")
     running(run)
     assert mesh.processes()
     assert "Stopped server, " in mesh.call("down").stdout

@@ -34,7 +34,7 @@ class Attempt:
         patience: for how long the server waits for sites that were lost.
         began_at: the iteration from whose checkpoint it began, 0 from the start.
         fruitless: how many attempts before it began there, too.
-        state: where it is; it stays ``running`` if the process of the job at the server was killed.
+        state: where it is; it stays what it was if the process of the job at the server was killed.
         lost: what was lost, if the attempt ended for that; None otherwise.
         quorum: so many sites are enough to go on once the patience is over; None where all are needed.
         members: who took part in the run, by ranges of iterations.
@@ -135,11 +135,16 @@ def note_run(store: Path, run: str) -> None:
     atomic.write(store / _RUN, run)
 
 
+def run_of(store: Path) -> str:
+    """The id of the run whose store it is; raises OSError if that is not kept there."""
+    return (store / _RUN).read_text()
+
+
 def store_of_run(workspace: Path, run: str) -> Path | None:
     """The store of a run at the server; None if it is not there any more."""
     for kept in (workspace / STORES).glob(f"*/{_RUN}"):
         with suppress(OSError):
-            if kept.read_text() == run:
+            if run_of(kept.parent) == run:
                 return kept.parent
     return None
 
@@ -216,7 +221,8 @@ class CurrentAttempt:
         """
         patience = positive(extra if store else {}, "patience", PATIENCE_SECONDS)
         quorum = quorum_of(extra, len(sites)) if store else None
-        return cls(store, Attempt(job, tuple(sorted(sites)), patience, quorum=quorum))
+        there = tuple(sorted(sites))
+        return cls(store, Attempt(job, there, patience, state=RunState.CONFIGURING, quorum=quorum))
 
     @property
     def run_id(self) -> str:
@@ -259,11 +265,10 @@ class CurrentAttempt:
             return ()
         return tuple(site for site in back if site in self._attempt.absent)
 
-    def joined(self) -> None:
-        """Who joins has all that the others have: it is one of them from now on."""
-        if self._attempt.joining:
-            self._attempt = replace(self._attempt, joining=())
-            self._keep()
+    def prepared(self) -> None:
+        """All sites are about to iterate: who joins is one of them from now on."""
+        self._attempt = replace(self._attempt, state=RunState.RUNNING, joining=())
+        self._keep()
 
     @property
     def goes_on(self) -> bool:

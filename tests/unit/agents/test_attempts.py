@@ -38,8 +38,8 @@ class Server:
         self.silent_for = 0.0
         self.told_over = []
 
-    def tell_over(self, order, sites):
-        self.told_over += [(site, order) for site in sites]
+    def tell_over(self, run, sites):
+        self.told_over += [(site, run) for site in sites]
 
     def sites(self):
         return self.logins
@@ -140,12 +140,12 @@ def test_a_lost_attempt_is_followed_by_another(attempts, server, store):
 
 
 @pytest.mark.parametrize("state", [RunState.FINISHED, RunState.FAILED, RunState.ABORTED])
-def test_an_attempt_that_was_not_lost_is_the_last(attempts, server, store, state):
+def test_an_attempt_that_was_not_lost_is_the_last(attempts, server, app, store, state):
     leave(store, state)
     attempts.ended("first", None)
     assert settled(server) == {}
-    told = server.told_over
-    assert told == ([(site, store.name) for site in SITES] if state is RunState.FINISHED else [])
+    run = order.read(app).run
+    assert server.told_over == ([(site, run) for site in SITES] if state is RunState.FINISHED else [])
 
 
 def test_an_attempt_whose_process_at_the_server_was_killed_is_lost(attempts, server, store):
@@ -214,9 +214,18 @@ def test_the_time_for_which_a_site_was_silent_before_counts(attempts, server, st
     assert settled(server)[GIVEN_UP] == "not there: bonn, after 100 s"
 
 
-@pytest.mark.parametrize(("job", "patience"), [("first", 7.0), ("of no run", 0.0)])
-def test_a_job_of_a_run_that_goes_on_is_patient_with_silent_sites(attempts, store, job, patience):
-    leave(store, RunState.RUNNING, patience=7.0)
+@pytest.mark.parametrize(
+    ("job", "state", "patience"),
+    [
+        ("first", RunState.RUNNING, 7.0),
+        ("first", RunState.CONFIGURING, 0.0),
+        ("of no run", RunState.RUNNING, 0.0),
+    ],
+)
+def test_a_job_of_a_run_that_iterates_and_goes_on_is_patient_with_silent_sites(
+    attempts, store, job, state, patience
+):
+    leave(store, state, patience=7.0)
     assert attempts.patience(job) == patience
 
 

@@ -80,9 +80,9 @@ def test_a_run_that_has_finished_here_gets_a_few_attempts_more(workspace, attemp
 
 def test_a_run_of_which_the_server_says_that_it_is_over_gets_none_more(workspace, attempt_of):
     Begun(workspace).add(attempt_of(), NOW)
-    Begun(workspace).end("of another run")
+    Begun(workspace).end("another run")
     assert Begun(workspace).add(attempt_of("job-2"), NOW) == 2
-    Begun(workspace).end(attempt_of().order)
+    Begun(workspace).end(attempt_of().run)
     with pytest.raises(Refused, match="this run has begun before"):
         Begun(workspace).add(attempt_of("job-3"), NOW)
     assert Begun(workspace).over(NOW) == {attempt_of().order}

@@ -213,7 +213,7 @@ def test_an_attempt_that_joins_somebody_and_does_not_begin_is_not_counted(withou
 
 
 def test_who_has_joined_has_what_the_others_have(without_worms):
-    joined_again(without_worms, {"bonn": (700,), "ulm": (700,)}).joined()
+    joined_again(without_worms, {"bonn": (700,), "ulm": (700,)}).prepared()
     current = CurrentAttempt(without_worms, Attempt("next", SITES, 600.0, quorum=2))
     assert current.begin_at({"bonn": (700,), "ulm": (700, 900), "worms": (700,)}) == 700
     assert "worms" in current.sites
@@ -222,7 +222,7 @@ def test_who_has_joined_has_what_the_others_have(without_worms):
 def test_all_repair_their_state_where_a_site_joins_until_there_is_a_later_checkpoint(without_worms):
     joins = joined_again(without_worms, {"bonn": (700,), "ulm": (700,)})
     assert joins.repairs
-    joins.joined()
+    joins.prepared()
     again = CurrentAttempt(without_worms, Attempt("next", SITES, 600.0, quorum=2))
     again.begin_at(dict.fromkeys(again.sites, (700,)))
     assert again.repairs

@@ -182,7 +182,7 @@ def test_what_fails_once_a_site_has_joined_is_no_loss(controller, tmp_path):
     begun = Attempt("job", ("bonn", "ulm", "worms"), 600.0, joining=("bonn",))
     attempt.write(tmp_path, begun)
     controller._attempt = CurrentAttempt(tmp_path, begun)
-    controller._attempt.joined()
+    controller._attempt.prepared()
     replied(controller, "bonn", "run_algorithm", failed(**{REASON: "the data are gone"}))
     assert not controller._failures.cause.is_loss
 

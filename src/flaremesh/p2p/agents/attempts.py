@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,10 +88,11 @@ class Attempts:
                 yield from ((last.run_id, site, since) for site, since in last.missing.items())
 
     def patience(self, job: str) -> float:
-        """Seconds that a running job waits for a site that is not heard; 0 where a loss ends the run."""
+        """Seconds that a job which iterates waits for a site that is not heard; 0 for any other job."""
         store = self._stores.get(job)
         last = attempt.read(store) if store else None
-        return last.patience if last and last.job == job else 0.0
+        iterates = last and last.job == job and last.state is RunState.RUNNING
+        return last.patience if last and iterates else 0.0
 
     def started(self, job: str) -> None:
         """A job has begun, which may be an attempt of a run that an admin has resumed."""
@@ -150,7 +152,8 @@ class Attempts:
         if last.lost:
             self._go_on(store, last)
         elif last.state is RunState.FINISHED:
-            self._process.tell_over(store.name, last.sites)
+            with suppress(OSError):
+                self._process.tell_over(attempt.run_of(store), last.sites)
 
     def _last(self) -> Iterator[tuple[Path, Attempt]]:
         """The stores of the runs, and the last attempt of each."""

@@ -154,13 +154,14 @@ class SiteAgent(Agent):
             self._credentials,
         )
 
-    def _note_over(self, who: str, order: bytes) -> None:
+    def _note_over(self, who: str, run: bytes) -> None:
         """A run has finished everywhere, by the server's word; a false one ends no more than its attempts."""
         if who == SERVER:
             try:
-                Begun(self.workspace).end(order.decode("ascii", "replace"))
+                Begun(self.workspace).end(run.decode("ascii", "replace"))
             except (Refused, OSError) as error:
                 self.logger.warning("a run that is over may get further attempts: %s", error)
+            self.sweep()
 
     def _note_end(self, job: str) -> None:
         told = egress.read(self.workspace / job)

@@ -239,7 +239,7 @@ class DistOptController(Controller):
     def _run(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         if abort_signal.triggered:
             return
-        self._attempt.joined()
+        self._attempt.prepared()
         self._state = RunState.RUNNING
         sites = self._sites
         task = self._task(Task.RUN_ALGORITHM, self.config.extra)

@@ -209,20 +209,17 @@ class Begun:
             self._write({**runs, run: replace(runs[run], denied=True)})
             return runs[run].submitter
 
-    def end(self, order: str) -> None:
-        """Let no further attempt of the run with this SHA-256 of its order in.
+    def end(self, run: str) -> None:
+        """Let no further attempt of a run in, if it has begun here.
 
         Raises:
             Refused: the list of runs is damaged.
             OSError: it cannot be written.
         """
         with self._locked():
-            known = self._runs()
-            ended = {
-                name: replace(run, over=True) if run.order == order else run for name, run in known.items()
-            }
-            if ended != known:
-                self._write(ended)
+            runs = self._runs()
+            if run in runs and not runs[run].over:
+                self._write({**runs, run: replace(runs[run], over=True)})
 
     def over(self, now: datetime) -> set[str]:
         """SHA-256 of the orders of the runs that get no further attempt.

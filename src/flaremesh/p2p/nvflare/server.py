@@ -96,11 +96,11 @@ class ServerProcess:
                 if now is not None and now.token != token:
                     self._engine.notify_dead_job(job, began.name, "the site has started again")
 
-    def tell_over(self, order: str, sites: Iterable[str]) -> None:
-        """Tell sites that a run has finished everywhere, by the SHA-256 of its order; it may be lost."""
+    def tell_over(self, run: str, sites: Iterable[str]) -> None:
+        """Tell sites that a run has finished everywhere, by the id in its order; they may not hear it."""
         if cell := self.cell:
             for site in sites:
-                cell.tell(OVER, order.encode(), site)
+                cell.tell(OVER, run.encode(), site)
 
     def hear_aborts(self, hear: Callable[[str], None]) -> None:
         """Let ``hear`` know of each job that an admin who may do so tells to end, whatever it does.
