@@ -76,6 +76,7 @@ class AttackedMesh:
                 "algorithm": "dgd",
                 "stepsize": 0.1,
                 "iterations": ITERATIONS,
+                "on_loss": "fail",  # what an attack comes to is seen at once, and not after four attempts
                 "problem": {"path": "paced.Paced", "args": {"hurry": str(folder / "hurry"), **MODEL}},
             },
         } | sections

@@ -73,6 +73,7 @@ def test_a_run_that_is_left_is_aborted_by_id_and_a_second_time_nothing_happens(m
 def test_a_run_that_waits_for_a_site_is_aborted_for_good(mesh):
     file = mesh.topology(**ENDLESS, problem=UNHURRIED, on_loss="wait", checkpoint={"every": 50})
     run_id = mesh.call("run", "--detach", file=file).stdout.strip()
+    wait_until(lambda: listed(mesh, run_id)["iteration"], 60)  # its neighbours notice, and need no timeout
     site = mesh.process("bonn")
     try:
         for process in (*site.children(recursive=True), site):

@@ -80,6 +80,7 @@ def test_the_sites_that_are_left_come_to_the_minimiser_of_their_own_sum(tmp_path
         assert values_of(mesh, result) == pytest.approx(dict.fromkeys(LEFT, 3.0), abs=1e-9)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_with_a_site_that_is_back_they_come_to_the_minimiser_of_the_whole_sum(tmp_path: Path):
     asked = load(DIGITS).run
