@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 import yaml
-from cluster import kubectl
+from cluster import kubectl, pod
 from installed_mesh import Mesh
 
 from undisturbed import left_behind
@@ -45,14 +46,28 @@ def await_iteration(progress: IO[str], iteration: int) -> None:
     pytest.fail("the run ended before it was disturbed")
 
 
-@pytest.mark.parametrize("name", ["bonn", "server"])
-def test_a_pod_that_is_deleted_by_force_changes_no_bit_of_the_result(
-    mesh: Mesh, file: Path, undisturbed: dict[str, Any], name: str
+def delete(mesh: Mesh, name: str) -> None:
+    """Delete the pod of a participant by force."""
+    kubectl(mesh.namespaces[name], "delete", "pod", f"{name}-0", "--grace-period=0", "--force")
+
+
+def drain(mesh: Mesh, name: str) -> None:
+    """Drain the node of a participant, which is everybody's in a small cluster, and let pods back on it."""
+    node = pod(mesh.namespaces[name], f"{name}-0")["spec"]["nodeName"]
+    try:
+        kubectl("default", "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s")
+    finally:
+        kubectl("default", "uncordon", node)
+
+
+@pytest.mark.parametrize(("lose", "name"), [(delete, "bonn"), (delete, "server"), (drain, "server")])
+def test_what_kubernetes_takes_away_changes_no_bit_of_the_result(
+    mesh: Mesh, file: Path, undisturbed: dict[str, Any], lose: Callable[[Mesh, str], None], name: str
 ):
     with mesh.start("run", "--json", file=file) as run:
         assert run.stderr
         await_iteration(run.stderr, FAR_ENOUGH)
-        kubectl(mesh.namespaces[name], "delete", "pod", f"{name}-0", "--grace-period=0", "--force")
+        lose(mesh, name)
         output, errors = run.communicate()
     assert run.returncode == 0, errors
     assert what_is_left(mesh, json.loads(output)) == undisturbed

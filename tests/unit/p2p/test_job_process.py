@@ -134,6 +134,15 @@ def test_a_runs_process_writes_the_store_of_its_run_and_no_other(tmp_path):
     assert not list(other.iterdir())
 
 
+def test_a_job_finds_no_mark_of_an_earlier_process_that_it_would_have_to_remove(tmp_path):
+    workspace = kit(tmp_path / "work", Kind.SITE)
+    marks = [workspace / "restart.fl", workspace / "shutdown.fl"]
+    for mark in marks:
+        mark.touch()
+    assert launch(workspace)
+    assert not any(mark.exists() for mark in marks)
+
+
 def test_a_job_that_is_no_run_has_no_store(tmp_path):
     workspace = kit(tmp_path / "work", Kind.SITE)
     assert "stores" not in launch(workspace)

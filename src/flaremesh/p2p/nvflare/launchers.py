@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, JobConstants
+from nvflare.apis.fl_constant import FLContextKey, JobConstants, WorkspaceConstants
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobProcessArgs
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
@@ -68,6 +68,10 @@ class _Launcher(ProcessJobLauncher):
         workspace = _workspace(fl_ctx)
         run = str(job_meta[JobConstants.JOB_ID])
         folder = workspace / run
+        for left in (WorkspaceConstants.RESTART_FILE, WorkspaceConstants.SHUTDOWN_FILE):
+            # by an earlier process of the participant, whose pod may have ended after this one began; a job
+            # that finds one would have to remove it, and may not
+            (workspace / left).unlink(missing_ok=True)
         try:
             run_credential.issue(workspace / "startup", folder, self._new_key())
         except FileNotFoundError as error:
