@@ -29,7 +29,7 @@ UNEVEN = {
     "name": "Uneven",
     "args": {"slow": "bonn", "seconds": 0.02, "dimension": 100},
 }
-DIVERGING = {"algorithm": "dgd", "stepsize": 2 / 3 + 0.002, "problem": UNEVEN}
+DIVERGING = {"algorithm": "dgd", "stepsize": 2 / 3 + 0.002, "problem": UNEVEN, "checkpoint": {"every": 50}}
 EXPLODING = DIVERGING | {"stepsize": 50.0, "iterations": 2000, "stop_on_non_finite": False}
 CONTRACTING = {
     "algorithm": "consensus",
@@ -37,7 +37,6 @@ CONTRACTING = {
     "problem": {"path": "flaremesh.problems.consensus.Consensus", "args": {"dimension": 100}},
 }
 # A site may be away until it is seen that the run stalls.
-WAITING = CONTRACTING | {"on_loss": "wait"}
 STALLING = CONTRACTING | {"peer_timeout": 600.0}
 
 SIGNAL = """
@@ -49,11 +48,21 @@ for process in working:
         print(process.pid)
 """
 
+# A file where the folder of checkpoints was lets no checkpoint be written.
+NO_FOLDERS = """
+import pathlib
+for folder in pathlib.Path("/workspace/stores").glob("*/checkpoints"):
+    folder.rename(folder.with_name("moved"))
+    folder.touch()
+    print(folder)
+"""
+
 ALERTS = {
     "FlareMeshSiteDown": {"site": "bonn"},
     "FlareMeshSiteNotReady": {"site": "bonn"},
     "FlareMeshSiteMissing": {},
     "FlareMeshRunMissesSite": {"site": "bonn"},
+    "FlareMeshCheckpointsFail": {"site": "bonn", "slot": "1"},
     "FlareMeshRunStalled": {"site": "dresden", "slot": "0"},
     "FlareMeshSlowNeighbor": {"site": "bonn", "slot": "1"},
     "FlareMeshLinkOnRelay": {"site": "bonn", "peer": "aachen"},
@@ -175,6 +184,7 @@ def _play_runs(scenarios: Scenarios) -> None:
             running_with_other_weights(mesh, "contracting", 1e-6, **CONTRACTING),
         ):
             dial_as_a_stranger(mesh, "aachen")
+            assert kubectl(mesh.namespaces["bonn"], "exec", "bonn-0", "--", "python", "-c", NO_FOLDERS)
             scenarios.fires(
                 "FlareMeshConnectionsRefused",
                 "FlareMeshLinkOnRelay",
@@ -183,6 +193,7 @@ def _play_runs(scenarios: Scenarios) -> None:
                 "FlareMeshSlowNeighbor",
                 "FlareMeshSlowContraction",
                 "FlareMeshConsensusDiverging",
+                "FlareMeshCheckpointsFail",
                 "FlareMeshRunStalled",
             )
             scenarios.clears("FlareMeshNonFiniteValues")  # another run has the slot
@@ -201,7 +212,7 @@ def _without_a_pod(scenarios: Scenarios) -> None:
     """A site goes in mid-run, and when it comes again its policy does not let it through to the server."""
     mesh = scenarios.mesh
     scale = (mesh.namespaces["bonn"], "scale", "statefulset/bonn")
-    with running(mesh, "waiting", **WAITING):
+    with running(mesh, "waiting", **CONTRACTING):
         mesh.upgrade("bonn", "--set", "server.namespace=elsewhere")
         kubectl(*scale, "--replicas=0")
         scenarios.fires("FlareMeshSiteDown", "FlareMeshSiteMissing", "FlareMeshRunMissesSite")
