@@ -22,6 +22,8 @@ KILLED: Final = "the server's process of the job ended without a word"
 """What was lost where the attempt itself could say nothing."""
 
 _POLL_SECONDS = 0.2
+_RETRY_SECONDS = 0.5  # after an attempt that could not begin; after each further one twice as long
+_RETRY_SECONDS_MAX = 30.0
 _LEAVE_SECONDS = 15.0  # for the sites that are there to end the job that was lost
 _JOIN_SECONDS = 30.0  # for an attempt to begin with sites that are back: the others wait meanwhile
 _MOST_FRUITLESS = 3  # attempts that end before the next checkpoint: what ends them comes again
@@ -62,7 +64,7 @@ class NextAttempt:
         if self._last.fruitless >= _MOST_FRUITLESS:
             self._give_up(f"the run was lost {self._last.fruitless + 1} times before its next checkpoint")
             return
-        deadline = time.monotonic() + self._patience()
+        deadline, pause = time.monotonic() + self._patience(), _RETRY_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             if job is None:
                 if wait_while(self._missing, left, _POLL_SECONDS):
@@ -80,6 +82,8 @@ class NextAttempt:
             # who follows the one that has not begun is told that there is a next
             self._process.note(job, {LOST: self._last.lost or KILLED})
             self._last, job = replace(self._last, job=job, first=self._last.run_id), None
+            time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+            pause = min(2 * pause, _RETRY_SECONDS_MAX)
         self._go_on_without(self._missing())
 
     def _patience(self) -> float:
