@@ -60,8 +60,9 @@ def topology(**run: Any) -> Topology:
 
 def test_a_server_that_is_started_again_is_waited_for_by_a_run_that_outlives_it(mesh):
     with Connection(topology(on_loss="wait"), mesh, Path()) as way:
-        mesh.refusals = 3
-        assert way.renew("run-1", threading.Event())
+        mesh.refusals, told = 3, []
+        assert way.renew("run-1", threading.Event(), told.append)
+    assert told == ["no server answers. It is looked for, for 600 s."]
 
 
 def test_a_server_that_has_ended_is_not_waited_for_by_a_run_that_ends_with_it(mesh):

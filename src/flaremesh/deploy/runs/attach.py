@@ -141,7 +141,7 @@ def to_the_end(
                 raise DeployError(
                     f"{error}. `flaremesh abort FILE {run_id}` ends the run once it does"
                 ) from None
-            if not aborts and connection.renew(run_id, stop):
+            if not aborts and connection.renew(run_id, stop, warn):
                 continue
             if stop.is_set() and not aborts:
                 continue

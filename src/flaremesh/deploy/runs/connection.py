@@ -67,15 +67,21 @@ class Connection:
                 if not self.renew(run_id, stop):
                     raise
 
-    def renew(self, run_id: str, stop: threading.Event) -> bool:
+    def renew(self, run_id: str, stop: threading.Event, warn: Callable[[str], None] = lambda _: None) -> bool:
         """Look for the server; False once ``stop`` is set, or the run has ended with the server's process.
+
+        Args:
+            run_id: id of the run.
+            stop: set it to look no longer.
+            warn: called once, if the server is not found at once.
 
         Raises:
             DeployError: it does not answer in time.
         """
         self._open.close()
         patience = self.run.patience if self.patient else RECONNECT_SECONDS
-        deadline = time.monotonic() + (patience if self._seconds is None else self._seconds)
+        seconds = patience if self._seconds is None else self._seconds
+        deadline, told = time.monotonic() + seconds, False
         while not stop.is_set():
             try:
                 server = self._target.participants()[0]
@@ -92,6 +98,9 @@ class Connection:
                         f"left alone: `flaremesh attach FILE {run_id}` follows it once the server answers, "
                         "and the sites keep its results."
                     ) from None
+                if not told:
+                    warn(f"{error}. It is looked for, for {seconds:g} s.")
+                    told = True
             stop.wait(_RETRY_SECONDS)
         return False
 
