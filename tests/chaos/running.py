@@ -134,6 +134,10 @@ class Running:
         """The folder of the run's checkpoints at a site."""
         return self._store(site) / "checkpoints"
 
+    def unheard(self) -> int:
+        """How often the server has missed a site, and a run has waited for it."""
+        return (self.mesh.workspace("server") / "log.txt").read_text().count(" is not heard: the job ")
+
     def log(self, site: str) -> str:
         """What the last attempt's process at a site has logged."""
         return (self._begun(site)[-1].parents[1] / "log.txt").read_text()

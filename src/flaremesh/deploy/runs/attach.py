@@ -14,7 +14,7 @@ from flaremesh.deploy.runs.follow import (
     next_attempt,
 )
 from flaremesh.deploy.runs.gather import gather
-from flaremesh.deploy.runs.known import find
+from flaremesh.deploy.runs.known import KnownRun, find
 from flaremesh.deploy.runs.results import RUNS, gathered_result, load_result, submitted_topology
 from flaremesh.deploy.runs.session import ServerLost, UnknownRun
 from flaremesh.deploy.targets.base import DeployError, Target
@@ -74,13 +74,25 @@ def attach(
         connection.run = (asked or topology).run  # the file may have been changed since
         result, job = load_result(folder), run.last
         if result.outcome == "unfinished":
-
-            def show_run(attempt: str, progress: RunProgress) -> None:
-                show(run.run_id, progress)
-
-            result, job = to_the_end(connection, target, run.run_id, job, show_run, stop, warn, lambda: True)
-    folder.mkdir(parents=True, exist_ok=True)
+            result, job = follow_known(connection, target, run, job, show, stop, warn)
     return gathered(asked or as_told(topology, result), target, folder, run.name, result, warn, job)
+
+
+def follow_known(
+    connection: Connection,
+    target: Target,
+    run: KnownRun,
+    job: str,
+    show: Callable[[str, RunProgress], None],
+    stop: threading.Event,
+    warn: Callable[[str], None],
+) -> tuple[RunResult, str]:
+    """As `to_the_end`, for a run that is shown by its own id, and left alone once ``stop`` is set."""
+
+    def show_run(attempt: str, progress: RunProgress) -> None:
+        show(run.run_id, progress)
+
+    return to_the_end(connection, target, run.run_id, job, show_run, stop, warn, lambda: True)
 
 
 def to_the_end(
@@ -160,6 +172,7 @@ def gathered(
 ) -> RunResult:
     """`gather`, with an error in words for a folder that cannot be written."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         return gather(topology, target, folder, name, result, warn, job)
     except OSError as error:
         raise DeployError(

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from flaremesh.deploy.runs.attach import as_told, gathered, to_the_end
+from flaremesh.deploy.runs.attach import as_told, follow_known, gathered
 from flaremesh.deploy.runs.connection import Connection
 from flaremesh.deploy.runs.known import KnownRun, find
 from flaremesh.deploy.runs.results import RUNS, forget_result, submitted_topology
@@ -64,12 +64,7 @@ def resume(
             forget_result(folder)
         except OSError as error:
             warn(f"what {folder} has of the run's earlier attempts stays there: {error.strerror}")
-
-        def show_run(attempt: str, progress: RunProgress) -> None:
-            show(known.run_id, progress)
-
-        result, job = to_the_end(connection, target, known.run_id, job, show_run, stop, warn, lambda: True)
-    folder.mkdir(parents=True, exist_ok=True)
+        result, job = follow_known(connection, target, known, job, show, stop, warn)
     return gathered(asked or as_told(topology, result), target, folder, known.name, result, warn, job)
 
 
