@@ -47,6 +47,7 @@ class Fault(ABC):
         promise: what becomes of the run.
         attempts: so many further ones it takes.
         outlasts: the run may have finished when it is over.
+        anew: the run computes again all that it had, so the limit is for its first iteration, not for a new one.
         limit: seconds until the run is further than it was, from when what was struck is there again.
     """
 
@@ -54,6 +55,7 @@ class Fault(ABC):
     promise: ClassVar[str] = AGAIN
     attempts: ClassVar[int] = 1
     outlasts: ClassVar[bool] = False
+    anew: ClassVar[bool] = False
     limit: ClassVar[float] = 25.0
 
     @abstractmethod
@@ -236,6 +238,7 @@ class Corrupted(Fault):
 class Emptied(Fault):
     title = "kill -9 of a site's job process, all of whose checkpoints are gone"
     promise = "the next attempt, from the start"
+    anew = True
 
     def strike(self, run: Running, random: Random) -> Strike:
         site, strike = kill_a_job(run, random)

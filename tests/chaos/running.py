@@ -160,13 +160,21 @@ class Running:
             raise Hung(f"{what}: not within {HANG_SECONDS:g} s; {self.state()}")
 
     def result(self) -> RunResult:
-        """The result of the run, which must finish."""
+        """The result of the run, which must finish.
+
+        Raises:
+            AssertionError: it has not.
+        """
         try:
             result = self._result.result(HANG_SECONDS)
         except TimeoutError:
             raise Hung(f"the run has no end after {HANG_SECONDS:g} s; {self.state()}") from None
         assert result.outcome == "finished", result.reason
         return result
+
+    def has_finished(self) -> bool:
+        """Whether it has come to its end, and its result is here."""
+        return self._result.done() and self.result().outcome == "finished"
 
     def abort(self) -> None:
         """End it, if it has not ended."""

@@ -84,10 +84,13 @@ def _strike(run: Running, fault: Fault, random: Random, row: Row) -> Strike:
     row.mending_seconds = (strike.mended or strike.struck) - strike.struck
 
     def further() -> bool:
+        if run.has_finished():  # without a server, sites go on to the end
+            return True
         *earlier, last = run.reached(strike.site)
         if fault.attempts and len(earlier) < begun:
             return False  # where the server's part is killed, sites go on until they hear of it
-        return last > max(strike.iteration + 2, *earlier, 0)  # what is on its way makes two
+        known = 0 if fault.anew else max(strike.iteration + 2, *earlier, 0)  # what is on its way makes two
+        return last > known
 
     run.wait(further, f"an iteration after {row.fault} at iteration {row.iteration}")
     row.recovery_seconds = time.monotonic() - strike.struck

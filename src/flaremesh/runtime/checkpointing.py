@@ -136,8 +136,10 @@ class Checkpointing(MetricsSink):
     def _is_due(self, iteration: int) -> bool:
         if iteration in self._asked or (self._every and iteration % self._every == 0):
             return True
-        begun = [cuts for cuts in self._told if iteration >= cuts.first]
-        return bool(begun) and iteration in begun[-1]
+        for cuts in reversed(self._told):
+            if iteration >= cuts.first:
+                return iteration in cuts
+        return False
 
     def _write(self, checkpoint: Checkpoint) -> None:
         try:

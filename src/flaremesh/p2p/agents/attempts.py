@@ -152,7 +152,7 @@ class Attempts:
         if last.lost:
             self._go_on(store, last)
         elif last.state is RunState.FINISHED:
-            with suppress(OSError):
+            with suppress(OSError):  # a site that is told nothing counts the attempts itself
                 self._process.tell_over(attempt.run_of(store), last.sites)
 
     def _last(self) -> Iterator[tuple[Path, Attempt]]:
