@@ -47,7 +47,7 @@ class Fault(ABC):
         promise: what becomes of the run.
         attempts: so many further ones it takes.
         outlasts: the run may have finished when it is over.
-        anew: the run computes again all that it had, so the limit is for its first iteration, not for a new one.
+        anew: the run computes again all that it had, so the limit is for its first iteration.
         limit: seconds until the run is further than it was, from when what was struck is there again.
     """
 
