@@ -123,6 +123,7 @@ class SiteProcess(Fault):
 
 class Server(Fault):
     title = "kill -9 of all processes of the server, which is started again"
+    outlasts = True  # sites go on to the end without it
     limit = 30.0
 
     def strike(self, run: Running, random: Random) -> Strike:
