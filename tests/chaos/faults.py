@@ -115,7 +115,9 @@ class SiteProcess(Fault):
     def strike(self, run: Running, random: Random) -> Strike:
         site = random.choice(run.sites)
         strike = begins_again(run, site)
-        run.mesh.process(site).kill()
+        process = run.mesh.process(site)
+        process.kill()
+        psutil.wait_procs([process], 5)
         run.mesh.target.up(START_SECONDS)
         strike.mended, strike.begins = time.monotonic(), None  # its job's process may live for a while
         return strike

@@ -16,7 +16,7 @@ from flaremesh.deploy.runs.connection import Connection
 from flaremesh.deploy.runs.follow import reason_of
 from flaremesh.deploy.runs.results import RUNS, TOPOLOGY
 from flaremesh.deploy.runs.session import AdminSession, ServerLost, UnknownRun
-from flaremesh.deploy.targets.base import DeployError, Target
+from flaremesh.deploy.targets.base import DeployError, Participant, Target
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.outcome import RunResult
@@ -29,6 +29,7 @@ from flaremesh.waiting import wait_while
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
+_READY_SECONDS = 15.0  # a site that was cut off is connected again within so long
 _BEGIN_SECONDS = 15.0  # a run that has not begun by then waits for others
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0  # before a run that waits for approval is submitted again
 
@@ -81,7 +82,7 @@ def run(
         DeployError: a participant is not ready, or the server does not take the run; or the connection was
             lost for good, and the run goes on.
     """
-    _check(topology, target, mesh, warn)
+    _check(topology, target, mesh, warn, stop)
     with Connection(topology, target, mesh, reconnect_seconds) as connection:
         registered = connection.session.sites()
         _require([site.name for site in topology.sites if site.name not in registered])
@@ -107,16 +108,37 @@ def run(
     return gathered(topology, target, folder, name, result, warn, last)
 
 
-def _check(topology: Topology, target: Target, mesh: Path, warn: Callable[[str], None]) -> None:
+def _check(
+    topology: Topology, target: Target, mesh: Path, warn: Callable[[str], None], stop: threading.Event
+) -> None:
     """Check that a run makes sense, and that the participants of this machine are ready for it."""
     check(topology)
     check_server(topology, mesh)
-    participants = target.participants()
-    _require([p.name for p in participants if not (p.ready or p.elsewhere)])
+    participants = _ready_participants(target, stop)
     in_use = kits_in_use(target, participants)
     check_code(topology, in_use)
     if older := older_than_kits(in_use, mesh):
         warn(say_older(older, mesh))
+
+
+def _ready_participants(target: Target, stop: threading.Event) -> list[Participant]:
+    """All participants; one that runs may just have lost the server, and be back in a moment.
+
+    Raises:
+        DeployError: some do not run, or have not become ready.
+    """
+    participants: list[Participant] = []
+
+    def unready() -> list[Participant]:
+        return [p for p in participants if not (p.ready or p.elsewhere)]
+
+    def worth_waiting() -> bool:
+        participants[:] = target.participants()
+        return bool(unready()) and all(p.running for p in unready()) and not stop.is_set()
+
+    wait_while(worth_waiting, _READY_SECONDS, _POLL_SECONDS)
+    _require([p.name for p in unready()])
+    return participants
 
 
 def _goes_on(session: AdminSession, job_id: str, stop: threading.Event) -> bool:
