@@ -213,6 +213,7 @@ CALLS = {
     "nvflare.utils.job_launcher_utils.get_client_job_args": "",
     "nvflare.utils.job_launcher_utils.get_server_job_args": "",
     "nvflare.app_common.storages.filesystem_storage.FilesystemStorage": "root_dir",
+    "nvflare.app_common.storages.filesystem_storage.FilesystemStorage.update_meta": "self uri meta replace",
     "nvflare.app_common.widgets.component_path_authorizer.ComponentPathAuthorizer": "",
     "nvflare.app_common.widgets.component_path_authorizer."
     "ComponentPathAuthorizer.authorize_component_config": "self component_config fl_ctx=",
