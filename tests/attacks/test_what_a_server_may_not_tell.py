@@ -60,7 +60,7 @@ def test_a_lie_of_the_server_ends_the_run_before_it_begins_and_is_named_and_coun
         assert session.wait(run_id, 2 * END_SECONDS)
     # the first site that notices ends the run
     noticed = [site for site in SITES if words in mesh.log(site, run_id)]
-    assert noticed
+    assert noticed, {site: mesh.log(site, run_id)[-2000:] for site in SITES}
     # what a site shows of a run takes the place of what it showed of the one before
     assert all(run_id in mesh.get(site, "/metrics").decode() for site in noticed)
     assert all(sum(mesh.refused(site, peer) for peer in peers) for site in noticed)
