@@ -9,10 +9,10 @@ from bench.jobs.vector import Vector
 from bench.meter import Meter
 from bench.processes import Round, Site
 from flaremesh.algorithms import create
-from flaremesh.links.carrier import Edges
+from flaremesh.links.edges import Edges
 from flaremesh.links.direct import DirectCarrier
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.routed import RoutedLink
+from flaremesh.links.mesh_link import MeshLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.metrics.sink import Fanout
@@ -37,7 +37,7 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
     edges = Edges(
         name, run_id, frozenset(site.hood.in_weights), frozenset(site.hood.out), Inbox(lambda: False), traffic
     )
-    link = RoutedLink(edges, [DirectCarrier(edges, site.credentials, _ANY_PORT)])
+    link = MeshLink(edges, [DirectCarrier(edges, site.credentials, _ANY_PORT)])
     problem = Vector(SiteContext(name, site.sites.index(name), len(site.sites), 0), each.floats)
     with History(site.scratch / f"{name}.jsonl") as history:
         run = SiteRun(

@@ -1,15 +1,21 @@
-"""Which carriers there are: a further one is a package of its own and a line in `assemble`."""
+"""Which carriers there are: a further one is a module of its own and a line in `assemble`."""
 
 from collections.abc import Sequence
 
-from flaremesh.links.carrier import Carrier, Edges
+from flaremesh.links.carrier import Carrier
+from flaremesh.links.carriers.direct import DirectCarrier, Listen
+from flaremesh.links.carriers.relay import RelayCarrier, Transport
 from flaremesh.links.credentials import Credentials
-from flaremesh.links.direct import DirectCarrier, Listen
+from flaremesh.links.dialler import Dialler
+from flaremesh.links.edges import Edges
+from flaremesh.links.errors import LinkError
+from flaremesh.links.frame import run_digest
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.life import Tolerance
 from flaremesh.links.link import Cancelled, LinkObserver, Refusal
-from flaremesh.links.relay import RelayCarrier, Transport
-from flaremesh.links.routed import RoutedLink
+from flaremesh.links.mesh_link import MeshLink
+from flaremesh.links.pair import Pair
+from flaremesh.links.reception import Reception
 from flaremesh.topology.links import LinkMode
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -25,7 +31,7 @@ def assemble(
     credentials: Credentials | None,
     listen: Listen | None,
     tolerance: Tolerance | None = None,
-) -> RoutedLink:
+) -> MeshLink:
     """One site's link for one run, not open yet.
 
     Args:
@@ -36,7 +42,7 @@ def assemble(
         cancelled: polled while waiting.
         transport: from site to site through the server.
         credentials: of the site in this run; None in NVFlare's simulator, which has no kits.
-        listen: where in-neighbours dial; None if they cannot.
+        listen: where neighbours dial; None if they cannot.
         tolerance: of neighbours that are late; None where the run ends with its first loss.
 
     Raises:
@@ -44,16 +50,23 @@ def assemble(
     """
     sources = frozenset(peer for hood in schedule for peer in hood.in_weights)
     targets = frozenset(peer for hood in schedule for peer in hood.out)
-    if tolerance is not None and mode != "direct":
-        # the relay carries what is cut, and tells who lives
-        tolerance = tolerance._replace(redial=0, unheard=tolerance.redial)
-    inbox = Inbox(cancelled)
-    edges = Edges(schedule[0].site, run_id, sources, targets, inbox, observer, tolerance=tolerance)
+    edges = Edges(schedule[0].site, run_id, sources, targets, Inbox(cancelled), observer, tolerance=tolerance)
+    run = run_digest(run_id)
+    dialler = Dialler(edges.site, run, credentials, observer.refused)
+    pairs = {peer: Pair(edges, peer) for peer in sources | targets}
+    reception = Reception(pairs, credentials, run, observer.refused)
     carriers: list[Carrier] = []  # the best one first
-    if mode != "relay" and credentials is not None:
-        carriers.append(DirectCarrier(edges, credentials, listen))
-    if mode == "direct":
-        transport.listen(lambda sender, _: observer.refused(sender, Refusal.CARRIER))
-    else:
-        carriers.append(RelayCarrier(edges, transport, credentials))
-    return RoutedLink(edges, carriers)
+    link = MeshLink(edges, pairs, reception, carriers, dialler)
+    for pair in pairs.values():
+        pair.on_change(link.notice)
+    try:
+        if mode != "relay" and credentials is not None:
+            carriers.append(DirectCarrier(reception, listen))
+        if mode == "direct":
+            transport.listen(lambda sender, _: observer.refused(sender, Refusal.CARRIER))
+        else:
+            carriers.append(RelayCarrier(transport, sources | targets, reception.take, observer.refused))
+    except LinkError:
+        link.close(patience=0)
+        raise
+    return link

@@ -12,3 +12,8 @@ class LinkKind(StrEnum):
 
     DIRECT = "direct"
     RELAY = "relay"
+
+    @property
+    def rank(self) -> int:
+        """0 for the best one."""
+        return list(type(self)).index(self)

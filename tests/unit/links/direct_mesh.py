@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from flaremesh.links import Key
 from flaremesh.links.assemble import assemble
-from flaremesh.links.carrier import Edges, Message
+from flaremesh.links.edges import Edges, Message
 from flaremesh.links.inbox import Inbox
 from flaremesh.topology.neighborhood import Neighborhood
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import pytest
 from direct_mesh import Proxy, exchange, in_parallel
 
-from flaremesh.links import Key, LinkClosed, LinkError, PeerBehind, PeerTimeout, inbox, link, relay
-from flaremesh.links.direct import outgoing
+from flaremesh.links import Key, LinkClosed, LinkError, PeerBehind, PeerTimeout, inbox, link
+from flaremesh.links.carriers import relay
+from flaremesh.links import connector as outgoing
 from flaremesh.links.inprocess import InProcessLink, inboxes
 
 BOUND = 20  # seconds; reached only by a failure

@@ -14,7 +14,7 @@ from flaremesh import links
 from flaremesh.links import Key, LinkError, PeerBehind, PeerTimeout, relay
 from flaremesh.links.frame import Frame, Kind, pack, run_digest
 from flaremesh.links.relay import RelayCarrier
-from flaremesh.links.routed import RoutedLink
+from flaremesh.links.mesh_link import MeshLink
 
 
 class Counters:
@@ -72,7 +72,7 @@ class Network:
     def site(self, name, sources, targets, run_id="run", **options):
         self.counters[name] = Counters()
         edges = edges_of(name, sources, targets, run_id=run_id, observer=self.counters[name], **options)
-        link = self.links[name] = RoutedLink(edges, [RelayCarrier(edges, _Transport(self.queue, name))])
+        link = self.links[name] = MeshLink(edges, [RelayCarrier(edges, _Transport(self.queue, name))])
         return link
 
     def deliver(self, peer, sender, data):

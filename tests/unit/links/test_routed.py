@@ -6,7 +6,7 @@ from direct_mesh import edges_of
 from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, RunAborted
 from flaremesh.links.carrier import Carrier, Unable
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.routed import RoutedLink
+from flaremesh.links.mesh_link import MeshLink
 
 
 class Handover(Carrier):
@@ -50,7 +50,7 @@ def make():
             Handover(kind, a, {"b": b.inbox}, {"b": reasons[kind]} if kind in reasons else {})
             for kind in kinds
         ]
-        made.append(RoutedLink(a, carriers))
+        made.append(MeshLink(a, carriers))
         return made[-1], carriers, a.observer, b.inbox
 
     yield make
@@ -147,7 +147,7 @@ def test_a_carrier_that_may_just_have_taken_over_has_time_to_deliver_unless_nobo
 
 
 def test_a_link_that_an_abort_has_closed_says_that_the_run_was_aborted():
-    link = RoutedLink(edges_of("a", "b", "b", inbox=Inbox(lambda: True)), [])
+    link = MeshLink(edges_of("a", "b", "b", inbox=Inbox(lambda: True)), [])
     link.close(patience=0)
     for use in (lambda: send(link, 0), lambda: link.receive([Key(0, 0, "b")], 20)):
         with pytest.raises(RunAborted):

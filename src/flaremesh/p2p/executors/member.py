@@ -14,7 +14,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.links import LinkError, Payload, Refusal
 from flaremesh.links.assemble import assemble
 from flaremesh.links.carrier import Address
-from flaremesh.links.routed import RoutedLink
+from flaremesh.links.mesh_link import MeshLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
@@ -65,7 +65,7 @@ class Member:
 
     folder: Path
     simulated: bool
-    link: RoutedLink
+    link: MeshLink
     traffic: TrafficCounter
     metrics: PrometheusSink
     progress: ProgressReporter
@@ -141,7 +141,7 @@ class Member:
         return cls(folder, charter is None, link, traffic, metrics, progress, charter, checkpoints, cell)
 
     def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
-        """Link the neighbours; as RoutedLink.open, or raises CharterError for another place to dial."""
+        """Link the neighbours; as MeshLink.open, or raises CharterError for another place to dial."""
         if self.charter is not None:
             try:
                 require_places(addresses, self.charter)

@@ -1,4 +1,4 @@
-"""Where neighbours dial in: connections are accepted, authenticated and handed over.
+"""Where connections come in that the other end has dialled: they are authenticated and handed to their pair.
 
 One thread serves all connections that are not authenticated yet, without ever waiting for one of them. It
 drops those that do not finish handshake and greeting in time, and the oldest when there are too many.
@@ -10,22 +10,23 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from flaremesh.links.channel import tune
 from flaremesh.links.credentials import Credentials, Untrusted
-from flaremesh.links.direct.connection import tune
-from flaremesh.links.direct.tls import peer_name, refusal_of
-from flaremesh.links.errors import LinkError
-from flaremesh.links.frame import HEADER_BYTES, Frame, FrameError, Kind, pack, unpack
+from flaremesh.links.frame import GREETING_BYTES, FrameError, unpack_greeting
+from flaremesh.links.greeting import End, agree, opening, refusing
 from flaremesh.links.link import Refusal
+from flaremesh.links.tls import peer_name, refusal_of
+from flaremesh.topology.links import LinkKind
 
 _HANDSHAKE_SECONDS = 5.0
 _LINGER_SECONDS = 1.0
 _SHORTAGE_SECONDS = 0.1  # between looks for a free file descriptor
 _PENDING = 256  # unauthenticated connections at a time
-_BACKLOG = 1024
 
 Refuse = Callable[[str, Refusal], None]
 """(name, reason): the name is empty unless a certificate of the mesh proves it."""
@@ -36,94 +37,108 @@ class _Pending:
     """A connection that has not been handed over.
 
     Attributes:
-        connection: TLS, or TCP once it has been refused.
+        connection: TLS, or not any more once it has been refused.
+        kind: what carries it.
+        said: the neighbour that it is said to come from; None where nobody says so.
         deadline: when it is dropped, by ``time.monotonic``.
-        name: the site that its certificate names; None until the handshake is over.
+        name: the site that it comes from; None until that is proved.
         refused: it only waits for the peer to read why.
-        greeting: what has arrived of the first frame.
+        greeting: what has arrived of it.
     """
 
     connection: socket.socket
+    kind: LinkKind
+    said: str | None
     deadline: float
     name: str | None = None
     refused: bool = False
     greeting: bytearray = field(default_factory=bytearray)
 
 
-class Listener:
-    """Listens until closed.
+class Reception:
+    """Receives until closed.
 
     Args:
-        host: name under which neighbours dial; with localhost or 127.*, only this machine can.
-        ports: inclusive range of ports, of which the first free one is taken.
-        credentials: of this site.
+        ends: this site's end of each pair, by neighbour.
+        credentials: of this site; None in NVFlare's simulator: whoever brings a connection is believed there.
         run: digest of the run.
-        welcome: called from the listener's thread with name and blocking connection of each site that has
-            greeted; returns why it is not taken, None if it is.
         refuse: called for each connection that was dropped.
 
-    Attributes:
-        port: the one that was taken.
-
     Raises:
-        LinkError: no port of the range is free, or the certificate cannot be used.
+        LinkError: the certificate cannot be used.
     """
 
-    def __init__(
-        self,
-        host: str,
-        ports: tuple[int, int],
-        credentials: Credentials,
-        run: bytes,
-        welcome: Callable[[str, ssl.SSLSocket], Refusal | None],
-        refuse: Refuse,
-    ):
-        self._credentials, self._context = credentials, credentials.listening()
-        self._socket = _bind(host, ports)
-        self._socket.setblocking(False)  # accept would block where the dialler is gone already
-        self.port = int(self._socket.getsockname()[1])
+    def __init__(self, ends: Mapping[str, End], credentials: Credentials | None, run: bytes, refuse: Refuse):
+        self._ends = ends
+        self._credentials = credentials
+        self._context = credentials.listening() if credentials is not None else None
         self._run = run
-        self._welcome = welcome
         self._refuse = refuse
         self._pending: dict[socket.socket, _Pending] = {}  # in the order in which they came
+        self._arrived: deque[tuple[socket.socket, LinkKind, str]] = deque()
+        self._listening: list[socket.socket] = []
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._socket, selectors.EVENT_READ)
         self._closed = threading.Event()
         self._wake, self._woken = socket.socketpair()
+        self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._serve, name="link-listener", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="link-reception", daemon=True)
         self._thread.start()
 
+    def listen(self, listening: socket.socket) -> None:
+        """Take in who dials ``listening``, which belongs to the reception from now on."""
+        listening.setblocking(False)  # accept would block where the dialler is gone already
+        self._listening.append(listening)
+        self._selector.register(listening, selectors.EVENT_READ)
+        self._rouse()
+
+    def take(self, stream: socket.socket, kind: LinkKind, said: str) -> None:
+        """Take in a stream that a carrier brings; an Arrival."""
+        self._arrived.append((stream, kind, said))
+        self._rouse()
+
     def close(self) -> None:
-        """Free the port and drop the connections that have not been handed over."""
+        """Free the ports and drop the connections that have not been handed over."""
         self._closed.set()
-        self._wake.send(b"x")
+        self._rouse()
         self._thread.join()
         self._wake.close()
         self._woken.close()
 
+    def _rouse(self) -> None:
+        with suppress(OSError):  # closed
+            self._wake.send(b"x")
+
     def _serve(self) -> None:
         while not self._closed.is_set():
             for key, _ in self._selector.select(self._patience()):
-                if key.fileobj is self._socket:
-                    self._accept()
+                if key.fileobj in self._listening:
+                    self._accept(key.fileobj)
+                elif key.fileobj is self._woken:
+                    with suppress(BlockingIOError):
+                        self._woken.recv(4096)
                 elif isinstance(key.data, _Pending) and key.data.connection in self._pending:
                     self._advance(key.data)  # unless a newcomer of this round has crowded it out
+            while self._arrived:
+                self._admit(*self._arrived.popleft())
             now = time.monotonic()
             for pending in [p for p in self._pending.values() if p.deadline <= now]:
                 self._drop(pending, Refusal.SILENT)
         for pending in list(self._pending.values()):
             self._forget(pending).close()
-        self._socket.close()
+        for stream, _, _ in self._arrived:
+            stream.close()
+        for listening in self._listening:
+            listening.close()
         self._selector.close()
 
     def _patience(self) -> float | None:
         deadlines = [pending.deadline for pending in self._pending.values()]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         try:
-            raw, _ = self._socket.accept()
+            raw, _ = listening.accept()
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 return  # the dialler is gone already
@@ -132,18 +147,28 @@ class Listener:
             else:
                 self._closed.wait(_SHORTAGE_SECONDS)
             return
-        if len(self._pending) >= _PENDING:
-            # an honest site needs milliseconds, so the oldest is the least likely to be one
-            self._drop(next(iter(self._pending.values())), Refusal.OVERLOAD)
         try:
             tune(raw)
-            raw.setblocking(False)
-            connection = self._context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
         except OSError:
             raw.close()
             self._refuse("", Refusal.HANDSHAKE)
             return
-        pending = _Pending(connection, time.monotonic() + _HANDSHAKE_SECONDS)
+        self._admit(raw, LinkKind.DIRECT, None)
+
+    def _admit(self, raw: socket.socket, kind: LinkKind, said: str | None) -> None:
+        if len(self._pending) >= _PENDING:
+            # an honest site needs milliseconds, so the oldest is the least likely to be one
+            self._drop(next(iter(self._pending.values())), Refusal.OVERLOAD)
+        connection = raw
+        try:
+            raw.setblocking(False)
+            if self._context is not None:
+                connection = self._context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+        except OSError:
+            raw.close()
+            self._refuse("", Refusal.HANDSHAKE)
+            return
+        pending = _Pending(connection, kind, said, time.monotonic() + _HANDSHAKE_SECONDS)
         self._pending[connection] = pending
         self._selector.register(connection, selectors.EVENT_READ, pending)
         self._advance(pending)
@@ -151,20 +176,24 @@ class Listener:
     def _advance(self, pending: _Pending) -> None:
         """Go on as far as what has arrived allows."""
         connection = pending.connection
-        if not isinstance(connection, ssl.SSLSocket):
+        if pending.refused:
             self._discard(pending)
             return
         try:
             if pending.name is None:
-                connection.do_handshake()
-                pending.name = peer_name(connection, self._credentials)
-            while len(pending.greeting) < HEADER_BYTES:
-                piece = connection.recv(HEADER_BYTES - len(pending.greeting))
+                pending.name = name = self._identified(pending)
+                if (reason := self._unwelcome(pending, name)) is not None:
+                    self._forget(pending)
+                    self._turn_away(connection, name, reason)
+                    return
+                connection.send(opening(self._ends[name], self._run))  # the first bytes fit into the buffer
+            while len(pending.greeting) < GREETING_BYTES:
+                piece = connection.recv(GREETING_BYTES - len(pending.greeting))
                 if not piece:
                     self._drop(pending, Refusal.HANDSHAKE)
                     return
                 pending.greeting += piece
-        except ssl.SSLWantReadError:
+        except (ssl.SSLWantReadError, BlockingIOError):
             self._selector.modify(connection, selectors.EVENT_READ, pending)
             return
         except ssl.SSLWantWriteError:
@@ -180,7 +209,18 @@ class Listener:
         except OSError:
             self._drop(pending, Refusal.HANDSHAKE)
             return
-        self._greet(pending, connection)
+        self._greet(pending)
+
+    def _identified(self, pending: _Pending) -> str:
+        """Who is at the other end; raises SSLWantReadError and SSLWantWriteError while that is not known."""
+        connection = pending.connection
+        if self._credentials is None or not isinstance(connection, ssl.SSLSocket):
+            return pending.said or ""
+        connection.do_handshake()
+        return peer_name(connection, self._credentials)
+
+    def _unwelcome(self, pending: _Pending, name: str) -> Refusal | None:
+        return Refusal.STRANGER if name not in self._ends or pending.said not in (None, name) else None
 
     def _linger(self, pending: _Pending, reason: Refusal) -> None:
         """Read on for a moment: closing on unread data would destroy the alert that tells the peer why."""
@@ -190,7 +230,8 @@ class Listener:
         raw.setblocking(False)
         with suppress(OSError):
             raw.shutdown(socket.SHUT_WR)
-        self._pending[raw] = _Pending(raw, time.monotonic() + _LINGER_SECONDS, refused=True)
+        deadline = time.monotonic() + _LINGER_SECONDS
+        self._pending[raw] = _Pending(raw, pending.kind, pending.said, deadline, refused=True)
         self._selector.register(raw, selectors.EVENT_READ, self._pending[raw])
 
     def _discard(self, pending: _Pending) -> None:
@@ -203,26 +244,20 @@ class Listener:
             pass
         self._forget(pending).close()
 
-    def _greet(self, pending: _Pending, connection: ssl.SSLSocket) -> None:
-        name = pending.name or ""
-        try:
-            if unpack(pending.greeting, self._run).kind is not Kind.HELLO:
-                raise FrameError(Refusal.MALFORMED)
-        except FrameError as error:
-            self._forget(pending)
-            self._turn_away(connection, name, error.reason)
-            return
+    def _greet(self, pending: _Pending) -> None:
+        name, connection = pending.name or "", pending.connection
         self._forget(pending)
-        connection.setblocking(True)
-        if (reason := self._welcome(name, connection)) is not None:
-            self._turn_away(connection, name, reason)
+        try:
+            heard = unpack_greeting(pending.greeting, self._run)
+            agree(self._ends[name], self._run, heard, connection, pending.kind)
+        except FrameError as error:
+            self._turn_away(connection, name, error.reason)
 
-    def _turn_away(self, connection: ssl.SSLSocket, name: str, reason: Refusal) -> None:
+    def _turn_away(self, connection: socket.socket, name: str, reason: Refusal) -> None:
         self._refuse(name, reason)
-        text = reason.encode()
         with suppress(OSError):
-            connection.setblocking(False)  # nothing was sent yet, so that a few bytes fit into the buffer
-            connection.sendall(pack(Frame(Kind.REFUSED, 0, 0, 0, 0, 0, len(text), text), self._run))
+            connection.setblocking(False)  # little was sent yet, so that a few bytes fit into the buffer
+            connection.sendall(refusing(reason, self._run))
         connection.close()
 
     def _drop(self, pending: _Pending, reason: Refusal) -> None:
@@ -235,20 +270,3 @@ class Listener:
         del self._pending[pending.connection]
         self._selector.unregister(pending.connection)
         return pending.connection
-
-
-def _bind(host: str, ports: tuple[int, int]) -> socket.socket:
-    address = host if host == "localhost" or host.startswith("127.") else ""
-    for port in _range(ports):
-        try:
-            return socket.create_server((address, port), backlog=_BACKLOG)
-        except OSError:
-            continue
-    taken = f"port {ports[0]} is" if ports[0] == ports[1] else f"all ports {ports[0]}-{ports[1]} are"
-    raise LinkError(
-        f"{taken} taken: no neighbour can dial in. Every run at a site takes a port; widen its link.ports"
-    )
-
-
-def _range(ports: tuple[int, int]) -> Iterator[int]:
-    yield from range(ports[0], ports[1] + 1)

@@ -1,0 +1,82 @@
+"""How a site makes a connection: a stream, TLS, and the proof who each end is."""
+
+import socket
+import ssl
+import time
+from collections.abc import Callable
+
+from flaremesh.links.carrier import Carrier
+from flaremesh.links.credentials import Credentials, Untrusted
+from flaremesh.links.errors import LinkRefused
+from flaremesh.links.frame import GREETING_BYTES, FrameError, Greeting, Word, unpack_greeting
+from flaremesh.links.greeting import End, agree, opening
+from flaremesh.links.link import Refusal
+from flaremesh.links.tls import cause_of, peer_name, refusal_of
+
+
+class Dialler:
+    """Makes connections that this end dials.
+
+    Args:
+        site: name of this site.
+        run: digest of the run.
+        credentials: of this site; None in NVFlare's simulator, which has no kits: nothing is sealed there.
+        refuse: called with the peer and why it is not accepted.
+
+    Raises:
+        LinkError: the certificate cannot be used.
+    """
+
+    def __init__(
+        self, site: str, run: bytes, credentials: Credentials | None, refuse: Callable[[str, Refusal], None]
+    ):
+        self._site, self._run, self._credentials, self._refuse = site, run, credentials, refuse
+        self._context = credentials.dialling() if credentials is not None else None
+
+    def connect(self, end: End, carrier: Carrier, timeout: float) -> None:
+        """Connect once, and let ``end`` go on over that.
+
+        Raises:
+            LinkRefused: one end does not accept the other.
+            OSError: there is no connection.
+        """
+        deadline = time.monotonic() + timeout
+        connection = carrier.dial(end.peer, timeout)
+        try:
+            connection.settimeout(max(0.01, deadline - time.monotonic()))
+            if self._context is not None and self._credentials is not None:
+                connection = secure = self._context.wrap_socket(connection)
+                if (name := peer_name(secure, self._credentials)) != end.peer:
+                    raise Untrusted(Refusal.STRANGER, f"{name} answers there")
+            connection.sendall(opening(end, self._run))
+            heard = self._read(connection, deadline)
+            if heard.word is Word.REFUSED:
+                raise LinkRefused(self._blame(end.peer, carrier, f"it refuses this site: {heard.reason}"))
+            agree(end, self._run, heard, connection, carrier.kind)
+        except BaseException as error:
+            connection.close()
+            # a connection may end by accident, a wrong answer is no accident
+            accident = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+            if isinstance(error, ssl.SSLError | FrameError | Untrusted) and not accident:
+                if (reason := refusal_of(error)) is not Refusal.REJECTED:
+                    self._refuse(end.peer, reason)
+                raise LinkRefused(self._blame(end.peer, carrier, cause_of(error))) from error
+            raise
+
+    def _read(self, connection: socket.socket, deadline: float) -> Greeting:
+        data = bytearray()
+        while len(data) < GREETING_BYTES:
+            connection.settimeout(max(0.01, deadline - time.monotonic()))
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            piece = connection.recv(GREETING_BYTES - len(data))
+            if not piece:
+                raise ConnectionError("the peer hung up")
+            data += piece
+        return unpack_greeting(data, self._run)
+
+    def _blame(self, peer: str, carrier: Carrier, cause: str) -> str:
+        return (
+            f"{self._site} has no link to {peer}{carrier.whereabouts(peer)}: {cause}. "
+            "Certificates, addresses and edges must come from one provisioning"
+        )

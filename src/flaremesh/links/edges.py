@@ -1,0 +1,74 @@
+"""A site's edges in one run: what all its pairs have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from flaremesh.links.inbox import Inbox
+from flaremesh.links.life import Tolerance
+from flaremesh.links.link import MAX_MESSAGE_BYTES, Key, LinkObserver, Payload, Refusal
+from flaremesh.topology.links import LinkKind
+
+
+class Message(NamedTuple):
+    """A message under way.
+
+    Attributes:
+        key: its name.
+        buffers: its bytes, one buffer after the other.
+        length: of all buffers, in bytes.
+    """
+
+    key: Key
+    buffers: Sequence[Payload]
+    length: int
+
+
+@dataclass(frozen=True)
+class Edges:
+    """One site's directed edges in one run.
+
+    Attributes:
+        site: name of this site.
+        run_id: the run; what belongs to another one is refused.
+        sources: in-neighbours, whose messages are taken.
+        targets: out-neighbours, to which messages are sent.
+        inbox: where messages are put.
+        observer: hears of traffic and refusals.
+        max_message_bytes: a peer that announces more is refused.
+        tolerance: of neighbours that are late; None where the run ends with its first loss.
+        wanted: what would carry the messages of each neighbour if nothing were wrong.
+    """
+
+    site: str
+    run_id: str
+    sources: frozenset[str]
+    targets: frozenset[str]
+    inbox: Inbox
+    observer: LinkObserver
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    tolerance: Tolerance | None = None
+    wanted: dict[str, LinkKind] = field(default_factory=dict)
+
+    @property
+    def vouched(self) -> bool:
+        """Whether neighbours are to be told that this site's run goes on."""
+        reader = self.inbox.reader
+        return (
+            self.tolerance is not None
+            and not self.inbox.cancelled()
+            and (reader is None or reader.is_alive())
+        )
+
+    def refusal(self, peer: str, length: int) -> Refusal | None:
+        """Why no memory is taken for a message of ``peer``; see Inbox.refusal."""
+        if length > self.max_message_bytes:
+            return Refusal.OVERSIZED
+        return self.inbox.refusal(peer, length)
+
+    def store(self, key: Key, message: Payload) -> None:
+        """Put a message into the inbox, unless one with its name has come before."""
+        if self.inbox.put(key, message):
+            self.observer.received(key.sender, len(message))
+        else:
+            self.observer.refused(key.sender, Refusal.REPLAYED)

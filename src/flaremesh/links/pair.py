@@ -1,0 +1,532 @@
+"""What a site shares with one neighbour: messages both ways, over one connection after another.
+
+Messages are numbered in each direction, whatever carries them. Each end keeps what the other one has not
+acknowledged, and a new connection goes on after what the two ends say has arrived: nothing is lost, and
+nothing arrives twice. Acknowledgements ride on messages where there are any.
+
+An end writes no more than what the other one's inbox has room for, since acknowledgements must never wait
+behind messages that nobody takes.
+"""
+
+import logging
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from flaremesh.links import life
+from flaremesh.links.buffers import BufferPool
+from flaremesh.links.channel import LARGE_BYTES, Channel
+from flaremesh.links.edges import Edges, Message
+from flaremesh.links.errors import LinkError, LinkRefused
+from flaremesh.links.frame import Frame, FrameError, Kind, pack
+from flaremesh.links.life import Signs
+from flaremesh.links.link import Cancelled, Key, Refusal, condition_after
+from flaremesh.links.outbox import Outbox
+from flaremesh.topology.links import LinkKind
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 64  # TLS records that are read before it is looked what there is to write
+_ACK_MESSAGES = 8  # small messages that share an acknowledgement
+_TAKEN_MESSAGES = 4  # messages that the run has taken, of which the peer hears at once
+_ROOM_SECONDS = 0.05  # between two looks at an inbox that is full
+_PARK_SECONDS = 0.005  # the pair's thread leaves the reading to `attend` for so long after its last call
+_ATTENTION_SECONDS = 0.1  # for so long `attend` reads at most
+_POLL_SECONDS = 0.2  # how soon an abort is noticed
+_DRAIN_SECONDS = 1.0  # for the peer to read that this end has ended
+
+
+class Pair:
+    """This site's end.
+
+    ``_state`` guards numbers and messages, and is held for moments; ``_io`` guards the channel, which OpenSSL
+    does not let two threads use. Who takes both takes ``_io`` first.
+
+    Args:
+        edges: the site's edges.
+        peer: name of the neighbour.
+
+    Attributes:
+        peer: the same.
+        leads: whether this end decides which connection counts: the one with the lesser name does.
+        broken: when the last connection broke, by ``time.monotonic``; None while there is one, or none yet.
+    """
+
+    def __init__(self, edges: Edges, peer: str):
+        self.peer = peer
+        self.leads = edges.site < peer
+        self.broken: float | None = None
+        self._edges, self._inbox = edges, edges.inbox
+        self._changed: Callable[[], None] = lambda: None
+        self._sends, self._receives = peer in edges.targets, peer in edges.sources
+        self._state = threading.Condition()
+        self._io = threading.Lock()
+        self._channel: Channel | None = None
+        self._kind: LinkKind | None = None  # of the last channel
+        self._outbox = Outbox(peer)
+        # from the peer
+        self._received = self._told_received = (
+            0  # messages that have arrived, and how many of them it knows of
+        )
+        self._taken = self._told_taken = 0  # of these, what the run has taken
+        self._expecting: Frame | None = None  # header of the message that is being read
+        self._memory = memoryview(b"")
+        self._pool = BufferPool()
+        self._large = False  # whether the last message was a large one
+        self._has_no_place = False
+        self._owes = False  # an acknowledgement, at once
+        self._signs = Signs()
+        self._heard = -math.inf
+        self._refused: Refusal | None = None  # why a connection was cut after which no message came
+        self._due = 0.0  # when to give a sign of life next
+        self._attention = 0.0  # when the run's thread last came to read
+        # the end
+        self._failure: LinkError | None = None  # why there will be no connection any more
+        self._ending = self._flushing = False  # nothing more will be sent; and the peer is to be asked
+        self._is_done = False  # the peer wants no more
+        self._stopping = self._orderly = False
+        self._wake, self._woken = socket.socketpair()
+        for end in (self._wake, self._woken):
+            end.setblocking(False)
+        self._inbox.on_take(peer, self._took)
+        self._thread = threading.Thread(target=self._keep, name=f"link-{peer}", daemon=True)
+        self._thread.start()
+
+    # what is known of it
+
+    @property
+    def received(self) -> int:
+        """How many messages of the peer have arrived."""
+        return self._received
+
+    @property
+    def kind(self) -> LinkKind | None:
+        """What carries messages now; None where nothing does."""
+        channel = self._channel
+        return None if channel is None else channel.kind
+
+    @property
+    def failure(self) -> LinkError | None:
+        """Why there will be no connection any more."""
+        return self._failure
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no connection is needed any more."""
+        return self._stopping or self._is_done or self._failure is not None
+
+    @property
+    def heard(self) -> float:
+        """When the peer gave a sign of life, unless what it sends is refused, by ``time.monotonic``."""
+        return -math.inf if self._refused is not None else self._heard
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether signs of life are due over the connection, and stay away."""
+        waits = self._edges.tolerance is not None and self._channel is not None
+        return waits and time.monotonic() > self._heard + life.SILENT_SECONDS
+
+    @property
+    def healing(self) -> float:
+        """Until when the pair, if it is cut, is waited for, by ``time.monotonic``."""
+        tolerance = self._edges.tolerance
+        if tolerance is None or self._refused is not None or self.is_over:
+            return -math.inf
+        if self.broken is not None:
+            return self.broken + tolerance.redial
+        # by the relay alone, silence may mean that one of the two does not reach the server
+        is_cut = self.kind is LinkKind.RELAY and self.is_silent
+        return self._heard + tolerance.redial if is_cut else -math.inf
+
+    @property
+    def condition(self) -> str | None:
+        """What is known of the connection, in words; None where there never was one."""
+        with self._state:
+            if self._refused is not None:
+                return condition_after(self._refused)
+            if self.broken is not None:
+                return f"its link broke {time.monotonic() - self.broken:.0f} s ago: it is gone, or cut off"
+            if self._channel is None:
+                return None
+            if self._edges.tolerance is not None:  # a live one is not given up, or called a straggler
+                return "its link is up, and it gives no sign of life: its process has stopped"
+            return "its link is up: it is slow, or waits itself"
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Call ``call`` whenever there is a connection, or none any more."""
+        self._changed = call
+
+    # messages
+
+    def send(self, message: Message) -> None:
+        """Take on a message and return at once.
+
+        Raises:
+            LinkError: there will be no connection any more.
+            PeerBehind: too much waits for the peer already.
+        """
+        with self._state:
+            if self._failure is not None:
+                raise self._failure
+            if self._is_done:
+                return
+            self._outbox.add(message)
+        # waking the thread would cost a small message more than sending it
+        if message.length >= LARGE_BYTES or not self._io.acquire(blocking=False):
+            self._rouse()
+            return
+        try:
+            channel = self._channel
+            if channel is not None and channel.error is None:  # else it is written to the next one
+                self._write_at_once(channel)
+        finally:
+            self._io.release()
+
+    def attend(self, key: Key) -> None:
+        """Read in the calling thread until the message ``key`` is there, as long as messages are small.
+
+        Waking the pair's thread to read a small message, and this one to take it, would cost more time.
+        """
+        channel = self._channel
+        if channel is None or self._large or channel.is_full:  # large messages are left to the pair's thread
+            return
+        self._attention = now = time.monotonic()
+        if not self._io.acquire(blocking=False):
+            return
+        deadline = now + _ATTENTION_SECONDS
+        try:
+            while channel is self._channel and channel.error is None and key not in self._inbox:
+                if self._step(channel):
+                    continue
+                if (
+                    self._large
+                    or self._has_no_place
+                    or not channel.readable(max(0.0, deadline - time.monotonic()))
+                ):
+                    return
+                self._fill(channel)
+        except (OSError, FrameError) as error:
+            self._fail(channel, error)  # the pair's thread deals with it
+        finally:
+            self._attention = time.monotonic()
+            self._io.release()
+
+    # connections
+
+    def adopt(self, connection: socket.socket, kind: LinkKind, arrived: int, first: bytes = b"") -> None:
+        """Go on over a connection, instead of the one before.
+
+        Args:
+            connection: whose ends have greeted each other.
+            kind: what carries it.
+            arrived: how many messages the peer says to have got.
+            first: what to write before all else.
+
+        Raises:
+            FrameError: the peer says to have got what was never sent.
+        """
+        before = self._channel
+        if before is not None:
+            before.hang_up()
+        with self._io, self._state:
+            if self.is_over:
+                connection.close()
+                return
+            self._outbox.restart(arrived)
+            self._expecting = None
+            self._has_no_place = self._large = False
+            self._owes, self._flushing = True, self._ending
+            channel = Channel(connection, kind)
+            if first:
+                channel.put(first)
+            self._channel, self.broken = channel, None
+            self._heard = time.monotonic()
+            self._note(kind)
+            self._state.notify_all()
+        self._rouse()
+        self._changed()
+
+    def give_up(self, error: LinkError) -> None:
+        """Make no connection any more: what needs one fails with ``error``."""
+        with self._state:
+            if self.is_over:
+                return
+            self._failure = error
+            self._state.notify_all()
+        self._inbox.fail(error)
+        self._changed()
+
+    # the end
+
+    def flush(self, deadline: float, cancelled: Cancelled) -> None:
+        """Wait until all messages are acknowledged, until ``deadline``, or until ``cancelled``."""
+        with self._state:
+            self._ending = self._flushing = True
+        self._rouse()
+        with self._state:
+            while not self._outbox.is_empty and not self.is_over and not cancelled():
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return
+                self._state.wait(min(remaining, _POLL_SECONDS))
+
+    def stop(self, *, orderly: bool) -> None:
+        """End the connection, make no other, and do not wait for anything.
+
+        Args:
+            orderly: tell the peer that nothing more is sent, or wanted.
+        """
+        with self._state:
+            self._stopping, self._orderly = True, orderly
+            self._state.notify_all()
+        channel = self._channel
+        if channel is not None and not orderly:
+            channel.hang_up()
+        self._rouse()
+
+    def close(self) -> None:
+        """Free all resources, after `stop`."""
+        self._thread.join()
+        self._wake.close()
+        self._woken.close()
+
+    # the pair's thread
+
+    def _rouse(self) -> None:
+        with suppress(OSError):  # full, or closed
+            self._wake.send(b"x")
+
+    def _fail(self, channel: Channel, error: Exception) -> None:
+        channel.error = channel.error or error
+        self._rouse()
+
+    def _keep(self) -> None:
+        while True:
+            with self._state:
+                self._state.wait_for(lambda: self._channel is not None or self._stopping)
+                channel = self._channel
+                if channel is None:
+                    return
+            error: Exception | None = None
+            try:
+                self._serve(channel)
+            except (OSError, FrameError) as caught:
+                error = caught
+            self._part(channel, error)
+
+    def _serve(self, channel: Channel) -> None:
+        """Write and read until the channel is not used any more; step aside while the run's thread reads."""
+        while self._channel is channel and not self._stopping and not self._is_done:
+            if channel.error is not None:
+                raise channel.error
+            now = time.monotonic()
+            is_parked = now - self._attention < _PARK_SECONDS and not channel.is_full
+            moved = False
+            if (
+                not is_parked
+                or now >= self._due
+                or self._owes
+                or self._flushing
+                or not self._outbox.is_written
+            ):
+                with self._io:
+                    self._tell(channel, now)
+                    moved = self._write(channel)
+                    moved |= not is_parked and self._read(channel)
+            if moved:
+                continue
+            if is_parked:
+                channel.wait(self._woken, _PARK_SECONDS, reading=False)
+            else:
+                seconds = _ROOM_SECONDS if self._has_no_place else self._due - now
+                channel.wait(self._woken, max(0.0, seconds), reading=not self._has_no_place)
+            with suppress(BlockingIOError):
+                self._woken.recv(4096)
+
+    def _part(self, channel: Channel, error: Exception | None) -> None:
+        """Nobody uses the channel any more."""
+        with self._io:
+            if self._orderly and error is None and not self._is_done:
+                channel.put(self._signal(Kind.END))
+                channel.drain(_DRAIN_SECONDS)
+            channel.close()
+            with self._state:
+                if self._channel is not channel:
+                    return
+                self._channel = None
+                self.broken = None if self.is_over else time.monotonic()
+                if isinstance(error, FrameError):
+                    self._refused = error.reason
+                self._state.notify_all()
+        if isinstance(error, FrameError):
+            self._edges.observer.refused(self.peer, error.reason)
+        self._changed()
+
+    # what goes out; ``_io`` is held
+
+    def _tell(self, channel: Channel, now: float) -> None:
+        """Put what the peer is to know beside messages."""
+        if now >= self._due:
+            self._due = now + life.SIGN_SECONDS
+            if self._edges.vouched:
+                channel.put(self._signal(Kind.ALIVE))
+        if self._flushing and self._outbox.is_written:
+            self._flushing = False
+            channel.put(self._signal(Kind.FLUSH))
+        if self._owes and not channel.is_full:
+            channel.put(self._signal(Kind.ACK))
+
+    def _signal(self, kind: Kind) -> bytes:
+        return pack(Frame(kind, 0, *self._acknowledgement()))
+
+    def _acknowledgement(self) -> tuple[int, int]:
+        """How many messages have arrived, and how many of them were taken, which the peer is told now."""
+        self._told_received, self._told_taken, self._owes = self._received, self._taken, False
+        return self._told_received, self._told_taken
+
+    def _write_at_once(self, channel: Channel) -> None:
+        try:
+            self._write(channel)
+        except OSError as error:
+            self._fail(channel, error)
+        if channel.is_full:
+            self._rouse()
+
+    def _write(self, channel: Channel) -> bool:
+        """Write all that this connection has not carried yet, as far as there is room at both ends."""
+        moved = channel.write()
+        while not channel.is_full:
+            with self._state:
+                due = self._outbox.take_next()
+            if due is None:
+                break
+            key, buffers, length = due.message
+            frame = Frame(Kind.DATA, due.sequence, *self._acknowledgement(), key.iteration, key.stage, length)
+            if length < LARGE_BYTES:
+                channel.put(b"".join((pack(frame), *buffers)))
+            else:
+                channel.put(pack(frame), *buffers)
+            moved |= channel.write()
+        return moved
+
+    # what comes in; ``_io`` is held
+
+    def _read(self, channel: Channel) -> bool:
+        """Take in what has come, some records at most; returns whether anything did."""
+        self._has_no_place = False
+        moved = False
+        for _ in range(_BATCH):
+            while self._step(channel):
+                moved = True
+            if self._has_no_place or not self._fill(channel):
+                break
+            moved = True
+        return moved
+
+    def _fill(self, channel: Channel) -> bool:
+        if not channel.fill():
+            return False
+        self._heard = time.monotonic()
+        return True
+
+    def _step(self, channel: Channel) -> bool:
+        """Take in one frame; returns False where none is whole, or there is no place for it yet."""
+        frame = self._expecting
+        if frame is not None:
+            if not channel.has_filled():
+                return False
+            self._expecting = None
+            self._take_in(frame, self._memory)
+            return True
+        frame = channel.frame()
+        if frame is None:
+            return False
+        if frame.kind is not Kind.DATA:
+            channel.skip_header()
+            self._hear(frame)
+            return True
+        if not self._receives:
+            raise FrameError(Refusal.STRANGER)
+        if frame.sequence > self._received + 1:
+            raise FrameError(Refusal.MALFORMED)
+        refusal = self._edges.refusal(self.peer, frame.length)
+        if refusal is Refusal.EARLY:
+            self._has_no_place = True
+            return False
+        if refusal is not None:
+            raise FrameError(refusal)
+        channel.skip_header()
+        self._learn(frame)
+        self._large = frame.length >= LARGE_BYTES
+        try:
+            memory = self._pool.take(frame.length).data if self._large else bytearray(frame.length)
+        except MemoryError:
+            raise FrameError(Refusal.OVERSIZED) from None
+        self._memory, self._expecting = memoryview(memory), frame
+        channel.receive_into(self._memory)
+        return self._step(channel)
+
+    def _take_in(self, frame: Frame, message: memoryview) -> None:
+        """A message is whole."""
+        self._memory = memoryview(b"")
+        if frame.sequence <= self._received:
+            self._edges.observer.refused(self.peer, Refusal.REPLAYED)
+            return
+        self._received, self._refused = frame.sequence, None
+        self._edges.store(Key(frame.iteration, frame.stage, self.peer), message)
+        if self._large or self._received - self._told_received >= _ACK_MESSAGES:
+            self._owes = True
+            self._rouse()
+
+    def _hear(self, frame: Frame) -> None:
+        """A frame without a message has come."""
+        self._learn(frame)
+        if frame.kind is Kind.ALIVE:
+            self._signs.take()
+        elif frame.kind is Kind.FLUSH:
+            self._owes = True
+            self._rouse()
+        elif frame.kind is Kind.END:
+            with self._state:
+                self._is_done = True
+                self._state.notify_all()
+
+    def _learn(self, frame: Frame) -> None:
+        """What the peer tells of this end's messages."""
+        with self._state:
+            try:
+                is_news = self._outbox.learn(frame.acknowledged, frame.taken)
+            except FrameError as error:
+                lie = f"{self._edges.site} has no link to {self.peer}: it acknowledges what was never sent"
+                self.give_up(LinkRefused(f"{lie} ({error.reason})"))
+                raise
+            if is_news:
+                self._state.notify_all()
+                if not self._outbox.is_written:
+                    self._rouse()
+
+    def _took(self) -> None:
+        """The run has taken a message of the peer."""
+        self._taken += 1
+        if self._taken - self._told_taken >= _TAKEN_MESSAGES:
+            self._owes = True
+            self._rouse()
+
+    def _note(self, kind: LinkKind) -> None:
+        """Say by what messages travel from now on."""
+        before, self._kind = self._kind, kind
+        site, observer = self._edges.site, self._edges.observer
+        if self._sends:
+            observer.linked(self.peer, kind, self._edges.wanted.get(self.peer, kind))
+        if before is None:
+            _log.info("%s -> %s: %s", site, self.peer, kind)
+        elif before is not kind:
+            if self._receives:
+                observer.changed(self.peer, kind)
+            if kind.rank > before.rank:
+                _log.warning("%s -> %s: the %s link is lost, from now on %s", site, self.peer, before, kind)
+            else:
+                _log.warning("%s -> %s: from now on %s again", site, self.peer, kind)
