@@ -12,7 +12,7 @@ from flaremesh.links.link import Payload
 from flaremesh.topology.links import LinkKind
 
 LARGE_BYTES = 1 << 15
-"""From this length on, a message is sent and received by the pair's own thread, into memory that is used again."""
+"""From this length on, a message is left to the pair's thread, and read into memory that is used again."""
 
 _SCRATCH_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 18  # that are encrypted at once
@@ -91,7 +91,7 @@ class Channel:
         return self._message is not None
 
     def frame(self) -> Frame | None:
-        """The next header, and of a small message all of it, if it has come; raises FrameError if it is none."""
+        """The next header, once all of a small message has come, too; raises FrameError where it is none."""
         left = self._end - self._start
         if left < HEADER_BYTES:
             return None
@@ -168,7 +168,7 @@ class Channel:
             socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
 
     def drain(self, seconds: float) -> None:
-        """Write the rest and wait until the peer hangs up: closing on unread data would destroy what it has not read."""
+        """Write the rest and let the peer hang up: closing on unread data destroys what it has not read."""
         deadline = time.monotonic() + seconds
         with suppress(OSError):
             self._connection.settimeout(seconds)

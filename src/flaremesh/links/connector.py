@@ -97,7 +97,7 @@ class Connector:
             )
 
     def _make(self) -> None:
-        """Dial until there is a connection; a carrier that is worse joins in when those before have failed."""
+        """Dial until there is a connection; a worse carrier joins in when those before have failed."""
         begun, pause = self._pair.broken or time.monotonic(), _BACKOFF_SECONDS
         refused_since: float | None = None
         while self._pair.kind is None and not self._is_over():

@@ -1,4 +1,4 @@
-"""What is on the wire of a pair: a greeting from either end, then frames, each a header and perhaps a message."""
+"""What is on the wire of a pair: a greeting from either end, then headers, some with a message behind."""
 
 import struct
 from enum import IntEnum
@@ -65,7 +65,7 @@ class Frame(NamedTuple):
 
     Attributes:
         kind: what it is for.
-        sequence: number of this message among those of its sender to this receiver, from 1; 0 without a message.
+        sequence: number of this message among those to this receiver, from 1; 0 without a message.
         acknowledged: so many messages of the opposite direction have arrived.
         taken: so many of them the receiver's run has taken.
         iteration: iteration of the message; negative numbers are before the first.

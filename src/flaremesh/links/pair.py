@@ -17,21 +17,19 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from flaremesh.links import life
-from flaremesh.links.buffers import BufferPool
 from flaremesh.links.channel import LARGE_BYTES, Channel
 from flaremesh.links.edges import Edges, Message
 from flaremesh.links.errors import LinkError, LinkRefused
 from flaremesh.links.frame import Frame, FrameError, Kind, pack
+from flaremesh.links.inlet import Inlet
 from flaremesh.links.life import Signs
-from flaremesh.links.link import Cancelled, Key, Refusal, condition_after
+from flaremesh.links.link import Cancelled, Key, condition_after
 from flaremesh.links.outbox import Outbox
 from flaremesh.topology.links import LinkKind
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 64  # TLS records that are read before it is looked what there is to write
-_ACK_MESSAGES = 8  # small messages that share an acknowledgement
-_TAKEN_MESSAGES = 4  # messages that the run has taken, of which the peer hears at once
 _ROOM_SECONDS = 0.05  # between two looks at an inbox that is full
 _PARK_SECONDS = 0.005  # the pair's thread leaves the reading to `attend` for so long after its last call
 _ATTENTION_SECONDS = 0.1  # for so long `attend` reads at most
@@ -61,26 +59,14 @@ class Pair:
         self.broken: float | None = None
         self._edges, self._inbox = edges, edges.inbox
         self._changed: Callable[[], None] = lambda: None
-        self._sends, self._receives = peer in edges.targets, peer in edges.sources
         self._state = threading.Condition()
         self._io = threading.Lock()
         self._channel: Channel | None = None
         self._kind: LinkKind | None = None  # of the last channel
         self._outbox = Outbox(peer)
-        # from the peer
-        self._received = self._told_received = (
-            0  # messages that have arrived, and how many of them it knows of
-        )
-        self._taken = self._told_taken = 0  # of these, what the run has taken
-        self._expecting: Frame | None = None  # header of the message that is being read
-        self._memory = memoryview(b"")
-        self._pool = BufferPool()
-        self._large = False  # whether the last message was a large one
-        self._has_no_place = False
-        self._owes = False  # an acknowledgement, at once
+        self._inlet = Inlet(edges, peer, self._rouse)
         self._signs = Signs()
         self._heard = -math.inf
-        self._refused: Refusal | None = None  # why a connection was cut after which no message came
         self._due = 0.0  # when to give a sign of life next
         self._attention = 0.0  # when the run's thread last came to read
         # the end
@@ -91,7 +77,6 @@ class Pair:
         self._wake, self._woken = socket.socketpair()
         for end in (self._wake, self._woken):
             end.setblocking(False)
-        self._inbox.on_take(peer, self._took)
         self._thread = threading.Thread(target=self._keep, name=f"link-{peer}", daemon=True)
         self._thread.start()
 
@@ -100,7 +85,7 @@ class Pair:
     @property
     def received(self) -> int:
         """How many messages of the peer have arrived."""
-        return self._received
+        return self._inlet.received
 
     @property
     def kind(self) -> LinkKind | None:
@@ -121,7 +106,7 @@ class Pair:
     @property
     def heard(self) -> float:
         """When the peer gave a sign of life, unless what it sends is refused, by ``time.monotonic``."""
-        return -math.inf if self._refused is not None else self._heard
+        return -math.inf if self._inlet.refused is not None else self._heard
 
     @property
     def is_silent(self) -> bool:
@@ -133,7 +118,7 @@ class Pair:
     def healing(self) -> float:
         """Until when the pair, if it is cut, is waited for, by ``time.monotonic``."""
         tolerance = self._edges.tolerance
-        if tolerance is None or self._refused is not None or self.is_over:
+        if tolerance is None or self._inlet.refused is not None or self.is_over:
             return -math.inf
         if self.broken is not None:
             return self.broken + tolerance.redial
@@ -145,8 +130,8 @@ class Pair:
     def condition(self) -> str | None:
         """What is known of the connection, in words; None where there never was one."""
         with self._state:
-            if self._refused is not None:
-                return condition_after(self._refused)
+            if self._inlet.refused is not None:
+                return condition_after(self._inlet.refused)
             if self.broken is not None:
                 return f"its link broke {time.monotonic() - self.broken:.0f} s ago: it is gone, or cut off"
             if self._channel is None:
@@ -191,7 +176,9 @@ class Pair:
         Waking the pair's thread to read a small message, and this one to take it, would cost more time.
         """
         channel = self._channel
-        if channel is None or self._large or channel.is_full:  # large messages are left to the pair's thread
+        if (
+            channel is None or self._inlet.is_large or channel.is_full
+        ):  # large messages are left to the pair's thread
             return
         self._attention = now = time.monotonic()
         if not self._io.acquire(blocking=False):
@@ -202,8 +189,8 @@ class Pair:
                 if self._step(channel):
                     continue
                 if (
-                    self._large
-                    or self._has_no_place
+                    self._inlet.is_large
+                    or self._inlet.has_no_place
                     or not channel.readable(max(0.0, deadline - time.monotonic()))
                 ):
                     return
@@ -213,6 +200,8 @@ class Pair:
         finally:
             self._attention = time.monotonic()
             self._io.release()
+        if self._inlet.owes:
+            self._rouse()
 
     # connections
 
@@ -236,9 +225,8 @@ class Pair:
                 connection.close()
                 return
             self._outbox.restart(arrived)
-            self._expecting = None
-            self._has_no_place = self._large = False
-            self._owes, self._flushing = True, self._ending
+            self._inlet.restart()
+            self._flushing = self._ending
             channel = Channel(connection, kind)
             if first:
                 channel.put(first)
@@ -328,7 +316,7 @@ class Pair:
             if (
                 not is_parked
                 or now >= self._due
-                or self._owes
+                or self._inlet.owes
                 or self._flushing
                 or not self._outbox.is_written
             ):
@@ -341,8 +329,8 @@ class Pair:
             if is_parked:
                 channel.wait(self._woken, _PARK_SECONDS, reading=False)
             else:
-                seconds = _ROOM_SECONDS if self._has_no_place else self._due - now
-                channel.wait(self._woken, max(0.0, seconds), reading=not self._has_no_place)
+                seconds = _ROOM_SECONDS if self._inlet.has_no_place else self._due - now
+                channel.wait(self._woken, max(0.0, seconds), reading=not self._inlet.has_no_place)
             with suppress(BlockingIOError):
                 self._woken.recv(4096)
 
@@ -359,7 +347,7 @@ class Pair:
                 self._channel = None
                 self.broken = None if self.is_over else time.monotonic()
                 if isinstance(error, FrameError):
-                    self._refused = error.reason
+                    self._inlet.refused = error.reason
                 self._state.notify_all()
         if isinstance(error, FrameError):
             self._edges.observer.refused(self.peer, error.reason)
@@ -376,16 +364,11 @@ class Pair:
         if self._flushing and self._outbox.is_written:
             self._flushing = False
             channel.put(self._signal(Kind.FLUSH))
-        if self._owes and not channel.is_full:
+        if self._inlet.owes and not channel.is_full:
             channel.put(self._signal(Kind.ACK))
 
     def _signal(self, kind: Kind) -> bytes:
-        return pack(Frame(kind, 0, *self._acknowledgement()))
-
-    def _acknowledgement(self) -> tuple[int, int]:
-        """How many messages have arrived, and how many of them were taken, which the peer is told now."""
-        self._told_received, self._told_taken, self._owes = self._received, self._taken, False
-        return self._told_received, self._told_taken
+        return pack(Frame(kind, 0, *self._inlet.acknowledgement()))
 
     def _write_at_once(self, channel: Channel) -> None:
         try:
@@ -404,7 +387,9 @@ class Pair:
             if due is None:
                 break
             key, buffers, length = due.message
-            frame = Frame(Kind.DATA, due.sequence, *self._acknowledgement(), key.iteration, key.stage, length)
+            frame = Frame(
+                Kind.DATA, due.sequence, *self._inlet.acknowledgement(), key.iteration, key.stage, length
+            )
             if length < LARGE_BYTES:
                 channel.put(b"".join((pack(frame), *buffers)))
             else:
@@ -416,12 +401,11 @@ class Pair:
 
     def _read(self, channel: Channel) -> bool:
         """Take in what has come, some records at most; returns whether anything did."""
-        self._has_no_place = False
         moved = False
         for _ in range(_BATCH):
             while self._step(channel):
                 moved = True
-            if self._has_no_place or not self._fill(channel):
+            if self._inlet.has_no_place or not self._fill(channel):
                 break
             moved = True
         return moved
@@ -434,65 +418,19 @@ class Pair:
 
     def _step(self, channel: Channel) -> bool:
         """Take in one frame; returns False where none is whole, or there is no place for it yet."""
-        frame = self._expecting
-        if frame is not None:
-            if not channel.has_filled():
-                return False
-            self._expecting = None
-            self._take_in(frame, self._memory)
-            return True
-        frame = channel.frame()
+        frame = self._inlet.step(channel)
         if frame is None:
             return False
-        if frame.kind is not Kind.DATA:
-            channel.skip_header()
-            self._hear(frame)
-            return True
-        if not self._receives:
-            raise FrameError(Refusal.STRANGER)
-        if frame.sequence > self._received + 1:
-            raise FrameError(Refusal.MALFORMED)
-        refusal = self._edges.refusal(self.peer, frame.length)
-        if refusal is Refusal.EARLY:
-            self._has_no_place = True
-            return False
-        if refusal is not None:
-            raise FrameError(refusal)
-        channel.skip_header()
-        self._learn(frame)
-        self._large = frame.length >= LARGE_BYTES
-        try:
-            memory = self._pool.take(frame.length).data if self._large else bytearray(frame.length)
-        except MemoryError:
-            raise FrameError(Refusal.OVERSIZED) from None
-        self._memory, self._expecting = memoryview(memory), frame
-        channel.receive_into(self._memory)
-        return self._step(channel)
-
-    def _take_in(self, frame: Frame, message: memoryview) -> None:
-        """A message is whole."""
-        self._memory = memoryview(b"")
-        if frame.sequence <= self._received:
-            self._edges.observer.refused(self.peer, Refusal.REPLAYED)
-            return
-        self._received, self._refused = frame.sequence, None
-        self._edges.store(Key(frame.iteration, frame.stage, self.peer), message)
-        if self._large or self._received - self._told_received >= _ACK_MESSAGES:
-            self._owes = True
-            self._rouse()
-
-    def _hear(self, frame: Frame) -> None:
-        """A frame without a message has come."""
         self._learn(frame)
         if frame.kind is Kind.ALIVE:
             self._signs.take()
         elif frame.kind is Kind.FLUSH:
-            self._owes = True
-            self._rouse()
+            self._inlet.ask()
         elif frame.kind is Kind.END:
             with self._state:
                 self._is_done = True
                 self._state.notify_all()
+        return True
 
     def _learn(self, frame: Frame) -> None:
         """What the peer tells of this end's messages."""
@@ -508,23 +446,16 @@ class Pair:
                 if not self._outbox.is_written:
                     self._rouse()
 
-    def _took(self) -> None:
-        """The run has taken a message of the peer."""
-        self._taken += 1
-        if self._taken - self._told_taken >= _TAKEN_MESSAGES:
-            self._owes = True
-            self._rouse()
-
     def _note(self, kind: LinkKind) -> None:
         """Say by what messages travel from now on."""
         before, self._kind = self._kind, kind
         site, observer = self._edges.site, self._edges.observer
-        if self._sends:
+        if self.peer in self._edges.targets:
             observer.linked(self.peer, kind, self._edges.wanted.get(self.peer, kind))
         if before is None:
             _log.info("%s -> %s: %s", site, self.peer, kind)
         elif before is not kind:
-            if self._receives:
+            if self.peer in self._edges.sources:
                 observer.changed(self.peer, kind)
             if kind.rank > before.rank:
                 _log.warning("%s -> %s: the %s link is lost, from now on %s", site, self.peer, before, kind)

@@ -3,7 +3,7 @@
 import pytest
 from direct_mesh import Sites
 
-from flaremesh.links.carriers import relay
+from flaremesh.links.carriers import stream as relay
 
 
 @pytest.fixture
