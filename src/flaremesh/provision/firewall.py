@@ -18,7 +18,7 @@ class FirewallRule:
 
 
 def rules(topology: Topology, mesh: Mesh) -> Iterator[FirewallRule]:
-    """All rules: every site dials the server, and in-neighbours dial the sites that have a link address."""
+    """All rules: every site dials the server, and neighbours dial the sites that have a link address."""
     server = topology.server
     for site in topology.sites:
         yield FirewallRule(site.name, SERVER, server.host, str(server.port))
@@ -26,7 +26,7 @@ def rules(topology: Topology, mesh: Mesh) -> Iterator[FirewallRule]:
         return
     for site in topology.sites:
         if site.link:
-            for peer in sorted(mesh.graph.predecessors(site.name), key=mesh.sites.index):
+            for peer in sorted(mesh.neighbors(site.name), key=mesh.sites.index):
                 yield FirewallRule(peer, site.name, site.link.host, site.link.ports)
 
 
