@@ -82,7 +82,7 @@ class Outbox:
         Raises:
             FrameError: it says to have more than was ever written, or takes back what it said.
         """
-        if not self._taken <= taken <= acknowledged:
+        if not self._taken <= taken <= acknowledged or acknowledged < self._acknowledged:
             raise FrameError(Refusal.MALFORMED)
         is_news = acknowledged > self._acknowledged or taken > self._taken
         self._settle(acknowledged)
