@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from flaremesh.links import life
 from flaremesh.links.carrier import Carrier
-from flaremesh.links.dialler import Dialler
+from flaremesh.links.dialler import Dialler, Misled
 from flaremesh.links.errors import EdgeLost, LinkError, LinkRefused
 from flaremesh.links.life import Tolerance
 from flaremesh.links.pair import Pair
@@ -21,6 +21,7 @@ _DIAL_SECONDS = 5.0  # for which one carrier is tried alone, before the next one
 _ATTEMPT_SECONDS = 3.0  # for one connection
 _BACKOFF_SECONDS = 0.05  # after the first failed attempt; after each further one twice as long
 _BACKOFF_SECONDS_MAX = 1.0
+_SHORT_SECONDS = 1.0  # a connection that ends within so long counts as a failed attempt, too
 _RETURN_SECONDS = 5.0  # after a worse carrier was taken; after each attempt at a better one twice as long
 _RETURN_SECONDS_MAX = 120.0
 
@@ -49,15 +50,26 @@ class Connector:
         self._starts = [carrier.head_start(pair.peer, leads=pair.leads) for carrier in carriers]
         self._given_up: set[LinkKind] = set()  # better ones that refused this site
         self._cause: str | None = None
+        self._misled: str | None = None
         self._changed = threading.Condition()
         self._closed = False
         self._has_been = False  # whether there ever was a connection
         self._thread = threading.Thread(target=self._keep, name=f"link-dial-{pair.peer}", daemon=True)
 
     @property
+    def peer(self) -> str:
+        """The neighbour."""
+        return self._pair.peer
+
+    @property
     def cause(self) -> str | None:
         """Why the last attempt failed."""
         return self._cause
+
+    @property
+    def misled(self) -> str | None:
+        """Who or what answered instead of the neighbour in the last such attempt, in words."""
+        return self._misled
 
     def start(self) -> None:
         """Dial from now on."""
@@ -77,12 +89,18 @@ class Connector:
             self._thread.join()
 
     def _keep(self) -> None:
+        made, pause = -math.inf, 0.0
         while not self._is_over():
             if self._pair.kind is None:
+                self._pause(pause)
                 self._make()
+                made = time.monotonic()
             else:
                 self._has_been = True
                 self._improve()
+            # a neighbour that takes connections and ends them would be dialled without a pause
+            lasts = time.monotonic() - made > _SHORT_SECONDS
+            pause = 0.0 if lasts else min(max(2 * pause, _BACKOFF_SECONDS), _BACKOFF_SECONDS_MAX)
 
     def _is_over(self) -> bool:
         return self._closed or self._pair.is_over
@@ -114,6 +132,7 @@ class Connector:
                     return
                 except OSError as error:
                     self._cause = cause_of(error)
+                    self._misled = self._cause if isinstance(error, Misled) else self._misled
                     is_refused |= isinstance(error, ConnectionRefusedError)
             now = time.monotonic()
             refused_since = (refused_since or now) if is_refused else None

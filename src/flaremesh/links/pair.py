@@ -20,7 +20,7 @@ from flaremesh.links import life
 from flaremesh.links.channel import LARGE_BYTES, Channel
 from flaremesh.links.edges import Edges, Message
 from flaremesh.links.errors import LinkError, LinkRefused
-from flaremesh.links.frame import Frame, FrameError, Kind, pack
+from flaremesh.links.frame import Frame, FrameError, Greeting, Kind, Word, pack, pack_greeting, run_digest
 from flaremesh.links.inlet import Inlet
 from flaremesh.links.life import Signs
 from flaremesh.links.link import Cancelled, Key, condition_after
@@ -63,6 +63,7 @@ class Pair:
         self._io = threading.Lock()
         self._channel: Channel | None = None
         self._kind: LinkKind | None = None  # of the last channel
+        self._number = 0  # of it, as the end that leads counts
         self._outbox = Outbox(peer)
         self._inlet = Inlet(edges, peer, self._rouse)
         self._signs = Signs()
@@ -205,37 +206,49 @@ class Pair:
 
     # connections
 
-    def adopt(self, connection: socket.socket, kind: LinkKind, arrived: int, first: bytes = b"") -> None:
-        """Go on over a connection, instead of the one before.
+    def adopt(self, connection: socket.socket, kind: LinkKind, heard: Greeting) -> None:
+        """Go on over a connection, instead of the one before, or close it where that one is to stay.
 
         Args:
-            connection: whose ends have greeted each other.
+            connection: on which the peer has said that it is ready, or the peer, if it leads, that it counts.
             kind: what carries it.
-            arrived: how many messages the peer says to have got.
-            first: what to write before all else.
+            heard: what the peer has said.
 
         Raises:
             FrameError: the peer says to have got what was never sent.
         """
         before = self._channel
-        if before is not None:
-            before.hang_up()
+        if before is not None and self._takes(kind, heard):
+            before.hang_up()  # who uses it now stops
         with self._io, self._state:
-            if self.is_over:
+            if not self._takes(kind, heard):
                 connection.close()
                 return
-            self._outbox.restart(arrived)
+            self._outbox.restart(heard.received)
             self._inlet.restart()
             self._flushing = self._ending
             channel = Channel(connection, kind)
-            if first:
-                channel.put(first)
+            self._number = self._number + 1 if self.leads else heard.number
+            if self.leads:
+                adopted = Greeting(Word.ADOPT, self.received, self._number)
+                channel.put(pack_greeting(adopted, run_digest(self._edges.run_id)))
             self._channel, self.broken = channel, None
             self._heard = time.monotonic()
             self._note(kind)
             self._state.notify_all()
         self._rouse()
         self._changed()
+
+    def _takes(self, kind: LinkKind, heard: Greeting) -> bool:
+        """Whether to go on over a new connection; whoever carries one decides when its greetings arrive."""
+        if self.is_over:
+            return False
+        if not self.leads:
+            return heard.number > self._number
+        channel = self._channel
+        if channel is None or channel.error is not None or self.is_silent:
+            return True
+        return kind.rank <= channel.kind.rank
 
     def give_up(self, error: LinkError) -> None:
         """Make no connection any more: what needs one fails with ``error``."""
