@@ -59,16 +59,17 @@ class Inbox:
         """Call ``call`` whenever a message of ``sender`` has been taken."""
         self._on_take[sender] = call
 
-    def refusal(self, sender: str, length: int) -> Refusal | None:
+    def refusal(self, sender: str, length: int, *, is_new: bool = True) -> Refusal | None:
         """Why no memory is taken for a message now; None where it may come.
 
         Args:
             sender: an in-neighbour.
             length: of the message, in bytes.
+            is_new: whether it will wait here; one that has come before is dropped, and needs no room.
         """
         if self.longest is not None and length > self.longest:
             return Refusal.OVERSIZED
-        count, waiting = self.waiting(sender)
+        count, waiting = self.waiting(sender) if is_new else (0, 0)
         return None if has_room(count, waiting + length, self.longest or 0) else Refusal.EARLY
 
     def waiting(self, sender: str) -> tuple[int, int]:
