@@ -62,6 +62,7 @@ class Pair:
         self._state = threading.Condition()
         self._io = threading.Lock()
         self._channel: Channel | None = None
+        self._replaced: list[Channel] = []  # that another one has taken the place of
         self._kind: LinkKind | None = None  # of the last channel
         self._number = 0  # of it, as the end that leads counts
         self._outbox = Outbox(peer)
@@ -217,13 +218,17 @@ class Pair:
         Raises:
             FrameError: the peer says to have got what was never sent.
         """
-        before = self._channel
-        if before is not None and self._takes(kind, heard):
-            before.hang_up()  # who uses it now stops
+        with self._state:
+            if self._takes(kind, heard):
+                self._outbox.settle(heard.received)  # a lie must not cost the connection that there is
+                if self._channel is not None:
+                    self._channel.hang_up()  # who uses it now stops
         with self._io, self._state:
             if not self._takes(kind, heard):
                 connection.close()
                 return
+            if self._channel is not None:
+                self._replaced.append(self._channel)
             self._outbox.restart(heard.received)
             self._inlet.restart()
             self._flushing = self._ending
@@ -309,8 +314,11 @@ class Pair:
             with self._state:
                 self._state.wait_for(lambda: self._channel is not None or self._stopping)
                 channel = self._channel
-                if channel is None:
-                    return
+                replaced, self._replaced = self._replaced, []
+            for each in replaced:
+                each.close()
+            if channel is None:
+                return
             error: Exception | None = None
             try:
                 self._serve(channel)
@@ -357,8 +365,8 @@ class Pair:
             with self._state:
                 if self._channel is not channel:
                     return
-                self._channel = None
                 self.broken = None if self.is_over else time.monotonic()
+                self._channel = None
                 if isinstance(error, FrameError):
                     self._inlet.refused = error.reason
                 self._state.notify_all()
