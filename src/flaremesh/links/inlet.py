@@ -9,7 +9,7 @@ from flaremesh.links.frame import Frame, FrameError, Kind
 from flaremesh.links.link import Key, Refusal
 
 _ACK_MESSAGES = 8  # small messages that share an acknowledgement
-_TAKEN_MESSAGES = 4  # messages that the run has taken, of which the peer hears at once
+_TAKEN_MESSAGES = 4  # small messages that the run has taken, of which the peer hears at once
 
 
 class Inlet:
@@ -34,9 +34,10 @@ class Inlet:
         self._edges, self._peer, self._owing = edges, peer, owing
         self._is_source = peer in edges.sources
         self._latest = 0  # number of the last message that this connection has brought
-        self._taken = 0  # how many of them the run has taken
+        self._taken = self._taken_bytes = 0  # how many of them the run has taken
         self._dropped = 0  # and how many it will never take
-        self._told = 0, 0  # what the peer knows of both
+        self._told = 0, 0  # how many have arrived and take no room, as the peer knows
+        self._told_bytes = 0  # of those that were taken
         self._is_asked = False  # the peer wants to know at once
         self._expecting: Frame | None = None  # header of the message that is being read
         self._memory = memoryview(b"")
@@ -46,14 +47,14 @@ class Inlet:
     @property
     def owes(self) -> bool:
         """Whether the peer must be told at once how much has arrived."""
-        received, gone = self._told
-        new = self.received - received
-        return (
-            self._is_asked
-            or new >= _ACK_MESSAGES
-            or (self.is_large and new > 0)
-            or self._taken + self._dropped - gone >= _TAKEN_MESSAGES
-        )
+        new = self.received - self._told[0]
+        return self._is_asked or new >= _ACK_MESSAGES or (self.is_large and new > 0) or self._gives_room
+
+    @property
+    def _gives_room(self) -> bool:
+        """Whether the peer might wait for room that it does not know of."""
+        messages = self._taken + self._dropped - self._told[1]
+        return messages >= _TAKEN_MESSAGES or self._taken_bytes - self._told_bytes >= LARGE_BYTES
 
     def ask(self) -> None:
         """The peer wants to know at once."""
@@ -61,6 +62,7 @@ class Inlet:
 
     def acknowledgement(self) -> tuple[int, int]:
         """How many messages have arrived, and how many of them take no room, which the peer is told now."""
+        self._told_bytes = self._taken_bytes  # first: what is taken meanwhile must not seem to be told
         self._told, self._is_asked = (self.received, self._taken + self._dropped), False
         return self._told
 
@@ -130,8 +132,9 @@ class Inlet:
         if not self._edges.store(Key(frame.iteration, frame.stage, self._peer), message):
             self._dropped += 1
 
-    def _took(self) -> None:
+    def _took(self, length: int) -> None:
         """The run has taken a message of the peer."""
         self._taken += 1
-        if self._taken + self._dropped - self._told[1] >= _TAKEN_MESSAGES:
+        self._taken_bytes += length
+        if self._gives_room:
             self._owing()

@@ -125,12 +125,12 @@ def test_who_sent_a_message_may_be_told_that_it_was_taken():
     box, taken = Inbox(lambda: False), []
     for sender in "bc":
         box.put(Key(0, 0, sender), b"x")
-        box.on_take(sender, lambda sender=sender: taken.append(sender))
+        box.on_take(sender, lambda length, sender=sender: taken.append((sender, length)))
     assert taken == []
     box.take([Key(0, 0, "b")], 0)
-    assert taken == ["b"]
+    assert taken == [("b", 1)]
     box.take([Key(0, 0, "c")], 0)
-    assert taken == ["b", "c"]
+    assert taken == [("b", 1), ("c", 1)]
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -1,6 +1,7 @@
 """What one peer sends: taken in in its order, as far as there is place, and acknowledged."""
 
 import gc
+import itertools
 import socket
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_message_may_come_byte_by_byte(reader, length):
     content = data(1, bytes(length)) + data(2, b"next", 1)
     cuts = [0, 1, 20, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 1, HEADER_BYTES + 4]
     cuts += [HEADER_BYTES + length, HEADER_BYTES + length + 1, len(content)]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         reader.gets(content[start:end])
     assert reader.take(0, 1) == [bytes(length), b"next"]
 
@@ -154,6 +155,20 @@ def test_the_peer_hears_of_messages_that_were_taken(reader):
     assert reader.inlet.owes
     assert reader.roused == 1
     assert reader.told() == (7, 4)
+
+
+@pytest.mark.parametrize("length", [LARGE_BYTES // 3 + 1, LARGE])
+def test_the_peer_hears_at_once_of_large_messages_that_were_taken(reader, length):
+    """It may have no room for another one before."""
+    reader.gets(*(data(number, bytes(length), number) for number in range(1, 5)))
+    reader.told()
+    for number in range(1, 1 + (3 if length < LARGE_BYTES else 1)):
+        assert reader.roused == 0
+        reader.take(number)
+    assert reader.roused == 1
+    assert reader.inlet.owes
+    reader.told()
+    assert not reader.inlet.owes
 
 
 def test_who_asks_and_who_has_a_new_connection_is_told_at_once(reader):
