@@ -87,6 +87,18 @@ class Neighbour:
         finally:
             self.connection.settimeout(BOUND)
 
+    def stays_without(self, kind, seconds=0.3):
+        """Whether a time comes that is so long, and in which no frame of ``kind`` does."""
+        self.connection.settimeout(seconds)
+        kinds = []
+        try:
+            while True:
+                kinds.append(self.frame()[0].kind)
+        except TimeoutError:
+            return kind not in kinds[-1:]
+        finally:
+            self.connection.settimeout(BOUND)
+
     def is_hung_up(self):
         """Whether the site hangs up, whatever it says before."""
         with suppress(ConnectionError):

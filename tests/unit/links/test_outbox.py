@@ -1,4 +1,4 @@
-"""What waits for a peer: kept until acknowledged, written while there is room, gone on with on each connection."""
+"""What waits for a peer is kept until acknowledged, and written while there is room, whatever breaks."""
 
 from collections import deque
 
