@@ -220,7 +220,7 @@ class Pair:
         """
         with self._state:
             if self._takes(kind, heard):
-                self._outbox.settle(heard.received)  # a lie must not cost the connection that there is
+                self._outbox.require_written(heard.received)  # a lie must not cost the connection that there is
                 if self._channel is not None:
                     self._channel.hang_up()  # who uses it now stops
         with self._io, self._state:
