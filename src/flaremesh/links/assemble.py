@@ -1,5 +1,6 @@
 """Which carriers there are: a further one is a module of its own and a line in `assemble`."""
 
+import logging
 from collections.abc import Sequence
 
 from flaremesh.links.carrier import Address, Carrier
@@ -18,6 +19,8 @@ from flaremesh.links.pair import Pair
 from flaremesh.links.reception import Reception
 from flaremesh.topology.links import LinkMode
 from flaremesh.topology.neighborhood import Neighborhood
+
+_log = logging.getLogger(__name__)
 
 
 def assemble(
@@ -48,11 +51,14 @@ def assemble(
     Raises:
         LinkError: no port is free, or the certificate cannot be used.
     """
+    site = schedule[0].site
     sources = frozenset(peer for hood in schedule for peer in hood.in_weights)
     targets = frozenset(peer for hood in schedule for peer in hood.out)
-    edges = Edges(schedule[0].site, run_id, sources, targets, Inbox(cancelled), observer, tolerance=tolerance)
+    if credentials is None:
+        _log.warning("%s has no kit, as in NVFlare's simulator: nothing that it exchanges is sealed", site)
+    edges = Edges(site, run_id, sources, targets, Inbox(cancelled), observer, tolerance=tolerance)
     run = run_digest(run_id)
-    dialler = Dialler(edges.site, run, credentials, observer.refused)
+    dialler = Dialler(site, run, credentials, observer.refused)
     pairs = {peer: Pair(edges, peer) for peer in sources | targets}
     reception = Reception(pairs, credentials, run, observer.refused)
     carriers: list[Carrier] = []  # the best one first

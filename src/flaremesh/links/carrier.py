@@ -25,10 +25,13 @@ class Carrier(ABC):
 
     Attributes:
         kind: what the pair's metrics and logs call it.
+        is_forwarded: whether somebody between the two passes the bytes on, and might garble them, or let
+            somebody else answer.
         address: where neighbours reach this site; None if they need not know, or cannot.
     """
 
     kind: ClassVar[LinkKind]
+    is_forwarded: ClassVar[bool] = False
     address: Address | None = None
 
     @abstractmethod

@@ -14,6 +14,10 @@ from flaremesh.links.link import Refusal
 from flaremesh.links.tls import cause_of, peer_name, refusal_of
 
 
+class Misled(ConnectionError):
+    """What carries a stream has brought no connection with the neighbour, which has no part in that."""
+
+
 class Dialler:
     """Makes connections that this end dials.
 
@@ -38,21 +42,24 @@ class Dialler:
 
         Raises:
             LinkRefused: one end does not accept the other.
+            Misled: somebody else answers, or somebody between the two garbles what they say.
             OSError: there is no connection.
         """
         deadline = time.monotonic() + timeout
         connection = carrier.dial(end.peer, timeout)
+        is_proven = False
         try:
             connection.settimeout(max(0.01, deadline - time.monotonic()))
             if self._context is not None and self._credentials is not None:
                 connection = secure = self._context.wrap_socket(connection)
                 if (name := peer_name(secure, self._credentials)) != end.peer:
                     raise Untrusted(Refusal.STRANGER, f"{name} answers there")
+                is_proven = True
             connection.sendall(opening(end, self._run))
             heard = self._read(connection, deadline)
             if heard.word is Word.REFUSED:
                 raise LinkRefused(self._blame(end.peer, carrier, f"it refuses this site: {heard.reason}"))
-            agree(end, self._run, heard, connection, carrier.kind)
+            agree(end, heard, connection, carrier.kind)
         except BaseException as error:
             connection.close()
             # a connection may end by accident, a wrong answer is no accident
@@ -60,7 +67,11 @@ class Dialler:
             if isinstance(error, ssl.SSLError | FrameError | Untrusted) and not accident:
                 if (reason := refusal_of(error)) is not Refusal.REJECTED:
                     self._refuse(end.peer, reason)
-                raise LinkRefused(self._blame(end.peer, carrier, cause_of(error))) from error
+                cause = cause_of(error)
+                # whoever stands between can break a connection, and must not be able to end the edge by that
+                if carrier.is_forwarded and not (is_proven and _is_said(error)):
+                    raise Misled(cause) from error
+                raise LinkRefused(self._blame(end.peer, carrier, cause)) from error
             raise
 
     def _read(self, connection: socket.socket, deadline: float) -> Greeting:
@@ -80,3 +91,8 @@ class Dialler:
             f"{self._site} has no link to {peer}{carrier.whereabouts(peer)}: {cause}. "
             "Certificates, addresses and edges must come from one provisioning"
         )
+
+
+def _is_said(error: Exception) -> bool:
+    """Whether only who is at the other end can have caused ``error``: TLS would have noticed a change."""
+    return isinstance(error, FrameError) or refusal_of(error) is Refusal.REJECTED

@@ -9,7 +9,7 @@ from flaremesh.links.link import Payload, Refusal
 
 VERSION = 3
 _MAGIC = b"FMSH"
-_GREETING = struct.Struct("<4sBB2x8sQ16s")
+_GREETING = struct.Struct("<4sBB2x8sQQ16s")
 _HEADER = struct.Struct("<IIQQQqQ")
 GREETING_BYTES = _GREETING.size
 HEADER_BYTES = _HEADER.size
@@ -52,11 +52,13 @@ class Greeting(NamedTuple):
     Attributes:
         word: what it says.
         received: how many of the other end's messages have arrived, over all connections so far.
+        number: of this connection among those that counted; 0 unless that is said by the end that leads.
         reason: why the connection is refused; empty unless it is.
     """
 
     word: Word
     received: int = 0
+    number: int = 0
     reason: str = ""
 
 
@@ -89,13 +91,13 @@ def run_digest(run_id: str) -> bytes:
 
 def pack_greeting(greeting: Greeting, run: bytes) -> bytes:
     """The bytes of a greeting; ``run`` is the run's digest."""
-    word, received, reason = greeting
-    return _GREETING.pack(_MAGIC, VERSION, word, run, received, reason.encode())
+    word, received, number, reason = greeting
+    return _GREETING.pack(_MAGIC, VERSION, word, run, received, number, reason.encode())
 
 
 def unpack_greeting(data: Payload | bytearray, run: bytes) -> Greeting:
     """Parse and check ``GREETING_BYTES`` bytes; raises FrameError where they are no greeting of this run."""
-    magic, version, word, digest, received, reason = _GREETING.unpack(data)
+    magic, version, word, digest, received, number, reason = _GREETING.unpack(data)
     if magic != _MAGIC or word >= len(_WORDS):
         raise FrameError(Refusal.MALFORMED)
     if version != VERSION:
@@ -103,7 +105,7 @@ def unpack_greeting(data: Payload | bytearray, run: bytes) -> Greeting:
     if _WORDS[word] is not Word.REFUSED and digest != run:
         raise FrameError(Refusal.RUN)
     text = ascii(bytes(reason).rstrip(b"\0").decode(errors="replace"))[1:-1]
-    return Greeting(_WORDS[word], received, text)
+    return Greeting(_WORDS[word], received, number, text)
 
 
 def pack(frame: Frame) -> bytes:

@@ -2,7 +2,7 @@
 
 The end that follows says how many messages it has got. The one that leads answers that this connection counts
 from now on, and how many it has got itself: so both take the same one, whoever dialled, and however many are
-made at once.
+made at once. It numbers those that count: what it says on one may come late, after the next one counts.
 """
 
 import socket
@@ -28,7 +28,7 @@ class End(Protocol):
     def received(self) -> int:
         """How many messages of the peer have arrived."""
 
-    def adopt(self, connection: socket.socket, kind: LinkKind, arrived: int, first: bytes = b"") -> None:
+    def adopt(self, connection: socket.socket, kind: LinkKind, heard: Greeting) -> None:
         """See Pair.adopt."""
 
 
@@ -37,7 +37,7 @@ def opening(end: End, run: bytes) -> bytes:
     return b"" if end.leads else pack_greeting(Greeting(Word.HELLO, end.received), run)
 
 
-def agree(end: End, run: bytes, heard: Greeting, connection: socket.socket, kind: LinkKind) -> None:
+def agree(end: End, heard: Greeting, connection: socket.socket, kind: LinkKind) -> None:
     """Go on over ``connection``, on which the other end has said ``heard``.
 
     Raises:
@@ -45,10 +45,9 @@ def agree(end: End, run: bytes, heard: Greeting, connection: socket.socket, kind
     """
     if heard.word is not (Word.HELLO if end.leads else Word.ADOPT):
         raise FrameError(Refusal.MALFORMED)
-    first = pack_greeting(Greeting(Word.ADOPT, end.received), run) if end.leads else b""
-    end.adopt(connection, kind, heard.received, first)
+    end.adopt(connection, kind, heard)
 
 
 def refusing(reason: Refusal, run: bytes) -> bytes:
     """What is said where the connection will not count."""
-    return pack_greeting(Greeting(Word.REFUSED, 0, reason.value), run)
+    return pack_greeting(Greeting(Word.REFUSED, reason=reason.value), run)

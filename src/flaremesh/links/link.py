@@ -53,7 +53,7 @@ class Refusal(StrEnum):
     EARLY = "early"  # its sender is too far ahead: the relay sends it again later
     CARRIER = "carrier"  # a message by a carrier that this run or edge does not use
     CHARTER = "charter"  # a neighbour, a carrier or a place that this site's kit does not allow
-    FORGED = "forged"  # a relayed frame or greeting that its sender has not authenticated
+    FORGED = "forged"  # a relayed stream that its sender has not begun
     STRANGER = "stranger"  # the sender is no neighbour in this run
     SILENT = "silent"  # a connection did not finish handshake and greeting in time
     OVERLOAD = "overload"  # a connection made room for newer ones

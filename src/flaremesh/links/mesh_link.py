@@ -104,7 +104,8 @@ class MeshLink(Link):
                     raise RunAborted("the run was aborted")
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
-                    raise PeerTimeout(missing, _GREETING, timeout)
+                    misled = {each.peer: each.misled for each in self._connectors if each.misled}
+                    raise PeerTimeout(missing, _GREETING, timeout, misled)
                 self._changed.wait(min(remaining, 0.2))
 
     def notice(self) -> None:

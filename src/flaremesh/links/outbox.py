@@ -72,7 +72,7 @@ class Outbox:
         Raises:
             FrameError: it says to have more than was ever written.
         """
-        self._settle(arrived)
+        self.settle(arrived)
         self._next = self._acknowledged + 1
         self._in_flight = sum(self._lengths[number] for number in range(self._acknowledged - self._taken))
 
@@ -82,16 +82,21 @@ class Outbox:
         Raises:
             FrameError: it says to have more than was ever written, or takes back what it said.
         """
-        if not self._taken <= taken <= acknowledged:
+        if not self._taken <= taken <= acknowledged or acknowledged < self._acknowledged:
             raise FrameError(Refusal.MALFORMED)
         is_news = acknowledged > self._acknowledged or taken > self._taken
-        self._settle(acknowledged)
+        self.settle(acknowledged)
         while self._taken < taken:
             self._taken += 1
             self._in_flight -= self._lengths.popleft()
         return is_news
 
-    def _settle(self, arrived: int) -> None:
+    def settle(self, arrived: int) -> None:
+        """Forget the first ``arrived`` messages, which the peer says to have.
+
+        Raises:
+            FrameError: it says to have more than was ever written.
+        """
         if arrived >= self._next:
             raise FrameError(Refusal.MALFORMED)
         while self._acknowledged < arrived:

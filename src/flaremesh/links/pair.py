@@ -20,7 +20,7 @@ from flaremesh.links import life
 from flaremesh.links.channel import LARGE_BYTES, Channel
 from flaremesh.links.edges import Edges, Message
 from flaremesh.links.errors import LinkError, LinkRefused
-from flaremesh.links.frame import Frame, FrameError, Kind, pack
+from flaremesh.links.frame import Frame, FrameError, Greeting, Kind, Word, pack, pack_greeting, run_digest
 from flaremesh.links.inlet import Inlet
 from flaremesh.links.life import Signs
 from flaremesh.links.link import Cancelled, Key, condition_after
@@ -62,7 +62,9 @@ class Pair:
         self._state = threading.Condition()
         self._io = threading.Lock()
         self._channel: Channel | None = None
+        self._replaced: list[Channel] = []  # that another one has taken the place of
         self._kind: LinkKind | None = None  # of the last channel
+        self._number = 0  # of it, as the end that leads counts
         self._outbox = Outbox(peer)
         self._inlet = Inlet(edges, peer, self._rouse)
         self._signs = Signs()
@@ -210,37 +212,53 @@ class Pair:
 
     # connections
 
-    def adopt(self, connection: socket.socket, kind: LinkKind, arrived: int, first: bytes = b"") -> None:
-        """Go on over a connection, instead of the one before.
+    def adopt(self, connection: socket.socket, kind: LinkKind, heard: Greeting) -> None:
+        """Go on over a connection, instead of the one before, or close it where that one is to stay.
 
         Args:
-            connection: whose ends have greeted each other.
+            connection: on which the peer has said that it is ready, or the peer, if it leads, that it counts.
             kind: what carries it.
-            arrived: how many messages the peer says to have got.
-            first: what to write before all else.
+            heard: what the peer has said.
 
         Raises:
             FrameError: the peer says to have got what was never sent.
         """
-        before = self._channel
-        if before is not None:
-            before.hang_up()
+        with self._state:
+            if self._takes(kind, heard):
+                self._outbox.settle(heard.received)  # a lie must not cost the connection that there is
+                if self._channel is not None:
+                    self._channel.hang_up()  # who uses it now stops
         with self._io, self._state:
-            if self.is_over:
+            if not self._takes(kind, heard):
                 connection.close()
                 return
-            self._outbox.restart(arrived)
+            if self._channel is not None:
+                self._replaced.append(self._channel)
+            self._outbox.restart(heard.received)
             self._inlet.restart()
             self._flushing = self._ending
             channel = Channel(connection, kind)
-            if first:
-                channel.put(first)
+            self._number = self._number + 1 if self.leads else heard.number
+            if self.leads:
+                adopted = Greeting(Word.ADOPT, self.received, self._number)
+                channel.put(pack_greeting(adopted, run_digest(self._edges.run_id)))
             self._channel, self.broken = channel, None
             self._heard = time.monotonic()
             self._note(kind)
             self._state.notify_all()
         self._rouse()
         self._changed()
+
+    def _takes(self, kind: LinkKind, heard: Greeting) -> bool:
+        """Whether to go on over a new connection; whoever carries one decides when its greetings arrive."""
+        if self.is_over:
+            return False
+        if not self.leads:
+            return heard.number > self._number
+        channel = self._channel
+        if channel is None or channel.error is not None or self.is_silent:
+            return True
+        return kind.rank <= channel.kind.rank
 
     def give_up(self, error: LinkError) -> None:
         """Make no connection any more: what needs one fails with ``error``."""
@@ -301,8 +319,11 @@ class Pair:
             with self._state:
                 self._state.wait_for(lambda: self._channel is not None or self._stopping)
                 channel = self._channel
-                if channel is None:
-                    return
+                replaced, self._replaced = self._replaced, []
+            for each in replaced:
+                each.close()
+            if channel is None:
+                return
             error: Exception | None = None
             try:
                 self._serve(channel)
@@ -349,8 +370,8 @@ class Pair:
             with self._state:
                 if self._channel is not channel:
                     return
-                self._channel = None
                 self.broken = None if self.is_over else time.monotonic()
+                self._channel = None
                 if isinstance(error, FrameError):
                     self._inlet.refused = error.reason
                 self._state.notify_all()

@@ -29,7 +29,7 @@ _SHORTAGE_SECONDS = 0.1  # between looks for a free file descriptor
 _PENDING = 256  # unauthenticated connections at a time
 
 Refuse = Callable[[str, Refusal], None]
-"""(name, reason): the name is empty unless a certificate of the mesh proves it."""
+"""(name, reason): the name is empty unless a certificate of the mesh proves it, or a carrier tells it."""
 
 
 @dataclass
@@ -95,6 +95,8 @@ class Reception:
     def take(self, stream: socket.socket, kind: LinkKind, said: str) -> None:
         """Take in a stream that a carrier brings; an Arrival."""
         self._arrived.append((stream, kind, said))
+        if self._closed.is_set():  # whoever closes may have looked before
+            self._turn_out()
         self._rouse()
 
     def close(self) -> None:
@@ -126,11 +128,16 @@ class Reception:
                 self._drop(pending, Refusal.SILENT)
         for pending in list(self._pending.values()):
             self._forget(pending).close()
-        for stream, _, _ in self._arrived:
-            stream.close()
+        self._turn_out()
         for listening in self._listening:
             listening.close()
         self._selector.close()
+
+    def _turn_out(self) -> None:
+        """Close the streams that nobody takes in any more; called by any thread."""
+        with suppress(IndexError):
+            while True:
+                self._arrived.popleft()[0].close()
 
     def _patience(self) -> float | None:
         deadlines = [pending.deadline for pending in self._pending.values()]
@@ -166,7 +173,7 @@ class Reception:
                 connection = self._context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
         except OSError:
             raw.close()
-            self._refuse("", Refusal.HANDSHAKE)
+            self._refuse(said or "", Refusal.HANDSHAKE)
             return
         pending = _Pending(connection, kind, said, time.monotonic() + _HANDSHAKE_SECONDS)
         self._pending[connection] = pending
@@ -181,10 +188,15 @@ class Reception:
             return
         try:
             if pending.name is None:
-                pending.name = name = self._identified(pending)
-                if (reason := self._unwelcome(pending, name)) is not None:
+                name = self._identified(pending)
+                if pending.said not in (None, name):
+                    # without a word: the neighbour has not done that, and must not take it for an answer
+                    self._drop(pending, Refusal.FORGED)
+                    return
+                pending.name = name
+                if name not in self._ends:
                     self._forget(pending)
-                    self._turn_away(connection, name, reason)
+                    self._turn_away(connection, name, Refusal.STRANGER)
                     return
                 connection.send(opening(self._ends[name], self._run))  # the first bytes fit into the buffer
             while len(pending.greeting) < GREETING_BYTES:
@@ -204,7 +216,7 @@ class Reception:
             return
         except Untrusted as error:
             self._forget(pending)
-            self._turn_away(connection, "", error.reason)
+            self._turn_away(connection, pending.said or "", error.reason)
             return
         except OSError:
             self._drop(pending, Refusal.HANDSHAKE)
@@ -219,13 +231,10 @@ class Reception:
         connection.do_handshake()
         return peer_name(connection, self._credentials)
 
-    def _unwelcome(self, pending: _Pending, name: str) -> Refusal | None:
-        return Refusal.STRANGER if name not in self._ends or pending.said not in (None, name) else None
-
     def _linger(self, pending: _Pending, reason: Refusal) -> None:
         """Read on for a moment: closing on unread data would destroy the alert that tells the peer why."""
         self._forget(pending)
-        self._refuse("", reason)
+        self._refuse(pending.said or "", reason)
         raw = socket.socket(fileno=pending.connection.detach())
         raw.setblocking(False)
         with suppress(OSError):
@@ -249,7 +258,7 @@ class Reception:
         self._forget(pending)
         try:
             heard = unpack_greeting(pending.greeting, self._run)
-            agree(self._ends[name], self._run, heard, connection, pending.kind)
+            agree(self._ends[name], heard, connection, pending.kind)
         except FrameError as error:
             self._turn_away(connection, name, error.reason)
 
@@ -263,7 +272,7 @@ class Reception:
     def _drop(self, pending: _Pending, reason: Refusal) -> None:
         connection = self._forget(pending)
         if not pending.refused:
-            self._refuse(pending.name or "", reason)
+            self._refuse(pending.name or pending.said or "", reason)
         connection.close()
 
     def _forget(self, pending: _Pending) -> socket.socket:

@@ -7,6 +7,7 @@ end it.
 import secrets
 import socket
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -14,11 +15,14 @@ from typing import Protocol
 from typing_extensions import override
 
 from flaremesh.links.carrier import Address, Arrival, Carrier
-from flaremesh.links.carriers.stream import PIECE_BYTES, Piece, PieceKind, Stream, pack, unpack
+from flaremesh.links.carriers.stream import PIECE_BYTES, PieceKind, Stream, gone, unpack
 from flaremesh.links.link import Payload, Refusal
 from flaremesh.topology.links import LinkKind
 
 _STREAMS = 4  # of one peer at a time; a pair uses one, and makes a second one beside it
+_ENDING = 4  # of one peer that may be ending beside them
+_BEGUN = 8  # that may begin at once in the name of one peer
+_BEGIN_SECONDS = 0.25  # in which one more may
 _REMEMBERED = 64  # streams of one peer that have ended: late repeats must not begin them again
 
 
@@ -43,6 +47,7 @@ class RelayCarrier(Carrier):
     """
 
     kind = LinkKind.RELAY
+    is_forwarded = True
 
     def __init__(
         self,
@@ -54,6 +59,8 @@ class RelayCarrier(Carrier):
         self._post, self._peers, self._arrive, self._refuse = transport.post, peers, arrive, refuse
         self._streams: dict[str, dict[bytes, Stream]] = {peer: {} for peer in peers}
         self._ended: dict[str, OrderedDict[bytes, None]] = {peer: OrderedDict() for peer in peers}
+        self._ending: dict[str, set[Stream]] = {peer: set() for peer in peers}  # made room for others
+        self._due = dict.fromkeys(peers, 0.0)  # when all streams would have begun at the permitted rate
         self._lock = threading.Lock()
         self._closed = False
         transport.listen(self.deliver)
@@ -86,22 +93,22 @@ class RelayCarrier(Carrier):
         if piece is None:
             self._refuse(sender, Refusal.MALFORMED)
             return
-        begun = None
+        begun, is_one_too_many = None, False
         with self._lock:
             stream = self._streams[sender].get(piece.stream)
+            has_ended = piece.stream in self._ended[sender]
             is_first = piece.kind is PieceKind.PIECE and piece.offset == 0
-            if stream is None and is_first and not self._closed and piece.stream not in self._ended[sender]:
-                while len(self._streams[sender]) >= _STREAMS:
-                    oldest = next(iter(self._streams[sender].values()))
-                    oldest.abandon()
-                    self._forget(oldest)
-                begun = self._begin(sender, piece.stream)
-                stream = self._streams[sender][piece.stream]
+            if stream is None and is_first and not self._closed and not has_ended:
+                is_one_too_many = not self._may_begin(sender)
+                if not is_one_too_many:
+                    begun = self._begin(sender, piece.stream)
+                    stream = self._streams[sender][piece.stream]
         if stream is not None:
             stream.take(piece)
-        elif piece.kind is not PieceKind.ACK and piece.stream in self._ended[sender]:
-            # its end may have been lost: say that all has arrived
-            self._post(sender, pack(Piece(PieceKind.ACK, piece.stream, 0, 1 << 63, b"")))
+        elif is_one_too_many:
+            self._refuse(sender, Refusal.OVERLOAD)  # an honest one comes again
+        elif has_ended and piece.kind in (PieceKind.PIECE, PieceKind.END):
+            self._post(sender, gone(piece.stream))
         if begun is not None:
             self._arrive(begun, self.kind, sender)
 
@@ -110,8 +117,24 @@ class RelayCarrier(Carrier):
         with self._lock:
             self._closed = True
             streams = [stream for each in self._streams.values() for stream in each.values()]
+            ending = [stream for each in self._ending.values() for stream in each]
         for stream in streams:
             stream.finish()
+        for stream in streams + ending:
+            stream.join()
+
+    def _may_begin(self, peer: str) -> bool:
+        """Whether one more stream may begin in the name of ``peer``, which the oldest one makes room for."""
+        now, due = time.monotonic(), self._due[peer]
+        if due - now > _BEGUN * _BEGIN_SECONDS or len(self._ending[peer]) >= _ENDING:
+            return False
+        self._due[peer] = max(due, now) + _BEGIN_SECONDS
+        while len(self._streams[peer]) >= _STREAMS:
+            oldest = next(iter(self._streams[peer].values()))
+            self._ending[peer].add(oldest)
+            self._forget(oldest)
+            oldest.abandon()
+        return True
 
     def _begin(self, peer: str, number: bytes) -> socket.socket:
         near, far = socket.socketpair()
@@ -123,6 +146,7 @@ class RelayCarrier(Carrier):
 
     def _over(self, stream: "Stream") -> None:
         with self._lock:
+            self._ending[stream.peer].discard(stream)
             self._forget(stream)
 
     def _forget(self, stream: "Stream") -> None:

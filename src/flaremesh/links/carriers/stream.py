@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
@@ -23,12 +23,14 @@ HEADER_BYTES = _LAYOUT.size
 PIECE_BYTES: Final = 1 << 20
 """The server stores and forwards whole pieces: these keep all hops busy."""
 
+_ENTRY_BYTES = 512  # what keeping a piece costs, however short it is
 _WINDOW_BYTES = 8 << 20  # under way: what is queued in NVFlare delays acknowledgements behind it
 _ACK_SECONDS = 0.1  # an acknowledgement waits so long for a piece to ride on
 _ACK_BYTES = 1 << 21  # and no longer than for so many bytes
 _FIRST_SECONDS = 0.25  # the peer may not be up yet, so the first piece is repeated faster
 _RESEND_SECONDS = 1.0  # without any progress; doubles up to the next line
 _RESEND_SECONDS_MAX = 16.0
+_LINGER_SECONDS = 2.0  # for what is under way, when nobody reads or writes the near end any more
 
 
 class PieceKind(IntEnum):
@@ -37,6 +39,7 @@ class PieceKind(IntEnum):
     PIECE = 0  # bytes of the stream
     ACK = 1  # nothing but how far the other direction has come
     END = 2  # the stream ends here, which takes the place of one more byte
+    GONE = 3  # this end of the stream has ended altogether, and forgotten how far it was
 
 
 class Piece(NamedTuple):
@@ -89,8 +92,9 @@ class Stream:
         # from the peer
         self._arrived = 0  # all before this offset has come
         self._ahead: dict[int, tuple[PieceKind, Payload]] = {}
-        self._unwritten: list[memoryview] = []
-        self._waiting = 0  # bytes of both
+        self._unwritten: deque[memoryview] = deque()
+        self._unwritten_bytes = 0
+        self._kept = 0  # bytes that both take
         self._told = 0
         self._due: float | None = None  # when to acknowledge at the latest
         self._is_over_there = False  # the peer writes no more
@@ -104,6 +108,9 @@ class Stream:
 
     def take(self, piece: Piece) -> None:
         """Take in what the transport brought."""
+        if piece.kind is PieceKind.GONE:
+            self.abandon()
+            return
         with self._lock:
             self._settle(piece.acknowledged)
             if piece.kind is not PieceKind.ACK:
@@ -117,8 +124,11 @@ class Stream:
 
     def finish(self) -> None:
         """Deliver what is under way, for some seconds at most, and end; the near end has been closed."""
-        self._finishing = time.monotonic() + _RESEND_SECONDS
+        self._finishing = time.monotonic() + _LINGER_SECONDS
         self._rouse()
+
+    def join(self) -> None:
+        """Wait until it has ended, after `abandon` or `finish`."""
         self._thread.join()
 
     def _rouse(self) -> None:
@@ -142,28 +152,27 @@ class Stream:
         if self._due is None:
             self._due = time.monotonic() + _ACK_SECONDS
         length = len(piece.payload)
-        if piece.offset < self._arrived or piece.offset in self._ahead:
+        if self._is_over_there or piece.offset < self._arrived or piece.offset in self._ahead:
             self._due = 0.0  # it did not hear that this has come
             return
         # no honest sender goes beyond the window
-        if piece.offset + length > self._arrived - self._pending() + 2 * _WINDOW_BYTES:
+        if piece.offset + length > self._arrived - self._unwritten_bytes + 2 * _WINDOW_BYTES:
             return
-        if self._waiting + length > 2 * _WINDOW_BYTES:
+        if self._kept + length + _ENTRY_BYTES > 2 * _WINDOW_BYTES:
             return
         self._ahead[piece.offset] = piece.kind, piece.payload
-        self._waiting += length
+        self._kept += length + _ENTRY_BYTES
         while (following := self._ahead.pop(self._arrived, None)) is not None:
             kind, payload = following
             if kind is PieceKind.END:
                 self._is_over_there = True
                 self._arrived += 1
                 self._due = 0.0
+                self._ahead.clear()  # nothing comes after the end
                 break
             self._unwritten.append(memoryview(payload))
+            self._unwritten_bytes += len(payload)
             self._arrived += len(payload)
-
-    def _pending(self) -> int:
-        return sum(map(len, self._unwritten))
 
     def _keep(self) -> None:
         try:
@@ -173,6 +182,8 @@ class Stream:
             pass
         finally:
             self._far.close()
+            if not self._has_ended or self._under_way:
+                self._post(self.peer, gone(self.number))
             self._over(self)
             with self._lock:
                 self._wake.close()
@@ -196,10 +207,12 @@ class Stream:
             return
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
-        events = (select.POLLIN if self._may_read() else 0) | (select.POLLOUT if self._unwritten else 0)
-        if events:
+        if self._finishing is None:  # else it would report without end that the near end is closed
+            events = (select.POLLIN if self._may_read() else 0) | (select.POLLOUT if self._unwritten else 0)
             poll.register(self._far, events)
-        poll.poll(1000 * self._seconds())
+        for descriptor, event in poll.poll(1000 * self._seconds()):
+            if descriptor != self._woken.fileno() and event & select.POLLHUP and self._finishing is None:
+                self._finishing = time.monotonic() + _LINGER_SECONDS
         with suppress(BlockingIOError):
             self._woken.recv(4096)
 
@@ -263,12 +276,14 @@ class Stream:
                 count = self._far.send(self._unwritten[0])
                 moved = True
                 with self._lock:
-                    self._waiting -= count
+                    self._kept -= count
+                    self._unwritten_bytes -= count
                     rest = self._unwritten[0][count:]
                     if len(rest):
                         self._unwritten[0] = rest
                     else:
-                        self._unwritten.pop(0)
+                        self._unwritten.popleft()
+                        self._kept -= _ENTRY_BYTES
         if self._is_over_there and not self._unwritten:
             with suppress(OSError):
                 self._far.shutdown(socket.SHUT_WR)
@@ -297,6 +312,11 @@ def pack(piece: Piece) -> bytes:
     return b"".join((_LAYOUT.pack(_MAGIC, kind, stream, offset, acknowledged), payload))
 
 
+def gone(stream: bytes) -> bytes:
+    """The bytes that say to the other end of a stream that there is none at this one any more."""
+    return pack(Piece(PieceKind.GONE, stream, 0, 0, b""))
+
+
 def unpack(data: Payload) -> Piece | None:
     """The piece in ``data``; None where it is none."""
     view = memoryview(data)
@@ -304,6 +324,6 @@ def unpack(data: Payload) -> Piece | None:
         return None
     magic, kind, stream, offset, acknowledged = _LAYOUT.unpack_from(view)
     payload = view[HEADER_BYTES:]
-    if magic != _MAGIC or kind > PieceKind.END or (kind == PieceKind.PIECE) != (len(payload) > 0):
+    if magic != _MAGIC or kind > PieceKind.GONE or (kind == PieceKind.PIECE) != (len(payload) > 0):
         return None
     return Piece(PieceKind(kind), stream, offset, acknowledged, payload)
