@@ -111,6 +111,11 @@ class Pair:
         return -math.inf if self._inlet.refused is not None else self._heard
 
     @property
+    def is_refused(self) -> bool:
+        """Whether what the peer sent over the last connection was refused."""
+        return self._inlet.refused is not None
+
+    @property
     def is_silent(self) -> bool:
         """Whether signs of life are due over the connection, and stay away."""
         waits = self._edges.tolerance is not None and self._channel is not None

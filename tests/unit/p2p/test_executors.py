@@ -16,6 +16,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from flaremesh.links import Key, LinkError, PeerTimeout, Refusal, RunAborted, link
+from flaremesh.links.edges import Message
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics
 from flaremesh.p2p.executors import (
     AlgorithmExecutor,
@@ -75,8 +76,8 @@ def test_a_value_of_somebody_else_does_not_stand_in_for_the_neighbours(connect):
     ulm, worms = sites.executors["ulm"], sites.executors["worms"]
     with pytest.raises(PeerTimeout, match="no value from bonn"):
         worms._exchange_values(FLContext(), value=12.0, iteration=0)
-    frame = next(data for sender, peer, data in sites.posts if (sender, peer) == ("worms", "ulm"))
-    sites.deliver("bonn", "worms", frame)  # bonn listens to ulm only
+    stolen = Message(Key(0, 0, "worms"), [b"x"], 1)
+    sites.links["worms"]._pairs["bonn"].send(stolen)  # bonn listens to ulm only
     with pytest.raises(PeerTimeout, match="no value from ulm"):
         sites.executors["bonn"]._exchange_values(FLContext(), value=1.0, iteration=0)
     assert sites.executors["bonn"].neighbors_values == {}
