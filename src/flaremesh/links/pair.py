@@ -195,11 +195,10 @@ class Pair:
             while channel is self._channel and channel.error is None and key not in self._inbox:
                 if self._step(channel):
                     continue
-                if (
-                    self._inlet.is_large
-                    or self._inlet.has_no_place
-                    or not channel.readable(max(0.0, deadline - time.monotonic()))
-                ):
+                left = deadline - time.monotonic()  # also where what comes never ends
+                if self._inlet.is_large or self._inlet.has_no_place or left <= 0:
+                    return
+                if not channel.readable(left):
                     return
                 self._fill(channel)
         except (OSError, FrameError) as error:
