@@ -335,6 +335,8 @@ class Pair:
         while self._channel is channel and not self._stopping and not self._is_done:
             if channel.error is not None:
                 raise channel.error
+            if self._inlet.has_no_place:
+                channel.require_peer()
             now = time.monotonic()
             is_parked = now - self._attention < _PARK_SECONDS and not channel.is_full
             moved = False

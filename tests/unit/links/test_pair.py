@@ -3,6 +3,7 @@
 import functools
 import math
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -316,6 +317,21 @@ def test_connections_that_come_faster_than_the_thread_looks_are_all_closed(make,
             while far.recv(4096):
                 pass
             far.close()
+
+
+def test_a_connection_that_is_reset_while_nothing_has_a_place_is_noticed(make, monkeypatch):
+    monkeypatch.setattr(inbox_module, "_EARLY_MESSAGES", 1)
+    site = make()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        near = socket.create_connection(listening.getsockname())
+        far, _ = listening.accept()
+    site.pair.adopt(near, LinkKind.DIRECT, Greeting(Word.ADOPT, 0, 1))
+    with far:
+        far.sendall(data(1) + data(2, iteration=1))
+        assert not wait_while(lambda: not site.pair._inlet.has_no_place, BOUND, 0.01)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert site.loses_it()
+    assert site.take(0) == b"x"
 
 
 # how a connection is described
