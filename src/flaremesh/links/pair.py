@@ -223,8 +223,11 @@ class Pair:
             FrameError: the peer says to have got what was never sent.
         """
         with self._state:
+            is_cut = self._channel is None
             if self._takes(kind, heard):
-                self._outbox.require_written(heard.received)  # a lie must not cost the connection that there is
+                self._outbox.require_written(
+                    heard.received
+                )  # a lie must not cost the connection that there is
                 if self._channel is not None:
                     self._channel.hang_up()  # who uses it now stops
         with self._io, self._state:
@@ -242,7 +245,8 @@ class Pair:
                 adopted = Greeting(Word.ADOPT, self.received, self._number)
                 channel.put(pack_greeting(adopted, run_digest(self._edges.run_id)))
             self._channel, self.broken = channel, None
-            self._heard = time.monotonic()
+            if is_cut:  # beside a connection that there is, a new one says nothing about the peer's run
+                self._heard = time.monotonic()
             self._note(kind)
             self._state.notify_all()
         self._rouse()
@@ -440,7 +444,8 @@ class Pair:
     def _fill(self, channel: Channel) -> bool:
         if not channel.fill():
             return False
-        self._heard = time.monotonic()
+        if self._inlet.is_filling:  # no sign comes before the message is whole
+            self._heard = time.monotonic()
         return True
 
     def _step(self, channel: Channel) -> bool:
@@ -449,8 +454,11 @@ class Pair:
         if frame is None:
             return False
         self._learn(frame)
-        if frame.kind is Kind.ALIVE:
+        if frame.kind is Kind.DATA:
+            self._heard = time.monotonic()
+        elif frame.kind is Kind.ALIVE:
             self._signs.take()
+            self._heard = time.monotonic()
         elif frame.kind is Kind.FLUSH:
             self._inlet.ask()
         elif frame.kind is Kind.END:

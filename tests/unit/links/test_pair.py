@@ -583,6 +583,42 @@ def test_a_neighbour_that_gives_no_sign_is_silent_until_one_comes(make, join, mo
     assert not wait_while(lambda: tolerant.pair.is_silent, BOUND, 0.001)
 
 
+@pytest.mark.parametrize("frame", [word(Kind.ACK), word(Kind.FLUSH)])
+def test_what_a_process_says_whose_run_has_ended_is_no_sign_of_life(make, join, frame):
+    """Its threads still acknowledge, and take new connections."""
+    site = make(tolerance=TOLERANT)
+    neighbour = join(site)
+    before = site.pair.heard
+    neighbour.send(frame, word(Kind.FLUSH))
+    neighbour.frames(lambda frame: frame.kind is Kind.ACK)
+    again = join(site, number=2)
+    again.send(frame, word(Kind.FLUSH))
+    again.frames(lambda frame: frame.kind is Kind.ACK)
+    assert site.pair.heard == before
+    again.send(word(Kind.ALIVE))
+    assert not wait_while(lambda: site.pair.heard == before, BOUND, 0.001)
+
+
+def test_an_edge_that_was_cut_begins_its_time_anew(make, join):
+    site = make(tolerance=TOLERANT)
+    before = [join(site), site.pair.heard]
+    before[0].close()
+    assert site.loses_it()
+    join(site, number=2)
+    assert site.pair.heard > before[1]
+
+
+def test_a_large_message_that_trickles_in_is_a_sign_of_life(make, join):
+    site = make(tolerance=TOLERANT)
+    neighbour = join(site)
+    content = data(1, bytes(8 * MIB))
+    neighbour.send(content[:1000])
+    assert not wait_while(lambda: not site.pair._inlet.is_filling, BOUND, 0.001)
+    before = site.pair.heard
+    neighbour.send(content[1000:2000])
+    assert not wait_while(lambda: site.pair.heard == before, BOUND, 0.001)
+
+
 # the end
 
 
