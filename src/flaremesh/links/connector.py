@@ -122,7 +122,7 @@ class Connector:
         begun, pause = self._pair.broken or time.monotonic(), _BACKOFF_SECONDS
         refused_since: float | None = None
         if self._pair.is_refused:  # it would send the same again, as fast as it is let
-            self._pause(_BACKOFF_SECONDS_MAX)
+            self._pause(_BACKOFF_SECONDS_MAX, None)
         while self._pair.kind is None and not self._is_over():
             late = time.monotonic() - begun
             is_refused = False
