@@ -159,6 +159,10 @@ class Channel:
 
     # the end
 
+    def require_peer(self) -> None:
+        """Raise OSError where the connection was reset, which is not noticed while nothing is read."""
+        self._connection.getpeername()
+
     def hang_up(self) -> None:
         """End it; a thread that is using it gets an error."""
         with suppress(OSError):

@@ -45,6 +45,11 @@ class Inlet:
         edges.inbox.on_take(peer, self._took)
 
     @property
+    def is_filling(self) -> bool:
+        """Whether a large message is being read."""
+        return self._expecting is not None
+
+    @property
     def owes(self) -> bool:
         """Whether the peer must be told at once how much has arrived."""
         new = self.received - self._told[0]

@@ -200,11 +200,10 @@ class Pair:
             while channel is self._channel and channel.error is None and key not in self._inbox:
                 if self._step(channel):
                     continue
-                if (
-                    self._inlet.is_large
-                    or self._inlet.has_no_place
-                    or not channel.readable(max(0.0, deadline - time.monotonic()))
-                ):
+                left = deadline - time.monotonic()  # also where what comes never ends
+                if self._inlet.is_large or self._inlet.has_no_place or left <= 0:
+                    return
+                if not channel.readable(left):
                     return
                 self._fill(channel)
         except (OSError, FrameError) as error:
@@ -229,8 +228,11 @@ class Pair:
             FrameError: the peer says to have got what was never sent.
         """
         with self._state:
+            is_cut = self._channel is None
             if self._takes(kind, heard):
-                self._outbox.settle(heard.received)  # a lie must not cost the connection that there is
+                self._outbox.require_written(
+                    heard.received
+                )  # a lie must not cost the connection that there is
                 if self._channel is not None:
                     self._channel.hang_up()  # who uses it now stops
         with self._io, self._state:
@@ -248,7 +250,8 @@ class Pair:
                 adopted = Greeting(Word.ADOPT, self.received, self._number)
                 channel.put(pack_greeting(adopted, run_digest(self._edges.run_id)))
             self._channel, self.broken = channel, None
-            self._heard = time.monotonic()
+            if is_cut:  # beside a connection that there is, a new one says nothing about the peer's run
+                self._heard = time.monotonic()
             self._note(kind)
             self._state.notify_all()
         self._rouse()
@@ -341,6 +344,8 @@ class Pair:
         while self._channel is channel and not self._stopping and not self._is_done:
             if channel.error is not None:
                 raise channel.error
+            if self._inlet.has_no_place:
+                channel.require_peer()
             now = time.monotonic()
             is_parked = now - self._attention < _PARK_SECONDS and not channel.is_full
             moved = False
@@ -444,7 +449,8 @@ class Pair:
     def _fill(self, channel: Channel) -> bool:
         if not channel.fill():
             return False
-        self._heard = time.monotonic()
+        if self._inlet.is_filling:  # no sign comes before the message is whole
+            self._heard = time.monotonic()
         return True
 
     def _step(self, channel: Channel) -> bool:
@@ -453,8 +459,11 @@ class Pair:
         if frame is None:
             return False
         self._learn(frame)
-        if frame.kind is Kind.ALIVE:
+        if frame.kind is Kind.DATA:
+            self._heard = time.monotonic()
+        elif frame.kind is Kind.ALIVE:
             self._signs.take()
+            self._heard = time.monotonic()
         elif frame.kind is Kind.FLUSH:
             self._inlet.ask()
         elif frame.kind is Kind.END:

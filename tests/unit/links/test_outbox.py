@@ -101,6 +101,38 @@ def test_a_new_connection_repeats_what_was_written_and_did_not_arrive(outbox):
     assert written(outbox) == [1, 2]
 
 
+def test_a_greeting_may_be_older_than_what_arrived_since(outbox):
+    """By the connection before, which is used until the new one counts."""
+    add(outbox, *[1] * 6)
+    written(outbox)
+    outbox.restart(1)
+    assert outbox.take_next().sequence == 2
+    assert outbox.learn(4, 0)
+    assert written(outbox) == [5, 6]
+    outbox.restart(1)
+    assert written(outbox) == [5, 6]
+
+
+def test_a_greeting_may_be_newer_than_that_of_the_connection_before(outbox):
+    add(outbox, 1, 1, 1)
+    written(outbox)
+    outbox.restart(0)
+    outbox.restart(2)
+    assert written(outbox) == [3]
+
+
+def test_what_arrived_since_the_greeting_takes_room_too(outbox, monkeypatch):
+    monkeypatch.setattr(inbox_module, "_EARLY_MESSAGES", 3)
+    add(outbox, *[MIB] * 6)
+    assert written(outbox) == [1, 2, 3]
+    outbox.restart(0)
+    outbox.learn(3, 0)
+    assert written(outbox) == []
+    monkeypatch.setattr(inbox_module, "_EARLY_MESSAGES", 256)
+    add(outbox, *[MIB] * 5)
+    assert written(outbox) == [4, 5, 6, 7, 8]
+
+
 # lies
 
 
@@ -199,6 +231,7 @@ class Peer:
         self.arrived, self.taken = [], 0
         self.waiting = deque()  # their lengths
         self.under_way = deque()
+        self.said = None  # in a greeting, on which nothing has followed yet
 
     def get(self, count):
         for _ in range(min(count, len(self.under_way))):
@@ -215,7 +248,7 @@ class Peer:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["add", "write", "get", "take", "tell", "break"]), st.integers(1, 4))
+    st.tuples(st.sampled_from(["add", "write", "get", "take", "tell", "greet", "break"]), st.integers(1, 4))
 )
 
 
@@ -247,9 +280,12 @@ def test_every_message_arrives_once_in_order_and_within_the_room_whatever_breaks
             peer.take(count)
         elif step == "tell":
             outbox.learn(len(peer.arrived), peer.taken)
+        elif step == "greet":
+            peer.said = len(peer.arrived)
         else:
             peer.under_way.clear()
-            outbox.restart(len(peer.arrived))
+            outbox.restart(len(peer.arrived) if peer.said is None else peer.said)
+            peer.said = None
     assert peer.arrived == sent
     assert peer.taken == len(sent)
     assert outbox.is_empty

@@ -3,6 +3,7 @@
 import functools
 import math
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -318,6 +319,21 @@ def test_connections_that_come_faster_than_the_thread_looks_are_all_closed(make,
             far.close()
 
 
+def test_a_connection_that_is_reset_while_nothing_has_a_place_is_noticed(make, monkeypatch):
+    monkeypatch.setattr(inbox_module, "_EARLY_MESSAGES", 1)
+    site = make()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        near = socket.create_connection(listening.getsockname())
+        far, _ = listening.accept()
+    site.pair.adopt(near, LinkKind.DIRECT, Greeting(Word.ADOPT, 0, 1))
+    with far:
+        far.sendall(data(1) + data(2, iteration=1))
+        assert not wait_while(lambda: not site.pair._inlet.has_no_place, BOUND, 0.01)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert site.loses_it()
+    assert site.take(0) == b"x"
+
+
 # how a connection is described
 
 
@@ -360,10 +376,10 @@ def test_both_may_send_far_more_than_the_other_takes_before_either_reads(
 
 
 def test_who_waits_for_room_at_each_other_gets_it(both, monkeypatch):
-    monkeypatch.setattr(link_module, "MAX_UNTAKEN_MESSAGES", 12)
+    monkeypatch.setattr(link_module, "MAX_UNTAKEN_MESSAGES", 17)
     monkeypatch.setattr(inbox_module, "_EARLY_MESSAGES", 10)
     connect(*both)
-    for k in range(20):  # eight that the other one has acknowledged, and twelve here
+    for k in range(20):  # ten have room, of which up to seven are not acknowledged yet
         for site in both:
             assert not wait_while(functools.partial(is_behind, site, k), BOUND, 0.005)
     for k in range(20):
@@ -565,6 +581,42 @@ def test_a_neighbour_that_gives_no_sign_is_silent_until_one_comes(make, join, mo
     assert not strict.pair.is_silent
     neighbour.send(word(Kind.ALIVE))
     assert not wait_while(lambda: tolerant.pair.is_silent, BOUND, 0.001)
+
+
+@pytest.mark.parametrize("frame", [word(Kind.ACK), word(Kind.FLUSH)])
+def test_what_a_process_says_whose_run_has_ended_is_no_sign_of_life(make, join, frame):
+    """Its threads still acknowledge, and take new connections."""
+    site = make(tolerance=TOLERANT)
+    neighbour = join(site)
+    before = site.pair.heard
+    neighbour.send(frame, word(Kind.FLUSH))
+    neighbour.frames(lambda frame: frame.kind is Kind.ACK)
+    again = join(site, number=2)
+    again.send(frame, word(Kind.FLUSH))
+    again.frames(lambda frame: frame.kind is Kind.ACK)
+    assert site.pair.heard == before
+    again.send(word(Kind.ALIVE))
+    assert not wait_while(lambda: site.pair.heard == before, BOUND, 0.001)
+
+
+def test_an_edge_that_was_cut_begins_its_time_anew(make, join):
+    site = make(tolerance=TOLERANT)
+    before = [join(site), site.pair.heard]
+    before[0].close()
+    assert site.loses_it()
+    join(site, number=2)
+    assert site.pair.heard > before[1]
+
+
+def test_a_large_message_that_trickles_in_is_a_sign_of_life(make, join):
+    site = make(tolerance=TOLERANT)
+    neighbour = join(site)
+    content = data(1, bytes(8 * MIB))
+    neighbour.send(content[:1000])
+    assert not wait_while(lambda: not site.pair._inlet.is_filling, BOUND, 0.001)
+    before = site.pair.heard
+    neighbour.send(content[1000:2000])
+    assert not wait_while(lambda: site.pair.heard == before, BOUND, 0.001)
 
 
 # the end
