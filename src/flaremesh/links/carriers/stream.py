@@ -193,16 +193,17 @@ class Stream:
             self._far.close()
             if not self._has_ended or self._under_way:
                 self._post(self.peer, gone(self.number))
-            self._over(self)
             with self._lock:
                 self._wake.close()
                 self._woken.close()
+            self._over(self)
 
     def _is_finished(self) -> bool:
         if self._is_abandoned:
             return True
         with self._lock:
-            if self._has_ended and not self._under_way and (self._is_over_there or self._finishing):
+            has_all = self._is_over_there and not self._unwritten
+            if self._has_ended and not self._under_way and (has_all or self._finishing is not None):
                 return True
         return self._finishing is not None and time.monotonic() > self._finishing
 
