@@ -67,7 +67,7 @@ def assemble(
         pair.on_change(link.notice)
     try:
         if mode != "relay" and credentials is not None:
-            carriers.append(DirectCarrier(_listen(reception, *listen) if listen else None))
+            carriers.append(DirectCarrier(_listen(reception, *listen) if listen else None, sources))
         if mode == "direct":
             transport.listen(lambda sender, _: observer.refused(sender, Refusal.CARRIER))
         else:

@@ -9,9 +9,9 @@ from flaremesh.links.carrier import Carrier
 from flaremesh.links.credentials import Credentials, Untrusted
 from flaremesh.links.errors import LinkRefused
 from flaremesh.links.frame import GREETING_BYTES, FrameError, Greeting, Word, unpack_greeting
-from flaremesh.links.greeting import End, agree, opening
+from flaremesh.links.greeting import KNOCK, End, agree, opening
 from flaremesh.links.link import Refusal
-from flaremesh.links.tls import cause_of, peer_name, refusal_of
+from flaremesh.links.tls import cause_of, is_about_certificate, peer_name, refusal_of
 
 
 class Misled(ConnectionError):
@@ -55,6 +55,8 @@ class Dialler:
                 if (name := peer_name(secure, self._credentials)) != end.peer:
                     raise Untrusted(Refusal.STRANGER, f"{name} answers there")
                 is_proven = True
+            else:
+                connection.sendall(KNOCK)
             connection.sendall(opening(end, self._run))
             heard = self._read(connection, deadline)
             if heard.word is Word.REFUSED:
@@ -95,4 +97,4 @@ class Dialler:
 
 def _is_said(error: Exception) -> bool:
     """Whether only who is at the other end can have caused ``error``: TLS would have noticed a change."""
-    return isinstance(error, FrameError) or refusal_of(error) is Refusal.REJECTED
+    return isinstance(error, FrameError) or (isinstance(error, ssl.SSLError) and is_about_certificate(error))

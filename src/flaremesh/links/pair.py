@@ -19,7 +19,7 @@ from contextlib import suppress
 from flaremesh.links import life
 from flaremesh.links.channel import LARGE_BYTES, Channel
 from flaremesh.links.edges import Edges, Message
-from flaremesh.links.errors import LinkError, LinkRefused
+from flaremesh.links.errors import LinkError, LinkRefused, PeerBehind
 from flaremesh.links.frame import Frame, FrameError, Greeting, Kind, Word, pack, pack_greeting, run_digest
 from flaremesh.links.inlet import Inlet
 from flaremesh.links.life import Signs
@@ -165,7 +165,12 @@ class Pair:
                 raise self._failure
             if self._is_done:
                 return
-            self._outbox.add(message)
+            try:
+                self._outbox.add(message)
+            except PeerBehind:
+                self._flushing = True  # what has arrived makes room, once it is acknowledged
+                self._rouse()
+                raise
         # waking the thread would cost a small message more than sending it
         if message.length >= LARGE_BYTES or not self._io.acquire(blocking=False):
             self._rouse()

@@ -40,6 +40,14 @@ def refusal_of(error: Exception) -> Refusal:
     return Refusal.REJECTED if "ALERT" in reason else Refusal.HANDSHAKE
 
 
+def is_about_certificate(error: ssl.SSLError) -> bool:
+    """Whether the peer said with an alert that it does not accept this end's certificate."""
+    reason = error.reason or ""
+    return "ALERT" in reason and any(
+        what in reason for what in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
+    )
+
+
 def cause_of(error: Exception) -> str:
     """Why an attempt to connect failed, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -21,7 +21,7 @@ _OPEN_SECONDS = 20
 class Sites:
     """The executors of a network, configured; ``posts`` is what the transport carried, as (sender, peer, bytes)."""
 
-    def __init__(self, folder, network, executors, **extra):
+    def __init__(self, folder, network, executors, opened=True, **extra):
         self.executors, self.links, self.posts = executors, {}, []
         self.delivering, self.members = {}, {}
         self.signal = Signal()
@@ -62,8 +62,9 @@ class Sites:
                 ProgressReporter(lambda data: None, traffic.links, self._aborted),
             )
 
-        with ThreadPoolExecutor(len(self.links)) as pool:
-            list(pool.map(lambda link: link.open({}, _OPEN_SECONDS), self.links.values()))
+        if opened:
+            with ThreadPoolExecutor(len(self.links)) as pool:
+                list(pool.map(lambda link: link.open({}, _OPEN_SECONDS), self.links.values()))
         by_value = any(executor._wants_values() for executor in executors.values())
         for executor in executors.values():
             executor._flaremesh.by_value = by_value

@@ -1,7 +1,7 @@
 """Direct connections: whoever of two neighbours can reach the other one dials it."""
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 from typing_extensions import override
@@ -22,12 +22,14 @@ class DirectCarrier(Carrier):
 
     Args:
         address: where neighbours dial this site; None if they cannot.
+        diallers: the neighbours that do if they can.
     """
 
     kind = LinkKind.DIRECT
 
-    def __init__(self, address: Address | None):
+    def __init__(self, address: Address | None, diallers: Collection[str] = ()):
         self._addresses: Mapping[str, Address] = {}
+        self._diallers = diallers if address is not None else ()
         self.address = address
 
     @override
@@ -42,7 +44,7 @@ class DirectCarrier(Carrier):
     def head_start(self, peer: str, *, leads: bool) -> float | None:
         if peer not in self._addresses:
             return None
-        return 0.0 if leads or self.address is None else HEAD_START
+        return 0.0 if leads or peer not in self._diallers else HEAD_START
 
     @override
     def dial(self, peer: str, timeout: float) -> socket.socket:

@@ -20,7 +20,7 @@ from flaremesh.links.carriers.direct import DirectCarrier, bind
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.dialler import Dialler
 from flaremesh.links.errors import LinkRefused
-from flaremesh.links.frame import run_digest
+from flaremesh.links.frame import Greeting, Word, pack_greeting, run_digest
 from flaremesh.links.greeting import End
 from flaremesh.links.reception import Reception
 from flaremesh.links.tls import cause_of
@@ -46,9 +46,9 @@ class Invitation(NamedTuple):
 class _Trial(End):
     """An end that is content once the other one has agreed."""
 
-    def __init__(self, site: str, peer: str, agreed: Callable[[], None] = lambda: None):
+    def __init__(self, site: str, peer: str, run: str, agreed: Callable[[], None] = lambda: None):
         self.peer, self.leads = peer, site < peer
-        self._agreed = agreed
+        self._run, self._agreed = run_digest(run), agreed
 
     @property
     def received(self) -> int:
@@ -56,10 +56,11 @@ class _Trial(End):
         return 0
 
     @override
-    def adopt(self, connection: socket.socket, kind: LinkKind, arrived: int, first: bytes = b"") -> None:
+    def adopt(self, connection: socket.socket, kind: LinkKind, heard: Greeting) -> None:
         with connection, suppress(OSError):
             connection.setblocking(True)
-            connection.sendall(first)
+            if self.leads:
+                connection.sendall(pack_greeting(Greeting(Word.ADOPT), self._run))
         self._agreed()
 
 
@@ -92,7 +93,7 @@ class ProbeListener:
             self._changed.wait_for(lambda: not self._closing)
             if self._reception is None:
                 self._open()
-            self._ends[peer] = _Trial(self._site, peer, lambda: self._has_come(peer))
+            self._ends[peer] = _Trial(self._site, peer, self._invitation.run, lambda: self._has_come(peer))
             self._expected[peer] = time.monotonic() + _OPEN_SECONDS
             return self._invitation
 
@@ -149,7 +150,7 @@ def dial(site: str, peer: str, address: Address, run: str, credentials: Credenti
     carrier = DirectCarrier(None)
     carrier.open({peer: address})
     try:
-        cause = _connect(dialler, _Trial(site, peer), carrier)
+        cause = _connect(dialler, _Trial(site, peer, run), carrier)
     except LinkRefused as error:
         what, _, remedy = str(error).partition(". ")
         return Failure(f"{what}.", f"{remedy}: install the kits of the last one.")
