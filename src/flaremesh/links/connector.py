@@ -144,6 +144,8 @@ class Connector:
                     is_refused |= isinstance(error, ConnectionRefusedError)
             now = time.monotonic()
             refused_since = (refused_since or now) if is_refused else None
+            if self._pair.kind is not None:  # the other end has dialled meanwhile
+                return
             if now > self._end(begun, refused_since):
                 self._pair.give_up(self._lost())
                 return

@@ -212,6 +212,24 @@ def test_a_neighbour_that_ends_every_connection_is_dialled_less_and_less(patched
         assert a.carriers[0].is_dialled(7)
 
 
+def test_who_dials_in_vain_gives_up_no_connection_that_the_other_end_has_made(patched, connect):
+    a, _ = patched.both(DIRECT)
+    direct, made = a.carriers[0], []
+
+    def fail_late(*_):
+        if not made:
+            time.sleep(1.5 * connector._DIAL_SECONDS)
+            made.append(joined(a.pairs["b"]))
+        raise TimeoutError
+
+    direct.dial = fail_late
+    connect(a, "b")
+    assert a.is_linked("b", DIRECT)
+    assert isinstance(failure_of(a, "b", 0.5), PeerTimeout)
+    assert a.pairs["b"].failure is None
+    made[0].close()
+
+
 # a better one, and a silent one
 
 

@@ -1,5 +1,6 @@
 """How a link opens, chooses among carriers and ends, shown on carriers that a newcomer might write."""
 
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from neighbour import nothing_left
-from newcomer import Patched
+from newcomer import RUN, Patched
 
 from flaremesh.links import (
     EdgeLost,
@@ -16,9 +17,11 @@ from flaremesh.links import (
     LinkError,
     LinkKind,
     PeerTimeout,
+    Refusal,
     RunAborted,
     connector,
 )
+from flaremesh.links.frame import Greeting, Word, pack_greeting
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.life import Tolerance
 
@@ -231,6 +234,46 @@ def test_who_is_waited_for_in_vain_is_described(patched, monkeypatch, tolerance,
     assert not any(patched.open().values())
     with pytest.raises(PeerTimeout, match=rf"b \(.*{condition}"):
         a.link.receive([Key(0, 0, "b")], 0.2)
+
+
+@pytest.mark.parametrize("says_hello", [False, True])
+def test_connections_that_die_between_their_greetings_cost_no_message(patched, says_hello):
+    """The one that leads may take such a one for the one that counts."""
+    a, b = patched.both()
+    assert not any(patched.open().values())
+    for k in range(5):
+        for site, peer in ((a, "b"), (b, "a")):
+            near, far = socket.socketpair()
+            with far:
+                site.reception.take(near, DIRECT, peer)
+                if says_hello and site is a:
+                    hello = Greeting(Word.HELLO, b.pairs["a"].received)
+                    far.sendall(pack_greeting(hello, RUN))
+        send(a, k)
+        send(b, k, "a")
+        assert received(b, k) == received(a, k, peer="b") == [b"%d" % k]
+    for site, peer in ((a, "b"), (b, "a")):
+        assert set(site.observer.refusals) <= {(peer, Refusal.HANDSHAKE)}
+        assert site.is_linked(peer, DIRECT)
+
+
+@pytest.mark.parametrize("length", [3, 100_000])
+def test_connections_that_both_ends_make_at_once_lose_and_double_nothing(patched, monkeypatch, length):
+    monkeypatch.setattr(connector, "_DIAL_SECONDS", 5.0)
+    a, b = patched.both()
+    for site in (a, b):
+        for carrier in site.carriers:
+            carrier.head_start = lambda peer, *, leads: 0.0
+    assert not any(patched.open().values())
+    for k in range(15):
+        for site in (a, b)[:: (-1) ** k]:
+            site.carriers[0].cut()
+        for site, peer in ((a, "b"), (b, "a")):
+            site.link.send(peer, Key(k, 0, site.edges.site), [bytes([k]) * length])
+        assert received(b, k) == received(a, k, peer="b") == [bytes([k]) * length]
+    for site, peer in ((a, "b"), (b, "a")):
+        assert site.observer.received_bytes == {peer: 15 * length}
+        assert set(site.observer.refusals) <= {(peer, Refusal.HANDSHAKE)}
 
 
 # the end
