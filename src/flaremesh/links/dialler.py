@@ -4,6 +4,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from flaremesh.links.carrier import Carrier
 from flaremesh.links.credentials import Credentials, Untrusted
@@ -57,7 +58,8 @@ class Dialler:
                 is_proven = True
             else:
                 connection.sendall(KNOCK)
-            connection.sendall(opening(end, self._run))
+            with suppress(ConnectionError):  # it may have said already why it refuses this site
+                connection.sendall(opening(end, self._run))
             heard = self._read(connection, deadline)
             if heard.word is Word.REFUSED:
                 raise LinkRefused(self._blame(end.peer, carrier, f"it refuses this site: {heard.reason}"))

@@ -7,9 +7,20 @@ from contextlib import contextmanager, suppress
 
 import pytest
 from neighbour import BOUND, joined, nothing_left
-from newcomer import Patched
+from newcomer import RUN, Patched
 
-from flaremesh.links import EdgeLost, Key, LinkError, LinkKind, LinkRefused, PeerTimeout, connector, life
+from flaremesh.links import (
+    EdgeLost,
+    Key,
+    LinkError,
+    LinkKind,
+    LinkRefused,
+    PeerTimeout,
+    Refusal,
+    connector,
+    life,
+)
+from flaremesh.links.greeting import refusing
 from flaremesh.links.life import Tolerance
 
 DIRECT, RELAY = LinkKind.DIRECT, LinkKind.RELAY
@@ -140,6 +151,25 @@ def test_a_refusal_ends_it_at_once(patched, connect):
     assert isinstance(error, LinkRefused)
     assert "a has no link to b: it refuses this site: stranger" in str(error)
     assert a.carriers[0].dialled == 1
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_a_refusal_is_heard_although_the_other_end_has_hung_up_before_this_one_spoke(patched, connect, name):
+    """Whether this end leads or follows."""
+    site = patched.add(name, "b")
+    direct = site.carriers[0]
+
+    def refused(*_):
+        near, far = socket.socketpair()
+        with far:
+            far.sendall(refusing(Refusal.STRANGER, RUN))
+        return near
+
+    direct.dial = refused
+    connect(site, "b")
+    error = failure_of(site, "b")
+    assert isinstance(error, LinkRefused)
+    assert "it refuses this site: stranger" in str(error)
 
 
 # a connection that breaks
