@@ -56,10 +56,9 @@ class Dialler:
                 if (name := peer_name(secure, self._credentials)) != end.peer:
                     raise Untrusted(Refusal.STRANGER, f"{name} answers there")
                 is_proven = True
-            else:
-                connection.sendall(KNOCK)
+            first = opening(end, self._run) if is_proven else KNOCK + opening(end, self._run)
             with suppress(ConnectionError):  # it may have said already why it refuses this site
-                connection.sendall(opening(end, self._run))
+                connection.sendall(first)
             heard = self._read(connection, deadline)
             if heard.word is Word.REFUSED:
                 raise LinkRefused(self._blame(end.peer, carrier, f"it refuses this site: {heard.reason}"))
