@@ -26,6 +26,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(streams, "_ACK_SECONDS", 0.01)
     monkeypatch.setattr(streams, "_RESEND_SECONDS", 0.05)
     monkeypatch.setattr(streams, "_RESEND_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(streams, "_GONE_SECONDS", 2.0)
     monkeypatch.setattr(life, "SIGN_SECONDS", 0.1)
     monkeypatch.setattr(life, "SILENT_SECONDS", 0.5)
     monkeypatch.setattr(life, "_LEAST_SECONDS", 0.025)
