@@ -3,16 +3,15 @@
 NVFlare's controller tells the sites each other's addresses; here the barrier does.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from bench.jobs.vector import Vector
 from bench.meter import Meter
 from bench.processes import Round, Site
 from flaremesh.algorithms import create
-from flaremesh.links.edges import Edges
-from flaremesh.links.direct import DirectCarrier
-from flaremesh.links.inbox import Inbox
-from flaremesh.links.mesh_link import MeshLink
+from flaremesh.links.assemble import assemble
+from flaremesh.links.link import Payload
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.metrics.sink import Fanout
@@ -22,6 +21,16 @@ from flaremesh.runtime.site_run import RunOptions, SiteRun
 
 _TIMEOUT = 60.0
 _ANY_PORT = ("127.0.0.1", (0, 0))
+
+
+class _NoServer:
+    """The transport of sites that have no server."""
+
+    def post(self, peer: str, data: bytes) -> None:
+        raise NotImplementedError
+
+    def listen(self, deliver: Callable[[str, Payload], None]) -> None:
+        """Nothing comes."""
 
 
 def run(site: Site) -> list[dict[str, Any]]:
@@ -34,10 +43,16 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
     iterations = each.warm_up + each.iterations
     traffic = TrafficCounter({*site.hood.in_weights, *site.hood.out})
     metrics = PrometheusSink(run_id, "consensus", "ring", iterations, [site.hood], traffic)
-    edges = Edges(
-        name, run_id, frozenset(site.hood.in_weights), frozenset(site.hood.out), Inbox(lambda: False), traffic
+    link = assemble(
+        run_id,
+        [site.hood],
+        "direct",
+        observer=traffic,
+        cancelled=lambda: False,
+        transport=_NoServer(),
+        credentials=site.credentials,
+        listen=_ANY_PORT,
     )
-    link = MeshLink(edges, [DirectCarrier(edges, site.credentials, _ANY_PORT)])
     problem = Vector(SiteContext(name, site.sites.index(name), len(site.sites), 0), each.floats)
     with History(site.scratch / f"{name}.jsonl") as history:
         run = SiteRun(

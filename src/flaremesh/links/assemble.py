@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Sequence
 
-from flaremesh.links.carrier import Carrier
-from flaremesh.links.carriers.direct import DirectCarrier, Listen
+from flaremesh.links.carrier import Address, Carrier
+from flaremesh.links.carriers.direct import DirectCarrier, Listen, bind
 from flaremesh.links.carriers.relay import RelayCarrier, Transport
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.dialler import Dialler
@@ -67,7 +67,7 @@ def assemble(
         pair.on_change(link.notice)
     try:
         if mode != "relay" and credentials is not None:
-            carriers.append(DirectCarrier(reception, listen))
+            carriers.append(DirectCarrier(_listen(reception, *listen) if listen else None, sources))
         if mode == "direct":
             transport.listen(lambda sender, _: observer.refused(sender, Refusal.CARRIER))
         else:
@@ -76,3 +76,9 @@ def assemble(
         link.close(patience=0)
         raise
     return link
+
+
+def _listen(reception: Reception, host: str, ports: tuple[int, int]) -> Address:
+    listening = bind(host, ports)
+    reception.listen(listening)
+    return host, int(listening.getsockname()[1])

@@ -72,23 +72,21 @@ class Channel:
         moved = False
         try:
             while self._unwritten:
-                piece = self._unwritten[0]
-                count = self._connection.send(piece[:_PIECE_BYTES])
+                self._write_piece()
                 moved = True
-                if count < len(piece):
-                    self._unwritten[0] = piece[count:]
-                else:
-                    self._unwritten.popleft()
         except (ssl.SSLWantWriteError, BlockingIOError):
             pass
         return moved
 
-    # what comes in
+    def _write_piece(self) -> None:
+        piece = self._unwritten[0]
+        count = self._connection.send(piece[:_PIECE_BYTES])
+        if count < len(piece):
+            self._unwritten[0] = piece[count:]
+        else:
+            self._unwritten.popleft()
 
-    @property
-    def is_filling(self) -> bool:
-        """Whether a large message is being read."""
-        return self._message is not None
+    # what comes in
 
     def frame(self) -> Frame | None:
         """The next header, once all of a small message has come, too; raises FrameError where it is none."""
@@ -161,6 +159,10 @@ class Channel:
 
     # the end
 
+    def require_peer(self) -> None:
+        """Raise OSError where the connection was reset, which is not noticed while nothing is read."""
+        self._connection.getpeername()
+
     def hang_up(self) -> None:
         """End it; a thread that is using it gets an error."""
         with suppress(OSError):
@@ -171,10 +173,9 @@ class Channel:
         """Write the rest and let the peer hang up: closing on unread data destroys what it has not read."""
         deadline = time.monotonic() + seconds
         with suppress(OSError):
-            self._connection.settimeout(seconds)
-            for piece in self._unwritten:
-                self._connection.sendall(piece)
-            self._unwritten.clear()
+            while self._unwritten and (left := deadline - time.monotonic()) > 0:
+                self._connection.settimeout(left)
+                self._write_piece()
             socket.socket.shutdown(self._connection, socket.SHUT_WR)
             while (left := deadline - time.monotonic()) > 0:
                 self._connection.settimeout(left)

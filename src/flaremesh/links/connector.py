@@ -47,13 +47,12 @@ class Connector:
     ):
         self._site, self._pair, self._dialler, self._tolerance = site, pair, dialler, tolerance
         self._carriers = carriers
-        self._starts = [carrier.head_start(pair.peer, leads=pair.leads) for carrier in carriers]
+        self._starts = {each.kind: each.head_start(pair.peer, leads=pair.leads) for each in carriers}
         self._given_up: set[LinkKind] = set()  # better ones that refused this site
         self._cause: str | None = None
         self._misled: str | None = None
         self._changed = threading.Condition()
         self._closed = False
-        self._has_been = False  # whether there ever was a connection
         self._thread = threading.Thread(target=self._keep, name=f"link-dial-{pair.peer}", daemon=True)
 
     @property
@@ -91,13 +90,13 @@ class Connector:
     def _keep(self) -> None:
         made, pause = -math.inf, 0.0
         while not self._is_over():
-            if self._pair.kind is None:
-                self._pause(pause)
+            kind = self._pair.kind
+            if kind is None:
+                self._pause(pause, kind)
                 self._make()
                 made = time.monotonic()
             else:
-                self._has_been = True
-                self._improve()
+                self._improve(kind)
             # a neighbour that takes connections and ends them would be dialled without a pause
             lasts = time.monotonic() - made > _SHORT_SECONDS
             pause = 0.0 if lasts else min(max(2 * pause, _BACKOFF_SECONDS), _BACKOFF_SECONDS_MAX)
@@ -105,12 +104,16 @@ class Connector:
     def _is_over(self) -> bool:
         return self._closed or self._pair.is_over
 
-    def _pause(self, seconds: float) -> None:
-        """Wait, unless there is news of the pair."""
+    @property
+    def _has_been(self) -> bool:
+        """Whether there ever was a connection."""
+        return self._pair.kind is not None or self._pair.broken is not None
+
+    def _pause(self, seconds: float, kind: LinkKind | None) -> None:
+        """Wait, unless what carries the pair is not ``kind`` any more, or nothing more is to be done."""
         with self._changed:
-            before = self._pair.kind
             self._changed.wait_for(
-                lambda: self._is_over() or self._pair.kind is not before,
+                lambda: self._is_over() or self._pair.kind is not kind,
                 None if math.isinf(seconds) else seconds,
             )
 
@@ -118,12 +121,17 @@ class Connector:
         """Dial until there is a connection; a worse carrier joins in when those before have failed."""
         begun, pause = self._pair.broken or time.monotonic(), _BACKOFF_SECONDS
         refused_since: float | None = None
+        if self._pair.is_refused:  # it would send the same again, as fast as it is let
+            self._pause(_BACKOFF_SECONDS_MAX, None)
         while self._pair.kind is None and not self._is_over():
             late = time.monotonic() - begun
             is_refused = False
-            for number, (carrier, start) in enumerate(zip(self._carriers, self._starts, strict=True)):
+            for number, carrier in enumerate(self._carriers):
+                start = self._starts[carrier.kind]
                 if start is None or late < number * _DIAL_SECONDS + start:
                     continue
+                if self._pair.kind is not None or self._is_over():
+                    return
                 try:
                     self._dialler.connect(self._pair, carrier, _ATTEMPT_SECONDS)
                     return
@@ -139,7 +147,7 @@ class Connector:
             if now > self._end(begun, refused_since):
                 self._pair.give_up(self._lost())
                 return
-            self._pause(pause)
+            self._pause(pause, None)
             pause = min(2 * pause, _BACKOFF_SECONDS_MAX)
 
     def _end(self, begun: float, refused_since: float | None) -> float:
@@ -147,7 +155,7 @@ class Connector:
         by_relay = any(carrier.kind is LinkKind.RELAY for carrier in self._carriers)
         within = begun + _DIAL_SECONDS * max(1, len(self._carriers))
         if not self._has_been:
-            dials = all(start is not None for start in self._starts)
+            dials = all(start is not None for start in self._starts.values())
             return within if dials and not by_relay else math.inf  # whoever opens the link has a limit
         if self._tolerance is None:
             return within + (0.0 if self._pair.leads else _DIAL_SECONDS)
@@ -170,14 +178,16 @@ class Connector:
             f"again: {cause}"
         )
 
-    def _improve(self) -> None:
+    def _improve(self, kind: LinkKind) -> None:
         """While there is a connection, dial beside it where it is silent, or where a better one might be."""
-        kind, pause = self._pair.kind, _RETURN_SECONDS
-        better = [carrier for carrier in self._dialled() if kind and carrier.kind.rank < kind.rank]
-        due = time.monotonic() + pause if better else math.inf
+        pause = _RETURN_SECONDS
+        better = [carrier for carrier in self._dialled() if carrier.kind.rank < kind.rank]
+        # the other end begins to return at the same time
+        head_start = max((self._starts[carrier.kind] or 0.0 for carrier in better), default=math.inf)
+        due = time.monotonic() + pause + head_start
         look = life.SILENT_SECONDS / 2 if self._tolerance is not None else math.inf
         while self._pair.kind is kind and not self._is_over():
-            self._pause(max(0.0, min(due - time.monotonic(), look)))
+            self._pause(max(0.0, min(due - time.monotonic(), look)), kind)
             is_silent, is_due = self._pair.is_silent, time.monotonic() >= due
             if self._pair.kind is not kind or not (is_silent or is_due):
                 continue
@@ -191,8 +201,8 @@ class Connector:
         """The carriers by which this end dials."""
         return [
             carrier
-            for carrier, start in zip(self._carriers, self._starts, strict=True)
-            if start is not None and carrier.kind not in self._given_up
+            for carrier in self._carriers
+            if self._starts[carrier.kind] is not None and carrier.kind not in self._given_up
         ]
 
     def _try(self, carrier: Carrier) -> bool:

@@ -60,15 +60,16 @@ class Edges:
             and (reader is None or reader.is_alive())
         )
 
-    def refusal(self, peer: str, length: int) -> Refusal | None:
+    def refusal(self, peer: str, length: int, *, is_new: bool = True) -> Refusal | None:
         """Why no memory is taken for a message of ``peer``; see Inbox.refusal."""
         if length > self.max_message_bytes:
             return Refusal.OVERSIZED
-        return self.inbox.refusal(peer, length)
+        return self.inbox.refusal(peer, length, is_new=is_new)
 
-    def store(self, key: Key, message: Payload) -> None:
-        """Put a message into the inbox, unless one with its name has come before."""
+    def store(self, key: Key, message: Payload) -> bool:
+        """Put a message into the inbox; returns False where one with its name has come before."""
         if self.inbox.put(key, message):
             self.observer.received(key.sender, len(message))
-        else:
-            self.observer.refused(key.sender, Refusal.REPLAYED)
+            return True
+        self.observer.refused(key.sender, Refusal.REPLAYED)
+        return False

@@ -41,7 +41,7 @@ class Inbox:
         self._taken: defaultdict[str, tuple[set[Key], set[Key]]] = defaultdict(lambda: (set(), set()))
         self.longest: int | None = None
         self.reader: threading.Thread | None = None
-        self._on_take: dict[str, Callable[[], None]] = {}
+        self._on_take: dict[str, Callable[[int], None]] = {}
         self._waiting: Counter[str] = Counter()
         self._waiting_bytes: Counter[str] = Counter()
         self._failure: LinkError | None = None
@@ -55,20 +55,21 @@ class Inbox:
         """No message has more than ``length`` bytes; the greatest of all that was said counts."""
         self.longest = max(length, self.longest or 0)
 
-    def on_take(self, sender: str, call: Callable[[], None]) -> None:
-        """Call ``call`` whenever a message of ``sender`` has been taken."""
+    def on_take(self, sender: str, call: Callable[[int], None]) -> None:
+        """Call ``call`` with its length in bytes whenever a message of ``sender`` has been taken."""
         self._on_take[sender] = call
 
-    def refusal(self, sender: str, length: int) -> Refusal | None:
+    def refusal(self, sender: str, length: int, *, is_new: bool = True) -> Refusal | None:
         """Why no memory is taken for a message now; None where it may come.
 
         Args:
             sender: an in-neighbour.
             length: of the message, in bytes.
+            is_new: whether it will wait here; one that has come before is dropped, and needs no room.
         """
         if self.longest is not None and length > self.longest:
             return Refusal.OVERSIZED
-        count, waiting = self.waiting(sender)
+        count, waiting = self.waiting(sender) if is_new else (0, 0)
         return None if has_room(count, waiting + length, self.longest or 0) else Refusal.EARLY
 
     def waiting(self, sender: str) -> tuple[int, int]:
@@ -159,7 +160,7 @@ class Inbox:
         if len(latest) >= _REMEMBERED:
             self._taken[key.sender] = set(), latest
         if (took := self._on_take.get(key.sender)) is not None:
-            took()
+            took(len(payload))
         if came is not None:
             came(key.sender, when)
         return payload

@@ -9,7 +9,7 @@ from flaremesh.links.frame import Frame, FrameError, Kind
 from flaremesh.links.link import Key, Refusal
 
 _ACK_MESSAGES = 8  # small messages that share an acknowledgement
-_TAKEN_MESSAGES = 4  # messages that the run has taken, of which the peer hears at once
+_TAKEN_MESSAGES = 4  # small messages that the run has taken, of which the peer hears at once
 
 
 class Inlet:
@@ -33,8 +33,11 @@ class Inlet:
         self.refused: Refusal | None = None
         self._edges, self._peer, self._owing = edges, peer, owing
         self._is_source = peer in edges.sources
-        self._taken = 0  # how many of them the run has taken
-        self._told = 0, 0  # what the peer knows of both
+        self._latest = 0  # number of the last message that this connection has brought
+        self._taken = self._taken_bytes = 0  # how many of them the run has taken
+        self._dropped = 0  # and how many it will never take
+        self._told = 0, 0  # how many have arrived and take no room, as the peer knows
+        self._told_bytes = 0  # of those that were taken
         self._is_asked = False  # the peer wants to know at once
         self._expecting: Frame | None = None  # header of the message that is being read
         self._memory = memoryview(b"")
@@ -42,29 +45,37 @@ class Inlet:
         edges.inbox.on_take(peer, self._took)
 
     @property
+    def is_filling(self) -> bool:
+        """Whether a large message is being read."""
+        return self._expecting is not None
+
+    @property
     def owes(self) -> bool:
         """Whether the peer must be told at once how much has arrived."""
-        received, taken = self._told
-        new = self.received - received
-        return (
-            self._is_asked
-            or new >= _ACK_MESSAGES
-            or (self.is_large and new > 0)
-            or self._taken - taken >= _TAKEN_MESSAGES
-        )
+        new = self.received - self._told[0]
+        return self._is_asked or new >= _ACK_MESSAGES or (self.is_large and new > 0) or self._gives_room
+
+    @property
+    def _gives_room(self) -> bool:
+        """Whether the peer might wait for room that it does not know of."""
+        messages = self._taken + self._dropped - self._told[1]
+        return messages >= _TAKEN_MESSAGES or self._taken_bytes - self._told_bytes >= LARGE_BYTES
 
     def ask(self) -> None:
         """The peer wants to know at once."""
         self._is_asked = True
 
     def acknowledgement(self) -> tuple[int, int]:
-        """How many messages have arrived, and how many of them were taken, which the peer is told now."""
-        self._told, self._is_asked = (self.received, self._taken), False
+        """How many messages have arrived, and how many of them take no room, which the peer is told now."""
+        self._told_bytes = self._taken_bytes  # first: what is taken meanwhile must not seem to be told
+        self._told, self._is_asked = (self.received, self._taken + self._dropped), False
         return self._told
 
     def restart(self) -> None:
         """Read from a new connection, whose peer must be told at once how much has arrived."""
-        self._expecting, self.has_no_place, self.is_large, self._is_asked = None, False, False, True
+        self._expecting, self._latest, self._is_asked = None, 0, True
+        self.has_no_place = self.is_large = False
+        self._memory = memoryview(b"")
 
     def step(self, channel: Channel) -> Frame | None:
         """Take in one frame; None where none is whole, or there is no place for its message yet.
@@ -96,7 +107,9 @@ class Inlet:
             raise FrameError(Refusal.STRANGER)
         if frame.sequence > self.received + 1:
             raise FrameError(Refusal.MALFORMED)
-        refusal = self._edges.refusal(self._peer, frame.length)
+        # one that has come before is dropped: if it waited for a place, so would what comes behind it
+        is_new = frame.sequence > self.received
+        refusal = self._edges.refusal(self._peer, frame.length, is_new=is_new)
         self.has_no_place = refusal is Refusal.EARLY
         if refusal is not None and not self.has_no_place:
             raise FrameError(refusal)
@@ -114,14 +127,19 @@ class Inlet:
     def _store(self, frame: Frame) -> None:
         """A message is whole."""
         message, self._memory = self._memory, memoryview(b"")
+        is_repeated, self._latest = frame.sequence <= self._latest, frame.sequence
         if frame.sequence <= self.received:
-            self._edges.observer.refused(self._peer, Refusal.REPLAYED)
+            # a peer repeats by another connection what it has not heard to have arrived by the one before
+            if is_repeated:
+                self._edges.observer.refused(self._peer, Refusal.REPLAYED)
             return
         self.received, self.refused = frame.sequence, None
-        self._edges.store(Key(frame.iteration, frame.stage, self._peer), message)
+        if not self._edges.store(Key(frame.iteration, frame.stage, self._peer), message):
+            self._dropped += 1
 
-    def _took(self) -> None:
+    def _took(self, length: int) -> None:
         """The run has taken a message of the peer."""
         self._taken += 1
-        if self._taken - self._told[1] >= _TAKEN_MESSAGES:
+        self._taken_bytes += length
+        if self._gives_room:
             self._owing()

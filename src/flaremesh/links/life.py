@@ -35,14 +35,9 @@ class Tolerance(NamedTuple):
 
 
 class Signs:
-    """The signs of life of one neighbour.
-
-    Attributes:
-        latest: when it gave one, by ``time.monotonic``.
-    """
+    """The signs of life of one neighbour, which may give so many and no more."""
 
     def __init__(self) -> None:
-        self.latest = -math.inf
         self._due = 0.0  # when all of them would have come at the permitted rate
 
     def take(self) -> None:
@@ -51,4 +46,3 @@ class Signs:
         if self._due - now > _BURST * _LEAST_SECONDS:
             raise FrameError(Refusal.OVERLOAD)
         self._due = max(self._due, now) + _LEAST_SECONDS
-        self.latest = now

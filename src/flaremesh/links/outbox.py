@@ -31,6 +31,7 @@ class Outbox:
         self._acknowledged = 0  # number of the last message that is
         self._latest = 0  # number of the last message
         self._next = 1  # number of the message to be written next
+        self._written = 0  # of the last message that any connection has carried
         self._lengths: deque[int] = deque()  # of the messages that the peer's run has not taken
         self._taken = 0  # number of messages that it has
         self._in_flight = 0  # bytes of those that were written and not taken
@@ -63,7 +64,7 @@ class Outbox:
         if waiting and not has_room(waiting, self._in_flight + message.length, self._longest):
             return None
         self._in_flight += message.length
-        self._next += 1
+        self._written, self._next = max(self._written, self._next), self._next + 1
         return Numbered(self._next - 1, message)
 
     def restart(self, arrived: int) -> None:
@@ -82,7 +83,7 @@ class Outbox:
         Raises:
             FrameError: it says to have more than was ever written, or takes back what it said.
         """
-        if not self._taken <= taken <= acknowledged:
+        if not self._taken <= taken <= acknowledged or acknowledged < self._acknowledged:
             raise FrameError(Refusal.MALFORMED)
         is_news = acknowledged > self._acknowledged or taken > self._taken
         self._settle(acknowledged)
@@ -91,9 +92,17 @@ class Outbox:
             self._in_flight -= self._lengths.popleft()
         return is_news
 
-    def _settle(self, arrived: int) -> None:
-        if arrived >= self._next:
+    def require_written(self, arrived: int) -> None:
+        """Raise FrameError where the peer says to have got more than was ever written."""
+        if arrived > self._written:
             raise FrameError(Refusal.MALFORMED)
+
+    def _settle(self, arrived: int) -> None:
+        self.require_written(arrived)
         while self._acknowledged < arrived:
+            message = self._kept.popleft()
             self._acknowledged += 1
-            self._bytes -= self._kept.popleft().length
+            self._bytes -= message.length
+            if self._next <= self._acknowledged:  # it came by the connection before, after the greeting
+                self._next += 1
+                self._in_flight += message.length

@@ -19,7 +19,7 @@ from contextlib import suppress
 from flaremesh.links import life
 from flaremesh.links.channel import LARGE_BYTES, Channel
 from flaremesh.links.edges import Edges, Message
-from flaremesh.links.errors import LinkError, LinkRefused
+from flaremesh.links.errors import LinkError, LinkRefused, PeerBehind
 from flaremesh.links.frame import Frame, FrameError, Greeting, Kind, Word, pack, pack_greeting, run_digest
 from flaremesh.links.inlet import Inlet
 from flaremesh.links.life import Signs
@@ -62,6 +62,7 @@ class Pair:
         self._state = threading.Condition()
         self._io = threading.Lock()
         self._channel: Channel | None = None
+        self._replaced: list[Channel] = []  # that another one has taken the place of
         self._kind: LinkKind | None = None  # of the last channel
         self._number = 0  # of it, as the end that leads counts
         self._outbox = Outbox(peer)
@@ -108,6 +109,11 @@ class Pair:
     def heard(self) -> float:
         """When the peer gave a sign of life, unless what it sends is refused, by ``time.monotonic``."""
         return -math.inf if self._inlet.refused is not None else self._heard
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether what the peer sent over the last connection was refused."""
+        return self._inlet.refused is not None
 
     @property
     def is_silent(self) -> bool:
@@ -159,7 +165,12 @@ class Pair:
                 raise self._failure
             if self._is_done:
                 return
-            self._outbox.add(message)
+            try:
+                self._outbox.add(message)
+            except PeerBehind:
+                self._flushing = True  # what has arrived makes room, once it is acknowledged
+                self._rouse()
+                raise
         # waking the thread would cost a small message more than sending it
         if message.length >= LARGE_BYTES or not self._io.acquire(blocking=False):
             self._rouse()
@@ -216,13 +227,20 @@ class Pair:
         Raises:
             FrameError: the peer says to have got what was never sent.
         """
-        before = self._channel
-        if before is not None and self._takes(kind, heard):
-            before.hang_up()  # who uses it now stops
+        with self._state:
+            is_cut = self._channel is None
+            if self._takes(kind, heard):
+                self._outbox.require_written(
+                    heard.received
+                )  # a lie must not cost the connection that there is
+                if self._channel is not None:
+                    self._channel.hang_up()  # who uses it now stops
         with self._io, self._state:
             if not self._takes(kind, heard):
                 connection.close()
                 return
+            if self._channel is not None:
+                self._replaced.append(self._channel)
             self._outbox.restart(heard.received)
             self._inlet.restart()
             self._flushing = self._ending
@@ -232,7 +250,8 @@ class Pair:
                 adopted = Greeting(Word.ADOPT, self.received, self._number)
                 channel.put(pack_greeting(adopted, run_digest(self._edges.run_id)))
             self._channel, self.broken = channel, None
-            self._heard = time.monotonic()
+            if is_cut:  # beside a connection that there is, a new one says nothing about the peer's run
+                self._heard = time.monotonic()
             self._note(kind)
             self._state.notify_all()
         self._rouse()
@@ -308,8 +327,11 @@ class Pair:
             with self._state:
                 self._state.wait_for(lambda: self._channel is not None or self._stopping)
                 channel = self._channel
-                if channel is None:
-                    return
+                replaced, self._replaced = self._replaced, []
+            for each in replaced:
+                each.close()
+            if channel is None:
+                return
             error: Exception | None = None
             try:
                 self._serve(channel)
@@ -322,6 +344,8 @@ class Pair:
         while self._channel is channel and not self._stopping and not self._is_done:
             if channel.error is not None:
                 raise channel.error
+            if self._inlet.has_no_place:
+                channel.require_peer()
             now = time.monotonic()
             is_parked = now - self._attention < _PARK_SECONDS and not channel.is_full
             moved = False
@@ -356,8 +380,8 @@ class Pair:
             with self._state:
                 if self._channel is not channel:
                     return
-                self._channel = None
                 self.broken = None if self.is_over else time.monotonic()
+                self._channel = None
                 if isinstance(error, FrameError):
                     self._inlet.refused = error.reason
                 self._state.notify_all()
@@ -425,7 +449,8 @@ class Pair:
     def _fill(self, channel: Channel) -> bool:
         if not channel.fill():
             return False
-        self._heard = time.monotonic()
+        if self._inlet.is_filling:  # no sign comes before the message is whole
+            self._heard = time.monotonic()
         return True
 
     def _step(self, channel: Channel) -> bool:
@@ -434,8 +459,11 @@ class Pair:
         if frame is None:
             return False
         self._learn(frame)
-        if frame.kind is Kind.ALIVE:
+        if frame.kind is Kind.DATA:
+            self._heard = time.monotonic()
+        elif frame.kind is Kind.ALIVE:
             self._signs.take()
+            self._heard = time.monotonic()
         elif frame.kind is Kind.FLUSH:
             self._inlet.ask()
         elif frame.kind is Kind.END:

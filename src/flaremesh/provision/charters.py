@@ -75,12 +75,11 @@ def _peers(topology: Topology, mesh: Mesh) -> dict[str, dict[str, Peer]]:
 def _directions(mesh: Mesh, site: str) -> dict[str, tuple[bool, bool]]:
     """The sites that share an edge with one: whether it sends to them, and whether it receives from them."""
     targets, sources = set(mesh.graph.successors(site)), set(mesh.graph.predecessors(site))
-    return {peer: (peer in targets, peer in sources) for peer in (targets | sources) - {site}}
+    return {peer: (peer in targets, peer in sources) for peer in mesh.neighbors(site)}
 
 
 def _peer(topology: Topology, site: Site, peer: Site, sends: bool, receives: bool) -> Peer:
-    # a site is dialled by those that send to it
-    direct = (sends and peer.link is not None) or (receives and site.link is not None)
+    direct = peer.link is not None or site.link is not None  # whoever can reach the other one dials
     carriers = [LinkKind.DIRECT] * direct + [LinkKind.RELAY] * (topology.run.links != "direct")
     return Peer(sends, receives, tuple(carriers), *_place(peer.link))
 

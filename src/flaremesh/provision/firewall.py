@@ -18,16 +18,21 @@ class FirewallRule:
 
 
 def rules(topology: Topology, mesh: Mesh) -> Iterator[FirewallRule]:
-    """All rules: every site dials the server, and in-neighbours dial the sites that have a link address."""
+    """All rules: every site dials the server, and the sites that have a link address are dialled.
+
+    Their in-neighbours do so, and those out-neighbours that nobody can dial.
+    """
     server = topology.server
     for site in topology.sites:
         yield FirewallRule(site.name, SERVER, server.host, str(server.port))
     if topology.run.links == "relay":
         return
+    listening = {site.name for site in topology.sites if site.link}
     for site in topology.sites:
         if site.link:
-            for peer in sorted(mesh.graph.predecessors(site.name), key=mesh.sites.index):
-                yield FirewallRule(peer, site.name, site.link.host, site.link.ports)
+            for peer in sorted(mesh.neighbors(site.name), key=mesh.sites.index):
+                if mesh.graph.has_edge(peer, site.name) or peer not in listening:
+                    yield FirewallRule(peer, site.name, site.link.host, site.link.ports)
 
 
 def sheet(topology: Topology, mesh: Mesh) -> str:

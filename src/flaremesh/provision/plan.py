@@ -214,12 +214,18 @@ def _deployments(topology: Topology) -> dict[str, dict[str, Any]]:
     }
 
 
+def _unreachable(topology: Topology, mesh: Mesh) -> tuple[str, str] | None:
+    """Two neighbours that neither can dial the other; None where there are none."""
+    hidden = {site.name for site in topology.sites if not site.link}
+    return next(((a, b) for a, b in mesh.graph.edges if a != b and {a, b} <= hidden), None)
+
+
 def _refusal(topology: Topology, mesh: Mesh) -> str | None:
     run = topology.run
-    if run.links == "direct" and (unreachable := [site.name for site in topology.sites if not site.link]):
+    if run.links == "direct" and (pair := _unreachable(topology, mesh)):
         return (
-            f"links: direct needs an address of every site, and {', '.join(unreachable)} has none; "
-            "write link: {host: ..., ports: ...} there, or links: auto"
+            f"links: direct needs an address at one of two neighbours, and {pair[0]} and {pair[1]} have none; "
+            "write link: {host: ..., ports: ...} at one of them, or links: auto"
         )
     if reason := run.wire.unsoundness(len(mesh.matrices)):
         return reason

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Literal, TypeAlias
 
 LinkMode: TypeAlias = Literal["auto", "relay", "direct"]
-"""What a run asks for: ``auto`` is direct where both ends can, else relay."""
+"""What a run asks for: ``auto`` is direct where one end can reach the other, else relay."""
 
 
 class LinkKind(StrEnum):

@@ -228,7 +228,7 @@ class Site(Closed):
     )
     org: Org = Field(description="organisation that runs the site: letters, digits and underscores")
     link: LinkAddress | None = Field(
-        None, description="address for direct links; without it all edges are relayed"
+        None, description="where neighbours dial; a site without it dials them, and two without are relayed"
     )
     gpus: Annotated[int, Field(ge=0, le=1024), NUMBER] = Field(
         0, description="GPUs that a run may use at the site"
@@ -492,7 +492,7 @@ class Run(Closed):
     )
     problem: ProblemReference = Field(description="model, loss and data")
     seed: Seed = Field(0, description="seed of the problem, equal at all sites")
-    links: LinkMode = Field("auto", description="auto: direct where both ends can, else relay")
+    links: LinkMode = Field("auto", description="auto: direct where one end can reach the other, else relay")
     evaluate_every: Count | None = Field(
         None, description="iterations between evaluations; default: 20 times a run"
     )

@@ -70,7 +70,7 @@ def peers(port, *names, host="localhost"):
 
 
 def test_edges_are_tried_at_once_and_each_has_its_own_outcome(authority, port):
-    ulm = ProbeListener("localhost", (port, port), authority.issue("ulm"))
+    ulm = ProbeListener("ulm", "localhost", (port, port), authority.issue("ulm"))
     answers = {
         "ulm": lambda: invite(ulm.expect("bonn")),
         "away": lambda: None,
@@ -128,7 +128,7 @@ def test_the_words_of_a_peer_are_printable(authority):
 
 
 def test_who_is_late_to_answer_is_asked_again(authority, port):
-    ulm = ProbeListener("localhost", (port, port), authority.issue("ulm"))
+    ulm = ProbeListener("ulm", "localhost", (port, port), authority.issue("ulm"))
     answers = iter([None, invite(ulm.expect("bonn"))])
     (edge,) = try_edges(
         "bonn",

@@ -13,7 +13,7 @@ from flaremesh.p2p.agents.probe import ProbeListener, dial
 
 @pytest.fixture
 def bonn(authority, port):
-    return ProbeListener("localhost", (port, port), authority.issue("bonn"))
+    return ProbeListener("bonn", "localhost", (port, port), authority.issue("bonn"))
 
 
 def listens(port):
@@ -80,7 +80,7 @@ def test_a_certificate_of_another_root_is_refused(authority, foreign_authority, 
 
 
 def test_an_expired_certificate_is_refused(authority, port):
-    expired = ProbeListener("localhost", (port, port), authority.issue("bonn", days=-1))
+    expired = ProbeListener("bonn", "localhost", (port, port), authority.issue("bonn", days=-1))
     failure = dialled(authority, expired.expect("aachen"))
     assert "certificate has expired" in failure.what
 

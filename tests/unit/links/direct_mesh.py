@@ -89,7 +89,7 @@ class Sites:
         direct=True,
         tolerance=None,
     ):
-        """A site's link, listening on a port of the system's choice, not open yet."""
+        """A site's link, not open yet; it listens on a port of the system's choice, or of a range."""
         observer = self.observers[name] = Observer()
         link = self.links[name] = assemble(
             self.run_id,
@@ -99,7 +99,7 @@ class Sites:
             cancelled=lambda: False,
             transport=_Relayed(self, name),
             credentials=(credentials or self.authority.issue(name)) if direct else None,
-            listen=("127.0.0.1", (0, 0)) if listens else None,
+            listen=("127.0.0.1", (0, 0) if listens is True else listens) if listens else None,
             tolerance=tolerance,
         )
         return link

@@ -185,9 +185,11 @@ def _links(topology: Topology, known: Mapping[str, Report]) -> Iterator[MeshEdge
     dials = dialled(topology)
     untried = Edge("", "", None)
     for source, target in build(topology).graph.edges:
-        if target in dials[source]:
-            edges = known[source].edges if source in known else ()
-            edge = next((edge for edge in edges if edge.peer == target), untried)
+        # one connection carries both directions, whoever of the two dials
+        dialler, dialled_one = (source, target) if target in dials[source] else (target, source)
+        if dialled_one in dials[dialler]:
+            edges = known[dialler].edges if dialler in known else ()
+            edge = next((edge for edge in edges if edge.peer == dialled_one), untried)
             yield MeshEdge(source, target, LinkKind.DIRECT, edge.address, edge.ok, edge.reason)
         else:
             ends = [known.get(source), known.get(target)]

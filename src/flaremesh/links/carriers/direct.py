@@ -1,7 +1,7 @@
 """Direct connections: whoever of two neighbours can reach the other one dials it."""
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 from typing_extensions import override
@@ -9,7 +9,6 @@ from typing_extensions import override
 from flaremesh.links.carrier import HEAD_START, Address, Carrier
 from flaremesh.links.channel import tune
 from flaremesh.links.errors import LinkError
-from flaremesh.links.reception import Reception
 from flaremesh.topology.links import LinkKind
 
 Listen: TypeAlias = tuple[str, tuple[int, int]]
@@ -19,25 +18,19 @@ _BACKLOG = 1024
 
 
 class DirectCarrier(Carrier):
-    """TCP connections.
+    """TCP connections; those that come in are the business of whoever has the socket that `bind` makes.
 
     Args:
-        reception: of those that come in.
-        listen: host under which neighbours dial, and inclusive range of ports, of which the first free one is
-            taken; with localhost or 127.*, only this machine can. None if neighbours cannot dial.
-
-    Raises:
-        LinkError: no port of the range is free.
+        address: where neighbours dial this site; None if they cannot.
+        diallers: the neighbours that do if they can.
     """
 
     kind = LinkKind.DIRECT
 
-    def __init__(self, reception: Reception, listen: Listen | None):
+    def __init__(self, address: Address | None, diallers: Collection[str] = ()):
         self._addresses: Mapping[str, Address] = {}
-        if listen is not None:
-            listening = _bind(*listen)
-            self.address = listen[0], int(listening.getsockname()[1])
-            reception.listen(listening)
+        self._diallers = diallers if address is not None else ()
+        self.address = address
 
     @override
     def open(self, addresses: Mapping[str, Address]) -> None:
@@ -51,7 +44,7 @@ class DirectCarrier(Carrier):
     def head_start(self, peer: str, *, leads: bool) -> float | None:
         if peer not in self._addresses:
             return None
-        return 0.0 if leads or self.address is None else HEAD_START
+        return 0.0 if leads or peer not in self._diallers else HEAD_START
 
     @override
     def dial(self, peer: str, timeout: float) -> socket.socket:
@@ -69,10 +62,19 @@ class DirectCarrier(Carrier):
 
     @override
     def close(self) -> None:
-        """Nothing: the reception has the port."""
+        """Nothing: the port is another's."""
 
 
-def _bind(host: str, ports: tuple[int, int]) -> socket.socket:
+def bind(host: str, ports: tuple[int, int]) -> socket.socket:
+    """A socket where neighbours dial in.
+
+    Args:
+        host: under which they do; with localhost or 127.*, only this machine can.
+        ports: inclusive range, of which the first free one is taken.
+
+    Raises:
+        LinkError: no port of the range is free.
+    """
     address = host if host == "localhost" or host.startswith("127.") else ""
     for port in _range(ports):
         try:

@@ -82,7 +82,7 @@ class RelayCarrier(Carrier):
         with self._lock:
             if self._closed:
                 raise ConnectionError("the relay is closed")
-            return self._begin(peer, secrets.token_bytes(8))
+            return self._begin(peer, secrets.token_bytes(8), dials=True)
 
     def deliver(self, sender: str, data: Payload) -> None:
         """Take in what the transport brought in the name of ``sender``; never raises on bad input."""
@@ -97,11 +97,11 @@ class RelayCarrier(Carrier):
         with self._lock:
             stream = self._streams[sender].get(piece.stream)
             has_ended = piece.stream in self._ended[sender]
-            is_first = piece.kind is PieceKind.PIECE and piece.offset == 0
+            is_first = piece.kind is PieceKind.BEGIN and piece.offset == 0
             if stream is None and is_first and not self._closed and not has_ended:
                 is_one_too_many = not self._may_begin(sender)
                 if not is_one_too_many:
-                    begun = self._begin(sender, piece.stream)
+                    begun = self._begin(sender, piece.stream, dials=False)
                     stream = self._streams[sender][piece.stream]
         if stream is not None:
             stream.take(piece)
@@ -136,11 +136,11 @@ class RelayCarrier(Carrier):
             oldest.abandon()
         return True
 
-    def _begin(self, peer: str, number: bytes) -> socket.socket:
+    def _begin(self, peer: str, number: bytes, *, dials: bool) -> socket.socket:
         near, far = socket.socketpair()
         for end in (near, far):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE_BYTES)
-        stream = Stream(peer, number, far, self._post, self._over)
+        stream = Stream(peer, number, far, self._post, self._over, dials=dials)
         self._streams[peer][number] = stream
         return near
 

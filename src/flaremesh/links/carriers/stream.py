@@ -40,7 +40,8 @@ class PieceKind(IntEnum):
     PIECE = 0  # bytes of the stream
     ACK = 1  # nothing but how far the other direction has come
     END = 2  # the stream ends here, which takes the place of one more byte
-    GONE = 3  # this end of the stream has ended altogether, and forgotten how far it was
+    BEGIN = 3  # whoever dials has begun it, which takes the place of the first byte
+    GONE = 4  # this end of the stream has ended altogether, and forgotten how far it was
 
 
 class Piece(NamedTuple):
@@ -70,6 +71,7 @@ class Stream:
         far: the socket's other end.
         post: see Transport.
         over: called once when it has ended.
+        dials: whether this end begins it.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Stream:
         far: socket.socket,
         post: Callable[[str, bytes], None],
         over: Callable[["Stream"], None],
+        *,
+        dials: bool,
     ):
-        self.peer, self.number = peer, number
+        self.peer, self.number, self._dials = peer, number, dials
         self._far, self._post, self._over = far, post, over
         far.setblocking(False)
         self._lock = threading.Lock()
@@ -141,7 +145,7 @@ class Stream:
         moved = False
         while self._under_way:
             offset, (kind, data) = next(iter(self._under_way.items()))
-            if offset + (1 if kind is PieceKind.END else len(data)) > acknowledged:
+            if offset + (len(data) or 1) > acknowledged:
                 break
             del self._under_way[offset]
             moved = True
@@ -175,12 +179,17 @@ class Stream:
                 self._due = 0.0
                 self._ahead.clear()  # nothing comes after the end
                 break
-            self._unwritten.append(memoryview(payload))
-            self._unwritten_bytes += len(payload)
-            self._arrived += len(payload)
+            if kind is PieceKind.PIECE:
+                self._unwritten.append(memoryview(payload))
+                self._unwritten_bytes += len(payload)
+            else:
+                self._kept -= _ENTRY_BYTES
+            self._arrived += len(payload) or 1
 
     def _keep(self) -> None:
         try:
+            if self._dials:
+                self._send(PieceKind.BEGIN, b"")
             while not self._is_finished():
                 self._turn()
         except OSError:

@@ -1,30 +1,38 @@
-"""Whether a direct edge works, tried while no run uses it.
+"""Whether two neighbours can make a connection, tried while no run uses it.
 
 Between runs nobody listens at a site. So the agent of the site that is dialled opens a port of its range for
-some seconds, and the agent of the one that dials makes a link there as a run would.
+some seconds, and the agent of the one that dials makes a connection there as a run would.
 """
 
-import ssl
+import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
-from flaremesh.links import LinkError, Refusal
+from typing_extensions import override
+
+from flaremesh.links import LinkError, LinkKind
 from flaremesh.links.carrier import Address
+from flaremesh.links.carriers.direct import DirectCarrier, bind
 from flaremesh.links.credentials import Credentials
-from flaremesh.links.direct.connection import signal
-from flaremesh.links.direct.dialler import Dialler
-from flaremesh.links.direct.listener import Listener
-from flaremesh.links.direct.outgoing import Outgoing
+from flaremesh.links.dialler import Dialler
 from flaremesh.links.errors import LinkRefused
-from flaremesh.links.frame import Kind, run_digest
+from flaremesh.links.frame import Greeting, Word, pack_greeting, run_digest
+from flaremesh.links.greeting import End
+from flaremesh.links.reception import Reception
+from flaremesh.links.tls import cause_of
 
 _OPEN_SECONDS = 7.0  # a dialler tries for 5 s
+_DIAL_SECONDS = 5.0
+_ATTEMPT_SECONDS = 3.0
+_PAUSE_SECONDS = 0.2  # between two attempts
 
 
 class Invitation(NamedTuple):
-    """Where and for which run to make a link.
+    """Where and for which run to make a connection.
 
     Attributes:
         port: it is open for some seconds.
@@ -35,21 +43,44 @@ class Invitation(NamedTuple):
     run: str
 
 
+class _Trial(End):
+    """An end that is content once the other one has agreed."""
+
+    def __init__(self, site: str, peer: str, run: str, agreed: Callable[[], None] = lambda: None):
+        self.peer, self.leads = peer, site < peer
+        self._run, self._agreed = run_digest(run), agreed
+
+    @property
+    def received(self) -> int:
+        """Nothing: no run has sent anything."""
+        return 0
+
+    @override
+    def adopt(self, connection: socket.socket, kind: LinkKind, heard: Greeting) -> None:
+        with connection, suppress(OSError):
+            connection.setblocking(True)
+            if self.leads:
+                connection.sendall(pack_greeting(Greeting(Word.ADOPT), self._run))
+        self._agreed()
+
+
 class ProbeListener:
-    """Opens one port while in-neighbours are expected; closes it when all came or their time is over.
+    """Opens one port while neighbours are expected; closes it when all came or their time is over.
 
     Args:
+        site: name of this site.
         host: name under which neighbours dial.
         ports: inclusive range of ports, of which the first free one is taken.
         credentials: of this site.
     """
 
-    def __init__(self, host: str, ports: tuple[int, int], credentials: Credentials):
-        self._host, self._ports, self._credentials = host, ports, credentials
+    def __init__(self, site: str, host: str, ports: tuple[int, int], credentials: Credentials):
+        self._site, self._host, self._ports, self._credentials = site, host, ports, credentials
         self._changed = threading.Condition()
         self._expected: dict[str, float] = {}  # by name: until when
-        self._listener: Listener | None = None
-        self._run = ""
+        self._ends: dict[str, End] = {}
+        self._reception: Reception | None = None
+        self._invitation = Invitation(0, "")
         self._closing = False
 
     def expect(self, peer: str) -> Invitation:
@@ -60,39 +91,38 @@ class ProbeListener:
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._closing)
-            if self._listener is None:
-                self._run = f"probe {uuid.uuid4()}"
-                self._listener = Listener(
-                    self._host,
-                    self._ports,
-                    self._credentials,
-                    run_digest(self._run),
-                    self._welcome,
-                    lambda name, reason: None,  # the site that dials learns the reason by itself
-                )
-                threading.Thread(target=self._serve, args=[self._listener], name="probe", daemon=True).start()
+            if self._reception is None:
+                self._open()
+            self._ends[peer] = _Trial(self._site, peer, self._invitation.run, lambda: self._has_come(peer))
             self._expected[peer] = time.monotonic() + _OPEN_SECONDS
-            return Invitation(self._listener.port, self._run)
+            return self._invitation
 
-    def _welcome(self, name: str, connection: ssl.SSLSocket) -> Refusal | None:
+    def _open(self) -> None:
+        run = f"probe {uuid.uuid4()}"
+        self._ends = {}
+        listening = bind(self._host, self._ports)
+        # the site that dials learns the reason of a refusal by itself
+        self._reception = Reception(self._ends, self._credentials, run_digest(run), lambda name, reason: None)
+        self._reception.listen(listening)
+        self._invitation = Invitation(int(listening.getsockname()[1]), run)
+        threading.Thread(target=self._serve, args=[self._reception], name="probe", daemon=True).start()
+
+    def _has_come(self, peer: str) -> None:
         with self._changed:
-            if self._expected.pop(name, None) is None:
-                return Refusal.STRANGER
+            self._ends.pop(peer, None)
+            self._expected.pop(peer, None)
             self._changed.notify_all()
-        with connection:
-            connection.sendall(signal(Kind.ACK, run_digest(self._run)))
-        return None
 
-    def _serve(self, listener: Listener) -> None:
+    def _serve(self, reception: Reception) -> None:
         with self._changed:
             while self._expected:
                 self._changed.wait(max(0.0, min(self._expected.values()) - time.monotonic()))
                 now = time.monotonic()
                 self._expected = {peer: until for peer, until in self._expected.items() if until > now}
             self._closing = True
-        listener.close()  # without the lock, for which its thread may wait
+        reception.close()  # without the lock, for which its thread may wait
         with self._changed:
-            self._listener, self._closing = None, False
+            self._reception, self._closing = None, False
             self._changed.notify_all()
 
 
@@ -114,19 +144,16 @@ def dial(site: str, peer: str, address: Address, run: str, credentials: Credenti
         credentials: of ``site``.
     """
     try:
-        context = credentials.dialling()
+        dialler = Dialler(site, run_digest(run), credentials, lambda *_: None)
     except LinkError as error:
         return Failure(f"{error}.", "Install the kit again.")
-    dialler = Dialler(site, peer, address, run_digest(run), credentials, context, lambda *_: None)
-    edge = Outgoing(dialler, lost=lambda *_: None, fail=lambda _: None)
+    carrier = DirectCarrier(None)
+    carrier.open({peer: address})
     try:
-        cause = edge.wait()
+        cause = _connect(dialler, _Trial(site, peer, run), carrier)
     except LinkRefused as error:
         what, _, remedy = str(error).partition(". ")
         return Failure(f"{what}.", f"{remedy}: install the kits of the last one.")
-    finally:
-        edge.stop()
-        edge.close()
     if cause is None:
         return None
     host, port = address
@@ -134,3 +161,17 @@ def dial(site: str, peer: str, address: Address, run: str, credentials: Credenti
         f"{site} has no link to {peer} at {host}:{port}: {cause}.",
         f"{host} must lead to {peer}, and both firewalls must let {site} connect to its ports.",
     )
+
+
+def _connect(dialler: Dialler, end: End, carrier: DirectCarrier) -> str | None:
+    """Try for some seconds; returns why there is no connection."""
+    deadline = time.monotonic() + _DIAL_SECONDS
+    while True:
+        try:
+            dialler.connect(end, carrier, _ATTEMPT_SECONDS)
+        except OSError as error:
+            if time.monotonic() + _PAUSE_SECONDS > deadline:
+                return cause_of(error)
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return None

@@ -87,7 +87,7 @@ class SiteAgent(Agent):
         self._credentials = link_credentials(startup, self.workspace, self._charter)
         if self._link is not None:
             low, high = self._link["ports"]
-            self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
+            self._probe = ProbeListener(self.participant, self._link["host"], (low, high), self._credentials)
         self._notes = LateNotes(AuditLog(self.workspace))
         self._notes.add(
             "started",
@@ -183,7 +183,7 @@ class SiteAgent(Agent):
         return json.dumps(sorted(self.running_jobs()) if who == SERVER else []).encode()
 
     def _invite(self, peer: str) -> bytes:
-        """Let an in-neighbour dial, or say why it cannot."""
+        """Let a neighbour dial, or say why it cannot."""
         if self._link is None or peer not in self._admits:
             return turn_away(
                 f"{self.participant} does not let {peer} dial: its kit knows no such edge.",
