@@ -144,7 +144,7 @@ class Stream:
     def _settle(self, acknowledged: int) -> None:
         moved = False
         while self._under_way:
-            offset, (kind, data) = next(iter(self._under_way.items()))
+            offset, (_, data) = next(iter(self._under_way.items()))
             if offset + (len(data) or 1) > acknowledged:
                 break
             del self._under_way[offset]
