@@ -2,6 +2,9 @@
 
 import itertools
 import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -10,11 +13,12 @@ from hostile_server import Server, with_piece
 from streams import Post
 from test_hostile import credentials_of
 
-from flaremesh.links import Key, LinkRefused, PeerTimeout, Refusal, connector, life
+from flaremesh.links import Key, LinkError, LinkRefused, PeerTimeout, Refusal, connector, life
 from flaremesh.links.carriers import stream as streams
 from flaremesh.links.carriers.stream import Piece, PieceKind, pack
 from flaremesh.links.life import Tolerance
 from flaremesh.topology.links import LinkKind
+from flaremesh.waiting import wait_while
 
 PAIRS = [("a", "b"), ("b", "a")]
 MARKER = b"what nobody but the neighbours may read"
@@ -397,6 +401,35 @@ def test_what_was_recorded_in_another_process_counts_in_no_other(linked, servers
     for name, other in PAIRS:
         assert {peer for peer, _ in later.observers[name].refusals} <= {other}
         assert later.observers[name].received_bytes[other] == 6 * len(payload(name, 1))
+
+
+def test_a_site_that_is_dead_is_not_kept_alive_by_what_the_server_has_recorded(server):
+    """It hides the end of b, and repeats all that b ever sent, signs of life among it."""
+    server.pair(tolerance=Tolerance(redial=1))
+    assert not any(server.open().values())
+    assert exchange(server, PAIRS, 3, payload) == []
+    signs = len(server.seen) + 20
+    assert not wait_while(lambda: len(server.seen) < signs, 15, 0.005)
+    recorded = [post for post in server.seen if post.sender == "b"]
+    server.meddle = lambda post: [] if post.sender == "b" else [post]
+    server.links.pop("b").close(patience=0)
+    over = threading.Event()
+
+    def replay():
+        while not over.is_set():
+            for post in recorded:
+                server.bring(post)
+
+    with ThreadPoolExecutor(1) as pool:
+        replaying = pool.submit(replay)
+        started = time.monotonic()
+        try:
+            with pytest.raises(LinkError, match=r"\bb\b"):
+                server.links["a"].receive([Key(3, 0, "b")], 1)
+        finally:
+            over.set()
+        replaying.result()
+    assert time.monotonic() - started < 15
 
 
 def test_a_site_of_another_run_is_refused(server, servers, authority):
