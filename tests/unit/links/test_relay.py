@@ -1,92 +1,41 @@
 """Streams through a server that loses, repeats and reorders, and what it can make a site hold."""
 
-import gc
 import random
 import socket
-import threading
 import time
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from streams import Faults, Network
+from streams import (
+    MIB,
+    NUMBER,
+    Faults,
+    Network,
+    beginning,
+    connect,
+    hasten,
+    piece,
+    read,
+    relay_threads,
+    until,
+)
 
 from flaremesh.links.carriers import stream as streams
 from flaremesh.links.carriers.stream import HEADER_BYTES, Piece, PieceKind, pack, unpack
-from flaremesh.waiting import wait_while
-
-MIB = 1 << 20
-NUMBER = b"12345678"
-
-
-@pytest.fixture
-def network(request):
-    network = Network(**getattr(request, "param", {}))
-    network.carrier("a", "b")
-    network.carrier("b", "a")
-    yield network
-    network.close()
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(streams, "_ACK_SECONDS", 0.01)
-    monkeypatch.setattr(streams, "_RESEND_SECONDS", 0.05)
-    monkeypatch.setattr(streams, "_RESEND_SECONDS_MAX", 0.2)
-
-
-@pytest.fixture
-def ends():
-    """Closed after the test."""
-    with ExitStack() as stack:
-        yield stack.enter_context
+    hasten(monkeypatch)
 
 
 @pytest.fixture
 def linked(network, ends):
     """Both ends of a stream from a to b, which has carried a byte."""
     return connect(network, ends)
-
-
-def connect(network, ends):
-    near = ends(network.carriers["a"].dial("b", 3))
-    near.settimeout(15)
-    near.sendall(b"!")
-    far, said = network.accept("b")
-    ends(far).settimeout(15)
-    assert said == "a"
-    assert far.recv(1) == b"!"
-    return near, far
-
-
-def read(stream, count):
-    data = bytearray()
-    while len(data) < count:
-        piece = stream.recv(count - len(data))
-        assert piece, "it has ended"
-        data += piece
-    return bytes(data)
-
-
-def until(condition, seconds=15):
-    """Whether ``condition()`` comes true in time."""
-    return not wait_while(lambda: not condition(), seconds, 0.005)
-
-
-def piece(payload=b"x", offset=0, number=NUMBER, kind=PieceKind.PIECE, acknowledged=0):
-    return pack(Piece(kind, number, offset, acknowledged, payload))
-
-
-def beginning(number=NUMBER):
-    return piece(b"", 0, number, PieceKind.BEGIN)
-
-
-def relay_threads():
-    return sum(thread.name.startswith("relay-") for thread in threading.enumerate())
 
 
 # what arrives
@@ -351,75 +300,6 @@ def test_nothing_comes_after_the_end_of_a_stream(network, quick, ends):
     stream.settimeout(15)
     assert read(stream, 3) == b"all"
     assert stream.recv(9) == b""
-
-
-# what a server can make a site hold
-
-
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        pytest.param(lambda k: piece(b"x", k + 2), id="ahead of a gap"),
-        pytest.param(lambda k: piece(b"x", k + 1), id="that nobody reads"),
-        pytest.param(lambda k: piece(b"", k + 2, kind=PieceKind.END), id="ends of all places"),
-        pytest.param(lambda k: piece(bytes(2000), k + 2), id="that overlap"),
-        pytest.param(lambda k: piece(bytes(MIB), 1 + (k << 20)) if k < 100 else piece(), id="long ones"),
-    ],
-)
-def test_the_pieces_that_a_stream_keeps_take_bounded_memory_and_time(network, pieces):
-    network.bring("a", "b", beginning())
-    started = time.monotonic()
-    tracemalloc.start()
-    try:
-        for k in range(60_000):
-            network.bring("a", "b", pieces(k))
-        gc.collect()
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    (stream,) = network.accepted("a")
-    stream.close()
-    assert held < 30 * MIB
-    assert time.monotonic() - started < 60
-    network.bring("a", "b", piece(b"", kind=PieceKind.GONE))
-
-
-def test_thousands_of_streams_take_few_sockets_and_threads(network, ends):
-    """In a neighbour's name, with and without somebody who takes them."""
-    process = psutil.Process()
-    descriptors = process.num_fds()
-    most = 0
-    for number in range(5000):
-        network.bring("a", "b", beginning(number.to_bytes(8, "little")))
-        if number % 50 == 0:
-            taken = network.accepted("a")
-            most = max(most, relay_threads())
-            assert process.num_fds() - descriptors < 200
-            for stream in taken:
-                stream.close()
-    assert most <= 8
-    assert network.observers["a"].refusals["b", "overload"] > 4000
-    assert connect(network, ends)
-
-
-def test_an_honest_stream_begins_although_thousands_have(network, quick, ends):
-    for number in range(2000):
-        network.bring("b", "a", beginning(number.to_bytes(8, "little")))
-    for stream in network.accepted("b"):
-        stream.close()
-    connect(network, ends)
-
-
-def test_a_carrier_with_many_streams_is_closed_in_time(network, ends):
-    network.meddle = lambda post: []
-    nears = [network.carriers["a"].dial("b", 1) for _ in range(20)]
-    for near in nears:
-        near.sendall(bytes(MIB))
-        near.close()
-    started = time.monotonic()
-    network.carriers["a"].close()
-    assert time.monotonic() - started < 4
-    assert until(lambda: relay_threads() == 0)
 
 
 # what is packed

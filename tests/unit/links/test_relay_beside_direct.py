@@ -9,12 +9,12 @@ import psutil
 import pytest
 from direct_mesh import Proxy, exchange
 from hostile_server import Server
+from streams import relay_threads, until
 
 from flaremesh.links import Refusal, connector
 from flaremesh.links.carriers import stream as streams
 from flaremesh.links.carriers.stream import PIECE_BYTES, Piece, PieceKind, pack
 from flaremesh.topology.links import LinkKind
-from flaremesh.waiting import wait_while
 
 PAIRS = [("a", "b"), ("b", "a")]
 
@@ -48,15 +48,6 @@ def linked(server, behind):
 
 def payload(sender, k):
     return f"{sender}{k}".encode() * 10_000
-
-
-def relay_threads():
-    return sum(thread.name.startswith("relay-") for thread in threading.enumerate())
-
-
-def until(condition, seconds=15):
-    """Whether ``condition()`` comes true in time."""
-    return not wait_while(lambda: not condition(), seconds, 0.005)
 
 
 @contextmanager
