@@ -22,7 +22,6 @@ from flaremesh.links import (
     connector,
 )
 from flaremesh.links.frame import Greeting, Word, pack_greeting
-from flaremesh.links.greeting import KNOCK
 from flaremesh.links.inbox import Inbox
 from flaremesh.links.life import Tolerance
 
@@ -249,7 +248,7 @@ def test_connections_that_die_between_their_greetings_cost_no_message(patched, s
                 site.reception.take(near, DIRECT, peer)
                 if says_hello and site is a:
                     hello = Greeting(Word.HELLO, b.pairs["a"].received)
-                    far.sendall(KNOCK + pack_greeting(hello, RUN))
+                    far.sendall(pack_greeting(hello, RUN))
         send(a, k)
         send(b, k, "a")
         assert received(b, k) == received(a, k, peer="b") == [b"%d" % k]
