@@ -144,6 +144,8 @@ class Connector:
                     is_refused |= isinstance(error, ConnectionRefusedError)
             now = time.monotonic()
             refused_since = (refused_since or now) if is_refused else None
+            if self._pair.kind is not None:  # the other end has dialled meanwhile
+                return
             if now > self._end(begun, refused_since):
                 self._pair.give_up(self._lost())
                 return
@@ -181,7 +183,7 @@ class Connector:
     def _improve(self, kind: LinkKind) -> None:
         """While there is a connection, dial beside it where it is silent, or where a better one might be."""
         pause = _RETURN_SECONDS
-        better = [carrier for carrier in self._dialled() if carrier.kind.rank < kind.rank]
+        better = self._better(kind)
         # the other end begins to return at the same time
         head_start = max((self._starts[carrier.kind] or 0.0 for carrier in better), default=math.inf)
         due = time.monotonic() + pause + head_start
@@ -191,11 +193,16 @@ class Connector:
             is_silent, is_due = self._pair.is_silent, time.monotonic() >= due
             if self._pair.kind is not kind or not (is_silent or is_due):
                 continue
-            if is_due:
-                pause = min(2 * pause, _RETURN_SECONDS_MAX)
-                due = time.monotonic() + pause
             if any(self._try(carrier) for carrier in (self._dialled() if is_silent else better)):
                 return
+            better = self._better(kind)
+            if is_due:
+                pause = min(2 * pause, _RETURN_SECONDS_MAX)
+                due = time.monotonic() + pause if better else math.inf
+
+    def _better(self, kind: LinkKind) -> list[Carrier]:
+        """Those that are better than ``kind``."""
+        return [carrier for carrier in self._dialled() if carrier.kind.rank < kind.rank]
 
     def _dialled(self) -> list[Carrier]:
         """The carriers by which this end dials."""

@@ -4,12 +4,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from flaremesh.links.carrier import Carrier
 from flaremesh.links.credentials import Credentials, Untrusted
 from flaremesh.links.errors import LinkRefused
 from flaremesh.links.frame import GREETING_BYTES, FrameError, Greeting, Word, unpack_greeting
-from flaremesh.links.greeting import KNOCK, End, agree, opening
+from flaremesh.links.greeting import End, agree, opening
 from flaremesh.links.link import Refusal
 from flaremesh.links.tls import cause_of, is_about_certificate, peer_name, refusal_of
 
@@ -55,9 +56,8 @@ class Dialler:
                 if (name := peer_name(secure, self._credentials)) != end.peer:
                     raise Untrusted(Refusal.STRANGER, f"{name} answers there")
                 is_proven = True
-            else:
-                connection.sendall(KNOCK)
-            connection.sendall(opening(end, self._run))
+            with suppress(ConnectionError):  # it may have said already why it refuses this site
+                connection.sendall(opening(end, self._run))
             heard = self._read(connection, deadline)
             if heard.word is Word.REFUSED:
                 raise LinkRefused(self._blame(end.peer, carrier, f"it refuses this site: {heard.reason}"))

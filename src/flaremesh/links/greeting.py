@@ -6,14 +6,11 @@ made at once. It numbers those that count: what it says on one may come late, af
 """
 
 import socket
-from typing import Final, Protocol
+from typing import Protocol
 
 from flaremesh.links.frame import FrameError, Greeting, Word, pack_greeting
 from flaremesh.links.link import Refusal
 from flaremesh.topology.links import LinkKind
-
-KNOCK: Final = b"\0"
-"""What the end that dials says first where there is no TLS: a relayed stream begins with its first byte."""
 
 
 class End(Protocol):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from flaremesh.links.channel import tune
 from flaremesh.links.credentials import Credentials, Untrusted
 from flaremesh.links.frame import GREETING_BYTES, FrameError, unpack_greeting
-from flaremesh.links.greeting import KNOCK, End, agree, opening, refusing
+from flaremesh.links.greeting import End, agree, opening, refusing
 from flaremesh.links.link import Refusal
 from flaremesh.links.tls import peer_name, refusal_of
 from flaremesh.topology.links import LinkKind
@@ -230,8 +230,6 @@ class Reception:
         """Who is at the other end; raises SSLWantReadError and SSLWantWriteError while that is not known."""
         connection = pending.connection
         if self._credentials is None or not isinstance(connection, ssl.SSLSocket):
-            if connection.recv(len(KNOCK)) != KNOCK:
-                raise ConnectionError("it does not begin as flaremesh does")
             return pending.said or ""
         connection.do_handshake()
         return peer_name(connection, self._credentials)

@@ -1,7 +1,10 @@
 """Sites with links, and proxies between them."""
 
+from contextlib import ExitStack
+
 import pytest
 from direct_mesh import Sites
+from streams import Network
 
 from flaremesh.links.carriers import stream as relay
 
@@ -21,3 +24,20 @@ def sites(monkeypatch, authority):
     mesh = Sites(authority)
     yield mesh
     mesh.close()
+
+
+@pytest.fixture
+def network(request):
+    """Relay carriers of sites a and b, and the server between them; its options are the parameter."""
+    network = Network(**getattr(request, "param", {}))
+    network.carrier("a", "b")
+    network.carrier("b", "a")
+    yield network
+    network.close()
+
+
+@pytest.fixture
+def ends():
+    """Closes what it is given, and gives it back."""
+    with ExitStack() as stack:
+        yield stack.enter_context

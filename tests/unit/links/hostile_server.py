@@ -4,8 +4,10 @@ import threading
 from collections import defaultdict
 
 from direct_mesh import Sites
-from streams import Post
+from streams import Post, hasten
 
+from flaremesh.links import connector, life
+from flaremesh.links.carriers import stream
 from flaremesh.links.carriers.stream import PieceKind, pack
 
 
@@ -26,6 +28,12 @@ class Server(Sites):
         """Sites a, which leads, and b, which exchange."""
         self.add("a", "b", "b", mode=mode, **options)
         self.add("b", "a", "a", mode=mode, **options)
+
+    def complete(self, **options):
+        """Sites a, b and c, each of which exchanges with the other two over the relay."""
+        for name in "abc":
+            others = [other for other in "abc" if other != name]
+            self.add(name, others, others, mode="relay", **options)
 
     def bring(self, post):
         """Bring it whatever ``meddle`` says."""
@@ -75,3 +83,13 @@ class Server(Sites):
 def with_piece(post, **changes):
     """The post with another piece in it."""
     return post._replace(data=pack(post.piece._replace(**changes)))
+
+
+def hasten_all(patch):
+    """Acknowledge, repeat, notice and dial sooner."""
+    hasten(patch)
+    patch.setattr(stream, "_GONE_SECONDS", 2.0)
+    patch.setattr(life, "SIGN_SECONDS", 0.1)
+    patch.setattr(life, "SILENT_SECONDS", 0.5)
+    patch.setattr(life, "_LEAST_SECONDS", 0.025)
+    patch.setattr(connector, "_ATTEMPT_SECONDS", 1.0)

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from direct_mesh import Observer
 
+from flaremesh.links.carriers import stream
 from flaremesh.links.carriers.relay import RelayCarrier
-from flaremesh.links.carriers.stream import unpack
+from flaremesh.links.carriers.stream import Piece, PieceKind, pack, unpack
+from flaremesh.waiting import wait_while
 
 
 class Post(NamedTuple):
@@ -84,8 +86,8 @@ class Network:
         for carrier in self.carriers.values():
             carrier.close()
         for name in self._arrived:
-            for stream in self.accepted(name):
-                stream.close()
+            for end in self.accepted(name):
+                end.close()
         self._posts.put(None)
         self._thread.join()
 
@@ -106,3 +108,51 @@ class _Transport:
 
     def listen(self, deliver):
         self._deliver[self._name] = deliver
+
+
+MIB = 1 << 20
+NUMBER = b"12345678"
+
+
+def connect(network, ends):
+    near = ends(network.carriers["a"].dial("b", 3))
+    near.settimeout(15)
+    near.sendall(b"!")
+    far, said = network.accept("b")
+    ends(far).settimeout(15)
+    assert said == "a"
+    assert far.recv(1) == b"!"
+    return near, far
+
+
+def read(stream, count):
+    data = bytearray()
+    while len(data) < count:
+        piece = stream.recv(count - len(data))
+        assert piece, "it has ended"
+        data += piece
+    return bytes(data)
+
+
+def until(condition, seconds=15):
+    """Whether ``condition()`` comes true in time."""
+    return not wait_while(lambda: not condition(), seconds, 0.005)
+
+
+def piece(payload=b"x", offset=0, number=NUMBER, kind=PieceKind.PIECE, acknowledged=0):
+    return pack(Piece(kind, number, offset, acknowledged, payload))
+
+
+def beginning(number=NUMBER):
+    return piece(b"", 0, number, PieceKind.BEGIN)
+
+
+def relay_threads():
+    return sum(thread.name.startswith("relay-") for thread in threading.enumerate())
+
+
+def hasten(patch):
+    """Acknowledge and repeat sooner."""
+    patch.setattr(stream, "_ACK_SECONDS", 0.01)
+    patch.setattr(stream, "_RESEND_SECONDS", 0.05)
+    patch.setattr(stream, "_RESEND_SECONDS_MAX", 0.2)

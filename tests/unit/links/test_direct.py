@@ -236,7 +236,7 @@ def test_an_edge_that_is_relayed_returns_to_the_direct_link_and_nothing_is_lost_
             assert exchange(sites, BOTH, 5, numbered(70_000), start=start) == []
             start += 5
             assert start < 5000
-    assert carried_by(sites, LinkKind.DIRECT)
+        assert carried_by(sites, LinkKind.DIRECT)
     relayed = sites.relayed["a", "b"]
     assert exchange(sites, BOTH, 5, numbered(70_000), start=start) == []
     assert sites.relayed["a", "b"] - relayed < 70_000  # the end of a stream at most

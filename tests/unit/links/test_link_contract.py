@@ -8,8 +8,8 @@ import pytest
 from direct_mesh import Proxy, exchange, in_parallel
 
 from flaremesh.links import Key, LinkClosed, LinkError, PeerBehind, PeerTimeout, inbox, link
-from flaremesh.links.carriers import stream as relay
 from flaremesh.links import connector as outgoing
+from flaremesh.links.carriers import stream as relay
 from flaremesh.links.inprocess import InProcessLink, inboxes
 
 BOUND = 20  # seconds; reached only by a failure

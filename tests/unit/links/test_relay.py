@@ -1,88 +1,41 @@
 """Streams through a server that loses, repeats and reorders, and what it can make a site hold."""
 
-import gc
 import random
 import socket
-import threading
 import time
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from streams import Faults, Network
+from streams import (
+    MIB,
+    NUMBER,
+    Faults,
+    Network,
+    beginning,
+    connect,
+    hasten,
+    piece,
+    read,
+    relay_threads,
+    until,
+)
 
 from flaremesh.links.carriers import stream as streams
 from flaremesh.links.carriers.stream import HEADER_BYTES, Piece, PieceKind, pack, unpack
-from flaremesh.waiting import wait_while
-
-MIB = 1 << 20
-NUMBER = b"12345678"
-
-
-@pytest.fixture
-def network(request):
-    network = Network(**getattr(request, "param", {}))
-    network.carrier("a", "b")
-    network.carrier("b", "a")
-    yield network
-    network.close()
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(streams, "_ACK_SECONDS", 0.01)
-    monkeypatch.setattr(streams, "_RESEND_SECONDS", 0.05)
-    monkeypatch.setattr(streams, "_RESEND_SECONDS_MAX", 0.2)
-
-
-@pytest.fixture
-def ends():
-    """Closed after the test."""
-    with ExitStack() as stack:
-        yield stack.enter_context
+    hasten(monkeypatch)
 
 
 @pytest.fixture
 def linked(network, ends):
     """Both ends of a stream from a to b, which has carried a byte."""
     return connect(network, ends)
-
-
-def connect(network, ends):
-    near = ends(network.carriers["a"].dial("b", 3))
-    near.settimeout(15)
-    near.sendall(b"!")
-    far, said = network.accept("b")
-    ends(far).settimeout(15)
-    assert said == "a"
-    assert far.recv(1) == b"!"
-    return near, far
-
-
-def read(stream, count):
-    data = bytearray()
-    while len(data) < count:
-        piece = stream.recv(count - len(data))
-        assert piece, "it has ended"
-        data += piece
-    return bytes(data)
-
-
-def until(condition, seconds=15):
-    """Whether ``condition()`` comes true in time."""
-    return not wait_while(lambda: not condition(), seconds, 0.005)
-
-
-def piece(payload=b"x", offset=0, number=NUMBER, kind=PieceKind.PIECE, acknowledged=0):
-    return pack(Piece(kind, number, offset, acknowledged, payload))
-
-
-def relay_threads():
-    return sum(thread.name.startswith("relay-") for thread in threading.enumerate())
 
 
 # what arrives
@@ -130,12 +83,31 @@ def test_a_first_piece_that_nobody_heard_is_soon_repeated(network, ends):
 def test_a_first_piece_that_came_after_the_second_loses_nothing(network, quick, ends):
     connect(network, ends)
     stream = network.seen[0].piece.stream[::-1]
-    network.bring("b", "a", piece(b"second", 5, stream))
-    network.bring("b", "a", piece(b"first", 0, stream))
-    network.bring("b", "a", piece(b"second", 5, stream))
+    network.bring("b", "a", piece(b"first", 1, stream))
+    network.bring("b", "a", beginning(stream))
+    network.bring("b", "a", piece(b"second", 6, stream))
+    network.bring("b", "a", piece(b"first", 1, stream))
     far = ends(network.accept("b")[0])
     far.settimeout(15)
     assert read(far, 11) == b"firstsecond"
+
+
+def test_a_piece_of_which_a_part_came_before_is_made_whole(network, ends):
+    network.bring("a", "b", beginning())
+    network.bring("a", "b", piece(b"some", 1))
+    network.bring("a", "b", piece(b"something", 1))
+    network.bring("a", "b", piece(b"!", 10))
+    stream = ends(network.accept("a")[0])
+    stream.settimeout(15)
+    assert read(stream, 10) == b"something!"
+
+
+def test_a_stream_that_is_never_acknowledged_breaks(network, quick, monkeypatch, linked):
+    near, _ = linked
+    monkeypatch.setattr(streams, "_GONE_SECONDS", 0.5)
+    network.meddle = lambda post: [] if post.piece.kind is PieceKind.PIECE else [post]
+    near.sendall(b"x")
+    assert near.recv(1) == b""
 
 
 def test_a_stream_that_nobody_answers_is_not_flooded(network, ends):
@@ -230,7 +202,7 @@ def test_a_carrier_that_is_closed_makes_no_stream(network, linked):
     network.carriers["a"].close()
     with pytest.raises(ConnectionError, match="closed"):
         network.carriers["a"].dial("b", 1)
-    network.bring("a", "b", piece())
+    network.bring("a", "b", beginning())
     assert not network.accepted("a")
 
 
@@ -258,8 +230,9 @@ def test_the_end_that_leads_dials_and_the_other_one_never_does(network):
         ("b", piece(kind=PieceKind.ACK), "malformed"),
         ("b", piece(kind=PieceKind.END), "malformed"),
         ("b", piece(kind=PieceKind.GONE), "malformed"),
-        ("b", piece(kind=4), "malformed"),
-        ("c", piece(), "stranger"),
+        ("b", piece(kind=PieceKind.BEGIN), "malformed"),
+        ("b", piece(kind=5), "malformed"),
+        ("c", beginning(), "stranger"),
     ],
 )
 def test_what_is_no_piece_of_a_neighbour_is_refused_and_counted(network, sender, data, reason):
@@ -271,7 +244,9 @@ def test_what_is_no_piece_of_a_neighbour_is_refused_and_counted(network, sender,
 @pytest.mark.parametrize(
     "data",
     [
+        piece(),
         piece(offset=5),
+        piece(b"", 1, kind=PieceKind.BEGIN),
         piece(b"", kind=PieceKind.END),
         piece(b"", kind=PieceKind.ACK, acknowledged=2**64 - 1),
         piece(b"", kind=PieceKind.GONE),
@@ -284,7 +259,7 @@ def test_a_piece_of_a_stream_that_never_began_has_no_effect(network, data):
     assert not network.observers["a"].refusals
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.builds(
@@ -294,14 +269,16 @@ def test_a_piece_of_a_stream_that_never_began_has_no_effect(network, data):
             st.integers(0, 9) | st.integers(0, 2**64 - 1),
             st.integers(0, 9) | st.integers(0, 2**64 - 1),
             st.binary(max_size=9),
-        ),
+        ).map(lambda each: each if each.kind is PieceKind.PIECE else each._replace(payload=b"")),
         max_size=12,
     )
 )
-def test_whatever_is_brought_the_carrier_lives_and_ends_in_time(ends, pieces):
+def test_whatever_is_brought_the_carrier_lives_and_ends_in_time(monkeypatch, pieces):
+    monkeypatch.setattr(streams, "_LINGER_SECONDS", 0.2)
     network = Network()
     network.carrier("a", "b")
     try:
+        network.bring("a", "b", beginning())
         for each in pieces:
             network.bring("a", "b", pack(each))
     finally:
@@ -314,88 +291,22 @@ def test_whatever_is_brought_the_carrier_lives_and_ends_in_time(ends, pieces):
 
 
 def test_nothing_comes_after_the_end_of_a_stream(network, quick, ends):
-    network.bring("a", "b", piece(b"all", 0))
+    network.bring("a", "b", beginning())
+    network.bring("a", "b", piece(b"all", 1))
     stream = ends(network.accept("a")[0])
-    network.bring("a", "b", piece(b"late", 4))
-    network.bring("a", "b", piece(b"", 3, kind=PieceKind.END))
-    network.bring("a", "b", piece(b"later", 4))
+    network.bring("a", "b", piece(b"late", 5))
+    network.bring("a", "b", piece(b"", 4, kind=PieceKind.END))
+    network.bring("a", "b", piece(b"later", 5))
     stream.settimeout(15)
     assert read(stream, 3) == b"all"
     assert stream.recv(9) == b""
-
-
-# what a server can make a site hold
-
-
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        pytest.param(lambda k: piece(b"x", k + 2), id="ahead of a gap"),
-        pytest.param(lambda k: piece(b"x", k + 1), id="that nobody reads"),
-        pytest.param(lambda k: piece(b"", k + 2, kind=PieceKind.END), id="ends of all places"),
-        pytest.param(lambda k: piece(bytes(2000), k + 2), id="that overlap"),
-        pytest.param(lambda k: piece(bytes(MIB), 1 + (k << 20)) if k < 100 else piece(), id="long ones"),
-    ],
-)
-def test_the_pieces_that_a_stream_keeps_take_bounded_memory_and_time(network, pieces):
-    network.bring("a", "b", piece(b"!"))
-    started = time.monotonic()
-    tracemalloc.start()
-    try:
-        for k in range(100_000):
-            network.bring("a", "b", pieces(k))
-        gc.collect()
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert held < 30 * MIB
-    assert time.monotonic() - started < 60
-    network.bring("a", "b", piece(b"", kind=PieceKind.GONE))
-
-
-def test_thousands_of_streams_take_few_sockets_and_threads(network, ends):
-    """In a neighbour's name, with and without somebody who takes them."""
-    process = psutil.Process()
-    descriptors = process.num_fds()
-    most = 0
-    for number in range(5000):
-        network.bring("a", "b", piece(number=number.to_bytes(8, "little")))
-        if number % 50 == 0:
-            taken = network.accepted("a")
-            most = max(most, relay_threads())
-            assert process.num_fds() - descriptors < 200
-            for stream in taken:
-                stream.close()
-    assert most <= 8
-    assert network.observers["a"].refusals["b", "overload"] > 4000
-    assert connect(network, ends)
-
-
-def test_an_honest_stream_begins_although_thousands_have(network, quick, ends):
-    for number in range(2000):
-        network.bring("b", "a", piece(number=number.to_bytes(8, "little")))
-    for stream in network.accepted("b"):
-        stream.close()
-    connect(network, ends)
-
-
-def test_a_carrier_with_many_streams_is_closed_in_time(network, ends):
-    network.meddle = lambda post: []
-    nears = [network.carriers["a"].dial("b", 1) for _ in range(20)]
-    for near in nears:
-        near.sendall(bytes(MIB))
-        near.close()
-    started = time.monotonic()
-    network.carriers["a"].close()
-    assert time.monotonic() - started < 4
-    assert until(lambda: relay_threads() == 0)
 
 
 # what is packed
 
 
 @given(
-    st.sampled_from([PieceKind.ACK, PieceKind.END, PieceKind.GONE]),
+    st.sampled_from([PieceKind.ACK, PieceKind.END, PieceKind.BEGIN, PieceKind.GONE]),
     st.binary(min_size=8, max_size=8),
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**64 - 1),

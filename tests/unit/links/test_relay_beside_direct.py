@@ -9,12 +9,12 @@ import psutil
 import pytest
 from direct_mesh import Proxy, exchange
 from hostile_server import Server
+from streams import relay_threads, until
 
 from flaremesh.links import Refusal, connector
 from flaremesh.links.carriers import stream as streams
 from flaremesh.links.carriers.stream import PIECE_BYTES, Piece, PieceKind, pack
 from flaremesh.topology.links import LinkKind
-from flaremesh.waiting import wait_while
 
 PAIRS = [("a", "b"), ("b", "a")]
 
@@ -48,15 +48,6 @@ def linked(server, behind):
 
 def payload(sender, k):
     return f"{sender}{k}".encode() * 10_000
-
-
-def relay_threads():
-    return sum(thread.name.startswith("relay-") for thread in threading.enumerate())
-
-
-def until(condition, seconds=15):
-    """Whether ``condition()`` comes true in time."""
-    return not wait_while(lambda: not condition(), seconds, 0.005)
 
 
 @contextmanager
@@ -101,8 +92,9 @@ def test_thousands_of_streams_in_a_neighbours_name_change_nothing(linked, behind
     descriptors, threads, worst = process.num_fds(), threading.active_count(), [0, 0]
     with unchanged(linked, behind):
         for number in range(4000):
-            data = pack(Piece(PieceKind.PIECE, number.to_bytes(8, "little"), 0, 0, content))
-            linked.delivering[site](neighbour, data)
+            stream = number.to_bytes(8, "little")
+            linked.delivering[site](neighbour, pack(Piece(PieceKind.BEGIN, stream, 0, 0, b"")))
+            linked.delivering[site](neighbour, pack(Piece(PieceKind.PIECE, stream, 1, 0, content)))
             if number % 100 == 0:
                 worst[0] = max(worst[0], process.num_fds() - descriptors)
                 worst[1] = max(worst[1], threading.active_count() - threads)
@@ -116,7 +108,7 @@ def test_thousands_of_streams_in_a_neighbours_name_change_nothing(linked, behind
 def test_a_flood_of_all_kinds_of_pieces_changes_nothing(linked, behind):
     with unchanged(linked, behind):
         for number in range(3000):
-            kind = PieceKind(number % 4)
+            kind = PieceKind(number % len(PieceKind))
             content = b"x" if kind is PieceKind.PIECE else b""
             stream = (number % 97).to_bytes(8, "little")
             linked.delivering["a"]("b", pack(Piece(kind, stream, number % 3, 2**64 - 1, content)))
@@ -130,7 +122,7 @@ def test_a_run_that_asked_for_direct_links_alone_takes_no_stream(server, proxies
     assert not any(server.open({"b": proxy.address}).values())
     with unchanged(server, proxy):
         for number in range(100):
-            data = pack(Piece(PieceKind.PIECE, number.to_bytes(8, "little"), 0, 0, client_hello()))
+            data = pack(Piece(PieceKind.BEGIN, number.to_bytes(8, "little"), 0, 0, b""))
             for name, other in PAIRS:
                 server.delivering[name](other, data)
         assert relay_threads() == 0

@@ -1,20 +1,21 @@
 """The server reads and changes nothing of what it relays, and speaks for nobody."""
 
-import itertools
-import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from direct_mesh import Proxy, exchange
-from hostile_server import Server, with_piece
+from hostile_server import Server, hasten_all
 from streams import Post
 from test_hostile import credentials_of
 
-from flaremesh.links import Key, LinkRefused, PeerTimeout, Refusal, connector, life
-from flaremesh.links.carriers import stream as streams
+from flaremesh.links import Key, LinkError, LinkRefused, PeerTimeout, Refusal, connector
 from flaremesh.links.carriers.stream import Piece, PieceKind, pack
 from flaremesh.links.life import Tolerance
 from flaremesh.topology.links import LinkKind
+from flaremesh.waiting import wait_while
 
 PAIRS = [("a", "b"), ("b", "a")]
 MARKER = b"what nobody but the neighbours may read"
@@ -23,13 +24,7 @@ TOLERANT = Tolerance(redial=60)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(streams, "_ACK_SECONDS", 0.01)
-    monkeypatch.setattr(streams, "_RESEND_SECONDS", 0.05)
-    monkeypatch.setattr(streams, "_RESEND_SECONDS_MAX", 0.2)
-    monkeypatch.setattr(life, "SIGN_SECONDS", 0.1)
-    monkeypatch.setattr(life, "SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(life, "_LEAST_SECONDS", 0.025)
-    monkeypatch.setattr(connector, "_ATTEMPT_SECONDS", 1.0)
+    hasten_all(monkeypatch)
 
 
 @pytest.fixture
@@ -108,151 +103,12 @@ def test_keys_may_be_rsa_as_well(server, authority):
     assert exchange(server, PAIRS, 3, payload) == []
 
 
-# what it changes
-
-
-def changed(post, rng):
-    data = bytearray(post.data)
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    return [post._replace(data=bytes(data))]
-
-
-def changed_within(post, rng):
-    """A bit of what TLS protects."""
-    content = bytearray(post.piece.payload)
-    if not content:
-        return [post]
-    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    return [with_piece(post, payload=bytes(content))]
-
-
-def truncated(post, rng):
-    return [post._replace(data=post.data[: rng.randrange(len(post.data))])]
-
-
-def injected(post, rng):
-    """Bytes of its own before those of the sender."""
-    if post.piece.kind is not PieceKind.PIECE:
-        return [post]
-    return [with_piece(post, payload=rng.randbytes(40) + bytes(post.piece.payload)), post]
-
-
-def ended(post, rng):
-    return [with_piece(post, kind=PieceKind.END, payload=b""), post]
-
-
-def forgotten(post, rng):
-    return [with_piece(post, kind=PieceKind.GONE, payload=b""), post]
-
-
-def mirrored(post, rng):
-    """What came from one end, to that end."""
-    return [post, Post(post.peer, post.sender, post.data)]
-
-
-def acknowledged(post, rng):
-    """As if all had arrived that never did."""
-    return [with_piece(post, acknowledged=2**64 - 1)]
-
-
-MEDDLING = {
-    "changes": changed,
-    "changes what is sealed": changed_within,
-    "drops": lambda post, rng: [],
-    "repeats": lambda post, rng: [post] * 3,
-    "truncates": truncated,
-    "injects": injected,
-    "ends": ended,
-    "forgets": forgotten,
-    "mirrors": mirrored,
-    "acknowledges": acknowledged,
-}
-
-
-class Meddler:
-    """Does something to every third post, ``times`` times altogether."""
-
-    def __init__(self, how, times=25):
-        self._how, self.left, self._rng, self._count = how, times, random.Random(7), 0
-
-    def __call__(self, post):
-        self._count += 1
-        if self.left and self._count % 3 == 0:
-            self.left -= 1
-            return self._how(post, self._rng)
-        return [post]
-
-
-@pytest.mark.parametrize("how", MEDDLING)
-def test_a_server_that_meddles_breaks_connections_and_no_message(linked, how):
-    linked.meddle = meddler = Meddler(MEDDLING[how])
-    iterations = itertools.count()
-    while meddler.left:
-        assert exchange(linked, PAIRS, 1, payload, start=next(iterations)) == []
-    assert exchange(linked, PAIRS, 3, payload, start=next(iterations)) == []
-    for name in "ab":
-        assert set(linked.observers[name].links.values()) == {LinkKind.RELAY}
-
-
-def test_a_server_that_reorders_all_pieces_loses_nothing(linked):
-    late = []
-
-    def meddle(post):
-        late.append(post)
-        if len(late) < 3:
-            return []
-        posts, late[:] = late[::-1], []
-        return posts
-
-    linked.meddle = meddle
-    assert exchange(linked, PAIRS, 10, payload) == []
-
-
-@pytest.mark.parametrize("how", ["changes what is sealed", "truncates", "injects", "forgets"])
-def test_a_server_that_meddles_with_greetings_only_delays(server, how):
-    server.pair(tolerance=TOLERANT)
-    server.meddle = meddler = Meddler(MEDDLING[how], times=6)
-    assert not any(server.open(timeout=30).values())
-    while meddler.left:
-        assert exchange(server, PAIRS, 1, payload, start=100 + meddler.left) == []
-    assert exchange(server, PAIRS, 3, payload) == []
-
-
-def test_a_server_that_swaps_the_pieces_of_two_pairs_delivers_none_of_them(server):
-    complete(server)
-    assert not any(server.open().values())
-    pairs = [(x, y) for x in "abc" for y in "abc" if x != y]
-    assert exchange(server, pairs, 1, payload) == []
-    waiting, swapped = {}, []
-
-    def meddle(post):
-        """What a says to b is told to c, in the stream from a to c, and the other way round."""
-        if post.sender != "a" or post.piece.kind is not PieceKind.PIECE or len(swapped) >= 10:
-            return [post]
-        waiting[post.peer] = post
-        if len(waiting) < 2:
-            return []
-        to_b, to_c = waiting.pop("b"), waiting.pop("c")
-        swapped.append(post)
-        return [with_piece(to_b, payload=to_c.piece.payload), with_piece(to_c, payload=to_b.piece.payload)]
-
-    server.meddle = meddle
-    assert exchange(server, pairs, 5, payload, start=1) == []
-    assert swapped
-
-
-def complete(server):
-    for name in "abc":
-        others = [other for other in "abc" if other != name]
-        server.add(name, others, others, mode="relay", tolerance=TOLERANT)
-
-
 # for whom it speaks
 
 
 def test_a_stream_that_is_led_to_another_neighbour_is_not_taken_for_one_with_it(server):
     """What a says to b goes to c, which answers: a honest site of the mesh, and a neighbour of a."""
-    complete(server)
+    server.complete(tolerance=TOLERANT)
 
     def mislead(post):
         if {post.sender, post.peer} == {"a", "b"}:
@@ -270,7 +126,7 @@ def test_a_stream_that_is_led_to_another_neighbour_is_not_taken_for_one_with_it(
 
 def test_a_stream_that_is_brought_in_the_name_of_another_neighbour_is_refused(server):
     """And the one that has begun it is told nothing that would end its edge."""
-    complete(server)
+    server.complete(tolerance=TOLERANT)
     server.meddle = lambda post: (
         [post._replace(sender="c")] if (post.sender, post.peer) == ("a", "b") else
         [post._replace(peer="a")] if (post.sender, post.peer) == ("b", "c") else
@@ -396,6 +252,35 @@ def test_what_was_recorded_in_another_process_counts_in_no_other(linked, servers
     for name, other in PAIRS:
         assert {peer for peer, _ in later.observers[name].refusals} <= {other}
         assert later.observers[name].received_bytes[other] == 6 * len(payload(name, 1))
+
+
+def test_a_site_that_is_dead_is_not_kept_alive_by_what_the_server_has_recorded(server):
+    """It hides the end of b, and repeats all that b ever sent, signs of life among it."""
+    server.pair(tolerance=Tolerance(redial=1))
+    assert not any(server.open().values())
+    assert exchange(server, PAIRS, 3, payload) == []
+    signs = len(server.seen) + 20
+    assert not wait_while(lambda: len(server.seen) < signs, 15, 0.005)
+    recorded = [post for post in server.seen if post.sender == "b"]
+    server.meddle = lambda post: [] if post.sender == "b" else [post]
+    server.links.pop("b").close(patience=0)
+    over = threading.Event()
+
+    def replay():
+        while not over.is_set():
+            for post in recorded:
+                server.bring(post)
+
+    with ThreadPoolExecutor(1) as pool:
+        replaying = pool.submit(replay)
+        started = time.monotonic()
+        try:
+            with pytest.raises(LinkError, match=r"\bb\b"):
+                server.links["a"].receive([Key(3, 0, "b")], 1)
+        finally:
+            over.set()
+        replaying.result()
+    assert time.monotonic() - started < 15
 
 
 def test_a_site_of_another_run_is_refused(server, servers, authority):

@@ -30,6 +30,7 @@ _ACK_BYTES = 1 << 21  # and no longer than for so many bytes
 _FIRST_SECONDS = 0.25  # the peer may not be up yet, so the first piece is repeated faster
 _RESEND_SECONDS = 1.0  # without any progress; doubles up to the next line
 _RESEND_SECONDS_MAX = 16.0
+_GONE_SECONDS = 60.0  # a stream whose bytes stay unacknowledged for so long is broken
 _LINGER_SECONDS = 2.0  # for what is under way, when nobody reads or writes the near end any more
 
 
@@ -92,6 +93,7 @@ class Stream:
         self._under_way: OrderedDict[int, tuple[PieceKind, bytes]] = OrderedDict()  # by offset
         self._has_ended = False  # this end writes no more
         self._progress = time.monotonic()
+        self._settled = self._progress  # when some bytes were acknowledged, or the first ones left
         self._patience = _FIRST_SECONDS
         # from the peer
         self._arrived = 0  # all before this offset has come
@@ -142,19 +144,22 @@ class Stream:
     def _settle(self, acknowledged: int) -> None:
         moved = False
         while self._under_way:
-            offset, (kind, data) = next(iter(self._under_way.items()))
+            offset, (_, data) = next(iter(self._under_way.items()))
             if offset + (len(data) or 1) > acknowledged:
                 break
             del self._under_way[offset]
             moved = True
         if moved:
-            self._progress = time.monotonic()
+            self._progress = self._settled = time.monotonic()
             # halved, not reset: a server that is merely slow must not get everything twice
             self._patience = max(self._patience / 2, _RESEND_SECONDS)
 
     def _order(self, piece: Piece) -> None:
         if self._due is None:
             self._due = time.monotonic() + _ACK_SECONDS
+        known = self._arrived - piece.offset
+        if 0 < known < len(piece.payload):  # only its beginning has come; a copy, so that no more is kept
+            piece = piece._replace(offset=self._arrived, payload=bytes(piece.payload[known:]))
         length = len(piece.payload)
         if self._is_over_there or piece.offset < self._arrived or piece.offset in self._ahead:
             self._due = 0.0  # it did not hear that this has come
@@ -202,6 +207,8 @@ class Stream:
         if self._is_abandoned:
             return True
         with self._lock:
+            if self._under_way and time.monotonic() > self._settled + _GONE_SECONDS:
+                return True
             has_all = self._is_over_there and not self._unwritten
             if self._has_ended and not self._under_way and (has_all or self._finishing is not None):
                 return True
@@ -268,7 +275,7 @@ class Stream:
     def _send(self, kind: PieceKind, data: bytes) -> None:
         with self._lock:
             if not self._under_way:
-                self._progress = time.monotonic()
+                self._progress = self._settled = time.monotonic()
             offset, self._sent = self._sent, self._sent + (len(data) or 1)
             self._under_way[offset] = kind, data
             packed = self._packed(kind, offset, data)
