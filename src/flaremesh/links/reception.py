@@ -42,6 +42,7 @@ class _Pending:
         said: the neighbour that it is said to come from; None where nobody says so.
         deadline: when it is dropped, by ``time.monotonic``.
         name: the site that it comes from; None until that is proved.
+        end: this site's end of the pair; None until then.
         refused: it only waits for the peer to read why.
         greeting: what has arrived of it.
     """
@@ -51,6 +52,7 @@ class _Pending:
     said: str | None
     deadline: float
     name: str | None = None
+    end: End | None = None
     refused: bool = False
     greeting: bytearray = field(default_factory=bytearray)
 
@@ -198,7 +200,8 @@ class Reception:
                     self._forget(pending)
                     self._turn_away(connection, name, Refusal.STRANGER)
                     return
-                connection.send(opening(self._ends[name], self._run))  # the first bytes fit into the buffer
+                pending.end = end = self._ends[name]
+                connection.send(opening(end, self._run))  # the first bytes fit into the buffer
             while len(pending.greeting) < GREETING_BYTES:
                 piece = connection.recv(GREETING_BYTES - len(pending.greeting))
                 if not piece:
@@ -254,11 +257,12 @@ class Reception:
         self._forget(pending).close()
 
     def _greet(self, pending: _Pending) -> None:
-        name, connection = pending.name or "", pending.connection
+        name, end, connection = pending.name or "", pending.end, pending.connection
         self._forget(pending)
         try:
             heard = unpack_greeting(pending.greeting, self._run)
-            agree(self._ends[name], heard, connection, pending.kind)
+            if end is not None:
+                agree(end, heard, connection, pending.kind)
         except FrameError as error:
             self._turn_away(connection, name, error.reason)
 

@@ -46,7 +46,7 @@ class Invitation(NamedTuple):
 class _Trial(End):
     """An end that is content once the other one has agreed."""
 
-    def __init__(self, site: str, peer: str, run: str, agreed: Callable[[], None] = lambda: None):
+    def __init__(self, site: str, peer: str, run: str, agreed: Callable[["_Trial"], None] = lambda _: None):
         self.peer, self.leads = peer, site < peer
         self._run, self._agreed = run_digest(run), agreed
 
@@ -61,7 +61,7 @@ class _Trial(End):
             connection.setblocking(True)
             if self.leads:
                 connection.sendall(pack_greeting(Greeting(Word.ADOPT), self._run))
-        self._agreed()
+        self._agreed(self)
 
 
 class ProbeListener:
@@ -93,7 +93,7 @@ class ProbeListener:
             self._changed.wait_for(lambda: not self._closing)
             if self._reception is None:
                 self._open()
-            self._ends[peer] = _Trial(self._site, peer, self._invitation.run, lambda: self._has_come(peer))
+            self._ends[peer] = _Trial(self._site, peer, self._invitation.run, self._has_come)
             self._expected[peer] = time.monotonic() + _OPEN_SECONDS
             return self._invitation
 
@@ -107,11 +107,12 @@ class ProbeListener:
         self._invitation = Invitation(int(listening.getsockname()[1]), run)
         threading.Thread(target=self._serve, args=[self._reception], name="probe", daemon=True).start()
 
-    def _has_come(self, peer: str) -> None:
+    def _has_come(self, trial: _Trial) -> None:
         with self._changed:
-            self._ends.pop(peer, None)
-            self._expected.pop(peer, None)
-            self._changed.notify_all()
+            if self._ends.get(trial.peer) is trial:  # it may be expected again already
+                self._ends.pop(trial.peer)
+                self._expected.pop(trial.peer, None)
+                self._changed.notify_all()
 
     def _serve(self, reception: Reception) -> None:
         with self._changed:
