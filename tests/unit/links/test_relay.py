@@ -38,6 +38,14 @@ def linked(network, ends):
     return connect(network, ends)
 
 
+def is_over(stream):
+    """Whether a stream that brings nothing ends, also where not all that was written was sent."""
+    try:
+        return not stream.recv(1)
+    except ConnectionResetError:
+        return True
+
+
 # what arrives
 
 
@@ -107,7 +115,7 @@ def test_a_stream_that_is_never_acknowledged_breaks(network, quick, monkeypatch,
     monkeypatch.setattr(streams, "_GONE_SECONDS", 0.5)
     network.meddle = lambda post: [] if post.piece.kind is PieceKind.PIECE else [post]
     near.sendall(b"x")
-    assert near.recv(1) == b""
+    assert is_over(near)
 
 
 def test_a_stream_that_nobody_answers_is_not_flooded(network, ends):
@@ -157,7 +165,7 @@ def test_nothing_is_left_of_a_stream_whose_ends_have_been_closed(network, quick,
 def test_an_end_that_is_closed_while_the_other_one_writes_ends_that_one(network, quick, linked):
     near, far = linked
     far.close()
-    with suppress(BrokenPipeError):
+    with suppress(ConnectionError):
         while True:
             near.sendall(bytes(1000))
     near.close()
@@ -181,7 +189,7 @@ def test_a_site_that_has_lost_a_stream_says_so_when_it_is_written_to(network, qu
     assert until(lambda: relay_threads() == 1)
     network.meddle = lambda post: [post]
     near.sendall(b"more")
-    assert near.recv(1) == b""
+    assert is_over(near)
 
 
 def test_late_repeats_of_a_stream_that_has_ended_begin_none(network, quick, linked):

@@ -17,21 +17,21 @@ def quick(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "pieces",
+    ("pieces", "most"),
     [
-        pytest.param(lambda k: piece(b"x", k + 2), id="ahead of a gap"),
-        pytest.param(lambda k: piece(b"x", k + 1), id="that nobody reads"),
-        pytest.param(lambda k: piece(b"", k + 2, kind=PieceKind.END), id="ends of all places"),
-        pytest.param(lambda k: piece(bytes(2000), k + 2), id="that overlap"),
-        pytest.param(lambda k: piece(bytes(MIB), 1 + (k << 20)) if k < 100 else piece(), id="long ones"),
+        pytest.param(lambda k: piece(b"x", k + 2), 12 * MIB, id="ahead of a gap"),
+        pytest.param(lambda k: piece(b"x", k + 1), 12 * MIB, id="that nobody reads"),
+        pytest.param(lambda k: piece(b"", k + 2, kind=PieceKind.END), 12 * MIB, id="ends of all places"),
+        pytest.param(lambda k: piece(bytes(2000), k + 2), 20 * MIB, id="that overlap"),
+        pytest.param(lambda k: piece(bytes(MIB >> 4), 1 + k * (MIB >> 4)), 20 * MIB, id="long ones"),
     ],
 )
-def test_the_pieces_that_a_stream_keeps_take_bounded_memory_and_time(network, pieces):
+def test_the_pieces_that_a_stream_keeps_take_bounded_memory_and_time(network, pieces, most):
     network.bring("a", "b", beginning())
     started = time.monotonic()
     tracemalloc.start()
     try:
-        for k in range(60_000):
+        for k in range(40_000):
             network.bring("a", "b", pieces(k))
         gc.collect()
         held, _ = tracemalloc.get_traced_memory()
@@ -39,8 +39,8 @@ def test_the_pieces_that_a_stream_keeps_take_bounded_memory_and_time(network, pi
         tracemalloc.stop()
     (stream,) = network.accepted("a")
     stream.close()
-    assert held < 30 * MIB
-    assert time.monotonic() - started < 60
+    assert held < most
+    assert time.monotonic() - started < 100
     network.bring("a", "b", piece(b"", kind=PieceKind.GONE))
 
 

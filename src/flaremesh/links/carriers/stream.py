@@ -23,7 +23,7 @@ HEADER_BYTES = _LAYOUT.size
 PIECE_BYTES: Final = 1 << 20
 """The server stores and forwards whole pieces: these keep all hops busy."""
 
-_ENTRY_BYTES = 512  # what keeping a piece costs, however short it is
+_ENTRY_BYTES = 1024  # what keeping a piece costs, however short it is
 _WINDOW_BYTES = 8 << 20  # under way: what is queued in NVFlare delays acknowledgements behind it
 _ACK_SECONDS = 0.1  # an acknowledgement waits so long for a piece to ride on
 _ACK_BYTES = 1 << 21  # and no longer than for so many bytes
