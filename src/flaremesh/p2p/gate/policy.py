@@ -111,7 +111,7 @@ class Policy(Closed):
         None, description="SHA-256 of files and modules that a run may bring or name beside flaremesh's own"
     )
     carriers: tuple[LinkKind, ...] | None = Field(
-        None, min_length=1, description="how messages may travel: direct, relay"
+        None, min_length=1, description="how messages may travel: direct, met, relay"
     )
     least_sites: Annotated[int, Field(ge=1), NUMBER] | None = Field(
         None, description="the least number of sites that a run must have"
