@@ -4,11 +4,14 @@ import socket
 import time
 from datetime import timedelta
 
+import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from flaremesh.links.carriers.met import Meeting
+from flaremesh.meeting.knock import await_go, introduce
 from flaremesh.meeting.point import MeetingPoint
+from flaremesh.meeting.refusal import Refused
 from flaremesh.meeting.ticket import mint
 
 MESH = "mesh"
@@ -69,3 +72,37 @@ def comes_true(condition, timeout=15):
             return False
         time.sleep(0.005)
     return True
+
+
+def knocked(address, credentials, shown, pair=("a", "b"), name=None, run="run", source=None):
+    """A connection to a meeting point, which has said all that it says before the other end comes.
+
+    ``shown`` is the ticket. What is signed is for ``pair``, ``run`` and ``name``, which is that of the
+    credentials if it is not given.
+    """
+    stream = socket.create_connection(address, 10, source)
+    try:
+        introduce(
+            stream, shown, credentials, run, pair, name or credentials.identify(credentials.chain()), 10
+        )
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def met(place, ends, **options):
+    """Connections of the two ends of a pair, by name, which the meeting point has joined."""
+    shown = place.ticket(*ends)
+    streams = [knocked(place.address, each, shown, tuple(ends), **options) for each in ends.values()]
+    for stream in streams:
+        assert await_go(stream, 10)
+        stream.settimeout(10)
+    return streams
+
+
+def said(stream):
+    """Why the meeting point hangs up."""
+    with pytest.raises(Refused) as caught:
+        await_go(stream, 10)
+    return caught.value.reason

@@ -2,7 +2,6 @@
 
 import pytest
 from direct_mesh import Sites
-from meeting_place import MeetingPlace
 
 from flaremesh.links.carriers import stream as relay
 
@@ -14,14 +13,6 @@ def proxies():
     yield made
     for proxy in made:
         proxy.close()
-
-
-@pytest.fixture
-def place(authority):
-    """A meeting point; closed after the links that meet there."""
-    place = MeetingPlace(authority)
-    yield place
-    place.close()
 
 
 @pytest.fixture
