@@ -27,7 +27,7 @@ CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 reason."""
 
 MOST_TICKET_BYTES: Final = 8192
-"""A longer one is refused; with keys of 2048 bits one has 3000."""
+"""A longer one is refused; with keys of 2048 bits one has 1800."""
 
 
 @dataclass(frozen=True)
