@@ -37,8 +37,12 @@ def _proxy_for(address: Address) -> SplitResult | None:
     spared = (host, f"{host}:{port}")
     if not url or any(proxy_bypass_environment(name, proxies) for name in spared):
         return None
-    proxy = urlsplit(url if "://" in url else f"http://{url}")
-    if proxy.scheme not in _PORTS or not proxy.hostname:
+    try:
+        proxy = urlsplit(url if "://" in url else f"http://{url}")
+        is_fit = proxy.scheme in _PORTS and bool(proxy.hostname) and proxy.port != 0
+    except ValueError:
+        is_fit = False
+    if not is_fit:
         # what the variable says may be a secret
         raise OSError("the proxy in https_proxy is not of the form http://HOST:PORT")
     return proxy

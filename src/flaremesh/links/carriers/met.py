@@ -5,6 +5,7 @@ long as the pair has no better one, so that the other one finds it at any time.
 """
 
 import logging
+import math
 import random
 import select
 import socket
@@ -32,6 +33,7 @@ _KNOCK_SECONDS: Final = 5.0  # until a meeting point has heard who waits
 _GO_SECONDS: Final = 1200.0  # it sends away who has waited for half of that
 _BACKOFF_SECONDS: Final = 0.05  # after the first failure; after each further one twice as long
 _BACKOFF_SECONDS_MAX: Final = 2.0
+_OFTEN_SECONDS: Final = 1.0  # a peer that comes more often is taken for a failure: it may be none at all
 
 Tickets: TypeAlias = Callable[[str], bytes | None]
 """The ticket to meet a neighbour, as long as it counts; None where there is none. Called from any thread."""
@@ -104,7 +106,7 @@ class MetCarrier(Carrier):
             raise TimeoutError(f"{peer} has not come to the meeting point{self.whereabouts(peer)}") from None
         except Refused as refused:
             stream.close()
-            raise self._refused(refused) from None
+            raise self.error_of(refused) from None
         except BaseException:
             stream.close()
             raise
@@ -133,7 +135,7 @@ class MetCarrier(Carrier):
             )
         except Refused as refused:
             stream.close()
-            raise self._refused(refused) from None
+            raise self.error_of(refused) from None
         except (LinkError, ValueError) as error:  # credentials that are gone, or a ticket that cannot be one
             stream.close()
             raise ConnectionError(str(error)) from None
@@ -159,7 +161,8 @@ class MetCarrier(Carrier):
         for waiter in self._waiters:
             waiter.join()
 
-    def _refused(self, refused: Refused) -> ConnectionError:
+    def error_of(self, refused: Refused) -> ConnectionError:
+        """What a refusal of the meeting point means here."""
         return ConnectionError(
             f"the meeting point{self.whereabouts('')} refuses this site ({refused.reason}): "
             + _REMEDIES.get(refused.reason, "its kit, the ticket and the mesh's root must be of one mesh")
@@ -222,22 +225,20 @@ class _Waiter:
         return not self._closed.is_set() and self._is_wanted(self._peer)
 
     def _keep(self) -> None:
-        pause = _BACKOFF_SECONDS
+        pause, came = _BACKOFF_SECONDS, -math.inf
         while not self._closed.is_set():
             if not self._is_wanted(self._peer):
                 self._rest(None)
                 continue
             try:
-                if self._wait_once():
+                if not self._wait_once():
+                    continue
+                before, came = came, time.monotonic()
+                if came - before > _OFTEN_SECONDS:
                     pause = _BACKOFF_SECONDS
                     continue
-            except Refused as refused:
-                failure: Exception = refused
             except OSError as error:
-                failure = error
-            else:
-                continue
-            self._note(failure)
+                self._note(error)
             # not all at once, when a meeting point is back
             self._rest(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _BACKOFF_SECONDS_MAX)
@@ -249,10 +250,13 @@ class _Waiter:
             _log.info("%s is not waited for at the meeting point: %s", self._peer, cause)
 
     def _wait_once(self) -> bool:
-        """Whether the peer has come; raises OSError and Refused."""
+        """Whether the peer has come; raises OSError where it is not waited for any more."""
         stream = self._carrier.knock(self._peer, _KNOCK_SECONDS)
         try:
             has_come = await_go(stream, _GO_SECONDS, lambda seconds: self._has_answer(stream, seconds))
+        except Refused as refused:
+            stream.close()
+            raise self._carrier.error_of(refused) from None
         except BaseException:
             stream.close()
             raise
