@@ -83,12 +83,12 @@ def _answer(stream: socket.socket, deadline: float, name: str) -> bytes:
     while _END not in data:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"{name} does not answer in time")
+            raise ConnectionError(f"{name} does not answer in time")
         stream.settimeout(left)
         try:
             piece = stream.recv(_MOST_ANSWER_BYTES - len(data))
         except TimeoutError:
-            raise TimeoutError(f"{name} does not answer in time") from None
+            raise ConnectionError(f"{name} does not answer in time") from None
         data += piece
         if not piece or (len(data) >= _MOST_ANSWER_BYTES and _END not in data):
             raise ConnectionError(f"{name} does not answer as an HTTP proxy does")

@@ -143,6 +143,8 @@ class Forwarder:
         except OSError:  # one end is gone, and so has nothing to say to the other
             self._part(joined)
             return
+        if events == selectors.EVENT_READ and ready.outward.vessel is None and not ready.outward.is_over:
+            return  # all that had come is gone, and nothing else is waited for than before
         if all(way.is_over for way in joined.ways):
             self._part(joined)
         else:

@@ -225,8 +225,7 @@ class MeetingPoint:
         try:
             piece = caller.connection.recv(knock.MOST_KNOCK_BYTES + 1 - len(caller.data))
             if not piece:
-                self._drop(caller, Reason.MALFORMED)
-                return
+                raise ConnectionError
             caller.data += piece
             if caller.knock is None:
                 caller.knock = knock.read_knock(caller.data)
@@ -240,7 +239,8 @@ class MeetingPoint:
         except BlockingIOError:
             return
         except OSError:
-            self._drop(caller, Reason.MALFORMED)
+            has_spoken = caller.knock is not None or caller.data
+            self._drop(caller, Reason.MALFORMED if has_spoken else Reason.EMPTY)
             return
         except Refused as error:
             self._drop(caller, error.reason)

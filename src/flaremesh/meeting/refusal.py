@@ -7,6 +7,7 @@ class Reason(StrEnum):
     """The words are sent to who is refused, and count in the meeting point's figures."""
 
     MALFORMED = "malformed"  # no knock, or bytes that nobody sends there
+    EMPTY = "empty"  # it hung up before it said anything, as probes and scanners do
     VERSION = "version"  # a knock of another version of the protocol
     FORGED = "forged"  # no ticket that the server of the mesh signed
     MESH = "mesh"  # a ticket of another mesh

@@ -3,12 +3,13 @@
 import os
 import socket
 import threading
+import time
 
 import pytest
 from direct_mesh import Proxy, exchange, in_parallel
 from meeting_place import comes_true, knocked
 
-from flaremesh.links import Key, LinkError, LinkKind, LinkRefused, Refusal, connector
+from flaremesh.links import EdgeLost, Key, LinkError, LinkKind, LinkRefused, Refusal, connector
 from flaremesh.links.carriers.met import Meeting
 from flaremesh.meeting import knock, point
 from flaremesh.meeting.knock import await_go
@@ -174,6 +175,14 @@ def test_a_pair_without_a_ticket_is_told_so(place, sites):
     assert not place.figures.refused
 
 
+def test_an_edge_that_is_lost_says_who_has_not_come(place, pair, soon):
+    pair.links.pop("b").close(patience=0)
+    with pytest.raises(
+        EdgeLost, match=r"a lost its direct and met link to b .*: b has not come to the meeting"
+    ):
+        pair.links["a"].receive([Key(0, 0, "b")], 20)
+
+
 def test_the_reason_of_a_refusal_is_told(place, sites, caplog):
     caplog.set_level("INFO")
     meet(sites, place, meetings={n: Meeting(place.address, lambda _: place.ticket("c", "d")) for n in "ab"})
@@ -229,11 +238,27 @@ def test_what_is_no_meeting_point_carries_nothing_and_the_relay_does(
     assert kinds(sites) == {"a": {LinkKind.RELAY}, "b": {LinkKind.RELAY}}
 
 
+def test_a_meeting_point_at_which_nobody_is_met_cannot_keep_a_site_busy(place, proxies, sites):
+    """It says at once that the other end is there, again and again."""
+    impostor = _Impostor(sites.authority.issue("c"))
+    proxies.append(impostor)
+    b = sites.add(
+        "b", ["a"], ["a"], mode="direct", listens=False, meeting=place.meeting("b", impostor.address)
+    )
+    started = time.monotonic()
+    opening = threading.Thread(target=lambda: in_parallel({"b": lambda: b.open({}, 2)}))
+    opening.start()
+    assert comes_true(lambda: impostor.conversations >= 5)
+    # half of each pause at least, which doubles
+    assert time.monotonic() - started > (0.05 + 0.1 + 0.2) / 2
+    opening.join()
+
+
 class _Answering:
     """A server that says one thing to all."""
 
     def __init__(self, answer=b""):
-        self._answer = answer
+        self._answer, self.conversations = answer, 0
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = self._listening.getsockname()
         self._thread = threading.Thread(target=self._serve)
@@ -250,6 +275,7 @@ class _Answering:
                 connection, _ = self._listening.accept()
             except OSError:
                 return
+            self.conversations += 1
             with connection:
                 self.converse(connection)
 

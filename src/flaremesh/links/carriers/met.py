@@ -29,7 +29,7 @@ from flaremesh.topology.links import LinkKind
 
 _log = logging.getLogger(__name__)
 
-_KNOCK_SECONDS: Final = 5.0  # until a meeting point has heard who waits
+_KNOCK_SECONDS: Final = 3.0  # until a meeting point has heard who waits
 _GO_SECONDS: Final = 1200.0  # it sends away who has waited for half of that
 _BACKOFF_SECONDS: Final = 0.05  # after the first failure; after each further one twice as long
 _BACKOFF_SECONDS_MAX: Final = 2.0
@@ -79,11 +79,9 @@ class MetCarrier(Carrier):
     ):
         self._site, self._run_id, self._meeting, self._credentials = site, run_id, meeting, credentials
         self._waiters = [_Waiter(self, peer, arrive, is_wanted) for peer in sorted(followed)]
-        self._is_open = False
 
     @override
     def open(self, addresses: Mapping[str, Address]) -> None:
-        self._is_open = True
         for waiter in self._waiters:
             waiter.start()
 
@@ -103,7 +101,10 @@ class MetCarrier(Carrier):
             await_go(stream, max(0.01, deadline - time.monotonic()))
         except TimeoutError:
             stream.close()
-            raise TimeoutError(f"{peer} has not come to the meeting point{self.whereabouts(peer)}") from None
+            # more than that it took too long
+            raise ConnectionError(
+                f"{peer} has not come to the meeting point{self.whereabouts(peer)}"
+            ) from None
         except Refused as refused:
             stream.close()
             raise self.error_of(refused) from None
@@ -122,6 +123,8 @@ class MetCarrier(Carrier):
             stream = tunnel.connect(self._meeting.address, timeout)
         except ConnectionRefusedError:  # which says nothing of the peer
             raise ConnectionError(f"nobody listens at the meeting point{self.whereabouts(peer)}") from None
+        except TimeoutError:
+            raise ConnectionError(self._is_silent()) from None
         try:
             tune(stream)
             introduce(
@@ -136,6 +139,9 @@ class MetCarrier(Carrier):
         except Refused as refused:
             stream.close()
             raise self.error_of(refused) from None
+        except TimeoutError:
+            stream.close()
+            raise ConnectionError(self._is_silent()) from None
         except (LinkError, ValueError) as error:  # credentials that are gone, or a ticket that cannot be one
             stream.close()
             raise ConnectionError(str(error)) from None
@@ -160,6 +166,9 @@ class MetCarrier(Carrier):
             waiter.stop()
         for waiter in self._waiters:
             waiter.join()
+
+    def _is_silent(self) -> str:
+        return f"the meeting point{self.whereabouts('')} does not answer in time"
 
     def error_of(self, refused: Refused) -> ConnectionError:
         """What a refusal of the meeting point means here."""
