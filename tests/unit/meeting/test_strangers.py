@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from meeting_place import MeetingPlace, knocked, met, said, server, ticket
 
@@ -295,6 +295,7 @@ def test_a_pair_of_which_one_never_comes_keeps_nobody_else_waiting(place, author
     assert not place.figures.refused
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=50))
 def test_whatever_a_knock_and_a_proof_hold_they_are_read_or_refused(data, more):
     for read in (knock.read_knock, knock.read_proof):

@@ -1,12 +1,13 @@
 """Who may meet whom: what a ticket says, and what is none."""
 
+import functools
 import json
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from meeting_place import MESH, server, ticket
 
@@ -15,6 +16,7 @@ from flaremesh.meeting.refusal import Reason, Refused
 from flaremesh.meeting.ticket import CLOCK_TOLERANCE, MOST_TICKET_BYTES, verified
 
 
+@functools.cache
 def root_of(authority):
     return x509.load_pem_x509_certificate(authority.file.read_bytes())
 
@@ -86,9 +88,10 @@ def test_a_long_one_is_refused_before_it_is_parsed(authority):
     assert refused(authority, b"[" * (MOST_TICKET_BYTES + 1)) is Reason.MALFORMED
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=300)
-    | st.recursive(st.none() | st.text(), lambda x: st.dictionaries(st.text(), x)).map(
+    | st.recursive(st.none() | st.text(), lambda x: st.dictionaries(st.text(), x), max_leaves=5).map(
         lambda value: json.dumps(value).encode()
     )
 )
@@ -96,6 +99,7 @@ def test_anything_else_is_refused_in_one_word(authority, data):
     assert refused(authority, data) in (Reason.MALFORMED, Reason.FORGED)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=50), st.sampled_from(["ticket", "certificate"]))
 def test_a_ticket_of_which_a_part_is_nonsense_is_refused(authority, genuine, text, part):
     fields = json.loads(genuine)
