@@ -203,7 +203,7 @@ def test_a_neighbour_that_talks_nonsense_after_it_was_met_disturbs_nobody(place,
         while stream.recv(4096):
             pass
     b = pair.observers["b"]
-    assert b.wait_for(lambda: ("", Refusal.HANDSHAKE) in b.refusals)
+    assert b.wait_for(lambda: ("a", Refusal.HANDSHAKE) in b.refusals)
     assert place.figures.joinings == before + 1
     assert exchange(pair, BOTH, 5, numbered(700)) == []
     assert kinds(pair) == BOTH_MET
