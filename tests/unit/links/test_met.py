@@ -9,7 +9,7 @@ import pytest
 from direct_mesh import Proxy, exchange, in_parallel
 from meeting_place import comes_true, knocked
 
-from flaremesh.links import EdgeLost, Key, LinkError, LinkKind, LinkRefused, Refusal, connector
+from flaremesh.links import EdgeLost, Key, LinkError, LinkKind, PeerTimeout, Refusal, connector
 from flaremesh.links.carriers.met import Meeting
 from flaremesh.meeting import knock, point
 from flaremesh.meeting.knock import await_go
@@ -216,9 +216,21 @@ def test_a_meeting_point_cannot_put_anybody_in_the_place_of_a_neighbour(place, p
     proxies.append(impostor)
     meet(sites, place, meetings={"a": place.meeting("a", impostor.address)})
     failure = sites.open(timeout=2)["a"]
-    assert isinstance(failure, LinkRefused)
+    assert isinstance(failure, PeerTimeout)
     assert "c answers there" in str(failure)
     assert ("b", Refusal.STRANGER) in sites.observers["a"].refusals
+
+
+@pytest.mark.parametrize("says", [None, b"", b"garbage" * 100])
+def test_a_meeting_point_that_joins_a_pair_with_others_does_not_end_it_where_there_is_a_relay(
+    place, proxies, sites, soon, says
+):
+    impostor = _Impostor(sites.authority.issue("c") if says is None else None, says or b"")
+    proxies.append(impostor)
+    meet(sites, place, mode="auto", meetings={name: place.meeting(name, impostor.address) for name in "ab"})
+    assert not any(sites.open().values())
+    assert exchange(sites, BOTH, 5, numbered(700)) == []
+    assert kinds(sites) == {"a": {LinkKind.RELAY}, "b": {LinkKind.RELAY}}
 
 
 @pytest.mark.parametrize(
@@ -287,28 +299,33 @@ class _Answering:
 
 
 class _Impostor(_Answering):
-    """A meeting point that says to all that the other end is there, and is that itself, or hangs up."""
+    """A meeting point that says to all that the other end is there, and is that itself, or says one thing."""
 
-    def __init__(self, credentials=None):
+    def __init__(self, credentials=None, answer=b""):
         self._credentials = credentials
-        super().__init__()
+        super().__init__(answer)
 
     def converse(self, connection):
         connection.settimeout(5)
         try:
-            data = b""
-            while knock.read_knock(data) is None:
-                data += connection.recv(1 << 16)
+            self._hear(connection, knock.read_knock)
             connection.sendall(knock.challenge(bytes(knock.NONCE_BYTES)))
-            data = b""
-            while knock.read_proof(data) is None:
-                data += connection.recv(1 << 16)
+            self._hear(connection, knock.read_proof)
             connection.sendall(knock.go())
             if self._credentials is not None:
                 with self._credentials.listening().wrap_socket(connection, server_side=True) as secure:
                     secure.recv(100)
+            connection.sendall(self._answer)
         except OSError:  # a has seen enough
             pass
+
+    def _hear(self, connection, read):
+        data = b""
+        while read(data) is None:
+            piece = connection.recv(1 << 16)
+            if not piece:
+                raise ConnectionError
+            data += piece
 
 
 class _Listener(Proxy):

@@ -66,6 +66,7 @@ class MetCarrier(Carrier):
     """
 
     kind = LinkKind.MET
+    is_forwarded = True
 
     def __init__(
         self,
