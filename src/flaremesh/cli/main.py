@@ -51,6 +51,9 @@ COMMANDS: Final = {
     "bundle": (
         "Make one archive from which a participant without internet is installed; it holds the private key."
     ),
+    "meet": (
+        "Join the connections of sites that nobody can dial, blind to what passes, until Ctrl-C or SIGTERM."
+    ),
     "down": "Stop the sites, then the server; running runs are aborted.",
     "pending": "Show the runs that wait at a site until a person there approves them.",
     "approve": "Approve a run that waits at a site: it may begin there, as `flaremesh pending` shows it.",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from flaremesh.links.carrier import Address, Carrier
 from flaremesh.links.carriers.direct import DirectCarrier, Listen, bind
+from flaremesh.links.carriers.met import Meeting, MetCarrier
 from flaremesh.links.carriers.relay import RelayCarrier, Transport
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.dialler import Dialler
@@ -17,7 +18,7 @@ from flaremesh.links.link import Cancelled, LinkObserver, Refusal
 from flaremesh.links.mesh_link import MeshLink
 from flaremesh.links.pair import Pair
 from flaremesh.links.reception import Reception
-from flaremesh.topology.links import LinkMode
+from flaremesh.topology.links import LinkKind, LinkMode
 from flaremesh.topology.neighborhood import Neighborhood
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def assemble(
     credentials: Credentials | None,
     listen: Listen | None,
     tolerance: Tolerance | None = None,
+    meeting: Meeting | None = None,
 ) -> MeshLink:
     """One site's link for one run, not open yet.
 
@@ -47,6 +49,7 @@ def assemble(
         credentials: of the site in this run; None in NVFlare's simulator, which has no kits.
         listen: where neighbours dial; None if they cannot.
         tolerance: of neighbours that are late; None where the run ends with its first loss.
+        meeting: where pairs meet that may; None where none do.
 
     Raises:
         LinkError: no port is free, or the certificate cannot be used.
@@ -68,6 +71,15 @@ def assemble(
     try:
         if mode != "relay" and credentials is not None:
             carriers.append(DirectCarrier(_listen(reception, *listen) if listen else None, sources))
+        if meeting is not None and credentials is not None:
+            followed = [pair.peer for pair in pairs.values() if not pair.leads]
+
+            def is_wanted(peer: str) -> bool:
+                return not pairs[peer].is_over and pairs[peer].kind is not LinkKind.DIRECT
+
+            carriers.append(
+                MetCarrier(site, run_id, meeting, credentials, followed, reception.take, is_wanted)
+            )
         if mode == "direct":
             transport.listen(lambda sender, _: observer.refused(sender, Refusal.CARRIER))
         else:

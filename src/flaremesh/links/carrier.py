@@ -54,6 +54,9 @@ class Carrier(ABC):
         """Where ``peer`` is dialled, to be put after its name; empty where that is no place."""
         return ""
 
+    def notice(self) -> None:  # noqa: B027  (most carriers need no news)
+        """A pair has got a connection, or lost one; called from any thread."""
+
     @abstractmethod
     def close(self) -> None:
         """Free all resources; the streams have been closed."""

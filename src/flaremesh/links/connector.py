@@ -154,15 +154,16 @@ class Connector:
 
     def _end(self, begun: float, refused_since: float | None) -> float:
         """Until when to go on dialling, by ``time.monotonic``."""
-        by_relay = any(carrier.kind is LinkKind.RELAY for carrier in self._carriers)
+        # both ends come to these of their own accord: who is not there yet may still come
+        is_met = any(carrier.kind is not LinkKind.DIRECT for carrier in self._carriers)
         within = begun + _DIAL_SECONDS * max(1, len(self._carriers))
         if not self._has_been:
             dials = all(start is not None for start in self._starts.values())
-            return within if dials and not by_relay else math.inf  # whoever opens the link has a limit
+            return within if dials and not is_met else math.inf  # whoever opens the link has a limit
         if self._tolerance is None:
             return within + (0.0 if self._pair.leads else _DIAL_SECONDS)
         if (
-            refused_since is not None and not by_relay
+            refused_since is not None and not is_met
         ):  # an edge that is cut answers nothing: its process is gone
             return min(begun + self._tolerance.redial, refused_since + _DIAL_SECONDS)
         return begun + max(_DIAL_SECONDS, self._tolerance.redial)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -122,18 +121,3 @@ class Credentials:
 
     def _unusable(self, error: Exception) -> LinkError:
         return LinkError(f"the certificate {self.certificate} cannot be used: {error}")
-
-
-def verify(content: bytes, signature: bytes, signer: x509.Certificate) -> bool:
-    """Whether the holder of a run's certificate signed ``content``, as `Credentials.sign` does."""
-    try:
-        public = signer.public_key()
-        if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(signature, content, ec.ECDSA(SHA256()))
-        elif isinstance(public, rsa.RSAPublicKey):
-            signatures.verify(content, signature, signer)
-        else:
-            return False
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError, signatures.SignatureError):
-        return False
-    return True

@@ -114,6 +114,8 @@ class MeshLink(Link):
             self._changed.notify_all()
         for connector in self._connectors:
             connector.notice()
+        for carrier in self._carriers:
+            carrier.notice()
 
     @override
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:

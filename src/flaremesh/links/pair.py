@@ -129,8 +129,8 @@ class Pair:
             return -math.inf
         if self.broken is not None:
             return self.broken + tolerance.redial
-        # by the relay alone, silence may mean that one of the two does not reach the server
-        is_cut = self.kind is LinkKind.RELAY and self.is_silent
+        # where others forward, silence may mean that one of the two does not reach them
+        is_cut = self.kind in (LinkKind.MET, LinkKind.RELAY) and self.is_silent
         return self._heard + tolerance.redial if is_cut else -math.inf
 
     @property

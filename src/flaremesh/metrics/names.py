@@ -21,7 +21,7 @@ DURATION_BUCKETS = (
 """Upper bounds, seconds."""
 
 
-LINK_KINDS = DIRECT, RELAY = LinkKind.DIRECT, LinkKind.RELAY
+LINK_KINDS = DIRECT, MET, RELAY = LinkKind.DIRECT, LinkKind.MET, LinkKind.RELAY
 
 
 class Phase(StrEnum):

@@ -119,7 +119,7 @@ MISTAKES = {
     "a path as a zone": ("hours: {time_zone: ../../etc/passwd}", "there is no time zone"),
     "an unknown carrier": (
         "carriers: [pigeon]",
-        "line 1: carriers[0]: 'pigeon' is unknown; write one of direct, relay",
+        "line 1: carriers[0]: 'pigeon' is unknown; write one of direct, met, relay",
     ),
     "no carrier": ("carriers: []", "0 given, at least 1 needed"),
     "an unknown role": ("submitters: {roles: [king]}", "line 1: submitters.roles[0]: 'king' is unknown"),

@@ -88,6 +88,7 @@ class Sites:
         listens=True,
         direct=True,
         tolerance=None,
+        meeting=None,
     ):
         """A site's link, not open yet; it listens on a port of the system's choice, or of a range."""
         observer = self.observers[name] = Observer()
@@ -101,6 +102,7 @@ class Sites:
             credentials=(credentials or self.authority.issue(name)) if direct else None,
             listen=("127.0.0.1", (0, 0) if listens is True else listens) if listens else None,
             tolerance=tolerance,
+            meeting=meeting,
         )
         return link
 

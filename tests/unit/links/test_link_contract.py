@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from direct_mesh import Proxy, exchange, in_parallel
 
-from flaremesh.links import Key, LinkClosed, LinkError, PeerBehind, PeerTimeout, inbox, link
+from flaremesh.links import Key, LinkClosed, LinkError, LinkKind, PeerBehind, PeerTimeout, inbox, link
 from flaremesh.links import connector as outgoing
 from flaremesh.links.carriers import stream as relay
 from flaremesh.links.inprocess import InProcessLink, inboxes
@@ -71,12 +71,35 @@ class Direct(InProcess):
         self.interrupt()
 
 
-@pytest.fixture(params=["direct", "relay", "auto", "inprocess"])
+class Met(InProcess):
+    """The same graph of sites that nobody can dial, through a meeting point to which connections are cut."""
+
+    def __init__(self, sites, proxies, place):
+        self._proxies, self.links = proxies, sites.links
+        for name in NAMES:
+            others = [other for other in NAMES if other != name]
+            proxies.append(Proxy(place.address))
+            meeting = place.meeting(name, proxies[-1].address)
+            sites.add(name, others, others, mode="direct", listens=False, meeting=meeting)
+        assert not any(sites.open(timeout=BOUND).values())
+        for name in NAMES:
+            assert set(sites.observers[name].links.values()) == {LinkKind.MET}
+
+    def interrupt(self):
+        for proxy in self._proxies:
+            proxy.cut()
+
+
+@pytest.fixture(params=["direct", "met", "relay", "auto", "inprocess"])
 def mesh(request, monkeypatch):
     monkeypatch.setattr(relay, "_RESEND_SECONDS", 0.05)
     monkeypatch.setattr(relay, "_RESEND_SECONDS_MAX", 0.2)
     if request.param == "inprocess":
         mesh = InProcess()
+    elif request.param == "met":
+        # the place outlasts the links, and the proxies outlast both
+        place, proxies, sites = (request.getfixturevalue(name) for name in ("place", "proxies", "sites"))
+        mesh = Met(sites, proxies, place)
     else:
         proxies, sites = (request.getfixturevalue(name) for name in ("proxies", "sites"))
         mesh = Relayed(sites) if request.param == "relay" else Direct(sites, proxies, request.param)

@@ -14,7 +14,7 @@ from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.json_dataclass import plain
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import Schema
-from flaremesh.topology.links import LinkKind, LinkMode
+from flaremesh.topology.links import AUTO, LinkKind, LinkMode
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import MOST_SITES
 
@@ -26,7 +26,7 @@ _Id: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
 _Label: TypeAlias = Annotated[str, Field(max_length=1000)] | float | None
 
 _CARRIERS: Final[Mapping[LinkMode, frozenset[LinkKind]]] = {
-    "auto": frozenset(LinkKind),
+    "auto": frozenset(AUTO),
     "direct": frozenset({LinkKind.DIRECT}),
     "relay": frozenset({LinkKind.RELAY}),
 }
