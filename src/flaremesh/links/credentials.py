@@ -1,4 +1,4 @@
-"""Who a site of a run is, and who its peers are: by certificates that sites issue to their runs."""
+"""Who a site of a run is, and who its peers are: by what sites, or NVFlare, issue to runs."""
 
 import ssl
 from collections.abc import Collection, Sequence
@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from flaremesh import signatures
-from flaremesh.certificates import CertificateError, Newest, identify
+from flaremesh.certificates import CertificateError, Newest, OtherJob, identify
 from flaremesh.links.errors import LinkError
 from flaremesh.links.link import Refusal
 
 Chain: TypeAlias = Sequence[x509.Certificate]
-"""The certificate of a site's run and the one of the site that issued it; the root may follow."""
+"""The certificate of a site's run and the one that issued it; the root may follow."""
 
 
 class Untrusted(Exception):
@@ -35,10 +35,11 @@ class Credentials:
     """A site's certificate and private key for one run, and what its peers are held to.
 
     Attributes:
-        certificate: file with the run's certificate, followed by that of the site, which issued it.
+        certificate: file with the run's certificate, followed by the one that issued it.
         key: file with the run's private key, RSA or on an elliptic curve.
         root: file with the certificate of the mesh's root.
         revoked: serial numbers, in decimal, of certificates that count no more.
+        job: the run's id at NVFlare, which a peer's certificate may name; None where no job is under way.
 
     All methods but `identify` raise LinkError for files that cannot be used.
     """
@@ -47,6 +48,7 @@ class Credentials:
     key: Path
     root: Path
     revoked: Collection[str] = ()
+    job: str | None = None
 
     def listening(self) -> ssl.SSLContext:
         """TLS for connections that come in."""
@@ -79,12 +81,15 @@ class Credentials:
         """The name of the site whose run holds ``chain``.
 
         Raises:
-            Untrusted: no site of the mesh holds it, it is revoked, or it is older than one seen before.
+            Untrusted: no site of the mesh holds it, it is of another job or revoked, or it is older than one
+                seen before.
         """
         try:
-            identity = identify(chain, self._root)
+            identity = identify(chain, self._root, job=self.job)
         except LinkError:
             raise
+        except OtherJob as error:
+            raise Untrusted(Refusal.RUN, str(error)) from None
         except Exception as error:  # noqa: BLE001  (of many classes, for what a peer has written there)
             expired = any(certificate.not_valid_after_utc < datetime.now(UTC) for certificate in chain)
             raise Untrusted(Refusal.EXPIRED if expired else Refusal.UNTRUSTED, str(error)) from None

@@ -47,7 +47,7 @@ class Refusal(StrEnum):
 
     MALFORMED = "malformed"  # no frame or part of a run, or a frame that nobody sends there
     VERSION = "version"  # a frame of another version of the protocol
-    RUN = "run"  # a frame of another run
+    RUN = "run"  # a frame or a certificate of another run
     OVERSIZED = "oversized"  # a message longer than those of the run, or than memory holds
     REPLAYED = "replayed"  # a message, or a greeting, that has come before
     EARLY = "early"  # its sender is too far ahead: the relay sends it again later

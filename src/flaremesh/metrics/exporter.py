@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
+from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 from prometheus_client.registry import Collector
+
+from flaremesh.hosts import address_of
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ class Exporter:
     otherwise; ``/doctor?report`` has the same body and is always 200.
 
     Args:
-        host: address to bind.
+        host: address to bind; ``::`` is that of all families where the machine has both.
         port: port to bind; 0 takes a free one.
         collectors: the metrics.
         missing: says what keeps the participant from taking part; called for every request.
@@ -92,7 +95,15 @@ class _Server(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._clients: Counter[str] = Counter()
         self._to_ask: dict[Any, float] = {}  # by connection: until when
+        if isinstance(address_of(address[0]), IPv6Address):
+            self.address_family = socket.AF_INET6
         super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Called once, before it listens."""
+        if self.address_family == socket.AF_INET6 and socket.has_dualstack_ipv6():
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:

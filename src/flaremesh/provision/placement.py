@@ -7,7 +7,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision.values import DialledPeer, Peer
 from flaremesh.topology.schema import SERVER, Site, Topology
 
-_ANYWHERE = "0.0.0.0/0"
+_ANYWHERE = ("0.0.0.0/0", "::/0")
 
 
 class PlacementError(FlaremeshError):
@@ -75,13 +75,13 @@ def _place(topology: Topology, participant: str, *, dialled: bool) -> dict[str, 
     place: dict[str, str | tuple[str, ...]] = {"namespace": namespace_of(topology, participant)}
     if may_be_elsewhere(topology, participant):
         host = _host_of(topology, participant)
-        place["cidrs"] = (_block(host) if dialled and host else _ANYWHERE,)
+        place["cidrs"] = _blocks(host) if dialled and host else _ANYWHERE
     return place
 
 
-def _block(host: str) -> str:
+def _blocks(host: str) -> tuple[str, ...]:
     try:
-        return str(ipaddress.ip_network(host))
+        return (str(ipaddress.ip_network(host)),)
     except ValueError:
         return _ANYWHERE  # policies know no names
 

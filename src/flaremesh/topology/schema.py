@@ -77,17 +77,20 @@ Email: TypeAlias = Annotated[
 
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = rf"^{_LABEL}(\.{_LABEL})*$"
+_HOST_OR_IPV6 = rf"^({_LABEL}(\.{_LABEL})*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$"
 
 
 def _host(text: str) -> str:
-    if ":" in text or "/" in text:
+    if re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", text):
+        return _ipv6(text)
+    if any(mark in text for mark in ":/[]%"):
         raise refusal(
-            f"{shown(text)} is more than a name or an IPv4 address",
-            "write the host alone, without scheme and port; NVFlare takes no IPv6 addresses, but their names",
+            f"{shown(text)} is more than a name or an address",
+            "write the host alone, without scheme, port, brackets and zone",
         )
     if not re.match(_HOST, text) or len(text) > 253:
         raise refusal(
-            f"{shown(text)} is neither a host name nor an IPv4 address",
+            f"{shown(text)} is neither a host name nor an address",
             "write letters, digits and inner hyphens, 63 at most between two dots",
         )
     if text.rpartition(".")[2].isdecimal():
@@ -100,8 +103,26 @@ def _host(text: str) -> str:
     return text
 
 
+def _ipv6(text: str) -> str:
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError as error:
+        raise refusal(f"{shown(text)} is no IPv6 address: {error}", "correct it, or write a name") from None
+    if address.ipv4_mapped:
+        raise refusal(
+            f"{shown(text)} is an IPv4 address in the clothes of the other family",
+            f"write {address.ipv4_mapped}",
+        )
+    if address.is_link_local:
+        raise refusal(
+            f"{shown(text)} holds on one network segment alone, and says not on which",
+            "write a global or a unique local address, or a name",
+        )
+    return address.compressed
+
+
 Host: TypeAlias = Annotated[
-    str, AfterValidator(_host), WithJsonSchema({"type": "string", "pattern": _HOST, "maxLength": 253})
+    str, AfterValidator(_host), WithJsonSchema({"type": "string", "pattern": _HOST_OR_IPV6, "maxLength": 253})
 ]
 
 _DOMAIN = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"

@@ -1,11 +1,13 @@
 """Direct connections: whoever of two neighbours can reach the other one dials it."""
 
+import errno
 import socket
 from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 from typing_extensions import override
 
+from flaremesh.hosts import at, listening
 from flaremesh.links.carrier import HEAD_START, Address, Carrier
 from flaremesh.links.channel import tune
 from flaremesh.links.errors import LinkError
@@ -58,7 +60,7 @@ class DirectCarrier(Carrier):
     @override
     def whereabouts(self, peer: str) -> str:
         host, port = self._addresses[peer]
-        return f" at {host}:{port}"
+        return f" at {at(host, port)}"
 
     @override
     def close(self) -> None:
@@ -69,18 +71,18 @@ def bind(host: str, ports: tuple[int, int]) -> socket.socket:
     """A socket where neighbours dial in.
 
     Args:
-        host: under which they do; with localhost or 127.*, only this machine can.
+        host: under which they do; with localhost or a loopback address, only this machine can.
         ports: inclusive range, of which the first free one is taken.
 
     Raises:
-        LinkError: no port of the range is free.
+        LinkError: no port of the range is free, or this machine has no such address.
     """
-    address = host if host == "localhost" or host.startswith("127.") else ""
     for port in _range(ports):
         try:
-            return socket.create_server((address, port), backlog=_BACKLOG)
-        except OSError:
-            continue
+            return listening(host, port, _BACKLOG)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise LinkError(f"no neighbour can dial in at {host}: {error.strerror or error}") from error
     taken = f"port {ports[0]} is" if ports[0] == ports[1] else f"all ports {ports[0]}-{ports[1]} are"
     raise LinkError(
         f"{taken} taken: no neighbour can dial in. Every run at a site takes a port; widen its link.ports"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 from abc import abstractmethod
@@ -20,6 +21,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from flaremesh import atomic
+from flaremesh.hosts import at
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT, PORT_VARIABLE
 from flaremesh.metrics.exporter import Exporter
 from flaremesh.metrics.names import AgentMetric
@@ -28,12 +30,14 @@ from flaremesh.p2p.agents.janitor import Retention, sweep, sweep_stores
 from flaremesh.p2p.agents.kit import PATH as KIT_PATH
 from flaremesh.p2p.agents.kit import Kit
 from flaremesh.p2p.agents.termination import on_termination
+from flaremesh.p2p.nvflare import ipv6
 from flaremesh.p2p.nvflare.startup import startup_files
 
 AGENT_FILE: Final = "agent.json"
 """File in the workspace that says where the agent serves: ``{"url": ..., "pid": ...}``."""
 
-_EVERYWHERE = "0.0.0.0"
+_EVERYWHERE = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}
 _SWEEP_SECONDS = 3600.0
 
 
@@ -67,6 +71,7 @@ class Agent(FLComponent):
         kit: Mapping[str, Any] | None = None,
     ):
         super().__init__()
+        ipv6.admit()  # NVFlare makes its components before it dials or listens
         self._port = port
         self._kit = kit
         self._retention = Retention(keep_runs, keep_days)
@@ -154,13 +159,13 @@ class Agent(FLComponent):
         except (OSError, ValueError, OverflowError) as error:
             self.log_error(
                 fl_ctx,
-                f"no metrics and no readiness: cannot serve on {host}:{port} ({error}). "
+                f"no metrics and no readiness: cannot serve on {host}, port {port} ({error}). "
                 f"Free the port, or choose another one with {PORT_VARIABLE}, and start again.",
             )
             return
-        self.log_info(fl_ctx, f"serving metrics and readiness on {host}:{exporter.port}")
-        here = "127.0.0.1" if host == _EVERYWHERE else host
-        atomic.write(file, json.dumps({"url": f"http://{here}:{exporter.port}", "pid": os.getpid()}) + "\n")
+        self.log_info(fl_ctx, f"serving metrics and readiness on {at(host, exporter.port)}")
+        url = f"http://{at(_HERE.get(host, host), exporter.port)}"
+        atomic.write(file, json.dumps({"url": url, "pid": os.getpid()}) + "\n")
 
     def _examine(self) -> Report:
         return examine(

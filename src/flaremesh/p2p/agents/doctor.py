@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from flaremesh import __version__
+from flaremesh.hosts import at
 from flaremesh.links.credentials import Credentials
 from flaremesh.p2p import participant
 from flaremesh.p2p.agents.probe import Failure, Invitation, dial
@@ -271,7 +272,7 @@ def _try_edge(
         )
     if reply.port is None:
         return Edge(peer, host, False if reply.wrong else None, reply.why, reply.remedy, reply.version)
-    text = f"{host}:{reply.port}"
+    text = at(host, reply.port)
     if allowed is None or not allowed.is_at(host, reply.port):
         return _failed(
             peer,

@@ -128,7 +128,7 @@ class Member:
                 observer=traffic,
                 cancelled=cancelled,
                 transport=_ThroughServer(cell),
-                credentials=link_credentials(startup, folder, charter) if charter else None,
+                credentials=link_credentials(startup, folder, charter, job) if charter else None,
                 listen=(config.link["host"], tuple(config.link["ports"])) if config.link else None,
                 tolerance=tolerance,
             )
