@@ -224,7 +224,7 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
     run = topology.run
     if run.links == "direct" and (pair := _unreachable(topology, mesh)):
         return (
-            f"links: direct needs an address at one of two neighbours, and {pair[0]} and {pair[1]} have none; "
+            f"links: direct needs an address at one of two neighbours; {pair[0]} and {pair[1]} have none; "
             "write link: {host: ..., ports: ...} at one of them, or links: auto"
         )
     if reason := run.wire.unsoundness(len(mesh.matrices)):

@@ -19,7 +19,7 @@ _OPEN_SECONDS = 20
 
 
 class Sites:
-    """The executors of a network, configured; ``posts`` is what the transport carried, as (sender, peer, bytes)."""
+    """The executors of a network, configured; ``posts`` is what was relayed, as (sender, peer, bytes)."""
 
     def __init__(self, folder, network, executors, opened=True, **extra):
         self.executors, self.links, self.posts = executors, {}, []

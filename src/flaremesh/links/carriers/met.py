@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 from typing_extensions import override
 
+from flaremesh.hosts import at
 from flaremesh.links import tunnel
 from flaremesh.links.carrier import Address, Arrival, Carrier
 from flaremesh.links.channel import tune
@@ -154,7 +155,7 @@ class MetCarrier(Carrier):
     @override
     def whereabouts(self, peer: str) -> str:
         host, port = self._meeting.address
-        return f" at {host}:{port}"
+        return f" at {at(host, port)}"
 
     @override
     def notice(self) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
+from flaremesh.hosts import at
 from flaremesh.links import LinkError, LinkKind
 from flaremesh.links.carrier import Address
 from flaremesh.links.carriers.direct import DirectCarrier, bind
@@ -159,7 +160,7 @@ def dial(site: str, peer: str, address: Address, run: str, credentials: Credenti
         return None
     host, port = address
     return Failure(
-        f"{site} has no link to {peer} at {host}:{port}: {cause}.",
+        f"{site} has no link to {peer} at {at(host, port)}: {cause}.",
         f"{host} must lead to {peer}, and both firewalls must let {site} connect to its ports.",
     )
 
