@@ -45,6 +45,21 @@ class Round:
     warm_up: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a site's process runs.
+
+    Attributes:
+        host: address under which the others reach it.
+        interface: network device that has it.
+        namespace: path of the network namespace; None for the one that all share.
+    """
+
+    host: str = "127.0.0.1"
+    interface: str = "lo"
+    namespace: str | None = None
+
+
 class Site:
     """What one process knows.
 
@@ -53,6 +68,7 @@ class Site:
         sites: names of all sites, in order.
         credentials: a run's, which the site's kit issues.
         rounds: what to do, one after the other.
+        place: where it is.
         scratch: an empty folder that all sites share.
     """
 
@@ -61,6 +77,7 @@ class Site:
         self.sites = tuple(task["sites"])
         kit = Path(task["kits"]) / hood.site / "startup"
         self.rounds = [Round(**each) for each in task["rounds"]]
+        self.place = Place(**task["places"].get(hood.site, {}))
         self.scratch = Path(task["scratch"])
         own = self.scratch / hood.site
         own.mkdir()

@@ -1,0 +1,80 @@
+"""A star of sites in namespaces, as whoever measures uses it."""
+
+import multiprocessing as mp
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from bench.processes import Place
+from bench.wan import router
+from bench.wan.line import Shape
+from bench.wan.namespaces import INTERFACE
+
+_END_SECONDS = 5.0
+
+
+def path(rate: float, one_way: float, loss: float = 0.0) -> Shape:
+    """Lines of which two in a row make a path.
+
+    Args:
+        rate: bits per second, up and down, of each site.
+        one_way: seconds from site to site.
+        loss: share of packets that are lost from site to site.
+    """
+    product = int(rate * 2 * one_way / 8)  # of bandwidth and round trip
+    return Shape(rate, one_way / 2, 1 - (1 - loss) ** 0.5, max(product, 1 << 16))
+
+
+@dataclass(frozen=True)
+class Network:
+    """Sites that reach each other through lines.
+
+    Attributes:
+        places: by name of a site.
+    """
+
+    places: dict[str, Place]
+    _control: Connection
+
+    def shape(self, shape: Shape) -> None:
+        """Give every line another shape."""
+        self._control.send(shape)
+        self._control.recv()
+
+    def figures(self) -> dict[str, Any]:
+        """What the lines carried and how punctual they were, since this was last asked."""
+        self._control.send(None)
+        return dict(self._control.recv())
+
+
+@contextmanager
+def joined(sites: Sequence[str], shape: Shape) -> Iterator[Network]:
+    """Make the network; it is gone afterwards.
+
+    Raises:
+        OSError: the right to is missing, or there is no TUN.
+    """
+    addresses = [f"10.77.0.{number + 1}" for number in range(len(sites))]
+    context = mp.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=router.serve, args=(theirs, shape, addresses), kwargs={"whole": not shape.loss}, daemon=True
+    )
+    process.start()
+    theirs.close()
+    try:
+        found = ours.recv()
+        if isinstance(found, OSError):
+            raise found
+        places = {
+            site: Place(address, INTERFACE, f"/proc/{process.pid}/fd/{descriptor}")
+            for site, address, descriptor in zip(sites, addresses, found, strict=True)
+        }
+        yield Network(places, ours)
+    finally:
+        ours.close()
+        process.join(_END_SECONDS)
+        process.kill()
+        process.join()
