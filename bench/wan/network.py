@@ -1,14 +1,15 @@
 """A star of sites in namespaces, as whoever measures uses it."""
 
-import multiprocessing as mp
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from bench.processes import Place
-from bench.wan import router
+from bench.processes import ROOT, Place
 from bench.wan.line import Shape
 from bench.wan.namespaces import INTERFACE
 
@@ -57,24 +58,26 @@ def joined(sites: Sequence[str], shape: Shape) -> Iterator[Network]:
         OSError: the right to is missing, or there is no TUN.
     """
     addresses = [f"10.77.0.{number + 1}" for number in range(len(sites))]
-    context = mp.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=router.serve, args=(theirs, shape, addresses), kwargs={"whole": not shape.loss}, daemon=True
-    )
-    process.start()
-    theirs.close()
+    near, far = socket.socketpair()
+    with far:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.wan.router", str(far.fileno())], pass_fds=[far.fileno()], cwd=ROOT
+        )
+    control = Connection(near.detach())
     try:
-        found = ours.recv()
+        control.send((shape, addresses, not shape.loss))
+        found = control.recv()
         if isinstance(found, OSError):
             raise found
         places = {
             site: Place(address, INTERFACE, f"/proc/{process.pid}/fd/{descriptor}")
             for site, address, descriptor in zip(sites, addresses, found, strict=True)
         }
-        yield Network(places, ours)
+        yield Network(places, control)
     finally:
-        ours.close()
-        process.join(_END_SECONDS)
-        process.kill()
-        process.join()
+        control.close()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

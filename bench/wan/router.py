@@ -1,9 +1,10 @@
-"""The process in the middle of a star of sites: all their packets pass through it, as slowly as a network's would."""
+"""The process in the middle of a star of sites: their packets pass through it, as slowly as a network's."""
 
 import os
 import select
 import signal
 import socket
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -59,7 +60,11 @@ class Router:
         self._cpu = time.process_time()
 
     def run(self, control: Connection) -> None:
-        """Until ``control`` is closed; a `Shape` that comes by it is every line's from then on, None asks for figures."""
+        """Route until ``control`` is closed.
+
+        Args:
+            control: a `Shape` that comes by it is every line's from then on; None asks for figures.
+        """
         places = {device: number for number, device in enumerate(self._devices)}
         readable = [*self._devices, control]
         while True:
@@ -140,12 +145,14 @@ def on_the_wire(packet: bytes) -> int:
     return length + (segments - 1) * headers
 
 
-def serve(control: Connection, shape: Shape, addresses: list[str], *, whole: bool) -> None:
-    """In a process of its own: tell the namespaces' descriptors, then route."""
+def main() -> None:
+    """Arguments: a descriptor, by which come shape, addresses and whether packets are whole; see `Router`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the one that started it
-    with suppress(PermissionError, OSError):
+    with suppress(OSError):
         # a network does not wait until the sites leave it a core
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    control = Connection(int(sys.argv[1]))
+    shape, addresses, whole = control.recv()
     try:
         router = Router(shape, addresses, whole=whole)
     except OSError as error:
@@ -153,3 +160,7 @@ def serve(control: Connection, shape: Shape, addresses: list[str], *, whole: boo
         return
     control.send(router.namespaces)
     router.run(control)
+
+
+if __name__ == "__main__":
+    main()
