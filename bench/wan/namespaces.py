@@ -20,9 +20,9 @@ INTERFACE = "wan0"
 
 MTU = 1500
 HEADER = struct.Struct("=BBHHHH")
-"""What precedes a packet, struct virtio_net_hdr: flags, kind of segments, length of their headers and of their
-payloads, where the checksum begins and goes. The kernel hands over up to 64 KiB as one packet and says here how
-it would be cut; without that a process could not forward a gigabit per second."""
+"""What precedes a packet, struct virtio_net_hdr: flags, kind of segments, length of their headers and of
+their payloads, where the checksum begins and goes. The kernel hands over up to 64 KiB as one packet and says
+here how it would be cut; without that a process could not forward a gigabit per second."""
 
 _CLONE_NEWNET = 0x40000000
 _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
