@@ -43,7 +43,7 @@ def _tables(rows: Sequence[Row], newline: str) -> Iterator[list[tuple[str, ...]]
     others = {row.case for row in rows}.difference(*_TABLES)
     for cases in (*_TABLES, others):
         chosen = [row for row in rows if row.case in cases]
-        systems = [system for system in SYSTEMS if any(system in row.systems for row in chosen)]
+        systems = list(dict.fromkeys(system for row in chosen for system in row.systems))
         end = 1 if any(row.targets for row in chosen) else 0
         lines = [(*_HEAD, *systems, *[_TARGETS][:end])]
         for row in chosen:

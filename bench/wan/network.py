@@ -12,6 +12,7 @@ from typing import Any
 from bench.processes import ROOT, Place
 from bench.wan.line import Shape
 from bench.wan.namespaces import INTERFACE
+from bench.wan.star import Star
 
 _END_SECONDS = 5.0
 
@@ -51,13 +52,18 @@ class Network:
 
 
 @contextmanager
-def joined(sites: Sequence[str], shape: Shape) -> Iterator[Network]:
+def joined(sites: Sequence[str], shape: Shape, congestion: str = "cubic") -> Iterator[Network]:
     """Make the network; it is gone afterwards.
 
+    Args:
+        sites: their names.
+        shape: of every line, in both directions.
+        congestion: name of TCP's congestion control; what Linux comes with, not what this machine prefers.
+
     Raises:
-        OSError: the right to is missing, or there is no TUN.
+        OSError: the right to make it is missing, or TUN devices are, or that congestion control.
     """
-    addresses = [f"10.77.0.{number + 1}" for number in range(len(sites))]
+    addresses = tuple(f"10.77.0.{number + 1}" for number in range(len(sites)))
     near, far = socket.socketpair()
     with far:
         process = subprocess.Popen(
@@ -65,7 +71,7 @@ def joined(sites: Sequence[str], shape: Shape) -> Iterator[Network]:
         )
     control = Connection(near.detach())
     try:
-        control.send((shape, addresses, not shape.loss))
+        control.send(Star(addresses, shape, congestion, whole=not shape.loss))
         found = control.recv()
         if isinstance(found, OSError):
             raise found

@@ -14,6 +14,7 @@ from typing import Any
 from bench.wan import namespaces
 from bench.wan.line import Count, Line, Shape
 from bench.wan.namespaces import HEADER
+from bench.wan.star import Star
 
 _PACKET_BYTES = (1 << 16) + HEADER.size
 _BATCH = 32  # packets that are read from one site before others get their turn
@@ -42,20 +43,21 @@ class Router:
     """Reads what sites send and writes it to whom it is for.
 
     Args:
-        shape: of every line, in both directions.
-        addresses: of the sites.
-        whole: whether packets of TCP come uncut; then loss would strike many segments at once.
+        star: the network.
+
+    Raises:
+        OSError: the right to make it is missing, or TUN devices are, or that congestion control.
     """
 
-    def __init__(self, shape: Shape, addresses: list[str], *, whole: bool):
-        self.namespaces = []
-        self._devices = []
-        for address in addresses:
+    def __init__(self, star: Star):
+        self.namespaces: list[int] = []
+        self._devices: list[int] = []
+        for address in star.addresses:
             self.namespaces.append(namespaces.unshare())
-            self._devices.append(namespaces.make_device(address, whole=whole))
-        self._numbers = {socket.inet_aton(address): number for number, address in enumerate(addresses)}
-        self._up = [Line(shape) for _ in addresses]
-        self._down = [Line(shape) for _ in addresses]
+            self._devices.append(namespaces.make_device(address, star.congestion, whole=star.whole))
+        self._numbers = {socket.inet_aton(address): number for number, address in enumerate(star.addresses)}
+        self._up = [Line(star.shape) for _ in star.addresses]
+        self._down = [Line(star.shape) for _ in star.addresses]
         self._kept = Punctuality()
         self._cpu = time.process_time()
 
@@ -146,15 +148,14 @@ def on_the_wire(packet: bytes) -> int:
 
 
 def main() -> None:
-    """Arguments: a descriptor, by which come shape, addresses and whether packets are whole; see `Router`."""
+    """Takes the number of a descriptor, by which comes a `Star`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the one that started it
     with suppress(OSError):
         # a network does not wait until the sites leave it a core
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     control = Connection(int(sys.argv[1]))
-    shape, addresses, whole = control.recv()
     try:
-        router = Router(shape, addresses, whole=whole)
+        router = Router(control.recv())
     except OSError as error:
         control.send(error)
         return
