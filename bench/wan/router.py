@@ -30,12 +30,14 @@ class Punctuality:
         packets: that it delivered.
         late: that came out more than a millisecond after they should have.
         latest: seconds.
-        cpu_seconds: that it took.
+        seconds: that these figures are about.
+        cpu_seconds: that it took of a core meanwhile.
     """
 
     packets: int = 0
     late: int = 0
     latest: float = 0.0
+    seconds: float = 0.0
     cpu_seconds: float = 0.0
 
 
@@ -59,7 +61,7 @@ class Router:
         self._up = [Line(star.shape) for _ in star.addresses]
         self._down = [Line(star.shape) for _ in star.addresses]
         self._kept = Punctuality()
-        self._cpu = time.process_time()
+        self._cpu, self._since = time.process_time(), time.perf_counter()
 
     def run(self, control: Connection) -> None:
         """Route until ``control`` is closed.
@@ -68,18 +70,13 @@ class Router:
             control: a `Shape` that comes by it is every line's from then on; None asks for figures.
         """
         places = {device: number for number, device in enumerate(self._devices)}
-        readable = [*self._devices, control]
         while True:
-            ready, _, _ = select.select(readable, [], [], self._until_next())
+            ready, _, _ = select.select([*places, control.fileno()], [], [], self._until_next())
             for each in ready:
-                if each is control:
-                    try:
-                        asked = control.recv()
-                    except EOFError:
-                        return
-                    control.send(self._figures() if asked is None else self._reshape(asked))
-                else:
+                if each in places:
                     self._take(each, self._up[places[each]])
+                elif not self._obey(control):
+                    return
             self._deliver()
 
     def _until_next(self) -> float | None:
@@ -116,14 +113,23 @@ class Router:
                 self._kept.latest = max(self._kept.latest, late)
                 self._kept.late += late > _LATE_SECONDS
 
-    def _reshape(self, shape: Shape) -> None:
-        for line in (*self._up, *self._down):
-            line.shape = shape
+    def _obey(self, control: Connection) -> bool:
+        """Do what is asked for; returns False at the end."""
+        try:
+            asked = control.recv()
+        except EOFError:
+            return False
+        if isinstance(asked, Shape):
+            for line in (*self._up, *self._down):
+                line.shape = asked
+        control.send(self._figures())
+        return True
 
     def _figures(self) -> dict[str, Any]:
         """Since they were last asked for."""
         cpu, self._cpu = self._cpu, time.process_time()
-        self._kept.cpu_seconds = self._cpu - cpu
+        since, self._since = self._since, time.perf_counter()
+        self._kept.cpu_seconds, self._kept.seconds = self._cpu - cpu, self._since - since
         figures: dict[str, Any] = {
             "router": asdict(self._kept),
             "up": [asdict(line.count) for line in self._up],
@@ -137,6 +143,7 @@ class Router:
 
 def on_the_wire(packet: bytes) -> int:
     """Bytes that a packet has as IP packets: one that is handed over uncut has headers for each segment."""
+    segment: int
     _, _, _, segment, _, _ = HEADER.unpack_from(packet)
     length = len(packet) - HEADER.size
     if not segment or packet[HEADER.size + 9] != _TCP:
