@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,11 +154,16 @@ class RunningMesh:
 
 
 @contextmanager
-def running(topology: Topology, folder: Path, links: str) -> Iterator[RunningMesh]:
+def running(
+    topology: Topology,
+    folder: Path,
+    links: str,
+    target_of: Callable[[Topology, Path], LocalTarget] = LocalTarget,
+) -> Iterator[RunningMesh]:
     """Provision a mesh into ``folder``, which is emptied, and bring it up."""
     shutil.rmtree(folder, ignore_errors=True)
     provision(topology, folder)
-    target = LocalTarget(topology, folder)
+    target = target_of(topology, folder)
     # the job processes import bench from here
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
