@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     choice.add_argument("--quick", action="store_true", help="the same code on little data")
     parser.add_argument("--sites", type=int, action="append", help="only this size; may be repeated")
     parser.add_argument("--way", action="append", help="only the network of this name; may be repeated")
+    parser.add_argument("--stock", action="store_true", help="the stock package too, on real NVFlare meshes")
     parser.add_argument("--repeats", type=int, help="how often everything takes its turn")
     parser.add_argument("--congestion", default="cubic", help="TCP's congestion control, e.g. bbr")
     parser.add_argument("--output", type=Path, default=ROOT / "build/bench", help="folder")
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"there is no such case among {', '.join(f'{case.way.name}: {case.sites}' for case in plan)}"
         )
     wires = cases.ALL_WIRES if given.all or given.quick else cases.WIRES
-    measurement = Measurement(chosen, wires, given.congestion, given.output / "wan")
+    measurement = Measurement(chosen, wires, given.congestion, given.output / "wan", with_stock=given.stock)
     trials = list(measurement.trials())
     for turn in range(given.repeats or (1 if given.quick else 3)):
         measurement.repeat(turn)

@@ -8,10 +8,11 @@ from statistics import mean, median
 from typing import Any
 
 from bench.growth import PROCESSES
+from bench.mesh import JobFailed
 from bench.processes import Round, run
-from bench.samples import FLAREMESH, GLOO, TLS, in_turn
+from bench.samples import FLAREMESH, GLOO, STOCK, TLS, in_turn
 from bench.topologies import topology_of
-from bench.wan import trial
+from bench.wan import stock, trial
 from bench.wan.cases import Case, system
 from bench.wan.network import joined
 from bench.wan.result import Result
@@ -29,13 +30,23 @@ class Measurement:
         wires: of flaremesh.
         congestion: name of TCP's congestion control.
         folder: for kits and scratch.
+        with_stock: whether the stock package is measured too.
 
     Attributes:
         results: so far.
         lines: what each group of processes made of its network.
     """
 
-    def __init__(self, cases: Sequence[Case], wires: tuple[str, ...], congestion: str, folder: Path):
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        wires: tuple[str, ...],
+        congestion: str,
+        folder: Path,
+        *,
+        with_stock: bool = False,
+    ):
+        self._systems = (FLAREMESH, GLOO, TLS, *[STOCK][: int(with_stock)])
         self._cases, self._wires, self._congestion, self._folder = cases, wires, congestion, folder
         self.results: list[Result] = []
         self.lines: list[dict[str, Any]] = []
@@ -51,25 +62,32 @@ class Measurement:
     def repeat(self, turn: int) -> None:
         """Everything once."""
         for case in self._cases:
-            for name in in_turn((FLAREMESH, GLOO, TLS), turn, f"{case.way.name}, {case.sites} sites"):
-                self._measure(case, name, turn)
+            for name in in_turn(self._systems, turn, f"{case.way.name}, {case.sites} sites"):
+                rounds = case.rounds(self._wires, turn) if name == FLAREMESH else list(case.lengths)
+                try:
+                    if name == STOCK:
+                        rounds = case.stock_rounds()
+                        figures = stock.measure(case, rounds, self._congestion, self._folder / "stock")
+                    else:
+                        figures = self._processes(case, name, turn, rounds)
+                except (RuntimeError, JobFailed) as error:
+                    print(f"  {error}", file=sys.stderr)
+                    figures = [[] for _ in rounds]
+                for each, sites in zip(rounds, figures, strict=True):
+                    called = system(each.wire) if name == FLAREMESH else name
+                    self.results.append(_result(case, each, called, turn, sites))
 
-    def _measure(self, case: Case, name: str, turn: int) -> None:
-        rounds = case.rounds(self._wires, turn) if name == FLAREMESH else list(case.lengths)
+    def _processes(
+        self, case: Case, name: str, turn: int, rounds: Sequence[Round]
+    ) -> list[list[dict[str, Any]]]:
+        """Of each round, the figures of every site."""
         mesh = build(topology_of(case.sites))
+        kits = self._folder / "kits"
         with joined(mesh.sites, case.way.shape, self._congestion) as network:
-            kits = self._folder / "kits"
-            try:
-                sites = run(PROCESSES[name], mesh, kits, rounds, self._folder, network.places)
-            except RuntimeError as error:
-                print(f"  {error}", file=sys.stderr)
-                sites = {}
+            sites = run(PROCESSES[name], mesh, kits, rounds, self._folder, network.places)
             group = {"way": case.way.name, "sites": case.sites, "system": name, "turn": turn}
             self.lines.append(group | network.figures())
-        for number, each in enumerate(rounds):
-            figures = [site[number] for site in sites.values()]
-            called = system(each.wire) if name == FLAREMESH else name
-            self.results.append(_result(case, each, called, turn, figures))
+        return [[site[number] for site in sites.values()] for number in range(len(rounds))]
 
 
 def _result(case: Case, each: Round, name: str, turn: int, figures: Sequence[Mapping[str, Any]]) -> Result:
