@@ -3,8 +3,10 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bench.processes import ROOT
 from bench.wan import cases, namespaces, table
@@ -40,21 +42,34 @@ def main(arguments: list[str] | None = None) -> None:
     wires = cases.ALL_WIRES if given.all or given.quick else cases.WIRES
     measurement = Measurement(chosen, wires, given.congestion, given.output / "wan", with_stock=given.stock)
     trials = list(measurement.trials())
-    for turn in range(given.repeats or (1 if given.quick else 3)):
+    ways = {case.way.name: case.way for case in chosen}
+    for turn in range(given.repeats or (1 if given.quick else 2)):
         measurement.repeat(turn)
+        markdown = _write(given.output, given.congestion, ways, trials, measurement)  # so far
+    print(markdown)
+
+
+def _write(
+    folder: Path,
+    congestion: str,
+    ways: Mapping[str, cases.Way],
+    trials: Sequence[Mapping[str, Any]],
+    measurement: Measurement,
+) -> str:
+    """Write both files; returns what is in the readable one."""
     results, lines = measurement.results, measurement.lines
-    rows = table.rows_of(results, {case.way.name: case.way for case in chosen})
-    markdown = table.markdown_of(rows, results, trials, lines)
+    rows = table.rows_of(results, ways)
     document = {
-        "congestion": given.congestion,
+        "congestion": congestion,
         "trials": trials,
         "rows": [asdict(row) for row in rows],
         "results": [asdict(each) for each in results],
         "lines": lines,
     }
-    (given.output / "wan.json").write_text(json.dumps(document, indent=1) + "\n")
-    (given.output / "wan.md").write_text(markdown)
-    print(markdown)
+    (folder / "wan.json").write_text(json.dumps(document, indent=1) + "\n")
+    markdown = table.markdown_of(rows, results, trials, lines)
+    (folder / "wan.md").write_text(markdown)
+    return markdown
 
 
 if __name__ == "__main__":
