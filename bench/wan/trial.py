@@ -22,10 +22,12 @@ class Trial:
 
     Attributes:
         round_trip: seconds, the median.
+        shortest: seconds, the least; a busy machine makes the others longer.
         rate: bits per second of payload, once TCP has found its speed.
     """
 
     round_trip: float
+    shortest: float
     rate: float
 
 
@@ -49,7 +51,7 @@ def between(network: Network, one: str, other: str, length: int) -> Trial:
         trips = [_trip(connection) for _ in range(_PINGS)]
         connection.sendall(bytes(length))
         answering.join()
-    return Trial(median(trips), rates[0])
+    return Trial(median(trips), min(trips), rates[0])
 
 
 def _trip(connection: socket.socket) -> float:

