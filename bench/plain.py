@@ -4,12 +4,14 @@ NVFlare's controller tells the sites each other's addresses; here the barrier do
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from bench.jobs.vector import Vector
 from bench.meter import Meter
 from bench.processes import Round, Site
 from flaremesh.algorithms import create
+from flaremesh.gossip.encodings import message_bytes
 from flaremesh.links.assemble import assemble
 from flaremesh.links.link import Payload
 from flaremesh.links.traffic import TrafficCounter
@@ -18,9 +20,10 @@ from flaremesh.metrics.sink import Fanout
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.runtime.history import History
 from flaremesh.runtime.site_run import RunOptions, SiteRun
+from flaremesh.topology.schema import Wire
 
 _TIMEOUT = 60.0
-_ANY_PORT = ("127.0.0.1", (0, 0))
+_ANY_PORT = (0, 0)
 
 
 class _NoServer:
@@ -51,8 +54,9 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
         cancelled=lambda: False,
         transport=_NoServer(),
         credentials=site.credentials,
-        listen=_ANY_PORT,
+        listen=(site.place.host, _ANY_PORT),
     )
+    wire = Wire.of(each.wire)
     problem = Vector(SiteContext(name, site.sites.index(name), len(site.sites), 0), each.floats)
     with History(site.scratch / f"{name}.jsonl") as history:
         run = SiteRun(
@@ -61,7 +65,7 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
             [site.hood],
             link,
             Fanout(history, metrics),
-            RunOptions(iterations, _TIMEOUT),
+            RunOptions(iterations, _TIMEOUT, wire=wire),
         )
         link.open(site.gather(link.address), _TIMEOUT)
         site.gather()
@@ -69,6 +73,9 @@ def _iterate(site: Site, number: int, each: Round) -> dict[str, Any]:
         for iteration in range(iterations):
             run.iterate(iteration)
             meter.tick()
-    figures = meter.figures()
+    figures = meter.figures() | {
+        "parts": [asdict(record) for record in history.iterations[each.warm_up :]],
+        "message_bytes": message_bytes(wire, [problem.initial()]),
+    }
     link.close()
     return figures

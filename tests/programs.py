@@ -6,6 +6,8 @@ from typing import NoReturn
 
 import pytest
 
+from bench.wan import namespaces
+
 PROGRAMS = {
     "prometheus": "tests/install-tools",
     "promtool": "tests/install-tools",
@@ -38,6 +40,13 @@ def lacking(what: str, remedy: str, *, ci_has_it: bool = True) -> NoReturn:
 def engine_lacking(error: Exception | str = "") -> NoReturn:
     """Skip the test, or in CI fail it, because no Docker engine answers."""
     lacking(f"no Docker engine answers{f': {error}' if error else ''}", "sudo systemctl start docker")
+
+
+def own_networks() -> None:
+    """Skip the test where network namespaces with TUN devices cannot be made."""
+    if reason := namespaces.unavailable():
+        remedy = "run the tests as root, or unshare --user --map-root-user make test"
+        lacking(f"networks of its own cannot be made here: {reason}", remedy, ci_has_it=False)
 
 
 def program(name: str) -> str:

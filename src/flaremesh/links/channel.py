@@ -3,6 +3,7 @@
 import select
 import socket
 import ssl
+import struct
 import time
 from collections import deque
 from contextlib import suppress
@@ -17,10 +18,18 @@ LARGE_BYTES = 1 << 15
 _SCRATCH_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 18  # that are encrypted at once
 _GONE_MILLISECONDS = 10_000  # a connection whose bytes stay unacknowledged for so long is broken
+_FAR_MICROSECONDS = 1000  # of a round trip; below, pacing costs more than losses do
+_FAR_CONGESTION = b"bbr"
+_ROUND_TRIP = struct.Struct("=68xI")  # tcpi_rtt of struct tcp_info
+_INFO_BYTES = _ROUND_TRIP.size
 
 
 def tune(connection: socket.socket) -> None:
-    """Let small messages leave at once, and notice within some seconds that the peer is gone."""
+    """Let small messages leave at once, notice soon that the peer is gone, and fill a line that is long.
+
+    Args:
+        connection: TCP's, with the other end.
+    """
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
@@ -28,6 +37,13 @@ def tune(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GONE_MILLISECONDS)
+        (trip,) = _ROUND_TRIP.unpack_from(
+            connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+        )
+        if trip >= _FAR_MICROSECONDS:
+            # cubic, for which a loss means a full network, leaves a third idle where both directions are busy
+            with suppress(OSError):  # the kernel has none, or does not allow it
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _FAR_CONGESTION)
 
 
 class Channel:

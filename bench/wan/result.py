@@ -1,0 +1,26 @@
+"""What is kept of a measured round."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Result:
+    """One round of one system in one turn.
+
+    Attributes:
+        way: name of it.
+        sites, floats, system, turn: what was measured, and when.
+        bytes: that each site hands to the network in an iteration, all its neighbours' together.
+        seconds: of an iteration, the mean over sites and iterations, since sites stand still and catch up;
+            None where it failed.
+        parts: of that, medians in flaremesh's own history: waiting, encoding, mixing; {} of other systems.
+    """
+
+    way: str
+    sites: int
+    floats: int
+    system: str
+    turn: int
+    bytes: int
+    seconds: float | None
+    parts: dict[str, float]
