@@ -7,7 +7,9 @@ from typing import TypeAlias
 import pytest
 from attacked_mesh import MODEL, AttackedMesh, RunBeside, attacked_mesh, wait_until
 
-from flaremesh.links.frame import Frame, Kind, pack, run_digest
+from flaremesh.links.carriers.stream import Piece, PieceKind
+from flaremesh.links.carriers.stream import pack as pack_piece
+from flaremesh.links.frame import Frame, Greeting, Kind, Word, pack, pack_greeting, run_digest
 
 Attack: TypeAlias = Callable[[AttackedMesh, RunBeside], None]
 """By carol on adam."""
@@ -23,13 +25,16 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedMesh]:
         yield mesh
 
 
-def frames(beside: RunBeside, payload: bytes, total: int | None = None) -> list[bytes]:
-    """Messages for the iterations that the run is about to do, with the numbers that are due."""
-    run, due = run_digest(beside.run_id), range(beside.iteration, beside.iteration + 200)
-    return [
-        pack(Frame(Kind.DATA, number + 2, 0, number, 0, 0, total or len(payload), payload), run)
-        for number in due
-    ]
+def streams(beside: RunBeside, payload: bytes) -> list[bytes]:
+    """Streams that nobody has sealed, each with a message for an iteration that the run is about to do."""
+    hello = pack_greeting(Greeting(Word.HELLO), run_digest(beside.run_id))
+    pieces = []
+    for number in range(beside.iteration, beside.iteration + 200):
+        stream = number.to_bytes(8, "little")
+        message = pack(Frame(Kind.DATA, number + 2, 0, 0, number, 0, len(payload))) + payload
+        pieces.append(pack_piece(Piece(PieceKind.BEGIN, stream, 0, 0, b"")))
+        pieces.append(pack_piece(Piece(PieceKind.PIECE, stream, 1, 0, hello + message)))
+    return pieces
 
 
 def post(mesh: AttackedMesh, beside: RunBeside, payloads: list[object], **sender: object) -> None:
@@ -38,20 +43,20 @@ def post(mesh: AttackedMesh, beside: RunBeside, payloads: list[object], **sender
 
 
 def under_the_own_name(mesh: AttackedMesh, beside: RunBeside) -> None:
-    post(mesh, beside, frames(beside, GIANT))
+    post(mesh, beside, streams(beside, GIANT))
 
 
 def in_a_neighbours_name_with_its_stolen_login(mesh: AttackedMesh, beside: RunBeside) -> None:
     stolen = mesh.job_process("berta", beside.run_id).environ()
     login = "berta", stolen["NVFLARE_JOB_AUTH_TOKEN"], stolen["NVFLARE_JOB_TOKEN_SIGNATURE"]
-    post(mesh, beside, frames(beside, GIANT), origin=f"berta.{beside.run_id}", login=login)
+    post(mesh, beside, streams(beside, GIANT), origin=f"berta.{beside.run_id}", login=login)
 
 
 def in_a_neighbours_name_with_an_own_login_that_the_server_has_forgotten(
     mesh: AttackedMesh, beside: RunBeside
 ) -> None:
     first = mesh.tell("carol", "member_attacks.log_in_again")
-    post(mesh, beside, frames(beside, GIANT), origin=f"berta.{beside.run_id}", login=first)
+    post(mesh, beside, streams(beside, GIANT), origin=f"berta.{beside.run_id}", login=first)
 
 
 def refused(mesh: AttackedMesh, beside: RunBeside) -> float:

@@ -18,6 +18,7 @@ from flaremesh.p2p.charter import CHARTER, CHARTER_RECORD, read
 from flaremesh.p2p.nvflare.startup import RUNS
 from flaremesh.provision.certificates import CERTIFICATES
 from flaremesh.signatures import sealed
+from flaremesh.topology.links import LinkKind
 from programs import lacking, program
 
 VECTOR = {"path": "faulty.Unhurried", "args": {"dimension": 100_000}}
@@ -81,18 +82,19 @@ def test_everything_is_relayed_where_the_run_says_so(mesh):
         wait_until(lambda: links_shown(mesh, run_id) == RELAYED, 20)
 
 
-def test_a_site_without_an_address_is_relayed_to_and_reaches_the_others_itself(mesh):
-    result = mesh.run(file=mesh.topology("consensus", addresses={"bonn": None}))
-    expected = {site: links | ({"bonn": "relay"} if site != "bonn" else {}) for site, links in DIRECT.items()}
-    assert links_of(result) == expected
+def test_a_site_without_an_address_reaches_the_others_itself_and_both_directions_are_direct(mesh):
+    result = mesh.run(file=mesh.topology("consensus", addresses={"bonn": None}, links="direct"))
+    assert links_of(result) == DIRECT
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_links_direct_is_refused_where_a_site_has_no_address(mesh, command):
-    file = mesh.topology("consensus", addresses={"bonn": None}, links="direct")
-    ended = mesh.call(command, file=file)
+def test_links_direct_is_refused_where_two_neighbours_have_no_address(mesh, command):
+    addresses = {"bonn": None, "aachen": None}
+    ended = mesh.call(command, file=mesh.topology("consensus", addresses=addresses, links="direct"))
     assert ended.returncode == 2
-    assert "links: direct needs an address of every site, and bonn has none" in ended.stderr
+    assert re.search(
+        r"links: direct needs an address at one of two neighbours; \w+ and \w+ have none", ended.stderr
+    )
 
 
 def test_ports_that_are_all_taken_fail_the_run_with_the_site_and_the_ports(mesh):
@@ -141,7 +143,7 @@ def test_every_link_of_sites_with_addresses_is_direct_wherever_one_looks(mesh, r
     wait_until(lambda: links_shown(mesh, run_id) == DIRECT, 20)
     for site, peers in DIRECT.items():
         carried = {(labels["peer"], labels["kind"]): on for labels, on in samples(mesh, site, "edge_link")}
-        assert carried == {(peer, kind): kind == "direct" for peer in peers for kind in ("direct", "relay")}
+        assert carried == {(peer, kind): kind == "direct" for peer in peers for kind in LinkKind}
         log = (mesh.folder / "local" / site / run_id / "log.txt").read_text()
         assert all(f"{site} -> {peer}: direct" in log for peer in peers)
 
