@@ -18,18 +18,15 @@ from contextlib import suppress
 
 from flaremesh.links import life
 from flaremesh.links.channel import LARGE_BYTES, Channel
+from flaremesh.links.correspondence import Correspondence, Lie
 from flaremesh.links.edges import Edges, Message
-from flaremesh.links.errors import LinkError, LinkRefused, PeerBehind
-from flaremesh.links.frame import Frame, FrameError, Greeting, Kind, Word, pack, pack_greeting, run_digest
-from flaremesh.links.inlet import Inlet
-from flaremesh.links.life import Signs
+from flaremesh.links.errors import LinkError, LinkRefused
+from flaremesh.links.frame import FrameError, Greeting, Kind, Word, pack_greeting, run_digest
 from flaremesh.links.link import Cancelled, Key, condition_after
-from flaremesh.links.outbox import Outbox
 from flaremesh.topology.links import LinkKind
 
 _log = logging.getLogger(__name__)
 
-_BATCH = 64  # TLS records that are read before it is looked what there is to write
 _ROOM_SECONDS = 0.05  # between two looks at an inbox that is full
 _PARK_SECONDS = 0.005  # the pair's thread leaves the reading to `attend` for so long after its last call
 _ATTENTION_SECONDS = 0.1  # for so long `attend` reads at most
@@ -65,16 +62,10 @@ class Pair:
         self._replaced: list[Channel] = []  # that another one has taken the place of
         self._kind: LinkKind | None = None  # of the last channel
         self._number = 0  # of it, as the end that leads counts
-        self._outbox = Outbox(peer)
-        self._inlet = Inlet(edges, peer, self._rouse)
-        self._signs = Signs()
-        self._heard = -math.inf
-        self._due = 0.0  # when to give a sign of life next
+        self._said = Correspondence(edges, peer, self._state, self._rouse)
         self._attention = 0.0  # when the run's thread last came to read
         # the end
         self._failure: LinkError | None = None  # why there will be no connection any more
-        self._ending = self._flushing = False  # nothing more will be sent; and the peer is to be asked
-        self._is_done = False  # the peer wants no more
         self._stopping = self._orderly = False
         self._wake, self._woken = socket.socketpair()
         for end in (self._wake, self._woken):
@@ -87,7 +78,7 @@ class Pair:
     @property
     def received(self) -> int:
         """How many messages of the peer have arrived."""
-        return self._inlet.received
+        return self._said.inlet.received
 
     @property
     def kind(self) -> LinkKind | None:
@@ -103,42 +94,42 @@ class Pair:
     @property
     def is_over(self) -> bool:
         """Whether no connection is needed any more."""
-        return self._stopping or self._is_done or self._failure is not None
+        return self._stopping or self._said.has_ended or self._failure is not None
 
     @property
     def heard(self) -> float:
         """When the peer gave a sign of life, unless what it sends is refused, by ``time.monotonic``."""
-        return -math.inf if self._inlet.refused is not None else self._heard
+        return -math.inf if self._said.inlet.refused is not None else self._said.heard
 
     @property
     def is_refused(self) -> bool:
         """Whether what the peer sent over the last connection was refused."""
-        return self._inlet.refused is not None
+        return self._said.inlet.refused is not None
 
     @property
     def is_silent(self) -> bool:
         """Whether signs of life are due over the connection, and stay away."""
         waits = self._edges.tolerance is not None and self._channel is not None
-        return waits and time.monotonic() > self._heard + life.SILENT_SECONDS
+        return waits and time.monotonic() > self._said.heard + life.SILENT_SECONDS
 
     @property
     def healing(self) -> float:
         """Until when the pair, if it is cut, is waited for, by ``time.monotonic``."""
         tolerance = self._edges.tolerance
-        if tolerance is None or self._inlet.refused is not None or self.is_over:
+        if tolerance is None or self._said.inlet.refused is not None or self.is_over:
             return -math.inf
         if self.broken is not None:
             return self.broken + tolerance.redial
         # where others forward, silence may mean that one of the two does not reach them
         is_cut = self.kind in (LinkKind.MET, LinkKind.RELAY) and self.is_silent
-        return self._heard + tolerance.redial if is_cut else -math.inf
+        return self._said.heard + tolerance.redial if is_cut else -math.inf
 
     @property
     def condition(self) -> str | None:
         """What is known of the connection, in words; None where there never was one."""
         with self._state:
-            if self._inlet.refused is not None:
-                return condition_after(self._inlet.refused)
+            if self._said.inlet.refused is not None:
+                return condition_after(self._said.inlet.refused)
             if self.broken is not None:
                 return f"its link broke {time.monotonic() - self.broken:.0f} s ago: it is gone, or cut off"
             if self._channel is None:
@@ -163,14 +154,9 @@ class Pair:
         with self._state:
             if self._failure is not None:
                 raise self._failure
-            if self._is_done:
+            if self._said.has_ended:
                 return
-            try:
-                self._outbox.add(message)
-            except PeerBehind:
-                self._flushing = True  # what has arrived makes room, once it is acknowledged
-                self._rouse()
-                raise
+            self._said.add(message)
         # waking the thread would cost a small message more than sending it
         if message.length >= LARGE_BYTES or not self._io.acquire(blocking=False):
             self._rouse()
@@ -182,6 +168,14 @@ class Pair:
         finally:
             self._io.release()
 
+    def _write_at_once(self, channel: Channel) -> None:
+        try:
+            self._said.write_messages(channel)
+        except OSError as error:
+            self._fail(channel, error)
+        if channel.is_full:
+            self._rouse()
+
     def attend(self, key: Key) -> None:
         """Read in the calling thread until the message ``key`` is there, as long as messages are small.
 
@@ -189,8 +183,8 @@ class Pair:
         """
         channel = self._channel
         if (
-            channel is None or self._inlet.is_large or channel.is_full
-        ):  # large messages are left to the pair's thread
+            channel is None or self._said.inlet.is_large or channel.is_full
+        ):  # large ones are left to the thread
             return
         self._attention = now = time.monotonic()
         if not self._io.acquire(blocking=False):
@@ -198,20 +192,20 @@ class Pair:
         deadline = now + _ATTENTION_SECONDS
         try:
             while channel is self._channel and channel.error is None and key not in self._inbox:
-                if self._step(channel):
+                if self._said.step(channel):
                     continue
                 left = deadline - time.monotonic()  # also where what comes never ends
-                if self._inlet.is_large or self._inlet.has_no_place or left <= 0:
+                if self._said.inlet.is_large or self._said.inlet.has_no_place or left <= 0:
                     return
                 if not channel.readable(left):
                     return
-                self._fill(channel)
+                self._said.fill(channel)
         except (OSError, FrameError) as error:
             self._fail(channel, error)  # the pair's thread deals with it
         finally:
             self._attention = time.monotonic()
             self._io.release()
-        if self._inlet.owes:
+        if self._said.inlet.owes:
             self._rouse()
 
     # connections
@@ -230,9 +224,8 @@ class Pair:
         with self._state:
             is_cut = self._channel is None
             if self._takes(kind, heard):
-                self._outbox.require_written(
-                    heard.received
-                )  # a lie must not cost the connection that there is
+                # a lie must not cost the connection that there is
+                self._said.outbox.require_written(heard.received)
                 if self._channel is not None:
                     self._channel.hang_up()  # who uses it now stops
         with self._io, self._state:
@@ -241,9 +234,7 @@ class Pair:
                 return
             if self._channel is not None:
                 self._replaced.append(self._channel)
-            self._outbox.restart(heard.received)
-            self._inlet.restart()
-            self._flushing = self._ending
+            self._said.restart(heard.received)
             channel = Channel(connection, kind)
             self._number = self._number + 1 if self.leads else heard.number
             if self.leads:
@@ -251,7 +242,7 @@ class Pair:
                 channel.put(pack_greeting(adopted, run_digest(self._edges.run_id)))
             self._channel, self.broken = channel, None
             if is_cut:  # beside a connection that there is, a new one says nothing about the peer's run
-                self._heard = time.monotonic()
+                self._said.heard = time.monotonic()
             self._note(kind)
             self._state.notify_all()
         self._rouse()
@@ -282,11 +273,9 @@ class Pair:
 
     def flush(self, deadline: float, cancelled: Cancelled) -> None:
         """Wait until all messages are acknowledged, until ``deadline``, or until ``cancelled``."""
+        self._said.end()
         with self._state:
-            self._ending = self._flushing = True
-        self._rouse()
-        with self._state:
-            while not self._outbox.is_empty and not self.is_over and not cancelled():
+            while not self._said.outbox.is_empty and not self.is_over and not cancelled():
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return
@@ -335,46 +324,44 @@ class Pair:
             error: Exception | None = None
             try:
                 self._serve(channel)
+            except Lie as caught:
+                error = caught
+                lie = f"{self._edges.site} has no link to {self.peer}: it acknowledges what was never sent"
+                self.give_up(LinkRefused(f"{lie} ({caught.reason})"))
             except (OSError, FrameError) as caught:
                 error = caught
             self._part(channel, error)
 
     def _serve(self, channel: Channel) -> None:
         """Write and read until the channel is not used any more; step aside while the run's thread reads."""
-        while self._channel is channel and not self._stopping and not self._is_done:
+        while self._channel is channel and not self._stopping and not self._said.has_ended:
             if channel.error is not None:
                 raise channel.error
-            if self._inlet.has_no_place:
+            if self._said.inlet.has_no_place:
                 channel.require_peer()
             now = time.monotonic()
             is_parked = now - self._attention < _PARK_SECONDS and not channel.is_full
             moved = False
-            if (
-                not is_parked
-                or now >= self._due
-                or self._inlet.owes
-                or self._flushing
-                or not self._outbox.is_written
-            ):
+            if not is_parked or self._said.is_due(now):
                 with self._io:
-                    self._tell(channel, now)
-                    moved = self._write(channel)
-                    moved |= not is_parked and self._read(channel)
+                    moved = self._said.write(channel, now)
+                    moved |= not is_parked and self._said.read(channel)
             if moved:
                 continue
             if is_parked:
                 channel.wait(self._woken, _PARK_SECONDS, reading=False)
             else:
-                seconds = _ROOM_SECONDS if self._inlet.has_no_place else self._due - now
-                channel.wait(self._woken, max(0.0, seconds), reading=not self._inlet.has_no_place)
+                is_full = self._said.inlet.has_no_place
+                seconds = _ROOM_SECONDS if is_full else self._said.pause(now)
+                channel.wait(self._woken, seconds, reading=not is_full)
             with suppress(BlockingIOError):
                 self._woken.recv(4096)
 
     def _part(self, channel: Channel, error: Exception | None) -> None:
         """Nobody uses the channel any more."""
         with self._io:
-            if self._orderly and error is None and not self._is_done:
-                channel.put(self._signal(Kind.END))
+            if self._orderly and error is None and not self._said.has_ended:
+                channel.put(self._said.signal(Kind.END))
                 channel.drain(_DRAIN_SECONDS)
             channel.close()
             with self._state:
@@ -383,108 +370,11 @@ class Pair:
                 self.broken = None if self.is_over else time.monotonic()
                 self._channel = None
                 if isinstance(error, FrameError):
-                    self._inlet.refused = error.reason
+                    self._said.inlet.refused = error.reason
                 self._state.notify_all()
         if isinstance(error, FrameError):
             self._edges.observer.refused(self.peer, error.reason)
         self._changed()
-
-    # what goes out; ``_io`` is held
-
-    def _tell(self, channel: Channel, now: float) -> None:
-        """Put what the peer is to know beside messages."""
-        if now >= self._due:
-            self._due = now + life.SIGN_SECONDS
-            if self._edges.vouched:
-                channel.put(self._signal(Kind.ALIVE))
-        if self._flushing and self._outbox.is_written:
-            self._flushing = False
-            channel.put(self._signal(Kind.FLUSH))
-        if self._inlet.owes and not channel.is_full:
-            channel.put(self._signal(Kind.ACK))
-
-    def _signal(self, kind: Kind) -> bytes:
-        return pack(Frame(kind, 0, *self._inlet.acknowledgement()))
-
-    def _write_at_once(self, channel: Channel) -> None:
-        try:
-            self._write(channel)
-        except OSError as error:
-            self._fail(channel, error)
-        if channel.is_full:
-            self._rouse()
-
-    def _write(self, channel: Channel) -> bool:
-        """Write all that this connection has not carried yet, as far as there is room at both ends."""
-        moved = channel.write()
-        while not channel.is_full:
-            with self._state:
-                due = self._outbox.take_next()
-            if due is None:
-                break
-            key, buffers, length = due.message
-            frame = Frame(
-                Kind.DATA, due.sequence, *self._inlet.acknowledgement(), key.iteration, key.stage, length
-            )
-            if length < LARGE_BYTES:
-                channel.put(b"".join((pack(frame), *buffers)))
-            else:
-                channel.put(pack(frame), *buffers)
-            moved |= channel.write()
-        return moved
-
-    # what comes in; ``_io`` is held
-
-    def _read(self, channel: Channel) -> bool:
-        """Take in what has come, some records at most; returns whether anything did."""
-        moved = False
-        for _ in range(_BATCH):
-            while self._step(channel):
-                moved = True
-            if self._inlet.has_no_place or not self._fill(channel):
-                break
-            moved = True
-        return moved
-
-    def _fill(self, channel: Channel) -> bool:
-        if not channel.fill():
-            return False
-        if self._inlet.is_filling:  # no sign comes before the message is whole
-            self._heard = time.monotonic()
-        return True
-
-    def _step(self, channel: Channel) -> bool:
-        """Take in one frame; returns False where none is whole, or there is no place for it yet."""
-        frame = self._inlet.step(channel)
-        if frame is None:
-            return False
-        self._learn(frame)
-        if frame.kind is Kind.DATA:
-            self._heard = time.monotonic()
-        elif frame.kind is Kind.ALIVE:
-            self._signs.take()
-            self._heard = time.monotonic()
-        elif frame.kind is Kind.FLUSH:
-            self._inlet.ask()
-        elif frame.kind is Kind.END:
-            with self._state:
-                self._is_done = True
-                self._state.notify_all()
-        return True
-
-    def _learn(self, frame: Frame) -> None:
-        """What the peer tells of this end's messages."""
-        with self._state:
-            try:
-                is_news = self._outbox.learn(frame.acknowledged, frame.taken)
-            except FrameError as error:
-                lie = f"{self._edges.site} has no link to {self.peer}: it acknowledges what was never sent"
-                self.give_up(LinkRefused(f"{lie} ({error.reason})"))
-                raise
-            if is_news:
-                self._state.notify_all()
-                if not self._outbox.is_written:
-                    self._rouse()
 
     def _note(self, kind: LinkKind) -> None:
         """Say by what messages travel from now on."""

@@ -40,7 +40,7 @@ def memory(monkeypatch):
 def test_a_giant_waits_outside_until_the_length_is_known_and_is_refused_then(dialled, memory):
     b, observer, neighbour = dialled
     neighbour.send(data(1, bytes(LENGTH), length=GIANT))
-    assert not wait_while(lambda: not b._pairs["m"]._inlet.has_no_place, BOUND, 0.01)
+    assert not wait_while(lambda: not b._pairs["m"]._said.inlet.has_no_place, BOUND, 0.01)
     assert b._pairs["m"].kind is not None  # neither taken nor refused
     assert not observer.refusals
     b.expect(LENGTH)
@@ -55,7 +55,7 @@ def test_a_message_that_comes_too_early_waits_and_is_taken_then(dialled, memory)
     b, observer, neighbour = dialled
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(neighbour.send, data(1, bytes(2 * LENGTH)))
-        assert not wait_while(lambda: not b._pairs["m"]._inlet.has_no_place, BOUND, 0.01)
+        assert not wait_while(lambda: not b._pairs["m"]._said.inlet.has_no_place, BOUND, 0.01)
         assert memory == []
         b.expect(2 * LENGTH)
         key = Key(0, 0, "m")
@@ -68,7 +68,7 @@ def test_little_is_taken_in_before(dialled):
     b, _, neighbour = dialled
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(neighbour.send, *(data(k + 1, bytes(LENGTH // 4), k) for k in range(8)))
-        assert not wait_while(lambda: not b._pairs["m"]._inlet.has_no_place, BOUND, 0.01)
+        assert not wait_while(lambda: not b._pairs["m"]._said.inlet.has_no_place, BOUND, 0.01)
         assert b._inbox.waiting("m") == (4, LENGTH)
         b.expect(LENGTH)
         keys = [Key(k, 0, "m") for k in range(8)]
@@ -85,7 +85,7 @@ def test_messages_that_nobody_asked_for_fill_a_few_places_and_no_more(dialled, m
     with ThreadPoolExecutor(1) as pool:
         frames = [data(k + 1, bytes(LENGTH), 10**6 + k) for k in range(40)]
         sending = pool.submit(neighbour.send, *frames)
-        assert not wait_while(lambda: not b._pairs["m"]._inlet.has_no_place, BOUND, 0.01)
+        assert not wait_while(lambda: not b._pairs["m"]._said.inlet.has_no_place, BOUND, 0.01)
         assert b._inbox.waiting("m") == (8, 8 * LENGTH)
         assert memory == [LENGTH] * 8
         b.send("m", Key(0, 0, "b"), [b"not held up by them"])
@@ -107,7 +107,7 @@ def test_small_messages_have_a_bound_of_their_own(dialled):
     b, _, neighbour = dialled
     b.expect(LENGTH)
     neighbour.send(*(data(k + 1, b"x", k) for k in range(300)))
-    assert not wait_while(lambda: not b._pairs["m"]._inlet.has_no_place, BOUND, 0.01)
+    assert not wait_while(lambda: not b._pairs["m"]._said.inlet.has_no_place, BOUND, 0.01)
     assert b._inbox.waiting("m") == (256, 256)
 
 

@@ -328,7 +328,7 @@ def test_a_connection_that_is_reset_while_nothing_has_a_place_is_noticed(make, m
     site.pair.adopt(near, LinkKind.DIRECT, Greeting(Word.ADOPT, 0, 1))
     with far:
         far.sendall(data(1) + data(2, iteration=1))
-        assert not wait_while(lambda: not site.pair._inlet.has_no_place, BOUND, 0.01)
+        assert not wait_while(lambda: not site.pair._said.inlet.has_no_place, BOUND, 0.01)
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert site.loses_it()
     assert site.take(0) == b"x"
@@ -404,7 +404,7 @@ def test_messages_beyond_its_room_wait_outside_and_take_no_memory(site, neighbou
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(neighbour.send, *(data(k + 1, bytes(8 * MIB), k) for k in range(12)))
         assert not wait_while(lambda: site.inbox.waiting("a")[0] < 8, BOUND, 0.01)
-        assert not wait_while(lambda: not site.pair._inlet.has_no_place, BOUND, 0.01)
+        assert not wait_while(lambda: not site.pair._said.inlet.has_no_place, BOUND, 0.01)
         assert taken == [8 * MIB] * 8
         assert site.inbox.waiting("a") == (8, 64 * MIB)
         for k in range(12):
@@ -511,7 +511,7 @@ def test_who_is_no_source_may_say_what_it_has_got_and_nothing_more(make, join):
     site.send(b"x")
     neighbour.message()
     neighbour.send(word(Kind.ACK, 1, 1))
-    assert not wait_while(lambda: not site.pair._outbox.is_empty, BOUND, 0.01)
+    assert not wait_while(lambda: not site.pair._said.outbox.is_empty, BOUND, 0.01)
     neighbour.send(data(1))
     assert neighbour.is_hung_up()
     assert site.refused(Refusal.STRANGER)
@@ -533,7 +533,7 @@ def test_who_reads_nothing_is_kept_a_bound_for_and_named(site, neighbour):
     with bounded(10), pytest.raises(PeerBehind, match="a has not taken the last"):  # noqa: PT012  (which send fails is not known)
         for k in range(200):
             site.send(bytes(MIB), iteration=k)
-    assert site.pair._outbox._bytes <= 8 * MIB
+    assert site.pair._said.outbox._bytes <= 8 * MIB
 
 
 def test_who_trickles_a_message_is_no_obstacle_to_what_goes_out(site, neighbour):
@@ -613,7 +613,7 @@ def test_a_large_message_that_trickles_in_is_a_sign_of_life(make, join):
     neighbour = join(site)
     content = data(1, bytes(8 * MIB))
     neighbour.send(content[:1000])
-    assert not wait_while(lambda: not site.pair._inlet.is_filling, BOUND, 0.001)
+    assert not wait_while(lambda: not site.pair._said.inlet.is_filling, BOUND, 0.001)
     before = site.pair.heard
     neighbour.send(content[1000:2000])
     assert not wait_while(lambda: site.pair.heard == before, BOUND, 0.001)
