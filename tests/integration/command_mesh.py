@@ -75,6 +75,12 @@ class Mesh:
         file.write_text(yaml.safe_dump(self._document | {"sites": sites, "run": fields}))
         return file
 
+    def hide(self, meeting_port: int) -> None:
+        """Take all sites' addresses away before the mesh is provisioned, and give it a meeting point."""
+        self.links = dict.fromkeys(SITES)
+        self._document["server"]["meet"] = {"port": meeting_port}
+        self.file = self.topology("consensus")
+
     def release(self) -> None:
         """Let other meshes have the ports."""
         self._ports.release()

@@ -1,7 +1,7 @@
 """Which carriers there are: a further one is a module of its own and a line in `assemble`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from flaremesh.links.carrier import Address, Carrier
 from flaremesh.links.carriers.direct import DirectCarrier, Listen, bind
@@ -18,7 +18,7 @@ from flaremesh.links.link import Cancelled, LinkObserver, Refusal
 from flaremesh.links.mesh_link import MeshLink
 from flaremesh.links.pair import Pair
 from flaremesh.links.reception import Reception
-from flaremesh.topology.links import LinkKind, LinkMode
+from flaremesh.topology.links import LinkKind, LinkMode, kinds_of
 from flaremesh.topology.neighborhood import Neighborhood
 
 _log = logging.getLogger(__name__)
@@ -36,13 +36,14 @@ def assemble(
     listen: Listen | None,
     tolerance: Tolerance | None = None,
     meeting: Meeting | None = None,
+    allowed: Mapping[str, Collection[LinkKind]] | None = None,
 ) -> MeshLink:
     """One site's link for one run, not open yet.
 
     Args:
         run_id: the run.
         schedule: the site's neighbourhood in each phase.
-        mode: which carriers are allowed.
+        mode: what the run asks for.
         observer: hears of traffic and refusals.
         cancelled: polled while waiting.
         transport: from site to site through the server.
@@ -50,6 +51,7 @@ def assemble(
         listen: where neighbours dial; None if they cannot.
         tolerance: of neighbours that are late; None where the run ends with its first loss.
         meeting: where pairs meet that may; None where none do.
+        allowed: by which carriers each pair may travel; None: by all that the mode asks for.
 
     Raises:
         LinkError: no port is free, or the certificate cannot be used.
@@ -62,17 +64,24 @@ def assemble(
     edges = Edges(site, run_id, sources, targets, Inbox(cancelled), observer, tolerance=tolerance)
     run = run_digest(run_id)
     dialler = Dialler(site, run, credentials, observer.refused)
-    pairs = {peer: Pair(edges, peer) for peer in sources | targets}
+    may = {
+        peer: kinds_of(mode).intersection((allowed or {}).get(peer, LinkKind)) for peer in sources | targets
+    }
+    pairs = {peer: Pair(edges, peer, kinds) for peer, kinds in may.items()}
+
+    def of(kind: LinkKind) -> frozenset[str]:
+        return frozenset(peer for peer, kinds in may.items() if kind in kinds)
+
     reception = Reception(pairs, credentials, run, observer.refused)
     carriers: list[Carrier] = []  # the best one first
     link = MeshLink(edges, pairs, reception, carriers, dialler)
     for pair in pairs.values():
         pair.on_change(link.notice)
     try:
-        if mode != "relay" and credentials is not None:
+        if of(LinkKind.DIRECT) and credentials is not None:
             carriers.append(DirectCarrier(_listen(reception, *listen) if listen else None, sources))
-        if meeting is not None and credentials is not None:
-            followed = [pair.peer for pair in pairs.values() if not pair.leads]
+        if meeting is not None and of(LinkKind.MET) and credentials is not None:
+            followed = [peer for peer in of(LinkKind.MET) if not pairs[peer].leads]
 
             def is_wanted(peer: str) -> bool:
                 return not pairs[peer].is_over and pairs[peer].kind is not LinkKind.DIRECT
@@ -80,10 +89,10 @@ def assemble(
             carriers.append(
                 MetCarrier(site, run_id, meeting, credentials, followed, reception.take, is_wanted)
             )
-        if mode == "direct":
-            transport.listen(lambda sender, _: observer.refused(sender, Refusal.CARRIER))
+        if of(LinkKind.RELAY):
+            carriers.append(RelayCarrier(transport, of(LinkKind.RELAY), reception.take, observer.refused))
         else:
-            carriers.append(RelayCarrier(transport, sources | targets, reception.take, observer.refused))
+            transport.listen(lambda sender, _: observer.refused(sender, Refusal.CARRIER))
     except LinkError:
         link.close(patience=0)
         raise

@@ -6,6 +6,7 @@ made at once. It numbers those that count: what it says on one may come late, af
 """
 
 import socket
+from collections.abc import Collection
 from typing import Protocol
 
 from flaremesh.links.frame import FrameError, Greeting, Word, pack_greeting
@@ -19,10 +20,12 @@ class End(Protocol):
     Attributes:
         peer: name of the neighbour.
         leads: whether this end decides which connection counts.
+        carriers: by which connections may travel.
     """
 
     peer: str
     leads: bool
+    carriers: Collection[LinkKind]
 
     @property
     def received(self) -> int:

@@ -76,8 +76,9 @@ class MeshLink(Link):
             carrier.open({peer: addresses[peer] for peer in self._pairs if peer in addresses})
         causes = []
         for peer, pair in sorted(self._pairs.items()):
-            inability = {carrier.kind: carrier.inability(peer) for carrier in self._carriers}
-            able = [carrier for carrier in self._carriers if inability[carrier.kind] is None]
+            allowed = [carrier for carrier in self._carriers if carrier.kind in pair.carriers]
+            inability = {carrier.kind: carrier.inability(peer) for carrier in allowed}
+            able = [carrier for carrier in allowed if inability[carrier.kind] is None]
             if not able:
                 causes.append(
                     f"with {peer}: {'; '.join(filter(None, inability.values())) or 'it makes none'}"

@@ -13,7 +13,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from flaremesh.links import life
@@ -43,15 +43,16 @@ class Pair:
     Args:
         edges: the site's edges.
         peer: name of the neighbour.
+        carriers: by which connections with it may travel.
 
     Attributes:
-        peer: the same.
+        peer, carriers: the same.
         leads: whether this end decides which connection counts: the one with the lesser name does.
         broken: when the last connection broke, by ``time.monotonic``; None while there is one, or none yet.
     """
 
-    def __init__(self, edges: Edges, peer: str):
-        self.peer = peer
+    def __init__(self, edges: Edges, peer: str, carriers: Collection[LinkKind] = tuple(LinkKind)):
+        self.peer, self.carriers = peer, carriers
         self.leads = edges.site < peer
         self.broken: float | None = None
         self._edges, self._inbox = edges, edges.inbox

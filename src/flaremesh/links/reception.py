@@ -201,6 +201,10 @@ class Reception:
                     self._turn_away(connection, name, Refusal.STRANGER)
                     return
                 pending.end = end = self._ends[name]
+                if pending.kind not in end.carriers:
+                    self._forget(pending)
+                    self._turn_away(connection, name, Refusal.CARRIER)
+                    return
                 connection.send(opening(end, self._run))  # the first bytes fit into the buffer
             while len(pending.greeting) < GREETING_BYTES:
                 piece = connection.recv(GREETING_BYTES - len(pending.greeting))

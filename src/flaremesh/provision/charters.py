@@ -29,8 +29,9 @@ def charters(topology: Topology, mesh: Mesh) -> dict[str, Charter]:
     peers |= {admin.email: {} for admin in topology.admins}
     peers |= _peers(topology, mesh)
     links = {site.name: site.link for site in topology.sites}
+    meet = topology.meeting_point
     return {
-        name: Charter(topology.name, name, peers[name], code, revoked, *_place(links.get(name)))
+        name: Charter(topology.name, name, peers[name], code, revoked, meet, *_place(links.get(name)))
         for name in peers
     }
 
@@ -80,7 +81,9 @@ def _directions(mesh: Mesh, site: str) -> dict[str, tuple[bool, bool]]:
 
 def _peer(topology: Topology, site: Site, peer: Site, sends: bool, receives: bool) -> Peer:
     direct = peer.link is not None or site.link is not None  # whoever can reach the other one dials
-    carriers = [LinkKind.DIRECT] * direct + [LinkKind.RELAY] * (topology.run.links != "direct")
+    relayed = topology.run.links in ("auto", "relay")
+    carriers = [LinkKind.DIRECT] * direct + [LinkKind.MET] * (topology.meeting_point is not None)
+    carriers += [LinkKind.RELAY] * relayed
     return Peer(sends, receives, tuple(carriers), *_place(peer.link))
 
 

@@ -18,13 +18,16 @@ class FirewallRule:
 
 
 def rules(topology: Topology, mesh: Mesh) -> Iterator[FirewallRule]:
-    """All rules: every site dials the server, and the sites that have a link address are dialled.
+    """All rules: every site dials the server, and the meeting point; those that have an address are dialled.
 
     Their in-neighbours do so, and those out-neighbours that nobody can dial.
     """
     server = topology.server
     for site in topology.sites:
         yield FirewallRule(site.name, SERVER, server.host, str(server.port))
+        if topology.meeting_point:
+            host, port = topology.meeting_point
+            yield FirewallRule(site.name, SERVER, host, str(port))
     if topology.run.links == "relay":
         return
     listening = {site.name for site in topology.sites if site.link}

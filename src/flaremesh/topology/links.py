@@ -1,10 +1,10 @@
 """The names for how an edge's messages travel."""
 
 from enum import StrEnum
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-LinkMode: TypeAlias = Literal["auto", "relay", "direct"]
-"""What a run asks for: ``auto`` is direct where one end can reach the other, else relay."""
+LinkMode: TypeAlias = Literal["auto", "direct", "met", "relay"]
+"""What a run asks for: ``auto`` is, of what kits allow, direct before met before relay."""
 
 
 class LinkKind(StrEnum):
@@ -20,5 +20,6 @@ class LinkKind(StrEnum):
         return list(type(self)).index(self)
 
 
-AUTO: Final = (LinkKind.DIRECT, LinkKind.RELAY)
-"""What ``auto`` asks of kits and policies; a meeting point is not among it as long as kits name none."""
+def kinds_of(mode: LinkMode) -> frozenset[LinkKind]:
+    """What a run that asks for ``mode`` may use, where kits allow it."""
+    return frozenset(LinkKind) if mode == "auto" else frozenset({LinkKind(mode)})

@@ -36,6 +36,7 @@ SERVER = "server"
 
 
 DEFAULT_PORT = 8002
+DEFAULT_MEETING_PORT = 8003
 """The server's port where the file names none."""
 
 MOST_SITES = 10_000
@@ -211,6 +212,13 @@ class Metrics(Closed):
     ] = Field((), description="names without the prefix flaremesh_, or all; default: nothing leaves a site")
 
 
+class Meet(Closed):
+    """The meeting point, which joins the connections of sites that cannot dial each other, blind to them."""
+
+    host: Host | None = Field(None, description="name or address that sites dial; the server's by default")
+    port: Port = Field(DEFAULT_MEETING_PORT, description="its port")
+
+
 class Server(Closed):
     """The NVFlare server: job control and relay, never an aggregator."""
 
@@ -218,6 +226,10 @@ class Server(Closed):
     port: Port = Field(DEFAULT_PORT, description="the server's one port")
     org: Org = Field(description="organisation that runs the server: letters, digits and underscores")
     names: tuple[Host, ...] = Field((), description="further names and addresses in the server's certificate")
+    meet: Meet | None = Field(
+        None,
+        description="a meeting point beside the server, where two sites that cannot dial each other meet",
+    )
 
 
 class Admin(Closed):
@@ -663,6 +675,12 @@ class Topology(Closed):
     deploy: Deploy | None = Field(
         None, description="settings of the container targets; {} takes the defaults"
     )
+
+    @property
+    def meeting_point(self) -> tuple[str, int] | None:
+        """Host and port where sites that cannot dial each other meet; None where they do not."""
+        meet = self.server.meet
+        return (meet.host or self.server.host, meet.port) if meet else None
 
     def shared_by(self, site: Site) -> tuple[str, ...]:
         """Names of the metrics that the site is to let the server show."""

@@ -48,7 +48,7 @@ class _Trial(End):
     """An end that is content once the other one has agreed."""
 
     def __init__(self, site: str, peer: str, run: str, agreed: Callable[["_Trial"], None] = lambda _: None):
-        self.peer, self.leads = peer, site < peer
+        self.peer, self.leads, self.carriers = peer, site < peer, [LinkKind.DIRECT]
         self._run, self._agreed = run_digest(run), agreed
 
     @property

@@ -12,11 +12,13 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from flaremesh.metrics.names import AgentMetric
+from flaremesh.p2p import charter
 from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.attempts import Attempts
+from flaremesh.p2p.agents.meeting_point import MeetingProcess, TicketOffice
 from flaremesh.p2p.agents.shared import SharedMetrics
 from flaremesh.p2p.logins import Logins
-from flaremesh.p2p.nvflare.cells import JOBS, METRICS
+from flaremesh.p2p.nvflare.cells import JOBS, METRICS, TICKETS
 from flaremesh.p2p.nvflare.jobs import FIRST_FAILURE
 from flaremesh.p2p.nvflare.logins import guard_logins
 from flaremesh.p2p.nvflare.server import ServerProcess, job_of_event
@@ -42,12 +44,19 @@ class ServerAgent(Agent):
         self._process = ServerProcess(fl_ctx)
         abandoned = self._process.abandon_jobs(fl_ctx)
         workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
-        self._attempts = Attempts(
-            self.workspace, self._process, lambda job: Path(workspace.get_app_dir(job)), self._jobs_of
-        )
+        self._app_of = lambda job: Path(workspace.get_app_dir(job))
+        self._attempts = Attempts(self.workspace, self._process, self._app_of, self._jobs_of)
         self._attempts.take_up(abandoned)
         self._process.hear_aborts(self._attempts.told_to_end)
         self._process.bear_with_silence(self._attempts.patience)
+        startup = self.workspace / "startup"
+        mine = charter.read(startup)
+        self._meeting: MeetingProcess | None = None
+        if mine.meet is not None:
+            self._tickets = TicketOffice(
+                startup, mine.mesh, self._app_of, lambda job: job in self.running_jobs()
+            )
+            self._meeting = MeetingProcess(startup, mine, mine.meet[1])
         self._logins = Logins(self.workspace)
         guard_logins(startup_files(self.workspace / "startup"), self._logins, fl_ctx)
         super().start(fl_ctx)
@@ -63,6 +72,8 @@ class ServerAgent(Agent):
             cell.obey_the_server_alone()
             cell.hear_failures(self._note_failure)
             cell.hear(METRICS, self._take_metrics)
+            if self._meeting is not None:
+                cell.answer_runs(TICKETS, self._tickets.ticket)
             self._started = True
         elif event_type == EventType.CLIENT_REGISTER_PROCESSED:
             self._process.report_restarted_sites()
@@ -146,4 +157,6 @@ class ServerAgent(Agent):
         """Abort the jobs and wait until their status is stored, then shut down."""
         self._attempts.leave()
         self._process.abort_jobs(_JOB_SECONDS)
+        if self._meeting is not None:
+            self._meeting.stop()
         self._process.shut_down()

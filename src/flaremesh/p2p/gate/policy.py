@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 from flaremesh.p2p.gate.request import RunRequest
 from flaremesh.sandbox import landlock
 from flaremesh.topology.document import Document
-from flaremesh.topology.links import AUTO, LinkKind
+from flaremesh.topology.links import LinkKind
 from flaremesh.topology.mistakes import LineMistake, MistakenFile, shown
 from flaremesh.topology.schema import NUMBER, Closed, Email, Org, refusal
 from flaremesh.topology.text import Unreadable
@@ -156,7 +156,7 @@ class Policy(Closed):
         for name, sha256 in sorted(request.code.items()):
             if self.code is not None and sha256 not in self.code:
                 yield f"code: {shown(name)} has the SHA-256 {shown(sha256)}, which is not listed"
-        for carrier in AUTO if request.links == "auto" else (request.links,):
+        for carrier in request.carriers:
             if self.carriers is not None and carrier not in self.carriers:
                 yield (
                     f"carriers: with links: {request.links} the run may use {carrier}, and only "
