@@ -1,4 +1,4 @@
-"""Sites that nobody can dial meet by connections that go out, and the server sees none of what they exchange."""
+"""Sites that nobody can dial meet by connections that go out; the server sees none of what they exchange."""
 
 import os
 import signal
