@@ -11,6 +11,7 @@ from flaremesh.links import Key
 from flaremesh.links.assemble import assemble
 from flaremesh.links.edges import Edges, Message
 from flaremesh.links.inbox import Inbox
+from flaremesh.topology.links import LinkKind
 from flaremesh.topology.neighborhood import Neighborhood
 
 
@@ -89,6 +90,7 @@ class Sites:
         direct=True,
         tolerance=None,
         meeting=None,
+        carriers=LinkKind,
     ):
         """A site's link, not open yet; it listens on a port of the system's choice, or of a range."""
         observer = self.observers[name] = Observer()
@@ -103,6 +105,7 @@ class Sites:
             listen=("127.0.0.1", (0, 0) if listens is True else listens) if listens else None,
             tolerance=tolerance,
             meeting=meeting,
+            allowed=dict.fromkeys((*sources, *targets), carriers),
         )
         return link
 

@@ -80,7 +80,7 @@ class Met(InProcess):
             others = [other for other in NAMES if other != name]
             proxies.append(Proxy(place.address))
             meeting = place.meeting(name, proxies[-1].address)
-            sites.add(name, others, others, mode="direct", listens=False, meeting=meeting)
+            sites.add(name, others, others, mode="met", listens=False, meeting=meeting)
         assert not any(sites.open(timeout=BOUND).values())
         for name in NAMES:
             assert set(sites.observers[name].links.values()) == {LinkKind.MET}

@@ -15,6 +15,7 @@ from flaremesh.meeting import knock, point
 from flaremesh.meeting.knock import await_go
 from flaremesh.meeting.refusal import Reason
 
+UNRELAYED = (LinkKind.DIRECT, LinkKind.MET)
 BOTH = [("a", "b"), ("b", "a")]
 
 
@@ -22,11 +23,13 @@ def numbered(length):
     return lambda sender, k: f"{sender}{k:06d}".encode() * (length // 7)
 
 
-def meet(sites, place, *, mode="direct", listens="", meetings=None, **options):
+def meet(sites, place, *, carriers=UNRELAYED, listens="", meetings=None, **options):
     """Links of a and b that nobody can dial but those that listen."""
     for name, other in BOTH:
         meeting = (meetings or {}).get(name) or place.meeting(name)
-        sites.add(name, [other], [other], mode=mode, listens=name in listens, meeting=meeting, **options)
+        sites.add(
+            name, [other], [other], carriers=carriers, listens=name in listens, meeting=meeting, **options
+        )
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_a_ring_of_six_exchanges(place, sites):
     names = "abcdef"
     for before, name, after in zip(names[-1] + names[:-1], names, names[1:] + names[0], strict=True):
         meeting = place.meeting(name)
-        sites.add(name, [before, after], [before, after], mode="direct", listens=False, meeting=meeting)
+        sites.add(name, [before, after], [before, after], carriers=UNRELAYED, listens=False, meeting=meeting)
     assert not any(sites.open().values())
     pairs = [pair for x, y in zip(names, names[1:] + names[0], strict=True) for pair in ((x, y), (y, x))]
     assert exchange(sites, pairs, 50, numbered(700)) == []
@@ -138,7 +141,7 @@ def test_a_meeting_point_that_is_killed_costs_nothing_once_it_is_back(place, pai
 
 
 def test_a_meeting_point_that_is_killed_costs_nothing_where_there_is_a_relay(place, sites, soon):
-    meet(sites, place, mode="auto")
+    meet(sites, place, carriers=LinkKind)
     assert not any(sites.open().values())
     assert kinds(sites) == BOTH_MET
     place.close()
@@ -156,11 +159,11 @@ def test_a_meeting_point_that_is_killed_costs_nothing_where_there_is_a_relay(pla
 
 def test_who_waits_comes_again_when_it_was_sent_away(place, sites, monkeypatch):
     monkeypatch.setattr(point, "WAITING_SECONDS", 0.2)
-    b = sites.add("b", ["a"], ["a"], mode="direct", listens=False, meeting=place.meeting("b"))
+    b = sites.add("b", ["a"], ["a"], carriers=UNRELAYED, listens=False, meeting=place.meeting("b"))
     opening = threading.Thread(target=lambda: b.open({}, 20))
     opening.start()
     assert place.shows(lambda figures: figures.refused[Reason.ALONE] >= 2)
-    a = sites.add("a", ["b"], ["b"], mode="direct", listens=False, meeting=place.meeting("a"))
+    a = sites.add("a", ["b"], ["b"], carriers=UNRELAYED, listens=False, meeting=place.meeting("a"))
     a.open({}, 20)
     opening.join()
     assert exchange(sites, BOTH, 5, numbered(700)) == []
@@ -233,7 +236,12 @@ def test_a_meeting_point_that_joins_a_pair_with_others_does_not_end_it_where_the
 ):
     impostor = _Impostor(sites.authority.issue("c") if says is None else None, says or b"")
     proxies.append(impostor)
-    meet(sites, place, mode="auto", meetings={name: place.meeting(name, impostor.address) for name in "ab"})
+    meet(
+        sites,
+        place,
+        carriers=LinkKind,
+        meetings={name: place.meeting(name, impostor.address) for name in "ab"},
+    )
     assert not any(sites.open().values())
     assert exchange(sites, BOTH, 5, numbered(700)) == []
     assert kinds(sites) == {"a": {LinkKind.RELAY}, "b": {LinkKind.RELAY}}
@@ -248,7 +256,9 @@ def test_what_is_no_meeting_point_carries_nothing_and_the_relay_does(
     monkeypatch.setattr(connector, "_DIAL_SECONDS", 0.2)
     other = _Answering(answer)
     proxies.append(other)
-    meet(sites, place, mode="auto", meetings={name: place.meeting(name, other.address) for name in "ab"})
+    meet(
+        sites, place, carriers=LinkKind, meetings={name: place.meeting(name, other.address) for name in "ab"}
+    )
     assert not any(sites.open().values())
     assert exchange(sites, BOTH, 3, numbered(700)) == []
     assert kinds(sites) == {"a": {LinkKind.RELAY}, "b": {LinkKind.RELAY}}
@@ -259,7 +269,7 @@ def test_a_meeting_point_at_which_nobody_is_met_cannot_keep_a_site_busy(place, p
     impostor = _Impostor()
     proxies.append(impostor)
     b = sites.add(
-        "b", ["a"], ["a"], mode="direct", listens=False, meeting=place.meeting("b", impostor.address)
+        "b", ["a"], ["a"], carriers=UNRELAYED, listens=False, meeting=place.meeting("b", impostor.address)
     )
     started = time.monotonic()
     opening = threading.Thread(target=lambda: in_parallel({"b": lambda: b.open({}, 2)}))
