@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from command_mesh import SITES, Mesh, mesh_in
 from running_mesh import wait_until
@@ -23,11 +24,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 
 def meeting_points(mesh: Mesh) -> list[int]:
-    return [
-        process.pid
-        for process in mesh.process("server").children()
-        if "flaremesh.meeting" in process.cmdline()
-    ]
+    """Process ids of those that live."""
+    living = [child for child in mesh.process("server").children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child.pid for child in living if "flaremesh.meeting" in child.cmdline()]
 
 
 def test_all_edges_are_met_and_the_sites_agree(mesh: Mesh) -> None:
