@@ -29,6 +29,7 @@ from flaremesh.waiting import wait_while
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
+_INTERRUPTED = "interrupted before the run was submitted"
 _READY_SECONDS = 15.0  # a site that was cut off is connected again within so long
 _BEGIN_SECONDS = 15.0  # a run that has not begun by then waits for others
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0  # before a run that waits for approval is submitted again
@@ -87,7 +88,7 @@ def run(
         registered = connection.session.sites()
         _require([site.name for site in topology.sites if site.name not in registered])
         if stop.is_set():
-            raise NotSubmitted("interrupted before the run was submitted")
+            raise NotSubmitted(_INTERRUPTED)
         run_id, folder = _submit(connection.session, topology, mesh / RUNS, name, continues)
         waits, pause = "", _FIRST_PAUSE
         while True:
@@ -126,18 +127,15 @@ def _ready_participants(target: Target, stop: threading.Event) -> list[Participa
 
     Raises:
         DeployError: some do not run, or have not become ready.
+        NotSubmitted: ``stop`` was set meanwhile.
     """
-    participants: list[Participant] = []
-
-    def unready() -> list[Participant]:
-        return [p for p in participants if not (p.ready or p.elsewhere)]
-
-    def worth_waiting() -> bool:
-        participants[:] = target.participants()
-        return bool(unready()) and all(p.running for p in unready()) and not stop.is_set()
-
-    wait_while(worth_waiting, _READY_SECONDS, _POLL_SECONDS)
-    _require([p.name for p in unready()])
+    participants, deadline = target.participants(), time.monotonic() + _READY_SECONDS
+    while late := [p for p in participants if not (p.ready or p.elsewhere)]:
+        if time.monotonic() > deadline or not all(p.running for p in late):
+            _require([p.name for p in late])
+        if stop.wait(_POLL_SECONDS):
+            raise NotSubmitted(_INTERRUPTED)
+        participants = target.participants()
     return participants
 
 
