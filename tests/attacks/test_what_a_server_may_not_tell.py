@@ -41,13 +41,17 @@ def a_place_that_the_kit_does_not_know(told: Told) -> None:
 @pytest.mark.parametrize(
     ("lie", "words", "peers"),
     [
-        (a_weaker_carrier, "`links: relay` for `links: direct`", set(SITES)),
-        (a_neighbour_that_the_kit_does_not_know, "is to be a neighbour of", {"adam", "carol"}),
-        (a_place_that_the_kit_does_not_know, "another place where to dial berta", {"", "berta"}),
+        (a_weaker_carrier, ["`links: relay` for `links: direct`"], set(SITES)),
+        (
+            a_neighbour_that_the_kit_does_not_know,
+            ["is to be a neighbour of", "no edge berta-carol"],  # adam's and carol's words, and berta's
+            {"adam", "carol"},
+        ),
+        (a_place_that_the_kit_does_not_know, ["another place where to dial berta"], {"", "berta"}),
     ],
 )
 def test_a_lie_of_the_server_ends_the_run_before_it_begins_and_is_named_and_counted(
-    mesh: AttackedMesh, tmp_path: Path, lie: Callable[[Told], None], words: str, peers: set[str]
+    mesh: AttackedMesh, tmp_path: Path, lie: Callable[[Told], None], words: list[str], peers: set[str]
 ) -> None:
     job = mesh.job(tmp_path / "job", links="direct", iterations=1)
     file = job / "app_server/config/config_fed_server.json"
@@ -59,7 +63,7 @@ def test_a_lie_of_the_server_ends_the_run_before_it_begins_and_is_named_and_coun
         run_id = session.submit(job)
         assert session.wait(run_id, 2 * END_SECONDS)
     # the first site that notices ends the run
-    noticed = [site for site in SITES if words in mesh.log(site, run_id)]
+    noticed = [site for site in SITES if any(word in mesh.log(site, run_id) for word in words)]
     assert noticed, {site: mesh.log(site, run_id)[-2000:] for site in SITES}
     # what a site shows of a run takes the place of what it showed of the one before
     assert all(run_id in mesh.get(site, "/metrics").decode() for site in noticed)
