@@ -45,7 +45,7 @@ def a_place_that_the_kit_does_not_know(told: Told) -> None:
         (
             a_neighbour_that_the_kit_does_not_know,
             ["is to be a neighbour of", "no edge berta-carol"],  # adam's and carol's words, and berta's
-            {"adam", "carol"},
+            {"adam", "carol", ""},  # who was told of no edge with a peer counts it as nobody's
         ),
         (a_place_that_the_kit_does_not_know, ["another place where to dial berta"], {"", "berta"}),
     ],
