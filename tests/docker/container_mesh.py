@@ -31,7 +31,7 @@ class ContainerMesh:
         self.name = f"path-{uuid.uuid4().hex[:8]}"  # others may use the engine
         self.folder = folder / "mesh"
         self._files = folder
-        self._document: dict[str, Any] = {
+        self.document: dict[str, Any] = {
             "apiVersion": "flaremesh/v1",
             "name": self.name,
             "server": {"host": "server.mesh.test", "org": "consortium"},
@@ -57,7 +57,7 @@ class ContainerMesh:
     def topology(self, **fields: Any) -> Path:
         """The file of this mesh with other fields."""
         file = self._files / f"topology-{len(list(self._files.glob('*.yaml')))}.yaml"
-        file.write_text(yaml.safe_dump(self._document | fields))
+        file.write_text(yaml.safe_dump(self.document | fields))
         return file
 
     def start(self, command: str, *options: str, **kwargs: Any) -> subprocess.Popen[str]:

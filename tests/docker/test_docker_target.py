@@ -117,7 +117,9 @@ def running(run):
 
 
 def endless_run(mesh):
-    return mesh.start("run", "--iterations", str(10**7))
+    """Ends with the first loss; else it would wait for a mesh that was taken down to come up again."""
+    run = mesh.document["run"] | {"on_loss": "fail"}
+    return mesh.start("run", "--iterations", str(10**7), file=mesh.topology(run=run))
 
 
 def ended(run):
