@@ -4,6 +4,11 @@ The mesh's root issues two kinds of certificates. One is in each kit and says wh
 extended key usage (RFC 5280, 4.2.1.12): serverAuth for the server alone, clientAuth for sites and admins, of
 whom admins bear a role. The other one, in a site's kit, is for the same key and lets the site issue
 certificates to its own runs, in its own name and in no other (4.2.1.10).
+
+From NVFlare 2.10 on there may be a third one, of an authority for jobs: with it NVFlare's server signs a
+leaf for each site of each job, whose key it makes as well. Who has the authority's key can take any site's
+place in a run. Its leaves are let in because the mesh's root has made it one; `flaremesh provision` makes
+none.
 """
 
 import threading
@@ -17,6 +22,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from flaremesh.certificate_uris import cells, jobs, names_job_authority
 from flaremesh.errors import FlaremeshError
 
 ROLE: Final = NameOID.UNSTRUCTURED_NAME
@@ -28,6 +34,10 @@ _CLIENT: Final = ExtendedKeyUsageOID.CLIENT_AUTH
 
 class CertificateError(FlaremeshError):
     """A certificate does not hold; the message says whose and why."""
+
+
+class OtherJob(CertificateError):
+    """A certificate that is for one job alone, and that is another one."""
 
 
 class Kind(StrEnum):
@@ -47,8 +57,10 @@ class Identity:
         org: the organisation.
         kind: what the holder is.
         role: an admin's; None for others.
-        issued: since when the certificate from the kit is valid: of two with one name the later one counts.
+        issued: since when the certificate from the kit is valid, or the job's leaf: of two with one name, and
+            of one job, the later one counts.
         serial: that certificate's serial number, in decimal; for a run, that of the site's for runs.
+        job: the one that NVFlare has issued the certificate for; None for one that a kit stands behind.
     """
 
     name: str
@@ -57,6 +69,7 @@ class Identity:
     role: str | None
     issued: datetime
     serial: str
+    job: str | None = None
 
 
 def holder(certificate: x509.Certificate, root: x509.Certificate, revoked: Collection[str] = ()) -> Identity:
@@ -90,16 +103,22 @@ def holder(certificate: x509.Certificate, root: x509.Certificate, revoked: Colle
 
 
 def identify(
-    chain: Sequence[x509.Certificate], root: x509.Certificate, revoked: Collection[str] = ()
+    chain: Sequence[x509.Certificate],
+    root: x509.Certificate,
+    revoked: Collection[str] = (),
+    job: str | None = None,
 ) -> Identity:
     """The site whose run has a certificate.
 
     Args:
-        chain: the run's certificate and the one of the site that issued it; the root may follow.
+        chain: the run's certificate and the one that issued it, the site's or that of NVFlare's authority for
+            jobs; the root may follow.
         root: of the mesh.
         revoked: serial numbers, in decimal.
+        job: the run's id at NVFlare; None where no job is under way: no certificate for one is let in then.
 
     Raises:
+        OtherJob: the certificate is for another job.
         CertificateError: a certificate is not valid now, revoked, not for runs, or not in the site's name.
     """
     if len(chain) == 3 and chain[2] == root:
@@ -108,13 +127,28 @@ def identify(
         raise CertificateError("the certificate is not that of a run, which a site issues")
     leaf, issuer = chain
     _require_issued(issuer, root, revoked)
-    name = _name(issuer)
     if not _is_authority(issuer) or _texts(issuer, ROLE):
-        raise CertificateError(f"the certificate of {name} is not one that issues others to runs")
+        raise CertificateError(f"the certificate of {_name(issuer)} is not one that issues others to runs")
     _require_issued(leaf, issuer, revoked)
+    if _is_authority(leaf):
+        raise CertificateError(f"the certificate that {_name(issuer)} issued is not that of a run")
+    try:
+        named = jobs(leaf)
+        if others := [each for each in named if each != job]:
+            raise OtherJob(
+                f"the certificate of {_name(leaf)} is for the job {others[0]}, which is another one"
+            )
+        return _of_job(leaf, issuer) if names_job_authority(issuer) else _of_site(leaf, issuer)
+    except ValueError as error:
+        raise CertificateError(f"the certificate of {_name(leaf)} cannot be read: {error}") from None
+
+
+def _of_site(leaf: x509.Certificate, issuer: x509.Certificate) -> Identity:
+    """Who holds a leaf that a site has issued."""
+    name = _name(issuer)
     if leaf.subject != issuer.subject:
         raise CertificateError(f"{name} issued a certificate in a name that is not its own")
-    if _is_authority(leaf) or _usages(leaf) != {_SERVER, _CLIENT}:
+    if _usages(leaf) != {_SERVER, _CLIENT}:
         raise CertificateError(f"the certificate that {name} issued is not that of a run")
     return Identity(
         name=name,
@@ -126,19 +160,46 @@ def identify(
     )
 
 
+def _of_job(leaf: x509.Certificate, issuer: x509.Certificate) -> Identity:
+    """Who holds a leaf that NVFlare has issued for this job."""
+    name, named = _name(leaf), jobs(leaf)
+    if not _signs_only_leaves(issuer):
+        raise CertificateError(f"the certificate of {_name(issuer)} is not that of an authority for jobs")
+    # one without a usage is for all of them; a link needs both, for either end may dial
+    if _texts(leaf, ROLE) or _usages(leaf) not in (set(), {_SERVER, _CLIENT}):
+        raise CertificateError(f"the certificate of {name} is not that of a job")
+    if len(named) != 1:
+        raise CertificateError(f"the certificate of {name} is for {len(named)} jobs instead of one")
+    # NVFlare's server has the cell "server", and a site's has the site's name, below those of relays
+    if not any(f".{cell}".endswith(f".{name}.{named[0]}") for cell in cells(leaf)):
+        raise CertificateError(f"the certificate of {name} is not for its cell in the job {named[0]}")
+    return Identity(
+        name=name,
+        org=next(iter(_texts(leaf, NameOID.ORGANIZATION_NAME)), ""),
+        kind=Kind.SITE,
+        role=None,
+        issued=leaf.not_valid_before_utc,
+        serial=str(leaf.serial_number),
+        job=named[0],
+    )
+
+
 class Newest:
     """Lets in no certificate that was issued before another one that it has seen of the same name.
 
-    So the copy of a kit that was replaced is of no use once the new one has been used. May be used by several
-    threads.
+    So the copy of a kit that was replaced is of no use once the new one has been used. A job's leaf is
+    compared with those of the same job alone: it is later than the kit without replacing it, and the next
+    job's is later without replacing this one. May be used by several threads.
 
     Args:
-        seen: since when the newest certificates that were seen before are valid, by name.
+        seen: since when the newest certificates from kits that were seen before are valid, by name.
     """
 
     def __init__(self, seen: Mapping[str, datetime] | None = None):
         self._lock = threading.Lock()
-        self._seen = dict(seen or {})
+        self._seen: dict[tuple[str, str | None], datetime] = {
+            (name, None): issued for name, issued in (seen or {}).items()
+        }
 
     def admit(self, identity: Identity) -> None:
         """Let in who has proved to be ``identity``, and remember it.
@@ -146,15 +207,16 @@ class Newest:
         Raises:
             CertificateError: a certificate that was issued later has been seen.
         """
+        whose = identity.name, identity.job
         with self._lock:
-            seen = self._seen.get(identity.name)
+            seen = self._seen.get(whose)
             if seen and identity.issued < seen:
                 raise CertificateError(
                     f"the certificate of {identity.name} from {identity.issued:%Y-%m-%d %H:%M:%S} UTC was "
                     f"replaced by one from {seen:%Y-%m-%d %H:%M:%S} UTC. Install the newest kit, and destroy "
                     "this one."
                 )
-            self._seen[identity.name] = identity.issued
+            self._seen[whose] = identity.issued
 
 
 def _require_issued(
@@ -206,3 +268,12 @@ def _is_authority(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
+
+
+def _signs_only_leaves(certificate: x509.Certificate) -> bool:
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return False
+    return constraints.critical and constraints.value.path_length == 0 and usage.key_cert_sign

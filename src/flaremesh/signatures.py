@@ -1,6 +1,7 @@
 """Signatures with the keys of a mesh's certificates, and the documents that carry one.
 
-All keys are RSA, because NVFlare makes them so. Signatures are RSASSA-PSS with SHA-256 (RFC 8017, 8.1).
+The keys of kits are RSA, because NVFlare makes them so; a run may have one on an elliptic curve. Signatures
+are RSASSA-PSS with SHA-256 (RFC 8017, 8.1).
 """
 
 import base64
@@ -8,8 +9,8 @@ import json
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -47,6 +48,19 @@ def verify(content: bytes, signature: bytes, signer: x509.Certificate) -> None:
         public.verify(signature, content, _PADDING, SHA256())
     except InvalidSignature:
         raise SignatureError("the signature is not that of its signer") from None
+
+
+def is_of_run(content: bytes, signature: bytes, signer: x509.Certificate) -> bool:
+    """Whether the holder of a run's certificate signed ``content``: RSASSA-PSS or ECDSA, with SHA-256."""
+    try:
+        public = signer.public_key()
+        if isinstance(public, ec.EllipticCurvePublicKey):
+            public.verify(signature, content, ec.ECDSA(SHA256()))
+        else:
+            verify(content, signature, signer)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, SignatureError):
+        return False
+    return True
 
 
 def sealed(content: str, key: bytes | rsa.RSAPrivateKey) -> str:

@@ -39,9 +39,9 @@ class Authority:
         leaf = _sign(_named(name), run.public_key(), named, site, days, since, usages=_BOTH, garbled=garbled)
         return self._written(name, [leaf, runs], run, root or self.file, revoked)
 
-    def kit(self, name, usages):
+    def kit(self, name, usages, rsa_key=False):
         """Credentials that the root issued itself, as they are in a kit."""
-        key = _key()
+        key = _rsa_key() if rsa_key else _key()
         leaf = _sign(_named(name), key.public_key(), self._root.subject, self._key, 30, usages=usages)
         return self._written(name, [leaf], key, self.file, ())
 
