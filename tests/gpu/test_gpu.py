@@ -32,6 +32,11 @@ def vector(seed, length=200_003):
     return torch.randn(length, generator=torch.Generator().manual_seed(seed))
 
 
+def joined(parts):
+    (payloads,) = parts
+    return b"".join(payloads)
+
+
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_site_on_a_gpu_and_one_on_the_cpu_mix_as_two_on_the_cpu_do(wire):
     gpu, cpu = Gossip(Wire.of(wire)), Gossip(Wire.of(wire))
@@ -39,12 +44,12 @@ def test_a_site_on_a_gpu_and_one_on_the_cpu_mix_as_two_on_the_cpu_do(wire):
     x, y = vector(0).to(GPU), vector(1)
     a, b = vector(0), vector(1)
     for _ in range(20):
-        to_cpu, to_gpu = (b"".join(gossip.publish([v])) for gossip, v in ((gpu, x), (cpu, y)))
-        (x,), distance = gpu.mix(BONN, {"kiel": to_gpu})
-        (y,), _ = cpu.mix(KIEL, {"bonn": to_cpu})
-        to_two, to_one = (b"".join(gossip.publish([v])) for gossip, v in ((one, a), (two, b)))
-        (a,), expected = one.mix(BONN, {"kiel": to_one})
-        (b,), _ = two.mix(KIEL, {"bonn": to_two})
+        to_cpu, to_gpu = (joined(gossip.publish([v])) for gossip, v in ((gpu, x), (cpu, y)))
+        (x,), distance, _ = gpu.mix(BONN, [{"kiel": to_gpu}])
+        (y,), *_ = cpu.mix(KIEL, [{"bonn": to_cpu}])
+        to_two, to_one = (joined(gossip.publish([v])) for gossip, v in ((one, a), (two, b)))
+        (a,), expected, _ = one.mix(BONN, [{"kiel": to_one}])
+        (b,), *_ = two.mix(KIEL, [{"bonn": to_two}])
         assert float(distance) == pytest.approx(expected, rel=1e-3, abs=1e-4)
     torch.testing.assert_close(x.cpu() + y, a + b, rtol=0, atol=1e-4)
     torch.testing.assert_close(y, b, rtol=0, atol=1e-2)
@@ -55,8 +60,8 @@ def test_public_copies_are_the_same_on_both_kinds_of_device_to_the_last_bit(wire
     gpu, cpu = Gossip(Wire.of(wire)), Gossip(Wire.of(wire))
     x, y = vector(0).to(GPU), vector(1)
     for _ in range(20):
-        to_cpu, to_gpu = (b"".join(gossip.publish([v])) for gossip, v in ((gpu, x), (cpu, y)))
-        ((x,), _), ((y,), _) = gpu.mix(BONN, {"kiel": to_gpu}), cpu.mix(KIEL, {"bonn": to_cpu})
+        to_cpu, to_gpu = (joined(gossip.publish([v])) for gossip, v in ((gpu, x), (cpu, y)))
+        ((x,), *_), ((y,), *_) = gpu.mix(BONN, [{"kiel": to_gpu}]), cpu.mix(KIEL, [{"bonn": to_cpu}])
     here, there = (gossip.snapshot()[0] for gossip in (gpu, cpu))
     assert torch.equal(here[""].cpu(), there["bonn"])
     assert torch.equal(here["kiel"].cpu(), there[""])

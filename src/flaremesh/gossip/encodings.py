@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from flaremesh.gossip.mixing import Blocks, Take, Workspace, entries_of, section
+from flaremesh.gossip.mixing import BLOCK, Blocks, Span, Take, Workspace, entries_of, section, within
 from flaremesh.topology.schema import Wire
 
 SCALED = 1024
@@ -21,7 +21,10 @@ SCALED = 1024
 RANKED = 1 << 16
 """Entries of which top-k sends the greatest: a place among them takes two bytes."""
 
-_ALIGNMENT = 8  # bytes; each vector of a message starts at a multiple of it
+PART = 4 * BLOCK
+"""Entries of a part, at least: smaller ones pay for more messages, larger ones leave the cache."""
+_MOST_PARTS = 64  # of a message: links keep 256 for a site that is behind
+_ALIGNMENT = 8  # bytes; each vector of a part starts at a multiple of it
 _CASTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -38,8 +41,8 @@ class Encoding(Protocol):
     def size(self, length: int) -> int:
         """Bytes of an encoded vector (length,)."""
 
-    def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
-        """The bytes (size,) uint8 of the vector with these blocks."""
+    def encode(self, blocks: Blocks, length: int, work: Workspace) -> Tensor:
+        """The bytes (size,) uint8 of the vector (length,) with these blocks."""
 
     def check(self, data: Tensor, length: int) -> None:
         """Check that bytes (size,) on the CPU hold a vector (length,).
@@ -68,9 +71,9 @@ class Exact(Encoding):
         return length * self.dtype.itemsize
 
     @override
-    def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
+    def encode(self, blocks: Blocks, length: int, work: Workspace) -> Tensor:
         """The bytes of the vector, which are not copied: its blocks must be views of it."""
-        return blocks(0, work.length, work.scratch[0]).view(torch.uint8)
+        return blocks(0, length, work.scratch[0]).view(torch.uint8)
 
     @override
     def check(self, data: Tensor, length: int) -> None:
@@ -99,10 +102,10 @@ class Cast(Encoding):
         return _aligned(length * self.narrow.itemsize)
 
     @override
-    def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
-        data = _blank(work.take, self.size(work.length))
-        (narrow,) = _views(data, (self.narrow, work.length))
-        for start, stop in work.spans:
+    def encode(self, blocks: Blocks, length: int, work: Workspace) -> Tensor:
+        data = _blank(work.take, self.size(length))
+        (narrow,) = _views(data, (self.narrow, length))
+        for start, stop in work.spans(length):
             narrow[start:stop].copy_(blocks(start, stop, work.scratch[0]))
         return data
 
@@ -143,11 +146,11 @@ class Scaled(Encoding):
         return _aligned(-(-length // SCALED) * self.scale.itemsize + length * self.narrow.itemsize)
 
     @override
-    def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
-        data = _blank(work.take, self.size(work.length))
-        scales, narrow = self._columns(data, work.length)
+    def encode(self, blocks: Blocks, length: int, work: Workspace) -> Tensor:
+        data = _blank(work.take, self.size(length))
+        scales, narrow = self._columns(data, length)
         least = torch.finfo(self.scale).tiny  # of a scale; entries far below it become zero
-        for start, stop in work.spans:
+        for start, stop in work.spans(length):
             block = blocks(start, stop, work.scratch[0])
             units = section(work.scratch[1], 0, stop - start)
             for table in _tables(start, stop, SCALED):
@@ -204,10 +207,10 @@ class TopK(Encoding):
         return _aligned(self._sent(length) * (self.dtype.itemsize + torch.int16.itemsize))
 
     @override
-    def encode(self, blocks: Blocks, work: Workspace) -> Tensor:
-        data = _blank(work.take, self.size(work.length))
-        sent, places = self._columns(data, work.length)
-        for start, stop in work.spans:
+    def encode(self, blocks: Blocks, length: int, work: Workspace) -> Tensor:
+        data = _blank(work.take, self.size(length))
+        sent, places = self._columns(data, length)
+        for start, stop in work.spans(length):
             block = blocks(start, stop, work.scratch[0])
             for table in _tables(start, stop, RANKED):
                 values = table.of(block)
@@ -282,10 +285,26 @@ def encodings(wire: Wire, vectors: Sequence[Tensor], exact_last: bool) -> list[E
     return [encoding_of(wire, vector.dtype) for wire, vector in zip(wires, vectors, strict=True)]
 
 
+def spans(vectors: Sequence[Tensor]) -> list[Span]:
+    """The parts of a message with these vectors: of each of them, the entries that a part holds.
+
+    A part is worked on while the next one travels. Parts begin where scales and ranks do, so that the numbers
+    are those of a vector that is not divided.
+    """
+    longest = max(vector.numel() for vector in vectors)
+    size = PART * math.ceil(longest / (PART * _MOST_PARTS))
+    return [(start, start + size) for start in range(0, longest, size)]
+
+
 def message_bytes(wire: Wire, vectors: Sequence[Tensor], exact_last: bool = False) -> int:
-    """Length in bytes of a message with these vectors."""
+    """Length in bytes of all parts of a message with these vectors."""
     chosen = encodings(wire, vectors, exact_last)
-    return sum(encoding.size(vector.numel()) for encoding, vector in zip(chosen, vectors, strict=True))
+    return sum(
+        encoding.size(stop - start)
+        for span in spans(vectors)
+        for encoding, vector in zip(chosen, vectors, strict=True)
+        for start, stop in [within(span, vector.numel())]
+    )
 
 
 class _Table(NamedTuple):

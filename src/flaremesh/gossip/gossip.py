@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from flaremesh.errors import FlaremeshError
-from flaremesh.gossip.encodings import Encoding, encodings
-from flaremesh.gossip.mixing import Take, Term, Workspace, mix, section
+from flaremesh.gossip.encodings import Encoding, encodings, spans
+from flaremesh.gossip.mixing import Span, Take, Term, Workspace, joined, mix, section, within
 from flaremesh.gossip.public import Publication, PublicCopies, Values
 from flaremesh.gossip.staging import bytes_of, staging_for
 from flaremesh.links import LinkError, Payload, require_length
@@ -45,53 +45,83 @@ class _Channel:
         like: such a vector (d,).
         encoding: how it is written.
         step: γ; it applies to contractive encodings, the others step by 1.
-        start: where it begins in the message, in bytes.
         take: where the memory of results comes from.
     """
 
-    def __init__(self, like: Tensor, encoding: Encoding, step: float, start: int, take: Take):
+    def __init__(self, like: Tensor, encoding: Encoding, step: float, take: Take):
         self._encoding = encoding
         self._publication: Publication = PublicCopies(encoding) if encoding.contractive else Values(encoding)
         self._step = step if encoding.contractive else 1.0
         self._work = Workspace(like, take)
-        self._start, self.stop = start, start + encoding.size(like.numel())
+        self._norms: list[Tensor | float] = []
 
     @property
     def copies(self) -> dict[str, Tensor]:
         """What is kept between iterations, (d,) each, by the site whose vector it is."""
         return self._publication.copies
 
-    def publish(self, vector: Tensor) -> Tensor:
-        """The bytes that tell the out-neighbours of ``vector``."""
+    def size(self, span: Span) -> int:
+        """Bytes of a part."""
+        start, stop = span
+        return self._encoding.size(stop - start)
+
+    def publish(self, vector: Tensor, span: Span) -> Tensor:
+        """The bytes that tell the out-neighbours of a part of ``vector``."""
         self._own = vector
-        return self._publication.publish(vector, self._work)
+        return self._publication.publish(vector, span, self._work)
 
-    def check(self, message: Tensor) -> None:
-        """Raise ValueError for a message on the CPU whose part for this channel is no vector."""
-        self._encoding.check(section(message, self._start, self.stop), self._own.numel())
+    def check(self, data: Tensor, span: Span) -> None:
+        """Raise ValueError for bytes on the CPU that are no part of a vector."""
+        start, stop = span
+        self._encoding.check(data, stop - start)
 
-    def is_finite(self, message: Tensor) -> bool:
-        """Whether the vector in a message is finite; ``check`` lets no other difference to a copy pass."""
+    def is_finite(self, data: Tensor, span: Span) -> bool:
+        """Whether a part is finite; ``check`` lets no other difference to a copy pass."""
         if self._encoding.contractive:
             return True
-        blocks = self._encoding.decode(section(message, self._start, self.stop), self._own.numel())
-        scratch, _ = self._work.scratch
-        return all(bool(blocks(*span, scratch).isfinite().all()) for span in self._work.spans)
+        start, stop = span
+        blocks, (scratch, _) = self._encoding.decode(data, stop - start), self._work.scratch
+        return all(bool(blocks(*each, scratch).isfinite().all()) for each in self._work.spans(stop - start))
 
-    def mix(self, hood: Neighborhood, messages: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
-        """The site's next vector (d,), and the 2-norm of what the neighbours' weights move it by.
+    def mix(self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span) -> bool:
+        """Mix one part; returns whether it is finite, where that is known at once.
 
         Args:
             hood: the site's neighbourhood in this iteration.
-            messages: by in-neighbour, the whole message that it sent.
+            received: by in-neighbour, the bytes of its part.
+            span: the part.
         """
-        terms = [Term(hood.self_weight - 1, self._publication.own())]
-        for peer, message in messages.items():
-            data = section(message, self._start, self.stop)
-            terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data)))
+        terms = [Term(hood.self_weight - 1, self._publication.own(span))]
+        for peer, data in received.items():
+            terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data, span)))
         if not terms[0].weight:
             terms.append(terms.pop(0))
-        return mix(self._own, terms, self._step, self._work)
+        self._lead = terms[0].weight
+        if not span[0]:  # not before the neighbours have sent, and so let go of the memory of the last vector
+            self._mixed = self._work.take(self._own.numel(), self._own.dtype)
+            self._norms.clear()
+        own, mixed = section(self._own, *span), section(self._mixed, *span)
+        norms = mix(own, terms, self._step, self._work, mixed)
+        self._norms += norms
+        return own.is_cuda or all(map(math.isfinite, norms))
+
+    def end(self) -> tuple[Tensor, Tensor | float]:
+        """The site's next vector (d,), and the 2-norm of what the neighbours' weights move it by."""
+        mixed = self._mixed
+        del self._mixed  # it is the caller's, and its memory is used again once he lets go
+        return mixed, abs(self._lead) * joined(self._norms)
+
+
+class _Piece(NamedTuple):
+    """What a part has of one vector: the entries of ``span``, in the bytes of ``place``."""
+
+    channel: _Channel
+    span: Span
+    place: Span
+
+    def of(self, part: Tensor) -> Tensor:
+        """Its bytes in those of the part."""
+        return section(part, *self.place)
 
 
 class _OneThread:
@@ -145,30 +175,37 @@ class Gossip:
         self._wire = wire
         self._exact_last = exact_last
         self._channels: list[_Channel] = []
+        self._parts: list[list[_Piece]] = []
 
-    def publish(self, vectors: Sequence[Tensor]) -> list[Payload]:
+    def publish(self, vectors: Sequence[Tensor]) -> Iterator[list[Payload]]:
         """The message that tells the out-neighbours of ``vectors``, all flat, of one dtype and device.
 
-        Nobody may write to the vectors from now on: an exact wire sends them from where they are.
+        It comes in parts, each of which is made when it is asked for. Nobody may write to the vectors from
+        now on: an exact wire sends them from where they are.
         """
         if not self._channels:
             self._open(vectors)
-        with self._threads:
-            encoded = [
-                channel.publish(vector) for channel, vector in zip(self._channels, vectors, strict=True)
-            ]
-        return self._staging.download(encoded)
+        of = dict(zip(self._channels, vectors, strict=True))
+        for part in self._parts:
+            with self._threads:
+                encoded = [channel.publish(of[channel], span) for channel, span, _ in part]
+            yield self._staging.download(encoded)
 
-    def mix(self, hood: Neighborhood, received: Mapping[str, Payload]) -> Mixture:
+    def mix(self, hood: Neighborhood, received: Iterable[Mapping[str, Payload]]) -> Mixture:
         """Mix what was published last with what the in-neighbours sent.
 
+        Args:
+            hood: the site's neighbourhood in this iteration.
+            received: each part, by in-neighbour.
+
         Raises:
-            LinkError: a message does not fit; names its sender.
+            LinkError: a part does not fit; names its sender.
         """
-        messages = {peer: self._staging.upload(self._message(peer, data)) for peer, data in received.items()}
-        with self._threads:
-            mixed = [channel.mix(hood, messages) for channel in self._channels]
-        return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], self._poisoned(messages, mixed))
+        poisoned: set[str] = set()
+        for part, payloads in zip(self._parts, received, strict=True):
+            poisoned |= self._mix_part(part, hood, payloads)
+        mixed = [channel.end() for channel in self._channels]
+        return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], tuple(sorted(poisoned)))
 
     def snapshot(self) -> list[dict[str, Tensor]]:
         """What is kept between iterations, copied: for each vector of the message, public copies by site."""
@@ -193,40 +230,54 @@ class Gossip:
                     raise ValueError(f"a copy of {tuple(copy.shape)} of a vector of {tuple(vector.shape)}")
                 channel.copies[site] = copy.to(vector.device)
 
-    def _poisoned(
-        self, messages: Mapping[str, Tensor], mixed: Sequence[tuple[Tensor, Tensor | float]]
-    ) -> tuple[str, ...]:
-        channels = self._channels[: -1 if self._exact_last else None]
-        wrong = [
-            channel
-            for channel, (_, distance) in zip(channels, mixed, strict=False)
-            if isinstance(distance, float) and not math.isfinite(distance)
-        ]
-        if not wrong:
-            return ()
-        return tuple(
+    def _mix_part(
+        self, part: Sequence[_Piece], hood: Neighborhood, payloads: Mapping[str, Payload]
+    ) -> set[str]:
+        """Mix one part; returns the in-neighbours that have poisoned it."""
+        received = {
+            peer: self._staging.upload(self._checked(part, peer, data)) for peer, data in payloads.items()
+        }
+        with self._threads:
+            wrong = [
+                piece
+                for piece in part
+                if not piece.channel.mix(
+                    hood, {peer: piece.of(data) for peer, data in received.items()}, piece.span
+                )
+            ]
+        if self._exact_last:
+            wrong = [piece for piece in wrong if piece.channel is not self._channels[-1]]
+        return {
             peer
-            for peer, message in messages.items()
-            if not all(channel.is_finite(message) for channel in wrong)
-        )
+            for piece in wrong
+            for peer, data in received.items()
+            if not piece.channel.is_finite(piece.of(data), piece.span)
+        }
 
     def _open(self, vectors: Sequence[Tensor]) -> None:
         self._staging = staging_for(vectors[0].device)
         divided = any(vector.numel() >= _DIVIDED for vector in vectors)
         self._threads: AbstractContextManager[None] = _one_thread if divided else nullcontext()
-        self._bytes = 0
-        for encoding, vector in zip(encodings(self._wire, vectors, self._exact_last), vectors, strict=True):
-            channel = _Channel(vector, encoding, self._wire.step, self._bytes, self._staging.take)
-            self._channels.append(channel)
-            self._bytes = channel.stop
+        chosen = encodings(self._wire, vectors, self._exact_last)
+        for encoding, vector in zip(chosen, vectors, strict=True):
+            self._channels.append(_Channel(vector, encoding, self._wire.step, self._staging.take))
+        for span in spans(vectors):
+            part, start = [], 0
+            for channel, vector in zip(self._channels, vectors, strict=True):
+                entries = within(span, vector.numel())
+                if entries[0] < entries[1]:
+                    stop = start + channel.size(entries)
+                    part.append(_Piece(channel, entries, (start, stop)))
+                    start = stop
+            self._parts.append(part)
 
-    def _message(self, peer: str, payload: Payload) -> Tensor:
-        """A message that has arrived, checked, as bytes on the CPU."""
-        require_length(payload, self._bytes, peer)
-        message = bytes_of(payload)
-        for channel in self._channels:
+    def _checked(self, part: Sequence[_Piece], peer: str, payload: Payload) -> Tensor:
+        """A part that has arrived, checked, as bytes on the CPU."""
+        require_length(payload, part[-1].place[1], peer)
+        data = bytes_of(payload)
+        for piece in part:
             try:
-                channel.check(message)
+                piece.channel.check(piece.of(data), piece.span)
             except ValueError as error:
                 raise LinkError(f"{peer} sent {error}") from None
-        return message
+        return data

@@ -7,7 +7,7 @@ Vectors are worked on in blocks that stay in the cache, so that memory is read o
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -22,6 +22,9 @@ Blocks: TypeAlias = Callable[[int, int, Tensor], Tensor]
 The blocks of a vector are asked for once each, in ascending order; scratch has at least their length.
 """
 
+Span: TypeAlias = tuple[int, int]
+"""(start, stop) of entries of a vector."""
+
 Take: TypeAlias = Callable[[int, torch.dtype], Tensor]
 """(length, dtype) -> uninitialised memory (length,) on the device of the vectors."""
 
@@ -34,56 +37,78 @@ class Term(NamedTuple):
 
 
 class Workspace:
-    """What it takes to go block by block through vectors of one length, dtype and device.
+    """What it takes to go block by block through vectors of one dtype and device.
 
     Args:
-        like: such a vector (d,).
+        like: the longest of such vectors (d,).
         take: where the memory of results comes from.
 
     Attributes:
-        length: d.
-        spans: (start, stop) of the blocks; one on a GPU, where a call costs more than memory.
         scratch: memory for two blocks, used by one function at a time.
         norm_dtype: of norms; half precision would overflow at 65504, and add nothing to some thousands.
         take: where the memory of results comes from.
     """
 
     def __init__(self, like: Tensor, take: Take):
-        self.length = like.numel()
-        size = self.length if like.is_cuda else BLOCK
-        self.spans = [(start, min(start + size, self.length)) for start in range(0, self.length, size)]
-        longest = min(size, self.length)
+        length = like.numel()
+        self._size = max(1, length) if like.is_cuda else BLOCK
+        longest = min(self._size, length)
         self.scratch = like.new_empty(longest), like.new_empty(longest)
         self.norm_dtype = torch.promote_types(like.dtype, torch.float32)
         self.take = take
 
+    def spans(self, length: int) -> Iterator[Span]:
+        """The blocks of a vector (length,); one on a GPU, where a call costs more than memory."""
+        return ((start, min(start + self._size, length)) for start in range(0, length, self._size))
 
-def mix(own: Tensor, terms: Sequence[Term], step: float, work: Workspace) -> tuple[Tensor, Tensor | float]:
-    """``own`` (d,) moved by ``step`` times the sum of ``terms``, and the 2-norm of that sum.
 
-    The vector is fresh. The norm is a 0-d tensor on a GPU, so that nothing waits for it here.
+def mix(
+    own: Tensor, terms: Sequence[Term], step: float, work: Workspace, mixed: Tensor
+) -> list[Tensor | float]:
+    """Write ``own`` (d,) moved by ``step`` times the sum of ``terms`` to ``mixed`` (d,).
 
     Args:
         own: x_i.
         terms: one or more; the weight of the first is not 0, unless it is the only one.
         step: γ.
         work: for vectors like ``own``.
+        mixed: x_i⁺.
+
+    Returns:
+        The 2-norm of the sum, divided by the magnitude of the first weight, block by block; on a GPU 0-d
+        tensors, so that nothing waits for them here.
     """
     # the sum is computed divided by the first weight, which saves a pass that would only multiply
     (lead, first), *others = terms
-    mixed = work.take(work.length, own.dtype)
-    norms = []
-    for start, stop in work.spans:
+    norms: list[Tensor | float] = []
+    for start, stop in work.spans(own.numel()):
         scratch, spare = work.scratch
         if stop - start < scratch.numel():
             scratch = scratch[: stop - start]
         total = first(start, stop, scratch)
         for weight, blocks in others:
             total = torch.add(total, blocks(start, stop, spare), alpha=weight / lead, out=scratch)
-        norms.append(torch.linalg.vector_norm(total, dtype=work.norm_dtype))
+        norm = torch.linalg.vector_norm(total, dtype=work.norm_dtype)
+        norms.append(norm if own.is_cuda else float(norm))
         torch.add(section(own, start, stop), total, alpha=step * lead, out=section(mixed, start, stop))
-    norm = norms[0] if own.is_cuda else math.hypot(*map(float, norms))
-    return mixed, abs(lead) * norm
+    return norms
+
+
+def joined(norms: Sequence[Tensor | float]) -> Tensor | float:
+    """The 2-norm of a vector from those of its blocks."""
+    if isinstance(norms[0], Tensor):
+        return (
+            norms[0]
+            if len(norms) == 1
+            else torch.linalg.vector_norm(torch.stack([*map(torch.as_tensor, norms)]))
+        )
+    return math.hypot(*norms)
+
+
+def within(span: Span, length: int) -> Span:
+    """What of a span lies in a vector (length,)."""
+    start, stop = span
+    return min(start, length), min(stop, length)
 
 
 def entries_of(vector: Tensor) -> Blocks:

@@ -7,11 +7,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from flaremesh.gossip.encodings import Encoding, Exact
-from flaremesh.gossip.mixing import Blocks, Workspace, entries_of
+from flaremesh.gossip.mixing import Blocks, Span, Workspace, entries_of, section
 
 
 class Publication(Protocol):
     """One of the vectors that sites tell each other in every iteration, seen from one of them.
+
+    Its parts are published, and asked for, once an iteration each; blocks count from the start of a part.
 
     Attributes:
         copies: what is kept between iterations, (d,) each, by the site whose vector it is.
@@ -19,14 +21,14 @@ class Publication(Protocol):
 
     copies: dict[str, Tensor]
 
-    def publish(self, vector: Tensor, work: Workspace) -> Tensor:
-        """The bytes uint8 that tell the out-neighbours of ``vector`` (d,)."""
+    def publish(self, vector: Tensor, span: Span, work: Workspace) -> Tensor:
+        """The bytes uint8 that tell the out-neighbours of a part of ``vector`` (d,)."""
 
-    def own(self) -> Blocks:
-        """What they know of it once they have read these bytes; called once an iteration."""
+    def own(self, span: Span) -> Blocks:
+        """What they know of the part once they have read these bytes."""
 
-    def of(self, peer: str, data: Tensor) -> Blocks:
-        """What is known of the vector of ``peer``, which sent ``data``; called once an iteration."""
+    def of(self, peer: str, data: Tensor, span: Span) -> Blocks:
+        """What is known of the part of the vector of ``peer``, which sent ``data``."""
 
 
 class Values(Publication):
@@ -38,23 +40,25 @@ class Values(Publication):
 
     def __init__(self, encoding: Encoding):
         self._encoding = encoding
+        self._sent: dict[Span, Tensor] = {}
         self.copies = {}
 
     @override
-    def publish(self, vector: Tensor, work: Workspace) -> Tensor:
-        self._vector, self._blocks = vector, entries_of(vector)
-        self._sent = self._encoding.encode(self._blocks, work)
-        return self._sent
+    def publish(self, vector: Tensor, span: Span, work: Workspace) -> Tensor:
+        part = section(vector, *span)
+        data = self._encoding.encode(entries_of(part), part.numel(), work)
+        self._sent[span] = part if isinstance(self._encoding, Exact) else data
+        return data
 
     @override
-    def own(self) -> Blocks:
-        if isinstance(self._encoding, Exact):
-            return self._blocks
-        return self._encoding.decode(self._sent, self._vector.numel())
+    def own(self, span: Span) -> Blocks:
+        sent = self._sent[span]
+        return entries_of(sent) if isinstance(self._encoding, Exact) else self.of(_OWN, sent, span)
 
     @override
-    def of(self, peer: str, data: Tensor) -> Blocks:
-        return self._encoding.decode(data, self._vector.numel())
+    def of(self, peer: str, data: Tensor, span: Span) -> Blocks:
+        start, stop = span
+        return self._encoding.decode(data, stop - start)
 
 
 class PublicCopies(Publication):
@@ -71,26 +75,28 @@ class PublicCopies(Publication):
 
     def __init__(self, encoding: Encoding):
         self._encoding = encoding
+        self._sent: dict[Span, Tensor] = {}
         self.copies = {}
 
     @override
-    def publish(self, vector: Tensor, work: Workspace) -> Tensor:
+    def publish(self, vector: Tensor, span: Span, work: Workspace) -> Tensor:
         self._vector = vector
-        copy = self._copy(_OWN)
+        part, copy = section(vector, *span), section(self._copy(_OWN), *span)
 
         def change(start: int, stop: int, scratch: Tensor) -> Tensor:
-            return torch.sub(vector[start:stop], copy[start:stop], out=scratch[: stop - start])
+            return torch.sub(part[start:stop], copy[start:stop], out=scratch[: stop - start])
 
-        self._sent = self._encoding.encode(change, work)
-        return self._sent
-
-    @override
-    def own(self) -> Blocks:
-        return self.of(_OWN, self._sent)
+        self._sent[span] = data = self._encoding.encode(change, part.numel(), work)
+        return data
 
     @override
-    def of(self, peer: str, data: Tensor) -> Blocks:
-        copy, change = self._copy(peer), self._encoding.decode(data, self._vector.numel())
+    def own(self, span: Span) -> Blocks:
+        return self.of(_OWN, self._sent[span], span)
+
+    @override
+    def of(self, peer: str, data: Tensor, span: Span) -> Blocks:
+        copy = section(self._copy(peer), *span)
+        change = self._encoding.decode(data, copy.numel())
         return lambda start, stop, scratch: copy[start:stop].add_(change(start, stop, scratch))
 
     def _copy(self, peer: str) -> Tensor:

@@ -51,7 +51,7 @@ class HostStaging(Staging):
 class DeviceStaging(Staging):
     """Vectors on a GPU: copies run on a stream of their own, from and to pinned memory.
 
-    The host waits once an exchange, for what it is about to send; for what was received only the GPU waits.
+    The host waits once a part, for what it is about to send; for what was received only the GPU waits.
 
     Args:
         device: the GPU. The CPU will do for tests of all but the waiting.

@@ -1,11 +1,12 @@
 """The exchanges of a site's iterations: what is sent to the neighbours, and mixed with what they send."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from flaremesh.algorithms import Exchange, Vectors
-from flaremesh.gossip import Gossip, Mixture, message_bytes
+from flaremesh.gossip import Gossip, Mixture, message_bytes, spans
 from flaremesh.links import Key, Link, Payload, send_in_time
 from flaremesh.runtime.buffers import MixedBuffers
 from flaremesh.runtime.tree import Tree
@@ -44,6 +45,7 @@ class Exchanges:
         self._peer_timeout = peer_timeout
         self._buffers = None if buffers is None else MixedBuffers(buffers)
         self._gossips: list[Gossip] = []
+        self._parts: list[int] = []  # of the message of each exchange
         self._likes: list[list[Tensor]] = []  # vectors as each exchange has them, without memory
         lengths = []
         for stage, exchange in enumerate(exchanges):
@@ -52,6 +54,7 @@ class Exchanges:
                 like.append(buffers.to("meta"))
             self._gossips.append(Gossip(wire, len(schedule), exact_last=with_buffers))
             self._likes.append(like)
+            self._parts.append(len(spans(like)))
             lengths.append(message_bytes(wire, like, exact_last=with_buffers))
         self._expect(max(lengths, default=0))
 
@@ -61,20 +64,21 @@ class Exchanges:
             vectors = (*vectors, self._buffers.message())
         self._send(iteration, stage, vectors)
 
-    def receive(self, iteration: int, stage: int) -> dict[str, Payload]:
-        """Wait for the in-neighbours' messages."""
-        keys = [Key(iteration, stage, peer) for peer in self._hood(iteration).in_weights]
-        received = self._link.receive(keys, self._peer_timeout)
-        return {key.sender: payload for key, payload in received.items()}
+    def mix(self, iteration: int, stage: int) -> tuple[Mixture, float]:
+        """Mix the in-neighbours' messages, as they come, with the one that was published.
 
-    def mix(self, iteration: int, stage: int, received: Mapping[str, Payload]) -> Mixture:
-        """Mix the in-neighbours' messages with the one that was published; buffers go to the model."""
+        Buffers go to the model.
+
+        Returns:
+            The mixture, and the seconds for which the neighbours were waited for.
+        """
+        self._waited = 0.0
         hood = self._hood(iteration)
-        mixture = self._mixture(hood, stage, received)
-        if self._buffers is None or stage > 0:
-            return mixture
-        self._buffers.mix(mixture.vectors[-1], hood)
-        return mixture._replace(vectors=mixture.vectors[:-1])
+        mixture = self._mixture(hood, iteration, stage)
+        if self._buffers is not None and stage == 0:
+            self._buffers.mix(mixture.vectors[-1], hood)
+            mixture = mixture._replace(vectors=mixture.vectors[:-1])
+        return mixture, self._waited
 
     def snapshot(self) -> dict[str, Tree]:
         """Copies of what is kept between iterations."""
@@ -104,14 +108,24 @@ class Exchanges:
         self._link.expect(length)  # the neighbours' messages are as long as the own ones
 
     def _send(self, iteration: int, stage: int, vectors: Vectors) -> None:
-        payloads = self._gossips[stage].publish(vectors)
         hood = self._hood(iteration)
-        key = Key(iteration, stage, hood.site)
-        for peer in hood.out:
-            send_in_time(self._link, peer, key, payloads, self._peer_timeout)
+        for part, payloads in enumerate(self._gossips[stage].publish(vectors)):
+            key = Key(iteration, stage, hood.site, part)
+            for peer in hood.out:
+                send_in_time(self._link, peer, key, payloads, self._peer_timeout)
 
-    def _mixture(self, hood: Neighborhood, stage: int, received: Mapping[str, Payload]) -> Mixture:
+    def _mixture(self, hood: Neighborhood, iteration: int, stage: int) -> Mixture:
+        parts = range(self._parts[stage])
+        received = (self._receive(hood, Key(iteration, stage, "", part)) for part in parts)
         return self._gossips[stage].mix(hood, received)
+
+    def _receive(self, hood: Neighborhood, key: Key) -> dict[str, Payload]:
+        """Wait for a part of the in-neighbours' messages."""
+        started = time.perf_counter()
+        keys = [key._replace(sender=peer) for peer in hood.in_weights]
+        received = self._link.receive(keys, self._peer_timeout)
+        self._waited += time.perf_counter() - started
+        return {key.sender: payload for key, payload in received.items()}
 
     def _hood(self, iteration: int) -> Neighborhood:
         return self._schedule[iteration % len(self._schedule)]

@@ -309,11 +309,9 @@ class SiteRun:
         if stage not in observed.under_way:
             raise AlgorithmError(f"{self._algorithm.name} asks twice for the mixture of exchange {stage + 1}")
         started = observed.pause_own_work()
-        received = self._exchanges.receive(observed.iteration, stage)
-        came = time.perf_counter()
-        mixture = self._exchanges.mix(observed.iteration, stage, received)
-        observed.wait_seconds += came - started
-        observed.mix_seconds += time.perf_counter() - came
+        mixture, waited = self._exchanges.mix(observed.iteration, stage)
+        observed.wait_seconds += waited
+        observed.mix_seconds += time.perf_counter() - started - waited
         observed.under_way.remove(stage)
         observed.distances[stage] = mixture.distance
         if mixture.poisoned and self._options.stop_on_non_finite:

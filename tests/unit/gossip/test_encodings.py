@@ -16,9 +16,8 @@ LOSSY = ["bfloat16", "float16", "int8", "top-k"]
 def encoded(vector, wire):
     encoding = encoding_of(Wire.of(wire), vector.dtype)
     # what a pool hands out is not blank
-    return encoding.encode(
-        entries_of(vector), Workspace(vector, lambda n, dtype: torch.full((n,), 77, dtype=dtype))
-    )
+    work = Workspace(vector, lambda n, dtype: torch.full((n,), 77, dtype=dtype))
+    return encoding.encode(entries_of(vector), len(vector), work)
 
 
 def decoded(data, length, dtype, wire):
@@ -26,7 +25,7 @@ def decoded(data, length, dtype, wire):
     encoding.check(data, length)
     blocks, vector = encoding.decode(data, length), torch.full((length,), math.nan, dtype=dtype)
     work = Workspace(vector, torch.empty)
-    for start, stop in work.spans:
+    for start, stop in work.spans(length):
         vector[start:stop] = blocks(start, stop, work.scratch[0])
     return vector
 

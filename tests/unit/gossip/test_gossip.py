@@ -5,8 +5,8 @@ import struct
 import pytest
 import torch
 
-from flaremesh.gossip import Gossip, GossipError
-from flaremesh.gossip.encodings import RANKED, SCALED
+from flaremesh.gossip import Gossip, GossipError, message_bytes, spans
+from flaremesh.gossip.encodings import PART, RANKED, SCALED
 from flaremesh.gossip.mixing import mix
 from flaremesh.links import LinkError
 from flaremesh.topology.neighborhood import Neighborhood
@@ -25,12 +25,20 @@ class Pair:
 
     def exchange(self, bonns, kiels):
         """What both make of their vectors, after what they sent was handed over."""
-        to_kiel, to_bonn = message(self.bonn.publish(bonns)), message(self.kiel.publish(kiels))
-        return self.bonn.mix(BONN, {"kiel": to_bonn}), self.kiel.mix(KIEL, {"bonn": to_kiel})
+        to_kiel, to_bonn = messages(self.bonn.publish(bonns)), messages(self.kiel.publish(kiels))
+        return (
+            self.bonn.mix(BONN, [{"kiel": part} for part in to_bonn]),
+            self.kiel.mix(KIEL, [{"bonn": part} for part in to_kiel]),
+        )
 
 
-def message(payloads):
-    return memoryview(bytearray(b"".join(payloads)))
+def messages(parts):
+    return [memoryview(bytearray(b"".join(payloads))) for payloads in parts]
+
+
+def message(parts):
+    (only,) = messages(parts)
+    return only
 
 
 def vectors(*lengths, seed=0, dtype=torch.float64):
@@ -51,10 +59,55 @@ def test_whatever_the_wire_drops_the_sum_of_all_parts_of_the_message_stays(wire)
 
 def test_an_exact_message_is_the_memory_of_the_vectors():
     x, y = vectors(3, 4)
-    payloads = Gossip(Wire()).publish([x, y])
+    (payloads,) = Gossip(Wire()).publish([x, y])
     x[0] = 7.0
     assert struct.unpack("3d", payloads[0])[0] == 7.0
     assert [len(payload) for payload in payloads] == [24, 32]
+
+
+def undivided(monkeypatch):
+    monkeypatch.setattr("flaremesh.gossip.gossip.spans", lambda vectors: [(0, max(map(len, vectors)))])
+
+
+@pytest.mark.parametrize("wire", ENCODINGS)
+@pytest.mark.parametrize("lengths", [(2 * PART + RANKED + 5,), (PART + 1, PART + 1), (PART + 9, 7)])
+def test_a_message_in_parts_makes_the_same_numbers_to_the_last_bit(wire, lengths, monkeypatch):
+    divided, whole = Pair(wire), Pair(wire)
+    bonns = theirs = vectors(*lengths, dtype=torch.float32)
+    kiels = others = vectors(*lengths, seed=1, dtype=torch.float32)
+    for _ in range(3):
+        here, there = divided.exchange(bonns, kiels)
+        with monkeypatch.context() as patch:
+            undivided(patch)
+            same, alike = whole.exchange(theirs, others)
+        assert here.distance == same.distance
+        bonns, kiels, theirs, others = here.vectors, there.vectors, same.vectors, alike.vectors
+        for mine, yours in zip([*bonns, *kiels], [*theirs, *others], strict=True):
+            assert torch.equal(mine, yours)
+
+
+@pytest.mark.parametrize("wire", ENCODINGS)
+@pytest.mark.parametrize("length", [1, PART, PART + 1])
+def test_the_parts_have_the_length_that_is_announced_and_are_not_many(wire, length):
+    vector = torch.zeros(length)
+    parts = messages(Gossip(Wire.of(wire)).publish([vector, torch.zeros(3)]))
+    assert sum(map(len, parts)) == message_bytes(Wire.of(wire), [vector, torch.zeros(3)])
+    assert len(parts) == (2 if length > PART else 1)
+
+
+def test_the_parts_of_a_long_message_are_not_many():
+    lengths = [PART, 64 * PART, 64 * PART + 1, 1000 * PART]
+    likes = [torch.empty(length, device="meta") for length in lengths]
+    assert [len(spans([like])) for like in likes] == [1, 64, 33, 63]
+
+
+def test_poison_in_a_later_part_is_found():
+    gossip = Gossip(Wire())
+    fine = messages(gossip.publish(vectors(2 * PART)))
+    worse = bytearray(fine[1])
+    worse[:8] = b"\xff" * 8
+    parts = [{"kiel": fine[0], "ulm": fine[0]}, {"kiel": memoryview(worse), "ulm": fine[1]}]
+    assert gossip.mix(TRIO, parts).poisoned == ("kiel",)
 
 
 @pytest.mark.parametrize("wire", ["int8", "top-k", "float16"])
@@ -97,7 +150,7 @@ def test_a_message_of_another_length_names_its_sender(wire, change):
     gossip = Gossip(Wire.of(wire))
     size = len(message(gossip.publish(vectors(100))))
     with pytest.raises(LinkError, match=rf"^kiel sent {size + change} bytes, expected {size}: is its model"):
-        gossip.mix(BONN, {"kiel": bytes(size + change)})
+        gossip.mix(BONN, [{"kiel": bytes(size + change)}])
 
 
 @pytest.mark.parametrize(
@@ -117,7 +170,7 @@ def test_a_message_that_is_no_vector_names_its_sender_and_what_is_wrong(wire, fi
     gossip = Gossip(Wire.of(wire))
     size = len(message(gossip.publish(vectors(100))))
     with pytest.raises(LinkError, match=f"^kiel sent {words}"):
-        gossip.mix(BONN, {"kiel": first_bytes.ljust(size, b"\0")})
+        gossip.mix(BONN, [{"kiel": first_bytes.ljust(size, b"\0")}])
 
 
 TRIO = Neighborhood("bonn", self_weight=0.5, in_weights={"kiel": 0.25, "ulm": 0.25}, out=("kiel",))
@@ -128,19 +181,19 @@ TRIO = Neighborhood("bonn", self_weight=0.5, in_weights={"kiel": 0.25, "ulm": 0.
 def test_of_several_neighbours_the_one_that_sent_poison_is_named(wire, vector):
     gossip = Gossip(Wire.of(wire))
     fine = message(gossip.publish(vectors(100, 100)))
-    assert gossip.mix(TRIO, {"kiel": fine, "ulm": fine}).poisoned == ()
+    assert gossip.mix(TRIO, [{"kiel": fine, "ulm": fine}]).poisoned == ()
     worse = bytearray(fine)
     half = vector * len(fine) // 2
     worse[half : half + 8] = b"\xff" * 8
-    assert gossip.mix(TRIO, {"kiel": fine, "ulm": memoryview(worse)}).poisoned == ("ulm",)
+    assert gossip.mix(TRIO, [{"kiel": fine, "ulm": memoryview(worse)}]).poisoned == ("ulm",)
 
 
 def test_a_sum_that_overflows_is_nobodys_poison():
     gossip = Gossip(Wire.of("exact"))
     great = [torch.full((100,), 1e308, dtype=torch.float64)]
     fine = message(gossip.publish([-great[0]]))
-    gossip.publish(great)
-    mixture = gossip.mix(TRIO, {"kiel": fine, "ulm": fine})
+    message(gossip.publish(great))
+    mixture = gossip.mix(TRIO, [{"kiel": fine, "ulm": fine}])
     assert mixture.distance == float("inf")
     assert mixture.poisoned == ()
 
@@ -149,7 +202,7 @@ def test_what_a_model_keeps_beside_its_parameters_may_be_infinite():
     gossip = Gossip(Wire.of("exact"), exact_last=True)
     values, mask = torch.zeros(3), torch.tensor([0.0, -torch.inf])
     masked = message(gossip.publish([values, mask]))
-    assert gossip.mix(BONN, {"kiel": masked}).poisoned == ()
+    assert gossip.mix(BONN, [{"kiel": masked}]).poisoned == ()
 
 
 def test_large_vectors_take_turns_in_the_same_memory():
@@ -184,5 +237,5 @@ def test_one_thread_mixes_and_the_problem_gets_all_of_them_back(wire, monkeypatc
 def test_nothing_that_was_received_is_held_on_to():
     gossip = Gossip(Wire())
     payload = bytearray(message(gossip.publish(vectors(100))))
-    gossip.mix(BONN, {"kiel": memoryview(payload)})
+    gossip.mix(BONN, [{"kiel": memoryview(payload)}])
     payload.clear()  # raises BufferError while anything refers to it

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flaremesh.gossip.mixing import BLOCK, Term, Workspace, entries_of, mix
+from flaremesh.gossip.mixing import BLOCK, Term, Workspace, entries_of, joined, mix
 
 
 def take(length, dtype):
@@ -15,7 +15,13 @@ def take(length, dtype):
 def mixed(own, peers, self_weight, weights, step=1.0):
     terms = [Term(self_weight - 1, entries_of(own))]
     terms += [Term(weight, entries_of(peer)) for peer, weight in zip(peers, weights, strict=True)]
-    return mix(own, terms, step, Workspace(own, take))
+    return through(own, terms, step)
+
+
+def through(own, terms, step=1.0):
+    mixture = torch.empty_like(own)
+    norms = mix(own, terms, step, Workspace(own, take), mixture)
+    return mixture, abs(terms[0].weight) * joined(norms)
 
 
 @pytest.mark.parametrize("length", [1, 1000, BLOCK, BLOCK + 1, 3 * BLOCK - 5])
@@ -36,7 +42,7 @@ def test_blocks_make_the_rows_sum_and_its_distance_from_the_own_value(length, we
 def test_a_site_that_keeps_what_it_has_still_adds_what_it_gets():
     own, peer = torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])
     terms = [Term(0.5, entries_of(peer)), Term(0.0, entries_of(own))]
-    mixture, distance = mix(own, terms, 1.0, Workspace(own, take))
+    mixture, distance = through(own, terms)
     assert mixture.tolist() == [6.0, 12.0]
     assert distance == pytest.approx(math.hypot(5, 10))
 

@@ -12,6 +12,11 @@ KIEL = Neighborhood("kiel", self_weight=0.5, in_weights={"bonn": 0.5}, out=("bon
 CPU = torch.device("cpu")
 
 
+def joined(parts):
+    (payloads,) = parts
+    return b"".join(payloads)
+
+
 @pytest.fixture
 def device():
     return DeviceStaging(CPU)
@@ -64,13 +69,13 @@ def test_a_site_with_a_staged_device_and_one_without_mix_alike(wire, monkeypatch
     peer = torch.randn(5000, generator=torch.Generator().manual_seed(1))
     sender, staged = Gossip(Wire.of(wire)), Gossip(Wire.of(wire))
     for _ in range(5):
-        message = b"".join(sender.publish([peer]))
-        b"".join(plain.publish([x]))
+        message = joined(sender.publish([peer]))
+        joined(plain.publish([x]))
         with monkeypatch.context() as patch:
             patch.setattr(gossip, "staging_for", DeviceStaging)
-            staged.publish([y])
-        (x,), distance, _ = plain.mix(KIEL, {"bonn": message})
-        (y,), same, _ = staged.mix(KIEL, {"bonn": message})
+            joined(staged.publish([y]))
+        (x,), distance, _ = plain.mix(KIEL, [{"bonn": message}])
+        (y,), same, _ = staged.mix(KIEL, [{"bonn": message}])
         assert torch.equal(x, y)
         assert distance == same
-        sender.mix(KIEL, {"bonn": message})
+        sender.mix(KIEL, [{"bonn": message}])
