@@ -1,26 +1,32 @@
-"""Who a site of a run is, and who its peers are: by certificates that sites issue to their runs."""
+"""Who a site of a run is, and who its peers are: by what sites, or NVFlare, issue to runs."""
 
 import ssl
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from flaremesh import signatures
-from flaremesh.certificates import CertificateError, Newest, identify
+from flaremesh.certificates import CertificateError, Newest, OtherJob, identify
 from flaremesh.links.errors import LinkError
 from flaremesh.links.link import Refusal
 
 Chain: TypeAlias = Sequence[x509.Certificate]
-"""The certificate of a site's run and the one of the site that issued it; the root may follow."""
+"""The certificate of a site's run and the one that issued it; the root may follow."""
+
+
+@lru_cache(maxsize=4)
+def _private(pem: bytes) -> PrivateKeyTypes:
+    """The key in ``pem``; kept, since to check an RSA key takes many times longer than to sign with it."""
+    return load_pem_private_key(pem, password=None)
 
 
 class Untrusted(Exception):
@@ -36,10 +42,11 @@ class Credentials:
     """A site's certificate and private key for one run, and what its peers are held to.
 
     Attributes:
-        certificate: file with the run's certificate, followed by that of the site, which issued it.
+        certificate: file with the run's certificate, followed by the one that issued it.
         key: file with the run's private key, RSA or on an elliptic curve.
         root: file with the certificate of the mesh's root.
         revoked: serial numbers, in decimal, of certificates that count no more.
+        job: the run's id at NVFlare, which a peer's certificate may name; None where no job is under way.
 
     All methods but `identify` raise LinkError for files that cannot be used.
     """
@@ -48,6 +55,7 @@ class Credentials:
     key: Path
     root: Path
     revoked: Collection[str] = ()
+    job: str | None = None
 
     def listening(self) -> ssl.SSLContext:
         """TLS for connections that come in."""
@@ -69,10 +77,12 @@ class Credentials:
     def sign(self, content: bytes) -> bytes:
         """The signature of the run: RSASSA-PSS or ECDSA, with SHA-256."""
         try:
-            key = load_pem_private_key(pem := self.key.read_bytes(), password=None)
+            key = _private(self.key.read_bytes())  # which may have been renewed
             if isinstance(key, ec.EllipticCurvePrivateKey):
                 return key.sign(content, ec.ECDSA(SHA256()))
-            return signatures.sign(content, pem)
+            if not isinstance(key, rsa.RSAPrivateKey):
+                raise TypeError("its key is neither RSA nor on an elliptic curve")
+            return signatures.sign(content, key)
         except (OSError, ValueError, TypeError, signatures.SignatureError) as error:
             raise self._unusable(error) from error
 
@@ -80,12 +90,15 @@ class Credentials:
         """The name of the site whose run holds ``chain``.
 
         Raises:
-            Untrusted: no site of the mesh holds it, it is revoked, or it is older than one seen before.
+            Untrusted: no site of the mesh holds it, it is of another job or revoked, or it is older than one
+                seen before.
         """
         try:
-            identity = identify(chain, self._root)
+            identity = identify(chain, self._root, job=self.job)
         except LinkError:
             raise
+        except OtherJob as error:
+            raise Untrusted(Refusal.RUN, str(error)) from None
         except Exception as error:  # noqa: BLE001  (of many classes, for what a peer has written there)
             expired = any(certificate.not_valid_after_utc < datetime.now(UTC) for certificate in chain)
             raise Untrusted(Refusal.EXPIRED if expired else Refusal.UNTRUSTED, str(error)) from None
@@ -122,18 +135,3 @@ class Credentials:
 
     def _unusable(self, error: Exception) -> LinkError:
         return LinkError(f"the certificate {self.certificate} cannot be used: {error}")
-
-
-def verify(content: bytes, signature: bytes, signer: x509.Certificate) -> bool:
-    """Whether the holder of a run's certificate signed ``content``, as `Credentials.sign` does."""
-    try:
-        public = signer.public_key()
-        if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(signature, content, ec.ECDSA(SHA256()))
-        elif isinstance(public, rsa.RSAPublicKey):
-            signatures.verify(content, signature, signer)
-        else:
-            return False
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError, signatures.SignatureError):
-        return False
-    return True

@@ -1,128 +1,130 @@
-"""The unit on the wire: a fixed header, then a piece of a message.
-
-Direct connections and the relay carry the same frames.
-"""
+"""What is on the wire of a pair: a greeting from either end, then headers, some with a message behind."""
 
 import struct
-from collections.abc import Callable
 from enum import IntEnum
 from hashlib import blake2s
 from typing import NamedTuple
 
 from flaremesh.links.link import Payload, Refusal
 
-VERSION = 2
-_LAYOUT = struct.Struct("<4sBB8sQQqIQQ")
-HEADER_BYTES = _LAYOUT.size
+VERSION = 3
 _MAGIC = b"FMSH"
-_KIND = 5  # the kind's place
-_TOTAL = struct.Struct("<Q")  # the header's last
+_GREETING = struct.Struct("<4sBB2x8sQQ16s")
+_HEADER = struct.Struct("<HHIQQQqQ")
+GREETING_BYTES = _GREETING.size
+HEADER_BYTES = _HEADER.size
+_LENGTH = struct.Struct("<Q")  # the header's last
+
+
+class Word(IntEnum):
+    """What a greeting says."""
+
+    HELLO = 0  # of the end that follows
+    ADOPT = 1  # of the end that leads: this connection counts from now on
+    REFUSED = 2  # of either end: nothing follows
 
 
 class Kind(IntEnum):
-    """What a frame is for."""
+    """What a frame is for; each kind tells how much of the other direction has arrived, and was taken."""
 
-    DATA = 0  # a piece of a message
-    ACK = 1  # what has arrived of the opposite direction
-    REPEAT = 2  # DATA that may have arrived by another carrier before
-    HELLO = (
-        3  # the first frame of a connection, answered by an ACK; on the relay a greeting, see authentication
-    )
-    REFUSED = 4  # the answer to a site that may not connect; the payload says why, and nothing follows
-    END = 5  # the edge ends: its sender has sent all (answered by an ACK), or its receiver wants no more
-    ALIVE = 6  # the sender's run goes on, see flaremesh.links.life; ``sequence`` numbers these on the relay
+    DATA = 0  # a message follows
+    ACK = 1  # nothing else
+    ALIVE = 2  # the sender's run goes on, see flaremesh.links.life
+    FLUSH = 3  # all was sent: acknowledge it at once
+    END = 4  # the sender sends no more, and wants no more
 
 
+_WORDS = tuple(Word)
 _KINDS = tuple(Kind)  # by number; Kind(number) would take half a microsecond of every frame
 
 
 class FrameError(Exception):
-    """Bytes that are no frame of this run; ``reason`` says why."""
+    """Bytes that are no greeting or frame of this run; ``reason`` says why."""
 
     def __init__(self, reason: Refusal):
         self.reason = reason
         super().__init__(reason)
 
 
-class Frame(NamedTuple):
-    """One frame.
+class Greeting(NamedTuple):
+    """The first bytes of either end.
 
     Attributes:
-        kind: what it is for; ACK, HELLO, END and ALIVE have no payload; ACK and END use only
-            ``acknowledged``.
-        sequence: number of this frame on its directed edge, from 1.
-        acknowledged: all frames up to this number of the opposite edge have arrived.
-        iteration: iteration of the message; negative numbers are the link's own.
+        word: what it says.
+        received: how many of the other end's messages have arrived, over all connections so far.
+        number: of this connection among those that counted; 0 unless that is said by the end that leads.
+        reason: why the connection is refused; empty unless it is.
+    """
+
+    word: Word
+    received: int = 0
+    number: int = 0
+    reason: str = ""
+
+
+class Frame(NamedTuple):
+    """One header.
+
+    Attributes:
+        kind: what it is for.
+        sequence: number of this message among those to this receiver, from 1; 0 without a message.
+        acknowledged: so many messages of the opposite direction have arrived.
+        taken: so many of them the receiver's run has taken.
+        iteration: iteration of the message; negative numbers are before the first.
         stage: exchange within the iteration.
-        offset: where the payload lies in the message, in bytes.
-        total: length of the message, in bytes.
-        payload: the piece.
+        length: of the message, in bytes.
+        part: of what is sent in this exchange.
     """
 
     kind: Kind
     sequence: int
     acknowledged: int
-    iteration: int
-    stage: int
-    offset: int
-    total: int
-    payload: Payload
+    taken: int
+    iteration: int = 0
+    stage: int = 0
+    length: int = 0
+    part: int = 0
 
 
 def run_digest(run_id: str) -> bytes:
-    """Eight bytes that tell the frames of one run from those of another."""
+    """Eight bytes that tell the connections of one run from those of another."""
     return blake2s(run_id.encode(), digest_size=8).digest()
 
 
-def pack(frame: Frame, run: bytes, tag: Callable[[Payload, Payload], bytes] | None = None) -> bytes:
-    """The bytes of a frame.
-
-    Args:
-        frame: the frame.
-        run: digest of the run.
-        tag: makes what follows the frame out of its header and payload; None for nothing.
-    """
-    header = _LAYOUT.pack(
-        _MAGIC,
-        VERSION,
-        frame.kind,
-        run,
-        frame.sequence,
-        frame.acknowledged,
-        frame.iteration,
-        frame.stage,
-        frame.offset,
-        frame.total,
-    )
-    return b"".join((header, frame.payload, tag(header, frame.payload) if tag else b""))
+def pack_greeting(greeting: Greeting, run: bytes) -> bytes:
+    """The bytes of a greeting; ``run`` is the run's digest."""
+    word, received, number, reason = greeting
+    return _GREETING.pack(_MAGIC, VERSION, word, run, received, number, reason.encode())
 
 
-def announced(data: memoryview, start: int = 0) -> int:
-    """Length of the message that the header at ``start`` belongs to, in bytes, before anything is checked."""
-    (total,) = _TOTAL.unpack_from(data, start + HEADER_BYTES - _TOTAL.size)
-    return int(total)
-
-
-def is_greeting(data: Payload) -> bool:
-    """Whether bytes look like a HELLO, before anything is checked."""
-    return data[_KIND : _KIND + 1] == bytes([Kind.HELLO])
-
-
-def unpack(data: Payload | bytearray, run: bytes) -> Frame:
-    """Parse and check one frame; raises FrameError for anything that is not a whole frame of this run."""
-    view = memoryview(data)
-    if len(view) < HEADER_BYTES:
-        raise FrameError(Refusal.MALFORMED)
-    magic, version, kind, digest, sequence, acknowledged, iteration, stage, offset, total = (
-        _LAYOUT.unpack_from(view)
-    )
-    if magic != _MAGIC or kind >= len(_KINDS):
+def unpack_greeting(data: Payload | bytearray, run: bytes) -> Greeting:
+    """Parse and check ``GREETING_BYTES`` bytes; raises FrameError where they are no greeting of this run."""
+    magic, version, word, digest, received, number, reason = _GREETING.unpack(data)
+    if magic != _MAGIC or word >= len(_WORDS):
         raise FrameError(Refusal.MALFORMED)
     if version != VERSION:
         raise FrameError(Refusal.VERSION)
-    if digest != run:
+    if _WORDS[word] is not Word.REFUSED and digest != run:
         raise FrameError(Refusal.RUN)
-    payload = view[HEADER_BYTES:]
-    if offset + len(payload) > total or (kind in (Kind.DATA, Kind.REPEAT) and sequence == 0):
+    text = ascii(bytes(reason).rstrip(b"\0").decode(errors="replace"))[1:-1]
+    return Greeting(_WORDS[word], received, number, text)
+
+
+def pack(frame: Frame) -> bytes:
+    """The bytes of a header."""
+    kind, sequence, acknowledged, taken, iteration, stage, length, part = frame
+    return _HEADER.pack(kind, part, stage, sequence, acknowledged, taken, iteration, length)
+
+
+def announced(data: memoryview, start: int = 0) -> int:
+    """Length of the message after the header at ``start``, in bytes, before anything is checked."""
+    (length,) = _LENGTH.unpack_from(data, start + HEADER_BYTES - _LENGTH.size)
+    return int(length)
+
+
+def unpack(data: Payload | bytearray) -> Frame:
+    """Parse and check a header; raises FrameError where it is none."""
+    kind, part, stage, sequence, acknowledged, taken, iteration, length = _HEADER.unpack(data)
+    if kind >= len(_KINDS) or bool(sequence) != (kind == Kind.DATA) or (length and kind):
         raise FrameError(Refusal.MALFORMED)
-    return Frame(_KINDS[kind], sequence, acknowledged, iteration, stage, offset, total, payload)
+    return Frame(_KINDS[kind], sequence, acknowledged, taken, iteration, stage, length, part)

@@ -14,6 +14,18 @@ _REMEMBERED = 512  # names of taken messages, by sender, at least: more than a c
 _POLL_SECONDS = 0.2  # an abort is noticed within so long: NVFlare's signal can only be polled
 
 
+def has_room(messages: int, length: int, longest: int) -> bool:
+    """Whether so many messages of one sender may wait.
+
+    Args:
+        messages: how many wait already.
+        length: of these and one more, in bytes.
+        longest: of all messages, in bytes.
+    """
+    most = max(min(room(longest), _EARLY_BYTES), 2 * longest)
+    return messages < _EARLY_MESSAGES and length <= most
+
+
 class Inbox:
     """Thread-safe store of arrived messages; a message is taken once.
 
@@ -29,7 +41,7 @@ class Inbox:
         self._taken: defaultdict[str, tuple[set[Key], set[Key]]] = defaultdict(lambda: (set(), set()))
         self.longest: int | None = None
         self.reader: threading.Thread | None = None
-        self._room = room(0)  # bytes of messages of one sender
+        self._on_take: dict[str, Callable[[int], None]] = {}
         self._waiting: Counter[str] = Counter()
         self._waiting_bytes: Counter[str] = Counter()
         self._failure: LinkError | None = None
@@ -42,20 +54,23 @@ class Inbox:
     def expect(self, length: int) -> None:
         """No message has more than ``length`` bytes; the greatest of all that was said counts."""
         self.longest = max(length, self.longest or 0)
-        self._room = max(min(room(self.longest), _EARLY_BYTES), 2 * self.longest)
 
-    def refusal(self, sender: str, length: int, under_way: int = 0) -> Refusal | None:
+    def on_take(self, sender: str, call: Callable[[int], None]) -> None:
+        """Call ``call`` with its length in bytes whenever a message of ``sender`` has been taken."""
+        self._on_take[sender] = call
+
+    def refusal(self, sender: str, length: int, *, is_new: bool = True) -> Refusal | None:
         """Why no memory is taken for a message now; None where it may come.
 
         Args:
             sender: an in-neighbour.
             length: of the message, in bytes.
-            under_way: bytes of memory that its unfinished messages have already.
+            is_new: whether it will wait here; one that has come before is dropped, and needs no room.
         """
         if self.longest is not None and length > self.longest:
             return Refusal.OVERSIZED
-        full = self._waiting_bytes[sender] + under_way + length > self._room
-        return Refusal.EARLY if full or self._waiting[sender] >= _EARLY_MESSAGES else None
+        count, waiting = self.waiting(sender) if is_new else (0, 0)
+        return None if has_room(count, waiting + length, self.longest or 0) else Refusal.EARLY
 
     def waiting(self, sender: str) -> tuple[int, int]:
         """How many messages of ``sender`` nobody has asked for yet, and how many bytes these are."""
@@ -144,6 +159,8 @@ class Inbox:
         latest.add(key)
         if len(latest) >= _REMEMBERED:
             self._taken[key.sender] = set(), latest
+        if (took := self._on_take.get(key.sender)) is not None:
+            took(len(payload))
         if came is not None:
             came(key.sender, when)
         return payload

@@ -1,12 +1,22 @@
 """Links inside one process: for tests and for simulating hundreds of sites."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from typing_extensions import override
 
 from flaremesh.links.errors import LinkClosed, LinkError
 from flaremesh.links.inbox import Inbox
-from flaremesh.links.link import FLUSH_SECONDS, Cancelled, Key, Link, Payload, length_of, require_room
+from flaremesh.links.link import (
+    FLUSH_SECONDS,
+    Cancelled,
+    Key,
+    Link,
+    Longest,
+    Payload,
+    length_of,
+    require_room,
+)
 
 
 class InProcessLink(Link):
@@ -21,6 +31,7 @@ class InProcessLink(Link):
         self._site = site
         self._inboxes = inboxes
         self._closed = False
+        self._longest: defaultdict[str, Longest] = defaultdict(Longest)
 
     @override
     def send(self, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
@@ -29,7 +40,9 @@ class InProcessLink(Link):
         if peer not in self._inboxes:
             raise LinkError(f"{self._site} has no edge to {peer}")
         length, inbox = length_of(peer, key, buffers), self._inboxes[peer]
-        require_room(peer, *inbox.waiting(self._site), length)
+        longest = self._longest[peer]
+        require_room(peer, *inbox.waiting(self._site), longest.beside(key, length))
+        longest.add(key, length)
         inbox.put(key, buffers[0] if len(buffers) == 1 else b"".join(buffers))
 
     @override

@@ -7,7 +7,6 @@ ever seems alive: that is what ``straggler`` is for.
 
 import math
 import time
-from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from flaremesh.links.frame import FrameError
@@ -29,24 +28,16 @@ class Tolerance(NamedTuple):
     Attributes:
         redial: seconds for which an edge that is cut is dialled again.
         straggler: seconds to wait for a neighbour that is alive.
-        unheard: seconds to wait for a neighbour that is relayed and gives no sign: it, or this site, may not
-            reach the server.
     """
 
     redial: float
     straggler: float = math.inf
-    unheard: float = 0.0
 
 
 class Signs:
-    """The signs of life of one neighbour.
-
-    Attributes:
-        latest: when it gave one, by ``time.monotonic``.
-    """
+    """The signs of life of one neighbour, which may give so many and no more."""
 
     def __init__(self) -> None:
-        self.latest = -math.inf
         self._due = 0.0  # when all of them would have come at the permitted rate
 
     def take(self) -> None:
@@ -55,49 +46,3 @@ class Signs:
         if self._due - now > _BURST * _LEAST_SECONDS:
             raise FrameError(Refusal.OVERLOAD)
         self._due = max(self._due, now) + _LEAST_SECONDS
-        self.latest = now
-
-
-class RelayedLife:
-    """Signs of life by the relay, numbered, since whoever relays could repeat those of a dead site.
-
-    Args:
-        peers: the neighbours.
-
-    Attributes:
-        next_due: when to give signs next, by ``time.monotonic``.
-    """
-
-    def __init__(self, peers: Collection[str]):
-        self.next_due = math.inf
-        self._signs = {peer: Signs() for peer in peers}
-        self._taken = dict.fromkeys(peers, 0)  # number of the latest of each
-        self._given = 0  # number of the latest of this site
-        self._assured: set[str] = set()
-
-    def assure(self, peer: str) -> bool:
-        """Give signs to ``peer`` from now on; returns whether that is news."""
-        if peer in self._assured:
-            return False
-        self._assured.add(peer)
-        self.next_due = 0.0
-        return True
-
-    def due(self, now: float) -> list[tuple[str, int]]:
-        """Who must be given a sign at the time ``now``, each with its number."""
-        if now < self.next_due:
-            return []
-        self.next_due = now + SIGN_SECONDS
-        self._given += 1
-        return [(peer, self._given) for peer in tuple(self._assured)]
-
-    def take(self, peer: str, number: int) -> None:
-        """Note a sign of ``peer``; raises FrameError where it came before, or is one too many."""
-        if number <= self._taken[peer]:
-            raise FrameError(Refusal.REPLAYED)
-        self._signs[peer].take()
-        self._taken[peer] = number
-
-    def heard(self, peer: str) -> float:
-        """When ``peer`` gave a sign, by ``time.monotonic``."""
-        return self._signs[peer].latest

@@ -35,11 +35,14 @@ class Key(NamedTuple):
         iteration: from 0; negative before the first iteration.
         stage: number of the exchange in this iteration, from 0.
         sender: name of the site that sends the message.
+        part: what is long is sent in several messages, numbered from 0, so that its end may be made while
+            its beginning travels.
     """
 
     iteration: int
     stage: int
     sender: str
+    part: int = 0
 
 
 class Refusal(StrEnum):
@@ -47,13 +50,13 @@ class Refusal(StrEnum):
 
     MALFORMED = "malformed"  # no frame or part of a run, or a frame that nobody sends there
     VERSION = "version"  # a frame of another version of the protocol
-    RUN = "run"  # a frame of another run
+    RUN = "run"  # a frame or a certificate of another run
     OVERSIZED = "oversized"  # a message longer than those of the run, or than memory holds
     REPLAYED = "replayed"  # a message, or a greeting, that has come before
     EARLY = "early"  # its sender is too far ahead: the relay sends it again later
     CARRIER = "carrier"  # a message by a carrier that this run or edge does not use
     CHARTER = "charter"  # a neighbour, a carrier or a place that this site's kit does not allow
-    FORGED = "forged"  # a relayed frame or greeting that its sender has not authenticated
+    FORGED = "forged"  # a relayed stream that its sender has not begun
     STRANGER = "stranger"  # the sender is no neighbour in this run
     SILENT = "silent"  # a connection did not finish handshake and greeting in time
     OVERLOAD = "overload"  # a connection made room for newer ones
@@ -85,6 +88,26 @@ def length_of(peer: str, key: Key, buffers: Sequence[Payload]) -> int:
 def room(longest: int) -> int:
     """Bytes that may wait, to or from one peer, of messages whose longest one has ``longest`` bytes."""
     return max(_SMALL_BYTES, _FEW * longest)
+
+
+class Longest:
+    """The longest message to one peer so far, in bytes of all its parts."""
+
+    def __init__(self) -> None:
+        self.bytes = self._bytes = 0
+        self._exchange: tuple[int, int] | None = None
+
+    def beside(self, key: Key, length: int) -> int:
+        """What it will be with one more message, or one more part of the last."""
+        return max(self.bytes, self._with(key, length))
+
+    def add(self, key: Key, length: int) -> None:
+        """Count that one."""
+        self._bytes, self._exchange = self._with(key, length), (key.iteration, key.stage)
+        self.bytes = max(self.bytes, self._bytes)
+
+    def _with(self, key: Key, length: int) -> int:
+        return length + (self._bytes if self._exchange == (key.iteration, key.stage) else 0)
 
 
 def require_room(peer: str, messages: int, length: int, longest: int) -> None:
@@ -151,7 +174,8 @@ class Link(Protocol):
         return started + timeout
 
     def expect(self, length: int) -> None:
-        """No message of this run has more than ``length`` bytes; may be called again with more.
+        """No message of this run has more than ``length`` bytes, in all its parts; may be called again with
+        more.
 
         Until it is known, little is taken in; whoever waits for messages before takes any that links carry.
         """
@@ -213,8 +237,12 @@ class LinkObserver(Protocol):
     def waited(self, peer: str, seconds: float) -> None:
         """A message of ``peer`` was waited for so long."""
 
-    def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
-        """Messages to ``peer`` now go by ``kind``; they would go by ``wanted`` if nothing were wrong."""
+    def linked(self, peer: str, kind: LinkKind, wanted: LinkKind, *, is_dialled_back: bool) -> None:
+        """Messages to ``peer`` now go by ``kind``; they would go by ``wanted`` if nothing were wrong.
+
+        Args:
+            is_dialled_back: whether only ``peer`` can dial a direct connection.
+        """
 
     def changed(self, peer: str, kind: LinkKind) -> None:
         """Messages from ``peer``, which came by another carrier, now come by ``kind``."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing_extensions import override
 
 from flaremesh.links.link import LinkObserver, Refusal
-from flaremesh.topology.links import LinkKind
+from flaremesh.topology.links import Carried, LinkKind
 
 _STRANGER = ""
 
@@ -23,9 +23,9 @@ class TrafficCounter(LinkObserver):
         sent_bytes, received_bytes: payload bytes by peer.
         waits: seconds spent waiting for messages, by peer.
         refusals: how many, by peer and reason; the peer is empty where the sender is no neighbour.
-        links: kind of the carrier of the messages to each peer.
-        wanted: kind of the one that would carry them if nothing were wrong, by peer.
-        changes: how often the messages from a peer came to come by another kind, by peer and that kind.
+        links: how the messages to each peer travel, a word of Carried.
+        worse: the peers to which they travel in a worse way than if nothing were wrong.
+        changes: how often the messages from a peer came to come in another way, by peer and that word.
     """
 
     def __init__(self, peers: Collection[str]):
@@ -36,7 +36,7 @@ class TrafficCounter(LinkObserver):
         self.waits: dict[str, float] = dict.fromkeys(peers, 0.0)
         self.refusals: Counter[tuple[str, str]] = Counter()
         self.links: dict[str, str] = {}
-        self.wanted: dict[str, str] = {}
+        self.worse: dict[str, bool] = {}
         self.changes: Counter[tuple[str, str]] = Counter()
         # several threads count, and an increment is not atomic
         self._counting = threading.Lock()
@@ -63,11 +63,12 @@ class TrafficCounter(LinkObserver):
         self.waits[peer] += seconds
 
     @override
-    def linked(self, peer: str, kind: LinkKind, wanted: LinkKind) -> None:
-        self.wanted[peer] = wanted.value  # a plain string, since it goes into messages and files
-        self.links[peer] = kind.value
+    def linked(self, peer: str, kind: LinkKind, wanted: LinkKind, *, is_dialled_back: bool = False) -> None:
+        self.worse[peer] = kind.rank > wanted.rank
+        # a plain string, since it goes into messages and files
+        self.links[peer] = Carried.by(kind, is_dialled_back=is_dialled_back).value
 
     @override
     def changed(self, peer: str, kind: LinkKind) -> None:
         with self._counting:
-            self.changes[peer, kind.value] += 1
+            self.changes[peer, Carried.by(kind).value] += 1

@@ -11,9 +11,10 @@ import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
 from flaremesh.class_path import package_of, prefix_of
+from flaremesh.hosts import canonical
 from flaremesh.topology.graphs import Digraph, GraphError, directed, phases
 from flaremesh.topology.mistakes import Location, Mistake, instead, shown
-from flaremesh.topology.schema import DEFAULT_PORT, SERVER, Graph, LinkAddress, Port, Weight, WeightRule
+from flaremesh.topology.schema import DEFAULT_PORT, SERVER, Graph, LinkAddress, Meet, Port, Weight, WeightRule
 from flaremesh.topology.weights import UNDIRECTED_ONLY
 
 
@@ -53,6 +54,7 @@ _WEIGHT = TypeAdapter(Weight)
 _GRAPH = TypeAdapter[Any](Graph)
 _LINK = TypeAdapter(LinkAddress)
 _PORT = TypeAdapter(Port)
+_MEET = TypeAdapter(Meet)
 
 _T = TypeVar("_T")
 
@@ -99,7 +101,16 @@ def _port_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
     taken: defaultdict[str, set[int]] = defaultdict(set)
     server = data.get("server")
     if isinstance(server, Mapping) and isinstance(host := server.get("host"), str):
-        taken[host.lower()].add(_valid(_PORT, server.get("port")) or DEFAULT_PORT)
+        taken[canonical(host)].add(_valid(_PORT, server.get("port")) or DEFAULT_PORT)
+        if (meet := _valid(_MEET, server.get("meet"))) is not None:
+            others = taken[canonical(meet.host or host)]
+            if meet.port in others:
+                yield Mistake(
+                    ("server", "meet", "port"),
+                    f"{meet.port} is the server's own port",
+                    "give the meeting point another one, e.g. 8003",
+                )
+            others.add(meet.port)
     links = [
         (link, index)
         for index, site in enumerate(_mappings(data.get("sites")))
@@ -108,7 +119,7 @@ def _port_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
     # in the order of their last ports: then every range gets a port whenever that is possible
     for link, index in sorted(links, key=lambda entry: (entry[0].port_range[1], entry[1])):
         low, high = link.port_range
-        others = taken[link.host.lower()]
+        others = taken[canonical(link.host)]
         free = next((port for port in range(low, high + 1) if port not in others), None)
         if free is None:
             yield Mistake(

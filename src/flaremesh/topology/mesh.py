@@ -39,6 +39,10 @@ class Mesh:
         """Facts about the mixing matrices of one period."""
         return analyse(self.matrices)
 
+    def neighbors(self, site: str) -> frozenset[str]:
+        """The sites that share an edge with ``site``, in whichever direction."""
+        return frozenset((*self.graph.successors(site), *self.graph.predecessors(site))) - {site}
+
     def contraction(self, step: float = 1.0) -> float:
         """Factor per iteration by which mixing with the step size γ, x⁺ = ((1 − γ)I + γW)x, contracts.
 

@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from flaremesh import __version__
+from flaremesh.hosts import canonical
 from flaremesh.metrics.names import SHAREABLE
 from flaremesh.topology.links import LinkMode
 from flaremesh.topology.mistakes import instead, shown
@@ -36,6 +37,7 @@ SERVER = "server"
 
 
 DEFAULT_PORT = 8002
+DEFAULT_MEETING_PORT = 8003
 """The server's port where the file names none."""
 
 MOST_SITES = 10_000
@@ -77,17 +79,20 @@ Email: TypeAlias = Annotated[
 
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = rf"^{_LABEL}(\.{_LABEL})*$"
+_HOST_OR_IPV6 = rf"^({_LABEL}(\.{_LABEL})*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$"
 
 
 def _host(text: str) -> str:
-    if ":" in text or "/" in text:
+    if re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", text):
+        return _ipv6(text)
+    if any(mark in text for mark in ":/[]%"):
         raise refusal(
-            f"{shown(text)} is more than a name or an IPv4 address",
-            "write the host alone, without scheme and port; NVFlare takes no IPv6 addresses, but their names",
+            f"{shown(text)} is more than a name or an address",
+            "write the host alone, without scheme, port, brackets and zone",
         )
     if not re.match(_HOST, text) or len(text) > 253:
         raise refusal(
-            f"{shown(text)} is neither a host name nor an IPv4 address",
+            f"{shown(text)} is neither a host name nor an address",
             "write letters, digits and inner hyphens, 63 at most between two dots",
         )
     if text.rpartition(".")[2].isdecimal():
@@ -100,8 +105,26 @@ def _host(text: str) -> str:
     return text
 
 
+def _ipv6(text: str) -> str:
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError as error:
+        raise refusal(f"{shown(text)} is no IPv6 address: {error}", "correct it, or write a name") from None
+    if address.ipv4_mapped:
+        raise refusal(
+            f"{shown(text)} is an IPv4 address in the clothes of the other family",
+            f"write {address.ipv4_mapped}",
+        )
+    if address.is_link_local:
+        raise refusal(
+            f"{shown(text)} holds on one network segment alone, and says not on which",
+            "write a global or a unique local address, or a name",
+        )
+    return address.compressed
+
+
 Host: TypeAlias = Annotated[
-    str, AfterValidator(_host), WithJsonSchema({"type": "string", "pattern": _HOST, "maxLength": 253})
+    str, AfterValidator(_host), WithJsonSchema({"type": "string", "pattern": _HOST_OR_IPV6, "maxLength": 253})
 ]
 
 _DOMAIN = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -190,6 +213,17 @@ class Metrics(Closed):
     ] = Field((), description="names without the prefix flaremesh_, or all; default: nothing leaves a site")
 
 
+class Meet(Closed):
+    """The meeting point, which joins the connections of sites that cannot dial each other, blind to them."""
+
+    host: Host | None = Field(
+        None,
+        description="name or address that sites dial; the server's by default, and where it is none of the "
+        "server's, the meeting point is one that `flaremesh meet` started there",
+    )
+    port: Port = Field(DEFAULT_MEETING_PORT, description="its port")
+
+
 class Server(Closed):
     """The NVFlare server: job control and relay, never an aggregator."""
 
@@ -197,6 +231,10 @@ class Server(Closed):
     port: Port = Field(DEFAULT_PORT, description="the server's one port")
     org: Org = Field(description="organisation that runs the server: letters, digits and underscores")
     names: tuple[Host, ...] = Field((), description="further names and addresses in the server's certificate")
+    meet: Meet | None = Field(
+        None,
+        description="a meeting point beside the server, where two sites that cannot dial each other meet",
+    )
 
 
 class Admin(Closed):
@@ -228,7 +266,7 @@ class Site(Closed):
     )
     org: Org = Field(description="organisation that runs the site: letters, digits and underscores")
     link: LinkAddress | None = Field(
-        None, description="address for direct links; without it all edges are relayed"
+        None, description="where neighbours dial; a site without it dials them, and two without are relayed"
     )
     gpus: Annotated[int, Field(ge=0, le=1024), NUMBER] = Field(
         0, description="GPUs that a run may use at the site"
@@ -492,7 +530,7 @@ class Run(Closed):
     )
     problem: ProblemReference = Field(description="model, loss and data")
     seed: Seed = Field(0, description="seed of the problem, equal at all sites")
-    links: LinkMode = Field("auto", description="auto: direct where both ends can, else relay")
+    links: LinkMode = Field("auto", description="auto: the best way that there is; or one of them alone")
     evaluate_every: Count | None = Field(
         None, description="iterations between evaluations; default: 20 times a run"
     )
@@ -642,6 +680,21 @@ class Topology(Closed):
     deploy: Deploy | None = Field(
         None, description="settings of the container targets; {} takes the defaults"
     )
+
+    @property
+    def meeting_point(self) -> tuple[str, int] | None:
+        """Host and port where sites that cannot dial each other meet; None where they do not."""
+        meet = self.server.meet
+        return (meet.host or self.server.host, meet.port) if meet else None
+
+    @property
+    def meeting_port(self) -> int | None:
+        """Port of a meeting point that has a name of the server's, and is a process beside it; else None."""
+        if self.meeting_point is None:
+            return None
+        host, port = self.meeting_point
+        own = map(canonical, (self.server.host, *self.server.names))
+        return port if canonical(host) in own else None
 
     def shared_by(self, site: Site) -> tuple[str, ...]:
         """Names of the metrics that the site is to let the server show."""

@@ -1,9 +1,13 @@
 """Sites with links, and proxies between them."""
 
+from contextlib import ExitStack
+
 import pytest
 from direct_mesh import Sites
+from hostile_run import Run
+from streams import Network
 
-from flaremesh.links import relay
+from flaremesh.links.carriers import stream as relay
 
 
 @pytest.fixture
@@ -21,3 +25,32 @@ def sites(monkeypatch, authority):
     mesh = Sites(authority)
     yield mesh
     mesh.close()
+
+
+@pytest.fixture
+def network(request):
+    """Relay carriers of sites a and b, and the server between them; its options are the parameter."""
+    network = Network(**getattr(request, "param", {}))
+    network.carrier("a", "b")
+    network.carrier("b", "a")
+    yield network
+    network.close()
+
+
+@pytest.fixture
+def ends():
+    """Closes what it is given, and gives it back."""
+    with ExitStack() as stack:
+        yield stack.enter_context
+
+
+@pytest.fixture
+def run(proxies, sites):
+    run = Run(sites)
+    proxies += run.proxies
+    return run
+
+
+@pytest.fixture
+def mallory(authority):
+    return authority.issue("m")

@@ -9,8 +9,9 @@ from contextlib import suppress
 
 from flaremesh.links import Key
 from flaremesh.links.assemble import assemble
-from flaremesh.links.carrier import Edges, Message
+from flaremesh.links.edges import Edges, Message
 from flaremesh.links.inbox import Inbox
+from flaremesh.topology.links import LinkKind
 from flaremesh.topology.neighborhood import Neighborhood
 
 
@@ -30,7 +31,7 @@ class Observer:
 
     def __init__(self):
         self.refusals, self.links, self.wanted = Counter(), {}, {}
-        self.changes = Counter()
+        self.dialled_back, self.changes = {}, Counter()
         self.sent_bytes, self.received_bytes, self.waits = Counter(), Counter(), Counter()
         self._changed = threading.Condition()
 
@@ -48,9 +49,10 @@ class Observer:
     def waited(self, peer, seconds):
         self.waits[peer] += seconds
 
-    def linked(self, peer, kind, wanted):
+    def linked(self, peer, kind, wanted, *, is_dialled_back):
         with self._changed:
             self.links[peer], self.wanted[peer] = kind, wanted
+            self.dialled_back[peer] = is_dialled_back
             self._changed.notify_all()
 
     def changed(self, peer, kind):
@@ -88,8 +90,10 @@ class Sites:
         listens=True,
         direct=True,
         tolerance=None,
+        meeting=None,
+        carriers=LinkKind,
     ):
-        """A site's link, listening on a port of the system's choice, not open yet."""
+        """A site's link, not open yet; it listens on a port of the system's choice, or of a range."""
         observer = self.observers[name] = Observer()
         link = self.links[name] = assemble(
             self.run_id,
@@ -99,8 +103,10 @@ class Sites:
             cancelled=lambda: False,
             transport=_Relayed(self, name),
             credentials=(credentials or self.authority.issue(name)) if direct else None,
-            listen=("127.0.0.1", (0, 0)) if listens else None,
+            listen=("127.0.0.1", (0, 0) if listens is True else listens) if listens else None,
             tolerance=tolerance,
+            meeting=meeting,
+            allowed=dict.fromkeys((*sources, *targets), carriers),
         )
         return link
 

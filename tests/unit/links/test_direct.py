@@ -1,13 +1,27 @@
 """Direct links between sites of one process: real sockets, real TLS, real certificates."""
 
-import itertools
+import socket
 import threading
+import time
+from contextlib import closing, suppress
 
 import pytest
-from direct_mesh import Proxy, edges_of, exchange
+from direct_mesh import Proxy, exchange
+from neighbour import nothing_left
 
-from flaremesh.links import Key, LinkError, LinkKind, PeerTimeout, inbox, link, send_in_time
-from flaremesh.links.direct import DirectCarrier, connection, outgoing
+from flaremesh.links import (
+    EdgeLost,
+    Key,
+    LinkError,
+    LinkKind,
+    PeerTimeout,
+    channel,
+    inbox,
+    link,
+    send_in_time,
+)
+from flaremesh.links import connector as outgoing
+from flaremesh.links.carriers.direct import bind
 
 BOTH = [("a", "b"), ("b", "a")]
 
@@ -24,14 +38,22 @@ def pair(sites):
     return sites
 
 
-@pytest.fixture
-def behind_proxy(proxies, sites):
-    """a reaches b through a proxy, b reaches a directly."""
-    sites.add("a", ["b"], ["b"])
-    proxy = Proxy(sites.add("b", ["a"], ["a"]).address)
+@pytest.fixture(params=["leads", "follows"])
+def behind_proxy(request, proxies, sites):
+    """Two sites, of which one, that has no address itself, reaches the other one through a proxy."""
+    dials = {"leads": "a", "follows": "b"}[request.param]
+    links = {name: sites.add(name, [other], [other], listens=name != dials) for name, other in BOTH}
+    (reached,) = (name for name in links if name != dials)
+    proxy = Proxy(links[reached].address)
     proxies.append(proxy)
-    assert not any(sites.open({"b": proxy.address}).values())
+    assert not any(sites.open({reached: proxy.address}).values())
+    assert proxy.connections == 1
     return sites, proxy
+
+
+def kinds(sites):
+    """What carries each edge, from either end."""
+    return {observer.links[peer] for observer in sites.observers.values() for peer in observer.links}
 
 
 @pytest.mark.parametrize("length", [7, 7_000, 70_000, 7_000_000])
@@ -39,11 +61,18 @@ def test_messages_of_every_size_arrive_unchanged(pair, length):
     assert exchange(pair, BOTH, 20, numbered(length)) == []
 
 
-def test_nothing_but_the_greetings_passes_the_relay(pair):
-    before = sum(pair.relayed.values())
+def test_nothing_passes_the_relay(pair):
     exchange(pair, BOTH, 50, numbered(70_000))
-    assert sum(pair.relayed.values()) == before
-    assert pair.observers["a"].links == {"b": LinkKind.DIRECT}
+    assert not pair.relayed
+    assert kinds(pair) == {LinkKind.DIRECT}
+
+
+def test_one_connection_carries_both_directions(behind_proxy):
+    sites, proxy = behind_proxy
+    assert exchange(sites, BOTH, 50, numbered(70_000)) == []
+    assert proxy.connections == 1
+    assert kinds(sites) == {LinkKind.DIRECT}
+    assert not sites.relayed
 
 
 def test_a_directed_edge_needs_no_edge_back(sites):
@@ -69,31 +98,76 @@ def test_a_message_in_several_buffers_arrives_as_one(pair):
         assert bytes(b.receive([Key(k, 0, "a")], 5)[Key(k, 0, "a")]) == b"x" * length + b"y" * length
 
 
-def test_a_site_without_an_address_is_relayed_to_and_dials_itself(sites):
-    sites.add("a", ["b"], ["b"], listens=False)
-    sites.add("b", ["a"], ["a"])
+@pytest.mark.parametrize("listens", ["a", "b"])
+def test_one_address_suffices_for_both_directions(sites, listens):
+    for name, other in BOTH:
+        sites.add(name, [other], [other], mode="direct", listens=name == listens)
     assert not any(sites.open().values())
     assert exchange(sites, BOTH, 20, numbered(700)) == []
-    assert sites.observers["a"].links == {"b": LinkKind.DIRECT}
-    assert sites.observers["b"].links == sites.observers["b"].wanted == {"a": LinkKind.RELAY}
+    for name, other in BOTH:
+        observer = sites.observers[name]
+        assert observer.links == observer.wanted == {other: LinkKind.DIRECT}
+        assert observer.dialled_back == {other: other != listens}
 
 
-def test_an_address_where_nobody_listens_is_relayed_to(sites, monkeypatch):
-    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
-    sites.add("a", ["b"], ["b"])
-    sites.add("b", ["a"], ["a"])
+def test_where_neither_has_an_address_the_relay_is_no_fault(sites):
+    for name, other in BOTH:
+        sites.add(name, [other], [other], listens=False)
+    started = time.monotonic()
+    assert not any(sites.open().values())
+    assert time.monotonic() - started < outgoing._DIAL_SECONDS
+    assert exchange(sites, BOTH, 20, numbered(700)) == []
+    for name, other in BOTH:
+        observer = sites.observers[name]
+        assert observer.links == observer.wanted == {other: LinkKind.RELAY}
+
+
+def test_the_end_that_follows_dials_where_the_other_one_does_not_get_through(sites, monkeypatch):
+    monkeypatch.setattr("flaremesh.links.carriers.direct.HEAD_START", 0.2)
+    for name, other in BOTH:
+        sites.add(name, [other], [other], mode="direct")
     assert not any(sites.open({"b": ("127.0.0.1", 9)}).values())
     assert exchange(sites, BOTH, 20, numbered(700)) == []
-    assert sites.observers["a"].links == {"b": LinkKind.RELAY}
-    assert sites.observers["a"].wanted == {"b": LinkKind.DIRECT}
+
+
+def test_addresses_where_nobody_listens_are_relayed_to_and_dialled_again(sites, proxies, monkeypatch):
+    """The relay was taken at the start already."""
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.3)
+    monkeypatch.setattr(outgoing, "_RETURN_SECONDS", 0.1)
+    monkeypatch.setattr(outgoing, "_ATTEMPT_SECONDS", 0.5)
+    sites.add("a", ["b"], ["b"], listens=False)
+    proxies.append(Proxy(sites.add("b", ["a"], ["a"]).address))
+    (proxy,), a = proxies, sites.observers["a"]
+    proxy.passing.clear()
+    assert not any(sites.open({"b": proxy.address}).values())
+    assert exchange(sites, BOTH, 20, numbered(700)) == []
+    assert a.links == {"b": LinkKind.RELAY}
+    assert a.wanted == {"b": LinkKind.DIRECT}
+    proxy.passing.set()
+    assert a.wait_for(lambda: a.links == {"b": LinkKind.DIRECT})
+    assert exchange(sites, BOTH, 20, numbered(700), start=20) == []
+    assert kinds(sites) == {LinkKind.DIRECT}
 
 
 def test_mode_direct_fails_before_the_first_iteration_where_auto_would_relay(sites):
-    sites.add("a", ["b"], ["b"], mode="direct", listens=False)
-    sites.add("b", ["a"], ["a"], mode="direct")
-    failure = sites.open(timeout=0.5)["b"]
-    assert isinstance(failure, LinkError)
-    assert "b has no direct link to a: it has no link address" in str(failure)
+    for name, other in BOTH:
+        sites.add(name, [other], [other], mode="direct", listens=False)
+    for name, failure in sites.open(timeout=0.5).items():
+        assert isinstance(failure, LinkError)
+        assert f"{name} has no direct link with " in str(failure)
+        assert "neither has a link address" in str(failure)
+        assert "`links: auto` would relay" in str(failure)
+
+
+def test_mode_direct_fails_where_nobody_listens(sites, monkeypatch):
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.3)
+    monkeypatch.setattr("flaremesh.links.carriers.direct.HEAD_START", 0.1)
+    for name, other in BOTH:
+        sites.add(name, [other], [other], mode="direct")
+    failures = sites.open(dict.fromkeys("ab", ("127.0.0.1", 9)))
+    for name, other in BOTH:
+        cause = f"{name} has no direct link to {other}: Connection refused; `links: auto` would relay"
+        assert cause in str(failures[name])
 
 
 def test_a_broken_connection_is_made_again_and_nothing_is_lost(behind_proxy):
@@ -102,7 +176,48 @@ def test_a_broken_connection_is_made_again_and_nothing_is_lost(behind_proxy):
         proxy.cut()
         assert exchange(sites, BOTH, 10, numbered(7 * 10 ** (k % 6)), start=10 * k) == []
     assert proxy.connections > 5
-    assert sites.observers["a"].links == {"b": LinkKind.DIRECT}
+    assert kinds(sites) == {LinkKind.DIRECT}
+    for name, other in BOTH:
+        assert not refused(sites.observers[name], other)
+
+
+class Garbling(Proxy):
+    """Keeps what passes, and changes some of it at times."""
+
+    def __init__(self, address):
+        self.seen, self.changed = bytearray(), 0
+        super().__init__(address)
+
+    def _pump(self, source, target):
+        try:
+            while data := source.recv(1 << 16):
+                self.seen += data
+                if len(self.seen) > 400_000 * (self.changed + 1) and self.changed < 5:
+                    self.changed += 1
+                    data = data[:-1] + bytes([data[-1] ^ 1])
+                target.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for each in (source, target):
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()
+
+
+def test_who_is_between_reads_nothing_and_breaks_connections_and_no_message(proxies, sites):
+    for name, other in BOTH:
+        sites.add(name, [other], [other], mode="direct")
+    known = {}
+    for name in sites.links:
+        proxies.append(Garbling(sites.links[name].address))
+        known[name] = proxies[-1].address
+    assert not any(sites.open(known).values())
+    marker = numbered(70_000)("a", 0)[:28]
+    assert exchange(sites, BOTH, 40, numbered(70_000)) == []
+    assert sum(proxy.changed for proxy in proxies) == 5
+    assert sum(proxy.connections for proxy in proxies) > 5
+    assert not any(marker in proxy.seen for proxy in proxies)
 
 
 def test_an_edge_that_cannot_be_made_again_is_relayed_without_losing_an_iteration(behind_proxy, monkeypatch):
@@ -112,9 +227,10 @@ def test_an_edge_that_cannot_be_made_again_is_relayed_without_losing_an_iteratio
     proxy.refuse()
     proxy.cut()
     assert exchange(sites, BOTH, 10, numbered(70_000), start=10) == []
-    assert sites.observers["a"].links == {"b": LinkKind.RELAY}
-    assert sites.observers["a"].wanted == {"b": LinkKind.DIRECT}
-    assert sites.observers["b"].links == {"a": LinkKind.DIRECT}
+    for name, other in BOTH:
+        assert sites.observers[name].links == {other: LinkKind.RELAY}
+        assert sites.observers[name].wanted == {other: LinkKind.DIRECT}
+        assert sites.observers[name].changes == {(other, LinkKind.RELAY): 1}
 
 
 @pytest.fixture
@@ -129,9 +245,17 @@ def returning(behind_proxy, monkeypatch):
     def go_over():
         proxy.passing.clear()
         proxy.cut()
-        assert sites.observers["a"].wait_for(lambda: sites.observers["a"].links["b"] is LinkKind.RELAY)
+        assert carried_by(sites, LinkKind.RELAY)
 
     return sites, proxy, go_over
+
+
+def carried_by(sites, kind):
+    """Whether both ends come to be carried by ``kind``."""
+    return all(
+        each.wait_for(lambda each=each: set(each.links.values()) == {kind})
+        for each in sites.observers.values()
+    )
 
 
 def refused(observer, peer):
@@ -141,7 +265,7 @@ def refused(observer, peer):
 
 def test_an_edge_that_is_relayed_returns_to_the_direct_link_and_nothing_is_lost_or_doubled(returning):
     sites, proxy, go_over = returning
-    a, b = sites.observers["a"], sites.observers["b"]
+    a = sites.observers["a"]
     assert exchange(sites, BOTH, 5, numbered(70_000)) == []
     start = 5
     for _ in range(3):
@@ -149,17 +273,20 @@ def test_an_edge_that_is_relayed_returns_to_the_direct_link_and_nothing_is_lost_
         assert exchange(sites, BOTH, 5, numbered(70_000), start=start) == []
         proxy.passing.set()
         start += 5
-        while a.links["b"] is LinkKind.RELAY:  # it returns with a message
+        while a.links["b"] is LinkKind.RELAY:  # also in the middle of an exchange
             assert exchange(sites, BOTH, 5, numbered(70_000), start=start) == []
             start += 5
             assert start < 5000
+        assert carried_by(sites, LinkKind.DIRECT)
     relayed = sites.relayed["a", "b"]
     assert exchange(sites, BOTH, 5, numbered(70_000), start=start) == []
-    assert sites.relayed["a", "b"] - relayed < 70_000  # late acknowledgements at most
-    assert b.changes == {("a", LinkKind.RELAY): 3, ("a", LinkKind.DIRECT): 3}
-    assert a.links == a.wanted == {"b": LinkKind.DIRECT}
-    assert not refused(b, "a")
-    assert b.received_bytes["a"] == 70_000 * (start + 5)
+    assert sites.relayed["a", "b"] - relayed < 70_000  # the end of a stream at most
+    for name, other in BOTH:
+        observer = sites.observers[name]
+        assert observer.changes == {(other, LinkKind.RELAY): 3, (other, LinkKind.DIRECT): 3}
+        assert observer.links == observer.wanted == {other: LinkKind.DIRECT}
+        assert not refused(observer, other)
+        assert observer.received_bytes[other] == 70_000 * (start + 5)
 
 
 def test_it_returns_although_the_relay_loses_and_repeats_what_it_brings(returning):
@@ -173,11 +300,12 @@ def test_it_returns_although_the_relay_loses_and_repeats_what_it_brings(returnin
         assert exchange(sites, BOTH, 5, numbered(700), start=start) == []
         start += 5
     assert exchange(sites, BOTH, 5, numbered(700), start=start) == []
-    assert not refused(sites.observers["b"], "a")
+    for name, other in BOTH:
+        assert not refused(sites.observers[name], other)
 
 
-def test_it_stays_relayed_as_long_as_what_was_relayed_has_not_arrived(returning, monkeypatch):
-    monkeypatch.setattr(outgoing, "_SETTLE_SECONDS", 0.1)
+def test_what_the_relay_has_swallowed_comes_by_the_direct_link_that_is_made_again(returning):
+    """Messages are the pair's, whatever was to carry them: a server that delivers nothing delays none."""
     sites, proxy, go_over = returning
     go_over()
     a, b = sites.links["a"], sites.links["b"]
@@ -185,32 +313,27 @@ def test_it_stays_relayed_as_long_as_what_was_relayed_has_not_arrived(returning,
     b.receive([Key(0, 0, "a")], 10)
     sites.losing = 10**6
     a.send("b", Key(1, 0, "a"), [b"1"])
-    before = proxy.connections
     proxy.passing.set()
-    assert proxy.carries(before + 5)  # each of which is given up
-    a.send("b", Key(2, 0, "a"), [b"2"])
-    assert Key(2, 0, "a") not in b._inbox
-    sites.losing = 0
-    arrived = b.receive([Key(k, 0, "a") for k in (1, 2)], 20)
-    assert {key.iteration: bytes(data) for key, data in arrived.items()} == {1: b"1", 2: b"2"}
+    assert bytes(b.receive([Key(1, 0, "a")], 20)[Key(1, 0, "a")]) == b"1"
+    assert carried_by(sites, LinkKind.DIRECT)
 
 
 def test_in_mode_direct_nothing_takes_the_relay_after_a_link_is_lost(proxies, sites, monkeypatch):
     monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.5)
-    sites.add("a", [], ["b"], mode="direct")
+    sites.add("a", [], ["b"], mode="direct", listens=False)
     proxy = Proxy(sites.add("b", ["a"], [], mode="direct").address)
     proxies.append(proxy)
     assert not any(sites.open({"b": proxy.address}).values())
-    relayed = sites.relayed["a", "b"]
     proxy.refuse()
     proxy.cut()
 
-    lost = "a lost its direct link to b and cannot make it again"
-    with pytest.raises(LinkError, match=lost):
-        sites.links["a"].receive([Key(0, 0, "b")], 20)
-    with pytest.raises(LinkError, match=lost):
+    for name, other in BOTH:  # also the one that cannot dial
+        lost = f"{name} lost its direct link to {other} and cannot make it again"
+        with pytest.raises(EdgeLost, match=lost):
+            sites.links[name].receive([Key(0, 0, other)], 20)
+    with pytest.raises(EdgeLost, match="a lost its direct link to b"):
         sites.links["a"].send("b", Key(0, 0, "a"), [b"x"])
-    assert sites.relayed["a", "b"] == relayed
+    assert not sites.relayed
 
 
 def test_a_message_that_no_link_carries_is_refused_with_what_to_do(pair, monkeypatch):
@@ -220,20 +343,53 @@ def test_a_message_that_no_link_carries_is_refused_with_what_to_do(pair, monkeyp
         pair.links["a"].send("b", Key(1, 0, "a"), [bytes(5), bytes(6)])
 
 
-def test_a_receiver_with_a_full_inbox_is_not_taken_for_gone(behind_proxy, monkeypatch):
-    monkeypatch.setattr(connection, "_GONE_MILLISECONDS", 1000)
-    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 1.0)
+def wait_for_untaken(sites, count):
+    """Until so many messages of a wait in the inbox of b."""
+    deadline = time.monotonic() + 20
+    while sites.links["b"]._inbox.waiting("a")[0] < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_receiver_with_a_full_inbox_keeps_its_connection(behind_proxy, monkeypatch):
+    """What has no room there is not sent, so that the other direction and all acknowledgements go on."""
+    monkeypatch.setattr(channel, "_GONE_MILLISECONDS", 1000)
     monkeypatch.setattr(inbox, "_EARLY_BYTES", 1 << 20)
     sites, proxy = behind_proxy
+    for site in sites.links.values():
+        site.expect(7_000_000)
     proxy.cut()  # the next connection has the timeout of this test
+    assert proxy.carries(2)
     payload = numbered(7_000_000)
     for k in range(8):
         sites.links["a"].send("b", Key(k, 0, "a"), [payload("a", k)])
-    assert proxy.carries(proxy.connections + 3)
+    wait_for_untaken(sites, 2)  # and no third one has room
+    started = time.monotonic()
+    assert exchange(sites, [("b", "a")], 7, numbered(7_000_000)) == []
+    while time.monotonic() - started < 2:
+        assert exchange(sites, [("b", "a")], 10, numbered(700), start=10 + int(1e6 * time.monotonic())) == []
+    assert sites.links["b"]._inbox.waiting("a")[0] == 2
     for k in range(8):
         key = Key(k, 0, "a")
         assert bytes(sites.links["b"].receive([key], 20)[key]) == payload("a", k)
-    assert sites.observers["a"].links == {"b": LinkKind.DIRECT}
+    assert proxy.connections == 2
+    assert kinds(sites) == {LinkKind.DIRECT}
+
+
+def test_a_receiver_that_does_not_know_its_messages_yet_is_not_taken_for_gone(sites, proxies, monkeypatch):
+    """It takes in little before, so that a sender finds its connection at a standstill."""
+    monkeypatch.setattr(channel, "_GONE_MILLISECONDS", 500)
+    sites.add("a", ["b"], ["b"], listens=False)
+    proxies.append(proxy := Proxy(sites.add("b", ["a"], ["a"]).address))
+    assert not any(sites.open({"b": proxy.address}).values())
+    payload = numbered(7_000_000)
+    for k in range(8):
+        sites.links["a"].send("b", Key(k, 0, "a"), [payload("a", k)])
+    assert proxy.carries(4)
+    for k in range(8):
+        key = Key(k, 0, "a")
+        assert bytes(sites.links["b"].receive([key], 20)[key]) == payload("a", k)
+    assert kinds(sites) == {LinkKind.DIRECT}
 
 
 @pytest.mark.parametrize("way", ["direct", "relay"])
@@ -295,26 +451,27 @@ def test_a_sender_that_runs_ahead_is_held_back_and_loses_nothing(pair):
         assert bytes(pair.links["b"].receive([key], 5)[key]) == b"%d" % k
 
 
-def test_two_runs_at_once_take_two_ports_of_the_range(authority):
-    def link(run, ports):
-        return DirectCarrier(edges_of("a", run_id=run), authority.issue("a"), ("127.0.0.1", ports))
+def test_two_runs_at_once_take_two_ports_of_the_range():
+    with closing(bind("127.0.0.1", (0, 0))) as probe:
+        port = probe.getsockname()[1]
+    with closing(bind("127.0.0.1", (port, port + 50))) as first:
+        with closing(bind("127.0.0.1", (port, port + 50))) as second:
+            taken = [each.getsockname()[1] for each in (first, second)]
+            assert port <= taken[0] < taken[1] <= port + 50
+        with pytest.raises(LinkError, match=f"port {taken[0]} is taken"):
+            bind("127.0.0.1", (taken[0],) * 2)
 
-    probe = link("probe", (0, 0))
-    port = probe.address[1]
-    probe.close()
-    first = link("one", (port, port + 50))
-    second = link("two", (port, port + 50))
-    assert port <= first.address[1] < second.address[1] <= port + 50
-    with pytest.raises(LinkError, match="is taken"):
-        link("three", (first.address[1],) * 2)
-    for made in (first, second):
-        made.close()
+
+def test_nothing_is_left_of_a_link_whose_port_is_taken(sites):
+    port = sites.add("a", ["b"], ["b"]).address[1]
+    with nothing_left(), pytest.raises(LinkError, match="taken"):
+        sites.add("b", ["a"], ["a"], listens=(port, port))
 
 
 @pytest.mark.parametrize("length", [7, 70_000])
 def test_received_messages_stay_as_they_are_while_later_ones_arrive(pair, length):
     kept = []
-    for k in itertools.takewhile(lambda k: k < 20, itertools.count()):
+    for k in range(20):
         pair.links["a"].send("b", Key(k, 0, "a"), [numbered(length)("a", k)])
         kept.append(pair.links["b"].receive([Key(k, 0, "a")], 5)[Key(k, 0, "a")])
     assert [bytes(data) for data in kept] == [numbered(length)("a", k) for k in range(20)]

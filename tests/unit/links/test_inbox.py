@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from flaremesh.links import Key, PeerTimeout, RunAborted
+from flaremesh.links import Key, LinkClosed, LinkError, PeerTimeout, RunAborted
 from flaremesh.links import inbox as inbox_module
-from flaremesh.links.inbox import Inbox
+from flaremesh.links.inbox import Inbox, has_room
 from flaremesh.links.link import Refusal
 
 FROM_BONN, FROM_KIEL = Key(3, 0, "bonn"), Key(3, 0, "kiel")
@@ -79,9 +79,11 @@ MIB = 1 << 20
 def test_a_sender_may_be_a_few_messages_ahead_and_what_it_owes_always_fits(longest):
     box = Inbox(lambda: False)
     box.expect(longest)
+    ahead = max(8, MIB // longest)  # messages
+    assert has_room(0, longest, longest)
+    assert has_room(1, 2 * longest, longest)
+    assert not has_room(0, (ahead + 1) * longest, longest)
     assert box.refusal("b", longest) is None
-    assert box.refusal("b", longest, under_way=longest) is None
-    assert box.refusal("b", longest, under_way=max(8 * longest, MIB)) is Refusal.EARLY
 
 
 def test_so_many_messages_of_a_sender_wait_and_no_more(monkeypatch):
@@ -117,3 +119,59 @@ def test_a_name_belongs_to_the_first_message_that_had_it():
     assert box.take([key], 0) == {key: b"first"}
     assert not box.put(key, b"third")
     assert key not in box
+
+
+def test_who_sent_a_message_may_be_told_that_it_was_taken():
+    box, taken = Inbox(lambda: False), []
+    for sender in "bc":
+        box.put(Key(0, 0, sender), b"x")
+        box.on_take(sender, lambda length, sender=sender: taken.append((sender, length)))
+    assert taken == []
+    box.take([Key(0, 0, "b")], 0)
+    assert taken == [("b", 1)]
+    box.take([Key(0, 0, "c")], 0)
+    assert taken == [("b", 1), ("c", 1)]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failure_ends_the_wait_for_what_is_missing_and_what_is_there_is_taken(before):
+    box = Inbox(lambda: False)
+    box.put(FROM_BONN, b"here")
+    first, second = LinkError("first"), LinkError("second")
+    if before:
+        box.fail(first)
+    else:
+        threading.Timer(0.05, box.fail, (first,)).start()
+    with pytest.raises(LinkError, match="first"):
+        box.take([FROM_BONN, FROM_KIEL], 60)
+    box.fail(second)
+    with pytest.raises(LinkError, match="first"):
+        box.take([FROM_KIEL], 60)
+    assert box.take([FROM_BONN], 0) == {FROM_BONN: b"here"}
+
+
+def test_a_closed_inbox_forgets_all_and_keeps_nothing():
+    box = Inbox(lambda: False)
+    box.put(FROM_BONN, b"before")
+    threading.Timer(0.05, box.close).start()
+    with pytest.raises(LinkClosed, match="kiel"):
+        box.take([FROM_KIEL], 60)
+    box.put(FROM_KIEL, b"after")
+    assert FROM_BONN not in box
+    assert FROM_KIEL not in box
+    assert box.waiting("bonn") == box.waiting("kiel") == (0, 0)
+
+
+def test_whoever_may_wait_longer_is_asked_for_when_the_time_is_over_and_the_first_deadline_counts(inbox):
+    asked = []
+
+    def deadline(peer, started, timeout):
+        asked.append((peer, timeout))
+        return started + {"bonn": 0.4, "kiel": 60}[peer]
+
+    began = time.monotonic()
+    with pytest.raises(PeerTimeout, match=r"from bonn for iteration 3 within 0\.4") as caught:
+        inbox.take([FROM_BONN, FROM_KIEL], 0.1, deadline_of=deadline)
+    assert 0.4 <= time.monotonic() - began < 5
+    assert caught.value.peers == ["bonn"]
+    assert set(asked) == {("bonn", 0.1), ("kiel", 0.1)}

@@ -5,15 +5,17 @@ import os
 import signal
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import pytest
-from direct_mesh import Proxy, Sites, edges_of, exchange
-from test_hostile import greeted, is_over
+from direct_mesh import Proxy, Sites, exchange
+from neighbour import greeted, word
 
 from flaremesh.links import EdgeLost, Key, LinkKind, PeerTimeout, Refusal, life, link, send_in_time
-from flaremesh.links.direct import DirectCarrier, outgoing
-from flaremesh.links.frame import Frame, FrameError, Kind, pack, run_digest
+from flaremesh.links import connector as outgoing
+from flaremesh.links.carriers import stream
+from flaremesh.links.carriers.stream import unpack
+from flaremesh.links.frame import FrameError, Kind
 from flaremesh.links.life import Tolerance
 from flaremesh.waiting import wait_while
 
@@ -191,12 +193,30 @@ def test_an_edge_that_is_never_healed_is_lost_in_the_end(sites, proxies, monkeyp
 
 def test_a_connection_that_a_router_has_forgotten_is_made_again(behind_proxy):
     sites, proxies = behind_proxy
-    before = [proxy.connections for proxy in proxies]
+
+    def made():
+        return sum(proxy.connections for proxy in proxies)
+
+    before = made()
     for proxy in proxies:
         proxy.forget()
-    for proxy, count in zip(proxies, before, strict=True):
-        assert proxy.carries(count + 1)
+    assert not wait_while(lambda: made() == before, 20, 0.01)  # by whichever end notices first
     assert exchange(sites, BOTH, 10, lambda sender, k: b"%d" % k) == []
+
+
+def test_a_neighbour_that_dials_alone_is_waited_for_while_its_edge_is_cut(sites, proxies, monkeypatch):
+    """The end that nobody could dial from has to know that the edge is cut, too."""
+    monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.2)
+    monkeypatch.setattr(outgoing, "_ATTEMPT_SECONDS", 0.2)
+    address = sites.add("a", ["b"], ["b"], mode="direct", tolerance=TOLERANT).address
+    sites.add("b", ["a"], ["a"], mode="direct", tolerance=TOLERANT, listens=False)
+    proxies.append(proxy := Proxy(address))
+    assert not any(sites.open({"a": proxy.address}).values())
+    proxy.passing.clear()
+    proxy.cut()
+    sites.links["b"].send("a", KEY, [b"sent while it was cut"])
+    threading.Timer(LATE, proxy.passing.set).start()
+    assert bytes(sites.links["a"].receive([KEY], SILENCE)[KEY]) == b"sent while it was cut"
 
 
 @pytest.fixture
@@ -205,7 +225,7 @@ def unreached(sites):
 
     def unreached(patience):
         a, b = linked(sites, "relay", Tolerance(redial=patience))
-        assert not wait_while(lambda: a._heard("b") < 0, 10, 0.01)
+        assert not wait_while(lambda: a._pairs["b"].heard < 0, 10, 0.01)
         sites.losing = 10**6
         return a, b
 
@@ -227,6 +247,37 @@ def test_when_the_patience_is_over_a_relayed_neighbour_is_lost(unreached):
     assert LATE / 2 < time.monotonic() - started < 3 * LATE
 
 
+def test_a_relayed_stream_that_the_server_has_forgotten_is_made_again(sites):
+    a, b = linked(sites, "relay")
+    forgotten = set(streams_of(sites, "b")) | set(streams_of(sites, "a"))
+    assert forgotten
+    for name in "ab":
+
+        def deliver(sender, data, deliver=sites.delivering[name]):
+            if unpack(data).stream not in forgotten:
+                deliver(sender, data)
+
+        sites.delivering[name] = deliver
+    b.send("a", KEY, [b"sent meanwhile"])
+    assert bytes(a.receive([KEY], SILENCE)[KEY]) == b"sent meanwhile"
+
+
+def test_relayed_streams_that_broke_while_the_server_was_away_are_made_again(sites, unreached, monkeypatch):
+    monkeypatch.setattr(stream, "_GONE_SECONDS", SILENCE / 2)
+    a, b = unreached(patience=30)
+    assert not wait_while(lambda: a._pairs["b"].kind is not None or b._pairs["a"].kind is not None, 20, 0.01)
+    b.send("a", KEY, [b"sent meanwhile"])
+    threading.Timer(LATE, setattr, (sites, "losing", 0)).start()
+    assert bytes(a.receive([KEY], SILENCE)[KEY]) == b"sent meanwhile"
+
+
+def streams_of(sites, name):
+    """The streams that a site has with its only neighbour."""
+    (carrier,) = sites.links[name]._carriers
+    (streams,) = carrier._streams.values()
+    return streams
+
+
 def test_an_edge_that_went_over_to_the_relay_tells_there_that_its_site_lives(sites, proxies, monkeypatch):
     monkeypatch.setattr(outgoing, "_DIAL_SECONDS", 0.2)
     for name, other in BOTH:
@@ -243,49 +294,46 @@ def test_an_edge_that_went_over_to_the_relay_tells_there_that_its_site_lives(sit
 # attacks
 
 
-def alive(number=0):
-    return Frame(Kind.ALIVE, number, 0, 0, 0, 0, 0, b"")
-
-
-def test_a_flood_of_signs_is_cut_off(authority):
-    edges = edges_of("b", sources="m", tolerance=TOLERANT)
-    carrier = DirectCarrier(edges, authority.issue("b"), ("127.0.0.1", (0, 0)))
-    with closing(carrier), greeted(carrier.address, authority.issue("m")) as connection:
+def test_a_flood_of_signs_is_cut_off(sites, authority):
+    address = sites.add("b", ["m"], [], mode="direct", tolerance=TOLERANT).address
+    b = sites.observers["b"]
+    with greeted(address, authority.issue("m")) as neighbour:
         with suppress(OSError):  # it may be cut off while this is sent
-            connection.sendall(pack(alive(), run_digest("run")) * 1000)
-            is_over(connection)
-        assert edges.observer.wait_for(lambda: edges.observer.refusals == {("m", Refusal.OVERLOAD): 1})
-        assert carrier.heard("m") < 0  # nor is it thought to be alive
+            neighbour.send(word(Kind.ALIVE) * 1000)
+        assert neighbour.is_hung_up()
+        assert b.wait_for(lambda: b.refusals == {("m", Refusal.OVERLOAD): 1})
+        assert sites.links["b"]._pairs["m"].heard < 0  # nor is it thought to be alive
 
 
-def test_relayed_signs_that_are_forged_or_repeated_are_no_signs(sites):
+def test_relayed_signs_that_the_server_repeats_are_no_signs(sites):
+    """Its run has stopped, and the server would like it to seem alive."""
     posted = []
-    linked(sites, "relay", Tolerance(redial=SILENCE))
-    deliver, refusals = sites.delivering["a"], sites.observers["a"].refusals
-    sites.delivering["a"] = lambda sender, data: posted.append(data)
+    a, _ = linked(sites, "relay", Tolerance(redial=SILENCE))
+    deliver = sites.delivering["a"]
 
-    def signs():
-        return [data for data in posted if data[5] == Kind.ALIVE]
+    def record(sender, data):
+        posted.append(data)
+        deliver(sender, data)
 
-    assert not wait_while(lambda: not signs(), 10, 0.01)
-    deliver("b", pack(alive(10**6), run_digest("run")))
-    assert refusals == {("b", Refusal.FORGED): 1}
-    first = signs()[0]
-    deliver("b", first)
-    deliver("b", first)
-    assert refusals == {("b", Refusal.FORGED): 1, ("b", Refusal.REPLAYED): 1}
+    sites.delivering["a"] = record
+    assert not wait_while(lambda: len(posted) < 20, 10, 0.01)  # signs, and what acknowledges those of a
+    sites.delivering["a"] = lambda *_: None
+    before = a._pairs["b"].heard
+    for data in posted:
+        deliver("b", data)
     with pytest.raises(PeerTimeout):
-        sites.links["a"].receive([KEY], SILENCE)
+        a.receive([KEY], SILENCE)
+    assert a._pairs["b"].heard < before + SILENCE / 2
 
 
 def test_signs_beyond_the_permitted_rate_are_refused():
-    signs = life.RelayedLife(["b"])
+    signs = life.Signs()
 
-    def is_taken(number):
+    def is_taken():
         try:
-            signs.take("b", number)
+            signs.take()
         except FrameError:
             return False
         return True
 
-    assert 50 < sum(is_taken(number) for number in range(1, 10_000)) < 500
+    assert 50 < sum(is_taken() for _ in range(10_000)) < 500

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import pytest
 from direct_mesh import Proxy, exchange, in_parallel
 
-from flaremesh.links import Key, LinkClosed, LinkError, PeerBehind, PeerTimeout, inbox, link, relay
-from flaremesh.links.direct import outgoing
+from flaremesh.links import Key, LinkClosed, LinkError, LinkKind, PeerBehind, PeerTimeout, inbox, link
+from flaremesh.links import connector as outgoing
+from flaremesh.links.carriers import stream as relay
 from flaremesh.links.inprocess import InProcessLink, inboxes
 
 BOUND = 20  # seconds; reached only by a failure
@@ -70,12 +71,35 @@ class Direct(InProcess):
         self.interrupt()
 
 
-@pytest.fixture(params=["direct", "relay", "auto", "inprocess"])
+class Met(InProcess):
+    """The same graph of sites that nobody can dial, through a meeting point to which connections are cut."""
+
+    def __init__(self, sites, proxies, place):
+        self._proxies, self.links = proxies, sites.links
+        for name in NAMES:
+            others = [other for other in NAMES if other != name]
+            proxies.append(Proxy(place.address))
+            meeting = place.meeting(name, proxies[-1].address)
+            sites.add(name, others, others, mode="met", listens=False, meeting=meeting)
+        assert not any(sites.open(timeout=BOUND).values())
+        for name in NAMES:
+            assert set(sites.observers[name].links.values()) == {LinkKind.MET}
+
+    def interrupt(self):
+        for proxy in self._proxies:
+            proxy.cut()
+
+
+@pytest.fixture(params=["direct", "met", "relay", "auto", "inprocess"])
 def mesh(request, monkeypatch):
     monkeypatch.setattr(relay, "_RESEND_SECONDS", 0.05)
     monkeypatch.setattr(relay, "_RESEND_SECONDS_MAX", 0.2)
     if request.param == "inprocess":
         mesh = InProcess()
+    elif request.param == "met":
+        # the place outlasts the links, and the proxies outlast both
+        place, proxies, sites = (request.getfixturevalue(name) for name in ("place", "proxies", "sites"))
+        mesh = Met(sites, proxies, place)
     else:
         proxies, sites = (request.getfixturevalue(name) for name in ("proxies", "sites"))
         mesh = Relayed(sites) if request.param == "relay" else Direct(sites, proxies, request.param)
@@ -137,6 +161,15 @@ def test_two_exchanges_of_one_iteration_are_told_apart_in_whatever_order_they_ar
     for first, second in zip(keys[1::2], keys[::2], strict=True):
         assert received(mesh, "b", first) == bytes([keys.index(first)]) * length
         assert received(mesh, "b", second) == bytes([keys.index(second)]) * length
+
+
+def test_of_what_is_sent_in_parts_more_is_kept_than_of_as_many_messages(mesh):
+    """All parts of a message count as one: eight of these may wait, and have as many bytes as 256 parts."""
+    keys = [Key(0, 0, "a", part) for part in range(32)]
+    for key in keys:
+        send(mesh, "a", "b", key, bytes([key.part]) * (1 << 18))
+    for key in reversed(keys):
+        assert received(mesh, "b", key) == bytes([key.part]) * (1 << 18)
 
 
 # what happens below

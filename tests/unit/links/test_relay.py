@@ -1,270 +1,329 @@
-"""The relay link over a transport that loses, repeats and reorders."""
+"""Streams through a server that loses, repeats and reorders, and what it can make a site hold."""
 
-import queue
 import random
-import sys
-import threading
-from collections import Counter
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
-from direct_mesh import edges_of, message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from streams import (
+    MIB,
+    NUMBER,
+    Faults,
+    Network,
+    beginning,
+    connect,
+    hasten,
+    piece,
+    read,
+    relay_threads,
+    until,
+)
 
-from flaremesh import links
-from flaremesh.links import Key, LinkError, PeerBehind, PeerTimeout, relay
-from flaremesh.links.frame import Frame, Kind, pack, run_digest
-from flaremesh.links.relay import RelayCarrier
-from flaremesh.links.routed import RoutedLink
-
-
-class Counters:
-    def __init__(self):
-        self.sent_bytes, self.received_bytes, self.refusals = Counter(), Counter(), Counter()
-
-    def sent(self, peer, payload_bytes):
-        self.sent_bytes[peer] += payload_bytes
-
-    def received(self, peer, payload_bytes):
-        self.received_bytes[peer] += payload_bytes
-
-    def refused(self, peer, reason):
-        self.refusals[peer, reason] += 1
-
-    def waited(self, peer, seconds):
-        pass
-
-    def linked(self, peer, kind, wanted):
-        pass
-
-    def changed(self, peer, kind):
-        pass
-
-
-class _Transport:
-    """Of one site, into a queue; tells the network how to deliver."""
-
-    def __init__(self, queue, name):
-        self._queue, self._name = queue, name
-
-    def post(self, peer, data):
-        self._queue.put((self._name, peer, data))
-
-    def listen(self, deliver):
-        self._queue.deliver[self._name] = deliver
-
-
-class _Queue(queue.Queue):
-    def __init__(self):
-        super().__init__()
-        self.deliver = {}
-
-
-class Network:
-    """Delivers what sites post, in a thread, with faults drawn from a seeded generator."""
-
-    def __init__(self, lose=0.0, repeat=0.0, seed=0):
-        self.links, self.counters = {}, {}
-        self._lose, self._repeat, self._random = lose, repeat, random.Random(seed)
-        self.queue = _Queue()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def site(self, name, sources, targets, run_id="run", **options):
-        self.counters[name] = Counters()
-        edges = edges_of(name, sources, targets, run_id=run_id, observer=self.counters[name], **options)
-        link = self.links[name] = RoutedLink(edges, [RelayCarrier(edges, _Transport(self.queue, name))])
-        return link
-
-    def deliver(self, peer, sender, data):
-        """As if the transport had brought it."""
-        self.queue.deliver[peer](sender, data)
-
-    def close(self):
-        closers = [threading.Thread(target=link.close) for link in self.links.values()]
-        for closer in closers:
-            closer.start()
-        for closer in closers:
-            closer.join()
-        self.queue.put(None)
-        self._thread.join()
-
-    def _run(self):
-        while (item := self.queue.get()) is not None:
-            sender, peer, data = item
-            if self._random.random() < self._lose or peer not in self.queue.deliver:
-                continue
-            for _ in range(1 + (self._random.random() < self._repeat)):
-                self.deliver(peer, sender, data)
+from flaremesh.links.carriers import stream as streams
+from flaremesh.links.carriers.stream import HEADER_BYTES, Piece, PieceKind, pack, unpack
 
 
 @pytest.fixture
-def network(request):
-    network = Network(**getattr(request, "param", {}))
-    yield network
-    network.close()
-
-
-def in_parallel(*calls):
-    threads = [threading.Thread(target=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-@pytest.mark.parametrize("network", [{}, {"lose": 0.2, "repeat": 0.2, "seed": 3}], indirect=True)
-def test_every_message_arrives_once_whatever_the_transport_loses_or_repeats(network):
-    a, b = network.site("a", ["b"], ["b"]), network.site("b", ["a"], ["a"])
-    in_parallel(lambda: a.open({}, 20), lambda: b.open({}, 20))
-    for iteration in range(10):
-        for link, me, peer in ((a, "a", "b"), (b, "b", "a")):
-            link.send(peer, Key(iteration, 0, me), [f"{me}{iteration}".encode()])
-        for link, peer in ((a, "b"), (b, "a")):
-            key = Key(iteration, 0, peer)
-            assert bytes(link.receive([key], 30)[key]) == f"{peer}{iteration}".encode()
-    assert network.counters["b"].received_bytes["a"] == sum(len(f"a{k}") for k in range(10))
-
-
-def test_a_long_message_is_cut_into_pieces_and_put_together_again(network):
-    a, b = network.site("a", [], ["b"]), network.site("b", ["a"], [])
-    content = random.Random(1).randbytes((9 << 20) + 5)
-    a.send("b", Key(0, 0, "a"), [content[:100], content[100:]])
-    assert bytes(b.receive([Key(0, 0, "a")], 10)[Key(0, 0, "a")]) == content
-
-
-def test_a_directed_edge_is_acknowledged_without_data_in_the_other_direction(network):
-    a, b = network.site("a", [], ["b"]), network.site("b", ["a"], [])
-    in_parallel(lambda: a.open({}, 5), lambda: b.open({}, 5))
+def quick(monkeypatch):
+    hasten(monkeypatch)
 
 
 @pytest.fixture
-def unanswered():
-    """A link from a to b, and what it posts, to which nobody answers."""
-    posted = _Queue()
-    carrier = RelayCarrier(edges_of("a", targets="b", observer=Counters()), _Transport(posted, "a"))
-    yield carrier, posted
-    carrier.close(patience=0)
+def linked(network, ends):
+    """Both ends of a stream from a to b, which has carried a byte."""
+    return connect(network, ends)
 
 
-def test_a_greeting_that_nobody_heard_is_soon_repeated(unanswered):
-    link, posted = unanswered
-    link.send("b", message("a", 0, b"x"))
-    assert posted.get(timeout=2) == posted.get(timeout=2)
+def is_over(stream):
+    """Whether a stream that brings nothing ends, also where not all that was written was sent."""
+    try:
+        return not stream.recv(1)
+    except ConnectionResetError:
+        return True
 
 
-def test_a_peer_that_is_slow_is_not_flooded(unanswered):
-    link, posted = unanswered
-    link.send("b", message("a", 0, bytes(20 << 20)))
-    assert 0 < sum(len(posted.get()[2]) for _ in range(posted.qsize())) < 20 << 20
+# what arrives
 
 
-def test_what_another_carrier_left_is_taken_over_whatever_has_been_sent_meanwhile(monkeypatch, unanswered):
-    monkeypatch.setattr(links.link, "MAX_UNTAKEN_MESSAGES", 3)
-    link, _ = unanswered
-    link.send("b", message("a", 3, b"x"))
-    for iteration in range(3):
-        link.send("b", message("a", iteration, b"x")._replace(repeat=True))
-    with pytest.raises(PeerBehind):
-        link.send("b", message("a", 4, b"x"))
+FAULTS = [
+    {},
+    {"meddle": Faults(lose=0.2, seed=1)},
+    {"meddle": Faults(repeat=0.5, seed=2)},
+    {"meddle": Faults(delay=0.3, seed=3)},
+    {"meddle": Faults(lose=0.1, repeat=0.2, delay=0.2, seed=4)},
+]
 
 
-def test_opening_names_the_neighbour_that_is_not_there(monkeypatch, network):
-    monkeypatch.setattr(relay, "FLUSH_SECONDS", 0.2)
-    a = network.site("a", ["b"], ["b"])
-    with pytest.raises(PeerTimeout, match="no sign of b within"):
-        a.open({}, 0.5)
+@pytest.mark.parametrize("network", FAULTS, indirect=True)
+@pytest.mark.parametrize("length", [7, 100_000, (9 << 20) + 5])
+def test_both_directions_bring_the_same_bytes_in_the_same_order(network, quick, ends, length):
+    contents = [random.Random(seed).randbytes(length) for seed in (1, 2)]
+    pair = connect(network, ends)
+    with ThreadPoolExecutor(4) as pool:
+        for stream, content in zip(pair, contents, strict=True):
+            pool.submit(stream.sendall, content)
+        arrived = list(pool.map(lambda stream: read(stream, length), reversed(pair)))
+    assert arrived == contents
 
 
-def test_a_missing_message_names_the_peer_and_the_iteration(network):
-    a = network.site("a", ["b", "c"], [])
-    with pytest.raises(PeerTimeout, match=r"no value from b, c for iteration 7 within 0\.1 s"):
-        a.receive([Key(7, 0, "b"), Key(7, 0, "c")], 0.1)
+@pytest.mark.parametrize("network", FAULTS, indirect=True)
+def test_many_small_writes_stay_in_order(network, quick, ends):
+    near, far = connect(network, ends)
+    done = 0
+    for number in range(300):
+        near.sendall(b"%3d" % number)
+        if number % 10 == 0:  # so that several are under way
+            assert read(far, 3 * (number - done)) == b"".join(b"%3d" % k for k in range(done, number))
+            done = number
 
 
-def test_sending_to_a_stranger_is_an_error(network):
-    with pytest.raises(LinkError, match="a has no edge to c"):
-        network.site("a", ["b"], ["b"]).send("c", Key(0, 0, "a"), [b"x"])
+def test_a_first_piece_that_nobody_heard_is_soon_repeated(network, ends):
+    network.meddle = lambda post: [] if len(network.seen) == 1 else [post]
+    started = time.monotonic()
+    connect(network, ends)
+    assert time.monotonic() - started < 2
 
 
-def data(run_id="run", total=1, payload=b"x", sequence=1, offset=0):
-    return pack(Frame(Kind.DATA, sequence, 0, 0, 0, offset, total, payload), run_digest(run_id))
+def test_a_first_piece_that_came_after_the_second_loses_nothing(network, quick, ends):
+    connect(network, ends)
+    stream = network.seen[0].piece.stream[::-1]
+    network.bring("b", "a", piece(b"first", 1, stream))
+    network.bring("b", "a", beginning(stream))
+    network.bring("b", "a", piece(b"second", 6, stream))
+    network.bring("b", "a", piece(b"first", 1, stream))
+    far = ends(network.accept("b")[0])
+    far.settimeout(15)
+    assert read(far, 11) == b"firstsecond"
+
+
+def test_a_piece_of_which_a_part_came_before_is_made_whole(network, ends):
+    network.bring("a", "b", beginning())
+    network.bring("a", "b", piece(b"some", 1))
+    network.bring("a", "b", piece(b"something", 1))
+    network.bring("a", "b", piece(b"!", 10))
+    stream = ends(network.accept("a")[0])
+    stream.settimeout(15)
+    assert read(stream, 10) == b"something!"
+
+
+def test_a_stream_that_is_never_acknowledged_breaks(network, quick, monkeypatch, linked):
+    near, _ = linked
+    monkeypatch.setattr(streams, "_GONE_SECONDS", 0.5)
+    network.meddle = lambda post: [] if post.piece.kind is PieceKind.PIECE else [post]
+    near.sendall(b"x")
+    assert is_over(near)
+
+
+def test_a_stream_that_nobody_answers_is_not_flooded(network, ends):
+    network.meddle = lambda post: []
+    near = ends(network.carriers["a"].dial("b", 3))
+    near.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            near.send(bytes(MIB))
+    assert until(lambda: sum(len(post.data) for post in network.seen) > 7 * MIB)
+    assert not until(lambda: len({post.piece.offset for post in network.seen}) > 40, 0.5)
+
+
+def test_two_streams_between_the_same_sites_are_told_apart(network, ends):
+    pairs = [connect(network, ends) for _ in range(3)]
+    for number, (near, _) in enumerate(pairs):
+        near.sendall(bytes([number]) * 1000)
+    for number, (_, far) in enumerate(pairs):
+        assert read(far, 1000) == bytes([number]) * 1000
+
+
+# the end
+
+
+@pytest.mark.parametrize("network", FAULTS, indirect=True)
+def test_an_end_comes_after_all_that_was_written_and_ends_one_direction_alone(network, quick, ends):
+    near, far = connect(network, ends)
+    near.sendall(bytes(3 * MIB))
+    near.shutdown(socket.SHUT_WR)
+    assert read(far, 3 * MIB) == bytes(3 * MIB)
+    assert far.recv(1) == b""
+    far.sendall(b"answer")
+    far.shutdown(socket.SHUT_WR)
+    assert read(near, 6) == b"answer"
+    assert near.recv(1) == b""
+
+
+@pytest.mark.parametrize("network", FAULTS, indirect=True)
+def test_nothing_is_left_of_a_stream_whose_ends_have_been_closed(network, quick, ends):
+    near, far = connect(network, ends)
+    near.close()
+    assert far.recv(1) == b""
+    far.close()
+    assert until(lambda: relay_threads() == 0)
+
+
+def test_an_end_that_is_closed_while_the_other_one_writes_ends_that_one(network, quick, linked):
+    near, far = linked
+    far.close()
+    with suppress(ConnectionError):
+        while True:
+            near.sendall(bytes(1000))
+    near.close()
+    assert until(lambda: relay_threads() == 0)
+
+
+def test_a_stream_whose_other_end_is_never_heard_again_ends_soon_after_its_near_end(network, linked):
+    near, _ = linked
+    network.meddle = lambda post: []
+    near.sendall(bytes(MIB))
+    near.close()
+    started = time.monotonic()
+    network.carriers["a"].close()
+    assert time.monotonic() - started < 4
+
+
+def test_a_site_that_has_lost_a_stream_says_so_when_it_is_written_to(network, quick, linked):
+    near, far = linked
+    network.meddle = lambda post: [] if post.sender == "b" else [post]  # how it ended does not arrive
+    far.close()
+    assert until(lambda: relay_threads() == 1)
+    network.meddle = lambda post: [post]
+    near.sendall(b"more")
+    assert is_over(near)
+
+
+def test_late_repeats_of_a_stream_that_has_ended_begin_none(network, quick, linked):
+    near, far = linked
+    near.close()
+    far.close()
+    assert until(lambda: relay_threads() == 0)
+    for sender, peer, data in list(network.seen):
+        network.bring(peer, sender, data)
+    assert relay_threads() == 0
+    assert not network.accepted("a")
+    assert not network.accepted("b")
+
+
+def test_a_carrier_that_is_closed_makes_no_stream(network, linked):
+    near, _ = linked
+    near.close()
+    network.carriers["a"].close()
+    with pytest.raises(ConnectionError, match="closed"):
+        network.carriers["a"].dial("b", 1)
+    network.bring("a", "b", beginning())
+    assert not network.accepted("a")
+
+
+# who leads dials, by a carrier that knows its neighbours
+
+
+def test_the_end_that_leads_dials_and_the_other_one_never_does(network):
+    carrier = network.carriers["a"]
+    assert carrier.head_start("b", leads=True) == 0
+    assert carrier.head_start("b", leads=False) is None
+    assert carrier.inability("b") is None
+    assert carrier.inability("c") == "its kit does not let it be relayed"
+
+
+# what no honest site sends
 
 
 @pytest.mark.parametrize(
-    ("sender", "received", "reason"),
+    ("sender", "data", "reason"),
     [
         ("b", b"", "malformed"),
         ("b", b"x" * 200, "malformed"),
-        ("b", data()[:20], "malformed"),
-        ("b", data(total=1, payload=b"xx"), "malformed"),
-        ("b", data(total=3, offset=3), "malformed"),
-        ("b", data(sequence=0), "malformed"),
-        ("b", data(sequence=9), "malformed"),
-        ("b", data(total=3, payload=b""), "malformed"),
-        ("b", data()[:4] + b"\x07" + data()[5:], "version"),
-        ("b", data(run_id="another run"), "run"),
-        ("b", data(total=1 << 40), "oversized"),
-        ("stranger", data(), "stranger"),
+        ("b", piece()[: HEADER_BYTES - 1], "malformed"),
+        ("b", piece(b""), "malformed"),
+        ("b", piece(kind=PieceKind.ACK), "malformed"),
+        ("b", piece(kind=PieceKind.END), "malformed"),
+        ("b", piece(kind=PieceKind.GONE), "malformed"),
+        ("b", piece(kind=PieceKind.BEGIN), "malformed"),
+        ("b", piece(kind=5), "malformed"),
+        ("c", beginning(), "stranger"),
     ],
 )
-def test_what_is_no_message_of_this_edge_is_refused_and_counted(network, sender, received, reason):
-    a = network.site("a", ["b"], ["b"])
-    network.deliver("a", sender, received)
-    assert network.counters["a"].refusals == {(sender, reason): 1}
-    with pytest.raises(PeerTimeout):
-        a.receive([Key(0, 0, sender)], 0.05)
+def test_what_is_no_piece_of_a_neighbour_is_refused_and_counted(network, sender, data, reason):
+    network.bring("a", sender, data)
+    assert network.observers["a"].refusals == {(sender, reason): 1}
+    assert relay_threads() == 0
 
 
-def test_a_replayed_frame_is_harmless(network):
-    a = network.site("a", ["b"], [])
-    network.deliver("a", "b", data())
-    key = Key(0, 0, "b")
-    assert bytes(a.receive([key], 1)[key]) == b"x"
-    network.deliver("a", "b", data())
-    with pytest.raises(PeerTimeout):
-        a.receive([key], 0.05)
+@pytest.mark.parametrize(
+    "data",
+    [
+        piece(),
+        piece(offset=5),
+        piece(b"", 1, kind=PieceKind.BEGIN),
+        piece(b"", kind=PieceKind.END),
+        piece(b"", kind=PieceKind.ACK, acknowledged=2**64 - 1),
+        piece(b"", kind=PieceKind.GONE),
+    ],
+)
+def test_a_piece_of_a_stream_that_never_began_has_no_effect(network, data):
+    network.bring("a", "b", data)
+    assert relay_threads() == 0
+    assert not network.seen
+    assert not network.observers["a"].refusals
 
 
-def test_a_neighbour_that_runs_far_ahead_is_held_back_and_loses_nothing(network):
-    a, b = network.site("a", [], ["b"]), network.site("b", ["a"], [])
-    in_parallel(lambda: a.open({}, 5), lambda: b.open({}, 5))
-    for iteration in range(300):
-        a.send("b", Key(iteration, 0, "a"), [b"%d" % iteration])
-    for iteration in range(300):
-        key = Key(iteration, 0, "a")
-        assert bytes(b.receive([key], 30)[key]) == b"%d" % iteration
-    assert network.counters["b"].refusals.keys() <= {("a", "early")}
-
-
-def test_pieces_that_threads_bring_at_once_become_one_message(network):
-    a, run, pieces = network.site("a", ["b"], []), run_digest("run"), 8
-    together = threading.Barrier(pieces)
-
-    def bring(offset):
-        for k in range(300):
-            sequence = pieces * k + offset + 1
-            piece = pack(Frame(Kind.DATA, sequence, 0, k, 0, offset, pieces, b"%d" % offset), run)
-            together.wait()
-            network.deliver("a", "b", piece)
-            together.wait()
-            if offset == 0:
-                key = Key(k, 0, "b")
-                arrived.append(bytes(a.receive([key], 1)[key]))
-
-    arrived = []
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.builds(
+            Piece,
+            st.sampled_from(PieceKind),
+            st.sampled_from([NUMBER, b"abcdefgh"]),
+            st.integers(0, 9) | st.integers(0, 2**64 - 1),
+            st.integers(0, 9) | st.integers(0, 2**64 - 1),
+            st.binary(max_size=9),
+        ).map(lambda each: each if each.kind is PieceKind.PIECE else each._replace(payload=b"")),
+        max_size=12,
+    )
+)
+def test_whatever_is_brought_the_carrier_lives_and_ends_in_time(monkeypatch, pieces):
+    monkeypatch.setattr(streams, "_LINGER_SECONDS", 0.2)
+    network = Network()
+    network.carrier("a", "b")
     try:
-        with ThreadPoolExecutor(pieces) as pool:
-            list(pool.map(bring, range(pieces)))
+        network.bring("a", "b", beginning())
+        for each in pieces:
+            network.bring("a", "b", pack(each))
     finally:
-        sys.setswitchinterval(interval)
-    assert arrived == [b"01234567"] * 300
+        started = time.monotonic()
+        for stream in network.accepted("a"):
+            stream.close()
+        network.close()
+        assert time.monotonic() - started < 5
+    assert until(lambda: relay_threads() == 0)
 
 
-def test_messages_that_never_become_whole_do_not_fill_the_memory(network):
-    network.site("a", ["b"], [])
-    for sequence in range(1, 17):
-        frame = Frame(Kind.DATA, sequence, 0, sequence, 0, 0, 1 << 20, b"x")
-        network.deliver("a", "b", pack(frame, run_digest("run")))
-    assert network.counters["a"].refusals["b", "early"] == 8
+def test_nothing_comes_after_the_end_of_a_stream(network, quick, ends):
+    network.bring("a", "b", beginning())
+    network.bring("a", "b", piece(b"all", 1))
+    stream = ends(network.accept("a")[0])
+    network.bring("a", "b", piece(b"late", 5))
+    network.bring("a", "b", piece(b"", 4, kind=PieceKind.END))
+    network.bring("a", "b", piece(b"later", 5))
+    stream.settimeout(15)
+    assert read(stream, 3) == b"all"
+    assert stream.recv(9) == b""
+
+
+# what is packed
+
+
+@given(
+    st.sampled_from([PieceKind.ACK, PieceKind.END, PieceKind.BEGIN, PieceKind.GONE]),
+    st.binary(min_size=8, max_size=8),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+)
+def test_pieces_are_read_as_they_were_written(kind, number, offset, acknowledged):
+    each = Piece(kind, number, offset, acknowledged, b"")
+    assert unpack(pack(each)) == each
+
+
+@given(st.binary(max_size=99))
+def test_other_bytes_are_no_piece(data):
+    assert unpack(data) is None or data.startswith(b"FMST")

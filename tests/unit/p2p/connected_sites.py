@@ -15,11 +15,13 @@ from flaremesh.p2p.executors.member import Member
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.types import LocalConfig
 
+_OPEN_SECONDS = 20
+
 
 class Sites:
-    """The executors of a network, configured; ``posts`` are the frames, as (sender, peer, bytes)."""
+    """The executors of a network, configured; ``posts`` is what was relayed, as (sender, peer, bytes)."""
 
-    def __init__(self, folder, network, executors, **extra):
+    def __init__(self, folder, network, executors, opened=True, **extra):
         self.executors, self.links, self.posts = executors, {}, []
         self.delivering, self.members = {}, {}
         self.signal = Signal()
@@ -60,6 +62,9 @@ class Sites:
                 ProgressReporter(lambda data: None, traffic.links, self._aborted),
             )
 
+        if opened:
+            with ThreadPoolExecutor(len(self.links)) as pool:
+                list(pool.map(lambda link: link.open({}, _OPEN_SECONDS), self.links.values()))
         by_value = any(executor._wants_values() for executor in executors.values())
         for executor in executors.values():
             executor._flaremesh.by_value = by_value

@@ -89,24 +89,25 @@ def test_an_edge_that_was_not_signed_is_refused_though_the_charter_has_it(asked,
     require_ordered(part(sources=["ulm"]), "auto", signed, "bonn")
 
 
-@pytest.mark.parametrize("mode", ["auto", "relay"])
+@pytest.mark.parametrize("mode", ["met", "relay"])
 def test_no_run_makes_a_direct_mesh_relay(mode):
-    with pytest.raises(CharterError, match=rf"`links: {mode}` between bonn and ulm; relay is not among"):
+    with pytest.raises(
+        CharterError, match=rf"`links: {mode}` between bonn and ulm; their carriers are direct"
+    ):
         require_allowed(part(sources=["ulm"]), mode, direct(BONN))
     require_allowed(part(sources=["ulm"]), "direct", direct(BONN))
+    require_allowed(part(sources=["ulm"]), "auto", direct(BONN))  # which takes what the kit has
 
 
 def test_a_run_that_does_not_say_how_its_messages_travel_takes_what_the_charter_allows():
-    assert mode_of({}, None) == "auto"
-    assert mode_of({}, BONN) == "auto"
-    assert mode_of({}, direct(BONN)) == "direct"
-    assert mode_of({"links": "relay"}, direct(BONN)) == "relay"  # which is refused then
+    assert mode_of({}) == "auto"
+    assert mode_of({"links": "relay"}) == "relay"
 
 
 @pytest.mark.parametrize("mode", ["wireless", None, ["relay"], {}])
 def test_what_is_no_mode_is_refused(mode):
-    with pytest.raises(ExtraError, match="must be one of auto, relay, direct"):
-        mode_of({"links": mode}, BONN)
+    with pytest.raises(ExtraError, match="must be one of auto, direct, met, relay"):
+        mode_of({"links": mode})
 
 
 @pytest.mark.parametrize(

@@ -640,7 +640,7 @@ BROKEN = {
         "is already admins[0]",
     ),
     "host with an empty label": Broken(
-        "server: {host: mesh..org, org: c}", 1, "server.host", "neither a host name nor an IPv4 address"
+        "server: {host: mesh..org, org: c}", 1, "server.host", "neither a host name nor an address"
     ),
     "host with a label that is too long": Broken(
         f"server: {{host: {'a' * 64}.org, org: c}}", 1, "server.host", "63 at most between two dots"
@@ -649,8 +649,47 @@ BROKEN = {
     "host that is no IPv4 address": Broken(
         "server: {host: 10.0.0.256, org: c}", 1, "server.host", "is no IPv4 address"
     ),
-    "host that is an IPv6 address": Broken(
-        "server: {host: '2001:db8::1', org: c}", 1, "server.host", "NVFlare takes no IPv6 addresses"
+    "host that is no IPv6 address": Broken(
+        "server: {host: '2001:db8::1::2', org: c}", 1, "server.host", "is no IPv6 address"
+    ),
+    "host that is an IPv6 address in brackets": Broken(
+        "server: {host: '[2001:db8::1]', org: c}", 1, "server.host", "without scheme, port, brackets and zone"
+    ),
+    "host that is an IPv6 address with a zone": Broken(
+        "server: {host: 'fe80::1%eth0', org: c}", 1, "server.host", "without scheme, port, brackets and zone"
+    ),
+    "host that is a link-local address": Broken(
+        "server: {host: 'fe80::1', org: c}", 1, "server.host", "write a global or a unique local address"
+    ),
+    "host that is an IPv4 address in IPv6": Broken(
+        "server: {host: '::ffff:192.0.2.1', org: c}", 1, "server.host", "write 192.0.2.1"
+    ),
+    "sites of one IPv6 address in two spellings without a port each": Broken(
+        """
+        sites:
+        - {name: bonn, org: ukb, link: {host: '2001:db8::1', ports: 8102}}
+        - {name: ulm, org: uka, link: {host: '2001:DB8:0::1', ports: 8102}}
+        """,
+        3,
+        "sites[1].link.ports",
+        "others at 2001:db8::1 take all of 8102",
+    ),
+    "meeting point on the server's port": Broken(
+        "server: {host: h, org: c, port: 8003, meet: {host: H}}",
+        1,
+        "server.meet.port",
+        "8003 is the server's own port",
+    ),
+    "site without a port beside the meeting point": Broken(
+        """
+        server: {host: s, org: c, meet: {host: h, port: 8102}}
+        sites:
+        - {name: bonn, org: ukb, link: {host: h, ports: 8102}}
+        - {name: aachen, org: uka}
+        """,
+        3,
+        "sites[0].link.ports",
+        "others at h take all of 8102",
     ),
     "host with a port": Broken(
         "server: {host: localhost, names: ['h:80'], org: c}", 1, "server.names[0]", "write the host alone"

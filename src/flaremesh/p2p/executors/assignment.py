@@ -14,7 +14,7 @@ from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.json_dataclass import plain
 from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import Schema
-from flaremesh.topology.links import LinkKind, LinkMode
+from flaremesh.topology.links import LinkMode, kinds_of
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import MOST_SITES
 
@@ -24,12 +24,6 @@ _Port: TypeAlias = Annotated[int, Field(ge=1, lt=1 << 16)]
 _Count: TypeAlias = Annotated[int, Field(ge=0, le=1 << 20)]
 _Id: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
 _Label: TypeAlias = Annotated[str, Field(max_length=1000)] | float | None
-
-_CARRIERS: Final[Mapping[LinkMode, frozenset[LinkKind]]] = {
-    "auto": frozenset(LinkKind),
-    "direct": frozenset({LinkKind.DIRECT}),
-    "relay": frozenset({LinkKind.RELAY}),
-}
 
 
 class CharterError(FlaremeshError):
@@ -161,8 +155,8 @@ def preparation_of(data: Any, site: str) -> Preparation:
     return _PREPARATION.of(data, f"what the server sent {site}")
 
 
-def mode_of(extra: Mapping[str, Any], charter: Charter | None) -> LinkMode:
-    """By what a run's messages may travel: what it says, or all that the charter allows.
+def mode_of(extra: Mapping[str, Any]) -> LinkMode:
+    """By what a run's messages may travel: what it says, or all that each pair's carriers allow.
 
     Raises:
         ExtraError: ``extra["links"]`` is no mode.
@@ -172,8 +166,7 @@ def mode_of(extra: Mapping[str, Any], charter: Charter | None) -> LinkMode:
         if mode not in get_args(LinkMode):
             raise ExtraError(f'extra["links"] must be one of {", ".join(get_args(LinkMode))}')
         return mode
-    allowed = {carrier for peer in charter.peers.values() for carrier in peer.carriers} if charter else set()
-    return "auto" if len(allowed) != 1 else "direct" if LinkKind.DIRECT in allowed else "relay"
+    return "auto"
 
 
 def require_allowed(config: LocalConfig, mode: LinkMode, charter: Charter) -> None:
@@ -196,11 +189,11 @@ def require_allowed(config: LocalConfig, mode: LinkMode, charter: Charter) -> No
                     raise CharterError(
                         name, f"the run wants an edge by which {site} {directed}", f"{name} has no such edge"
                     )
-                if more := _CARRIERS[mode].difference(peer.carriers):
+                if not kinds_of(mode).intersection(peer.carriers):
                     raise CharterError(
                         name,
                         f"the run wants `links: {mode}` between {site} and {name}",
-                        f"{' and '.join(sorted(more))} is not among their carriers",
+                        f"their carriers are {' and '.join(peer.carriers) or 'none'}",
                     )
 
 

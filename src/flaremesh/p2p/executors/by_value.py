@@ -1,6 +1,7 @@
 """Runs in which sites exchange values, by methods that subclasses may override, instead of vectors."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from typing_extensions import override
 
 from flaremesh.algorithms import Vectors
 from flaremesh.gossip import Mixture
-from flaremesh.links.link import MAX_MESSAGE_BYTES, Payload
+from flaremesh.links.link import MAX_MESSAGE_BYTES
 from flaremesh.problems.flat import parts_of, real
 from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.runtime.site_run import SiteRun
@@ -42,11 +43,6 @@ class _ByValue(Exchanges):
         super().__init__(*args)
 
     @override
-    def receive(self, iteration: int, stage: int) -> dict[str, Payload]:
-        self._mixed = self._exchange(self._vectors, iteration)
-        return {}
-
-    @override
     def _expect(self, length: int) -> None:
         self._link.expect(MAX_MESSAGE_BYTES)  # values have any length
 
@@ -55,8 +51,11 @@ class _ByValue(Exchanges):
         self._vectors = vectors  # sent later, by the function
 
     @override
-    def _mixture(self, hood: Neighborhood, stage: int, received: Mapping[str, Payload]) -> Mixture:
-        return self._mixed
+    def _mixture(self, hood: Neighborhood, iteration: int, stage: int) -> Mixture:
+        started = time.perf_counter()
+        mixture = self._exchange(self._vectors, iteration)
+        self._waited = time.perf_counter() - started
+        return mixture
 
 
 def flat(values: Iterable[Any], like: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.links import LinkError, Payload, Refusal
 from flaremesh.links.assemble import assemble
 from flaremesh.links.carrier import Address
-from flaremesh.links.routed import RoutedLink
+from flaremesh.links.carriers.met import Meeting
+from flaremesh.links.mesh_link import MeshLink
 from flaremesh.links.traffic import TrafficCounter
 from flaremesh.metrics.names import RunState
 from flaremesh.metrics.prometheus import PrometheusSink
@@ -30,9 +31,10 @@ from flaremesh.p2p.executors.assignment import (
     require_ordered,
     require_places,
 )
+from flaremesh.p2p.executors.tickets import Tickets
 from flaremesh.p2p.extra import planned_iterations, tolerance_of
 from flaremesh.p2p.gate import egress, order
-from flaremesh.p2p.nvflare.cells import CHECKPOINT, FRAMES, PROGRESS, SERVER, RunCell
+from flaremesh.p2p.nvflare.cells import CHECKPOINT, FRAMES, PROGRESS, SERVER, TICKETS, RunCell
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
@@ -45,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 _CUTS = re.compile(rb"(\d{1,10}) (\d{1,10})")
 _MOST_CUTS = 32  # bytes, more than there can be
+_TICKET_SECONDS = 3.0  # for the server to answer
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Member:
 
     folder: Path
     simulated: bool
-    link: RoutedLink
+    link: MeshLink
     traffic: TrafficCounter
     metrics: PrometheusSink
     progress: ProgressReporter
@@ -92,7 +95,7 @@ class Member:
         job, workspace = fl_ctx.get_job_id(), fl_ctx.get_workspace()
         folder, startup = Path(workspace.get_run_dir(job)), Path(workspace.get_startup_kit_dir())
         charter = _charter(startup)
-        mode = mode_of(config.extra, charter)
+        mode = mode_of(config.extra)
         peers = {peer for hood in config.schedule for peer in (*hood.in_weights, *hood.out)}
         cell = RunCell(fl_ctx, peers)
 
@@ -128,9 +131,11 @@ class Member:
                 observer=traffic,
                 cancelled=cancelled,
                 transport=_ThroughServer(cell),
-                credentials=link_credentials(startup, folder, charter) if charter else None,
+                credentials=link_credentials(startup, folder, charter, job) if charter else None,
                 listen=(config.link["host"], tuple(config.link["ports"])) if config.link else None,
                 tolerance=tolerance,
+                meeting=_meeting(cell, charter),
+                allowed={name: peer.carriers for name, peer in charter.peers.items()} if charter else None,
             )
         except FlaremeshError as error:
             if isinstance(error, CharterError | OrderError):
@@ -141,7 +146,7 @@ class Member:
         return cls(folder, charter is None, link, traffic, metrics, progress, charter, checkpoints, cell)
 
     def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
-        """Link the neighbours; as RoutedLink.open, or raises CharterError for another place to dial."""
+        """Link the neighbours; as MeshLink.open, or raises CharterError for another place to dial."""
         if self.charter is not None:
             try:
                 require_places(addresses, self.charter)
@@ -203,6 +208,14 @@ def count_malformed(member: Member | None, run_id: str) -> None:
     traffic = TrafficCounter(())
     traffic.refused(SERVER, Refusal.MALFORMED)
     PrometheusSink(run_id, "", "", 0, (), traffic).state(RunState.FAILED)
+
+
+def _meeting(cell: RunCell, charter: Charter | None) -> Meeting | None:
+    """Where the run's pairs meet, with tickets from the server's own process; None: nowhere."""
+    if charter is None or charter.meet is None:
+        return None
+    tickets = Tickets(lambda peer: cell.ask_server(TICKETS, peer.encode(), _TICKET_SECONDS))
+    return Meeting(charter.meet, tickets.of)
 
 
 class _ThroughServer:
