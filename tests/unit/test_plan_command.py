@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from flaremesh import __version__
 from flaremesh.cli.main import app
+from flaremesh.provision.measured import MeasuredEdge, Measurement, to_json
 from flaremesh.topology.load import load
 from flaremesh.topology.schema import Topology
 
@@ -115,3 +117,69 @@ def test_a_thousand_sites_are_planned_in_less_than_five_seconds(tmp_path: Path) 
     # of the processor, not of the clock: other processes on the machine must not fail the test
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """All edges of `MEASURED`, of which one is slow."""
+    names = ["a", "b", "c", "d"]
+    edges = [
+        MeasuredEdge(one, other, 0.02, rate := 1e5 if {one, other} == {"a", "c"} else 1e7, rate)
+        for one in names
+        for other in names
+        if one != other
+    ]
+    file = tmp_path / "measured.json"
+    file.write_text(to_json(Measurement("planned", "now", edges, [], {})))
+    (tmp_path / "mesh.yaml").write_text(MEASURED)
+    return file
+
+
+MEASURED = """\
+apiVersion: flaremesh/v1
+name: planned
+server: {host: flare.example.org, org: consortium}
+admins: [{email: admin@consortium.org, org: consortium}]
+sites: [{name: a, org: lab}, {name: b, org: lab}, {name: c, org: lab}, {name: d, org: lab}]
+graph: {kind: complete}
+run: {algorithm: gradient-tracking, stepsize: 0.1, iterations: 10,
+  problem: {path: flaremesh.problems.digits.Digits}}
+"""
+
+
+def test_a_plan_tells_how_long_a_run_takes_on_the_edges_that_were_measured(measured: Path) -> None:
+    code, out, err = flaremesh("plan", "mesh.yaml", "--build-problem", "--measured", measured, "--json")
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    exact = document["times"][0]
+    assert exact["wire"] == "exact"
+    assert exact["payload_bytes"] == document["message"]["payload_bytes"]
+    assert exact["seconds"] == pytest.approx(0.01 + exact["payload_bytes"] / 1e5)
+    assert exact["run_seconds"] == pytest.approx(10 * exact["seconds"])
+
+    code, out, _ = flaremesh("plan", "mesh.yaml", "--build-problem", "--measured", measured)
+    assert code == 0
+    (row,) = [line for line in out.splitlines() if line.split()[:1] == ["exact"]]
+    assert f"{exact['payload_bytes']:,}" in row
+
+
+def test_a_measurement_alone_does_not_tell_how_long_a_run_takes(measured: Path) -> None:
+    code, _, err = flaremesh("plan", "mesh.yaml", "--measured", measured)
+    assert code == 2
+    assert "--build-problem" in err
+
+
+def test_what_is_proposed_can_be_written_into_the_file_and_is_best_then(measured: Path) -> None:
+    before = Path("mesh.yaml").read_text()
+    code, out, err = flaremesh("tune", "mesh.yaml", "--measured", measured)
+    assert (code, err) == (0, "")
+    assert Path("mesh.yaml").read_text() == before
+    proposed = yaml.safe_load(out.partition("new kits:\n")[2])
+    document = yaml.safe_load(before)
+    edges = {frozenset((edge["from"], edge["to"])) for edge in proposed["graph"].get("edges", ())}
+    assert frozenset("ac") not in edges
+    run = document["run"] | proposed.pop("run", {})
+    Path("mesh.yaml").write_text(yaml.safe_dump(document | proposed | {"run": run}))
+    code, out, _ = flaremesh("tune", "mesh.yaml", "--measured", measured)
+    assert code == 0
+    assert "as good as any other" in out

@@ -1,19 +1,32 @@
 """``flaremesh plan``."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flaremesh.cli.options import AsJson, Output, TopologyFile, load, name_code, place_of
+from flaremesh.cli.options import (
+    AsJson,
+    Measured,
+    Output,
+    TopologyFile,
+    duration,
+    load,
+    measurement_in,
+    name_code,
+    place_of,
+)
 from flaremesh.cli.outputs import terminal
 from flaremesh.printable import printable
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from flaremesh.provision.plan import Message, Mixing, Plan
+    from flaremesh.provision.prediction import WireTime
 
 _ROWS = 40  # of a table for people; --json has all
 
@@ -29,16 +42,24 @@ def plan(
             "site's problem, to tell how long messages are.",
         ),
     ] = False,
+    measured: Measured = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a topology file means: mixing, sound algorithms, firewalls, changes."""
     from flaremesh.provision.plan import plan as plan_of
     from flaremesh.provision.state import previous
 
+    if measured and not build_problem:
+        raise typer.BadParameter("--measured needs --build-problem, which tells how long messages are")
     loaded = load(topology, executes=build_problem)
     if build_problem:
         name_code(loaded, topology.parent)
-    result = plan_of(loaded, previous(place_of(loaded, output)), build_problem=build_problem)
+    result = plan_of(
+        loaded,
+        previous(place_of(loaded, output)),
+        build_problem=build_problem,
+        measurement=measurement_in(measured) if measured else None,
+    )
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))
     else:
@@ -62,7 +83,28 @@ def _print(plan: "Plan") -> None:
 
     console = terminal(highlight=False)
     console.print(facts)
+    if plan.times:
+        console.print(_times(plan.times))
     console.print(firewall)
+
+
+def _times(times: Sequence["WireTime"]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        *("wire", "bytes per link", "an iteration", "the run", "agreed to 1e-3"),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title="As measured, without what the problem computes; the run's own wire first",
+        title_justify="left",
+    )
+    for each in times:
+        mixing = "never" if each.mixing_seconds is None else duration(each.mixing_seconds)
+        table.add_row(
+            each.wire, f"{each.payload_bytes:,}", duration(each.seconds), duration(each.run_seconds), mixing
+        )
+    return table
 
 
 def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:

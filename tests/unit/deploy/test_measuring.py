@@ -1,0 +1,117 @@
+"""Which pairs are measured when, and what becomes of their figures."""
+
+import pytest
+
+from flaremesh.cli import doctor
+from flaremesh.deploy.targets.base import Participant
+from flaremesh.deploy.watch.measuring import Pair, measure, pairs_of, together, turns_of
+from flaremesh.links.speed import Speed
+from flaremesh.p2p.agents.doctor import EDGES, MEASURE_PATH, Edge
+from flaremesh.p2p.costs import PATH, Cost
+from flaremesh.topology.schema import Topology
+
+
+def topology(sites, graph, hidden=()):
+    links = {"link": {"host": "localhost", "ports": "9000-9001"}}
+    return Topology.model_validate(
+        {
+            "apiVersion": "flaremesh/v1",
+            "name": "measured",
+            "server": {"host": "localhost", "org": "lab"},
+            "admins": [{"email": "admin@lab.org", "org": "lab"}],
+            "sites": [{"name": name, "org": "lab"} | ({} if name in hidden else links) for name in sites],
+            "graph": graph,
+            "run": {
+                "algorithm": "consensus",
+                "iterations": 1,
+                "problem": {"path": "flaremesh.problems.consensus.Consensus"},
+            },
+        }
+    )
+
+
+def test_of_each_two_neighbours_one_dials_whoever_can():
+    ring = topology("abcd", {"kind": "ring"}, hidden="a")
+    pairs = pairs_of(ring)
+    assert sorted(map(sorted, pairs)) == [["a", "b"], ["a", "d"], ["b", "c"], ["c", "d"]]
+    assert {pair.dialler for pair in pairs if "a" in pair} == {"a"}
+
+
+def test_neighbours_that_cannot_dial_each_other_are_no_pair():
+    assert pairs_of(topology("abc", {"kind": "path"}, hidden="ab")) == [Pair("b", "c")]
+
+
+@pytest.mark.parametrize("kind", ["ring", "star", "complete"])
+def test_a_site_has_one_pair_in_a_turn_and_every_pair_a_turn(kind):
+    pairs = pairs_of(topology("abcdef", {"kind": kind}))
+    turns = turns_of(pairs)
+    assert sorted(pair for turn in turns for pair in turn) == sorted(pairs)
+    for turn in turns:
+        sites = [site for pair in turn for site in pair]
+        assert len(sites) == len(set(sites))
+
+
+def test_each_direction_of_a_pair_has_its_own_rates():
+    path = topology("ab", {"kind": "path"})
+    alone = {Pair("a", "b"): Edge("b", "", True, speed=Speed(0.01, 100.0, 200.0))}
+    busy = {Pair("a", "b"): Edge("b", "", True, speed=Speed(0.05, 50.0, 60.0))}
+    measured = together(path, alone, busy, {})
+    rates = {(edge.source, edge.target): (edge.rate, edge.busy_rate) for edge in measured.edges}
+    assert rates == {("a", "b"): (100.0, 50.0), ("b", "a"): (200.0, 60.0)}
+    assert {edge.round_trip for edge in measured.edges} == {0.01}
+
+
+def test_what_was_not_measured_says_why():
+    path = topology("abc", {"kind": "path"}, hidden="ab")
+    failed = {Pair("b", "c"): Edge("c", "", None, "a run goes on at b")}
+    measured = together(path, failed, failed, {})
+    assert measured.edges == []
+    whys = {frozenset((edge.source, edge.target)): edge.why for edge in measured.unmeasured}
+    assert whys == {
+        frozenset("ab"): "neither of the two dials the other, and only direct links are measured",
+        frozenset("bc"): "a run goes on at b",
+    }
+
+
+class Agents:
+    """A target whose agents answer as those of sites do, and which keeps what they were asked.
+
+    It stands for the network between this machine and the agents, which the integration tests have.
+    """
+
+    def __init__(self, sites, silent=()):
+        self._sites, self._silent, self.asked = sites, silent, []
+
+    def participants(self):
+        return [Participant(name, True, True, "", None) for name in ("server", *self._sites)]
+
+    def ask(self, participant, path):
+        self.asked.append((participant, path))
+        if participant in self._silent:
+            return None
+        if path == PATH:
+            return b'{"exact": {"mix": 1e-9}}'
+        where, _, peers = path.partition("?")
+        assert where == MEASURE_PATH
+        edges = [Edge(peer, "", True, speed=Speed(0.01, 1e6, 1e6)) for peer in peers.split(",")]
+        return EDGES.json(edges).encode()
+
+
+def test_pairs_are_measured_in_turns_and_then_all_at_once():
+    ring = topology("abcd", {"kind": "ring"})
+    agents = Agents("abcd")
+    measured = measure(ring, agents, lambda words: None)
+    assert len(measured.edges) == 8
+    assert measured.costs == {site: {"exact": Cost(mix=1e-9)} for site in "abcd"}
+    paths = [path for _, path in agents.asked if path != PATH]
+    assert sum(path.count(",") + 1 for path in paths) == 8  # four pairs, twice
+
+
+def test_an_agent_that_does_not_answer_takes_its_edges_with_it_and_no_others(capsys):
+    path = topology("abc", {"kind": "path"})
+    measured = measure(path, Agents("abc", silent="b"), lambda words: None)
+    away = {pair.dialler for pair in pairs_of(path)} & {"b"}
+    assert all("b does not answer" in edge.why for edge in measured.unmeasured)
+    assert bool(measured.unmeasured) == bool(away)
+    doctor._show_speeds(measured)
+    assert "round trip" in capsys.readouterr().out
