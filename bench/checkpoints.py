@@ -13,9 +13,10 @@ from statistics import quantiles
 
 from rich.console import Console
 
-from bench.mesh import running, topology_of
+from bench.mesh import running
 from bench.processes import ROOT
 from bench.samples import FLAREMESH
+from bench.topologies import topology_of
 from flaremesh.metrics.sink import Iteration
 
 TARGET_PERCENT = 2.0

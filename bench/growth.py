@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from bench.mesh import topology_of
 from bench.processes import Round, run
 from bench.samples import FLAREMESH, GLOO, GROWTH, TLS, Key, Samples, in_turn
+from bench.topologies import topology_of
 from flaremesh.provision.kits import provision
 from flaremesh.topology.mesh import build
 

@@ -15,10 +15,11 @@ from rich.console import Console
 from bench import report
 from bench.comparison import Comparison
 from bench.growth import Growth
-from bench.mesh import running, topology_of
+from bench.mesh import running
 from bench.plan import FULL, QUICK, Plan
 from bench.processes import ROOT
 from bench.samples import Samples
+from bench.topologies import topology_of
 
 CASES = ("scalar", "vectors", "training", "overlap", "trivial", "growth")
 

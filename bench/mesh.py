@@ -3,11 +3,10 @@
 import json
 import os
 import shutil
-import socket
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,37 +28,9 @@ from flaremesh.runtime.history import HISTORY, History
 from flaremesh.sandbox.files import WRITES_VARIABLE
 from flaremesh.topology.schema import SERVER, Run, Topology
 
-_PORTS = 2  # of a site
-_LINK_PORTS = range(20_000, 32_000)  # below those that Linux gives to connections that go out
 _POLL_SECONDS = 0.2  # asking costs the cores that are measured some milliseconds
 _JOB_SECONDS = 240.0
 _UP_SECONDS = 60.0
-
-
-def topology_of(sites: int) -> Topology:
-    """A ring, or a pair; the weights are Metropolis'."""
-    first = _free_ports(_PORTS * sites)
-    # the stock package takes the number of a site from its name
-    addresses = {f"site-{n + 1}": (first + _PORTS * n, first + _PORTS * (n + 1) - 1) for n in range(sites)}
-    return Topology.model_validate(
-        {
-            "apiVersion": "flaremesh/v1",
-            "name": f"bench-{sites}",
-            "server": {"host": "localhost", "port": _free_port(), "org": "bench"},
-            "admins": [{"email": "admin@bench.org", "org": "bench", "role": "project_admin"}],
-            "sites": [
-                {"name": name, "org": "bench", "link": {"host": "127.0.0.1", "ports": f"{low}-{high}"}}
-                for name, (low, high) in addresses.items()
-            ],
-            "graph": {"kind": "ring" if sites > 2 else "path"},
-            "code": {"packages": ["bench"]},
-            "run": {
-                "algorithm": "consensus",
-                "iterations": 1,
-                "problem": {"path": "flaremesh.problems.consensus.Consensus"},
-            },
-        }
-    )
 
 
 @dataclass(frozen=True)
@@ -183,11 +154,16 @@ class RunningMesh:
 
 
 @contextmanager
-def running(topology: Topology, folder: Path, links: str) -> Iterator[RunningMesh]:
+def running(
+    topology: Topology,
+    folder: Path,
+    links: str,
+    target_of: Callable[[Topology, Path], LocalTarget] = LocalTarget,
+) -> Iterator[RunningMesh]:
     """Provision a mesh into ``folder``, which is emptied, and bring it up."""
     shutil.rmtree(folder, ignore_errors=True)
     provision(topology, folder)
-    target = LocalTarget(topology, folder)
+    target = target_of(topology, folder)
     # the job processes import bench from here
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
@@ -203,22 +179,3 @@ def running(topology: Topology, folder: Path, links: str) -> Iterator[RunningMes
 def _clock(run_folder: Path) -> dict[str, Any]:
     file = run_folder / CLOCK
     return dict(json.loads(file.read_text())) if file.exists() else {}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _free_ports(count: int) -> int:
-    """The first of ``count`` free ports in a row."""
-    for first in _LINK_PORTS[::count]:
-        with ExitStack() as probes:
-            try:
-                for port in range(first, first + count):
-                    probes.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            return first
-    raise OSError("no ports are left for links")

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from bench.wan import namespaces
 from flaremesh.issuing import new_key
 from flaremesh.p2p import charter
 from flaremesh.p2p.credentials import link_credentials
@@ -38,11 +39,28 @@ class Round:
         floats: float32 values that a site sends to each neighbour.
         iterations: that are measured.
         warm_up: that come before.
+        wire: how flaremesh writes the vectors; the others know one way.
     """
 
     floats: int
     iterations: int
     warm_up: int
+    wire: str = "exact"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site's process runs.
+
+    Attributes:
+        host: address under which the others reach it.
+        interface: network device that has it.
+        namespace: path of the network namespace; None for the one that all share.
+    """
+
+    host: str = "127.0.0.1"
+    interface: str = "lo"
+    namespace: str | None = None
 
 
 class Site:
@@ -53,6 +71,7 @@ class Site:
         sites: names of all sites, in order.
         credentials: a run's, which the site's kit issues.
         rounds: what to do, one after the other.
+        place: where it is.
         scratch: an empty folder that all sites share.
     """
 
@@ -61,6 +80,7 @@ class Site:
         self.sites = tuple(task["sites"])
         kit = Path(task["kits"]) / hood.site / "startup"
         self.rounds = [Round(**each) for each in task["rounds"]]
+        self.place = Place(**task["places"].get(hood.site, {}))
         self.scratch = Path(task["scratch"])
         own = self.scratch / hood.site
         own.mkdir()
@@ -74,10 +94,23 @@ class Site:
         return dict(self._parent.recv())
 
 
-def run(module: str, mesh: Mesh, kits: Path, rounds: Sequence[Round], folder: Path) -> dict[str, Any]:
+def run(
+    module: str,
+    mesh: Mesh,
+    kits: Path,
+    rounds: Sequence[Round],
+    folder: Path,
+    places: Mapping[str, Place] | None = None,
+) -> dict[str, Any]:
     """Let every site of ``mesh`` run ``module.run``; returns what each returned, by name.
 
-    The sites' scratch folder is a new one in ``folder``: gloo's store of another group would mislead them.
+    Args:
+        module: what runs in a site's process.
+        mesh: the sites.
+        kits: folder of theirs.
+        rounds: what they do.
+        folder: in which they get a new one: gloo's store of another group would mislead them.
+        places: where they are; None for this machine's loopback.
 
     Raises:
         RuntimeError: it failed; the message is what the processes printed.
@@ -91,6 +124,7 @@ def run(module: str, mesh: Mesh, kits: Path, rounds: Sequence[Round], folder: Pa
         "kits": str(kits.resolve()),
         "rounds": [asdict(each) for each in rounds],
         "scratch": str(scratch.resolve()),
+        "places": {site: asdict(place) for site, place in (places or {}).items()},
     }
     threads = max(1, (os.cpu_count() or 1) // len(mesh.sites))  # as the local target sets them
     ended = subprocess.run(
@@ -109,6 +143,8 @@ def run(module: str, mesh: Mesh, kits: Path, rounds: Sequence[Round], folder: Pa
 
 def _child(hood: Neighborhood, task: Mapping[str, Any], parent: Connection) -> None:
     site = Site(hood, task, parent)
+    if site.place.namespace:
+        namespaces.enter(site.place.namespace)
     parent.send((_RESULT, importlib.import_module(task["module"]).run(site)))
 
 

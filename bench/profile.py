@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import plain, processes
-from bench.mesh import topology_of
 from bench.processes import Round, Site
+from bench.topologies import topology_of
 from flaremesh.provision.kits import provision
 from flaremesh.topology.mesh import build
 

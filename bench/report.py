@@ -30,10 +30,11 @@ def tables_of(rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def markdown_of(rows: Sequence[Row]) -> str:
-    return "\n".join(_markdown(cells) for cells in _tables(rows, "<br>"))
+    return "\n".join(markdown_table(cells) for cells in _tables(rows, "<br>"))
 
 
-def _markdown(cells: Sequence[Sequence[str]]) -> str:
+def markdown_table(cells: Sequence[Sequence[str]]) -> str:
+    """A table whose first line is its head."""
     rule = ["---" if number == 0 or name == _TARGETS else "---:" for number, name in enumerate(cells[0])]
     return "".join(f"| {' | '.join(line)} |\n" for line in (cells[0], rule, *cells[1:]))
 
@@ -43,7 +44,8 @@ def _tables(rows: Sequence[Row], newline: str) -> Iterator[list[tuple[str, ...]]
     others = {row.case for row in rows}.difference(*_TABLES)
     for cases in (*_TABLES, others):
         chosen = [row for row in rows if row.case in cases]
-        systems = [system for system in SYSTEMS if any(system in row.systems for row in chosen)]
+        widest_first = sorted(chosen, key=lambda row: -len(row.systems))
+        systems = list(dict.fromkeys(system for row in widest_first for system in row.systems))
         end = 1 if any(row.targets for row in chosen) else 0
         lines = [(*_HEAD, *systems, *[_TARGETS][:end])]
         for row in chosen:

@@ -4,7 +4,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -65,6 +65,9 @@ class Target:
     met: bool
 
 
+Targets: TypeAlias = Callable[["Key", Mapping[str, Repeats]], Iterable[Target]]
+
+
 @dataclass(frozen=True)
 class Row:
     """A line of links.json; see Key."""
@@ -78,9 +81,15 @@ class Row:
 
 
 class Samples:
-    """Figures as they come in."""
+    """Figures as they come in.
 
-    def __init__(self) -> None:
+    Args:
+        systems: all that there are, in their order.
+        targets: what a row is held to; None for those of the links.
+    """
+
+    def __init__(self, systems: Sequence[str] = SYSTEMS, targets: Targets | None = None):
+        self._systems, self._targets = systems, targets or _targets
         self._found: defaultdict[Key, dict[str, Repeats]] = defaultdict(dict)
 
     def add(self, key: Key, system: str, repeat: int, figures: Iterable[float]) -> None:
@@ -92,13 +101,14 @@ class Samples:
         cases = list(dict.fromkeys(key.case for key in self._found))
         for key in sorted(self._found, key=lambda key: (cases.index(key.case), key.sites, key.floats)):
             systems = self._found[key]
-            figures = {system: _figure(systems[system]) for system in SYSTEMS if system in systems}
-            yield Row(*key, figures, list(_targets(key, systems)))
+            figures = {system: figure(systems[system]) for system in self._systems if system in systems}
+            yield Row(*key, figures, list(self._targets(key, systems)))
 
 
-def _figure(repeats: Repeats) -> Figure:
+def figure(repeats: Repeats) -> Figure:
+    """What the repeats of one system come to."""
     medians = [statistics.median(figures) for figures in repeats.values() if figures]
-    figures = sorted(figure for repeat in repeats.values() for figure in repeat)
+    figures = sorted(each for repeat in repeats.values() for each in repeat)
     return Figure(
         statistics.median(medians) if medians else None,
         figures[math.ceil(0.95 * len(figures)) - 1] if figures else None,
@@ -108,32 +118,33 @@ def _figure(repeats: Repeats) -> Figure:
     )
 
 
-def _targets(key: Key, systems: Mapping[str, Repeats]) -> Iterator[Target]:
-    def ratio(other: str, ours: str = FLAREMESH) -> float | None:
-        """How many times longer the other takes: the median of the repeats, in which both took turns."""
-        pairs = [
-            statistics.median(figures) / statistics.median(systems[ours][repeat])
-            for repeat, figures in systems.get(other, {}).items()
-            if figures and systems.get(ours, {}).get(repeat)
-        ]
-        return statistics.median(pairs) if pairs else None
+def ratio(systems: Mapping[str, Repeats], other: str, ours: str = FLAREMESH) -> float | None:
+    """How many times longer the other takes: the median of the repeats, in which both took turns."""
+    pairs = [
+        statistics.median(figures) / statistics.median(systems[ours][repeat])
+        for repeat, figures in systems.get(other, {}).items()
+        if figures and systems.get(ours, {}).get(repeat)
+    ]
+    return statistics.median(pairs) if pairs else None
 
+
+def _targets(key: Key, systems: Mapping[str, Repeats]) -> Iterator[Target]:
     def at_least(text: str, bound: float, value: float | None) -> Iterator[Target]:
         if value is not None:
             yield Target(text, value, value >= bound)
 
     def at_most(text: str, bound: float) -> Iterator[Target]:
-        value = _figure(systems.get(FLAREMESH, {})).median
+        value = figure(systems.get(FLAREMESH, {})).median
         if value is not None:
             yield Target(text, value, value <= bound)
 
     if key.case == SCALAR and key.sites == 2:
         yield from at_most("<= 0.25 ms", 0.25)
-        yield from at_least(">= 80x stock", 80.0, ratio(STOCK))
-        yield from at_least(">= 1x gloo", 1.0, ratio(GLOO))
+        yield from at_least(">= 80x stock", 80.0, ratio(systems, STOCK))
+        yield from at_least(">= 1x gloo", 1.0, ratio(systems, GLOO))
     if key.case == VECTOR and key.floats >= 1_000_000:
-        yield from at_least(">= 0.85x bare TLS", 0.85, ratio(TLS))
-        yield from at_least("bfloat16 >= 1.6x float32", 1.6, ratio(FLAREMESH, BFLOAT16))
+        yield from at_least(">= 0.85x bare TLS", 0.85, ratio(systems, TLS))
+        yield from at_least("bfloat16 >= 1.6x float32", 1.6, ratio(systems, FLAREMESH, BFLOAT16))
     if key.case == SERVER_SHARE:
         yield from at_most("< 1 %", 1.0)
 

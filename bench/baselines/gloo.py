@@ -11,7 +11,7 @@ from bench.processes import Round, Site
 
 
 def run(site: Site) -> list[dict[str, Any]]:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["GLOO_SOCKET_IFNAME"] = site.place.interface
     store = dist.FileStore(str(site.scratch / "gloo"), len(site.sites))
     rank = site.sites.index(site.hood.site)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=len(site.sites))

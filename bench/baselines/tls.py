@@ -82,7 +82,7 @@ class _Sender:
 
 def _connect(site: Site) -> tuple[list[ssl.SSLSocket], dict[str, ssl.SSLSocket]]:
     """Connections to the out-neighbours, and from the in-neighbours by name."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=len(site.sites))
+    listener = socket.create_server((site.place.host, 0), backlog=len(site.sites))
     addresses = site.gather(listener.getsockname())
     outgoing: list[ssl.SSLSocket] = []
     context = _context(site, ssl.PROTOCOL_TLS_CLIENT)

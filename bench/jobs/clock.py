@@ -82,7 +82,7 @@ class ClockedExchange(ClockedExecutor):
     def run_algorithm(self, fl_ctx, shareable, abort_signal):
         iteration = 0
         for each in self.rounds:
-            meter = self.measure(**each)
+            meter = self.measure(each["floats"], each["iterations"], each["warm_up"])
             value = np.full(each["floats"], iteration, dtype=np.float32)
             meter.tick()
             for _ in range(each["warm_up"] + each["iterations"]):
