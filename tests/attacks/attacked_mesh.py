@@ -52,10 +52,17 @@ class AttackedMesh:
     Args:
         folder: of the mesh; a short path, for the sake of sockets in it.
         intruders: participants whose owners attack.
+        target: makes what starts it, from topology and folder.
         sections: of the topology file.
     """
 
-    def __init__(self, folder: Path, intruders: Collection[str] = (), **sections: Any):
+    def __init__(
+        self,
+        folder: Path,
+        intruders: Collection[str] = (),
+        target: Callable[[Topology, Path], LocalTarget] = LocalTarget,
+        **sections: Any,
+    ):
         self.folder = folder
         self._ports = LinkPorts(len(SITES))
         document = {
@@ -71,7 +78,7 @@ class AttackedMesh:
                 for site, (low, high) in zip(SITES, self._ports.ranges, strict=True)
             ],
             "graph": {"kind": "complete"},
-            "code": {"packages": ["paced", "liar"]},
+            "code": {"packages": ["paced", "liar", "marked"]},
             "run": {
                 "algorithm": "dgd",
                 "stepsize": 0.1,
@@ -83,7 +90,7 @@ class AttackedMesh:
         file = folder / "mesh.yaml"
         file.write_text(yaml.safe_dump(document))
         self.topology = load(file)
-        self.target = LocalTarget(self.topology, folder)
+        self.target = target(self.topology, folder)
         provision(self.topology, folder)
         for name in intruders:
             self.corrupt(name)

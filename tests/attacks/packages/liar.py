@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flaremesh.links import LinkError, Payload
 from flaremesh.links.link import Key
-from flaremesh.links.routed import RoutedLink
+from flaremesh.links.mesh_link import MeshLink
 from flaremesh.p2p.executors.algorithm_executor import AlgorithmExecutor
 from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.problems.consensus import Consensus
@@ -47,7 +47,7 @@ _RESULT: Final = {
 def _with_giants(send: Callable[..., None]) -> Callable[..., None]:
     """Send a gigabyte of messages for iterations to come before each message."""
 
-    def send_all(link: RoutedLink, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
+    def send_all(link: MeshLink, peer: str, key: Key, buffers: Sequence[Payload]) -> None:
         with suppress(LinkError):
             for later in range(64):
                 send(link, peer, key._replace(iteration=key.iteration + later + 1), [_GIANT])
@@ -65,7 +65,7 @@ class Liar(Consensus):
         if site.name == LIAR and what == "progress":
             ProgressReporter._tell = lambda reporter: [reporter._post(lie) for lie in _PROGRESS]
         if site.name == LIAR and what == "giants":
-            RoutedLink.send = _with_giants(RoutedLink.send)
+            MeshLink.send = _with_giants(MeshLink.send)
         if site.name == LIAR and what == "result":
             AlgorithmExecutor._site_result = lambda executor: _RESULT
 

@@ -1,9 +1,11 @@
 """What the owner of the server does from inside his own process."""
 
+import os
 from typing import Any
 
 from intruder import Intruder
 from nvflare.apis.job_def import JobMetaKey
+from nvflare.fuel.f3.sfm.conn_manager import ConnManager
 from nvflare.private.admin_defs import Message
 from nvflare.private.defs import RequestHeader, TrainingTopic
 
@@ -41,3 +43,15 @@ def start(server: Intruder, job: str) -> dict[str, str]:
 def conceal_ends(server: Intruder) -> None:
     """Tell no site that a run has finished everywhere."""
     ServerProcess.tell_over = lambda *_: None
+
+
+def keep_frames(server: Intruder, file: str) -> None:
+    """Keep whatever comes to this process from now on, as NVFlare has decrypted it, also what it forwards."""
+    take = ConnManager.process_frame_task
+    kept = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def keep(manager: ConnManager, connection: Any, frame: bytes) -> None:
+        os.write(kept, frame)
+        take(manager, connection, frame)
+
+    ConnManager.process_frame_task = keep
