@@ -6,7 +6,6 @@ from pathlib import Path
 from flaremesh.links import Refusal
 from flaremesh.metrics.names import (
     DURATION_BUCKETS,
-    LINK_KINDS,
     OF_SITES,
     OF_THE_SERVER,
     AgentMetric,
@@ -15,13 +14,14 @@ from flaremesh.metrics.names import (
     RunMetric,
     RunState,
 )
+from flaremesh.topology.links import Carried
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
 LABEL_VALUES: dict[str, Collection[str]] = {
     "state": tuple(RunState),
     "phase": tuple(Phase),
-    "kind": LINK_KINDS,
+    "kind": tuple(Carried),
     "reason": tuple(Refusal),
 }
 """The values of the labels of a run's metrics that have a fixed set of them."""

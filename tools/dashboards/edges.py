@@ -2,15 +2,19 @@
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from flaremesh.metrics.names import RELAY, RunMetric
+from flaremesh.metrics.names import RunMetric
+from flaremesh.topology.links import Carried
 from tools.dashboards.mesh_dashboard import chosen_run, chosen_sites, mesh_dashboard
 from tools.dashboards.panels import GOOD, PLAIN, WARN, Meaning, Query, lines, matrix
 from tools.dashboards.queries import of_run, per_iteration, rate, series, total
 
 _CARRIER = {
     0: Meaning("direct", GOOD),
-    1: Meaning("relay", PLAIN),
-    2: Meaning("relay, direct wanted", WARN),
+    1: Meaning("dialled back", GOOD),
+    2: Meaning("met", PLAIN),
+    3: Meaning("relayed", PLAIN),
+    6: Meaning("met, better wanted", WARN),
+    7: Meaning("relayed, better wanted", WARN),
 }
 
 
@@ -18,8 +22,8 @@ def dashboard() -> Dashboard:
     """The edges of one run."""
     # a run's counters begin with it: their quotients are its means, whatever time is shown
     waited = per_iteration(RunMetric.NEIGHBOR_WAIT, "site", "peer", of=series)
-    relayed = series(RunMetric.LINK, kind=RELAY)
-    carrier = f"{relayed} * ignoring (kind) (1 + {series(RunMetric.DIRECT_WANTED)})"
+    carried = [f"{code} * {series(RunMetric.LINK, kind=word)}" for code, word in enumerate(Carried)]
+    carrier = " + ignoring (kind) ".join([*carried, f"4 * {series(RunMetric.WORSE_LINK)}"])
     # not its rate: a series begins with its first refusal, of which a rate sees nothing
     refused = total(of_run(series(RunMetric.EXCHANGE_FAILURES), "site", "peer", "reason"), "site", "reason")
     sent = of_run(rate(RunMetric.EXCHANGE_ATTEMPTS), "site")
@@ -50,9 +54,9 @@ def dashboard() -> Dashboard:
                 ),
                 matrix(
                     "Link",
-                    "What carries a site's (row) messages to a neighbour (column).",
+                    "How a site's (row) messages to a neighbour (column) travel.",
                     "none",
-                    of_run(carrier, "site", "peer"),
+                    of_run(f"({carrier})", "site", "peer"),
                     meanings=_CARRIER,
                 ),
             ),

@@ -2,34 +2,86 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flaremesh.cli.options import AsJson, Output, TopologyFile, Where, load, mesh_folder
-from flaremesh.cli.outputs import terminal
+from flaremesh.cli.outputs import terminal, writable_file
 from flaremesh.deploy.targets import TargetKind, target_of
+from flaremesh.printable import printable
 
 if TYPE_CHECKING:
+    from flaremesh.deploy.targets.base import Target
     from flaremesh.deploy.watch.diagnosis import Diagnosis  # brings NVFlare, which --help does not need
     from flaremesh.p2p.agents.doctor import Report
+    from flaremesh.provision.measured import Measurement
+    from flaremesh.topology.schema import Topology
 
 
 def doctor(
-    topology: TopologyFile, where: Where = TargetKind.LOCAL, output: Output = None, as_json: AsJson = False
+    topology: TopologyFile,
+    where: Where = TargetKind.LOCAL,
+    output: Output = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Measure instead how fast every edge is, and write measured.json into the mesh's folder, "
+            "for `flaremesh plan` and `flaremesh tune`.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try every edge and look at every participant; say what is wrong and what to do."""
     from flaremesh.deploy.watch.diagnosis import diagnose
 
     loaded = load(topology)
     mesh = mesh_folder(loaded, output)
-    diagnosis = diagnose(loaded, target_of(where, loaded, mesh), mesh)
+    target = target_of(where, loaded, mesh)
+    if measure:
+        _measure(loaded, target, mesh, as_json=as_json)
+        return
+    diagnosis = diagnose(loaded, target, mesh)
     if as_json:
         typer.echo(json.dumps(asdict(diagnosis), indent=2))
     else:
         _show(diagnosis)
     if diagnosis.findings:
         raise typer.Exit(1)
+
+
+def _measure(topology: "Topology", target: "Target", mesh: Path, *, as_json: bool) -> None:
+    from flaremesh import atomic
+    from flaremesh.deploy.watch import measuring
+    from flaremesh.provision import measured
+
+    file = writable_file(mesh / measured.FILE)
+    measurement = measuring.measure(topology, target, lambda words: typer.echo(words, err=True))
+    document = measured.to_json(measurement)
+    atomic.write(file, document)
+    if as_json:
+        typer.echo(document, nl=False)
+    else:
+        _show_speeds(measurement)
+    for edge in measurement.unmeasured:
+        typer.echo(printable(f"{edge.source} → {edge.target} was not measured: {edge.why}."), err=True)
+    typer.echo(
+        f"Wrote {file}: `flaremesh plan --measured` and `flaremesh tune --measured` read it.", err=True
+    )
+    if measurement.unmeasured:
+        raise typer.Exit(1)
+
+
+def _show_speeds(measurement: "Measurement") -> None:
+    from rich.table import Table
+
+    speeds = Table("from", "to", "round trip, ms", "alone, Mbit/s", "with all others, Mbit/s")
+    for edge in measurement.edges:
+        figures = (1e3 * edge.round_trip, 8e-6 * edge.rate, 8e-6 * edge.busy_rate)
+        speeds.add_row(edge.source, edge.target, *(f"{figure:.4g}" for figure in figures))
+    terminal().print(speeds)
 
 
 def _show(diagnosis: "Diagnosis") -> None:

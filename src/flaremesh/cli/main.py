@@ -47,9 +47,15 @@ COMMANDS: Final = {
     "top": "Watch a mesh live: every site's progress, speed, loss, waiting and traffic. Ctrl-C ends it.",
     "monitor": "Open the dashboards of a mesh that is up, in Grafana over Prometheus, until Ctrl-C.",
     "doctor": "Try every edge and look at every participant; say what is wrong and what to do.",
+    "tune": (
+        "Propose the graph and the wire with which the sites agree soonest, of the edges that were measured."
+    ),
     "report": "Draw a run, finished or not: PNGs and one page that holds them.",
     "bundle": (
         "Make one archive from which a participant without internet is installed; it holds the private key."
+    ),
+    "meet": (
+        "Join the connections of sites that nobody can dial, blind to what passes, until Ctrl-C or SIGTERM."
     ),
     "down": "Stop the sites, then the server; running runs are aborted.",
     "pending": "Show the runs that wait at a site until a person there approves them.",

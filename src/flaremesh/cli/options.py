@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from pydantic import ValidationError
@@ -15,6 +15,9 @@ from flaremesh.errors import first_mistake
 from flaremesh.printable import printable
 from flaremesh.provision.state import LAST_TOPOLOGY
 from flaremesh.topology.schema import Run, Topology, WireEncoding
+
+if TYPE_CHECKING:
+    from flaremesh.provision.measured import Measurement
 
 TopologyFile: TypeAlias = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="The topology file.")]
 Output: TypeAlias = Annotated[
@@ -44,6 +47,14 @@ AnyRun: TypeAlias = Annotated[
     ),
 ]
 Draw: TypeAlias = Annotated[bool, typer.Option("--report", help="Draw it too, as `flaremesh report` does.")]
+Measured: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--measured",
+        metavar="FILE",
+        help="What `flaremesh doctor --measure` wrote, to tell how long a run takes; with --build-problem.",
+    ),
+]
 SiteName: TypeAlias = Annotated[str | None, typer.Option("--site", help="The site, of a topology file.")]
 
 
@@ -150,6 +161,26 @@ def site_workspace(place: Path | None, site: str | None, output: Path | None) ->
             raise typer.BadParameter(f"with a topology file, --site must be one of {', '.join(names)}")
         place = mesh_folder(topology, output) / LOCAL_WORKSPACES / site
     return workspace_at(place)
+
+
+def measurement_in(file: Path) -> "Measurement":
+    """What `flaremesh doctor --measure` wrote into a file.
+
+    Raises:
+        RecordError: it is none.
+        OSError: it cannot be read.
+    """
+    from flaremesh.provision import measured  # brings libraries that --help does not need
+
+    return measured.read(file)
+
+
+def duration(seconds: float) -> str:
+    """A time for people, to three digits."""
+    for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{1e3 * seconds:.3g} ms"
 
 
 def print_json(document: Any) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from flaremesh.cli.outputs import terminal
 from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress, SiteProgress
+from flaremesh.topology.links import carried_in_words
 
 _LINE_SECONDS = 5.0
 
@@ -37,7 +38,7 @@ def progress_table(sites: Mapping[str, SiteProgress], title: str) -> Table:
             _shown(site.metrics.get("accuracy"), ".3f"),
             _shown(site.consensus_distance, ".3e"),
             _shown(site.seconds_per_iteration, ".4f"),
-            _links(site.links),
+            carried_in_words(Counter(site.links.values())),
         )
     return table
 
@@ -49,11 +50,6 @@ def _without(missing: Mapping[str, int]) -> str:
 
 def _shown(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
-
-
-def _links(links: Mapping[str, str]) -> str:
-    """How many links of each kind there are, such as "2 direct, 1 relay"."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(links.values()).items()))
 
 
 def result_table(result: RunResult) -> Table:
@@ -68,7 +64,7 @@ def result_table(result: RunResult) -> Table:
             *(_shown(value, ".4g") for value in values),
             _shown(site.seconds, ".1f"),
             f"{sum(site.sent_bytes.values()) / 1e6:.2f}" if site.sent_bytes else "",
-            _links(site.links),
+            carried_in_words(Counter(site.links.values())),
         )
     return table
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flaremesh.deploy.watch.views import MeshView, RunView, ServerView, SiteView
-from flaremesh.metrics.names import DIRECT, Phase, RunState
+from flaremesh.metrics.names import Phase, RunState
+from flaremesh.topology.links import carried_in_words
 
 _BAR = 10
 _PROGRESS = 24
@@ -152,9 +153,9 @@ def _notes(view: MeshView) -> list[str]:
             notes.append(f"{site.name}: {site.problem}")
         if site.non_finite:
             notes.append(f"{site.name}: NaN or infinite values in {site.non_finite} iterations")
-        if site.unwanted_relays:
-            peers = ", ".join(site.unwanted_relays)
-            notes.append(f"{site.name}: relayed, although a direct link was wanted, to {peers}")
+        for word in sorted(set(site.worse_links.values())):
+            peers = ", ".join(peer for peer, way in site.worse_links.items() if way == word)
+            notes.append(f"{site.name}: {word} to {peers}, for want of a better way")
     return notes
 
 
@@ -202,7 +203,7 @@ def _columns(coloured: bool) -> Sequence[_Column]:
         _Column("nan", lambda site: _warned(site.non_finite or None), 14),
         _Column("time", lambda site: _bar(site.shares, coloured), 6, left=True),
         _Column("waits for", _wait, 7, left=True),
-        _Column("direct", _direct, 4),
+        _Column("links", _links, 4, left=True),
         _Column("in/out B/s", _traffic, 2),
     )
 
@@ -240,10 +241,8 @@ def _wait(site: SiteView) -> Text | str:
     return f"{site.waits_for} {site.waits_for_share:.0%}"
 
 
-def _direct(site: SiteView) -> Text:
-    links = sum(site.links.values())
-    count = f"{site.links.get(DIRECT, 0)}/{links}" if links else ""
-    return Text(count, "yellow" if site.unwanted_relays else "")
+def _links(site: SiteView) -> Text:
+    return Text(carried_in_words(site.links), "yellow" if site.worse_links else "")
 
 
 def _traffic(site: SiteView) -> str:

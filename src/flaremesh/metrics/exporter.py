@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
+from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 from prometheus_client.registry import Collector
+
+from flaremesh.hosts import address_of
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +32,9 @@ Missing = Callable[[], Sequence[str]]
 Examine = Callable[[], tuple[bool, bytes]]
 """Whether all is well with a participant, and a report as JSON; may take seconds."""
 
+Document = Callable[[str], bytes]
+"""Makes JSON of what a URL says after its question mark; may take seconds."""
+
 
 class Exporter:
     """Serves ``/metrics``, ``/healthz``, ``/readyz`` and ``/doctor`` from threads that end with the process.
@@ -38,7 +44,7 @@ class Exporter:
     otherwise; ``/doctor?report`` has the same body and is always 200.
 
     Args:
-        host: address to bind.
+        host: address to bind; ``::`` is that of all families where the machine has both.
         port: port to bind; 0 takes a free one.
         collectors: the metrics.
         missing: says what keeps the participant from taking part; called for every request.
@@ -56,7 +62,7 @@ class Exporter:
         collectors: Iterable[Collector],
         missing: Missing,
         examine: Examine,
-        documents: Mapping[str, bytes] | None = None,
+        documents: Mapping[str, Document] | None = None,
     ):
         registry = CollectorRegistry(support_collectors_without_names=True)
         for collector in collectors:
@@ -92,7 +98,15 @@ class _Server(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._clients: Counter[str] = Counter()
         self._to_ask: dict[Any, float] = {}  # by connection: until when
+        if isinstance(address_of(address[0]), IPv6Address):
+            self.address_family = socket.AF_INET6
         super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Called once, before it listens."""
+        if self.address_family == socket.AF_INET6 and socket.has_dualstack_ipv6():
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
@@ -138,7 +152,7 @@ class _Handler(MetricsHandler):
     server: _Server
     missing: Missing
     examine: Examine
-    documents: Mapping[str, bytes]
+    documents: Mapping[str, Document]
     timeout = _CLIENT_SECONDS
     server_version, sys_version = "flaremesh", ""  # strangers learn no version of Python
 
@@ -158,7 +172,7 @@ class _Handler(MetricsHandler):
                 well, report = self.examine()
                 self._reply(_status(well or url.query == "report"), report)
             case path if path in self.documents and _is_here(self.connection):
-                self._reply(HTTPStatus.OK, self.documents[path])
+                self._reply(HTTPStatus.OK, self.documents[path](url.query))
             case _:
                 self.send_error(HTTPStatus.NOT_FOUND)
 

@@ -21,7 +21,8 @@ DURATION_BUCKETS = (
 """Upper bounds, seconds."""
 
 
-LINK_KINDS = DIRECT, RELAY = LinkKind.DIRECT, LinkKind.RELAY
+RELAY = LinkKind.RELAY.value
+"""What the server calls its share of an edge."""
 
 
 class Phase(StrEnum):
@@ -153,18 +154,21 @@ class RunMetric(Enum):
         "exchange_attempts_total", "counter", "Messages sent to a neighbour, resends included.", ("peer",)
     )
     LINK = Metric(
-        "edge_link", "gauge", "1 for what carries messages to a neighbour, 0 for the other.", ("peer", "kind")
-    )
-    DIRECT_WANTED = Metric(
-        "edge_direct_wanted",
+        "edge_link",
         "gauge",
-        "1 where the neighbour has an address for direct links and the run may use them, 0 otherwise.",
+        "1 for how messages to a neighbour travel, 0 for the other ways.",
+        ("peer", "kind"),
+    )
+    WORSE_LINK = Metric(
+        "edge_link_worse",
+        "gauge",
+        "1 where messages to a neighbour travel in a worse way than if nothing were wrong, 0 otherwise.",
         ("peer",),
     )
     CARRIER_CHANGES = Metric(
         "carrier_changes_total",
         "counter",
-        "Times that the messages from a neighbour came to come by this kind of link instead of another.",
+        "Times that the messages from a neighbour came to travel in this way instead of another.",
         ("peer", "kind"),
     )
     EXCHANGE_FAILURES = Metric(
@@ -216,6 +220,21 @@ class AgentMetric(Enum):
         "counter",
         "Attempts of runs that ended with a loss after which the run goes on.",
     )
+    MEETING_PAIRS = Metric(
+        "meeting_pairs", "gauge", "Pairs of connections between which the meeting point passes bytes on."
+    )
+    MEETING_WAITING = Metric(
+        "meeting_waiting", "gauge", "Connections to the meeting point whose other end has not come."
+    )
+    MEETING_BYTES = Metric(
+        "meeting_forwarded_bytes_total", "counter", "Bytes that the meeting point has passed on, both ways."
+    )
+    MEETING_REFUSALS = Metric(
+        "meeting_refusals_total",
+        "counter",
+        "Connections that the meeting point hung up on, by why.",
+        ("reason",),
+    )
     RUN_MISSING_SINCE = Metric(
         "run_missing_since_timestamp_seconds",
         "gauge",
@@ -230,6 +249,10 @@ OF_THE_SERVER = (
     AgentMetric.SERVER_BYTES,
     AgentMetric.SERVER_REFUSALS,
     AgentMetric.LOST_ATTEMPTS,
+    AgentMetric.MEETING_PAIRS,
+    AgentMetric.MEETING_WAITING,
+    AgentMetric.MEETING_BYTES,
+    AgentMetric.MEETING_REFUSALS,
     AgentMetric.RUN_MISSING_SINCE,
 )
 OF_SITES = (AgentMetric.REGISTERED, AgentMetric.REFUSED_RUNS)

@@ -24,8 +24,9 @@ from typing_extensions import override
 
 from flaremesh import atomic
 from flaremesh.metrics import slots
-from flaremesh.metrics.names import DIRECT, DURATION_BUCKETS, LINK_KINDS, Phase, RunMetric, RunState
+from flaremesh.metrics.names import DURATION_BUCKETS, Phase, RunMetric, RunState
 from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Traffic, Written
+from flaremesh.topology.links import Carried
 from flaremesh.topology.neighborhood import Neighborhood
 
 _log = logging.getLogger(__name__)
@@ -161,13 +162,13 @@ class PrometheusSink(Collector, MetricsSink):
         yield self._by_peer(RunMetric.RECEIVED_BYTES, self._weights, traffic.received_bytes)
         yield self._family(RunMetric.EXCHANGE_FAILURES, dict(traffic.refusals))
         yield self._family(RunMetric.CARRIER_CHANGES, dict(traffic.changes))
-        links, wanted = dict(traffic.links), dict(traffic.wanted)
+        links = dict(traffic.links)
         yield self._family(
             RunMetric.LINK,
-            {(peer, kind): kind == used for peer, used in links.items() for kind in LINK_KINDS},
+            {(peer, word): word == used for peer, used in links.items() for word in Carried},
         )
         yield self._family(
-            RunMetric.DIRECT_WANTED, {(peer,): kind == DIRECT for peer, kind in wanted.items()}
+            RunMetric.WORSE_LINK, {(peer,): is_worse for peer, is_worse in dict(traffic.worse).items()}
         )
 
     def _by_peer(self, metric: RunMetric, peers: Iterable[str], values: Mapping[str, float]) -> Family:

@@ -89,7 +89,7 @@ class Traffic(Protocol):
     waits: dict[str, float]
     refusals: Counter[tuple[str, str]]
     links: dict[str, str]
-    wanted: dict[str, str]
+    worse: dict[str, bool]
     changes: Counter[tuple[str, str]]
 
 

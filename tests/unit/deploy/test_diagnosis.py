@@ -10,6 +10,7 @@ from flaremesh.deploy.targets.base import Participant
 from flaremesh.deploy.watch.diagnosis import judge
 from flaremesh.p2p.agents.doctor import Edge, Finding, Report
 from flaremesh.topology.load import load
+from flaremesh.topology.schema import Meet
 
 TOPOLOGY = load(Path(__file__).parents[3] / "provision/ring3-consensus.yaml")
 SITES = [site.name for site in TOPOLOGY.sites]
@@ -27,9 +28,27 @@ def reports():
     return {name: report(name) for name in NAMES}
 
 
-def judged(reports, running=NAMES):
+def judged(reports, running=NAMES, topology=TOPOLOGY):
     participants = [Participant(name, name in running, name in running, "pid 1", None) for name in NAMES]
-    return judge(TOPOLOGY, participants, reports)
+    return judge(topology, participants, reports)
+
+
+def changed(links="auto", hidden=(), meet=None):
+    """The topology with ``hidden`` sites that nobody can dial."""
+    return TOPOLOGY.model_copy(
+        update={
+            "run": TOPOLOGY.run.model_copy(update={"links": links}),
+            "server": TOPOLOGY.server.model_copy(update={"meet": meet}),
+            "sites": tuple(
+                site.model_copy(update={"link": None}) if site.name in hidden else site
+                for site in TOPOLOGY.sites
+            ),
+        }
+    )
+
+
+def carried(diagnosis):
+    return {(link.source, link.target): link.kind for link in diagnosis.links}
 
 
 def test_a_mesh_whose_participants_are_well_is_well(reports):
@@ -37,6 +56,43 @@ def test_a_mesh_whose_participants_are_well_is_well(reports):
     assert diagnosis.findings == []
     assert len(diagnosis.links) == 6
     assert all(link.ok for link in diagnosis.links)
+
+
+def test_an_edge_is_shown_in_the_way_that_it_would_travel_in_a_run(reports):
+    edges = {(source, target) for source in SITES for target in SITES if source != target}
+    assert carried(judged(reports)) == dict.fromkeys(edges, "direct")
+    one_hidden = carried(judged(reports, topology=changed(hidden=["bonn"])))
+    assert one_hidden == {edge: "dialled back" if edge[1] == "bonn" else "direct" for edge in edges}
+    hidden = dict.fromkeys(edges, "relayed")
+    assert carried(judged(reports, topology=changed(hidden=SITES))) == hidden
+    assert carried(judged(reports, topology=changed(hidden=SITES, meet=Meet()))) == dict.fromkeys(
+        edges, "met"
+    )
+    assert carried(judged(reports, topology=changed("relay", meet=Meet()))) == hidden
+
+
+def test_an_edge_is_not_met_where_one_end_does_not_reach_the_meeting_point(reports):
+    reports |= {name: report(name, edges=[], meets=name != "bonn") for name in SITES}
+    diagnosis = judged(reports, topology=changed(hidden=SITES, meet=Meet()))
+    assert {(link.source, link.target) for link in diagnosis.links if link.ok} == {
+        ("aachen", "heidelberg"),
+        ("heidelberg", "aachen"),
+    }
+    assert {link.reason for link in diagnosis.links if not link.ok} == {"bonn cannot reach the meeting point"}
+
+
+@pytest.mark.parametrize(
+    ("links", "words"), [("direct", "needs an address at one"), ("met", "needs a meeting point")]
+)
+def test_two_neighbours_for_which_no_way_is_allowed_are_found_with_the_remedy(reports, links, words):
+    reports |= {name: report(name, edges=[]) for name in SITES}
+    diagnosis = judged(reports, topology=changed(links, hidden=SITES))
+    assert {link.ok for link in diagnosis.links} == {False}
+    (finding,) = diagnosis.findings
+    assert words in finding.what
+    assert sum(site in finding.what for site in SITES) == 2
+    assert finding.remedy.startswith("Write ")
+    assert "links: auto" in finding.remedy
 
 
 def test_who_is_not_confined_is_shown_and_is_no_finding(reports, capsys):

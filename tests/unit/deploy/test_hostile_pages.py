@@ -156,7 +156,7 @@ def test_a_participant_finds_faults_with_itself_alone_and_in_printable_words():
 def test_tables_show_markup_as_it_is(monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     name = "[red]:smiley:[link=http://evil]x[/link]"
-    told = json.dumps({"iteration": 1, "links": {"bonn": "relay"}, "metrics": {name: 1.0}})
+    told = json.dumps({"iteration": 1, "links": {"bonn": "relayed"}, "metrics": {name: 1.0}})
     site = SITE_RESULT.of({"iterations": 1, "metrics": {name: 1.0}}, "bonn")
     console = terminal()
     sites = {name: SITE_PROGRESS.read(told, "bonn")}

@@ -376,7 +376,7 @@ def test_a_site_that_cannot_be_asked_is_shown_as_far_as_the_server_tells(ring):
 def test_a_page_of_100_columns_shows_everything(ring, coloured):
     running(ring)
     text = page(ring.view(), 100, coloured)
-    for told in (*SITES, "running", "run-1", "dgd", "100", "400", "0.25", "1.0e-01", "2/2", "100k/100k"):
+    for told in (*SITES, "running", "run-1", "dgd", "100", "400", "0.25", "1.0e-01", "2 direct", "100k/100k"):
         assert told in text
     assert "bonn 50%" in text
 
@@ -418,8 +418,8 @@ def test_a_relay_that_nobody_wanted_is_told(ring):
     ring.traffic["bonn"].linked("aachen", LinkKind.RELAY, wanted=LinkKind.DIRECT)
     ring.look()
     text = page(ring.view(), 100)
-    assert "1/2" in text
-    assert "bonn: relayed, although a direct link was wanted, to aachen" in text
+    assert "1 direct, 1 relayed" in text
+    assert "bonn: relayed to aachen, for want of a better way" in text
 
 
 def test_who_is_missing_from_a_run_is_told_although_it_answers(ring, monkeypatch):

@@ -125,9 +125,11 @@ def test_a_client_that_asks_byte_by_byte_is_parted_with(monkeypatch, exporter):
         dribble()
 
 
-def test_the_kit_is_shown_on_this_machine_alone(monkeypatch):
-    exporter = Exporter("127.0.0.1", 0, [], list, lambda: (True, b""), {"/kit": b"{}"})
-    assert get(exporter, "/kit") == (200, "{}")
+def test_documents_are_shown_on_this_machine_alone(monkeypatch):
+    exporter = Exporter(
+        "127.0.0.1", 0, [], list, lambda: (True, b""), {"/kit": lambda query: b"{}" + query.encode()}
+    )
+    assert get(exporter, "/kit?all") == (200, "{}all")
     monkeypatch.setattr(exporter_module, "_is_here", lambda connection: False)
     assert get(exporter, "/kit")[0] == 404
     exporter.close()

@@ -93,8 +93,8 @@ def test_a_scrape_in_mid_run_shows_how_far_it_is(directory):
     assert scrape.value("failed_checkpoints") == 2
     assert scrape.value("predicted_contraction_ratio") == 0.5
     assert scrape.value("neighbor_wait_seconds_total", peer="aachen") == pytest.approx(0.003)
-    assert scrape.value("edge_link", peer="köln", kind="relay") == 1
-    assert scrape.value("edge_direct_wanted", peer="köln") == 1
+    assert scrape.value("edge_link", peer="köln", kind="relayed") == 1
+    assert scrape.value("edge_link_worse", peer="köln") == 1
     assert scrape.value("sent_bytes_total", peer="köln") == 300
     assert scrape.value("received_bytes_total", peer="aachen") == 150
 

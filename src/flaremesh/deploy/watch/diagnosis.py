@@ -9,9 +9,10 @@ from flaremesh.deploy.outdated import dialled, kits_in_use, older_than_kits, unl
 from flaremesh.deploy.targets.base import Participant, Target, ask_each
 from flaremesh.p2p.agents.doctor import PATH, Edge, Finding, Report
 from flaremesh.provision.certificates import RENEWAL_DAYS
-from flaremesh.topology.links import LinkKind
+from flaremesh.topology.links import Carried, LinkKind, kinds_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
+from flaremesh.topology.ways import cut_off
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,17 @@ class MeshEdge:
     """An edge of the mesh, over which the target uses the source's values.
 
     Attributes:
-        source: the site that sends, and dials where the link is direct.
+        source: the site that sends.
         target: the site that receives.
-        kind: what a run would use.
-        address: where the source dialled, empty for a relayed edge.
+        kind: how its messages would travel in a run.
+        address: where the one that dials dialled, empty for an edge that is met or relayed.
         ok: whether a run can use it; None if that could not be tried.
         reason: why not.
     """
 
     source: str
     target: str
-    kind: LinkKind
+    kind: Carried
     address: str
     ok: bool | None
     reason: str
@@ -112,6 +113,7 @@ def judge(
         ),
         *_old_certificates(known),
         *_skew(known),
+        *_cut_off(topology),
         *_old_kits(topology, reports, kits),
     ]
     elsewhere = [participant.name for participant in participants if participant.elsewhere]
@@ -160,6 +162,12 @@ def _skew(known: Mapping[str, Report]) -> Iterator[Finding]:
                 )
 
 
+def _cut_off(topology: Topology) -> Iterator[Finding]:
+    if found := cut_off(topology, build(topology)):
+        site, lack, remedy = found
+        yield Finding(site, f"{lack[:1].upper()}{lack[1:]}.", f"{remedy[:1].upper()}{remedy[1:]}.")
+
+
 def _old_kits(topology: Topology, reports: Mapping[str, Report | None], kits: OldKits) -> Iterator[Finding]:
     """One finding for each participant that runs with another kit than it should."""
     dials = dialled(topology)
@@ -182,22 +190,28 @@ def _old_kits(topology: Topology, reports: Mapping[str, Report | None], kits: Ol
 
 
 def _links(topology: Topology, known: Mapping[str, Report]) -> Iterator[MeshEdge]:
+    """Every edge, by the best way that the topology file leaves it."""
     dials = dialled(topology)
     untried = Edge("", "", None)
+    allowed = kinds_of(topology.run.links)
+    is_met = topology.meeting_point is not None and LinkKind.MET in allowed
     for source, target in build(topology).graph.edges:
-        if target in dials[source]:
-            edges = known[source].edges if source in known else ()
-            edge = next((edge for edge in edges if edge.peer == target), untried)
-            yield MeshEdge(source, target, LinkKind.DIRECT, edge.address, edge.ok, edge.reason)
-        else:
+        # one connection carries both directions, whoever of the two dials
+        dialler, dialled_one = (source, target) if target in dials[source] else (target, source)
+        if dialled_one in dials[dialler]:
+            edges = known[dialler].edges if dialler in known else ()
+            edge = next((edge for edge in edges if edge.peer == dialled_one), untried)
+            kind = Carried.by(LinkKind.DIRECT, is_dialled_back=dialler == target)
+            yield MeshEdge(source, target, kind, edge.address, edge.ok, edge.reason)
+        elif is_met or LinkKind.RELAY in allowed:
+            kind, where = (Carried.MET, "meeting point") if is_met else (Carried.RELAYED, "server")
             ends = [known.get(source), known.get(target)]
-            away = [end.name for end in ends if end and end.missing]
+            away = [end.name for end in ends if end and (end.missing or (is_met and end.meets is False))]
             ok = None if None in ends else not away
+            reason = f"{' and '.join(away)} cannot reach the {where}" if away else ""
+            yield MeshEdge(source, target, kind, "", ok, reason)
+        else:  # one of its findings says what to do
+            kind = Carried.by(LinkKind(topology.run.links))
             yield MeshEdge(
-                source,
-                target,
-                LinkKind.RELAY,
-                "",
-                ok,
-                f"{' and '.join(away)} cannot reach the server" if away else "",
+                source, target, kind, "", False, f"there is no way for links: {topology.run.links}"
             )

@@ -199,7 +199,7 @@ def _site(name: str, scrapes: Sequence[Scrape], span: Span | None) -> SiteView:
     waits = span.increases(RunMetric.NEIGHBOR_WAIT, "peer")
     worst = max(waits, key=waits.__getitem__, default=None)
     links = {labels["peer"]: labels["kind"] for labels in span.current(RunMetric.LINK)}
-    wanted = {labels["peer"] for labels in span.current(RunMetric.DIRECT_WANTED)}
+    worse = {labels["peer"] for labels in span.current(RunMetric.WORSE_LINK)}
     loss = span.value(RunMetric.TRAIN_LOSS)
     return SiteView(
         name=name,
@@ -216,7 +216,7 @@ def _site(name: str, scrapes: Sequence[Scrape], span: Span | None) -> SiteView:
         waits_for=worst if seconds else None,
         waits_for_share=_share(waits[worst], seconds) if worst and seconds else None,
         links=dict(Counter(links.values())),
-        unwanted_relays=sorted(peer for peer in wanted if links.get(peer) == RELAY),
+        worse_links={peer: links[peer] for peer in sorted(worse & links.keys())},
         sent_bytes_per_second=span.per_second(RunMetric.SENT_BYTES) if running else None,
         received_bytes_per_second=span.per_second(RunMetric.RECEIVED_BYTES) if running else None,
         non_finite=int(span.value(RunMetric.NON_FINITE) or 0),

@@ -25,8 +25,8 @@ class SiteView:
         shares: of its time, by phase; they may sum to less than 1, since some time is in no phase.
         waits_for: the neighbour whose messages it waited for longest.
         waits_for_share: share of its time for which it waited for that one.
-        links: how many neighbours it reaches over each kind of link.
-        unwanted_relays: neighbours that it could reach directly and does not.
+        links: how many neighbours it reaches in which way, by the words of Carried.
+        worse_links: how it reaches those that it should reach in a better way, by neighbour.
         sent_bytes_per_second, received_bytes_per_second: payload.
         non_finite: iterations with a NaN or infinity in the loss, the distances or the next message.
     """
@@ -46,7 +46,7 @@ class SiteView:
     waits_for: str | None = None
     waits_for_share: float | None = None
     links: Mapping[str, int] = field(default_factory=dict)
-    unwanted_relays: Sequence[str] = ()
+    worse_links: Mapping[str, str] = field(default_factory=dict)
     sent_bytes_per_second: float | None = None
     received_bytes_per_second: float | None = None
     non_finite: int = 0
