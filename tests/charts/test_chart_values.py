@@ -175,7 +175,7 @@ def test_the_defaults_fit_the_schema_once_it_is_said_what_for(chart: str) -> Non
 
 def test_the_readme_lists_every_value(chart: str) -> None:
     readme = (CHARTS / chart / "README.md").read_text()
-    in_lists = ("sites", "from", "to")
+    in_lists = ("sites", "meet", "from", "to")
     for path in documented(schema_of(CHARTS / chart)):
         shown = next((path[: i + 1] for i, key in enumerate(path) if key in in_lists), path)
         assert f"| `{'.'.join(shown)}` |" in readme

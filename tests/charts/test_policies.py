@@ -17,7 +17,7 @@ from flaremesh.topology.schema import Topology
 
 OUTSIDE = Pod(address="198.51.100.7")
 NAMES = Pod("kube-system", {"k8s-app": "kube-dns"})
-LINK, SERVER, METRICS = 8102, 8002, 9464
+LINK, SERVER, MEETING, METRICS = 8102, 8002, 8003, 9464
 
 Cluster = dict[str, tuple[str, Rendered]]
 
@@ -70,15 +70,58 @@ def test_policies_are_the_edges_of_the_graph(
     graph: dict[str, Any], links: str, two_clusters: Installation
 ) -> None:
     topology = _directed(graph, links)
-    mesh = build(topology)
-    kit = two_clusters.values("bonn")["kit"]
+    cluster = _installed(topology, two_clusters)
+    assert connections(cluster, LINK) == (set(build(topology).graph.edges) if links == "auto" else set())
+    assert len(connections(cluster, SERVER)) == 3
+
+
+def _installed(topology: Topology, other: Installation) -> Cluster:
+    """A topology's releases, with a kit of another one."""
+    kit = other.values("bonn")["kit"]
     cluster: Cluster = {}
     for release in releases(topology):
-        values = values_of(topology, mesh, release.name).model_dump(mode="json", by_alias=True)
+        values = values_of(topology, build(topology), release.name).model_dump(mode="json", by_alias=True)
         rendered = render(release.chart, merged(values, {"kit": kit}), release.name, release.namespace)
         cluster[release.name] = (release.namespace, rendered)
-    assert connections(cluster, LINK) == (set(mesh.graph.edges) if links == "auto" else set())
-    assert len(connections(cluster, SERVER)) == 3
+    return cluster
+
+
+def test_sites_that_nobody_dials_meet_at_the_server_alone(two_clusters: Installation) -> None:
+    topology = _meeting({})
+    cluster = _installed(topology, two_clusters)
+    sites = {site.name for site in topology.sites}
+    assert connections(cluster, MEETING) == connections(cluster, SERVER) == {(n, "server") for n in sites}
+    assert connections(cluster, LINK) == set()
+    server = cluster["server"][1]
+    assert {"name": "meet", "port": MEETING, "targetPort": "meet"} in server.one("Service")["spec"]["ports"]
+    assert pods(cluster)["server"].ports["meet"] == MEETING
+    rules = policies(cluster)
+    admin = Pod("mesh-server", {"app.kubernetes.io/component": "admin"})
+    for stranger in (OUTSIDE, admin, *_impostors(cluster)):
+        assert not may_connect(stranger, pods(cluster)["server"], MEETING, rules)
+
+
+def test_a_meeting_point_elsewhere_is_reached_where_it_is(two_clusters: Installation) -> None:
+    for host, place in (
+        (
+            "point.meeting.svc",
+            Pod("meeting", {"flaremesh.dev/mesh": "mesh", "flaremesh.dev/participant": "point"}),
+        ),
+        ("192.0.2.9", Pod(address="192.0.2.9")),
+    ):
+        cluster = _installed(_meeting({"host": host, "port": 443}), two_clusters)
+        site = pods(cluster)["bonn"]
+        assert may_connect(site, place, 443, policies(cluster)), host
+        assert not may_connect(site, place, SERVER, policies(cluster))
+        assert not may_connect(site, OUTSIDE, 443, policies(cluster))
+        assert "meet" not in pods(cluster)["server"].ports
+
+
+def _meeting(meet: dict[str, Any]) -> Topology:
+    document = _directed({"kind": "ring"}, "auto").model_dump(mode="json", by_alias=True)
+    document["server"] |= {"meet": meet}
+    document |= {"name": "mesh", "sites": [site | {"link": None} for site in document["sites"]]}
+    return Topology.model_validate(document)
 
 
 def _directed(graph: dict[str, Any], links: str) -> Topology:

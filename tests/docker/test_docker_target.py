@@ -170,6 +170,23 @@ def test_down_ends_a_run_in_progress_and_leaves_nothing_but_volumes(mesh):
 # what keeps a mesh from coming up
 
 
+def test_sites_without_an_address_meet_at_the_server_and_reach_no_other_site(idle):
+    sites = [{"name": site, "org": "consortium"} for site in SITES]
+    names = {"names": ["meet.mesh.test"], "meet": {"host": "meet.mesh.test"}}
+    server = {"host": "server.mesh.test", "org": "consortium"} | names
+    idle.file = idle.topology(sites=sites, server=server, run=idle.document["run"] | {"links": "auto"})
+    up = idle.call("up")
+    assert up.returncode == 0, up.stderr
+    result = idle.run()
+    assert (result["outcome"], means(result)) == ("finished", pytest.approx(dict.fromkeys(SITES, MEAN)))
+    links = [link for outcome in result["sites"].values() for link in outcome["links"].values()]
+    assert links == ["met"] * 4
+    assert idle.python("bonn", CONNECT, "meet.mesh.test", "8003").returncode == 0
+    listening(idle, "aachen")
+    for address in idle.addresses("aachen"):
+        assert "Error" in idle.python("bonn", CONNECT, address, str(LINK_PORT)).stderr
+
+
 def refusal(idle, **kwargs):
     """What ``up`` says, and that nothing is left of it."""
     up = idle.call("up", **kwargs)
@@ -204,6 +221,16 @@ def test_a_host_that_no_container_can_have_is_refused(idle, host):
     errors = refusal(idle, file=idle.topology(server={"host": host, "org": "consortium"}))
     assert f"server.host is {host}" in errors
     assert "write a name, e.g. `host: server`" in errors
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"), [([], "write it into server.names"), (["192.0.2.7"], "write a name")]
+)
+def test_a_meeting_point_where_no_container_can_be_is_refused(idle, names, remedy):
+    meet = {"names": names, "meet": {"host": "192.0.2.7"}}
+    errors = refusal(idle, file=idle.topology(server={"host": "server", "org": "consortium"} | meet))
+    assert "server.meet.host is 192.0.2.7" in errors
+    assert remedy in errors
 
 
 def test_a_host_of_two_participants_is_refused(idle):

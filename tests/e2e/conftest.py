@@ -1,32 +1,19 @@
 """A mesh on the cluster of the current context."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import call, collect
-from installed_mesh import Mesh
-
-ARTIFACTS = Path(__file__).parents[2] / "build" / "e2e"
+from cluster import collect
+from installed_mesh import ARTIFACTS, Mesh, installed
 
 
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh whose pods are ready."""
-    mesh = Mesh(tmp_path_factory.mktemp("e2e"))
-    _clear(mesh)
-    mesh.come_up(ARTIFACTS)
-    yield mesh
-    if not os.environ.get("KEEP_MESH"):
-        mesh.flaremesh("down")
-        _clear(mesh, "--wait=false")
-
-
-def _clear(mesh: Mesh, *options: str) -> None:
-    namespaces = sorted(set(mesh.namespaces.values()))
-    call("kubectl", "delete", "namespace", *namespaces, "--ignore-not-found", *options)
+    with installed(Mesh(tmp_path_factory.mktemp("e2e"))) as mesh:
+        yield mesh
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,9 +1,11 @@
 """The mesh that the tests install, as its participants' admins do."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from flaremesh.topology.schema import Topology
 from programs import lacking
 
 EXAMPLE = Path(__file__).parents[2] / "provision" / "kubernetes-digits-ring4.yaml"
+ARTIFACTS = Path(__file__).parents[2] / "build" / "e2e"
 ITERATIONS = 150
 
 
@@ -132,6 +135,11 @@ class Mesh:
         assert ended.returncode == 0, ended.stderr
         return dict(json.loads(ended.stdout))
 
+    def simulated(self) -> dict[str, dict[str, float]]:
+        """Each site's metrics after the same run on one machine."""
+        command = (sys.executable, "-m", "flaremesh.cli.main", "simulate", self.file, "--json")
+        return dict(json.loads(call(*command))["metrics"])
+
     def restarts(self) -> dict[str, int]:
         """How often each pod's container was started again."""
         return {
@@ -147,3 +155,15 @@ class Mesh:
             name: kubectl(namespace, "get", "pod", f"{name}-0", "--output", "jsonpath={.metadata.uid}")
             for name, namespace in self.namespaces.items()
         }
+
+
+@contextmanager
+def installed(mesh: Mesh) -> Iterator[Mesh]:
+    """A mesh whose pods are ready, in fresh namespaces; they are removed unless KEEP_MESH is set."""
+    namespaces = sorted(set(mesh.namespaces.values()))
+    call("kubectl", "delete", "namespace", *namespaces, "--ignore-not-found")
+    mesh.come_up(ARTIFACTS)
+    yield mesh
+    if not os.environ.get("KEEP_MESH"):
+        mesh.flaremesh("down")
+        call("kubectl", "delete", "namespace", *namespaces, "--ignore-not-found", "--wait=false")

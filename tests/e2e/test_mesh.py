@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,13 +30,7 @@ def result(mesh: Mesh) -> dict[str, Any]:
 
 
 def test_a_run_over_direct_links_is_as_accurate_as_on_one_machine(mesh: Mesh, result: dict[str, Any]):
-    simulated = subprocess.run(
-        [sys.executable, "-m", "flaremesh.cli.main", "simulate", str(mesh.file), "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    expected = json.loads(simulated.stdout)["metrics"]
+    expected = mesh.simulated()
     assert result["outcome"] == "finished"
     for site, figures in result["sites"].items():
         assert figures["iterations"] == ITERATIONS

@@ -130,6 +130,14 @@ REFUSED = {
         {"graph": {"kind": "one-peer-exponential"}, "weights": "uniform", "run": {"wire": "int8"}},
         "wire: int8 keeps copies .*; write wire: bfloat16, or choose a graph that stays",
     ),
+    "direct links between sites without addresses": (
+        {"run": {"links": "direct"}},
+        r"needs an address at one of two neighbours; \w+ and \w+ have none; write link: .* or links: auto",
+    ),
+    "meetings without a meeting point": (
+        {"run": {"links": "met"}},
+        r"neither \w+ nor \w+ has one to go to; write meet: {} below server, or links: auto",
+    ),
     "option out of range": (
         {"run": {"algorithm": "gtadam", "stepsize": 0.1, "options": {"beta1": 2}}},
         "beta1",

@@ -10,12 +10,21 @@
 {{- define "flaremesh.server.containerPorts" -}}
 - name: server
   containerPort: {{ .Values.port }}
+{{- if .Values.meetPort }}
+- name: meet
+  containerPort: {{ .Values.meetPort }}
+{{- end }}
 {{- end }}
 
 {{- define "flaremesh.server.servicePorts" -}}
 - name: server
   port: {{ .Values.port }}
   targetPort: server
+{{- if .Values.meetPort }}
+- name: meet
+  port: {{ .Values.meetPort }}
+  targetPort: meet
+{{- end }}
 {{- end }}
 
 {{- define "flaremesh.server.ingress" -}}
@@ -24,6 +33,9 @@
 - from: {{- include "flaremesh.peer" (dict "peer" . "mesh" $.Values.mesh) | nindent 4 }}
   ports:
     - port: {{ $.Values.port }}
+    {{- if $.Values.meetPort }}
+    - port: {{ $.Values.meetPort }}
+    {{- end }}
 {{- end }}
 {{- with .Values.adminLabels }}
 # an admin's pod beside the server

@@ -76,8 +76,8 @@
 {{- end }}
 
 {{- define "flaremesh.site.egress" -}}
-# the server and the out-neighbours
-{{- range prepend .Values.link.to .Values.server }}
+# the server, the meeting point, and the out-neighbours
+{{- range concat (list .Values.server) .Values.meet .Values.link.to }}
 - to: {{- include "flaremesh.peer" (dict "peer" . "mesh" $.Values.mesh) | nindent 4 }}
   ports:
     - {port: {{ .firstPort }}, endPort: {{ .lastPort }}}

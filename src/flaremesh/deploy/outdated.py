@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from flaremesh.deploy.targets.base import DeployError, Participant, Target, ask_each
+from flaremesh.hosts import at
 from flaremesh.p2p.agents.kit import PATH, Kit
 from flaremesh.provision import firewall
 from flaremesh.provision.stamp import digest
@@ -71,7 +72,7 @@ def check_server(topology: Topology, mesh: Path) -> None:
     """
     before = previous(mesh)
     if before and (before.server.host, before.server.port) != (topology.server.host, topology.server.port):
-        there, now = (f"{server.host}:{server.port}" for server in (before.server, topology.server))
+        there, now = (at(server.host, server.port) for server in (before.server, topology.server))
         raise DeployError(
             f"the kits in {mesh / 'kits'} lead to the server at {there}, and the topology file has it at "
             f"{now}. {REMEDY}"

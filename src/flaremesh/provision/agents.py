@@ -1,10 +1,16 @@
-"""The arguments that kits give the agents of sites."""
+"""The arguments that kits give the agents of sites and of the server."""
 
 from typing import Any
 
 from flaremesh.provision import firewall
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.schema import SERVER, Topology
+
+
+def server_agent(topology: Topology) -> dict[str, Any]:
+    """The arguments of the ServerAgent."""
+    port = topology.meeting_port
+    return {"meeting_port": port} if port else {}
 
 
 def site_agents(topology: Topology, mesh: Mesh) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from flaremesh.signatures import SignatureError, opened, sealed
 from flaremesh.topology.links import LinkKind
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.schema import SERVER, LinkAddress, Site, Topology
+from flaremesh.topology.ways import ways
 
 CHARTERS: Final = Path("state", "charters.json")
 """In a mesh's folder: the charters, each with its signature."""
@@ -29,8 +30,9 @@ def charters(topology: Topology, mesh: Mesh) -> dict[str, Charter]:
     peers |= {admin.email: {} for admin in topology.admins}
     peers |= _peers(topology, mesh)
     links = {site.name: site.link for site in topology.sites}
+    meet = topology.meeting_point
     return {
-        name: Charter(topology.name, name, peers[name], code, revoked, *_place(links.get(name)))
+        name: Charter(topology.name, name, peers[name], code, revoked, meet, *_place(links.get(name)))
         for name in peers
     }
 
@@ -75,14 +77,13 @@ def _peers(topology: Topology, mesh: Mesh) -> dict[str, dict[str, Peer]]:
 def _directions(mesh: Mesh, site: str) -> dict[str, tuple[bool, bool]]:
     """The sites that share an edge with one: whether it sends to them, and whether it receives from them."""
     targets, sources = set(mesh.graph.successors(site)), set(mesh.graph.predecessors(site))
-    return {peer: (peer in targets, peer in sources) for peer in (targets | sources) - {site}}
+    return {peer: (peer in targets, peer in sources) for peer in mesh.neighbors(site)}
 
 
 def _peer(topology: Topology, site: Site, peer: Site, sends: bool, receives: bool) -> Peer:
-    # a site is dialled by those that send to it
-    direct = (sends and peer.link is not None) or (receives and site.link is not None)
-    carriers = [LinkKind.DIRECT] * direct + [LinkKind.RELAY] * (topology.run.links != "direct")
-    return Peer(sends, receives, tuple(carriers), *_place(peer.link))
+    is_relayed = topology.run.links in ("auto", "relay")
+    carriers = tuple(kind for kind in ways(topology, site, peer) if kind is not LinkKind.RELAY or is_relayed)
+    return Peer(sends, receives, carriers, *_place(peer.link))
 
 
 def _place(link: LinkAddress | None) -> tuple[str | None, tuple[int, int] | None]:

@@ -21,7 +21,7 @@ from flaremesh.p2p.nvflare.kits import Files, KitsRefused, MeshProject
 from flaremesh.p2p.nvflare.settings import Settings
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.provision import charters, firewall
-from flaremesh.provision.agents import site_agents
+from flaremesh.provision.agents import server_agent, site_agents
 from flaremesh.provision.certificates import CERTIFICATES, Certificate, CertificateStore, profiles
 from flaremesh.provision.kit_readme import README, kit_readme
 from flaremesh.provision.releases import (
@@ -258,6 +258,7 @@ def _make(
     settings = Settings(
         classes=[*CLASSES, *map(prefix_of, topology.code.packages)],
         code=topology.code.files,
+        server=server_agent(topology),
         agents=site_agents(topology, mesh),
     )
     try:

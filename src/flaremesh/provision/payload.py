@@ -1,14 +1,19 @@
 """How long the messages of a run are, which only its problem can tell."""
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from flaremesh import algorithms, gossip
 from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import SiteContext
+from flaremesh.provision.prediction import Load, WireLoads
 from flaremesh.runtime.contract import CheckedProblem
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import Topology, Wire
 
 
-def payload_bytes(topology: Topology) -> int:
-    """Bytes that an iteration sends over each link, summed over its exchanges.
+def loads(topology: Topology, wires: Sequence[Wire]) -> WireLoads:
+    """What each exchange of an iteration sends over each edge, for each of ``wires``.
 
     Builds the first site's problem; the lengths of the messages are those that the algorithm declares.
 
@@ -22,12 +27,17 @@ def payload_bytes(topology: Topology) -> int:
         problem = CheckedProblem(build_problem(site), site.name)
         initial = problem.initial()
         buffers = problem.buffers() if run.mix_buffers else None
-    total = 0
+    messages = []
     for stage, exchange in enumerate(algorithms.configured(run).exchanges):
         lengths = exchange.lengths(initial.numel())
         message = [initial.new_empty(length, device="meta") for length in lengths]
         if buffers is not None and stage == 0:
-            total += gossip.message_bytes(run.wire, [*message, buffers], exact_last=True)
+            messages.append(([*message, buffers], True))
         else:
-            total += gossip.message_bytes(run.wire, message)
-    return total
+            messages.append((message, False))
+    return [(wire, [_load(wire, *message) for message in messages]) for wire in wires]
+
+
+def _load(wire: Wire, message: list[Tensor], exact_last: bool) -> Load:
+    length = gossip.message_bytes(wire, message, exact_last=exact_last)
+    return Load(length, sum(vector.numel() for vector in message))

@@ -7,7 +7,7 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision.values import DialledPeer, Peer
 from flaremesh.topology.schema import SERVER, Site, Topology
 
-_ANYWHERE = "0.0.0.0/0"
+_ANYWHERE = ("0.0.0.0/0", "::/0")
 
 
 class PlacementError(FlaremeshError):
@@ -56,6 +56,18 @@ def server_peer(topology: Topology) -> DialledPeer:
     return DialledPeer(name=SERVER, first_port=server.port, last_port=server.port, **place)
 
 
+def meeting_peers(topology: Topology) -> tuple[DialledPeer, ...]:
+    """The meeting point, as the sites' policies see it, where there is one."""
+    if topology.meeting_point is None:
+        return ()
+    host, port = topology.meeting_point
+    service = _service(host)
+    # another Service than the server's stands for pods that are called as it is
+    name, namespace = service or (SERVER, namespace_of(topology, SERVER))
+    cidrs = () if service else _blocks(host)
+    return (DialledPeer(name=name, namespace=namespace, cidrs=cidrs, first_port=port, last_port=port),)
+
+
 def in_neighbour(topology: Topology, site: str) -> Peer:
     """A site that dials, as the policies of the site that it dials see it."""
     return Peer(name=site, **_place(topology, site, dialled=False))
@@ -75,13 +87,13 @@ def _place(topology: Topology, participant: str, *, dialled: bool) -> dict[str, 
     place: dict[str, str | tuple[str, ...]] = {"namespace": namespace_of(topology, participant)}
     if may_be_elsewhere(topology, participant):
         host = _host_of(topology, participant)
-        place["cidrs"] = (_block(host) if dialled and host else _ANYWHERE,)
+        place["cidrs"] = _blocks(host) if dialled and host else _ANYWHERE
     return place
 
 
-def _block(host: str) -> str:
+def _blocks(host: str) -> tuple[str, ...]:
     try:
-        return str(ipaddress.ip_network(host))
+        return (str(ipaddress.ip_network(host)),)
     except ValueError:
         return _ANYWHERE  # policies know no names
 

@@ -10,11 +10,14 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall, releases
 from flaremesh.provision.charters import charters
 from flaremesh.provision.firewall import FirewallRule
+from flaremesh.provision.measured import Measurement
+from flaremesh.provision.prediction import Lines, WireLoads, WireTime, times, wires_of
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.graphs import directed
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.mistakes import instead
 from flaremesh.topology.schema import SERVER, Topology
+from flaremesh.topology.ways import cut_off
 
 
 class UnsoundRun(FlaremeshError):
@@ -96,6 +99,7 @@ class Plan:
         firewall: the connections that firewalls must let through.
         redeploy: participants to deploy anew since the previous topology, and what of theirs changed; None
             without a previous one.
+        times: with each wire, on the edges that were measured; None where the message is unknown, or these.
         unseen: the algorithm, if it was not imported since it lies beside the topology file, and what is
             therefore unknown; else None.
     """
@@ -109,10 +113,17 @@ class Plan:
     message: Message
     firewall: tuple[FirewallRule, ...]
     redeploy: dict[str, str] | None
+    times: list[WireTime] | None = None
     unseen: str | None = None
 
 
-def plan(topology: Topology, previous: Topology | None = None, *, build_problem: bool = False) -> Plan:
+def plan(
+    topology: Topology,
+    previous: Topology | None = None,
+    *,
+    build_problem: bool = False,
+    measurement: Measurement | None = None,
+) -> Plan:
     """Derive the plan of a topology, and what changed since the one provisioned last.
 
     Args:
@@ -120,16 +131,19 @@ def plan(topology: Topology, previous: Topology | None = None, *, build_problem:
         previous: the one provisioned last, if any.
         build_problem: build the first site's problem, to tell how long messages are. This imports torch and
             runs the problem's code.
+        measurement: of the mesh, to tell how long a run takes, where the problem is built.
 
     Raises:
         DeliveryError: the problem is to be built, and cannot travel to a site.
         GraphError, MissingExtra: the mesh cannot be built from the topology.
         PlacementError, ReleaseError: a release would contradict the topology, Kubernetes or Helm.
+        PredictionError: an edge was not measured.
     """
     mesh = build(topology)
     if topology.deploy:
         releases.check(topology, mesh)
     refusal = _refusal(topology, mesh)
+    message, loads = _message(topology, build_problem, refusal)
     return Plan(
         name=topology.name,
         graph=_graph(mesh),
@@ -137,9 +151,10 @@ def plan(topology: Topology, previous: Topology | None = None, *, build_problem:
         algorithm=topology.run.algorithm,
         refusal=refusal,
         algorithms={name: unsoundness(name, mesh) for name in algorithms.names()},
-        message=_message(topology, build_problem, refusal),
+        message=message,
         firewall=tuple(firewall.rules(topology, mesh)),
         redeploy=None if previous is None else redeploy(topology, previous),
+        times=times(topology, mesh, Lines(measurement), loads) if measurement and loads else None,
         unseen=_unseen(topology.run.algorithm),
     )
 
@@ -216,11 +231,9 @@ def _deployments(topology: Topology) -> dict[str, dict[str, Any]]:
 
 def _refusal(topology: Topology, mesh: Mesh) -> str | None:
     run = topology.run
-    if run.links == "direct" and (unreachable := [site.name for site in topology.sites if not site.link]):
-        return (
-            f"links: direct needs an address of every site, and {', '.join(unreachable)} has none; "
-            "write link: {host: ..., ports: ...} there, or links: auto"
-        )
+    if found := cut_off(topology, mesh):
+        _, lack, remedy = found
+        return f"{lack}; {remedy}"
     if reason := run.wire.unsoundness(len(mesh.matrices)):
         return reason
     if "." not in run.algorithm and run.algorithm not in algorithms.names():
@@ -290,19 +303,22 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
     )
 
 
-def _message(topology: Topology, build_problem: bool, refusal: str | None) -> Message:
+def _message(topology: Topology, build_problem: bool, refusal: str | None) -> tuple[Message, WireLoads]:
+    """The message, and what each wire would send, as far as that can be known."""
     if refusal:
-        return Message(None, why_unknown="the run is refused")
+        return Message(None, why_unknown="the run is refused"), []
     if _unseen(topology.run.algorithm):
-        return Message(None, why_unknown="the algorithm was not imported")
+        return Message(None, why_unknown="the algorithm was not imported"), []
     vectors = sum(exchange.vectors for exchange in algorithms.configured(topology.run).exchanges)
     if not build_problem:
-        return Message(vectors, why_unknown="--build-problem builds the problem, and tells")
+        return Message(vectors, why_unknown="--build-problem builds the problem, and tells"), []
     # imported here: only the size of a model needs torch, and importing it takes seconds
     from flaremesh.problems.protocol import ProblemError
-    from flaremesh.provision.payload import payload_bytes
+    from flaremesh.provision.payload import loads
 
     try:
-        return Message(vectors, payload_bytes(topology))
+        found = loads(topology, wires_of(topology.run))
     except ProblemError as error:
-        return Message(vectors, why_unknown=str(error))
+        return Message(vectors, why_unknown=str(error)), []
+    _, own = found[0]
+    return Message(vectors, sum(load.bytes for load in own)), found

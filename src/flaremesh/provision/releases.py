@@ -17,7 +17,13 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.provision import firewall
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.provision.monitoring_values import MonitoringValues
-from flaremesh.provision.placement import in_neighbour, namespace_of, out_neighbour, server_peer
+from flaremesh.provision.placement import (
+    in_neighbour,
+    meeting_peers,
+    namespace_of,
+    out_neighbour,
+    server_peer,
+)
 from flaremesh.provision.replacement import remove_entries, replace_folder
 from flaremesh.provision.values import (
     Gpus,
@@ -168,7 +174,13 @@ def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues |
     }
     if participant == SERVER:
         sites = tuple(in_neighbour(topology, site.name) for site in topology.sites)
-        return ServerValues(**base, image=Image.of(deploy.image), port=topology.server.port, sites=sites)
+        return ServerValues(
+            **base,
+            image=Image.of(deploy.image),
+            port=topology.server.port,
+            meet_port=topology.meeting_port or 0,
+            sites=sites,
+        )
     sites_by_name = {site.name: site for site in topology.sites}
     site = sites_by_name[participant]
     first, last = site.link.port_range if site.link else (0, 0)
@@ -177,6 +189,7 @@ def _derived(topology: Topology, mesh: Mesh, participant: str) -> ServerValues |
         **base,
         image=Image.of(deploy.gpu_image if site.gpus else deploy.image),
         server=server_peer(topology),
+        meet=meeting_peers(topology),
         link=Link(
             first_port=first,
             last_port=last,

@@ -200,7 +200,10 @@ class ServerValues(Participant):
     """Values of the chart flaremesh-server."""
 
     port: Port = Field(8002, description="the server's port")
-    sites: tuple[Peer, ...] = Field((), description="the sites, which dial the server")
+    meet_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="port of the meeting point, a process beside the server; 0: there is none"
+    )
+    sites: tuple[Peer, ...] = Field((), description="the sites, which dial the server and the meeting point")
     admin_labels: dict[str, str] = Field(
         {"app.kubernetes.io/component": "admin"},
         description="pods of the server's namespace with these labels may dial it too, to submit runs; "
@@ -243,6 +246,9 @@ class SiteValues(Participant):
     metrics: SiteMetrics = Field(SiteMetrics(), description="metrics")
     server: DialledPeer = Field(
         DialledPeer(name="server", first_port=8002, last_port=8002), description="the mesh's server"
+    )
+    meet: tuple[DialledPeer, ...] = Field(
+        (), description="the meeting point, which this site dials, where there is one"
     )
     link: Link = Field(Link(), description="direct links")
     policy: Policy | None = Field(

@@ -4,7 +4,9 @@ import inspect
 import json
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nvflare.apis.fl_constant import AdminCommandNames
@@ -16,9 +18,11 @@ from nvflare.private.fed.utils.fed_utils import require_signed_jobs
 from nvflare.security.security import FLAuthorizer
 
 from flaremesh.p2p import controllers, executors, types
+from flaremesh.p2p.charter import read
 from flaremesh.p2p.components import COMPONENTS
 from flaremesh.p2p.storage import WorkspaceStorage
 from flaremesh.provision.kits import provision
+from flaremesh.topology.schema import Topology
 
 ROLES = ("project_admin", "org_admin", "lead", "member")
 
@@ -211,3 +215,25 @@ def test_the_firewall_sheet_has_a_line_for_every_connection(tmp_path: Path, make
         "| ulm | server | mesh.example.org | 8002 |",
         "| ulm | bonn | ukb.example.org | 8102-8105 |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("meet", "keeps"),
+    [
+        (None, {}),
+        ({}, {"meeting_port": 8003}),
+        ({"host": "Meet.Example.org", "port": 443}, {"meeting_port": 443}),
+        ({"host": "elsewhere.example.org", "port": 443}, {}),
+    ],
+)
+def test_the_server_keeps_a_meeting_point_that_has_a_name_of_its_own(
+    tmp_path: Path, make_topology: Callable[..., Topology], meet: dict[str, Any] | None, keeps: dict[str, int]
+) -> None:
+    server = {"host": "head.example.org", "names": ["meet.example.org"], "org": "o", "meet": meet}
+    provision(make_topology(server=server), tmp_path)
+    resources = json.loads((tmp_path / "kits/server/local/flaremesh__p_resources.json").read_text())
+    (agent,) = (each for each in resources["components"] if each["id"] == "flaremesh_agent")
+    assert {name: value for name, value in agent["args"].items() if name != "kit"} == keeps
+    charter = read(tmp_path / "kits/bonn/startup")
+    expected = None if meet is None else (meet.get("host", "head.example.org"), meet.get("port", 8003))
+    assert charter.meet == expected

@@ -102,7 +102,7 @@ def test_who_has_no_service_in_the_cluster_may_be_elsewhere(make_topology, host:
 
 def test_outside_a_name_and_who_dials_may_have_any_address(make_topology) -> None:
     topology = make_topology(sites=[site("bonn", "bonn.example.org"), site("ulm", "192.0.2.2")])
-    anywhere = ("0.0.0.0/0",)
+    anywhere = ("0.0.0.0/0", "::/0")
     assert out_neighbour(topology, topology.sites[0]).cidrs == anywhere
     assert in_neighbour(topology, "bonn").cidrs == anywhere
     assert in_neighbour(topology, "ulm").cidrs == anywhere, "nodes hide who dials"

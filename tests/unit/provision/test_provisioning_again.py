@@ -299,7 +299,7 @@ def test_what_a_killed_run_had_set_aside_comes_back(tmp_path: Path, make_topolog
 
 def test_what_nvflare_refuses_is_said_in_one_sentence(tmp_path: Path, make_topology) -> None:
     with pytest.raises(kits.KitsRefused, match=r"bonn|server"):
-        kits.MeshProject(make_topology()).make_kits(kits.Settings([], False, {}), {}, tmp_path)
+        kits.MeshProject(make_topology()).make_kits(kits.Settings([], False, {}, {}), {}, tmp_path)
 
 
 def test_a_name_that_only_nvflare_refuses_is_no_traceback(tmp_path: Path, make_topology) -> None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets.base import Address, DeployError
+from flaremesh.hosts import at
 from flaremesh.p2p.agents.kit import PARTS
 from flaremesh.p2p.nvflare.admin import Admin, NoAnswer, Refused, Unknown
 from flaremesh.p2p.nvflare.jobs import Job
@@ -168,17 +169,17 @@ def _log_in(session: Admin, server: Address) -> None:
     except NoAnswer as error:
         raise ServerLost(_why_no_answer(server)) from error
     except Refused as error:
-        raise ServerLost(f"{server[0]}:{server[1]} lets nobody log in: {error}") from error
+        raise ServerLost(f"{at(*server)} lets nobody log in: {error}") from error
 
 
 def _why_no_answer(server: Address) -> str:
-    host, port = server
+    host, place = server[0], at(*server)
     try:
         socket.create_connection(server, timeout=1.0).close()
     except OSError:
-        return f"no server answers at {host}:{port}; is the mesh up (`flaremesh up`)?{proxies.remark(host)}"
+        return f"no server answers at {place}; is the mesh up (`flaremesh up`)?{proxies.remark(host)}"
     return (
-        f"no server of this mesh answers at {host}:{port}, where somebody listens: another mesh, or one with "
+        f"no server of this mesh answers at {place}, where somebody listens: another mesh, or one with "
         f"kits of another provisioning.{proxies.remark(host)}"
     )
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import sys
 import urllib.request
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from flaremesh import atomic
 from flaremesh.deploy import proxies
 from flaremesh.deploy.targets import LOCAL_WORKSPACES
 from flaremesh.deploy.targets.base import MOST_ANSWER, Address, DeployError, Participant, Target, threads
+from flaremesh.hosts import at, listening
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT_VARIABLE, SECONDS
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE
 from flaremesh.p2p import job_processes, participant
@@ -62,7 +62,7 @@ class LocalTarget(Target):
         running = self._processes()
         missing = [name for name in self._names if name not in running]
         if SERVER in missing:
-            self._check_port()
+            self._check_ports()
         try:
             for name in missing:
                 running[name] = self._start(name)
@@ -191,9 +191,11 @@ class LocalTarget(Target):
         )
         return environment
 
-    def _check_port(self) -> None:
-        remedy = "Stop that process or choose another server.port in the topology file."
-        check_port("", self._topology.server.port, "the server's port", remedy)
+    def _check_ports(self) -> None:
+        remedy = "Stop that process or choose another {} in the topology file."
+        check_port("", self._topology.server.port, "the server's port", remedy.format("server.port"))
+        if port := self._topology.meeting_port:
+            check_port("", port, "the meeting point's port", remedy.format("server.meet.port"))
 
     # readiness
 
@@ -215,7 +217,7 @@ class LocalTarget(Target):
             raise DeployError(
                 f"not ready after {timeout:.0f} s: {', '.join(late)}. "
                 f"See {', '.join(str(self.console(name)) for name in late)}; "
-                f"the sites dial {self._topology.server.host}:{self._topology.server.port}."
+                f"the sites dial {at(self._topology.server.host, self._topology.server.port)}."
                 f"{proxies.remark(self._topology.server.host)}"
             )
 
@@ -311,7 +313,7 @@ def check_port(host: str, port: int, what: str, remedy: str) -> None:
     """Check that a port of this machine is free.
 
     Args:
-        host: address to be bound; empty for all.
+        host: address to be bound; empty for all, of both families.
         port: the port.
         what: what the port is for, with which the message begins.
         remedy: what to do where it is not free.
@@ -319,13 +321,11 @@ def check_port(host: str, port: int, what: str, remedy: str) -> None:
     Raises:
         DeployError: it is not free; the message names its owner.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            reason = _owner_of(port) or error.strerror
-            raise DeployError(f"{what} {port} cannot be used: {reason}. {remedy}") from None
+    try:
+        listening(host, port).close()
+    except OSError as error:
+        reason = _owner_of(port) or error.strerror
+        raise DeployError(f"{what} {port} cannot be used: {reason}. {remedy}") from None
 
 
 def _owner_of(port: int) -> str | None:

@@ -135,7 +135,7 @@ class Containers:
             ports=ports,
             stop_timeout=int(agent.stop_seconds),
             networking_config=api.create_networking_config(
-                {first.name: api.create_endpoint_config(aliases=first.aliases(name))}
+                {first.name: api.create_endpoint_config(aliases=list(first.hosts[name]))}
             ),
             host_config=api.create_host_config(
                 network_mode=first.name,
@@ -156,7 +156,7 @@ class Containers:
             ),
         )
         for network in others:
-            self._engine.networks.get(network.name).connect(created["Id"], aliases=network.aliases(name))
+            self._engine.networks.get(network.name).connect(created["Id"], aliases=list(network.hosts[name]))
         return self._engine.containers.get(created["Id"])
 
     def _name(self, participant: str) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from docker.client import DockerClient
@@ -25,18 +25,13 @@ class PlannedNetwork:
 
     Attributes:
         name: its name.
-        hosts: by member, the name under which the others find it; None for nobody.
+        hosts: by member, the names under which the others find it.
         internal: whether nothing outside of the engine's machine is reached from it.
     """
 
     name: str
-    hosts: Mapping[str, str | None]
+    hosts: Mapping[str, Sequence[str]]
     internal: bool = True
-
-    def aliases(self, member: str) -> list[str]:
-        """Names under which a member is found."""
-        host = self.hosts[member]
-        return [host] if host else []
 
 
 class Networks:
@@ -50,22 +45,30 @@ class Networks:
     def __init__(self, engine: DockerClient, topology: Topology):
         self._engine = engine
         self._topology = topology
+        server = [topology.server.host]
+        if topology.meeting_point and topology.meeting_point[0] not in server:
+            server.append(topology.meeting_point[0])
         self._hosts = {
-            SERVER: topology.server.host,
-            **{site.name: site.link.host if site.link else None for site in topology.sites},
+            SERVER: server,
+            **{site.name: [site.link.host] if site.link else [] for site in topology.sites},
         }
 
     def check_hosts(self) -> None:
         """Check that every participant can have the name that others dial.
 
         Raises:
-            DeployError: it is an address, or two have the same name.
+            DeployError: it is an address, or two have the same name; or the meeting point has another name.
         """
+        if self._topology.meeting_point and not self._topology.meeting_port:
+            raise DeployError(
+                f"server.meet.host is {self._topology.meeting_point[0]}, and containers of a mesh reach "
+                "nothing beyond it: leave it out, or write it into server.names too."
+            )
         owners: dict[str, str] = {}
-        for name, host in self._hosts.items():
-            if host is None:
-                continue
-            entry = "server.host" if name == SERVER else f"the host of {name}'s link"
+        for name, host in ((name, host) for name, hosts in self._hosts.items() for host in hosts):
+            entry = f"the host of {name}'s link"
+            if name == SERVER:
+                entry = "server.host" if host == self._topology.server.host else "server.meet.host"
             if _is_address(host):
                 raise DeployError(
                     f"{entry} is {host}, where no container of another participant can be: write a name, "
@@ -109,7 +112,7 @@ class Networks:
             if (pair := sorted([rule.source, rule.target], key=lambda name: (name == SERVER, name)))
         }
         return [
-            PlannedNetwork(f"{self._topology.name}_admin", {SERVER: None}, internal=False),
+            PlannedNetwork(f"{self._topology.name}_admin", {SERVER: []}, internal=False),
             *(
                 PlannedNetwork(name, {member: self._hosts[member] for member in pair})
                 for name, pair in pairs.items()
