@@ -151,6 +151,8 @@ CALLS = {
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.get_job": "self jid fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.get_jobs_by_status": "self status fl_ctx",
     "nvflare.apis.impl.job_def_manager.SimpleJobDefManager.update_meta": "self jid meta fl_ctx",
+    # what is dialled, and where the server listens
+    "nvflare.fuel.f3.drivers.net_utils.get_address": "params",
     # connections and logins at the server
     "nvflare.fuel.f3.cellnet.identity.is_mtls_connection": "params",
     "nvflare.fuel.f3.sfm.conn_manager.ConnManager.update_endpoint": "self sfm_conn data",
@@ -272,6 +274,9 @@ NAMES = {
     "nvflare.fuel.f3.cellnet.defs.ReturnCode": "OK UNAUTHENTICATED",
     "nvflare.fuel.f3.cellnet.fqcn.FQCN": "ROOT_SERVER",
     "nvflare.fuel.f3.cellnet.net_agent": "_CHANNEL _TOPIC_HEARTBEAT",
+    "nvflare.fuel.f3.drivers.aio_grpc_driver": "get_address",
+    "nvflare.fuel.f3.drivers.driver_params.DriverParams": "HOST PORT",
+    "nvflare.fuel.f3.drivers.grpc_driver": "get_address",
     "nvflare.fuel.f3.streaming.stream_const": "STREAM_CHANNEL StreamHeaderKey",
     "nvflare.fuel.f3.streaming.stream_const.StreamHeaderKey": "CHANNEL TOPIC",
     "nvflare.widgets.fed_event": "FED_EVENT_TOPIC",

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
+from flaremesh.p2p.agents.agent import AGENT_FILE
 from ports import LinkPorts, free_port
 
 SITES = ("heidelberg", "bonn", "aachen")
@@ -75,6 +78,12 @@ class Mesh:
         file.write_text(yaml.safe_dump(self._document | {"sites": sites, "run": fields}))
         return file
 
+    def hide(self, meeting_port: int) -> None:
+        """Take all sites' addresses away before the mesh is provisioned, and give it a meeting point."""
+        self.links = dict.fromkeys(SITES)
+        self._document["server"]["meet"] = {"port": meeting_port}
+        self.file = self.topology("consensus")
+
     def release(self) -> None:
         """Let other meshes have the ports."""
         self._ports.release()
@@ -123,6 +132,13 @@ class Mesh:
 
     def status(self) -> dict[str, Any]:
         return dict(json.loads(self.call("status", "--json").stdout))
+
+    def samples(self, site: str, name: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and values of the series of one name at a site."""
+        url = json.loads((self.folder / "local" / site / AGENT_FILE).read_text())["url"]
+        with urllib.request.urlopen(f"{url}/metrics", timeout=5) as reply:
+            families = text_string_to_metric_families(reply.read().decode())
+        return [(s.labels, s.value) for f in families for s in f.samples if s.name == f"flaremesh_{name}"]
 
     def process(self, name: str) -> psutil.Process:
         return psutil.Process(json.loads((self.folder / "local/processes.json").read_text())[name]["pid"])

@@ -34,16 +34,17 @@ class RunningMesh:
     Args:
         folder: of the mesh.
         file: the topology file, by default of a ring of three.
+        host: what leads to this machine, for the server and for links.
         sections: of the topology, instead of the file's.
     """
 
-    def __init__(self, folder: Path, file: Path = RING, **sections: Any):
+    def __init__(self, folder: Path, file: Path = RING, host: str = "localhost", **sections: Any):
         self.folder = folder
         topology = load(file)
-        server = topology.server.model_copy(update={"port": free_port()})
+        server = topology.server.model_copy(update={"host": host, "port": free_port()})
         self._ports = LinkPorts(len(topology.sites))
         sites = [
-            site.model_copy(update={"link": LinkAddress(host="localhost", ports=f"{low}-{high}")})
+            site.model_copy(update={"link": LinkAddress(host=host, ports=f"{low}-{high}")})
             for site, (low, high) in zip(topology.sites, self._ports.ranges, strict=True)
         ]
         self.topology = topology.model_copy(update={"server": server, "sites": tuple(sites)} | sections)

@@ -133,12 +133,16 @@ def test_a_run_that_another_admin_aborts_ends_with_the_reason_and_as_a_failure(m
     assert result_of(mesh, run_id)["outcome"] == "aborted"
 
 
-def test_a_port_in_use_is_reported_with_its_user(make_mesh):
+@pytest.mark.parametrize("whose", ["server", "meeting point"])
+def test_a_port_in_use_is_reported_with_its_user(make_mesh, whose):
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = make_mesh("late", port).call("up")
+        mesh = make_mesh("late", port if whose == "server" else None)
+        if whose == "meeting point":
+            mesh.hide(port)
+        ended = mesh.call("up")
     assert ended.returncode == 1
-    assert f"port {port} cannot be used" in ended.stderr
+    assert f"the {whose}'s port {port} cannot be used" in ended.stderr
     assert f"(pid {os.getpid()})" in ended.stderr
 
 

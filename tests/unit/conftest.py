@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from authority import Authority
+from meeting_place import MeetingPlace
 
 from volume import Volume
 from volume import volume as mounted
@@ -17,6 +18,14 @@ def authority(tmp_path_factory):
 @pytest.fixture(scope="session")
 def foreign_authority(tmp_path_factory):
     return Authority(tmp_path_factory.mktemp("certificates") / "foreign")
+
+
+@pytest.fixture
+def place(authority):
+    """A meeting point."""
+    place = MeetingPlace(authority)
+    yield place
+    place.close()
 
 
 @pytest.fixture

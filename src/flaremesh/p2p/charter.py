@@ -71,6 +71,7 @@ class Charter:
         code: the code that it may run.
         revoked: serial numbers of certificates that nobody may use any more, in decimal: JSON's numbers are
             too short for them.
+        meet: host and port of the meeting point; None where the mesh has none.
         host: name under which others dial the participant; None where nobody does.
         ports: inclusive range of ports that a run may open there; None: none.
     """
@@ -80,6 +81,7 @@ class Charter:
     peers: Mapping[str, Peer] = field(default_factory=dict)
     code: Code = Code()
     revoked: tuple[str, ...] = ()
+    meet: tuple[str, int] | None = None
     host: str | None = None
     ports: tuple[int, int] | None = None
 

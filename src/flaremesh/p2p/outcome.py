@@ -11,7 +11,7 @@ from flaremesh.metrics.names import RunState
 from flaremesh.metrics.sink import Metrics
 from flaremesh.record import Name, Schema, Seconds, Text, Whole, at_most
 from flaremesh.runtime.history import Record
-from flaremesh.topology.links import LinkKind
+from flaremesh.topology.links import Carried
 from flaremesh.topology.schema import MOST_SITES
 
 RUN_FOLDER: Final = "flaremesh"
@@ -24,9 +24,9 @@ MOST_RECORDS: Final = 1000
 """So many records may a history have that goes to the server."""
 
 Links: TypeAlias = Annotated[
-    Mapping[Name, Annotated[str, Field(pattern=f"^({'|'.join(LinkKind)})$")]], at_most(MOST_SITES)
+    Mapping[Name, Annotated[str, Field(pattern=f"^({'|'.join(Carried)})$")]], at_most(MOST_SITES)
 ]
-"""What carries the messages to each out-neighbour."""
+"""How the messages to each out-neighbour travel."""
 
 Bytes: TypeAlias = Annotated[Mapping[Name, Whole], at_most(MOST_SITES)]
 """Bytes by neighbour."""
@@ -50,7 +50,7 @@ class SiteResult:
         metrics: of its last evaluation, by name.
         seconds: of its loop, wall clock; None for a site that did not finish.
         sent_bytes, received_bytes: payload by out- and by in-neighbour; empty for a site that did not finish.
-        links: what carried the messages to each out-neighbour in the end, ``direct`` or ``relay``.
+        links: how the messages to each out-neighbour travelled in the end, in the words of Carried.
         history: its history, thinned; empty where the site's whole history stands beside the result.
     """
 

@@ -26,7 +26,7 @@ class SiteProgress:
         consensus_distance: of its last iteration, as in Iteration; None before the first.
         seconds_per_iteration: of its last iteration, wall clock; None before the first.
         metrics: of its last evaluation, by name.
-        links: what carries the messages to each out-neighbour, ``direct`` or ``relay``.
+        links: how the messages to each out-neighbour travel, in the words of Carried.
         waits_for: the site that it waits for before its first iteration.
         panic: why code of the site ends the run.
         checkpoint: the iteration of the last checkpoint that it has written in this attempt, 0 before.

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from flaremesh.p2p.agents import doctor
-from flaremesh.p2p.agents.doctor import Doctor, Edge, Finding, Report, invite, try_edges, turn_away
+from flaremesh.p2p.agents.doctor import (
+    Doctor,
+    Edge,
+    Finding,
+    Report,
+    invite,
+    try_edges,
+    try_meeting,
+    turn_away,
+)
 from flaremesh.p2p.agents.probe import Invitation, ProbeListener
 from flaremesh.p2p.charter import Peer
 from flaremesh.provision.kits import provision
@@ -70,7 +79,7 @@ def peers(port, *names, host="localhost"):
 
 
 def test_edges_are_tried_at_once_and_each_has_its_own_outcome(authority, port):
-    ulm = ProbeListener("localhost", (port, port), authority.issue("ulm"))
+    ulm = ProbeListener("ulm", "localhost", (port, port), authority.issue("ulm"))
     answers = {
         "ulm": lambda: invite(ulm.expect("bonn")),
         "away": lambda: None,
@@ -128,7 +137,7 @@ def test_the_words_of_a_peer_are_printable(authority):
 
 
 def test_who_is_late_to_answer_is_asked_again(authority, port):
-    ulm = ProbeListener("localhost", (port, port), authority.issue("ulm"))
+    ulm = ProbeListener("ulm", "localhost", (port, port), authority.issue("ulm"))
     answers = iter([None, invite(ulm.expect("bonn"))])
     (edge,) = try_edges(
         "bonn",
@@ -165,6 +174,18 @@ def test_an_edge_that_hangs_does_not_hold_up_the_report(authority, monkeypatch):
     assert "within 0.1 s" in edge.reason
 
 
+def test_a_site_that_reaches_the_meeting_point_is_well_and_one_that_does_not_names_it(kit, port):
+    with socket.create_server(("localhost", port)):
+        assert examined(kit, meeting=try_meeting("bonn", ("localhost", port))).meets
+    report = examined(kit, meeting=try_meeting("bonn", ("localhost", port)))
+    assert report.meets is False
+    (finding,) = report.findings
+    told = f"bonn does not reach the meeting point at localhost:{port}: Connection refused."
+    assert (finding.what, finding.peer) == (told, None)
+    assert "HTTPS_PROXY" in finding.remedy
+    assert examined(kit).meets is None
+
+
 @pytest.fixture(scope="module")
 def kits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mesh")
@@ -176,8 +197,8 @@ def kit(kits, tmp_path):
     return shutil.copytree(kits["bonn"], tmp_path / "bonn")
 
 
-def examined(workspace, missing=(), gpus=0, edges=()):
-    return doctor.examine("bonn", workspace, missing, time.time() + 86_400 * 10, gpus, edges)
+def examined(workspace, missing=(), gpus=0, edges=(), meeting=None):
+    return doctor.examine("bonn", workspace, missing, time.time() + 86_400 * 10, gpus, edges, meeting)
 
 
 def test_an_examination_tells_of_certificate_storage_and_versions(kit):

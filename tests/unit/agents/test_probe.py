@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from flaremesh.links import LinkError
+from flaremesh.links import LinkError, speed
 from flaremesh.p2p.agents import probe
 from flaremesh.p2p.agents.probe import ProbeListener, dial
 
 
 @pytest.fixture
 def bonn(authority, port):
-    return ProbeListener("localhost", (port, port), authority.issue("bonn"))
+    return ProbeListener("bonn", "localhost", (port, port), authority.issue("bonn"))
 
 
 def listens(port):
@@ -37,6 +37,31 @@ def test_an_expected_neighbour_gets_a_link_and_the_port_is_free_again(authority,
     assert invitation.port == port
     assert dialled(authority, invitation) is None
     wait_until_free(port)
+
+
+def test_a_link_is_measured_over_tls_whoever_leads(authority, bonn, monkeypatch):
+    monkeypatch.setattr(speed, "STREAM_SECONDS", 0.2)
+    for site in ("aachen", "ulm"):  # before bonn in the alphabet, and behind it
+        invitation = bonn.expect(site)
+        address = ("localhost", invitation.port)
+        found = probe.measure(site, "bonn", address, invitation.run, authority.issue(site))
+        assert isinstance(found, speed.Speed), found
+        assert found.round_trip < 1
+        assert min(found.sent, found.received) > 1e6
+
+
+def test_a_site_at_which_a_run_goes_on_is_linked_to_and_not_measured(authority, port):
+    busy = ProbeListener("bonn", "localhost", (port, port), authority.issue("bonn"), is_idle=lambda: False)
+    assert dialled(authority, busy.expect("aachen")) is None
+    invitation = busy.expect("aachen")
+    found = probe.measure("aachen", "bonn", ("localhost", port), invitation.run, authority.issue("aachen"))
+    assert "aachen could not measure its link to bonn" in found.what
+    assert "no run may go on" in found.remedy
+
+
+def test_who_cannot_be_linked_to_is_not_measured_and_named(authority, port):
+    found = probe.measure("aachen", "bonn", ("localhost", port), "probe", authority.issue("aachen"))
+    assert "aachen has no link to bonn" in found.what
 
 
 def test_neighbours_that_come_at_once_share_one_port(authority, bonn):
@@ -80,7 +105,7 @@ def test_a_certificate_of_another_root_is_refused(authority, foreign_authority, 
 
 
 def test_an_expired_certificate_is_refused(authority, port):
-    expired = ProbeListener("localhost", (port, port), authority.issue("bonn", days=-1))
+    expired = ProbeListener("bonn", "localhost", (port, port), authority.issue("bonn", days=-1))
     failure = dialled(authority, expired.expect("aachen"))
     assert "certificate has expired" in failure.what
 

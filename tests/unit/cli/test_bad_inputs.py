@@ -29,12 +29,13 @@ OF_A_TOPOLOGY = {
     "top": ("--once",),
     "monitor": (),
     "doctor": (),
+    "tune": ("--measured", "measured.json"),
     "bundle": ("bonn",),
     "down": (),
 }
 """The commands that take a topology file, and what else they need."""
 
-OF_A_MESH = [command for command in OF_A_TOPOLOGY if command != "simulate"]
+OF_A_MESH = [command for command in OF_A_TOPOLOGY if command not in ("simulate", "tune")]
 
 
 def call(*arguments: object) -> Result:
@@ -92,6 +93,16 @@ def test_what_is_no_topology_file_is_refused(here: Path, command: str, content: 
 @pytest.mark.parametrize("path", [".", "mesh.yaml/x", "/dev/null", "x" * 300, ""])
 def test_a_path_that_leads_to_no_topology_file_is_refused(here: Path, command: str, path: str) -> None:
     refused(command, path, *OF_A_TOPOLOGY[command])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"\xff", b'{"mesh": "ring", "version": 2}'])
+@pytest.mark.parametrize("command", [["plan", "--build-problem"], ["tune"]])
+def test_what_is_no_measurement_is_refused(here: Path, command: list[str], content: bytes | None) -> None:
+    if content is not None:
+        Path("measured.json").write_bytes(content)
+    said = refused(*command, "mesh.yaml", "--measured", "measured.json")
+    assert "measured.json" in said
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("output", ["mesh.yaml", "mesh.yaml/x/y", "x" * 300])

@@ -11,6 +11,7 @@ import pytest
 from flaremesh.p2p.gate import policy
 from flaremesh.p2p.gate.policy import PolicyError
 from flaremesh.sandbox import landlock
+from flaremesh.topology.links import LinkKind
 
 A, B = "a" * 64, "b" * 64
 
@@ -31,8 +32,11 @@ RULES = {
     "problems, of which a file is not a package": ("problems: [hospital]", {"problem": "hospital.models.py"}),
     "code": (f"code: [{A}]", {"code": {"hospital.models": B}}),
     "code, all of it": (f"code: [{A}]", {"code": {"hospital.models": A, "problem.py": B}}),
-    "carriers": ("carriers: [direct]", {"links": "relay"}),
-    "carriers, with which auto may come to relay": ("carriers: [direct]", {"links": "auto"}),
+    "carriers": ("carriers: [direct]", {"links": "relay", "carriers": (LinkKind.RELAY,)}),
+    "carriers, with which auto may come to relay": (
+        "carriers: [direct]",
+        {"links": "auto", "carriers": (LinkKind.DIRECT, LinkKind.RELAY)},
+    ),
     "least_sites": ("least_sites: 3", {"sites": ("heidelberg", "bonn")}),
     "least_sites, also of those that may be left": ("least_sites: 3", {"quorum": 2}),
     "least_sites, each counted once": ("least_sites: 3", {"sites": ("bonn", "heidelberg", "bonn")}),
@@ -119,7 +123,7 @@ MISTAKES = {
     "a path as a zone": ("hours: {time_zone: ../../etc/passwd}", "there is no time zone"),
     "an unknown carrier": (
         "carriers: [pigeon]",
-        "line 1: carriers[0]: 'pigeon' is unknown; write one of direct, relay",
+        "line 1: carriers[0]: 'pigeon' is unknown; write one of direct, met, relay",
     ),
     "no carrier": ("carriers: []", "0 given, at least 1 needed"),
     "an unknown role": ("submitters: {roles: [king]}", "line 1: submitters.roles[0]: 'king' is unknown"),

@@ -18,6 +18,7 @@ from flaremesh.p2p.progress import RUN_PROGRESS, SITE_PROGRESS, RunProgress, Sit
 from flaremesh.p2p.roster import Roster
 from flaremesh.printable import printable
 from flaremesh.record import RecordError
+from flaremesh.topology.links import Carried
 from traced import peak_bytes
 
 ARCHITECTURE = Path(__file__).parents[3] / "docs/architecture.md"
@@ -34,7 +35,7 @@ SITES = st.builds(
     st.none() | SECONDS,
     BYTES,
     BYTES,
-    st.dictionaries(NAMES, st.sampled_from(["direct", "relay"]), max_size=2),
+    st.dictionaries(NAMES, st.sampled_from(list(Carried)), max_size=2),
     st.lists(RECORDS, max_size=2),
 )
 RESULTS = st.builds(
@@ -205,7 +206,7 @@ def test_progress_that_cannot_be_read_leaves_what_was_told_before(roster, droppe
     "lie",
     [
         {"waits_for": "moon"},
-        {"links": {"moon": "relay"}},
+        {"links": {"moon": "relayed"}},
         {"links": {"ulm": "[red]"}},
         {"seconds_per_iteration": -1},
         {"iteration": -1},

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 from abc import abstractmethod
@@ -15,25 +16,28 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from flaremesh import atomic
+from flaremesh.hosts import at
 from flaremesh.metrics.ask import HOST_VARIABLE, PORT, PORT_VARIABLE
-from flaremesh.metrics.exporter import Exporter
+from flaremesh.metrics.exporter import Document, Exporter
 from flaremesh.metrics.names import AgentMetric
-from flaremesh.p2p.agents.doctor import Doctor, Edge, Report, examine, versions
+from flaremesh.p2p.agents.doctor import Doctor, Edge, Meeting, Report, examine, versions
 from flaremesh.p2p.agents.janitor import Retention, sweep, sweep_stores
 from flaremesh.p2p.agents.kit import PATH as KIT_PATH
 from flaremesh.p2p.agents.kit import Kit
 from flaremesh.p2p.agents.termination import on_termination
+from flaremesh.p2p.nvflare import ipv6
 from flaremesh.p2p.nvflare.startup import startup_files
 
 AGENT_FILE: Final = "agent.json"
 """File in the workspace that says where the agent serves: ``{"url": ..., "pid": ...}``."""
 
-_EVERYWHERE = "0.0.0.0"
+_EVERYWHERE = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}
 _SWEEP_SECONDS = 3600.0
 
 
@@ -67,6 +71,7 @@ class Agent(FLComponent):
         kit: Mapping[str, Any] | None = None,
     ):
         super().__init__()
+        ipv6.admit()  # NVFlare makes its components before it dials or listens
         self._port = port
         self._kit = kit
         self._retention = Retention(keep_runs, keep_days)
@@ -119,9 +124,20 @@ class Agent(FLComponent):
         """Try the direct edges that the participant dials."""
         return []
 
+    def meeting(self) -> Meeting | None:
+        """Try the way to the meeting point, of a site whose mesh has one."""
+        return None
+
     def addresses(self) -> Mapping[str, Any]:
         """Fields of Kit that say where the participant is dialled and where it dials."""
         return {}
+
+    def documents(self) -> dict[str, Document]:
+        """What is served, by path, to those who ask from this machine."""
+        if self._kit is None:
+            return {}
+        kit = Kit(**self._kit, **self.addresses()).model_dump_json().encode() + b"\n"
+        return {KIT_PATH: lambda query: kit}
 
     def collectors(self) -> list[Collector]:
         """What is exported."""
@@ -149,18 +165,18 @@ class Agent(FLComponent):
         file.unlink(missing_ok=True)
         try:
             exporter = Exporter(
-                host, int(port), self.collectors(), self.why_not_ready, self._report, self._documents()
+                host, int(port), self.collectors(), self.why_not_ready, self._report, self.documents()
             )
         except (OSError, ValueError, OverflowError) as error:
             self.log_error(
                 fl_ctx,
-                f"no metrics and no readiness: cannot serve on {host}:{port} ({error}). "
+                f"no metrics and no readiness: cannot serve on {host}, port {port} ({error}). "
                 f"Free the port, or choose another one with {PORT_VARIABLE}, and start again.",
             )
             return
-        self.log_info(fl_ctx, f"serving metrics and readiness on {host}:{exporter.port}")
-        here = "127.0.0.1" if host == _EVERYWHERE else host
-        atomic.write(file, json.dumps({"url": f"http://{here}:{exporter.port}", "pid": os.getpid()}) + "\n")
+        self.log_info(fl_ctx, f"serving metrics and readiness on {at(host, exporter.port)}")
+        url = f"http://{at(_HERE.get(host, host), exporter.port)}"
+        atomic.write(file, json.dumps({"url": url, "pid": os.getpid()}) + "\n")
 
     def _examine(self) -> Report:
         return examine(
@@ -170,12 +186,8 @@ class Agent(FLComponent):
             self.certificate_expiry,
             self.gpus,
             self.edges(),
+            self.meeting(),
         )
-
-    def _documents(self) -> dict[str, bytes]:
-        if self._kit is None:
-            return {}
-        return {KIT_PATH: Kit(**self._kit, **self.addresses()).model_dump_json().encode() + b"\n"}
 
     def _report(self) -> tuple[bool, bytes]:
         report = self._doctor.report()
@@ -206,6 +218,13 @@ class _AgentMetrics(Collector):
         yield gauge(AgentMetric.WORKSPACE_FREE, disk.free)
         yield gauge(AgentMetric.RUNNING_JOBS, len(self._agent.running_jobs()))
         yield from self._agent.collect()
+
+
+def counter(metric: AgentMetric, value: float | None = None) -> CounterMetricFamily:
+    """A counter without labels and its value, or one that waits for its labelled values."""
+    return CounterMetricFamily(
+        metric.value.full_name, metric.value.help, value=value, labels=metric.value.labels or None
+    )
 
 
 def gauge(metric: AgentMetric, value: float | None = None) -> GaugeMetricFamily:

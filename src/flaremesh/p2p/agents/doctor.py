@@ -10,16 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 from pydantic import Field
 
 from flaremesh import __version__
+from flaremesh.hosts import at
+from flaremesh.links import tunnel
+from flaremesh.links.carrier import Address
 from flaremesh.links.credentials import Credentials
+from flaremesh.links.speed import MOST_SECONDS, Speed
+from flaremesh.links.tls import cause_of
 from flaremesh.p2p import participant
-from flaremesh.p2p.agents.probe import Failure, Invitation, dial
+from flaremesh.p2p.agents.probe import Failure, Invitation, dial, measure
 from flaremesh.p2p.charter import Peer
 from flaremesh.p2p.participant import StartError
+from flaremesh.printable import printable
 from flaremesh.record import Name, RecordError, Schema, Text, Whole, at_most
 from flaremesh.sandbox import landlock
 from flaremesh.topology.schema import MOST_SITES
@@ -27,10 +33,14 @@ from flaremesh.topology.schema import MOST_SITES
 PATH: Final = "/doctor?report"
 """Where an agent serves its report."""
 
+MEASURE_PATH: Final = "/measure"
+"""Where an agent measures its edges to the peers that are named after a question mark, all at once."""
+
 _FRESH_SECONDS = 5.0  # a scraper that asks more often would keep the neighbours busy
 _ASK_SECONDS = 3.0
 _ASKED = 2  # so often a peer is asked: a message may be lost, or a busy machine answer late
 _EDGES_SECONDS = _ASKED * _ASK_SECONDS + 7.0  # 5 s to dial, and a resolver that is slow
+_MEET_SECONDS = 3.0
 _GPU_SECONDS = 20.0  # to import torch and count the GPUs
 
 _DAY_SECONDS = 86_400.0
@@ -65,6 +75,7 @@ class Edge:
         reason: why not.
         remedy: what to do.
         version: of flaremesh at the peer.
+        speed: of the link; None unless it was to be measured, and could be.
     """
 
     peer: Name
@@ -73,6 +84,7 @@ class Edge:
     reason: Text = ""
     remedy: Text = ""
     version: Name | None = None
+    speed: Speed | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,7 @@ class Report:
         edges: its direct edges to out-neighbours.
         findings: what is wrong.
         confined: the kernel keeps the code of runs from the key and from what else is not theirs.
+        meets: whether it reaches the meeting point; None where the mesh has none, or it is not a site.
     """
 
     name: Name
@@ -102,6 +115,7 @@ class Report:
     edges: Annotated[Sequence[Edge], at_most(MOST_SITES)]
     findings: Annotated[Sequence[Finding], at_most(MOST_SITES)]
     confined: bool = True
+    meets: bool | None = None
 
     def to_json(self) -> bytes:
         """The report as JSON, as the agent serves it."""
@@ -121,6 +135,10 @@ class Report:
 
 
 _REPORT: Final = Schema[Report](Report, "a report")
+EDGES: Final = Schema[Annotated[Sequence[Edge], at_most(MOST_SITES)]](
+    Annotated[Sequence[Edge], at_most(MOST_SITES)], "a list of measured edges"
+)
+"""What an agent answers at MEASURE_PATH."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +154,32 @@ class _Answer:
 
 
 _ANSWER: Final = Schema[_Answer](_Answer, "an answer to the request to be dialled")
+
+
+class Meeting(NamedTuple):
+    """Whether a site reaches the meeting point; ``failure`` says why not."""
+
+    failure: Failure | None = None
+
+
+def try_meeting(site: str, address: Address) -> Meeting:
+    """Make a connection to the meeting point as a run would, through the site's proxy where it has one."""
+    try:
+        tunnel.connect(address, _MEET_SECONDS).close()
+    except OSError as error:
+        where = at(*address)
+        return Meeting(
+            Failure(
+                f"{site} does not reach the meeting point at {where}: {printable(cause_of(error))}.",
+                f"It must run, and firewalls must let {site} connect to {where}; where {site} reaches others "
+                "through a proxy only, HTTPS_PROXY must name that.",
+            )
+        )
+    return Meeting()
+
+
+Attempt: TypeAlias = Callable[[str, str, Address, str, Credentials], Speed | Failure | None]
+"""`dial`, or `measure`."""
 
 
 class Doctor:
@@ -161,7 +205,13 @@ class Doctor:
 
 
 def examine(
-    name: str, workspace: Path, missing: Sequence[str], expires: float, gpus: int, edges: Sequence[Edge]
+    name: str,
+    workspace: Path,
+    missing: Sequence[str],
+    expires: float,
+    gpus: int,
+    edges: Sequence[Edge],
+    meeting: Meeting | None = None,
 ) -> Report:
     """Examine a participant's machine, and put all that is known together.
 
@@ -172,6 +222,7 @@ def examine(
         expires: when its certificate does, Unix time.
         gpus: how many it is to have.
         edges: what was found of its direct edges.
+        meeting: what was found of its way to the meeting point.
     """
     findings = [
         Finding(
@@ -189,6 +240,8 @@ def examine(
         what, _, remedy = str(error).partition(". ")
         findings.append(Finding(name, f"{what}.", remedy))
     findings += [Finding(name, edge.reason, edge.remedy, edge.peer) for edge in edges if edge.ok is False]
+    if meeting is not None and meeting.failure is not None:
+        findings.append(Finding(name, *meeting.failure))
     return Report(
         name=name,
         versions=versions(),
@@ -200,6 +253,7 @@ def examine(
         edges=edges,
         findings=findings,
         confined=bool(landlock.version()),
+        meets=None if meeting is None else meeting.failure is None,
     )
 
 
@@ -214,6 +268,8 @@ def try_edges(
     allowed: Mapping[str, Peer],
     ask: Callable[[str, float], bytes | None],
     credentials: Credentials,
+    attempt: Attempt = dial,
+    seconds: float = 0.0,
 ) -> list[Edge]:
     """Dial all out-neighbours at once.
 
@@ -224,35 +280,44 @@ def try_edges(
         ask: called with a peer and seconds; returns what its agent answers to the request to be dialled,
             made by `invite` or `turn_away`, or None.
         credentials: of ``site``.
+        attempt: what to do with each.
+        seconds: that it may take beside the dialling.
     """
+    limit = _EDGES_SECONDS + seconds
     found = {
         peer: _failed(
             peer,
             host,
             Failure(
-                f"{site} could not find out within {_EDGES_SECONDS:g} s whether {host} leads to {peer}.",
+                f"{site} could not find out within {limit:g} s whether {host} leads to {peer}.",
                 "Does that name resolve there?",
             ),
         )
         for peer, host in hosts.items()
     }
 
-    def attempt(peer: str, host: str) -> None:
+    def ask_and_try(peer: str, host: str) -> None:
         answers = (ask(peer, _ASK_SECONDS) for _ in range(_ASKED))
         answer = next((answer for answer in answers if answer is not None), None)
-        found[peer] = _try_edge(site, peer, host, answer, allowed.get(peer), credentials)
+        found[peer] = _try_edge(site, peer, host, answer, allowed.get(peer), credentials, attempt)
 
-    threads = [threading.Thread(target=attempt, args=edge, daemon=True) for edge in hosts.items()]
+    threads = [threading.Thread(target=ask_and_try, args=edge, daemon=True) for edge in hosts.items()]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + _EDGES_SECONDS
+    deadline = time.monotonic() + limit
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     return list(found.values())
 
 
 def _try_edge(
-    site: str, peer: str, host: str, answer: bytes | None, allowed: Peer | None, credentials: Credentials
+    site: str,
+    peer: str,
+    host: str,
+    answer: bytes | None,
+    allowed: Peer | None,
+    credentials: Credentials,
+    attempt: Attempt,
 ) -> Edge:
     if answer is None:
         return _failed(
@@ -271,7 +336,7 @@ def _try_edge(
         )
     if reply.port is None:
         return Edge(peer, host, False if reply.wrong else None, reply.why, reply.remedy, reply.version)
-    text = f"{host}:{reply.port}"
+    text = at(host, reply.port)
     if allowed is None or not allowed.is_at(host, reply.port):
         return _failed(
             peer,
@@ -282,10 +347,21 @@ def _try_edge(
             ),
             reply.version,
         )
-    failure = dial(site, peer, (host, reply.port), reply.run, credentials)
-    if failure is not None:
-        return _failed(peer, text, failure, reply.version)
-    return Edge(peer, text, True, version=reply.version)
+    found = attempt(site, peer, (host, reply.port), reply.run, credentials)
+    if isinstance(found, Failure):
+        return _failed(peer, text, found, reply.version)
+    return Edge(peer, text, True, version=reply.version, speed=found)
+
+
+def measure_edges(
+    site: str,
+    hosts: Mapping[str, str],
+    allowed: Mapping[str, Peer],
+    ask: Callable[[str, float], bytes | None],
+    credentials: Credentials,
+) -> list[Edge]:
+    """As `try_edges`, and measure each link."""
+    return try_edges(site, hosts, allowed, ask, credentials, measure, MOST_SECONDS)
 
 
 def invite(invitation: Invitation) -> bytes:

@@ -1,30 +1,40 @@
-"""Whether a direct edge works, tried while no run uses it.
+"""Whether two neighbours can make a connection, and how fast it is, tried while no run uses it.
 
 Between runs nobody listens at a site. So the agent of the site that is dialled opens a port of its range for
-some seconds, and the agent of the one that dials makes a link there as a run would.
+some seconds, and the agent of the one that dials makes a connection there as a run would. It may measure it,
+or hang up.
 """
 
-import ssl
+import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
-from flaremesh.links import LinkError, Refusal
+from typing_extensions import override
+
+from flaremesh.hosts import at
+from flaremesh.links import LinkError, LinkKind, speed
 from flaremesh.links.carrier import Address
+from flaremesh.links.carriers.direct import DirectCarrier, bind
 from flaremesh.links.credentials import Credentials
-from flaremesh.links.direct.connection import signal
-from flaremesh.links.direct.dialler import Dialler
-from flaremesh.links.direct.listener import Listener
-from flaremesh.links.direct.outgoing import Outgoing
+from flaremesh.links.dialler import Dialler
 from flaremesh.links.errors import LinkRefused
-from flaremesh.links.frame import Kind, run_digest
+from flaremesh.links.frame import Greeting, Word, pack_greeting, run_digest
+from flaremesh.links.greeting import End
+from flaremesh.links.reception import Reception
+from flaremesh.links.tls import cause_of
 
 _OPEN_SECONDS = 7.0  # a dialler tries for 5 s
+_DIAL_SECONDS = 5.0
+_ATTEMPT_SECONDS = 3.0
+_PAUSE_SECONDS = 0.2  # between two attempts
 
 
 class Invitation(NamedTuple):
-    """Where and for which run to make a link.
+    """Where and for which run to make a connection.
 
     Attributes:
         port: it is open for some seconds.
@@ -35,21 +45,59 @@ class Invitation(NamedTuple):
     run: str
 
 
-class ProbeListener:
-    """Opens one port while in-neighbours are expected; closes it when all came or their time is over.
+class _Trial(End):
+    """An end that is content once the other one has agreed.
 
     Args:
+        site, peer: the two.
+        run: the invitation's.
+        use: called with the connection, whose it is from then on.
+    """
+
+    def __init__(self, site: str, peer: str, run: str, use: Callable[[socket.socket], None]):
+        self.peer, self.leads, self.carriers = peer, site < peer, [LinkKind.DIRECT]
+        self._run, self._use = run_digest(run), use
+
+    @property
+    def received(self) -> int:
+        """Nothing: no run has sent anything."""
+        return 0
+
+    @override
+    def adopt(self, connection: socket.socket, kind: LinkKind, heard: Greeting) -> None:
+        with suppress(OSError):
+            connection.setblocking(True)
+            if self.leads:
+                connection.sendall(pack_greeting(Greeting(Word.ADOPT), self._run))
+        self._use(connection)
+
+
+class ProbeListener:
+    """Opens one port while neighbours are expected; closes it when all came or their time is over.
+
+    Args:
+        site: name of this site.
         host: name under which neighbours dial.
         ports: inclusive range of ports, of which the first free one is taken.
         credentials: of this site.
+        is_idle: whether neighbours may measure now; else they learn only that there is a link.
     """
 
-    def __init__(self, host: str, ports: tuple[int, int], credentials: Credentials):
-        self._host, self._ports, self._credentials = host, ports, credentials
+    def __init__(
+        self,
+        site: str,
+        host: str,
+        ports: tuple[int, int],
+        credentials: Credentials,
+        is_idle: Callable[[], bool] = lambda: True,
+    ):
+        self._site, self._host, self._ports, self._credentials = site, host, ports, credentials
+        self._is_idle = is_idle
         self._changed = threading.Condition()
         self._expected: dict[str, float] = {}  # by name: until when
-        self._listener: Listener | None = None
-        self._run = ""
+        self._ends: dict[str, End] = {}
+        self._reception: Reception | None = None
+        self._invitation = Invitation(0, "")
         self._closing = False
 
     def expect(self, peer: str) -> Invitation:
@@ -60,40 +108,52 @@ class ProbeListener:
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._closing)
-            if self._listener is None:
-                self._run = f"probe {uuid.uuid4()}"
-                self._listener = Listener(
-                    self._host,
-                    self._ports,
-                    self._credentials,
-                    run_digest(self._run),
-                    self._welcome,
-                    lambda name, reason: None,  # the site that dials learns the reason by itself
-                )
-                threading.Thread(target=self._serve, args=[self._listener], name="probe", daemon=True).start()
+            if self._reception is None:
+                self._open()
+            trial = _Trial(
+                self._site, peer, self._invitation.run, lambda stream: self._has_come(trial, stream)
+            )
+            self._ends[peer] = trial
             self._expected[peer] = time.monotonic() + _OPEN_SECONDS
-            return Invitation(self._listener.port, self._run)
+            return self._invitation
 
-    def _welcome(self, name: str, connection: ssl.SSLSocket) -> Refusal | None:
+    def _open(self) -> None:
+        run = f"probe {uuid.uuid4()}"
+        self._ends = {}
+        listening = bind(self._host, self._ports)
+        # the site that dials learns the reason of a refusal by itself
+        self._reception = Reception(self._ends, self._credentials, run_digest(run), lambda name, reason: None)
+        self._reception.listen(listening)
+        self._invitation = Invitation(int(listening.getsockname()[1]), run)
+        threading.Thread(target=self._serve, args=[self._reception], name="probe", daemon=True).start()
+
+    def _has_come(self, trial: _Trial, stream: socket.socket) -> None:
+        if self._is_idle():
+            threading.Thread(target=_answer, args=[stream], name=f"speed-{trial.peer}", daemon=True).start()
+        else:
+            stream.close()
         with self._changed:
-            if self._expected.pop(name, None) is None:
-                return Refusal.STRANGER
-            self._changed.notify_all()
-        with connection:
-            connection.sendall(signal(Kind.ACK, run_digest(self._run)))
-        return None
+            if self._ends.get(trial.peer) is trial:  # it may be expected again already
+                self._ends.pop(trial.peer)
+                self._expected.pop(trial.peer, None)
+                self._changed.notify_all()
 
-    def _serve(self, listener: Listener) -> None:
+    def _serve(self, reception: Reception) -> None:
         with self._changed:
             while self._expected:
                 self._changed.wait(max(0.0, min(self._expected.values()) - time.monotonic()))
                 now = time.monotonic()
                 self._expected = {peer: until for peer, until in self._expected.items() if until > now}
             self._closing = True
-        listener.close()  # without the lock, for which its thread may wait
+        reception.close()  # without the lock, for which its thread may wait
         with self._changed:
-            self._listener, self._closing = None, False
+            self._reception, self._closing = None, False
             self._changed.notify_all()
+
+
+def _answer(stream: socket.socket) -> None:
+    with suppress(OSError):  # the one that dials says what is wrong; most only look whether there is a link
+        speed.answer(stream)
 
 
 class Failure(NamedTuple):
@@ -113,24 +173,63 @@ def dial(site: str, peer: str, address: Address, run: str, credentials: Credenti
         run: the invitation's.
         credentials: of ``site``.
     """
+    made = _made(site, peer, address, run, credentials)
+    if isinstance(made, Failure):
+        return made
+    made.close()
+    return None
+
+
+def measure(
+    site: str, peer: str, address: Address, run: str, credentials: Credentials
+) -> speed.Speed | Failure:
+    """Make a link and measure it, in `speed.MOST_SECONDS` and the time to dial; arguments as of `dial`."""
+    made = _made(site, peer, address, run, credentials)
+    if isinstance(made, Failure):
+        return made
     try:
-        context = credentials.dialling()
+        return speed.measure(made)
+    except OSError as error:
+        return Failure(
+            f"{site} could not measure its link to {peer}: {cause_of(error)}.",
+            "Both must run one version of flaremesh, and no run may go on at either.",
+        )
+
+
+def _made(
+    site: str, peer: str, address: Address, run: str, credentials: Credentials
+) -> socket.socket | Failure:
+    """A link on which both have agreed."""
+    try:
+        dialler = Dialler(site, run_digest(run), credentials, lambda *_: None)
     except LinkError as error:
         return Failure(f"{error}.", "Install the kit again.")
-    dialler = Dialler(site, peer, address, run_digest(run), credentials, context, lambda *_: None)
-    edge = Outgoing(dialler, lost=lambda *_: None, fail=lambda _: None)
+    carrier = DirectCarrier(None)
+    carrier.open({peer: address})
+    made: list[socket.socket] = []
     try:
-        cause = edge.wait()
+        cause = _connect(dialler, _Trial(site, peer, run, made.append), carrier)
     except LinkRefused as error:
         what, _, remedy = str(error).partition(". ")
         return Failure(f"{what}.", f"{remedy}: install the kits of the last one.")
-    finally:
-        edge.stop()
-        edge.close()
     if cause is None:
-        return None
+        return made[0]
     host, port = address
     return Failure(
-        f"{site} has no link to {peer} at {host}:{port}: {cause}.",
+        f"{site} has no link to {peer} at {at(host, port)}: {cause}.",
         f"{host} must lead to {peer}, and both firewalls must let {site} connect to its ports.",
     )
+
+
+def _connect(dialler: Dialler, end: End, carrier: DirectCarrier) -> str | None:
+    """Try for some seconds; returns why there is no connection."""
+    deadline = time.monotonic() + _DIAL_SECONDS
+    while True:
+        try:
+            dialler.connect(end, carrier, _ATTEMPT_SECONDS)
+        except OSError as error:
+            if time.monotonic() + _PAUSE_SECONDS > deadline:
+                return cause_of(error)
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return None

@@ -2,21 +2,23 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
-from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from flaremesh.metrics.names import AgentMetric
-from flaremesh.p2p.agents.agent import Agent, gauge
+from flaremesh.p2p import charter
+from flaremesh.p2p.agents.agent import Agent, counter, gauge
 from flaremesh.p2p.agents.attempts import Attempts
+from flaremesh.p2p.agents.meeting_point import MeetingProcess, TicketOffice, families
 from flaremesh.p2p.agents.shared import SharedMetrics
 from flaremesh.p2p.logins import Logins
-from flaremesh.p2p.nvflare.cells import JOBS, METRICS
+from flaremesh.p2p.nvflare.cells import JOBS, METRICS, TICKETS
 from flaremesh.p2p.nvflare.jobs import FIRST_FAILURE
 from flaremesh.p2p.nvflare.logins import guard_logins
 from flaremesh.p2p.nvflare.server import ServerProcess, job_of_event
@@ -29,11 +31,20 @@ _JOB_SECONDS = 15.0  # for the jobs to end: NVFlare kills their processes after 
 
 
 class ServerAgent(Agent):
-    """Also shows the metrics that sites share, and gives jobs that an earlier process left a final status."""
+    """Also shows the metrics that sites share, and gives jobs that an earlier process left a final status.
+
+    Args:
+        meeting_port: where it keeps a meeting point; None for nowhere.
+        options: those of every agent.
+    """
 
     # the jobs, then NVFlare's shutdown_period for sites to leave, and room for a busy machine
     stop_seconds = 40.0
     participant = SERVER
+
+    def __init__(self, meeting_port: int | None = None, **options: Any):
+        super().__init__(**options)
+        self._meeting_port = meeting_port
 
     @override
     def start(self, fl_ctx: FLContext) -> None:
@@ -42,12 +53,21 @@ class ServerAgent(Agent):
         self._process = ServerProcess(fl_ctx)
         abandoned = self._process.abandon_jobs(fl_ctx)
         workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
-        self._attempts = Attempts(
-            self.workspace, self._process, lambda job: Path(workspace.get_app_dir(job)), self._jobs_of
-        )
+        self._app_of = lambda job: Path(workspace.get_app_dir(job))
+        self._attempts = Attempts(self.workspace, self._process, self._app_of, self._jobs_of)
         self._attempts.take_up(abandoned)
         self._process.hear_aborts(self._attempts.told_to_end)
         self._process.bear_with_silence(self._attempts.patience)
+        startup = self.workspace / "startup"
+        mine = charter.read(startup)
+        self._tickets: TicketOffice | None = None
+        self._meeting: MeetingProcess | None = None
+        if mine.meet is not None:
+            self._tickets = TicketOffice(
+                startup, mine.mesh, self._app_of, lambda job: job in self.running_jobs()
+            )
+        if self._meeting_port is not None:
+            self._meeting = MeetingProcess(startup, mine, self._meeting_port)
         self._logins = Logins(self.workspace)
         guard_logins(startup_files(self.workspace / "startup"), self._logins, fl_ctx)
         super().start(fl_ctx)
@@ -63,6 +83,8 @@ class ServerAgent(Agent):
             cell.obey_the_server_alone()
             cell.hear_failures(self._note_failure)
             cell.hear(METRICS, self._take_metrics)
+            if self._tickets is not None:
+                cell.answer_runs(TICKETS, self._tickets.ticket)
             self._started = True
         elif event_type == EventType.CLIENT_REGISTER_PROCESSED:
             self._process.report_restarted_sites()
@@ -97,20 +119,18 @@ class ServerAgent(Agent):
     @override
     def collect(self) -> Iterable[Family]:
         yield gauge(AgentMetric.REGISTERED_SITES, self._process.registered_sites())
-        traffic = AgentMetric.SERVER_BYTES.value
-        family = CounterMetricFamily(traffic.full_name, traffic.help, labels=traffic.labels)
+        traffic = counter(AgentMetric.SERVER_BYTES)
         cell = self._process.cell
         relayed, other = cell.traffic() if cell else (0.0, 0.0)
-        family.add_metric(["relay"], relayed)
-        family.add_metric(["control"], other)
-        yield family
-        refusals = AgentMetric.SERVER_REFUSALS.value
-        family = CounterMetricFamily(refusals.full_name, refusals.help, labels=refusals.labels)
+        traffic.add_metric(["relay"], relayed)
+        traffic.add_metric(["control"], other)
+        yield traffic
+        refusals = counter(AgentMetric.SERVER_REFUSALS)
         for what, count in self._logins.refusals.items():
-            family.add_metric([what], count)
-        yield family
-        lost = AgentMetric.LOST_ATTEMPTS.value
-        yield CounterMetricFamily(lost.full_name, lost.help, value=self._attempts.lost)
+            refusals.add_metric([what], count)
+        yield refusals
+        yield counter(AgentMetric.LOST_ATTEMPTS, self._attempts.lost)
+        yield from families(self._meeting.figures if self._meeting else None)
         missing = gauge(AgentMetric.RUN_MISSING_SINCE)
         for run_id, site, since in self._attempts.missing():
             missing.add_metric([run_id, site], since)
@@ -146,4 +166,6 @@ class ServerAgent(Agent):
         """Abort the jobs and wait until their status is stored, then shut down."""
         self._attempts.leave()
         self._process.abort_jobs(_JOB_SECONDS)
+        if self._meeting is not None:
+            self._meeting.stop()
         self._process.shut_down()

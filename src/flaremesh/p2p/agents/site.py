@@ -21,11 +21,22 @@ from flaremesh import __version__
 from flaremesh.issuing import new_key
 from flaremesh.links import LinkError
 from flaremesh.metrics import slots
+from flaremesh.metrics.exporter import Document
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.prometheus import DIRECTORY_VARIABLE, RunMetrics
-from flaremesh.p2p import charter
+from flaremesh.p2p import charter, costs
 from flaremesh.p2p.agents.agent import Agent, gauge
-from flaremesh.p2p.agents.doctor import Edge, invite, try_edges, turn_away
+from flaremesh.p2p.agents.doctor import (
+    EDGES,
+    MEASURE_PATH,
+    Edge,
+    Meeting,
+    invite,
+    measure_edges,
+    try_edges,
+    try_meeting,
+    turn_away,
+)
 from flaremesh.p2p.agents.probe import ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
 from flaremesh.p2p.credentials import link_credentials
@@ -87,7 +98,13 @@ class SiteAgent(Agent):
         self._credentials = link_credentials(startup, self.workspace, self._charter)
         if self._link is not None:
             low, high = self._link["ports"]
-            self._probe = ProbeListener(self._link["host"], (low, high), self._credentials)
+            self._probe = ProbeListener(
+                self.participant,
+                self._link["host"],
+                (low, high),
+                self._credentials,
+                is_idle=lambda: not self.running_jobs(),
+            )
         self._notes = LateNotes(AuditLog(self.workspace))
         self._notes.add(
             "started",
@@ -150,9 +167,38 @@ class SiteAgent(Agent):
             self.participant,
             self._dials,
             self._charter.peers,
-            lambda peer, timeout: self._process.cell.ask(peer, PROBE, timeout),
+            self._ask_to_dial,
             self._credentials,
         )
+
+    @override
+    def meeting(self) -> Meeting | None:
+        return try_meeting(self.participant, self._charter.meet) if self._charter.meet else None
+
+    @override
+    def documents(self) -> dict[str, Document]:
+        return super().documents() | {
+            MEASURE_PATH: self._measure,
+            costs.PATH: lambda query: costs.measured(),
+        }
+
+    def _measure(self, query: str) -> bytes:
+        """Measure the edges to some peers at the same time."""
+        wanted = set(query.split(","))
+        hosts = {peer: host for peer, host in self._dials.items() if peer in wanted}
+        why = self.missing()
+        if not why and self.running_jobs():  # one would disturb the other
+            why = [f"a run goes on at {self.participant}: measure when it has ended"]
+        if why:
+            found = [Edge(peer, host, None, why[0]) for peer, host in hosts.items()]
+        else:
+            found = measure_edges(
+                self.participant, hosts, self._charter.peers, self._ask_to_dial, self._credentials
+            )
+        return EDGES.json(found).encode()
+
+    def _ask_to_dial(self, peer: str, timeout: float) -> bytes | None:
+        return self._process.cell.ask(peer, PROBE, timeout)
 
     def _note_over(self, who: str, run: bytes) -> None:
         """A run has finished everywhere, by the server's word; a false one ends no more than its attempts."""
@@ -183,7 +229,7 @@ class SiteAgent(Agent):
         return json.dumps(sorted(self.running_jobs()) if who == SERVER else []).encode()
 
     def _invite(self, peer: str) -> bytes:
-        """Let an in-neighbour dial, or say why it cannot."""
+        """Let a neighbour dial, or say why it cannot."""
         if self._link is None or peer not in self._admits:
             return turn_away(
                 f"{self.participant} does not let {peer} dial: its kit knows no such edge.",

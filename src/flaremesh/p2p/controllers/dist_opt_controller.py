@@ -192,7 +192,11 @@ class DistOptController(Controller):
                 "address of its link, which its neighbours need; let execute return what super().execute does"
             )
         for site in set(parts) - self._linked:
-            known = {peer: self._addresses[peer] for hood in parts[site].schedule for peer in hood.out}
+            hoods = parts[site].schedule
+            dialled = {peer for hood in hoods for peer in hood.out}
+            if self._addresses[site] is None:  # nobody can dial it, so it dials whoever sends to it
+                dialled |= {peer for hood in hoods for peer in hood.in_weights}
+            known = {peer: self._addresses[peer] for peer in sorted(dialled)}
             addresses = {peer: address for peer, address in known.items() if address}
             step = {ADDRESSES: addresses, START_TIMEOUT: timeout, BY_VALUE: self._by_value}
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])

@@ -32,6 +32,7 @@ from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.nvflare.submissions import Submissions
 from flaremesh.p2p.store import ORDER
 from flaremesh.signatures import SignatureError
+from flaremesh.topology.links import LinkKind, kinds_of
 
 _log = logging.getLogger(__name__)
 
@@ -226,4 +227,11 @@ def _request(
         on_loss=asked.on_loss,
         quorum=asked.quorum,
         continues=asked.continues,
+        carriers=_carriers(asked, mine),
     )
+
+
+def _carriers(asked: Order, mine: Charter) -> tuple[LinkKind, ...]:
+    peers = asked.peers(mine.participant)
+    may = {kind for peer in peers if peer in mine.peers for kind in mine.peers[peer].carriers}
+    return tuple(sorted(may & kinds_of(asked.links), key=lambda kind: kind.rank))

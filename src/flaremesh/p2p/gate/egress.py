@@ -18,7 +18,7 @@ EGRESS: Final = "egress.json"
 """The file in the folder that a run leaves behind."""
 
 _Name = Annotated[str, Field(max_length=64)]
-_Word = Annotated[str, Field(pattern=r"^[a-z]{1,20}$")]
+_Word = Annotated[str, Field(pattern=r"^[a-z][a-z ]{0,19}$")]
 
 
 @dataclass(frozen=True)

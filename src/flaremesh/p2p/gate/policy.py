@@ -111,7 +111,7 @@ class Policy(Closed):
         None, description="SHA-256 of files and modules that a run may bring or name beside flaremesh's own"
     )
     carriers: tuple[LinkKind, ...] | None = Field(
-        None, min_length=1, description="how messages may travel: direct, relay"
+        None, min_length=1, description="how messages may travel: direct, met, relay"
     )
     least_sites: Annotated[int, Field(ge=1), NUMBER] | None = Field(
         None, description="the least number of sites that a run must have"
@@ -156,7 +156,7 @@ class Policy(Closed):
         for name, sha256 in sorted(request.code.items()):
             if self.code is not None and sha256 not in self.code:
                 yield f"code: {shown(name)} has the SHA-256 {shown(sha256)}, which is not listed"
-        for carrier in LinkKind if request.links == "auto" else (request.links,):
+        for carrier in request.carriers:
             if self.carriers is not None and carrier not in self.carriers:
                 yield (
                     f"carriers: with links: {request.links} the run may use {carrier}, and only "

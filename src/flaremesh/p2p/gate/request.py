@@ -8,7 +8,7 @@ from typing import Final
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.record import Schema
-from flaremesh.topology.links import LinkMode
+from flaremesh.topology.links import LinkKind, LinkMode
 from flaremesh.topology.schema import OnLoss
 
 _NAME: Final = re.compile(r"[\w.@+-]{1,200}", re.ASCII)
@@ -43,6 +43,7 @@ class RunRequest:
         sites: all sites of the run.
         peers: those with which this site shares an edge.
         links: how edges may travel.
+        carriers: by which those of this site may, as far as its kit allows.
         at: when the order was written.
         order: SHA-256 of the order, and so of all files of the app, also of those with arguments.
         on_loss: ``fail`` if the run has no further attempts when it loses a participant.
@@ -67,6 +68,7 @@ class RunRequest:
     on_loss: OnLoss = "fail"
     quorum: int | None = None
     continues: str = ""
+    carriers: tuple[LinkKind, ...] = ()
 
 
 REQUEST: Final[Schema[RunRequest]] = Schema(RunRequest, "a run that asks to be let in")

@@ -21,7 +21,9 @@ from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefini
 from nvflare.fuel.flare_api.flare_api import Session
 from nvflare.fuel.hci.client import api as admin_api
 
+from flaremesh.p2p.nvflare import ipv6
 from flaremesh.p2p.nvflare.downloads import Unreadable, refuse_pulls, workspace_file
+from flaremesh.p2p.nvflare.ipv6_names import name_for
 from flaremesh.p2p.nvflare.jobs import Job, id_of, is_id, job_of
 from flaremesh.printable import printable
 
@@ -58,10 +60,11 @@ class Admin:
 
     def __init__(self, name: str, kit: Path, host: str, port: int):
         _silence()
+        ipv6.admit()
         (kit / "transfer").mkdir()
         config = kit / "startup" / "fed_admin.json"
         document = json.loads(config.read_text())
-        document["admin"] |= {"host": host, "port": port}
+        document["admin"] |= {"host": name_for(host), "port": port}
         config.write_text(json.dumps(document))
         try:
             self._session = Session(name, str(kit))

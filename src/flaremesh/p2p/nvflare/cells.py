@@ -37,6 +37,7 @@ METRICS: Final = "metrics"
 CHECKPOINT: Final = "checkpoint"
 JOBS: Final = "jobs"
 OVER: Final = "over"
+TICKETS: Final = "tickets"
 
 _CHANNEL: Final = "flaremesh"
 _COMMANDS: Final = frozenset({CellChannel.CLIENT_MAIN, CellChannel.CLIENT_COMMAND, _NETWORK})
@@ -98,6 +99,16 @@ class ParticipantCell:
 
         def reply(message: Message) -> Message:
             return make_reply(ReturnCode.OK, body=handler(message.get_header(MessageHeaderKey.ORIGIN)))
+
+        self._core.register_request_cb(_CHANNEL, topic, reply)
+
+    def answer_runs(self, topic: str, handler: Callable[[str, str, bytes], bytes]) -> None:
+        """Answer what runs at sites ask the server with ``handler(site, job, data)``, which must be quick."""
+
+        def reply(message: Message) -> Message:
+            site, _, job = message.get_header(MessageHeaderKey.ORIGIN).partition(".")
+            body = handler(site, job, bytes(message.payload)) if _is_data(message) and is_id(job) else b""
+            return make_reply(ReturnCode.OK, body=body)
 
         self._core.register_request_cb(_CHANNEL, topic, reply)
 
@@ -173,6 +184,15 @@ class RunCell:
         self._core.fire_and_forget(
             _CHANNEL, topic, self._addresses[target], Message(payload=data), optional=True
         )
+
+    def ask_server(self, topic: str, data: bytes, timeout: float) -> bytes | None:
+        """What the server's own process answers; None if it does not in time, or nothing, or too much."""
+        message = Message(payload=data)
+        reply = self._core.send_request(_CHANNEL, topic, SERVER, message, timeout=timeout, optional=True)
+        if reply is None or reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
+            return None
+        told = bytes(reply.payload) if _is_data(reply) and len(reply.payload) <= _MOST_ANSWER else b""
+        return told or None
 
     def listen(self, topic: str, handler: Callable[[str, Any], None]) -> None:
         """Call ``handler(sender, data)`` for what comes in; others than the sites keep their full address."""

@@ -24,6 +24,7 @@ def main() -> None:
     confine(Path(workspace), run, os.environ, Path(store) if store else None)
     _keep_log_configuration()
     _end_soon()
+    _admit_ipv6()
     os.chdir(folder)  # a relative path in a job's code leads into the run's folder
     _present(folder, Path(workspace, "startup"))
     sys.argv = [module, *arguments]
@@ -44,6 +45,12 @@ def _end_soon() -> None:
     from nvflare.fuel.f3.mpm import MainProcessMonitor
 
     MainProcessMonitor.run = partial(MainProcessMonitor.run, shutdown_grace_time=_GRACE_SECONDS)
+
+
+def _admit_ipv6() -> None:
+    from flaremesh.p2p.nvflare import ipv6
+
+    ipv6.admit()
 
 
 def _present(folder: Path, startup: Path) -> None:

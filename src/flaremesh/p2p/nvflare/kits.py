@@ -19,6 +19,7 @@ from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.spec import Builder
 
+from flaremesh.p2p.nvflare.ipv6_names import name_for
 from flaremesh.p2p.nvflare.settings import Settings, promote_defaults
 from flaremesh.topology.schema import SERVER, Topology
 
@@ -126,7 +127,7 @@ def _project(topology: Topology) -> Project:
         {
             PropKey.FED_LEARN_PORT: server.port,
             PropKey.ADMIN_PORT: server.port,
-            PropKey.DEFAULT_HOST: server.host,
+            PropKey.DEFAULT_HOST: name_for(server.host),
         },
     )
     for site in topology.sites:

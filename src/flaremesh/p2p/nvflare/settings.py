@@ -44,18 +44,20 @@ class Settings:
     Attributes:
         classes: all that a job may name: dotted paths of classes, or of packages with a dot at their end.
         code: jobs may bring code along.
-        agents: the arguments of each site's agent.
+        server: the arguments of the server's agent.
+        agents: those of each site's.
     """
 
     classes: Collection[str]
     code: bool
+    server: Mapping[str, Any]
     agents: Mapping[str, Mapping[str, Any]]
 
     def set_server(self, local: Path) -> None:
         """Finish the server's files in ``local``."""
         _serve(local / "resources.json")
         _launch(local / "resources.json", "flaremesh.p2p.job_launcher.ServerJobLauncher")
-        _add(local / AGENT_RESOURCES, "flaremesh_agent", "flaremesh.p2p.agents.ServerAgent", {})
+        _add(local / AGENT_RESOURCES, "flaremesh_agent", "flaremesh.p2p.agents.ServerAgent", self.server)
         self._set_participant(local, _WATCHED)
 
     def set_site(self, local: Path, name: str) -> None:
