@@ -112,6 +112,11 @@ bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS
 	$(BIN)/python -m bench.export
 	$(BIN)/python -m bench.checkpoints
 
+WAN_ARGS ?=
+.PHONY: bench-wan
+bench-wan: $(READY) ## Measure on wide-area networks of TUN devices, in 10 minutes, as root; writes build/bench/wan.md (WAN_ARGS=--all: everything)
+	$(BIN)/python -m bench.wan $(WAN_ARGS)
+
 .PHONY: lock
 lock: $(READY) ## Pin the newest allowed packages in requirements/, with hashes (TORCH_INDEX=URL: those of torch's build there)
 	$(BIN)/python -m tools.lock '$(TORCH_INDEX)'
