@@ -157,18 +157,25 @@ class Connector:
     def _end(self, begun: float, refused_since: float | None) -> float:
         """Until when to go on dialling, by ``time.monotonic``."""
         within = begun + _DIAL_SECONDS * max(1, len(self._carriers))
+        kinds = {carrier.kind for carrier in self._carriers}
         if not self._has_been:
             # by other carriers both ends come of their own accord: who is not there yet may still come
-            is_direct = all(carrier.kind is LinkKind.DIRECT for carrier in self._carriers)
+            is_direct = kinds <= {LinkKind.DIRECT}
             dials = all(start is not None for start in self._starts.values())
             return within if dials and is_direct else math.inf  # whoever opens the link has a limit
+        both = within + (0.0 if self._pair.leads else _DIAL_SECONDS)  # the other end has dialled, too
         if self._tolerance is None:
-            return within + (0.0 if self._pair.leads else _DIAL_SECONDS)
-        # an edge that is cut answers nothing: where a host refuses what it took before, the process is gone
-        if refused_since is not None and self._pair.latest is LinkKind.DIRECT:
-            beside = _DIAL_SECONDS + _BACKOFF_SECONDS_MAX  # the next carrier has been tried by then
-            return min(begun + self._tolerance.redial, refused_since + beside)
-        return begun + max(_DIAL_SECONDS, self._tolerance.redial)
+            return both
+        end = begun + max(_DIAL_SECONDS, self._tolerance.redial)
+        if self._pair.latest is not LinkKind.DIRECT:
+            return end  # who was in between may be gone, and come again
+        # an edge that is cut ends in silence: the process is gone where its host has ended the connection and
+        # nothing comes by the relay either, or where its host refuses what it took before
+        if self._pair.was_hung_up and LinkKind.RELAY in kinds:
+            end = min(end, both)
+        if refused_since is not None:
+            end = min(end, refused_since + _DIAL_SECONDS + _BACKOFF_SECONDS_MAX)  # the next carrier was tried
+        return end
 
     def _lost(self) -> LinkError:
         kinds = [carrier.kind for carrier in self._carriers]

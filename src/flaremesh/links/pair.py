@@ -10,6 +10,7 @@ behind messages that nobody takes.
 
 import math
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -46,12 +47,14 @@ class Pair:
         peer, carriers: the same.
         leads: whether this end decides which connection counts: the one with the lesser name does.
         broken: when the last connection broke, by ``time.monotonic``; None while there is one, or none yet.
+        was_hung_up: whether the other end ended the connection that broke last; a cut one ends in silence.
     """
 
     def __init__(self, edges: Edges, peer: str, carriers: Collection[LinkKind] = tuple(LinkKind)):
         self.peer, self.carriers = peer, carriers
         self.leads = edges.site < peer
         self.broken: float | None = None
+        self.was_hung_up = False
         self._edges, self._inbox = edges, edges.inbox
         self._changed: Callable[[], None] = lambda: None
         self._state = threading.Condition()
@@ -397,6 +400,7 @@ class Pair:
                 if self._channel is not channel:
                     return
                 self.broken = None if self.is_over else time.monotonic()
+                self.was_hung_up = isinstance(error, ConnectionError | ssl.SSLEOFError)
                 self._channel = None
                 if isinstance(error, FrameError):
                     self._said.inlet.refused = error.reason

@@ -72,7 +72,8 @@ class Norms:
         gradient: 2-norm of the iteration's gradient, None without one.
         innovation: 2-norm of what the site added to the mixture, u_i in m_i⁺ = Σ_j w_ij m_j + u_i, where m_i
             is the first vector of an iteration's first message. It is what keeps the sites apart: ‖(I − W)M‖
-            settles below 2‖U‖/(1 − ρ).
+            settles below 2‖U‖/(1 − ρ). Of a vector longer than half a million entries it is an estimate, from
+            so many of them, drawn at random.
     """
 
     iteration: int

@@ -13,6 +13,7 @@ from flaremesh.algorithms import Vectors
 from flaremesh.metrics.sink import Iteration, Norms
 from flaremesh.runtime.vectors import floats
 
+_SAMPLED = 1 << 19  # entries that stand for a longer vector: a copy of a large model is much memory
 _SECONDS = ("send_seconds", "wait_seconds", "gradient_seconds", "overlap_seconds", "mix_seconds")
 
 
@@ -33,7 +34,7 @@ class Observation:
         loss: that of the last gradient.
         send_seconds, wait_seconds, gradient_seconds, overlap_seconds, mix_seconds: as in Iteration, so far.
         gradient_norm: that of the last gradient, if it is to be taken.
-        mixture: first vector of the first exchange's mixture, if norms are to be taken.
+        mixture: first vector of the first exchange's mixture, or a sample of it, if norms are to be taken.
     """
 
     iteration: int
@@ -74,11 +75,15 @@ class Observation:
             finite=finite,
         )
 
+    def keep(self, mixture: Tensor) -> None:
+        """Keep of the first exchange's first mixture what `norms` needs: its memory is the algorithm's."""
+        self.mixture = _sample(mixture).clone()
+
     def norms(self, message: Vectors) -> Norms:
         """The norms of the iteration, if ``message`` is the next one's first; overwrites the mixture."""
         assert self.mixture is not None, "every algorithm mixes"
-        # in place, since one more vector of a large model is much memory
-        innovation = torch.linalg.vector_norm(self.mixture.sub_(message[0]))
+        stands_for = message[0].numel() / self.mixture.numel()
+        innovation = torch.linalg.vector_norm(self.mixture.sub_(_sample(message[0]))) * math.sqrt(stands_for)
         if self.gradient_norm is None:
             return Norms(self.iteration + 1, None, *floats(innovation))
         return Norms(self.iteration + 1, *floats(self.gradient_norm, innovation))
@@ -119,6 +124,15 @@ class Observation:
         # the message, not the estimate: its receivers would be blamed for what is not finite in it
         values = floats(self.loss, *self.distances, *map(_sum, message))
         return values[0], values[1], all(map(math.isfinite, values))
+
+
+def _sample(vector: Tensor) -> Tensor:
+    """Entries that stand for the vector, which are always the same ones; all of them where they are few."""
+    length = vector.numel()
+    if length <= _SAMPLED:
+        return vector
+    where = torch.randint(length, (_SAMPLED,), generator=torch.Generator().manual_seed(length))
+    return vector[where.to(vector.device)]
 
 
 def _sum(vector: Tensor) -> Tensor:

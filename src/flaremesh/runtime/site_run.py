@@ -323,7 +323,7 @@ class SiteRun:
                 "that one diverges beyond the range of the wire, is broken, or means harm"
             )
         if stage == 0 and observed.look:
-            observed.mixture = mixture.vectors[0].clone()  # the algorithm may work in the mixture's memory
+            observed.keep(mixture.vectors[0])
         observed.since = time.perf_counter()
         return mixture.vectors
 

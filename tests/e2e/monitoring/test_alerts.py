@@ -156,11 +156,12 @@ def played(mesh: Mesh, prometheus: Watching) -> Scenarios:
 
 
 def _before_runs(scenarios: Scenarios) -> None:
-    """A certificate that ends soon, a small volume that is full, and a site that nobody reaches directly."""
+    """A certificate that ends soon, a small volume that is full, and two sites that only the relay joins."""
     mesh = scenarios.mesh
     soon = mesh.certificate("dresden", ends=datetime.now(UTC) + timedelta(days=10))
     mesh.upgrade("dresden", "-f", str(soon))
-    mesh.upgrade("aachen", "--set-json", "link.from=[]")
+    for site in ("aachen", "bonn"):
+        mesh.upgrade(site, "--set-json", "link.from=[]", "--set-json", "meet=[]")
     node, folder = mesh.volume("heidelberg")
     in_node = ("docker", "exec", node)
     call(*in_node, "mount", "-t", "tmpfs", "-o", "size=100m,mode=0777", "tmpfs", folder)
@@ -205,7 +206,7 @@ def _mend(scenarios: Scenarios) -> None:
     mesh = scenarios.mesh
     node, folder = mesh.volume("heidelberg")
     call("docker", "exec", node, "umount", "--lazy", folder, check=False)
-    _set_back(mesh, "dresden", "heidelberg", "aachen")
+    _set_back(mesh, "dresden", "heidelberg", "aachen", "bonn")
 
 
 def _without_a_pod(scenarios: Scenarios) -> None:

@@ -23,7 +23,7 @@ from flaremesh.links import (
 from flaremesh.links.greeting import refusing
 from flaremesh.links.life import Tolerance
 
-DIRECT, RELAY = LinkKind.DIRECT, LinkKind.RELAY
+DIRECT, MET, RELAY = LinkKind.DIRECT, LinkKind.MET, LinkKind.RELAY
 
 
 @pytest.fixture(autouse=True)
@@ -216,6 +216,37 @@ def test_a_host_that_refuses_is_soon_lost_where_no_other_way_leads_to_the_peer(p
     with bounded(0.4, 5):
         a.carriers[0].cut(for_good=True)
         assert isinstance(failure_of(a, "b"), EdgeLost)
+
+
+def silence(site):
+    def no_answer(*_):
+        raise TimeoutError
+
+    for carrier in site.carriers:
+        carrier.dial = no_answer
+
+
+@pytest.mark.parametrize("ends", [(DIRECT, RELAY), (DIRECT, MET, RELAY)])
+def test_a_peer_that_hangs_up_and_comes_by_no_other_way_is_gone(patched, connect, ends):
+    """As one whose host vanishes with its process: its address answers nothing, nor refuses."""
+    a, b = patched.both(*ends, tolerance=Tolerance(redial=60))
+    connect(a, "b")
+    assert b.is_linked("a", DIRECT)
+    silence(a)
+    with bounded(len(ends) * connector._DIAL_SECONDS, 5):
+        a.carriers[0].cut()
+        assert isinstance(failure_of(a, "b"), EdgeLost)
+
+
+def test_a_peer_whose_connection_ends_in_silence_is_waited_for(patched, connect):
+    a, b = patched.both(tolerance=Tolerance(redial=60))
+    connect(a, "b")
+    assert b.is_linked("a", DIRECT)
+    silence(a)
+    pair = a.pairs["b"]
+    pair._fail(pair._channel, TimeoutError())
+    assert isinstance(failure_of(a, "b", 4 * connector._DIAL_SECONDS), PeerTimeout)
+    assert pair.failure is None
 
 
 def test_a_peer_whose_host_refuses_is_not_lost_as_long_as_another_way_leads_to_it(patched, connect):

@@ -18,6 +18,7 @@ from flaremesh.problems.module import Batches, ModuleProblem
 from flaremesh.problems.protocol import ProblemError, SiteContext
 from flaremesh.runtime import site_run
 from flaremesh.runtime.history import History
+from flaremesh.runtime.observation import Observation
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.site_run import NonFiniteValue, SiteRun
 from flaremesh.topology.neighborhood import Neighborhood
@@ -114,6 +115,17 @@ def test_the_norms_of_gradient_and_innovation_are_those_of_the_equations():
     assert look.iteration == 1
     assert look.gradient == pytest.approx(float(gradient.norm()))
     assert look.innovation == pytest.approx(0.5 * float(gradient.norm()))
+
+
+def test_of_a_long_vector_a_sample_tells_the_norm_of_the_innovation():
+    generator = torch.Generator().manual_seed(1)
+    mixture, innovation = torch.randn(2, 3_000_000, generator=generator)
+    observed = Observation(0, 0.0, [0.0], look=True)
+    message = mixture + innovation
+    observed.keep(mixture)
+    mixture.zero_()  # an algorithm works in its memory
+    assert observed.mixture.numel() < 600_000
+    assert observed.norms((message,)).innovation == pytest.approx(float(innovation.norm()), rel=0.01)
 
 
 def test_consensus_adds_nothing_to_the_mix():
