@@ -27,6 +27,8 @@ def dashboard() -> Dashboard:
     # not its rate: a series begins with its first refusal, of which a rate sees nothing
     refused = total(of_run(series(RunMetric.EXCHANGE_FAILURES), "site", "peer", "reason"), "site", "reason")
     sent = of_run(rate(RunMetric.EXCHANGE_ATTEMPTS), "site")
+    links = of_run(series(RunMetric.WORSE_LINK), "site", "peer")
+    changes = total(of_run(series(RunMetric.CARRIER_CHANGES), "site", "peer", "kind"), "site", "peer")
     return mesh_dashboard(
         "edges",
         "Edges",
@@ -81,6 +83,12 @@ def dashboard() -> Dashboard:
                         f"{refused} or on (site) 0 * {sent}",
                         "{{site}} {{reason}}",
                     ),
+                ),
+                lines(
+                    "Changes of the way",
+                    "How often what a neighbour sends came to travel in another way since the run began.",
+                    "none",
+                    Query(f"{changes} or on (site, peer) 0 * {links}", "{{peer}} to {{site}}"),
                 ),
             ),
         },

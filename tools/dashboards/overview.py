@@ -138,6 +138,27 @@ def dashboard() -> Dashboard:
                     Query(f"histogram_quantile(0.95, {waits})", _EACH),
                 ),
             ),
+            "Meeting point": (
+                lines(
+                    "Pairs that meet",
+                    "Pairs of sites that are joined now, and connections that still wait for the other one.",
+                    "none",
+                    Query(each(series(AgentMetric.MEETING_PAIRS)), "joined"),
+                    Query(each(series(AgentMetric.MEETING_WAITING)), "waiting"),
+                ),
+                lines(
+                    "Passed on",
+                    "Sealed bytes that it passes on, both ways.",
+                    "Bps",
+                    Query(each(rate(AgentMetric.MEETING_BYTES)), "passed on"),
+                ),
+                lines(
+                    "Hung up on",
+                    "Connections that it has refused since it began, by the reason.",
+                    "none",
+                    Query(or_zero(each(series(AgentMetric.MEETING_REFUSALS), "reason")), "{{reason}}"),
+                ),
+            ),
         },
     )
 
