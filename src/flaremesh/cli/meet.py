@@ -1,6 +1,5 @@
 """``flaremesh meet``."""
 
-import resource
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +23,7 @@ def meet(
     ] = None,
 ) -> None:
     """Join the connections of sites that nobody can dial, blind to what passes, until Ctrl-C or SIGTERM."""
-    from flaremesh.meeting.point import MeetingPoint, listen
+    from flaremesh.meeting.point import MeetingPoint, allow_many_files, listen
 
     serials = revoked or []
     if wrong := [serial for serial in serials if not (serial.isascii() and serial.isdigit())]:
@@ -32,7 +31,7 @@ def meet(
     if not mesh.strip():
         raise typer.BadParameter("a mesh has a name", param_hint="--mesh")
     certificate = _certificate(root)
-    _open_many_files()
+    allow_many_files()
     try:
         listening = listen(port)
     except OSError as error:
@@ -59,9 +58,3 @@ def _certificate(path: Path) -> "x509.Certificate":
         raise FileError(
             f"{path} is no certificate. Name rootCA.pem, which is in every kit of the mesh."
         ) from None
-
-
-def _open_many_files() -> None:
-    """A pair takes two file descriptors, and whoever waits takes one: more than 1024 may be needed."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,6 +1,7 @@
 """The process of a meeting point that the server's agent keeps running, and what its metrics say."""
 
 import os
+import resource
 import signal
 import socket
 
@@ -32,6 +33,12 @@ def process(authority, port, tmp_path):
         yield process
     finally:
         process.stop()
+
+
+def child():
+    """The process."""
+    (found,) = (each for each in psutil.Process().children() if "flaremesh.meeting" in each.cmdline())
+    return found
 
 
 def values(figures):
@@ -82,11 +89,23 @@ def test_one_that_is_killed_is_started_again_and_counts_from_the_beginning(proce
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert said(stranger) is Reason.MALFORMED
     assert comes_true(lambda: process.figures.refused)
-    (child,) = (c for c in psutil.Process().children() if "flaremesh.meeting" in c.cmdline())
-    os.kill(child.pid, signal.SIGKILL)
+    os.kill(child().pid, signal.SIGKILL)
     assert comes_true(lambda: process.figures is None)
     assert values(None) == {}
     assert comes_true(lambda: process.figures == Figures())
+
+
+@pytest.fixture
+def few_files():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_it_opens_as_many_files_as_the_machine_allows(few_files, process):
+    least, most = child().rlimit(psutil.RLIMIT_NOFILE)
+    assert least == most
 
 
 @pytest.mark.parametrize(
