@@ -12,6 +12,7 @@ import pytest
 from command_mesh import SITES, UNHURRIED, Mesh, finished, mesh_in, running
 from running_mesh import wait_until
 
+from flaremesh.provision import measured
 from ports import free_port
 
 MET = {site: dict.fromkeys(set(SITES) - {site}, "met") for site in SITES}
@@ -98,6 +99,16 @@ def test_the_doctor_sees_that_all_edges_will_be_met(mesh: Mesh) -> None:
     ended = mesh.call("doctor", "--json")
     assert ended.returncode == 0, ended.stdout
     assert {(link["kind"], link["ok"]) for link in json.loads(ended.stdout)["links"]} == {("met", True)}
+
+
+def test_all_edges_are_measured_where_the_sites_meet(mesh: Mesh) -> None:
+    ended = mesh.call("doctor", "--measure")
+    assert ended.returncode == 0, ended.stderr
+    found = measured.read(mesh.folder / measured.FILE)
+    assert {(edge.source, edge.target) for edge in found.edges} == {
+        (site, peer) for site, peers in MET.items() for peer in peers
+    }
+    assert all(edge.round_trip < 1 and edge.busy_rate > 1e5 for edge in found.edges)
 
 
 def test_the_server_shows_what_its_meeting_point_does(mesh: Mesh) -> None:

@@ -26,6 +26,9 @@ CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 """So far the clocks of the server and of a meeting point may differ; certificates are backdated for the same
 reason."""
 
+TRIAL: Final = "trial"
+"""Stands for a run's id where two neighbours try how they meet, while no run goes on."""
+
 MOST_TICKET_BYTES: Final = 8192
 """A longer one is refused; with keys of 2048 bits one has 1800."""
 

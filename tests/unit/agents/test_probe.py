@@ -5,10 +5,12 @@ import threading
 import time
 
 import pytest
+from meeting_place import comes_true
 
 from flaremesh.links import LinkError, speed
+from flaremesh.meeting.ticket import TRIAL
 from flaremesh.p2p.agents import probe
-from flaremesh.p2p.agents.probe import ProbeListener, dial
+from flaremesh.p2p.agents.probe import MeetingProbe, ProbeListener, by_meeting, dial, straight
 
 
 @pytest.fixture
@@ -29,7 +31,14 @@ def wait_until_free(port):
 
 
 def dialled(authority, invitation, site="aachen", peer="bonn", credentials=None, host="localhost"):
-    return dial(site, peer, (host, invitation.port), invitation.run, credentials or authority.issue(site))
+    way = straight(site, peer, (host, invitation.port), invitation.run)
+    return dial(site, peer, way, credentials or authority.issue(site))
+
+
+def measured(authority, site, port, run):
+    return probe.measure(
+        site, "bonn", straight(site, "bonn", ("localhost", port), run), authority.issue(site)
+    )
 
 
 def test_an_expected_neighbour_gets_a_link_and_the_port_is_free_again(authority, bonn, port):
@@ -43,8 +52,7 @@ def test_a_link_is_measured_over_tls_whoever_leads(authority, bonn, monkeypatch)
     monkeypatch.setattr(speed, "STREAM_SECONDS", 0.2)
     for site in ("aachen", "ulm"):  # before bonn in the alphabet, and behind it
         invitation = bonn.expect(site)
-        address = ("localhost", invitation.port)
-        found = probe.measure(site, "bonn", address, invitation.run, authority.issue(site))
+        found = measured(authority, site, invitation.port, invitation.run)
         assert isinstance(found, speed.Speed), found
         assert found.round_trip < 1
         assert min(found.sent, found.received) > 1e6
@@ -54,14 +62,72 @@ def test_a_site_at_which_a_run_goes_on_is_linked_to_and_not_measured(authority, 
     busy = ProbeListener("bonn", "localhost", (port, port), authority.issue("bonn"), is_idle=lambda: False)
     assert dialled(authority, busy.expect("aachen")) is None
     invitation = busy.expect("aachen")
-    found = probe.measure("aachen", "bonn", ("localhost", port), invitation.run, authority.issue("aachen"))
+    found = measured(authority, "aachen", port, invitation.run)
     assert "aachen could not measure its link to bonn" in found.what
     assert "no run may go on" in found.remedy
 
 
 def test_who_cannot_be_linked_to_is_not_measured_and_named(authority, port):
-    found = probe.measure("aachen", "bonn", ("localhost", port), "probe", authority.issue("aachen"))
+    found = measured(authority, "aachen", port, "probe")
     assert "aachen has no link to bonn" in found.what
+
+
+# at the meeting point
+
+
+def waiting(place, authority, site, **options):
+    """A site whose agent waits for neighbours at the meeting point when they are expected."""
+    return MeetingProbe(site, place.meeting(site, run=TRIAL), authority.issue(site), **options)
+
+
+def met(place, authority, site, peer, use):
+    credentials = authority.issue(site)
+    return use(site, peer, by_meeting(site, peer, place.meeting(site, run=TRIAL), credentials), credentials)
+
+
+def test_two_neighbours_that_nobody_can_dial_are_measured_where_they_meet(place, authority, monkeypatch):
+    monkeypatch.setattr(speed, "STREAM_SECONDS", 0.2)
+    ulm = waiting(place, authority, "ulm")
+    for _ in range(2):  # and again
+        ulm.expect("bonn")
+        found = met(place, authority, "bonn", "ulm", probe.measure)
+        assert isinstance(found, speed.Speed), found
+        assert min(found.sent, found.received) > 1e6
+    assert place.shows(lambda figures: figures.joinings == 2 and not figures.joined and not figures.waiting)
+
+
+def test_a_site_at_which_a_run_goes_on_is_met_and_not_measured(place, authority):
+    busy = waiting(place, authority, "ulm", is_idle=lambda: False)
+    busy.expect("bonn")
+    assert met(place, authority, "bonn", "ulm", dial) is None
+    busy.expect("bonn")
+    assert "no run may go on" in met(place, authority, "bonn", "ulm", probe.measure).remedy
+
+
+def test_who_does_not_come_to_the_meeting_point_is_named(place, authority, monkeypatch):
+    monkeypatch.setattr(probe, "_DIAL_SECONDS", 0.5)
+    monkeypatch.setattr(probe, "_ATTEMPT_SECONDS", 0.4)
+    found = met(place, authority, "bonn", "ulm", probe.measure)
+    assert "bonn has no link to ulm at the meeting point" in found.what
+    assert "ulm has not come" in found.what
+    assert "flaremesh doctor" in found.remedy
+
+
+def test_who_was_expected_and_did_not_come_is_waited_for_no_more(place, authority, monkeypatch):
+    monkeypatch.setattr(probe, "_OPEN_SECONDS", 0.3)
+    ulm = waiting(place, authority, "ulm")
+    for _ in range(3):
+        ulm.expect("bonn")  # it is waited for once, however often it says that it comes
+    assert place.shows(lambda figures: figures.waiting == 1)
+    assert place.shows(lambda figures: figures.waiting == 0)
+    assert comes_true(lambda: not threads_named("probe-bonn"))
+
+
+def threads_named(name):
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+# who comes, and who does not
 
 
 def test_neighbours_that_come_at_once_share_one_port(authority, bonn):

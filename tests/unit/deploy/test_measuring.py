@@ -6,24 +6,26 @@ from flaremesh.cli import doctor
 from flaremesh.deploy.targets.base import Participant
 from flaremesh.deploy.watch.measuring import Pair, measure, pairs_of, together, turns_of
 from flaremesh.links.speed import Speed
-from flaremesh.p2p.agents.doctor import EDGES, MEASURE_PATH, Edge
+from flaremesh.p2p.agents.doctor import EDGES, MEASURE_PATH, Edge, read_measure_query
 from flaremesh.p2p.costs import PATH, Cost
+from flaremesh.topology.links import LinkKind
 from flaremesh.topology.schema import Topology
 
 
-def topology(sites, graph, hidden=()):
+def topology(sites, graph, hidden=(), meet=None, mode="auto"):
     links = {"link": {"host": "localhost", "ports": "9000-9001"}}
     return Topology.model_validate(
         {
             "apiVersion": "flaremesh/v1",
             "name": "measured",
-            "server": {"host": "localhost", "org": "lab"},
+            "server": {"host": "localhost", "org": "lab"} | ({"meet": {}} if meet else {}),
             "admins": [{"email": "admin@lab.org", "org": "lab"}],
             "sites": [{"name": name, "org": "lab"} | ({} if name in hidden else links) for name in sites],
             "graph": graph,
             "run": {
                 "algorithm": "consensus",
                 "iterations": 1,
+                "links": mode,
                 "problem": {"path": "flaremesh.problems.consensus.Consensus"},
             },
         }
@@ -33,12 +35,19 @@ def topology(sites, graph, hidden=()):
 def test_of_each_two_neighbours_one_dials_whoever_can():
     ring = topology("abcd", {"kind": "ring"}, hidden="a")
     pairs = pairs_of(ring)
-    assert sorted(map(sorted, pairs)) == [["a", "b"], ["a", "d"], ["b", "c"], ["c", "d"]]
+    assert sorted(sorted(pair[:2]) for pair in pairs) == [["a", "b"], ["a", "d"], ["b", "c"], ["c", "d"]]
     assert {pair.dialler for pair in pairs if "a" in pair} == {"a"}
 
 
-def test_neighbours_that_cannot_dial_each_other_are_no_pair():
+@pytest.mark.parametrize(("mode", "kind"), [("auto", LinkKind.DIRECT), ("met", LinkKind.MET)])
+def test_neighbours_that_cannot_dial_each_other_meet(mode, kind):
+    path = topology("abc", {"kind": "path"}, hidden="ab", meet=True, mode=mode)
+    assert pairs_of(path) == [Pair("a", "b", LinkKind.MET), Pair("b", "c", kind)]
+
+
+def test_neighbours_that_can_neither_dial_each_other_nor_meet_are_no_pair():
     assert pairs_of(topology("abc", {"kind": "path"}, hidden="ab")) == [Pair("b", "c")]
+    assert pairs_of(topology("abc", {"kind": "path"}, meet=True, mode="relay")) == []
 
 
 @pytest.mark.parametrize("kind", ["ring", "star", "complete"])
@@ -47,7 +56,7 @@ def test_a_site_has_one_pair_in_a_turn_and_every_pair_a_turn(kind):
     turns = turns_of(pairs)
     assert sorted(pair for turn in turns for pair in turn) == sorted(pairs)
     for turn in turns:
-        sites = [site for pair in turn for site in pair]
+        sites = [site for pair in turn for site in pair[:2]]
         assert len(sites) == len(set(sites))
 
 
@@ -68,7 +77,7 @@ def test_what_was_not_measured_says_why():
     assert measured.edges == []
     whys = {frozenset((edge.source, edge.target)): edge.why for edge in measured.unmeasured}
     assert whys == {
-        frozenset("ab"): "neither of the two dials the other, and only direct links are measured",
+        frozenset("ab"): "what the server relays is not measured",
         frozenset("bc"): "a run goes on at b",
     }
 
@@ -93,18 +102,27 @@ class Agents:
             return b'{"exact": {"mix": 1e-9}}'
         where, _, peers = path.partition("?")
         assert where == MEASURE_PATH
-        edges = [Edge(peer, "", True, speed=Speed(0.01, 1e6, 1e6)) for peer in peers.split(",")]
+        dialled, met = read_measure_query(peers)
+        edges = [Edge(peer, "", True, speed=Speed(0.01, 1e6, 1e6)) for peer in dialled | met]
         return EDGES.json(edges).encode()
 
 
-def test_pairs_are_measured_in_turns_and_then_all_at_once():
-    ring = topology("abcd", {"kind": "ring"})
+@pytest.mark.parametrize("hidden", ["", "ab", "abcd"])
+def test_pairs_are_measured_in_turns_and_then_all_at_once(hidden):
+    ring = topology("abcd", {"kind": "ring"}, hidden, meet=True)
     agents = Agents("abcd")
     measured = measure(ring, agents, lambda words: None)
     assert len(measured.edges) == 8
     assert measured.costs == {site: {"exact": Cost(mix=1e-9)} for site in "abcd"}
     paths = [path for _, path in agents.asked if path != PATH]
-    assert sum(path.count(",") + 1 for path in paths) == 8  # four pairs, twice
+    asked = [peer for path in paths for peers in read_measure_query(path.partition("?")[2]) for peer in peers]
+    assert len(asked) == 8  # four pairs, twice
+
+
+@pytest.mark.parametrize("query", ["", ";", "b", "b;c", ";c", "b,c;d", "x;y;z", "\n"])
+def test_a_site_takes_any_text_for_the_names_of_peers(query):
+    dialled, met = read_measure_query(query)
+    assert all(dialled | met)
 
 
 def test_an_agent_that_does_not_answer_takes_its_edges_with_it_and_no_others(capsys):

@@ -25,14 +25,24 @@ def office(authority, tmp_path):
     shutil.copy(authority.file, startup / "rootCA.pem")
     for job in (RUN, "over"):
         order.write(order.order(("a", "b", "c"), {"a": ("b",), "b": ("a", "c")}), tmp_path / job)
-    return TicketOffice(startup, MESH, lambda job: tmp_path / job, lambda job: job != "over")
+    return TicketOffice(
+        startup,
+        MESH,
+        lambda job: tmp_path / job,
+        runs=lambda job: job != "over",
+        knows=lambda site: site in ("a", "b", "c"),
+    )
+
+
+@pytest.fixture
+def root(authority):
+    return x509.load_pem_x509_certificate(authority.file.read_bytes())
 
 
 @pytest.mark.parametrize("pair", [("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")])
-def test_the_two_ends_of_an_edge_get_a_ticket_of_their_pair_and_run(office, authority, pair):
+def test_the_two_ends_of_an_edge_get_a_ticket_of_their_pair_and_run(office, root, pair):
     site, peer = pair
-    minted = office.ticket(site, RUN, peer.encode())
-    told, _ = ticket.verified(minted, MESH, x509.load_pem_x509_certificate(authority.file.read_bytes()))
+    told, _ = ticket.verified(office.ticket(site, RUN, peer.encode()), MESH, root)
     assert (told.run, told.pair) == (RUN, tuple(sorted(pair)))
 
 
@@ -51,6 +61,16 @@ def test_the_two_ends_of_an_edge_get_a_ticket_of_their_pair_and_run(office, auth
 )
 def test_nobody_else_gets_one(office, site, run, peer):
     assert office.ticket(site, run, peer) == b""
+
+
+def test_between_runs_two_registered_sites_get_a_ticket_that_is_of_no_run(office, root):
+    told, _ = ticket.verified(office.trial_ticket("c", b"a"), MESH, root)
+    assert (told.run, told.pair) == (ticket.TRIAL, ("a", "c"))
+
+
+@pytest.mark.parametrize(("site", "peer"), [("a", b"z"), ("z", b"a"), ("a", b"a"), ("a", b"\xff" * 1000)])
+def test_who_is_not_registered_and_who_asks_for_itself_gets_none(office, site, peer):
+    assert office.trial_ticket(site, peer) == b""
 
 
 def test_a_ticket_is_asked_for_once_and_kept_while_the_server_says_nothing(monkeypatch):

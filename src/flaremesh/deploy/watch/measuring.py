@@ -11,18 +11,27 @@ from typing import NamedTuple, TypeAlias
 from flaremesh.deploy.outdated import dialled
 from flaremesh.deploy.targets.base import Target, ask_each, at_once
 from flaremesh.p2p import costs
-from flaremesh.p2p.agents.doctor import EDGES, MEASURE_PATH, Edge
+from flaremesh.p2p.agents.doctor import EDGES, MEASURE_PATH, Edge, measure_query
 from flaremesh.provision.measured import MeasuredEdge, Measurement, Unmeasured
 from flaremesh.record import RecordError
+from flaremesh.topology.links import LinkKind, kinds_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
+from flaremesh.topology.ways import ways
 
 
 class Pair(NamedTuple):
-    """Two neighbours, the first of which dials."""
+    """Two neighbours.
+
+    Attributes:
+        dialler: the one that measures.
+        peer: the other one.
+        kind: by what they are linked.
+    """
 
     dialler: str
     peer: str
+    kind: LinkKind = LinkKind.DIRECT
 
 
 Found: TypeAlias = Mapping[Pair, Edge]
@@ -30,13 +39,22 @@ Found: TypeAlias = Mapping[Pair, Edge]
 
 
 def pairs_of(topology: Topology) -> list[Pair]:
-    """The neighbours of which one can dial the other, each pair once."""
-    dials = dialled(topology)
+    """The neighbours of which one can dial the other, or that can meet, each pair once."""
+    dials, wanted = dialled(topology), kinds_of(topology.run.links)
+    sites = {site.name: site for site in topology.sites}
     pairs: dict[frozenset[str], Pair] = {}
-    for source, target in build(topology).graph.edges:
-        for pair in (Pair(source, target), Pair(target, source)):
-            if pair.peer in dials[pair.dialler]:
-                pairs.setdefault(frozenset(pair), pair)
+    for one, other in build(topology).graph.edges:
+        if one == other or frozenset((one, other)) in pairs:
+            continue
+        there_are = ways(topology, sites[one], sites[other])
+        kind = next((kind for kind in there_are if kind in wanted), LinkKind.RELAY)
+        if kind is LinkKind.DIRECT:
+            dialler, peer = (one, other) if other in dials[one] else (other, one)
+        elif kind is LinkKind.MET:
+            dialler, peer = sorted((one, other))
+        else:
+            continue
+        pairs[frozenset((one, other))] = Pair(dialler, peer, kind)
     return list(pairs.values())
 
 
@@ -44,7 +62,8 @@ def turns_of(pairs: Iterable[Pair]) -> list[list[Pair]]:
     """The pairs in turns, in each of which a site is in one pair at most."""
     turns: list[list[Pair]] = []
     for pair in pairs:
-        turn = next((turn for turn in turns if not any({*pair} & {*other} for other in turn)), None)
+        ends = set(pair[:2])
+        turn = next((turn for turn in turns if not any(ends & {*other[:2]} for other in turn)), None)
         if turn is None:
             turns.append(turn := [])
         turn.append(pair)
@@ -83,13 +102,13 @@ def together(topology: Topology, alone: Found, busy: Found, known: Mapping[str, 
         known: what wires cost, by site.
     """
     measured, unmeasured = [], []
+    pairs = {frozenset(pair[:2]): pair for pair in alone}
     for source, target in build(topology).graph.edges:
-        pair = next((p for p in (Pair(source, target), Pair(target, source)) if p in alone), None)
+        pair = pairs.get(frozenset((source, target)))
         if source == target:
             continue
         if pair is None:
-            why = "neither of the two dials the other, and only direct links are measured"
-            unmeasured.append(Unmeasured(source, target, why))
+            unmeasured.append(Unmeasured(source, target, "what the server relays is not measured"))
             continue
         one, many = alone[pair], busy[pair]
         if one.speed is None or many.speed is None:
@@ -112,18 +131,20 @@ def together(topology: Topology, alone: Found, busy: Found, known: Mapping[str, 
 
 def _asked(target: Target, pairs: Sequence[Pair]) -> dict[Pair, Edge]:
     """What all diallers find out at the same time."""
-    peers: dict[str, list[str]] = {}
-    for pair in pairs:
-        peers.setdefault(pair.dialler, []).append(pair.peer)
+    diallers = sorted({pair.dialler for pair in pairs})
 
     def ask(dialler: str) -> dict[str, Edge]:
-        told = target.ask(dialler, f"{MEASURE_PATH}?{','.join(peers[dialler])}")
+        dialled, met = (
+            [pair.peer for pair in pairs if (pair.dialler, pair.kind) == (dialler, kind)]
+            for kind in (LinkKind.DIRECT, LinkKind.MET)
+        )
+        told = target.ask(dialler, f"{MEASURE_PATH}?{measure_query(dialled, met)}")
         try:
             return {edge.peer: edge for edge in EDGES.read(told or b"", f"what {dialler} tells")}
         except RecordError:
             return {}
 
-    found = dict(zip(peers, at_once(ask, peers), strict=True))
+    found = dict(zip(diallers, at_once(ask, diallers), strict=True))
     return {
         pair: found[pair.dialler].get(
             pair.peer,

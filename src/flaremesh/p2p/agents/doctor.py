@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +18,12 @@ from flaremesh import __version__
 from flaremesh.hosts import at
 from flaremesh.links import tunnel
 from flaremesh.links.carrier import Address
+from flaremesh.links.carriers import met
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.speed import MOST_SECONDS, Speed
 from flaremesh.links.tls import cause_of
 from flaremesh.p2p import participant
-from flaremesh.p2p.agents.probe import Failure, Invitation, dial, measure
+from flaremesh.p2p.agents.probe import Failure, Invitation, Way, by_meeting, dial, measure, straight
 from flaremesh.p2p.charter import Peer
 from flaremesh.p2p.participant import StartError
 from flaremesh.printable import printable
@@ -34,7 +35,7 @@ PATH: Final = "/doctor?report"
 """Where an agent serves its report."""
 
 MEASURE_PATH: Final = "/measure"
-"""Where an agent measures its edges to the peers that are named after a question mark, all at once."""
+"""Where an agent measures its edges to some peers, all at once; see `measure_query`."""
 
 _FRESH_SECONDS = 5.0  # a scraper that asks more often would keep the neighbours busy
 _ASK_SECONDS = 3.0
@@ -143,11 +144,19 @@ EDGES: Final = Schema[Annotated[Sequence[Edge], at_most(MOST_SITES)]](
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a peer's agent answers to the request to be dialled: `Invitation`, or why there is none."""
+    """What a peer's agent answers to the request to be dialled: `Invitation`, or why there is none.
+
+    Attributes:
+        version: of flaremesh there.
+        port, run: the invitation's.
+        waits: it waits at the meeting point.
+        why, remedy, wrong: see `turn_away`.
+    """
 
     version: Name | None = None
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     run: Name = ""
+    waits: bool = False
     why: Text = ""
     remedy: Text = ""
     wrong: bool = False
@@ -178,8 +187,11 @@ def try_meeting(site: str, address: Address) -> Meeting:
     return Meeting()
 
 
-Attempt: TypeAlias = Callable[[str, str, Address, str, Credentials], Speed | Failure | None]
+Attempt: TypeAlias = Callable[[str, str, Way, Credentials], Speed | Failure | None]
 """`dial`, or `measure`."""
+
+Ask: TypeAlias = Callable[[str, float], bytes | None]
+"""(peer, seconds) -> what its agent answers to the request to be dialled, or None."""
 
 
 class Doctor:
@@ -266,7 +278,7 @@ def try_edges(
     site: str,
     hosts: Mapping[str, str],
     allowed: Mapping[str, Peer],
-    ask: Callable[[str, float], bytes | None],
+    ask: Ask,
     credentials: Credentials,
     attempt: Attempt = dial,
     seconds: float = 0.0,
@@ -277,11 +289,76 @@ def try_edges(
         site: the site that dials.
         hosts: where to dial, by out-neighbour.
         allowed: the peers in the charter of ``site``; it dials no place that is not theirs.
-        ask: called with a peer and seconds; returns what its agent answers to the request to be dialled,
-            made by `invite` or `turn_away`, or None.
+        ask: see Ask.
         credentials: of ``site``.
         attempt: what to do with each.
         seconds: that it may take beside the dialling.
+    """
+
+    def way(peer: str, reply: _Answer) -> Way | Edge:
+        host, known = hosts[peer], allowed.get(peer)
+        if reply.port is None:
+            return _turned_away(peer, host, reply)
+        if known is None or not known.is_at(host, reply.port):
+            place = at(host, reply.port)
+            return _failed(
+                peer,
+                place,
+                Failure(
+                    f"{site} does not dial {peer} at {place}: that is not its place in the kit.",
+                    "The kits of both must come from the last provisioning.",
+                ),
+                reply.version,
+            )
+        return straight(site, peer, (host, reply.port), reply.run)
+
+    return _try_all(site, hosts, way, ask, credentials, attempt, seconds)
+
+
+def measure_edges(
+    site: str, hosts: Mapping[str, str], allowed: Mapping[str, Peer], ask: Ask, credentials: Credentials
+) -> list[Edge]:
+    """As `try_edges`, and measure each link."""
+    return try_edges(site, hosts, allowed, ask, credentials, measure, MOST_SECONDS)
+
+
+def measure_met(
+    site: str, peers: Collection[str], meeting: met.Meeting, ask: Ask, credentials: Credentials
+) -> list[Edge]:
+    """Meet neighbours at the meeting point, all at once, and measure each link.
+
+    Args:
+        site: the site that dials.
+        peers: the neighbours.
+        meeting: where, with tickets for trials.
+        ask: see Ask.
+        credentials: of ``site``.
+    """
+    place = at(*meeting.address)
+
+    def way(peer: str, reply: _Answer) -> Way | Edge:
+        if not reply.waits:
+            return _turned_away(peer, place, reply)
+        return by_meeting(site, peer, meeting, credentials)
+
+    hosts = dict.fromkeys(peers, place)
+    return _try_all(site, hosts, way, ask, credentials, measure, MOST_SECONDS)
+
+
+def _try_all(
+    site: str,
+    hosts: Mapping[str, str],
+    way_of: Callable[[str, _Answer], Way | Edge],
+    ask: Ask,
+    credentials: Credentials,
+    attempt: Attempt,
+    seconds: float,
+) -> list[Edge]:
+    """Ask the neighbours and dial those that answer, each in a thread of its own.
+
+    Args:
+        site, hosts, ask, credentials, attempt, seconds: see `try_edges`.
+        way_of: the way to a peer that answered, or why there is none.
     """
     limit = _EDGES_SECONDS + seconds
     found = {
@@ -299,7 +376,20 @@ def try_edges(
     def ask_and_try(peer: str, host: str) -> None:
         answers = (ask(peer, _ASK_SECONDS) for _ in range(_ASKED))
         answer = next((answer for answer in answers if answer is not None), None)
-        found[peer] = _try_edge(site, peer, host, answer, allowed.get(peer), credentials, attempt)
+        reply = _read_answer(site, peer, answer)
+        if isinstance(reply, Failure):
+            found[peer] = _failed(peer, host, reply)
+            return
+        way = way_of(peer, reply)
+        if isinstance(way, Edge):
+            found[peer] = way
+            return
+        outcome = attempt(site, peer, way, credentials)
+        found[peer] = (
+            _failed(peer, way.place, outcome, reply.version)
+            if isinstance(outcome, Failure)
+            else Edge(peer, way.place, True, version=reply.version, speed=outcome)
+        )
 
     threads = [threading.Thread(target=ask_and_try, args=edge, daemon=True) for edge in hosts.items()]
     for thread in threads:
@@ -310,63 +400,46 @@ def try_edges(
     return list(found.values())
 
 
-def _try_edge(
-    site: str,
-    peer: str,
-    host: str,
-    answer: bytes | None,
-    allowed: Peer | None,
-    credentials: Credentials,
-    attempt: Attempt,
-) -> Edge:
+def _read_answer(site: str, peer: str, answer: bytes | None) -> _Answer | Failure:
     if answer is None:
-        return _failed(
-            peer,
-            host,
-            Failure(
-                f"{site} cannot try its link to {peer}: {peer} does not answer through the server.",
-                f"{peer} must run and be registered.",
-            ),
+        return Failure(
+            f"{site} cannot try its link to {peer}: {peer} does not answer through the server.",
+            f"{peer} must run and be registered.",
         )
     try:
-        reply = _ANSWER.read(answer, f"what {peer} answers")
+        return _ANSWER.read(answer, f"what {peer} answers")
     except RecordError as error:
-        return _failed(
-            peer, host, Failure(str(error), f"{site} and {peer} must run one version of flaremesh.")
-        )
-    if reply.port is None:
-        return Edge(peer, host, False if reply.wrong else None, reply.why, reply.remedy, reply.version)
-    text = at(host, reply.port)
-    if allowed is None or not allowed.is_at(host, reply.port):
-        return _failed(
-            peer,
-            text,
-            Failure(
-                f"{site} does not dial {peer} at {text}: that is not its place in the kit.",
-                "The kits of both must come from the last provisioning.",
-            ),
-            reply.version,
-        )
-    found = attempt(site, peer, (host, reply.port), reply.run, credentials)
-    if isinstance(found, Failure):
-        return _failed(peer, text, found, reply.version)
-    return Edge(peer, text, True, version=reply.version, speed=found)
+        return Failure(str(error), f"{site} and {peer} must run one version of flaremesh.")
 
 
-def measure_edges(
-    site: str,
-    hosts: Mapping[str, str],
-    allowed: Mapping[str, Peer],
-    ask: Callable[[str, float], bytes | None],
-    credentials: Credentials,
-) -> list[Edge]:
-    """As `try_edges`, and measure each link."""
-    return try_edges(site, hosts, allowed, ask, credentials, measure, MOST_SECONDS)
+def _turned_away(peer: str, host: str, reply: _Answer) -> Edge:
+    return Edge(peer, host, False if reply.wrong else None, reply.why, reply.remedy, reply.version)
+
+
+def measure_query(dialled: Collection[str], met: Collection[str]) -> str:
+    """What follows the question mark of MEASURE_PATH.
+
+    Args:
+        dialled: the peers that the site is to dial.
+        met: those that it is to meet.
+    """
+    return f"{','.join(sorted(dialled))};{','.join(sorted(met))}"
+
+
+def read_measure_query(query: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The peers to be dialled, and those to be met; any text is one."""
+    dialled, _, met = query.partition(";")
+    return frozenset(filter(None, dialled.split(","))), frozenset(filter(None, met.split(",")))
 
 
 def invite(invitation: Invitation) -> bytes:
     """The answer to a site that may dial."""
     return _answer(invitation._asdict())
+
+
+def wait_there() -> bytes:
+    """The answer to a site that is waited for at the meeting point."""
+    return _answer({"waits": True})
 
 
 def turn_away(why: str, remedy: str, *, wrong: bool) -> bytes:

@@ -36,13 +36,21 @@ class TicketOffice:
         mesh: its name.
         app: the folder of a job's app at the server, by the job's id.
         runs: whether a job runs.
+        knows: whether a site is registered.
     """
 
-    def __init__(self, startup: Path, mesh: str, app: Callable[[str], Path], runs: Callable[[str], bool]):
+    def __init__(
+        self,
+        startup: Path,
+        mesh: str,
+        app: Callable[[str], Path],
+        runs: Callable[[str], bool],
+        knows: Callable[[str], bool],
+    ):
         files = startup_files(startup)
         self._key = read_key(files.key.read_bytes())
         self._certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-        self._mesh, self._app, self._runs = mesh, app, runs
+        self._mesh, self._app, self._runs, self._knows = mesh, app, runs, knows
 
     def ticket(self, site: str, job: str, peer: bytes) -> bytes:
         """The ticket with which ``site`` may meet ``peer``; empty where the run's order has no such edge."""
@@ -52,7 +60,20 @@ class TicketOffice:
                 return b""
         except Refused:
             return b""
-        return ticket.mint(self._mesh, job, (site, name), self._key, self._certificate)
+        return self._mint(job, site, name)
+
+    def trial_ticket(self, site: str, peer: bytes) -> bytes:
+        """The ticket with which ``site`` may try how it meets ``peer``; empty where one is not registered.
+
+        Who are neighbours each of the two knows from its kit.
+        """
+        name = peer.decode("ascii", "replace")
+        if site == name or not (self._knows(site) and self._knows(name)):
+            return b""
+        return self._mint(ticket.TRIAL, site, name)
+
+    def _mint(self, run: str, site: str, peer: str) -> bytes:
+        return ticket.mint(self._mesh, run, (site, peer), self._key, self._certificate)
 
 
 class MeetingProcess:

@@ -1,8 +1,8 @@
 """Whether two neighbours can make a connection, and how fast it is, tried while no run uses it.
 
 Between runs nobody listens at a site. So the agent of the site that is dialled opens a port of its range for
-some seconds, and the agent of the one that dials makes a connection there as a run would. It may measure it,
-or hang up.
+some seconds, or waits as long at the meeting point, and the agent of the one that dials makes a connection
+there as a run would. It may measure it, or hang up.
 """
 
 import socket
@@ -10,15 +10,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from typing_extensions import override
 
 from flaremesh.hosts import at
 from flaremesh.links import LinkError, LinkKind, speed
-from flaremesh.links.carrier import Address
+from flaremesh.links.carrier import Address, Carrier
 from flaremesh.links.carriers.direct import DirectCarrier, bind
+from flaremesh.links.carriers.met import Meeting, MetCarrier
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.dialler import Dialler
 from flaremesh.links.errors import LinkRefused
@@ -26,6 +27,7 @@ from flaremesh.links.frame import Greeting, Word, pack_greeting, run_digest
 from flaremesh.links.greeting import End
 from flaremesh.links.reception import Reception
 from flaremesh.links.tls import cause_of
+from flaremesh.meeting.ticket import TRIAL
 
 _OPEN_SECONDS = 7.0  # a dialler tries for 5 s
 _DIAL_SECONDS = 5.0
@@ -52,10 +54,11 @@ class _Trial(End):
         site, peer: the two.
         run: the invitation's.
         use: called with the connection, whose it is from then on.
+        kind: what carries it.
     """
 
-    def __init__(self, site: str, peer: str, run: str, use: Callable[[socket.socket], None]):
-        self.peer, self.leads, self.carriers = peer, site < peer, [LinkKind.DIRECT]
+    def __init__(self, site: str, peer: str, run: str, use: Callable[[socket.socket], None], kind: LinkKind):
+        self.peer, self.leads, self.carriers = peer, site < peer, [kind]
         self._run, self._use = run_digest(run), use
 
     @property
@@ -110,8 +113,9 @@ class ProbeListener:
             self._changed.wait_for(lambda: not self._closing)
             if self._reception is None:
                 self._open()
+            run = self._invitation.run
             trial = _Trial(
-                self._site, peer, self._invitation.run, lambda stream: self._has_come(trial, stream)
+                self._site, peer, run, lambda stream: self._has_come(trial, stream), LinkKind.DIRECT
             )
             self._ends[peer] = trial
             self._expected[peer] = time.monotonic() + _OPEN_SECONDS
@@ -129,7 +133,7 @@ class ProbeListener:
 
     def _has_come(self, trial: _Trial, stream: socket.socket) -> None:
         if self._is_idle():
-            threading.Thread(target=_answer, args=[stream], name=f"speed-{trial.peer}", daemon=True).start()
+            _let_measure(stream, trial.peer)
         else:
             stream.close()
         with self._changed:
@@ -151,6 +155,90 @@ class ProbeListener:
             self._changed.notify_all()
 
 
+class MeetingProbe:
+    """Waits for neighbours at the meeting point, each for some seconds after it was expected.
+
+    Args:
+        site: name of this site.
+        meeting: where, with tickets for trials.
+        credentials: of this site.
+        is_idle: whether neighbours may measure now; else they learn only that there is a link.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        meeting: Meeting,
+        credentials: Credentials,
+        is_idle: Callable[[], bool] = lambda: True,
+    ):
+        self._site, self._meeting, self._credentials = site, meeting, credentials
+        self._is_idle = is_idle
+        self._expected: dict[str, float] = {}  # by name: until when
+        self._lock = threading.Lock()
+
+    def expect(self, peer: str) -> None:
+        """Wait for ``peer`` for some seconds from now on."""
+        with self._lock:
+            is_waited_for = peer in self._expected
+            self._expected[peer] = time.monotonic() + _OPEN_SECONDS
+        if not is_waited_for:
+            threading.Thread(target=self._wait, args=[peer], name=f"probe-{peer}", daemon=True).start()
+
+    def _wait(self, peer: str) -> None:
+        one_at_a_time = threading.Lock()
+
+        def use(stream: socket.socket) -> None:
+            if self._is_idle() and one_at_a_time.acquire(blocking=False):
+                _let_measure(stream, peer, one_at_a_time.release)
+            else:
+                stream.close()
+
+        trial = _Trial(self._site, peer, TRIAL, use, LinkKind.MET)
+        with ExitStack() as ending:
+            try:
+                reception = Reception({peer: trial}, self._credentials, run_digest(TRIAL), lambda *_: None)
+            except LinkError:  # the credentials cannot be used: who dials sees that nobody comes
+                self._forget(peer)
+                raise
+            ending.callback(reception.close)
+            carrier = MetCarrier(
+                self._site,
+                TRIAL,
+                self._meeting,
+                self._credentials,
+                [peer],
+                reception.take,
+                is_wanted=lambda _: True,
+            )
+            carrier.open({})
+            ending.callback(carrier.close)
+            while (left := self._left(peer)) > 0:
+                time.sleep(left)
+
+    def _left(self, peer: str) -> float:
+        """Seconds for which ``peer`` is still waited for; where none are left, it is expected no more."""
+        with self._lock:
+            left = self._expected[peer] - time.monotonic()
+            if left <= 0:
+                del self._expected[peer]
+            return left
+
+    def _forget(self, peer: str) -> None:
+        with self._lock:
+            self._expected.pop(peer, None)
+
+
+def _let_measure(stream: socket.socket, peer: str, over: Callable[[], None] = lambda: None) -> None:
+    def answer() -> None:
+        try:
+            _answer(stream)
+        finally:
+            over()
+
+    threading.Thread(target=answer, name=f"speed-{peer}", daemon=True).start()
+
+
 def _answer(stream: socket.socket) -> None:
     with suppress(OSError):  # the one that dials says what is wrong; most only look whether there is a link
         speed.answer(stream)
@@ -163,28 +251,61 @@ class Failure(NamedTuple):
     remedy: str
 
 
-def dial(site: str, peer: str, address: Address, run: str, credentials: Credentials) -> Failure | None:
+class Way(NamedTuple):
+    """By what a site dials a neighbour.
+
+    Attributes:
+        carrier: that leads there.
+        run: the invitation's, or TRIAL where they meet.
+        place: where it leads, in words.
+        remedy: what to do where it does not lead there.
+    """
+
+    carrier: Carrier
+    run: str
+    place: str
+    remedy: str
+
+
+def straight(site: str, peer: str, address: Address, run: str) -> Way:
+    """To the port that ``peer`` has opened at ``address``."""
+    carrier = DirectCarrier(None)
+    carrier.open({peer: address})
+    host, _ = address
+    remedy = f"{host} must lead to {peer}, and both firewalls must let {site} connect to its ports."
+    return Way(carrier, run, at(*address), remedy)
+
+
+def by_meeting(site: str, peer: str, meeting: Meeting, credentials: Credentials) -> Way:
+    """To the meeting point, where ``peer`` waits."""
+    carrier = MetCarrier(site, TRIAL, meeting, credentials, [], _nobody, is_wanted=lambda _: False)
+    remedy = f"It must run, and {site} and {peer} must reach it: `flaremesh doctor` says who does not."
+    return Way(carrier, TRIAL, f"the meeting point {at(*meeting.address)}", remedy)
+
+
+def _nobody(stream: socket.socket, kind: LinkKind, peer: str) -> None:
+    stream.close()
+
+
+def dial(site: str, peer: str, way: Way, credentials: Credentials) -> Failure | None:
     """Make a link and end it again; None if that worked.
 
     Args:
         site: the site that dials.
         peer: the site that must answer.
-        address: where it listens.
-        run: the invitation's.
+        way: to it.
         credentials: of ``site``.
     """
-    made = _made(site, peer, address, run, credentials)
+    made = _made(site, peer, way, credentials)
     if isinstance(made, Failure):
         return made
     made.close()
     return None
 
 
-def measure(
-    site: str, peer: str, address: Address, run: str, credentials: Credentials
-) -> speed.Speed | Failure:
+def measure(site: str, peer: str, way: Way, credentials: Credentials) -> speed.Speed | Failure:
     """Make a link and measure it, in `speed.MOST_SECONDS` and the time to dial; arguments as of `dial`."""
-    made = _made(site, peer, address, run, credentials)
+    made = _made(site, peer, way, credentials)
     if isinstance(made, Failure):
         return made
     try:
@@ -196,32 +317,24 @@ def measure(
         )
 
 
-def _made(
-    site: str, peer: str, address: Address, run: str, credentials: Credentials
-) -> socket.socket | Failure:
+def _made(site: str, peer: str, way: Way, credentials: Credentials) -> socket.socket | Failure:
     """A link on which both have agreed."""
     try:
-        dialler = Dialler(site, run_digest(run), credentials, lambda *_: None)
+        dialler = Dialler(site, run_digest(way.run), credentials, lambda *_: None)
     except LinkError as error:
         return Failure(f"{error}.", "Install the kit again.")
-    carrier = DirectCarrier(None)
-    carrier.open({peer: address})
     made: list[socket.socket] = []
     try:
-        cause = _connect(dialler, _Trial(site, peer, run, made.append), carrier)
+        cause = _connect(dialler, _Trial(site, peer, way.run, made.append, way.carrier.kind), way.carrier)
     except LinkRefused as error:
         what, _, remedy = str(error).partition(". ")
         return Failure(f"{what}.", f"{remedy}: install the kits of the last one.")
     if cause is None:
         return made[0]
-    host, port = address
-    return Failure(
-        f"{site} has no link to {peer} at {at(host, port)}: {cause}.",
-        f"{host} must lead to {peer}, and both firewalls must let {site} connect to its ports.",
-    )
+    return Failure(f"{site} has no link to {peer} at {way.place}: {cause}.", way.remedy)
 
 
-def _connect(dialler: Dialler, end: End, carrier: DirectCarrier) -> str | None:
+def _connect(dialler: Dialler, end: End, carrier: Carrier) -> str | None:
     """Try for some seconds; returns why there is no connection."""
     deadline = time.monotonic() + _DIAL_SECONDS
     while True:

@@ -18,7 +18,7 @@ from flaremesh.p2p.agents.attempts import Attempts
 from flaremesh.p2p.agents.meeting_point import MeetingProcess, TicketOffice, families
 from flaremesh.p2p.agents.shared import SharedMetrics
 from flaremesh.p2p.logins import Logins
-from flaremesh.p2p.nvflare.cells import JOBS, METRICS, TICKETS
+from flaremesh.p2p.nvflare.cells import JOBS, METRICS, TICKETS, TRIAL_TICKETS
 from flaremesh.p2p.nvflare.jobs import FIRST_FAILURE
 from flaremesh.p2p.nvflare.logins import guard_logins
 from flaremesh.p2p.nvflare.server import ServerProcess, job_of_event
@@ -64,7 +64,11 @@ class ServerAgent(Agent):
         self._meeting: MeetingProcess | None = None
         if mine.meet is not None:
             self._tickets = TicketOffice(
-                startup, mine.mesh, self._app_of, lambda job: job in self.running_jobs()
+                startup,
+                mine.mesh,
+                self._app_of,
+                runs=lambda job: job in self.running_jobs(),
+                knows=self._process.knows,
             )
         if self._meeting_port is not None:
             self._meeting = MeetingProcess(startup, mine, self._meeting_port)
@@ -85,6 +89,7 @@ class ServerAgent(Agent):
             cell.hear(METRICS, self._take_metrics)
             if self._tickets is not None:
                 cell.answer_runs(TICKETS, self._tickets.ticket)
+                cell.answer(TRIAL_TICKETS, self._tickets.trial_ticket)
             self._started = True
         elif event_type == EventType.CLIENT_REGISTER_PROCESSED:
             self._process.report_restarted_sites()

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,8 @@ from typing_extensions import override
 
 from flaremesh import __version__
 from flaremesh.issuing import new_key
-from flaremesh.links import LinkError
+from flaremesh.links import LinkError, LinkKind
+from flaremesh.links.carriers import met
 from flaremesh.metrics import slots
 from flaremesh.metrics.exporter import Document
 from flaremesh.metrics.names import AgentMetric
@@ -33,11 +35,14 @@ from flaremesh.p2p.agents.doctor import (
     Meeting,
     invite,
     measure_edges,
+    measure_met,
+    read_measure_query,
     try_edges,
     try_meeting,
     turn_away,
+    wait_there,
 )
-from flaremesh.p2p.agents.probe import ProbeListener
+from flaremesh.p2p.agents.probe import MeetingProbe, ProbeListener
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
 from flaremesh.p2p.credentials import link_credentials
 from flaremesh.p2p.gate import egress, policy
@@ -45,10 +50,12 @@ from flaremesh.p2p.gate.audit import AuditLog, LateNotes
 from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.nvflare import run_credential
-from flaremesh.p2p.nvflare.cells import JOBS, METRICS, OVER, PROBE, SERVER
+from flaremesh.p2p.nvflare.cells import JOBS, METRICS, OVER, PROBE, SERVER, TRIAL_TICKETS
 from flaremesh.p2p.nvflare.site import SiteProcess
 
 _LIFETIME = timedelta(days=36500)  # as long as that of the kit
+_TICKET_SECONDS = 3.0  # for the server to answer
+_BY_MEETING = b"met"  # asked of a neighbour that is to come to the meeting point
 
 
 class SiteAgent(Agent):
@@ -104,6 +111,12 @@ class SiteAgent(Agent):
                 (low, high),
                 self._credentials,
                 is_idle=lambda: not self.running_jobs(),
+            )
+        self._place: met.Meeting | None = None
+        if self._charter.meet is not None:
+            self._place = met.Meeting(self._charter.meet, self._trial_ticket)
+            self._meets = MeetingProbe(
+                self.participant, self._place, self._credentials, is_idle=lambda: not self.running_jobs()
             )
         self._notes = LateNotes(AuditLog(self.workspace))
         self._notes.add(
@@ -184,21 +197,29 @@ class SiteAgent(Agent):
 
     def _measure(self, query: str) -> bytes:
         """Measure the edges to some peers at the same time."""
-        wanted = set(query.split(","))
-        hosts = {peer: host for peer, host in self._dials.items() if peer in wanted}
+        dialled, to_meet = read_measure_query(query)
+        hosts = {peer: host for peer, host in self._dials.items() if peer in dialled}
+        place, peers = self._place, {peer for peer in to_meet if self._may_meet(peer)}
         why = self.missing()
         if not why and self.running_jobs():  # one would disturb the other
             why = [f"a run goes on at {self.participant}: measure when it has ended"]
         if why:
-            found = [Edge(peer, host, None, why[0]) for peer, host in hosts.items()]
-        else:
-            found = measure_edges(
-                self.participant, hosts, self._charter.peers, self._ask_to_dial, self._credentials
-            )
-        return EDGES.json(found).encode()
+            found = [Edge(peer, hosts.get(peer, ""), None, why[0]) for peer in {*hosts, *peers}]
+            return EDGES.json(found).encode()
+        me, known, mine = self.participant, self._charter.peers, self._credentials
+        with ThreadPoolExecutor(2) as both:
+            straight = both.submit(measure_edges, me, hosts, known, self._ask_to_dial, mine)
+            found = measure_met(me, peers, place, self._ask_to_meet, mine) if place else []
+        return EDGES.json([*straight.result(), *found]).encode()
 
     def _ask_to_dial(self, peer: str, timeout: float) -> bytes | None:
         return self._process.cell.ask(peer, PROBE, timeout)
+
+    def _ask_to_meet(self, peer: str, timeout: float) -> bytes | None:
+        return self._process.cell.ask(peer, PROBE, timeout, _BY_MEETING)
+
+    def _trial_ticket(self, peer: str) -> bytes | None:
+        return self._process.cell.ask(SERVER, TRIAL_TICKETS, _TICKET_SECONDS, peer.encode()) or None
 
     def _note_over(self, who: str, run: bytes) -> None:
         """A run has finished everywhere, by the server's word; a false one ends no more than its attempts."""
@@ -224,15 +245,22 @@ class SiteAgent(Agent):
             with suppress(RuntimeError):  # the cell was stopped meanwhile
                 self._process.cell.tell(METRICS, message)
 
-    def _tell_jobs(self, who: str) -> bytes:
+    def _may_meet(self, peer: str) -> bool:
+        known = self._charter.peers.get(peer)
+        return known is not None and LinkKind.MET in known.carriers
+
+    def _tell_jobs(self, who: str, data: bytes) -> bytes:
         """The jobs whose process runs here; none of the server's business is another site's."""
         return json.dumps(sorted(self.running_jobs()) if who == SERVER else []).encode()
 
-    def _invite(self, peer: str) -> bytes:
-        """Let a neighbour dial, or say why it cannot."""
-        if self._link is None or peer not in self._admits:
+    def _invite(self, peer: str, data: bytes) -> bytes:
+        """Let a neighbour dial or meet this site, or say why it cannot."""
+        if data == _BY_MEETING and self._place is not None and self._may_meet(peer):
+            self._meets.expect(peer)
+            return wait_there()
+        if data == _BY_MEETING or self._link is None or peer not in self._admits:
             return turn_away(
-                f"{self.participant} does not let {peer} dial: its kit knows no such edge.",
+                f"{self.participant} does not let {peer} dial or meet it: its kit knows no such edge.",
                 "Certificates, addresses and edges must come from one provisioning: "
                 "install the kits of the last one.",
                 wrong=True,

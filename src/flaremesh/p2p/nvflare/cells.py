@@ -38,6 +38,7 @@ CHECKPOINT: Final = "checkpoint"
 JOBS: Final = "jobs"
 OVER: Final = "over"
 TICKETS: Final = "tickets"
+TRIAL_TICKETS: Final = "trial-tickets"
 
 _CHANNEL: Final = "flaremesh"
 _COMMANDS: Final = frozenset({CellChannel.CLIENT_MAIN, CellChannel.CLIENT_COMMAND, _NETWORK})
@@ -79,26 +80,28 @@ class ParticipantCell:
         """There is a connection to the server."""
         return SERVER in self._core.agents
 
-    def ask(self, site: str, topic: str, timeout: float) -> bytes | None:
-        """What a site's process answers, through the server; None if it does not in time, or too much.
+    def ask(self, whom: str, topic: str, timeout: float, data: bytes = b"") -> bytes | None:
+        """What the process of a site, or the server's, answers; None if it does not in time, or too much.
 
         Args:
-            site: name of that site.
+            whom: name of the site, which is asked through the server, or SERVER.
             topic: the subject, which the other process answers.
             timeout: seconds to wait.
+            data: the question.
         """
         reply = self._core.send_request(
-            _CHANNEL, topic, site, Message(payload=b""), timeout=timeout, optional=True
+            _CHANNEL, topic, whom, Message(payload=data), timeout=timeout, optional=True
         )
         if reply is None or reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
             return None
         return bytes(reply.payload) if _is_data(reply) and len(reply.payload) <= _MOST_ANSWER else None
 
-    def answer(self, topic: str, handler: Callable[[str], bytes]) -> None:
-        """Answer what other sites, and the server, `ask` with ``handler(who)``, which must be quick."""
+    def answer(self, topic: str, handler: Callable[[str, bytes], bytes]) -> None:
+        """Answer what sites, and the server, `ask` with ``handler(who, data)``, which must be quick."""
 
         def reply(message: Message) -> Message:
-            return make_reply(ReturnCode.OK, body=handler(message.get_header(MessageHeaderKey.ORIGIN)))
+            data = bytes(message.payload) if _is_data(message) else b""
+            return make_reply(ReturnCode.OK, body=handler(message.get_header(MessageHeaderKey.ORIGIN), data))
 
         self._core.register_request_cb(_CHANNEL, topic, reply)
 
