@@ -21,7 +21,7 @@ from flaremesh.p2p.outcome import RunResult
 from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
-from flaremesh.topology.schema import LinkAddress
+from flaremesh.topology.schema import LinkAddress, Meet
 from ports import LinkPorts, free_port
 
 START_SECONDS = 120.0
@@ -35,13 +35,22 @@ class RunningMesh:
         folder: of the mesh.
         file: the topology file, by default of a ring of three.
         host: what leads to this machine, for the server and for links.
+        meets: whether there is a meeting point beside the server.
         sections: of the topology, instead of the file's.
     """
 
-    def __init__(self, folder: Path, file: Path = RING, host: str = "localhost", **sections: Any):
+    def __init__(
+        self,
+        folder: Path,
+        file: Path = RING,
+        host: str = "localhost",
+        meets: bool = False,
+        **sections: Any,
+    ):
         self.folder = folder
         topology = load(file)
-        server = topology.server.model_copy(update={"host": host, "port": free_port()})
+        place = {"host": host, "port": free_port()} | ({"meet": Meet(port=free_port())} if meets else {})
+        server = topology.server.model_copy(update=place)
         self._ports = LinkPorts(len(topology.sites))
         sites = [
             site.model_copy(update={"link": LinkAddress(host=host, ports=f"{low}-{high}")})

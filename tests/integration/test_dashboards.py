@@ -59,7 +59,7 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     program("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
-    with running_mesh(tmp_path_factory.mktemp("mesh")) as mesh:
+    with running_mesh(tmp_path_factory.mktemp("mesh"), meets=True) as mesh:
         participants = mesh.target.participants()
         targets = {participant.name: urlsplit(participant.metrics).netloc for participant in participants}
         with scraping(targets, folder, mesh.topology.name, RULES) as scraper:

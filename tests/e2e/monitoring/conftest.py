@@ -8,7 +8,7 @@ import pytest
 import yaml
 from cluster import call, collect, commands, kubectl, wait_until
 from compressed import compressed
-from installed_mesh import Mesh
+from installed_mesh import EXAMPLE, Mesh
 from watching import NAMESPACE, OPTED_OUT, Watching, forwarded
 
 from flaremesh.provision.monitoring_values import PROMETHEUS_IMAGE
@@ -64,10 +64,11 @@ spec:
 
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A mesh whose pods are ready, which admits scrapers and jobs with problems in files."""
+    """A mesh whose pods are ready, which admits scrapers and jobs with problems in files, and can meet."""
     mesh = Mesh(
         tmp_path_factory.mktemp("e2e"),
         deploy={"monitoring": NAMESPACE},
+        server=yaml.safe_load(EXAMPLE.read_text())["server"] | {"meet": {}},
         code={"files": True},
         metrics={"share": ["current_iteration", "workspace_free_bytes"]},
     )
