@@ -15,8 +15,13 @@ from bench.samples import (
     FLAREMESH,
     GLOO,
     HIDDEN,
+    MEETING_CPU,
+    MEETING_MEMORY,
     MEMORY,
+    MET,
+    RELAYED,
     SCALAR,
+    SCALAR_CPU,
     SERVER_SHARE,
     STOCK,
     TLS,
@@ -79,6 +84,9 @@ class Comparison:
             }
             if each.floats >= _LARGE:
                 systems[BFLOAT16] = lambda each=each: self._run(each, _VECTOR, wire="bfloat16")
+                systems[MET] = lambda each=each: self._met(each, repeat)
+            if each.floats == _LARGE:
+                systems[RELAYED] = lambda each=each: self._run(each, _VECTOR, links="relay")
             for system in in_turn(systems, repeat, f"{self._sites} sites, {each.floats:g} floats"):
                 self._keep(VECTOR, system, repeat, [each], systems[system])
 
@@ -144,6 +152,17 @@ class Comparison:
             self._share(job, each, FLAREMESH, repeat)
         return _figures(job)
 
+    def _met(self, each: Round, repeat: int) -> Measured:
+        """As ``_run``; what the meeting point needs is kept."""
+        point = self._mesh.meeting_point
+        before = sum(point.cpu_times()[:2])
+        measured = self._run(each, _VECTOR, links="met")
+        gigabytes = self._gigabytes(each.floats, each.warm_up + each.iterations + 1)
+        cpu = (sum(point.cpu_times()[:2]) - before) / gigabytes
+        self._add(MEETING_CPU, each.floats, "s", MET, repeat, [cpu])
+        self._add(MEETING_MEMORY, each.floats, "MB", MET, repeat, [point.memory_info().rss / 1e6])
+        return measured
+
     def _stock_consensus(self, each: Round) -> Measured:
         args = {"warm_up": each.warm_up}
         return _figures(
@@ -178,8 +197,11 @@ class Comparison:
             sites = measured.get(each.floats, [])
             seconds = [second for site in sites for second in site["seconds"]]
             self._add(case, each.floats, "ms", system, repeat, [1e3 * second for second in seconds])
+            iterations = len(sites[0]["seconds"]) if sites else 0
+            if case == SCALAR and sites and system != STOCK:
+                cpu = sum(site["cpu_seconds"] for site in sites) / len(sites) / iterations
+                self._add(SCALAR_CPU, each.floats, "µs", system, repeat, [1e6 * cpu])
             if sites and each.floats >= _LARGE:
-                iterations = len(sites[0]["seconds"])
                 cpu = sum(site["cpu_seconds"] for site in sites) / self._gigabytes(each.floats, iterations)
                 self._add(CPU, each.floats, "s", system, repeat, [cpu])
                 self._add(

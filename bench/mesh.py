@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.jobs.clock import CLOCK
@@ -77,8 +78,19 @@ class RunningMesh:
 
     @property
     def processes(self) -> list[int]:
-        """Ids of the processes of the server and the sites, those of jobs not among them."""
-        return [int(participant.place.split()[1]) for participant in self._target.participants()]
+        """Ids of the processes of server, meeting point and sites, those of jobs not among them."""
+        return [*self._participants.values(), self.meeting_point.pid]
+
+    @property
+    def meeting_point(self) -> psutil.Process:
+        """The process that joins sites which cannot dial each other."""
+        children = psutil.Process(self._participants[SERVER]).children()
+        return next(child for child in children if "flaremesh.meeting" in child.cmdline())
+
+    @property
+    def _participants(self) -> dict[str, int]:
+        """Ids of their processes, by name."""
+        return {each.name: int(each.place.split()[1]) for each in self._target.participants()}
 
     def run(self, system: str, executor: str, args: Mapping[str, Any], **run: Any) -> Job:
         """Run one job to its end.

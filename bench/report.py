@@ -7,13 +7,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from rich.table import Table
 
-from bench.samples import CPU, GROWTH, MEMORY, SCALAR, SERVER_SHARE, SYSTEMS, TLS, VECTOR, Figure, Row
+from bench.samples import (
+    CPU,
+    GROWTH,
+    MEETING_CPU,
+    MEETING_MEMORY,
+    MEMORY,
+    SCALAR,
+    SCALAR_CPU,
+    SERVER_SHARE,
+    SYSTEMS,
+    TLS,
+    VECTOR,
+    Figure,
+    Row,
+)
 
-_COLORS = dict(zip(SYSTEMS, ("#0072b2", "#56b4e9", "#d55e00", "#009e73", "#333333"), strict=True))
-
+_COLORS = dict(
+    zip(
+        SYSTEMS,
+        ("#0072b2", "#56b4e9", "#cc79a7", "#e69f00", "#d55e00", "#009e73", "#333333"),
+        strict=True,
+    )
+)
 
 _HEAD, _TARGETS = ("", "sites", "floats", "unit"), "targets"
-_TABLES = ((SCALAR, VECTOR), (CPU, MEMORY), (SERVER_SHARE,), (GROWTH,))
+_TABLES = (
+    (SCALAR, VECTOR),
+    (CPU, MEMORY, SCALAR_CPU, MEETING_CPU, MEETING_MEMORY),
+    (SERVER_SHARE,),
+    (GROWTH,),
+)
 """Cases that share a table; the others share one more."""
 
 

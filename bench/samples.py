@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 FLAREMESH, BFLOAT16 = "flaremesh", "flaremesh, bfloat16"
+MET, RELAYED = "flaremesh, met", "flaremesh, relayed"
 STOCK, GLOO, TLS = "nvflare.app_opt.p2p", "torch gloo", "bare TLS"
-SYSTEMS = (FLAREMESH, BFLOAT16, STOCK, GLOO, TLS)
+SYSTEMS = (FLAREMESH, BFLOAT16, MET, RELAYED, STOCK, GLOO, TLS)
 
 SCALAR, VECTOR, SERVER_SHARE = "scalar consensus", "vectors", "through the server"
 CPU, MEMORY, GROWTH = "CPU per GB", "peak memory", "ring, per edge"
+SCALAR_CPU = "scalar consensus, CPU"
+MEETING_CPU, MEETING_MEMORY = "meeting point, CPU per GB", "meeting point, memory"
 TRAINING, HIDDEN = "training to 90 %", "exchange hidden"
 
 
@@ -133,20 +136,28 @@ def _targets(key: Key, systems: Mapping[str, Repeats]) -> Iterator[Target]:
         if value is not None:
             yield Target(text, value, value >= bound)
 
-    def at_most(text: str, bound: float) -> Iterator[Target]:
-        value = figure(systems.get(FLAREMESH, {})).median
+    def at_most(text: str, bound: float, value: float | None) -> Iterator[Target]:
         if value is not None:
             yield Target(text, value, value <= bound)
 
+    ours = figure(systems.get(FLAREMESH, {})).median
     if key.case == SCALAR and key.sites == 2:
-        yield from at_most("<= 0.25 ms", 0.25)
-        yield from at_least(">= 80x stock", 80.0, ratio(systems, STOCK))
+        yield from at_most("<= 0.25 ms", 0.25, ours)
+        yield from at_least(">= 100x stock", 100.0, ratio(systems, STOCK))
         yield from at_least(">= 1x gloo", 1.0, ratio(systems, GLOO))
+    if key.case == SCALAR_CPU and key.sites == 2:
+        yield from at_most("<= 1.5x gloo", 1.5, ratio(systems, FLAREMESH, GLOO))
     if key.case == VECTOR and key.floats >= 1_000_000:
-        yield from at_least(">= 0.85x bare TLS", 0.85, ratio(systems, TLS))
+        yield from at_least(">= 0.9x bare TLS", 0.9, ratio(systems, TLS))
         yield from at_least("bfloat16 >= 1.6x float32", 1.6, ratio(systems, FLAREMESH, BFLOAT16))
+        yield from at_least("met >= 0.8x direct", 0.8, ratio(systems, FLAREMESH, MET))
+        yield from at_least("relayed >= 1x stock", 1.0, ratio(systems, STOCK, RELAYED))
+    if key.case == CPU:
+        yield from at_most("<= 1.1x bare TLS", 1.1, ratio(systems, FLAREMESH, TLS))
+    if key.case == MEMORY and key.floats >= 10_000_000:
+        yield from at_most("<= 1.3x bare TLS", 1.3, ratio(systems, FLAREMESH, TLS))
     if key.case == SERVER_SHARE:
-        yield from at_most("< 1 %", 1.0)
+        yield from at_most("< 1 %", 1.0, ours)
 
 
 def in_turn(systems: Iterable[str], repeat: int, what: str) -> Iterator[str]:

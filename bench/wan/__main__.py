@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> None:
     choice.add_argument("--quick", action="store_true", help="the same code on little data")
     parser.add_argument("--sites", type=int, action="append", help="only this size; may be repeated")
     parser.add_argument("--way", action="append", help="only the network of this name; may be repeated")
-    parser.add_argument("--stock", action="store_true", help="the stock package too, on real NVFlare meshes")
+    parser.add_argument(
+        "--stock", action="store_true", help="the stock package too, on real NVFlare meshes, and training"
+    )
     parser.add_argument("--repeats", type=int, help="how often everything takes its turn")
     parser.add_argument("--congestion", default="cubic", help="TCP's congestion control, e.g. bbr")
     parser.add_argument("--output", type=Path, default=ROOT / "build/bench", help="folder")
@@ -45,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     ways = {case.way.name: case.way for case in chosen}
     for turn in range(given.repeats or (1 if given.quick else 2)):
         measurement.repeat(turn)
+        measurement.train(turn)
         markdown = _write(given.output, given.congestion, ways, trials, measurement)  # so far
     print(markdown)
 
@@ -65,9 +68,10 @@ def _write(
         "rows": [asdict(row) for row in rows],
         "results": [asdict(each) for each in results],
         "lines": lines,
+        "trainings": measurement.trainings,
     }
     (folder / "wan.json").write_text(json.dumps(document, indent=1) + "\n")
-    markdown = table.markdown_of(rows, results, trials, lines)
+    markdown = table.markdown_of(rows, results, trials, lines, measurement.trainings)
     (folder / "wan.md").write_text(markdown)
     return markdown
 

@@ -14,7 +14,7 @@ from bench.mesh import JobFailed
 from bench.processes import Round, run
 from bench.samples import FLAREMESH, GLOO, STOCK, TLS, in_turn
 from bench.topologies import topology_of
-from bench.wan import speeds, stock, trial
+from bench.wan import jobs, speeds, trial
 from bench.wan.cases import Case, system
 from bench.wan.network import joined
 from bench.wan.result import Result
@@ -40,6 +40,7 @@ class Measurement:
     Attributes:
         results: so far.
         lines: what each group of processes made of its network.
+        trainings: seconds to 90 %, by system, of each network and turn; only with the stock package.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Measurement:
         self._cases, self._wires, self._congestion, self._folder = cases, wires, congestion, folder
         self.results: list[Result] = []
         self.lines: list[dict[str, Any]] = []
+        self.trainings: list[dict[str, Any]] = []
+        self._with_stock = with_stock
         provision(topology_of(max(case.sites for case in cases)), folder)
 
     def trials(self) -> Iterator[dict[str, Any]]:
@@ -73,7 +76,7 @@ class Measurement:
                 try:
                     if name == STOCK:
                         rounds = case.stock_rounds()
-                        figures = stock.measure(case, rounds, self._congestion, self._folder / "stock")
+                        figures = jobs.exchange(case, rounds, self._congestion, self._folder / "jobs")
                     else:
                         if name == FLAREMESH:
                             predicted = self._predicted(case, rounds)
@@ -84,6 +87,20 @@ class Measurement:
                 for each, sites, seconds in zip(rounds, figures, predicted, strict=True):
                     called = system(each.wire) if name == FLAREMESH else name
                     self.results.append(replace(_result(case, each, called, turn, sites), predicted=seconds))
+
+    def train(self, turn: int) -> None:
+        """Learn unbalanced digits with the largest ring on each network, beside the stock package."""
+        if not self._with_stock:
+            return
+        largest = {case.way: case for case in sorted(self._cases, key=lambda case: case.sites)}
+        for way, case in largest.items():
+            print(f"{way.name}, {case.sites} sites, turn {turn + 1}: training", file=sys.stderr)
+            try:
+                seconds = jobs.train(case, turn, self._congestion, self._folder / "jobs")
+            except JobFailed as error:
+                print(f"  {error}", file=sys.stderr)
+                seconds = {}
+            self.trainings.append({"way": way.name, "sites": case.sites, "turn": turn, "seconds": seconds})
 
     def _predicted(self, case: Case, rounds: Sequence[Round]) -> list[float | None]:
         """Seconds of an iteration of each round."""

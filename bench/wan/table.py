@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from bench import report
-from bench.samples import FLAREMESH, Key, Row, Samples
+from bench.samples import FLAREMESH, STOCK, Key, Row, Samples
 from bench.wan.cases import IDEAL, SYSTEMS, Way
 from bench.wan.result import Result
 from bench.wan.targets import MILLISECONDS, SHARE, TIMES, targets_of
@@ -51,10 +51,15 @@ def _figures(each: Result, unit: str, way: Way, exact: float | None) -> dict[str
 
 
 def markdown_of(
-    rows: Sequence[Row], results: Sequence[Result], trials: Sequence[Mapping[str, Any]], lines: Sequence[Any]
+    rows: Sequence[Row],
+    results: Sequence[Result],
+    trials: Sequence[Mapping[str, Any]],
+    lines: Sequence[Any],
+    trainings: Sequence[Mapping[str, Any]],
 ) -> str:
-    """What was found of the networks, the rows, and where flaremesh's iterations go."""
-    return "\n".join((_networks(trials, lines), report.markdown_of(rows), _parts(results)))
+    """What was found of the networks, the rows, where iterations go, and how long training takes."""
+    parts = [_networks(trials, lines), report.markdown_of(rows), _parts(results)]
+    return "\n".join([*parts, _trainings(trainings)] if trainings else parts)
 
 
 def _networks(trials: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> str:
@@ -113,6 +118,16 @@ def _parts(results: Sequence[Result]) -> str:
         predicted = [each.predicted for each in found if each.predicted is not None]
         foretold = (f"{1e3 * median(predicted):.4g}", f"{_off(found):+.0f}") if predicted else ("", "")
         table.append((way, str(sites), f"{floats:g}", name, *cells, f"{idle:.1f}", *foretold))
+    return report.markdown_table(table)
+
+
+def _trainings(trainings: Sequence[Mapping[str, Any]]) -> str:
+    """Medians over the turns, in seconds."""
+    table = [("training to 90 %", "sites", f"{FLAREMESH}, s", f"{STOCK}, s")]
+    for way, sites in dict.fromkeys((each["way"], each["sites"]) for each in trainings):
+        own = [each["seconds"] for each in trainings if (each["way"], each["sites"]) == (way, sites)]
+        found = ([seconds[name] for seconds in own if name in seconds] for name in (FLAREMESH, STOCK))
+        table.append((way, str(sites), *(f"{median(each):.1f}" if each else "failed" for each in found)))
     return report.markdown_table(table)
 
 

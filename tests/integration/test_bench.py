@@ -39,6 +39,8 @@ def test_every_system_is_timed_in_the_same_run(rows):
     assert vectors["systems"].keys() == {
         "flaremesh",
         "flaremesh, bfloat16",
+        "flaremesh, met",
+        "flaremesh, relayed",
         "nvflare.app_opt.p2p",
         "torch gloo",
         "bare TLS",
@@ -51,8 +53,13 @@ def test_every_system_is_timed_in_the_same_run(rows):
 def test_cpu_and_memory_of_the_same_exchange_stand_beside_it(rows):
     for case in ("CPU per GB", "peak memory"):
         systems = row(rows, case, floats=1_000_000)["systems"]
-        assert len(systems) == 5
+        assert len(systems) == 7
         assert all(figure["median"] > 0 for figure in systems.values())
+
+
+def test_what_the_meeting_point_needs_is_told(rows):
+    for case in ("meeting point, CPU per GB", "meeting point, memory"):
+        assert row(rows, case, floats=1_000_000)["systems"]["flaremesh, met"]["median"] > 0
 
 
 def test_what_passes_through_the_server_is_little_beside_what_sites_exchange(rows):

@@ -60,7 +60,7 @@ def test_what_failed_is_shown_as_failed():
 
 def test_the_table_says_how_long_the_line_is_idle_for_the_site_s_own_work():
     results = [result(4.0, parts=PARTS)]
-    markdown = markdown_of(rows_of(results, WAYS), results, [], [])
+    markdown = markdown_of(rows_of(results, WAYS), results, [], [], [])
     assert "| 100 Mbit/s, 25 ms | 2 | 1e+07 | flaremesh | 4000 | 3000 | 100 | 200 | 7.5 |  |  |" in markdown
 
 
@@ -70,4 +70,12 @@ def test_the_table_says_how_far_off_the_predictions_of_the_turns_were():
         result(s, turn=turn, parts=PARTS, predicted=p)
         for turn, (s, p) in enumerate(zip(seconds, predicted, strict=True))
     ]
-    assert "| 7.5 | 4400 | +5 |" in markdown_of(rows_of(results, WAYS), results, [], [])
+    assert "| 7.5 | 4400 | +5 |" in markdown_of(rows_of(results, WAYS), results, [], [], [])
+
+
+def test_the_table_says_how_long_training_takes_and_what_has_failed():
+    trainings = [
+        {"way": WAY.name, "sites": 4, "turn": turn, "seconds": {"flaremesh": 10.0 + turn}}
+        for turn in range(3)
+    ]
+    assert f"| {WAY.name} | 4 | 11.0 | failed |" in markdown_of([], [], [], [], trainings)

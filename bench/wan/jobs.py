@@ -1,9 +1,10 @@
-"""NVFlare's own peer-to-peer package on a wide-area network: server and sites in namespaces of their own."""
+"""Jobs of NVFlare on a wide-area network: its server and its sites in namespaces of their own."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import psutil
 from typing_extensions import override
 
-from bench.mesh import JobFailed, running
+from bench.comparison import Comparison
+from bench.mesh import JobFailed, RunningMesh, running
+from bench.plan import FULL
 from bench.processes import ROOT, Place, Round
-from bench.samples import STOCK
+from bench.samples import STOCK, TRAINING, Samples
 from bench.topologies import topology_of
 from bench.wan.cases import Case, Way
 from bench.wan.namespaces import entered
@@ -46,33 +49,47 @@ class PlacedTarget(LocalTarget):
             return super().ask(participant, path)
 
 
-def measure(case: Case, rounds: Sequence[Round], congestion: str, folder: Path) -> list[list[dict[str, Any]]]:
-    """Figures of the meter: of each round, those of every site.
-
-    A process of its own submits the job: NVFlare's threads stay in the namespace in which they began.
+def exchange(
+    case: Case, rounds: Sequence[Round], congestion: str, folder: Path
+) -> list[list[dict[str, Any]]]:
+    """The stock package's figures of the meter: of each round, those of every site.
 
     Raises:
         JobFailed: the job did not finish.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     task = {"case": asdict(case), "rounds": [asdict(each) for each in rounds], "congestion": congestion}
-    told = folder.with_name("stock.json")
+    figures: list[list[dict[str, Any]]] = _apart(task, folder)
+    return figures
+
+
+def train(case: Case, turn: int, congestion: str, folder: Path) -> dict[str, float]:
+    """Seconds from submission until every site is accurate enough, by system; see Comparison.training.
+
+    Raises:
+        JobFailed: the mesh did not come up.
+    """
+    seconds: dict[str, float] = _apart({"case": asdict(case), "turn": turn, "congestion": congestion}, folder)
+    return seconds
+
+
+def _apart(task: Mapping[str, Any], folder: Path) -> Any:
+    """In a process of its own, since NVFlare's threads stay in the namespace in which they began."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = folder.with_name("jobs.json")
     ended = subprocess.run(
-        [sys.executable, "-m", "bench.wan.stock", str(folder), str(told)],
+        [sys.executable, "-m", "bench.wan.jobs", str(folder), str(told)],
         input=json.dumps(task),
         capture_output=True,
         text=True,
         cwd=ROOT,
     )
     if ended.returncode:
-        raise JobFailed(f"the stock package with {case.sites} sites failed:\n{ended.stderr}")
-    figures: list[list[dict[str, Any]]] = json.loads(told.read_text())
-    return figures
+        raise JobFailed(f"jobs of {task['case']['sites']} sites failed:\n{ended.stderr}")
+    return json.loads(told.read_text())
 
 
-def _run(
-    way: Way, count: int, rounds: Sequence[Round], congestion: str, folder: Path
-) -> list[list[dict[str, Any]]]:
+@contextmanager
+def _mesh(way: Way, count: int, congestion: str, folder: Path) -> Iterator[RunningMesh]:
     names = [site.name for site in topology_of(count).sites]
     with joined((SERVER, *names), way.shape, congestion) as network:
         places = network.places
@@ -84,21 +101,35 @@ def _run(
         # whoever submits is where the server is
         with (
             entered(str(places[SERVER].namespace)),
-            running(topology, folder, "relay", target_of) as mesh,
+            running(topology, folder, "direct", target_of) as mesh,
         ):
-            job = mesh.run(STOCK, "Exchange", {"rounds": [vars(each) for each in rounds]})
+            yield mesh
+
+
+def _exchange(mesh: RunningMesh, rounds: Sequence[Round]) -> list[list[dict[str, Any]]]:
+    job = mesh.run(STOCK, "Exchange", {"rounds": [vars(each) for each in rounds]})
     sites = [site.get("figures", {}) for site in job.sites]
     if any(len(figures) < len(rounds) for figures in sites):
         raise JobFailed("a site stopped early, which the stock package does not call a failure")
     return [[figures[str(each.floats)] for figures in sites] for each in rounds]
 
 
+def _train(mesh: RunningMesh, turn: int) -> dict[str, float]:
+    samples = Samples()
+    Comparison(mesh, FULL, samples).training(turn)
+    (row,) = (row for row in samples.rows() if row.case == TRAINING)
+    return {name: found.median for name, found in row.systems.items() if found.median is not None}
+
+
 def main() -> None:
     task = json.load(sys.stdin)
     folder, told = map(Path, sys.argv[1:])
-    rounds = [Round(**each) for each in task["rounds"]]
-    figures = _run(Way(**task["case"]["way"]), task["case"]["sites"], rounds, task["congestion"], folder)
-    told.write_text(json.dumps(figures))
+    with _mesh(Way(**task["case"]["way"]), task["case"]["sites"], task["congestion"], folder) as mesh:
+        if "turn" in task:
+            found: Any = _train(mesh, task["turn"])
+        else:
+            found = _exchange(mesh, [Round(**each) for each in task["rounds"]])
+    told.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
