@@ -56,6 +56,32 @@ def edges(*ends: str, weight: float | None = None, directed: bool = True) -> dic
     return {"directed": directed, "edges": [edge | ({"weight": weight} if weight else {}) for edge in listed]}
 
 
+# the ways of edges
+
+
+@pytest.mark.parametrize(
+    ("sites", "sections", "expected"),
+    [
+        ("a+ b+ c+ d+", {}, {"direct": 8}),
+        ("a+ b+ c+ d", {}, {"direct": 6, "dialled back": 2}),
+        ("a+ b+ c d", {}, {"direct": 4, "dialled back": 2, "relayed": 2}),
+        ("a b c d", {"run": {"links": "relay"}}, {"relayed": 8}),
+        ("a+ b+ c+ d+", {"run": {"links": "met"}, "meet": {}}, {"met": 8}),
+        ("a b c d", {"meet": {}}, {"met": 8}),
+    ],
+)
+def test_the_plan_says_how_messages_will_travel(sites: str, sections: Any, expected: Any) -> None:
+    server = {"host": "flare.example.org", "org": "consortium"}
+    met = {"server": server | {"meet": sections["meet"]}} if "meet" in sections else {}
+    assert plan(topology(sites, sections.get("run"), **met)).carried == expected
+
+
+def test_who_relays_without_a_meeting_point_is_told_how_sites_would_meet() -> None:
+    assert "meet: {}" in str(plan(topology("a+ b c d+")).advice)
+    assert plan(topology("a+ b+ c+ d+")).advice is None
+    assert plan(topology("a b c d", {"links": "relay"})).advice is None
+
+
 # soundness
 
 

@@ -21,6 +21,7 @@ from flaremesh.cli.options import (
 )
 from flaremesh.cli.outputs import terminal
 from flaremesh.printable import printable
+from flaremesh.topology.links import carried_in_words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -123,6 +124,7 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
         yield "influence", f"{mixing.influence[low]:.3g} ({low}) to {mixing.influence[high]:.3g} ({high})"
     yield "spectral gap", f"{mixing.spectral_gap:.6g}"
     yield "contraction", _contraction(mixing)
+    yield "edges", carried_in_words(plan.carried) + (f"; {plan.advice}" if plan.advice else "")
     yield "message", _message(message)
     by_reason: dict[str | None, list[str]] = {}
     if plan.unseen:

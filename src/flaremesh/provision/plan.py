@@ -1,5 +1,7 @@
 """What a topology means before anything is made: its graph, its algorithms, its messages, its firewalls."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +16,11 @@ from flaremesh.provision.measured import Measurement
 from flaremesh.provision.prediction import Lines, WireLoads, WireTime, times, wires_of
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.graphs import directed
+from flaremesh.topology.links import Carried
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.mistakes import instead
 from flaremesh.topology.schema import SERVER, Topology
-from flaremesh.topology.ways import cut_off
+from flaremesh.topology.ways import carried, cut_off
 
 
 class UnsoundRun(FlaremeshError):
@@ -95,6 +98,8 @@ class Plan:
         algorithm: the run's.
         refusal: why the run would be refused, and the fix; None if it is sound.
         algorithms: every registered algorithm, with the reason why it is not sound on this graph, or None.
+        carried: how many edges travel how, if nothing is wrong.
+        advice: how they would travel faster; None where the file leaves no better way.
         message: what an iteration sends over an edge.
         firewall: the connections that firewalls must let through.
         redeploy: participants to deploy anew since the previous topology, and what of theirs changed; None
@@ -110,6 +115,8 @@ class Plan:
     algorithm: str
     refusal: str | None
     algorithms: dict[str, str | None]
+    carried: dict[str, int]
+    advice: str | None
     message: Message
     firewall: tuple[FirewallRule, ...]
     redeploy: dict[str, str] | None
@@ -143,6 +150,7 @@ def plan(
     if topology.deploy:
         releases.check(topology, mesh)
     refusal = _refusal(topology, mesh)
+    edges = _carried(topology, mesh)
     message, loads = _message(topology, build_problem, refusal)
     return Plan(
         name=topology.name,
@@ -151,12 +159,27 @@ def plan(
         algorithm=topology.run.algorithm,
         refusal=refusal,
         algorithms={name: unsoundness(name, mesh) for name in algorithms.names()},
+        carried=edges,
+        advice=_advice(topology, edges),
         message=message,
         firewall=tuple(firewall.rules(topology, mesh)),
         redeploy=None if previous is None else redeploy(topology, previous),
         times=times(topology, mesh, Lines(measurement), loads) if measurement and loads else None,
         unseen=_unseen(topology.run.algorithm),
     )
+
+
+def _carried(topology: Topology, mesh: Mesh) -> dict[str, int]:
+    sites = {site.name: site for site in topology.sites}
+    edges = ((one, other) for one, other in mesh.graph.edges if one != other)
+    words = (carried(topology, sites[one], sites[other]) for one, other in edges)
+    return dict(Counter(word.value for word in words if word))
+
+
+def _advice(topology: Topology, edges: Mapping[str, int]) -> str | None:
+    if not edges.get(Carried.RELAYED) or topology.meeting_point or topology.run.links != "auto":
+        return None
+    return "the server passes on what is relayed, slowly; write meet: {} below server, and such sites meet"
 
 
 def check(topology: Topology) -> Mesh:

@@ -1,6 +1,6 @@
 """By what the messages of two neighbours may travel, as far as the topology file decides that."""
 
-from flaremesh.topology.links import LinkKind, kinds_of
+from flaremesh.topology.links import Carried, LinkKind, kinds_of
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.schema import Site, Topology
 
@@ -13,6 +13,13 @@ def ways(topology: Topology, one: Site, other: Site) -> list[LinkKind]:
         LinkKind.RELAY: True,
     }
     return [kind for kind, is_there in there_are.items() if is_there]
+
+
+def carried(topology: Topology, source: Site, target: Site) -> Carried | None:
+    """How messages of a run travel if nothing is wrong; None where nothing is left of what it allows."""
+    allowed = kinds_of(topology.run.links)
+    kind = next((kind for kind in ways(topology, source, target) if kind in allowed), None)
+    return None if kind is None else Carried.by(kind, is_dialled_back=target.link is None)
 
 
 def cut_off(topology: Topology, mesh: Mesh) -> tuple[str, str, str] | None:

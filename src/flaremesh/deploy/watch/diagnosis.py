@@ -9,10 +9,10 @@ from flaremesh.deploy.outdated import dialled, kits_in_use, older_than_kits, unl
 from flaremesh.deploy.targets.base import Participant, Target, ask_each
 from flaremesh.p2p.agents.doctor import PATH, Edge, Finding, Report
 from flaremesh.provision.certificates import RENEWAL_DAYS
-from flaremesh.topology.links import Carried, LinkKind, kinds_of
+from flaremesh.topology.links import Carried, LinkKind
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
-from flaremesh.topology.ways import cut_off
+from flaremesh.topology.ways import carried, cut_off
 
 
 @dataclass(frozen=True)
@@ -191,27 +191,24 @@ def _old_kits(topology: Topology, reports: Mapping[str, Report | None], kits: Ol
 
 def _links(topology: Topology, known: Mapping[str, Report]) -> Iterator[MeshEdge]:
     """Every edge, by the best way that the topology file leaves it."""
-    dials = dialled(topology)
+    sites = {site.name: site for site in topology.sites}
     untried = Edge("", "", None)
-    allowed = kinds_of(topology.run.links)
-    is_met = topology.meeting_point is not None and LinkKind.MET in allowed
     for source, target in build(topology).graph.edges:
-        # one connection carries both directions, whoever of the two dials
-        dialler, dialled_one = (source, target) if target in dials[source] else (target, source)
-        if dialled_one in dials[dialler]:
+        word = carried(topology, sites[source], sites[target])
+        if word is None:  # one of its findings says what to do
+            kind = Carried.by(LinkKind(topology.run.links))
+            why = f"there is no way for links: {topology.run.links}"
+            yield MeshEdge(source, target, kind, "", False, why)
+        elif word in (Carried.DIRECT, Carried.DIALLED_BACK):
+            # one connection carries both directions, whoever of the two dials
+            dialler, dialled_one = (source, target) if word is Carried.DIRECT else (target, source)
             edges = known[dialler].edges if dialler in known else ()
             edge = next((edge for edge in edges if edge.peer == dialled_one), untried)
-            kind = Carried.by(LinkKind.DIRECT, is_dialled_back=dialler == target)
-            yield MeshEdge(source, target, kind, edge.address, edge.ok, edge.reason)
-        elif is_met or LinkKind.RELAY in allowed:
-            kind, where = (Carried.MET, "meeting point") if is_met else (Carried.RELAYED, "server")
+            yield MeshEdge(source, target, word, edge.address, edge.ok, edge.reason)
+        else:
+            is_met = word is Carried.MET
             ends = [known.get(source), known.get(target)]
             away = [end.name for end in ends if end and (end.missing or (is_met and end.meets is False))]
-            ok = None if None in ends else not away
+            where = "meeting point" if is_met else "server"
             reason = f"{' and '.join(away)} cannot reach the {where}" if away else ""
-            yield MeshEdge(source, target, kind, "", ok, reason)
-        else:  # one of its findings says what to do
-            kind = Carried.by(LinkKind(topology.run.links))
-            yield MeshEdge(
-                source, target, kind, "", False, f"there is no way for links: {topology.run.links}"
-            )
+            yield MeshEdge(source, target, word, "", None if None in ends else not away, reason)
