@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from flaremesh.deploy.runs.run import NotSubmitted, _ready_participants
+from flaremesh.deploy.runs import run
+from flaremesh.deploy.runs.run import NotSubmitted, _await_registered, _ready_participants
 from flaremesh.deploy.targets.base import DeployError, Participant
 
 
@@ -39,3 +40,44 @@ def test_who_wants_to_stop_waits_no_longer():
     with pytest.raises(NotSubmitted):
         _ready_participants(Mesh(asked=10**6), stop)
     assert time.monotonic() - started < 5
+
+
+class Server:
+    """The server knows aachen, and knows bonn when it has been asked for some times."""
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def sites(self):
+        self.asked -= 1
+        return {"aachen"} if self.asked > 0 else {"aachen", "bonn"}
+
+
+def await_both(server, ready=("aachen", "bonn"), stop=None):
+    _await_registered(server, ["aachen", "bonn"], ready, stop or threading.Event())
+
+
+def test_a_site_that_the_server_has_given_up_is_waited_for_until_it_has_registered_again():
+    server = Server(asked=3)
+    await_both(server)
+    assert server.asked == 0
+
+
+def test_a_site_that_the_server_does_not_know_and_that_is_not_ready_is_named_at_once():
+    server = Server(asked=10**6)
+    with pytest.raises(DeployError, match=r"not ready: bonn\."):
+        await_both(server, ready=["aachen"])
+    assert server.asked == 10**6 - 1
+
+
+def test_a_site_that_runs_and_never_registers_is_named_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(run, "_REGISTERED_SECONDS", 0.5)
+    with pytest.raises(DeployError, match=r"not registered: bonn\..*flaremesh doctor"):
+        await_both(Server(asked=10**6))
+
+
+def test_who_wants_to_stop_does_not_wait_for_a_site_to_register():
+    stop, server = threading.Event(), Server(asked=10**6)
+    stop.set()
+    await_both(server, stop=stop)
+    assert server.asked == 10**6

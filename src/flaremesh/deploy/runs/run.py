@@ -4,7 +4,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _INTERRUPTED = "interrupted before the run was submitted"
 _READY_SECONDS = 15.0  # a site that was cut off is connected again within so long
+_REGISTERED_SECONDS = (
+    45.0  # and if the server has given it up, its next heartbeat, which registers it, has come
+)
 _BEGIN_SECONDS = 15.0  # a run that has not begun by then waits for others
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0  # before a run that waits for approval is submitted again
 
@@ -83,10 +86,9 @@ def run(
         DeployError: a participant is not ready, or the server does not take the run; or the connection was
             lost for good, and the run goes on.
     """
-    _check(topology, target, mesh, warn, stop)
+    ready = _check(topology, target, mesh, warn, stop)
     with Connection(topology, target, mesh, reconnect_seconds) as connection:
-        registered = connection.session.sites()
-        _require([site.name for site in topology.sites if site.name not in registered])
+        _await_registered(connection.session, [site.name for site in topology.sites], ready, stop)
         if stop.is_set():
             raise NotSubmitted(_INTERRUPTED)
         run_id, folder = _submit(connection.session, topology, mesh / RUNS, name, continues)
@@ -111,8 +113,8 @@ def run(
 
 def _check(
     topology: Topology, target: Target, mesh: Path, warn: Callable[[str], None], stop: threading.Event
-) -> None:
-    """Check that a run makes sense, and that the participants of this machine are ready for it."""
+) -> Collection[str]:
+    """Check that a run makes sense, and that this target's participants are ready; returns their names."""
     check(topology)
     check_server(topology, mesh)
     participants = _ready_participants(target, stop)
@@ -120,6 +122,29 @@ def _check(
     check_code(topology, in_use)
     if older := older_than_kits(in_use, mesh):
         warn(say_older(older, mesh))
+    return {participant.name for participant in participants if participant.ready}
+
+
+def _await_registered(
+    session: AdminSession, sites: Collection[str], ready: Collection[str], stop: threading.Event
+) -> None:
+    """Wait until the server knows all sites, as long as those that it lacks are ``ready`` by their own word.
+
+    Raises:
+        DeployError: it does not.
+    """
+    deadline = time.monotonic() + _REGISTERED_SECONDS
+    while not stop.is_set():
+        known = session.sites()
+        if not (missing := [site for site in sites if site not in known]):
+            return
+        _require([site for site in missing if site not in ready])
+        if time.monotonic() > deadline:
+            raise DeployError(
+                f"not registered: {', '.join(missing)}. It runs, and the server does not know it: "
+                "`flaremesh doctor` says what keeps it from the server."
+            )
+        stop.wait(_POLL_SECONDS)
 
 
 def _ready_participants(target: Target, stop: threading.Event) -> list[Participant]:
