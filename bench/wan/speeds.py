@@ -13,7 +13,7 @@ from bench.processes import Place, Site
 from flaremesh.deploy.watch.measuring import Pair, together, turns_of
 from flaremesh.p2p import costs
 from flaremesh.p2p.agents.doctor import EDGES, Edge
-from flaremesh.p2p.agents.probe import Failure, ProbeListener, measure
+from flaremesh.p2p.agents.probe import Failure, ProbeListener, measure, straight
 from flaremesh.provision.measured import Measurement
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
@@ -62,7 +62,7 @@ def _turn(site: Site, listener: ProbeListener, pairs: Sequence[Pair]) -> list[Ed
 
     def attempt(peer: str) -> None:
         there, port, run_id = invitations[peer][name]
-        speed = measure(name, peer, (there, port), run_id, site.credentials)
+        speed = measure(name, peer, straight(name, peer, (there, port), run_id), site.credentials)
         if isinstance(speed, Failure):
             found.append(Edge(peer, "", False, speed.what, speed.remedy))
         else:
