@@ -85,8 +85,14 @@ def test_the_server_hears_of_failed_jobs_whatever_a_site_says_of_them(cells):
     ("answer", "heard"), [(b"yes", b"yes"), (1 << 40, None), ("yes", None), (bytes(1 << 17), None)]
 )
 def test_a_site_hears_of_another_one_a_few_bytes_and_nothing_else(cells, answer, heard):
-    ParticipantCell(cells["server"]).answer("question", lambda site: answer)
+    ParticipantCell(cells["server"]).answer("question", lambda site, data: answer)
     assert ParticipantCell(cells[SITE]).ask("server", "question", 5.0) == heard
+
+
+def test_who_answers_hears_who_asks_and_what(cells):
+    ParticipantCell(cells["server"]).answer("question", lambda *asked: repr(asked).encode())
+    told = ParticipantCell(cells[SITE]).ask("server", "question", 5.0, b"which?")
+    assert told == repr((SITE, b"which?")).encode()
 
 
 def test_a_run_hears_the_bytes_of_its_sites_and_nothing_else_that_they_send(cells):
