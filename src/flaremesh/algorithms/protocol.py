@@ -38,19 +38,23 @@ message, so that sites that run the same algorithm never wait for each other in 
 class Weights(Enum):
     """The mixing matrices on which an algorithm is sound."""
 
+    SYMMETRIC = "symmetric, doubly stochastic"
     DOUBLY_STOCHASTIC = "doubly stochastic"
     COLUMN_STOCHASTIC = "column stochastic"
 
-    def unsoundness(self, *, row_stochastic: bool, column_stochastic: bool) -> str | None:
+    def unsoundness(self, *, row_stochastic: bool, column_stochastic: bool, symmetric: bool) -> str | None:
         """Why a mixing matrix does not meet this condition; None if it does.
 
         Args:
             row_stochastic: whether its rows sum to one.
             column_stochastic: whether its columns do.
+            symmetric: whether it is.
         """
-        if not row_stochastic and self is Weights.DOUBLY_STOCHASTIC:
+        if not row_stochastic and self is not Weights.COLUMN_STOCHASTIC:
             return "the rows of the mixing matrix do not sum to one"
-        return None if column_stochastic else "the columns of the mixing matrix do not sum to one"
+        if not column_stochastic:
+            return "the columns of the mixing matrix do not sum to one"
+        return None if symmetric or self is not Weights.SYMMETRIC else "the mixing matrix is not symmetric"
 
 
 class Exchange(NamedTuple):

@@ -202,7 +202,9 @@ def unsoundness(algorithm: str, mesh: Mesh) -> str | None:
         return "mixing is periodic and never settles; lower the edges' weights so that sites keep their own"
     needed = algorithms.algorithm_class(algorithm).weights
     reason = needed.unsoundness(
-        row_stochastic=properties.row_stochastic, column_stochastic=properties.column_stochastic
+        row_stochastic=properties.row_stochastic,
+        column_stochastic=properties.column_stochastic,
+        symmetric=properties.symmetric,
     )
     if reason is None:
         return None

@@ -74,7 +74,49 @@ def sgp(p, gradients, x, stepsize):
         yield x / mass
 
 
+def exact_diffusion(w, gradients, x, stepsize):
+    half, psi_before = (torch.eye(len(w), dtype=w.dtype) + w) / 2, x
+    while True:
+        psi = x - stepsize * gradients(x)
+        x, psi_before = half @ (psi + x - psi_before), psi
+        yield x
+
+
+def extra(w, gradients, x, stepsize):
+    before, x = x, w @ x - stepsize * gradients(x)
+    yield x
+    half = (torch.eye(len(w), dtype=w.dtype) + w) / 2
+    while True:
+        change = gradients(x) - gradients(before)
+        before, x = x, x + w @ x - half @ before - stepsize * change
+        yield x
+
+
+def local_dgd(w, gradients, x, stepsize, local_steps):
+    while True:
+        for _ in range(local_steps):
+            x = x - stepsize * gradients(x)
+        x = w @ x
+        yield x
+
+
+def k_gt(w, gradients, x, stepsize, local_steps, outer):
+    c = torch.zeros_like(x)
+    while True:
+        z = x
+        for _ in range(local_steps):
+            z = z - stepsize * (gradients(z) + c)
+        d = (x - z) / (local_steps * stepsize)
+        c = c - d + w @ d
+        x = w @ (x - local_steps * outer * stepsize * d)
+        yield x
+
+
 EQUATIONS = {
+    "exact-diffusion": exact_diffusion,
+    "extra": extra,
+    "k-gt": k_gt,
+    "local-dgd": local_dgd,
     "consensus": consensus,
     "dgd": dgd,
     "dgd-cta": dgd_cta,

@@ -27,12 +27,17 @@ from flaremesh.algorithms import FixedPoint, Spectrum, Weights, algorithm_class,
 from flaremesh.problems.protocol import SiteContext
 
 GRAPHS = {
+    Weights.SYMMETRIC: {"ring": ring(), "random": random_graph()},
     Weights.DOUBLY_STOCHASTIC: {"ring": ring(), "random": random_graph()},
     Weights.COLUMN_STOCHASTIC: {"ring": ring(), "directed": directed_ring_with_chords()},
 }
 WIRES = ["exact", "float32", "float16", "bfloat16", "int8", {"encoding": "top-k", "fraction": 0.2}]
-OPTIONS = {"gtadam": {"stepsize": 0.01, "beta2": 0.99}}
-"""Where another step than 0.002 is needed to get near the solution in 2400 iterations."""
+OPTIONS = {
+    "gtadam": {"stepsize": 0.01, "beta2": 0.99},
+    "k-gt": {"stepsize": 0.001, "local_steps": 4, "outer": 0.5},
+    "local-dgd": {"stepsize": 0.0005, "local_steps": 4},
+}
+"""Where others than a step of 0.002 are needed to get near the solution in 2400 iterations."""
 
 NAMES = pytest.mark.parametrize("name", names())
 ON_GRAPHS = pytest.mark.parametrize(

@@ -28,6 +28,7 @@ AT = 300
 UNDIRECTED = nx.DiGraph([edge for i in range(6) for edge in ((i, (i + 1) % 6), ((i + 1) % 6, i))])
 DIRECTED = nx.DiGraph([(i, (i + 1) % 6) for i in range(6)] + [(4, 0), (2, 0), (0, 3)])
 GRAPHS = {
+    Weights.SYMMETRIC: (UNDIRECTED, "metropolis"),
     Weights.DOUBLY_STOCHASTIC: (UNDIRECTED, "metropolis"),
     Weights.COLUMN_STOCHASTIC: (DIRECTED, "push-sum"),
 }

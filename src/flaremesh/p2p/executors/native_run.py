@@ -172,7 +172,9 @@ def require_sound_weights(name: str, config: LocalConfig) -> None:
     """Raise UnsoundWeights for a network on which the algorithm would solve another problem."""
     needed = algorithms.algorithm_class(name).weights
     reason = needed.unsoundness(
-        row_stochastic=config.row_stochastic, column_stochastic=config.column_stochastic
+        row_stochastic=config.row_stochastic,
+        column_stochastic=config.column_stochastic,
+        symmetric=config.symmetric,
     )
     if reason:
         raise UnsoundWeights(
