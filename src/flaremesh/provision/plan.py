@@ -205,11 +205,14 @@ def unsoundness(algorithm: str, mesh: Mesh) -> str | None:
         row_stochastic=properties.row_stochastic,
         column_stochastic=properties.column_stochastic,
         symmetric=properties.symmetric,
+        phases=len(mesh.matrices),
     )
     if reason is None:
         return None
     if needed is Weights.COLUMN_STOCHASTIC:
         return f"{reason}; write weights: push-sum"
+    if needed is Weights.SYMMETRIC and properties.doubly_stochastic:
+        return f"{reason}; run {' or '.join(_made_for(Weights.DOUBLY_STOCHASTIC))}"
     if not directed(mesh.graph):
         return f"{reason}; write weights: metropolis"
     others = " or ".join(_made_for(Weights.COLUMN_STOCHASTIC))

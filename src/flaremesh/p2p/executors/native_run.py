@@ -175,6 +175,7 @@ def require_sound_weights(name: str, config: LocalConfig) -> None:
         row_stochastic=config.row_stochastic,
         column_stochastic=config.column_stochastic,
         symmetric=config.symmetric,
+        phases=len(config.schedule),
     )
     if reason:
         raise UnsoundWeights(
