@@ -30,7 +30,7 @@ class _NoServer:
     """The transport of sites that have no server."""
 
     def post(self, peer: str, data: bytes) -> None:
-        raise NotImplementedError
+        raise AssertionError("direct links send nothing through a server")
 
     def listen(self, deliver: Callable[[str, Payload], None]) -> None:
         """Nothing comes."""

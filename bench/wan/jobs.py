@@ -9,44 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
-from typing_extensions import override
-
 from bench.comparison import Comparison
 from bench.mesh import JobFailed, RunningMesh, running
 from bench.plan import FULL
-from bench.processes import ROOT, Place, Round
+from bench.processes import ROOT, Round
 from bench.samples import STOCK, TRAINING, Samples
 from bench.topologies import topology_of
 from bench.wan.cases import Case, Way
 from bench.wan.namespaces import entered
 from bench.wan.network import joined
+from bench.wan.placed import PlacedTarget
 from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.topology.schema import SERVER, Topology
-
-
-class PlacedTarget(LocalTarget):
-    """Runs every participant in its place.
-
-    Args:
-        topology, mesh: as of LocalTarget.
-        places: by name.
-    """
-
-    def __init__(self, topology: Topology, mesh: Path, places: Mapping[str, Place]):
-        super().__init__(topology, mesh)
-        self._places = places
-
-    @override
-    def _start(self, name: str) -> psutil.Process:
-        with entered(str(self._places[name].namespace)):
-            return super()._start(name)
-
-    @override
-    def ask(self, participant: str, path: str) -> bytes | None:
-        # an agent answers on the loopback of its own namespace
-        with entered(str(self._places[participant].namespace)):
-            return super().ask(participant, path)
 
 
 def exchange(

@@ -12,15 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 from attacked_mesh import SITES, AttackedMesh, attacked_mesh
-from typing_extensions import override
 
 from bench.processes import Place
 from bench.wan.namespaces import INTERFACE, enter, entered
 from bench.wan.network import joined, path
+from bench.wan.placed import PlacedTarget
 from flaremesh.deploy.runs.run import run
-from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.p2p.outcome import RunResult
 from flaremesh.topology.schema import SERVER, Topology
 from networks import own_networks
@@ -36,30 +34,6 @@ _LOOPBACK = (
     "00000000000000000000000001000000",  # ::1
 )
 _LINE = path(1e9, 0.001)
-
-
-class ApartTarget(LocalTarget):
-    """Starts and asks each participant in its own network.
-
-    Args:
-        topology: the mesh.
-        mesh: its folder.
-        places: of the participants.
-    """
-
-    def __init__(self, topology: Topology, mesh: Path, places: Mapping[str, Place]):
-        super().__init__(topology, mesh)
-        self._places = places
-
-    @override
-    def _start(self, name: str) -> psutil.Process:
-        with entered(str(self._places[name].namespace)):
-            return super()._start(name)
-
-    @override
-    def ask(self, participant: str, path: str) -> bytes | None:
-        with entered(str(self._places[participant].namespace)):
-            return super().ask(participant, path)
 
 
 @dataclass
@@ -114,7 +88,7 @@ class Apart:
 
 
 def _run(topology: Topology, folder: Path, places: Mapping[str, Place]) -> RunResult:
-    target = ApartTarget(topology, folder, places)
+    target = PlacedTarget(topology, folder, places)
     return run(topology, target, folder, "run", lambda *_: None, threading.Event())
 
 
@@ -169,6 +143,6 @@ def apart(
             "meet": {"port": meeting_port},
         }
         sites = [{"name": site, "org": f"{site}s"} for site in SITES]
-        target = partial(ApartTarget, places=places)
+        target = partial(PlacedTarget, places=places)
         with attacked_mesh(folder, intruders, target=target, server=server, sites=sites, **sections) as mesh:
             yield Apart(mesh, places)

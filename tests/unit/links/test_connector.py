@@ -285,13 +285,13 @@ def test_a_neighbour_that_ends_every_connection_is_dialled_less_and_less(patched
         assert a.carriers[0].is_dialled(7)
 
 
-def test_who_dials_in_vain_gives_up_no_connection_that_the_other_end_has_made(patched, connect):
+def test_who_dials_in_vain_gives_up_no_connection_that_the_other_end_has_made(patched, connect, monkeypatch):
     a, _ = patched.both(DIRECT)
     direct, made = a.carriers[0], []
 
     def fail_late(*_):
         if not made:
-            time.sleep(1.5 * connector._DIAL_SECONDS)
+            monkeypatch.setattr(connector, "_DIAL_SECONDS", 0.0)  # its time is over
             made.append(joined(a.pairs["b"]))
         raise TimeoutError
 
