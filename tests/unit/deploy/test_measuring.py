@@ -72,7 +72,7 @@ def test_each_direction_of_a_pair_has_its_own_rates():
 
 def test_what_was_not_measured_says_why():
     path = topology("abc", {"kind": "path"}, hidden="ab")
-    failed = {Pair("b", "c"): Edge("c", "", None, "a run goes on at b")}
+    failed = {Pair("b", "c"): Edge("c", "", None, "a run goes on at b.")}
     measured = together(path, failed, failed, {})
     assert measured.edges == []
     whys = {frozenset((edge.source, edge.target)): edge.why for edge in measured.unmeasured}

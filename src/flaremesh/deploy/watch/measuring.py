@@ -113,7 +113,7 @@ def together(topology: Topology, alone: Found, busy: Found, known: Mapping[str, 
         one, many = alone[pair], busy[pair]
         if one.speed is None or many.speed is None:
             why = one.reason or many.reason or f"{pair.dialler} tells no speed: does it run this version?"
-            unmeasured.append(Unmeasured(source, target, why))
+            unmeasured.append(Unmeasured(source, target, why.removesuffix(".")))
             continue
         is_sent = pair.dialler == source
         measured.append(
