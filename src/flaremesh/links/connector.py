@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from flaremesh.links import life
 from flaremesh.links.carrier import Carrier
@@ -121,17 +121,15 @@ class Connector:
         """Dial until there is a connection; a worse carrier joins in when those before have failed."""
         begun, pause = self._pair.broken or time.monotonic(), _BACKOFF_SECONDS
         refused_since: float | None = None
+        tried: set[LinkKind] = set()
         if self._pair.is_refused:  # it would send the same again, as fast as it is let
             self._pause(_BACKOFF_SECONDS_MAX, None)
         while self._pair.kind is None and not self._is_over():
-            late = time.monotonic() - begun
             is_refused = False
-            for number, carrier in enumerate(self._carriers):
-                start = self._starts[carrier.kind]
-                if start is None or late < number * _DIAL_SECONDS + start:
-                    continue
+            for carrier in self._due(time.monotonic() - begun, tried):
                 if self._pair.kind is not None or self._is_over():
                     return
+                tried.add(carrier.kind)
                 try:
                     self._dialler.connect(self._pair, carrier, _ATTEMPT_SECONDS)
                     return
@@ -153,6 +151,15 @@ class Connector:
                 return
             self._pause(pause, None)
             pause = min(2 * pause, _BACKOFF_SECONDS_MAX)
+
+    def _due(self, late: float, tried: Collection[LinkKind]) -> list[Carrier]:
+        """Those to dial after so many seconds; who joins in comes first, since those before have failed."""
+        due = [
+            carrier
+            for number, carrier in enumerate(self._carriers)
+            if (start := self._starts[carrier.kind]) is not None and late >= number * _DIAL_SECONDS + start
+        ]
+        return sorted(due, key=lambda carrier: carrier.kind in tried)
 
     def _end(self, begun: float, refused_since: float | None) -> float:
         """Until when to go on dialling, by ``time.monotonic``."""

@@ -23,6 +23,8 @@ from flaremesh.topology.schema import Topology
 FOREVER = 10**6
 """Iterations."""
 
+_START_SECONDS = 120.0  # three runs at once, with an edge that only the relay carries
+
 # With the certificate of a site that is no in-neighbour, the site's own; it hears that it is refused.
 _DIAL = """
 import pathlib, socket, ssl
@@ -46,7 +48,7 @@ def running(mesh: Mesh, name: str, **changes: Any) -> Iterator[str]:
         changes: further settings of run.
     """
     document = yaml.safe_load(mesh.file.read_text())
-    document["run"] |= {"iterations": FOREVER} | changes
+    document["run"] |= {"iterations": FOREVER, "start_timeout": _START_SECONDS} | changes
     problem = document["run"]["problem"]
     if source := problem.get("file"):
         document["run"]["problem"] = problem | {"file": shutil.copy(source, mesh.file.parent)}
@@ -84,7 +86,7 @@ def running_with_other_weights(mesh: Mesh, name: str, weight: float, **changes: 
         changes: further settings of run.
     """
     document = yaml.safe_load(mesh.file.read_text())
-    document["run"] |= {"iterations": FOREVER} | changes
+    document["run"] |= {"iterations": FOREVER, "start_timeout": _START_SECONDS} | changes
     planned = Topology.model_validate(document)
     job = mesh.file.with_name(name)
     write_job(planned, job, name=name)

@@ -116,6 +116,25 @@ def test_a_worse_carrier_joins_in_when_the_time_of_the_better_one_alone_is_over(
     assert relay.dialled == 1
 
 
+def test_a_carrier_that_joins_in_does_not_wait_for_those_that_do_not_answer(patched, connect):
+    """An attempt at each of them takes its whole time, as where a firewall drops what comes."""
+    a, _ = patched.both(DIRECT, MET, RELAY)
+    begun = {DIRECT: [], MET: []}
+    for carrier in a.carriers[:2]:
+
+        def no_answer(_, timeout, times=begun[carrier.kind]):
+            times.append(time.monotonic())
+            threading.Event().wait(timeout)
+            raise TimeoutError
+
+        carrier.dial = no_answer
+    joins = time.monotonic() + 2 * connector._DIAL_SECONDS
+    connect(a, "b")
+    assert a.is_linked("b", RELAY)
+    for times in begun.values():  # they end the round that they are in
+        assert len([at for at in times if at > joins]) <= 1
+
+
 def test_who_dials_in_vain_pauses_longer_and_longer(patched, connect, monkeypatch):
     monkeypatch.setattr(connector, "_DIAL_SECONDS", 30)
     a = patched.add("a", "b")

@@ -182,7 +182,8 @@ class DistOptController(Controller):
         for site, part in parts.items():
             self.send(self._task(Task.CONFIG, asdict(part)), fl_ctx, targets=[site])
         timeout = self._start_timeout
-        deadline = time.monotonic() + timeout
+        begun = time.monotonic()
+        deadline = begun + timeout
         late = f"within {timeout:g} s of the start"
         if not self._await_sites(self._addresses, deadline, f"not ready {late}", abort_signal):
             return
@@ -191,6 +192,7 @@ class DistOptController(Controller):
                 f"{', '.join(sorted(self._strangers))}: its executor answers the config task without the "
                 "address of its link, which its neighbours need; let execute return what super().execute does"
             )
+        up = time.monotonic() - begun
         for site in set(parts) - self._linked:
             hoods = parts[site].schedule
             dialled = {peer for hood in hoods for peer in hood.out}
@@ -202,6 +204,7 @@ class DistOptController(Controller):
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
         if not self._await_sites(self._linked, deadline, f"not linked {late}", abort_signal):
             return
+        linked = time.monotonic() - begun
         begin_at = self._attempt.begin_at(self._checkpoints)
         step = {
             PREPARE: True,
@@ -211,9 +214,11 @@ class DistOptController(Controller):
         }
         for site in set(parts) - self._prepared:
             self.send(self._task(Task.CONFIG, step), fl_ctx, targets=[site])
+        spent = f"all sites were up after {up:.0f} s and linked after {linked:.0f} s"
         doing = "it is still loading data, building its problem or computing its first gradient"
         remedy = "raise run.start_timeout, in a job's config extra['start_timeout']"
-        self._await_sites(self._prepared, deadline, f"not prepared {late}: {doing}; {remedy}", abort_signal)
+        otherwise = f"not prepared {late} ({spent}): {doing}; {remedy}"
+        self._await_sites(self._prepared, deadline, otherwise, abort_signal)
 
     @property
     def _start_timeout(self) -> float:
