@@ -80,6 +80,7 @@ class ProgressReporter(MetricsSink):
         self._links = links
         self._cancelled = cancelled
         self._latest = SiteProgress()
+        self._record: Iteration | None = None
         self._checkpoint = 0
         self._news = threading.Event()
         self._stopped = threading.Event()
@@ -92,11 +93,9 @@ class ProgressReporter(MetricsSink):
 
     @override
     def iteration(self, record: Iteration) -> None:
-        self._update(
-            iteration=record.iteration,
-            consensus_distance=record.consensus_distance,
-            seconds_per_iteration=record.seconds,
-        )
+        self._record = record  # of most of them nobody is told
+        if not self._news.is_set():
+            self._news.set()
 
     @override
     def evaluation(self, record: Evaluation) -> None:
@@ -143,4 +142,11 @@ class ProgressReporter(MetricsSink):
 
     def _tell(self) -> None:
         latest = replace(self._latest, links=dict(self._links), checkpoint=self._checkpoint)
+        if (record := self._record) is not None:
+            latest = replace(
+                latest,
+                iteration=record.iteration,
+                consensus_distance=record.consensus_distance,
+                seconds_per_iteration=record.seconds,
+            )
         self._post(SITE_PROGRESS.json(latest).encode())

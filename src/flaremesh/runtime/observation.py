@@ -13,7 +13,9 @@ from flaremesh.algorithms import Vectors
 from flaremesh.metrics.sink import Iteration, Norms
 from flaremesh.runtime.vectors import floats
 
-_SAMPLED = 1 << 19  # entries that stand for a longer vector: a copy of a large model is much memory
+# runs of entries that stand for a longer vector: a copy of a large model is much memory, and to read single
+# entries all over it takes as long as to read all
+_RUNS, _RUN = 1 << 13, 64
 _SECONDS = ("send_seconds", "wait_seconds", "gradient_seconds", "overlap_seconds", "mix_seconds")
 
 
@@ -128,11 +130,12 @@ class Observation:
 
 def _sample(vector: Tensor) -> Tensor:
     """Entries that stand for the vector, which are always the same ones; all of them where they are few."""
-    length = vector.numel()
-    if length <= _SAMPLED:
+    runs = vector.numel() // _RUN
+    if runs <= _RUNS:
         return vector
-    where = torch.randint(length, (_SAMPLED,), generator=torch.Generator().manual_seed(length))
-    return vector[where.to(vector.device)]
+    # at random, because a model repeats itself at regular distances
+    where = torch.randint(runs, (_RUNS,), generator=torch.Generator().manual_seed(runs))
+    return vector[: runs * _RUN].view(runs, _RUN)[where.to(vector.device)]
 
 
 def _sum(vector: Tensor) -> Tensor:
