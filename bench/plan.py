@@ -35,7 +35,7 @@ class Plan:
 
 FULL = Plan(
     sites=(2, 4),
-    scalar=Round(1, 2000, 200),
+    scalar=Round(1, 10_000, 1000),  # what NVFlare does once a second counts, as its share is
     stock_scalar=Round(1, 200, 20),
     vectors=(Round(1_000, 1000, 100), Round(1_000_000, 60, 10), Round(10_000_000, 15, 4)),
     stock_vectors=(Round(1_000, 60, 10), Round(1_000_000, 12, 2), Round(10_000_000, 4, 1)),

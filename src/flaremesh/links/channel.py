@@ -1,5 +1,6 @@
 """One connection of a pair: frames out and in, without ever waiting for the other end."""
 
+import os
 import select
 import socket
 import ssl
@@ -18,6 +19,8 @@ LARGE_BYTES = 1 << 15
 _SCRATCH_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 18  # that are encrypted at once
 _FILL_BYTES = 1 << 18  # of a large message that are read at once
+_SPIN_SECONDS = 1e-4  # for which a sleep is put off, where the last one was not much longer
+_SOON_SECONDS = 2e-4
 _GONE_MILLISECONDS = 10_000  # a connection whose bytes stay unacknowledged for so long is broken
 _FAR_MICROSECONDS = 1000  # of a round trip; below, pacing costs more than losses do
 _FAR_CONGESTION = b"bbr"
@@ -72,6 +75,7 @@ class Channel:
         self._start = self._end = 0  # what lies between has been read and not used
         self._message: memoryview | None = None  # the large one that is being read
         self._filled = 0  # bytes of it
+        self._is_soon = False  # whether what was waited for last came soon
 
     # what goes out
 
@@ -167,10 +171,21 @@ class Channel:
         if self._tls is not None and self._tls.pending():
             return True
         if not self._unwritten:
-            return bool(self._reading.poll(1000 * timeout))
+            began = time.monotonic()
+            ready = (self._is_soon and self._comes_soon(began)) or bool(self._reading.poll(1000 * timeout))
+            self._is_soon = time.monotonic() - began < _SOON_SECONDS
+            return ready
         poll = select.poll()
         poll.register(self._connection, select.POLLIN | select.POLLOUT)
         return bool(poll.poll(1000 * timeout))
+
+    def _comes_soon(self, began: float) -> bool:
+        """Look again and again for a moment: to sleep and be woken takes as long, and as much of a core."""
+        while time.monotonic() - began < _SPIN_SECONDS:
+            if self._reading.poll(0):
+                return True
+            os.sched_yield()
+        return False
 
     def wait(
         self, woken: socket.socket, timeout: float | None, *, reading: bool, writing: bool = True

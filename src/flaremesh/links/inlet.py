@@ -23,13 +23,14 @@ class Inlet:
     Attributes:
         received: how many messages have arrived.
         is_large: whether the last message was a large one.
+        has_been_large: whether any message of this connection was.
         has_no_place: whether the next one waits outside, since the inbox is full.
         refused: why a connection was cut after which no message has come; None where none was.
     """
 
     def __init__(self, edges: Edges, peer: str, owing: Callable[[], None]):
         self.received = 0
-        self.is_large = self.has_no_place = False
+        self.is_large = self.has_been_large = self.has_no_place = False
         self.refused: Refusal | None = None
         self._edges, self._peer, self._owing = edges, peer, owing
         self._is_source = peer in edges.sources
@@ -79,7 +80,7 @@ class Inlet:
     def restart(self) -> None:
         """Read from a new connection, whose peer must be told at once how much has arrived."""
         self._expecting, self._latest, self._is_asked = None, 0, True
-        self.has_no_place = self.is_large = False
+        self.has_no_place = self.is_large = self.has_been_large = False
         self._memory = memoryview(b"")
 
     def step(self, channel: Channel) -> Frame | None:
@@ -122,6 +123,7 @@ class Inlet:
 
     def _memory_for(self, frame: Frame) -> memoryview:
         self.is_large = frame.length >= LARGE_BYTES
+        self.has_been_large |= self.is_large
         try:
             memory = self._pool.take(frame.length).data if self.is_large else bytearray(frame.length)
         except MemoryError:

@@ -27,6 +27,7 @@ from flaremesh.topology.links import LinkKind
 
 _ROOM_SECONDS = 0.05  # between two looks at an inbox that is full
 _PARK_SECONDS = 0.005  # the pair's thread leaves the reading to `attend` for so long after its last call
+_PARK_SECONDS_SMALL = 0.05  # where no message is large: each look of that thread holds up an iteration
 _ATTENTION_SECONDS = 0.1  # for so long `attend` reads at most
 _POLL_SECONDS = 0.2  # how soon an abort is noticed
 _DRAIN_SECONDS = 1.0  # for the peer to read that this end has ended
@@ -302,6 +303,8 @@ class Pair:
     def flush(self, deadline: float, cancelled: Cancelled) -> None:
         """Wait until all messages are acknowledged, until ``deadline``, or until ``cancelled``."""
         self._said.end()
+        self._attention = -math.inf  # from now on the pair's thread reads
+        self._rouse()
         with self._state:
             while not self._said.outbox.is_empty and not self.is_over and not cancelled():
                 remaining = deadline - time.monotonic()
@@ -371,7 +374,8 @@ class Pair:
             if self._said.inlet.has_no_place:
                 channel.require_peer()
             now = time.monotonic()
-            is_parked = self._attended or now - self._attention < _PARK_SECONDS
+            park = _PARK_SECONDS if self._said.inlet.has_been_large else _PARK_SECONDS_SMALL
+            is_parked = self._attended or now - self._attention < park
             moved = False
             if not self._attended and (not is_parked or channel.is_full or self._said.is_due(now)):
                 with self._io:
@@ -380,7 +384,7 @@ class Pair:
             if moved:
                 continue
             if is_parked:
-                channel.wait(self._woken, _PARK_SECONDS, reading=False, writing=not self._attended)
+                channel.wait(self._woken, park, reading=False, writing=not self._attended)
             else:
                 is_deaf = self._said.inlet.has_no_place or self._said.rests
                 seconds = _ROOM_SECONDS if is_deaf else self._said.pause(now)
