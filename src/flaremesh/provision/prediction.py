@@ -113,8 +113,11 @@ class Lines:
                 f"nothing is known of how fast {source} → {target} is: {why}. "
                 "Measure the mesh with this edge: `flaremesh up`, then `flaremesh doctor --measure`."
             )
-        shares = length / edge.rate, out * length / self._up[source], into * length / self._down[target]
-        return edge.round_trip / 2 + max(shares)
+        alone = length / edge.rate
+        shared = max(out * length / self._up[source], into * length / self._down[target])
+        later = max(0.0, shared - alone)
+        # connections that share a line take a round trip until each has found its share
+        return edge.round_trip / 2 + alone + later + min(edge.round_trip, later)
 
 
 @dataclass(frozen=True)

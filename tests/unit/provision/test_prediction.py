@@ -59,7 +59,13 @@ def test_a_message_takes_half_a_round_trip_and_its_bytes():
 def test_neighbours_share_a_line_that_does_not_carry_all_at_once():
     ring = topology({"kind": "ring"})
     assert seconds(ring, measurement(ring), Load(10_000_000, 1)) == pytest.approx(1.01)
-    assert seconds(ring, measurement(ring, busy=1e7), Load(10_000_000, 1)) == pytest.approx(2.01)
+    assert seconds(ring, measurement(ring, busy=1e7), Load(10_000_000, 1)) == pytest.approx(2.03)
+
+
+def test_to_find_a_share_of_the_line_takes_a_round_trip_or_as_long_as_a_short_message():
+    ring = topology({"kind": "ring"})
+    assert seconds(ring, measurement(ring, busy=1e7), Load(0, 1)) == pytest.approx(0.01)
+    assert seconds(ring, measurement(ring, busy=1e7), Load(10_000, 1)) == pytest.approx(0.013)
 
 
 def test_computing_comes_on_top_for_each_neighbour():
