@@ -46,7 +46,7 @@ class Training(ClockedExecutor, executors.GTExecutor):
         seed = from_shareable(shareable).data["seed"]
         self._problem = Digits(SiteContext(self.client_name, self.id - 1, self._sites, seed))
         self.model = self._problem._module
-        batch = next(self._problem._batches)
+        batch = self._problem._batches.next()
         self.train_dataloader = self.test_dataloader = DataLoader(TensorDataset(*batch), len(batch[0]))
         super()._pre_algorithm_run(fl_ctx, shareable, abort_signal)
         # at the end of an epoch, here of every iteration, it would compute the losses of all data
