@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from flaremesh import __version__
 from flaremesh.cli.main import app
 from flaremesh.provision.measured import MeasuredEdge, Measurement, to_json
+from flaremesh.provision.tuning import local_steps
 from flaremesh.topology.load import load
 from flaremesh.topology.schema import Topology
 
@@ -183,3 +184,26 @@ def test_what_is_proposed_can_be_written_into_the_file_and_is_best_then(measured
     code, out, _ = flaremesh("tune", "mesh.yaml", "--measured", measured)
     assert code == 0
     assert "as good as any other" in out
+
+
+def test_as_many_local_steps_are_proposed_as_take_as_long_as_an_exchange(measured: Path) -> None:
+    file = Path("mesh.yaml")
+    document = yaml.safe_load(file.read_text())
+    document["run"] |= {"algorithm": "k-gt", "stepsize": 0.01}
+    file.write_text(yaml.safe_dump(document))
+    code, out, _ = flaremesh("tune", "mesh.yaml", "--measured", measured)
+    assert code == 0
+    steps = yaml.safe_load(out.partition("new kits:\n")[2])["run"]["local_steps"]
+    # a message of two vectors of 4810 floats, at 1e7 bytes a second after 10 ms; a gradient takes about 1 ms
+    assert 2 < steps <= 100
+
+
+def test_an_algorithm_without_local_steps_is_proposed_none(measured: Path) -> None:
+    code, out, _ = flaremesh("tune", "mesh.yaml", "--measured", measured, "--json")
+    assert code == 0
+    assert json.loads(out)["local_steps"] is None
+
+
+@pytest.mark.parametrize(("exchange", "gradient", "steps"), [(1.0, 0.1, 10), (0.01, 1.0, 1), (9.0, 0.0, 100)])
+def test_a_site_computes_as_long_as_it_exchanges(exchange: float, gradient: float, steps: int) -> None:
+    assert local_steps(exchange, gradient) == steps

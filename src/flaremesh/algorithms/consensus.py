@@ -1,4 +1,4 @@
-"""Average consensus: X⁺ = WX (DeGroot 1974)."""
+"""Average consensus: X⁺ = WX."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Consensus:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MEAN
+    paper: ClassVar[str] = "DeGroot 1974"
 
     def init(self, x0: Tensor, gradient: Gradient) -> ConsensusState:
         """x⁰ is the site's own value."""

@@ -26,7 +26,7 @@ class DgdState(NamedTuple):
 @register("dgd")
 @dataclass(frozen=True)
 class Dgd:
-    """X⁺ = WX − α∇F(X) (Nedić and Ozdaglar 2009; D-PSGD, Lian et al. 2017).
+    """X⁺ = WX − α∇F(X) (as D-PSGD: Lian et al. 2017).
 
     The gradient is taken at x, so that it is computed while the neighbours' values travel.
 
@@ -37,6 +37,7 @@ class Dgd:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
+    paper: ClassVar[str] = "Nedić and Ozdaglar 2009"
     stepsize: float
 
     def __post_init__(self) -> None:
@@ -73,10 +74,12 @@ class Dgd:
 @register("dgd-cta")
 @dataclass(frozen=True)
 class DgdCta(Dgd):
-    """Combine, then adapt: X⁺ = WX − α∇F(WX) (Ram, Nedić and Veeravalli 2010).
+    """Combine, then adapt: X⁺ = WX − α∇F(WX).
 
     The gradient waits for the neighbours: communication and computation do not overlap.
     """
+
+    paper: ClassVar[str] = "Ram, Nedić and Veeravalli 2010"
 
     def step(self, state: DgdState, gradient: Gradient) -> Step[DgdState]:
         """x⁺ = Σ_j w_ij x_j − α∇f(Σ_j w_ij x_j)."""
@@ -88,10 +91,12 @@ class DgdCta(Dgd):
 @register("dgd-atc")
 @dataclass(frozen=True)
 class DgdAtc(Dgd):
-    """Adapt, then combine: X⁺ = W(X − α∇F(X)) (Chen and Sayed 2012).
+    """Adapt, then combine: X⁺ = W(X − α∇F(X)).
 
     The gradient goes into the message: communication and computation do not overlap.
     """
+
+    paper: ClassVar[str] = "Chen and Sayed 2012"
 
     def step(self, state: DgdState, gradient: Gradient) -> Step[DgdState]:
         """x⁺ = Σ_j w_ij (x_j − α∇f_j(x_j))."""

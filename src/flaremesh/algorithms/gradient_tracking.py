@@ -1,4 +1,4 @@
-"""Gradient tracking (DIGing: Nedić, Olshevsky and Shi 2017, arXiv 1607.03218)."""
+"""Gradient tracking (DIGing)."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class GradientTracking:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
+    paper: ClassVar[str] = "Nedić, Olshevsky and Shi 2017, arXiv 1607.03218"
     stepsize: float
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""GTAdam: gradient tracking with adaptive momentum (Carnevale et al. 2022, arXiv 2009.01745)."""
+"""GTAdam: gradient tracking with adaptive momentum."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class GtAdam:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
+    paper: ClassVar[str] = "Carnevale et al. 2022, arXiv 2009.01745"
     stepsize: float
     beta1: float = 0.9
     beta2: float = 0.999

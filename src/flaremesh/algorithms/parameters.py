@@ -20,5 +20,12 @@ def require_fraction(**values: float) -> None:
             raise ValueError(f"{name} must be at least 0 and below 1, not {refused(value)}")
 
 
+def require_count(**values: int) -> None:
+    """Raise ValueError naming the first value that is not a whole number from 1 on."""
+    for name, value in values.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} must be a whole number from 1 on, not {refused(value)}")
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)

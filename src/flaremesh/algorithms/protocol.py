@@ -38,19 +38,30 @@ message, so that sites that run the same algorithm never wait for each other in 
 class Weights(Enum):
     """The mixing matrices on which an algorithm is sound."""
 
+    SYMMETRIC = "constant, symmetric and doubly stochastic"
     DOUBLY_STOCHASTIC = "doubly stochastic"
     COLUMN_STOCHASTIC = "column stochastic"
 
-    def unsoundness(self, *, row_stochastic: bool, column_stochastic: bool) -> str | None:
-        """Why a mixing matrix does not meet this condition; None if it does.
+    def unsoundness(
+        self, *, row_stochastic: bool, column_stochastic: bool, symmetric: bool, phases: int
+    ) -> str | None:
+        """Why mixing matrices do not meet this condition; None if they do.
 
         Args:
-            row_stochastic: whether its rows sum to one.
-            column_stochastic: whether its columns do.
+            row_stochastic: whether their rows sum to one.
+            column_stochastic: whether their columns do.
+            symmetric: whether they are.
+            phases: how many take turns.
         """
-        if not row_stochastic and self is Weights.DOUBLY_STOCHASTIC:
+        if not row_stochastic and self is not Weights.COLUMN_STOCHASTIC:
             return "the rows of the mixing matrix do not sum to one"
-        return None if column_stochastic else "the columns of the mixing matrix do not sum to one"
+        if not column_stochastic:
+            return "the columns of the mixing matrix do not sum to one"
+        if self is not Weights.SYMMETRIC:
+            return None
+        if phases > 1:
+            return f"{phases} mixing matrices take turns"
+        return None if symmetric else "the mixing matrix is not symmetric"
 
 
 class Exchange(NamedTuple):
@@ -139,9 +150,11 @@ class Analysed(Repairable[State], Protocol[State]):
 
     Attributes:
         fixed_point: where it leads.
+        paper: that published it.
     """
 
     fixed_point: ClassVar[FixedPoint]
+    paper: ClassVar[str]
 
     def invariant(self, states: State, gradients: Tensor) -> Vectors:
         """What no iteration changes, even with a lossy wire; empty if there is no such thing.

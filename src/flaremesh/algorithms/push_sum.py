@@ -1,4 +1,4 @@
-"""Push-sum consensus on directed graphs (Kempe, Dobra and Gehrke 2003)."""
+"""Push-sum consensus on directed graphs."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class PushSum:
     weights: ClassVar[Weights] = Weights.COLUMN_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=1, scalars=1),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MEAN
+    paper: ClassVar[str] = "Kempe, Dobra and Gehrke 2003"
 
     def init(self, x0: Tensor, gradient: Gradient) -> PushSumState:
         """x⁰ is the site's own value, w⁰ = 1."""

@@ -81,8 +81,9 @@ def configured(run: Run) -> Algorithm[Any]:
     """The algorithm of a run as its topology file configures it; raises what ``create`` raises."""
     if taken := sorted(run.options.keys() & Run.model_fields.keys()):
         raise TypeError(f"{_list(taken)} stands beside the options, not among them")
-    stepsize = {} if run.stepsize is None else {"stepsize": run.stepsize}
-    return create(run.algorithm, **stepsize, **run.options)
+    beside = {"stepsize": run.stepsize, "local_steps": run.local_steps}
+    given = {name: value for name, value in beside.items() if value is not None}
+    return create(run.algorithm, **given, **run.options)
 
 
 def _list(words: Sequence[str]) -> str:

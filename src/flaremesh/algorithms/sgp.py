@@ -1,4 +1,4 @@
-"""Stochastic gradient push on directed graphs (Assran et al. 2019, arXiv 1811.10792)."""
+"""Stochastic gradient push on directed graphs."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class StochasticGradientPush:
     weights: ClassVar[Weights] = Weights.COLUMN_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=1, scalars=1),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
+    paper: ClassVar[str] = "Assran et al. 2019, arXiv 1811.10792"
     stepsize: float
 
     def __post_init__(self) -> None:

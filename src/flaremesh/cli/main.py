@@ -24,6 +24,7 @@ _LONGEST_LINE: Final = 10_000
 
 COMMANDS: Final = {
     "plan": "Show what a topology file means: mixing, sound algorithms, firewalls, changes.",
+    "algorithms": "List the algorithms: what each needs, sends and leads to, and where it was published.",
     "provision": (
         "Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched."
     ),
@@ -31,6 +32,7 @@ COMMANDS: Final = {
     "sign": "Make the kit of a participant that keeps its private key to itself.",
     "schema": "Print the JSON Schema of topology files, for completion and checks in editors.",
     "simulate": "Run all sites of a topology in this process, with the code of a real run.",
+    "sweep": "Try a grid of settings in the simulator, and print what came of each.",
     "up": "Start the server and all sites, from kits that are made first where they are missing or old.",
     "run": "Run the topology's algorithm on a mesh that is up, watch it, and fetch what it leaves behind.",
     "runs": "Show the runs that the server of a mesh knows, with their state, the newest last.",

@@ -27,7 +27,8 @@ def tune(
 ) -> None:
     """Propose the graph and the wire with which the sites agree soonest, of the edges that were measured.
 
-    The topology file stays as it is. The problem is built, to tell how long messages are.
+    And local steps, where the algorithm has them: so many that a site computes as long as it exchanges. The
+    topology file stays as it is. The problem is built, to tell how long messages and gradients are.
     """
     loaded = load(topology, executes=True)
     measurement = measurement_in(measured)
@@ -39,13 +40,26 @@ def tune(
 
     check(loaded)
     tuning = tuned(loaded, measurement, loads(loaded, wires_of(loaded.run)))
+    steps = _local_steps(loaded, tuning)
     if as_json:
-        typer.echo(json.dumps(_document(tuning), indent=2))
+        typer.echo(json.dumps(_document(tuning, steps), indent=2))
     else:
-        _show(loaded, tuning)
+        _show(loaded, tuning, steps)
 
 
-def _document(tuning: "Tuning") -> dict[str, Any]:
+def _local_steps(topology: "Topology", tuning: "Tuning") -> int | None:
+    """How many to take with what is proposed, else with what is in the file; None where there are none."""
+    from flaremesh import algorithms
+    from flaremesh.provision.payload import gradient_seconds
+    from flaremesh.provision.tuning import local_steps
+
+    choice = tuning.proposal or tuning.now
+    if choice is None or not hasattr(algorithms.configured(topology.run), "local_steps"):
+        return None
+    return local_steps(choice.time.seconds, gradient_seconds(topology))
+
+
+def _document(tuning: "Tuning", steps: int | None) -> dict[str, Any]:
     def plain(choice: "Choice | None") -> dict[str, Any] | None:
         if choice is None:
             return None
@@ -56,10 +70,11 @@ def _document(tuning: "Tuning") -> dict[str, Any]:
         "now": plain(tuning.now),
         "proposal": plain(tuning.proposal),
         "choices": [plain(choice) for choice in tuning.choices],
+        "local_steps": steps,
     }
 
 
-def _show(topology: "Topology", tuning: "Tuning") -> None:
+def _show(topology: "Topology", tuning: "Tuning", steps: int | None) -> None:
     from rich import box
     from rich.table import Table
 
@@ -73,19 +88,33 @@ def _show(topology: "Topology", tuning: "Tuning") -> None:
         name = _name(choice) + (" (the file's)" if choice == tuning.now else "")
         table.add_row(name, str(choice.edges), time.wire, duration(time.seconds), agreed)
     terminal(highlight=False).print(table)
-    best = tuning.proposal
-    if best is None:
+    fields = _changes(topology, tuning, steps)
+    if not fields:
         typer.echo("What is in the file is as good as any other.")
         return
-    fields: dict[str, Any] = {}
-    if tuning.now is None or best.graph != tuning.now.graph:
-        fields["graph"] = best.graph.model_dump(mode="json", exclude_defaults=True)
-    if best.weights != topology.weights:
-        fields["weights"] = best.weights
-    if best.time.wire != topology.run.wire.encoding:
-        fields["run"] = {"wire": best.time.wire}
     typer.echo("Write into the topology file, then `flaremesh up` for new kits:\n")
     typer.echo(yaml.safe_dump(fields, sort_keys=False, default_flow_style=None))
+
+
+def _changes(topology: "Topology", tuning: "Tuning", steps: int | None) -> dict[str, Any]:
+    """What to write into the topology file."""
+    fields: dict[str, Any] = {}
+    run: dict[str, Any] = {}
+    if best := tuning.proposal:
+        if tuning.now is None or best.graph != tuning.now.graph:
+            fields["graph"] = best.graph.model_dump(mode="json", exclude_defaults=True)
+        if best.weights != topology.weights:
+            fields["weights"] = best.weights
+        if best.time.wire != topology.run.wire.encoding:
+            run["wire"] = best.time.wire
+    if steps is not None and not _is_about(steps, topology.run.local_steps or 1):
+        run["local_steps"] = steps
+    return fields | ({"run": run} if run else {})
+
+
+def _is_about(steps: int, others: int) -> bool:
+    """Whether the difference is within what such figures vary by."""
+    return max(steps, others) <= 2 * min(steps, others)
 
 
 def _name(choice: "Choice") -> str:

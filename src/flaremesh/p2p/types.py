@@ -245,7 +245,7 @@ class LocalConfig(JsonDataclass):
         parent, children: the site's place in a tree of edges from the first site to all that it reaches.
         labels: fields of the result that the controller cannot know; see DistOptController.
         link: where neighbours dial, as in Config; None if they cannot.
-        row_stochastic, column_stochastic: of the whole network's mixing matrix in every phase.
+        row_stochastic, column_stochastic, symmetric: of the whole network's mixing matrix in every phase.
         members: names of the sites that take part; empty where nobody says.
         run_id: of the run, which is that of its first attempt's job; empty where nobody says.
     """
@@ -261,6 +261,7 @@ class LocalConfig(JsonDataclass):
     link: dict[str, Any] | None = field(default=None, metadata=EXTRA_TO_STOCK)
     row_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
     column_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
+    symmetric: bool = field(default=True, metadata=EXTRA_TO_STOCK)
     members: list[str] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
     run_id: str = field(default="", metadata=EXTRA_TO_STOCK)
 

@@ -1,6 +1,8 @@
-"""Handwritten digits, 8 by 8 pixels, bundled with scikit-learn; each site sees two or three classes only."""
+"""Handwritten digits, 8 by 8 pixels, bundled with scikit-learn; each site sees two or three classes."""
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -9,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from flaremesh.problems.module import Batches, ModuleProblem
+from flaremesh.problems.partitions import share_of
 from flaremesh.problems.protocol import SiteContext
-from flaremesh.problems.split import share_of
 
 _TEST_IMAGES = 400
 
 
 class Digits(ModuleProblem):
-    """A small network that learns ten digits although its site never sees more than three of them.
+    """A small network that learns ten digits, of which its site sees two or three unless told otherwise.
 
     The test images are the same at all sites and balanced over the ten classes.
 
@@ -24,11 +26,18 @@ class Digits(ModuleProblem):
         site: the site to which the problem belongs.
         batch_size: images in a mini-batch; None uses all images of the site, which leaves no gradient noise.
         hidden: width of the hidden layer.
+        partition: which images are the site's, as in flaremesh.problems.partitions; by classes without it.
     """
 
-    def __init__(self, site: SiteContext, batch_size: int | None = None, hidden: int = 64):
+    def __init__(
+        self,
+        site: SiteContext,
+        batch_size: int | None = None,
+        hidden: int = 64,
+        partition: Mapping[str, Any] | None = None,
+    ):
         train_images, test_images, train_labels, test_labels = _images()
-        share = torch.from_numpy(share_of(train_labels.numpy(), site.index, site.sites))
+        share = torch.from_numpy(share_of(site, train_labels.numpy(), partition))
         super().__init__(
             site,
             model=lambda: nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10)),

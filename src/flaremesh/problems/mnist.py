@@ -1,31 +1,40 @@
 """MNIST from files that are already there, split as unbalanced as the digits."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from flaremesh.problems.module import Batches, ModuleProblem
+from flaremesh.problems.partitions import share_of
 from flaremesh.problems.protocol import SiteContext
-from flaremesh.problems.split import share_of
 
 
 class Mnist(ModuleProblem):
-    """A small convolutional network; each site sees two or three of the ten digits.
+    """A small convolutional network; each site sees two or three of the ten digits, unless told otherwise.
 
     Args:
         site: the site to which the problem belongs.
         folder: holds ``MNIST/raw`` with the four files; default the site's data folder.
         batch_size: images in a mini-batch.
+        partition: which images are the site's, as in flaremesh.problems.partitions; by classes without it.
 
     Raises:
         ValueError: no folder, or it lacks the files.
         ModuleNotFoundError: torchvision is not installed.
     """
 
-    def __init__(self, site: SiteContext, folder: str | None = None, batch_size: int = 64):
+    def __init__(
+        self,
+        site: SiteContext,
+        folder: str | None = None,
+        batch_size: int = 64,
+        partition: Mapping[str, Any] | None = None,
+    ):
         place = folder or site.data_dir
         if place is None:
             raise ValueError(
@@ -34,7 +43,7 @@ class Mnist(ModuleProblem):
             )
         train_images, train_labels = _images(Path(place), train=True)
         test_images, test_labels = _images(Path(place), train=False)
-        share = torch.from_numpy(share_of(train_labels.numpy(), site.index, site.sites))
+        share = torch.from_numpy(share_of(site, train_labels.numpy(), partition))
         super().__init__(
             site,
             model=_network,

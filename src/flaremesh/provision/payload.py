@@ -1,6 +1,9 @@
-"""How long the messages of a run are, which only its problem can tell."""
+"""What of a run only its problem can tell: how long its messages are, and how long a gradient takes."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
 
 from torch import Tensor
 
@@ -10,6 +13,8 @@ from flaremesh.problems.protocol import SiteContext
 from flaremesh.provision.prediction import Load, WireLoads
 from flaremesh.runtime.contract import CheckedProblem
 from flaremesh.topology.schema import Topology, Wire
+
+_GRADIENTS = 6
 
 
 def loads(topology: Topology, wires: Sequence[Wire]) -> WireLoads:
@@ -22,9 +27,7 @@ def loads(topology: Topology, wires: Sequence[Wire]) -> WireLoads:
         DeliveryError: the problem cannot travel to the sites.
     """
     run = topology.run
-    site = SiteContext.here(topology.sites[0].name, 0, len(topology.sites), run.seed)
-    with delivered(run.problem) as build_problem:
-        problem = CheckedProblem(build_problem(site), site.name)
+    with _problem_of(topology) as problem:
         initial = problem.initial()
         buffers = problem.buffers() if run.mix_buffers else None
     messages = []
@@ -36,6 +39,31 @@ def loads(topology: Topology, wires: Sequence[Wire]) -> WireLoads:
         else:
             messages.append((message, False))
     return [(wire, [_load(wire, *message) for message in messages]) for wire in wires]
+
+
+def gradient_seconds(topology: Topology) -> float:
+    """Median of what a gradient of the first site's problem takes on this machine, after a first one.
+
+    Raises:
+        ProblemError: the problem cannot be built here, or fails.
+        DeliveryError: it cannot travel to the sites.
+    """
+    with _problem_of(topology) as problem:
+        x = problem.initial()
+        times = []
+        for _ in range(_GRADIENTS):
+            started = time.perf_counter()
+            problem.loss_and_gradient(x)
+            times.append(time.perf_counter() - started)
+    return median(times[1:])
+
+
+@contextmanager
+def _problem_of(topology: Topology) -> Iterator[CheckedProblem]:
+    """The first site's problem."""
+    site = SiteContext.here(topology.sites[0].name, 0, len(topology.sites), topology.run.seed)
+    with delivered(topology.run.problem) as build_problem:
+        yield CheckedProblem(build_problem(site), site.name)
 
 
 def _load(wire: Wire, message: list[Tensor], exact_last: bool) -> Load:

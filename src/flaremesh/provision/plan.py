@@ -202,12 +202,17 @@ def unsoundness(algorithm: str, mesh: Mesh) -> str | None:
         return "mixing is periodic and never settles; lower the edges' weights so that sites keep their own"
     needed = algorithms.algorithm_class(algorithm).weights
     reason = needed.unsoundness(
-        row_stochastic=properties.row_stochastic, column_stochastic=properties.column_stochastic
+        row_stochastic=properties.row_stochastic,
+        column_stochastic=properties.column_stochastic,
+        symmetric=properties.symmetric,
+        phases=len(mesh.matrices),
     )
     if reason is None:
         return None
     if needed is Weights.COLUMN_STOCHASTIC:
         return f"{reason}; write weights: push-sum"
+    if needed is Weights.SYMMETRIC and properties.doubly_stochastic:
+        return f"{reason}; run {' or '.join(_made_for(Weights.DOUBLY_STOCHASTIC))}"
     if not directed(mesh.graph):
         return f"{reason}; write weights: metropolis"
     others = " or ".join(_made_for(Weights.COLUMN_STOCHASTIC))

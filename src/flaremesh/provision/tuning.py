@@ -23,6 +23,7 @@ from flaremesh.topology.schema import GRAPH_KINDS, Edge, ExplicitGraph, Graph, T
 _GRAPH: Final = TypeAdapter[Graph](Graph)
 _FAITHFUL: Final = ("exact", "int8")
 _SKELETONS: Final = 16  # graphs of the fastest edges that are tried at most
+_MOST_LOCAL_STEPS: Final = 100
 _GAIN: Final = 0.05  # a proposal must save so much; figures are not exacter
 
 
@@ -110,6 +111,18 @@ def tune(topology: Topology, measurement: Measurement, loads: WireLoads) -> Tuni
             f"{topology.run.algorithm} is sound. Measure the mesh as it is: `flaremesh doctor --measure`."
         )
     return Tuning(now, choices)
+
+
+def local_steps(exchange_seconds: float, gradient_seconds: float) -> int:
+    """So many gradient steps between two exchanges that a site computes as long as it exchanges, or longer.
+
+    More would save no more than half of the time, and make the sites differ more.
+
+    Args:
+        exchange_seconds: of an iteration without what the problem computes.
+        gradient_seconds: of a gradient.
+    """
+    return min(_MOST_LOCAL_STEPS, max(1, math.ceil(exchange_seconds / max(gradient_seconds, 1e-9))))
 
 
 def _fits(topology: Topology, mesh: Mesh, lines: Lines) -> bool:

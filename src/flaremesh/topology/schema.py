@@ -525,6 +525,9 @@ class Run(Closed):
     stepsize: Annotated[float, Field(gt=0), NUMBER] | None = Field(
         None, description="step size α of the algorithm"
     )
+    local_steps: Count | None = Field(
+        None, description="gradient steps between two exchanges, of an algorithm that has them, e.g. k-gt"
+    )
     options: dict[str, Option] = Field(
         default_factory=dict, description="further hyper-parameters of the algorithm, e.g. beta1"
     )

@@ -1,87 +1,249 @@
 """The algorithms' equations as their papers print them, over the matrices of all sites, without the code.
 
-Each takes W (n, n), the map from X (n, d) to the gradients ∇F(X), X⁰ and the hyper-parameters, and yields the
-estimates (n, d) after each iteration.
+Each is a map of what all sites know: ``start`` makes that of X⁰ (n, d), and ``step`` makes what is known
+after an iteration of what was known before. Both take W (n, n), the map from X to the gradients ∇F(X), and
+the hyper-parameters.
 """
+
+from itertools import count
 
 import torch
 
 
-def consensus(w, gradients, x):
-    while True:
-        x = w @ x
-        yield x
+class Equation:
+    """What all sites know begins with X alone, and X is the estimate."""
+
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return (x,)
+
+    @classmethod
+    def step(cls, w, gradients, *state, **hyper):
+        raise NotImplementedError
+
+    @classmethod
+    def estimate(cls, x, *others):
+        return x
+
+    @classmethod
+    def estimates(cls, w, gradients, x, **hyper):
+        """Those after each iteration, (n, d) each."""
+        state = cls.start(w, gradients, x, **hyper)
+        for _ in count():
+            state = cls.step(w, gradients, *state, **hyper)
+            yield cls.estimate(*state)
+
+    @classmethod
+    def spectral_radius(cls, w, gradients, x, **hyper):
+        """How much of its error the slowest part keeps in an iteration, where the equation is affine.
+
+        Parts that no iteration changes are invariants; from X⁰ they have no error.
+        """
+        shapes = [part.shape for part in cls.start(w, gradients, x, **hyper)]
+        sizes = [shape.numel() for shape in shapes]
+
+        def flat_step(flat):
+            parts = [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
+            return torch.cat([part.flatten() for part in cls.step(w, gradients, *parts, **hyper)])
+
+        zero = flat_step(torch.zeros(sum(sizes), dtype=w.dtype))
+        columns = [flat_step(unit) - zero for unit in torch.eye(sum(sizes), dtype=w.dtype)]
+        moduli = torch.linalg.eigvals(torch.stack(columns, dim=1)).abs()
+        return float(moduli[moduli < 1 - 1e-9].max())
 
 
-def dgd(w, gradients, x, stepsize):
-    while True:
-        x = w @ x - stepsize * gradients(x)
-        yield x
+class Consensus(Equation):
+    @classmethod
+    def step(cls, w, gradients, x):
+        return (w @ x,)
 
 
-def dgd_cta(w, gradients, x, stepsize):
-    while True:
-        x = w @ x - stepsize * gradients(w @ x)
-        yield x
+class Dgd(Equation):
+    @classmethod
+    def step(cls, w, gradients, x, stepsize):
+        return (w @ x - stepsize * gradients(x),)
 
 
-def dgd_atc(w, gradients, x, stepsize):
-    while True:
-        x = w @ (x - stepsize * gradients(x))
-        yield x
+class DgdCta(Equation):
+    @classmethod
+    def step(cls, w, gradients, x, stepsize):
+        return (w @ x - stepsize * gradients(w @ x),)
 
 
-def gradient_tracking(w, gradients, x, stepsize):
-    y = gradients(x)
-    while True:
-        x_next = w @ x - stepsize * y
-        y = w @ y + gradients(x_next) - gradients(x)
-        x = x_next
-        yield x
+class DgdAtc(Equation):
+    @classmethod
+    def step(cls, w, gradients, x, stepsize):
+        return (w @ (x - stepsize * gradients(x)),)
 
 
-def gradient_tracking_atc(w, gradients, x, stepsize):
-    y = gradients(x)
-    while True:
-        x_next = w @ (x - stepsize * y)
-        y = w @ (y + gradients(x_next) - gradients(x))
-        x = x_next
-        yield x
+class GradientTracking(Equation):
+    @classmethod
+    def start(cls, w, gradients, x, stepsize):
+        return x, gradients(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, y, stepsize):
+        after = w @ x - stepsize * y
+        return after, w @ y + gradients(after) - gradients(x)
 
 
-def gtadam(w, gradients, x, stepsize, beta1=0.9, beta2=0.999, epsilon=1e-2, G=1e6):  # noqa: N803  # the option's name
-    s, m, v = gradients(x), torch.zeros_like(x), torch.zeros_like(x)
-    while True:
+class GradientTrackingAtc(GradientTracking):
+    @classmethod
+    def step(cls, w, gradients, x, y, stepsize):
+        after = w @ (x - stepsize * y)
+        return after, w @ (y + gradients(after) - gradients(x))
+
+
+class GtAdam(Equation):
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return x, gradients(x), torch.zeros_like(x), torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, s, m, v, stepsize, beta1=0.9, beta2=0.999, epsilon=1e-2, G=1e6):  # noqa: N803  # its name
         m = beta1 * m + (1 - beta1) * s
         v = (beta2 * v + (1 - beta2) * s**2).clamp(max=G)
-        x_next = w @ x - stepsize * m / (v + epsilon).sqrt()
-        s = w @ s + gradients(x_next) - gradients(x)
-        x = x_next
-        yield x
+        after = w @ x - stepsize * m / (v + epsilon).sqrt()
+        return after, w @ s + gradients(after) - gradients(x), m, v
 
 
-def push_sum(p, gradients, x):
-    mass = torch.ones_like(x[:, :1])
-    while True:
-        x, mass = p @ x, p @ mass
-        yield x / mass
+class PushSum(Equation):
+    @classmethod
+    def start(cls, p, gradients, x, **hyper):
+        return x, torch.ones_like(x[:, :1])
+
+    @classmethod
+    def step(cls, p, gradients, x, mass):
+        return p @ x, p @ mass
+
+    @classmethod
+    def estimate(cls, x, mass):
+        return x / mass
 
 
-def sgp(p, gradients, x, stepsize):
-    mass = torch.ones_like(x[:, :1])
-    while True:
-        x, mass = p @ (x - stepsize * gradients(x / mass)), p @ mass
-        yield x / mass
+class Sgp(PushSum):
+    @classmethod
+    def step(cls, p, gradients, x, mass, stepsize):
+        return p @ (x - stepsize * gradients(x / mass)), p @ mass
+
+
+class PushDiging(PushSum):
+    @classmethod
+    def start(cls, p, gradients, x, stepsize):
+        return x, torch.ones_like(x[:, :1]), gradients(x)
+
+    @classmethod
+    def step(cls, p, gradients, u, mass, y, stepsize):
+        before, u, mass = u / mass, p @ (u - stepsize * y), p @ mass
+        return u, mass, p @ y + gradients(u / mass) - gradients(before)
+
+    @classmethod
+    def estimate(cls, u, mass, y):
+        return u / mass
+
+
+class ExactDiffusion(Equation):
+    @classmethod
+    def start(cls, w, gradients, x, stepsize):
+        return x, x
+
+    @classmethod
+    def step(cls, w, gradients, x, psi_before, stepsize):
+        psi = x - stepsize * gradients(x)
+        return (torch.eye(len(w), dtype=w.dtype) + w) / 2 @ (psi + x - psi_before), psi
+
+
+class Extra(Equation):
+    """What is subtracted for the iterate before makes the first iteration that of the paper."""
+
+    @classmethod
+    def start(cls, w, gradients, x, stepsize):
+        return x, x, torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, half_before, gradient_before, stepsize):
+        after = x + w @ x - half_before - stepsize * (gradients(x) - gradient_before)
+        return after, (x + w @ x) / 2, gradients(x)
+
+
+class LocalDgd(Equation):
+    @classmethod
+    def step(cls, w, gradients, x, stepsize, local_steps):
+        for _ in range(local_steps):
+            x = x - stepsize * gradients(x)
+        return (w @ x,)
+
+
+class KGt(Equation):
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return x, torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, c, stepsize, local_steps, outer):
+        z = x
+        for _ in range(local_steps):
+            z = z - stepsize * (gradients(z) + c)
+        d = (x - z) / (local_steps * stepsize)
+        return w @ (x - local_steps * outer * stepsize * d), c - d + w @ d
+
+
+class Led(Equation):
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return x, torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, y, stepsize, local_steps):
+        phi = x
+        for _ in range(local_steps):
+            phi = phi - stepsize * gradients(phi) - y / local_steps
+        x = (torch.eye(len(w), dtype=w.dtype) + w) / 2 @ phi
+        return x, y + (phi - x)
+
+
+class MomentumTracking(Equation):
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return x, torch.zeros_like(x), torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, u, c, stepsize, beta):
+        u = beta * u + gradients(x)
+        return w @ (x - stepsize * (u - c)), u, w @ (c - u) + u
+
+
+class QuasiGlobalMomentum(Equation):
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return x, torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, m, stepsize, beta):
+        after = w @ (x - stepsize * (beta * m + gradients(x)))
+        return after, beta * m + (1 - beta) * (x - after) / stepsize
 
 
 EQUATIONS = {
-    "consensus": consensus,
-    "dgd": dgd,
-    "dgd-cta": dgd_cta,
-    "dgd-atc": dgd_atc,
-    "gradient-tracking": gradient_tracking,
-    "gradient-tracking-atc": gradient_tracking_atc,
-    "gtadam": gtadam,
-    "push-sum": push_sum,
-    "sgp": sgp,
+    "consensus": Consensus,
+    "dgd": Dgd,
+    "dgd-atc": DgdAtc,
+    "dgd-cta": DgdCta,
+    "exact-diffusion": ExactDiffusion,
+    "extra": Extra,
+    "gradient-tracking": GradientTracking,
+    "gradient-tracking-atc": GradientTrackingAtc,
+    "gtadam": GtAdam,
+    "k-gt": KGt,
+    "led": Led,
+    "local-dgd": LocalDgd,
+    "momentum-tracking": MomentumTracking,
+    "push-diging": PushDiging,
+    "push-sum": PushSum,
+    "quasi-global-momentum": QuasiGlobalMomentum,
+    "sgp": Sgp,
 }
+"""By the registered name."""
+
+NOT_AFFINE = {"gtadam", "push-diging", "push-sum", "sgp"}
+"""Those whose estimates are no affine function of what was known before."""

@@ -3,7 +3,7 @@
 from itertools import islice
 
 import torch
-from equations import gtadam
+from equations import GtAdam
 from reference_cases import LeastSquares, estimates, gradients_of, minimiser, ring, simulation
 
 from flaremesh.algorithms import create
@@ -27,7 +27,9 @@ def test_the_second_moment_is_capped_as_in_the_papers_equation():
     problems, x = [site.problem for site in run.sites.values()], estimates(run)
 
     def equation(**cap):
-        return gtadam(torch.from_numpy(ring()), lambda x: gradients_of(problems, x), x, **options, **cap)
+        return GtAdam.estimates(
+            torch.from_numpy(ring()), lambda x: gradients_of(problems, x), x, **options, **cap
+        )
 
     for _, capped in zip(run.steps(), equation(G=40.0), strict=False):
         torch.testing.assert_close(estimates(run), capped)

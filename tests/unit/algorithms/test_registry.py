@@ -2,6 +2,7 @@
 
 import pkgutil
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,21 @@ from flaremesh.algorithms import Weights, algorithm_class, configured, create, n
 from flaremesh.class_path import ClassPathError
 from flaremesh.topology.schema import Run
 
+WITH_A_STEP = [
+    name for name in names() if "stepsize" in {field.name for field in fields(algorithm_class(name))}
+]
+
 
 def test_the_algorithms_that_the_documentation_speaks_of_are_there():
     assert {"consensus", "dgd", "dgd-atc", "dgd-cta", "gtadam", "push-sum", "sgp"} < set(names())
-    assert {"gradient-tracking", "gradient-tracking-atc"} < set(names())
+    assert {"gradient-tracking", "gradient-tracking-atc", "extra", "exact-diffusion"} < set(names())
+    assert {"k-gt", "led", "local-dgd", "momentum-tracking", "quasi-global-momentum"} < set(names())
+    assert "push-diging" in names()
 
 
 def test_only_the_push_sum_family_runs_on_column_stochastic_weights():
     directed = {name for name in names() if algorithm_class(name).weights is Weights.COLUMN_STOCHASTIC}
-    assert directed == {"push-sum", "sgp"}
+    assert directed == {"push-diging", "push-sum", "sgp"}
 
 
 def test_an_unknown_algorithm_is_answered_with_the_known_ones():
@@ -46,10 +53,17 @@ def test_missing_and_unknown_parameters_are_named(name, parameters, message):
 
 
 @pytest.mark.parametrize("stepsize", [0, -1, float("nan"), float("inf"), "0.1", True])
-@pytest.mark.parametrize("name", ["dgd", "dgd-cta", "dgd-atc", "gradient-tracking", "gtadam", "sgp"])
+@pytest.mark.parametrize("name", WITH_A_STEP)
 def test_a_stepsize_is_a_positive_number(name, stepsize):
     with pytest.raises(ValueError, match="stepsize must be positive and finite"):
         create(name, stepsize=stepsize)
+
+
+@pytest.mark.parametrize("local_steps", [0, -1, 1.5, True, "20"])
+@pytest.mark.parametrize("name", ["local-dgd", "k-gt"])
+def test_local_steps_are_a_whole_number(name, local_steps):
+    with pytest.raises(ValueError, match="local_steps must be a whole number from 1 on"):
+        create(name, stepsize=0.1, local_steps=local_steps)
 
 
 @pytest.mark.parametrize("parameters", [{"beta1": 1}, {"beta2": -0.1}, {"epsilon": 0}, {"G": -1}])

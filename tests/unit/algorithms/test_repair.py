@@ -28,12 +28,16 @@ AT = 300
 UNDIRECTED = nx.DiGraph([edge for i in range(6) for edge in ((i, (i + 1) % 6), ((i + 1) % 6, i))])
 DIRECTED = nx.DiGraph([(i, (i + 1) % 6) for i in range(6)] + [(4, 0), (2, 0), (0, 3)])
 GRAPHS = {
+    Weights.SYMMETRIC: (UNDIRECTED, "metropolis"),
     Weights.DOUBLY_STOCHASTIC: (UNDIRECTED, "metropolis"),
     Weights.COLUMN_STOCHASTIC: (DIRECTED, "push-sum"),
 }
 WIRES = ["exact", "int8", {"encoding": "top-k", "fraction": 0.2}]
 EXACT = [name for name in names() if algorithm_class(name).fixed_point is not FixedPoint.NEIGHBOURHOOD]
-OPTIONS = {"gtadam": {"stepsize": 0.01, "beta2": 0.99}}
+OPTIONS = {
+    "gtadam": {"stepsize": 0.01, "beta2": 0.99},
+    "momentum-tracking": {"stepsize": 0.005, "beta": 0.5},
+}
 
 
 def created(name, cls=None):

@@ -32,6 +32,7 @@ from flaremesh.p2p.types import LocalConfig, Neighbor, Network, Node
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.runtime.checkpoint import Checkpoints
 from flaremesh.runtime.history import HISTORY, History
+from flaremesh.topology.neighborhood import Neighborhood
 
 DIRECTED = Network(
     nodes=[
@@ -333,18 +334,29 @@ def test_hyperparameters_reach_the_algorithm_and_a_missing_one_is_named():
         executor._make_algorithm({"iterations": 3})
 
 
+ALONE = Neighborhood("ulm", 1.0, {}, ())
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "rows", "columns", "refused"),
+    ("algorithm", "weights", "refused"),
     [
-        ("gradient-tracking", True, True, None),
-        ("gradient-tracking", True, False, "a doubly stochastic mixing matrix, and the columns of"),
-        ("dgd", False, True, "a doubly stochastic mixing matrix, and the rows of"),
-        ("push-sum", False, True, None),
-        ("push-sum", True, False, "a column stochastic mixing matrix, and the columns of"),
+        ("gradient-tracking", {}, None),
+        (
+            "gradient-tracking",
+            {"column_stochastic": False},
+            "a doubly stochastic mixing matrix, and the columns",
+        ),
+        ("gradient-tracking", {"symmetric": False}, None),
+        ("dgd", {"row_stochastic": False}, "a doubly stochastic mixing matrix, and the rows of"),
+        ("push-sum", {"row_stochastic": False}, None),
+        ("push-sum", {"column_stochastic": False}, "a column stochastic mixing matrix, and the columns of"),
+        ("extra", {}, None),
+        ("extra", {"symmetric": False}, "and the mixing matrix is not symmetric"),
+        ("extra", {"schedule": [ALONE, ALONE]}, "and 2 mixing matrices take turns"),
     ],
 )
-def test_weights_on_which_the_algorithm_solves_another_problem_are_refused(algorithm, rows, columns, refused):
-    config = LocalConfig(neighbors=[], row_stochastic=rows, column_stochastic=columns)
+def test_weights_on_which_the_algorithm_solves_another_problem_are_refused(algorithm, weights, refused):
+    config = LocalConfig(neighbors=[], **weights)
     with pytest.raises(UnsoundWeights, match=refused) if refused else nullcontext():
         require_sound_weights(algorithm, config)
 

@@ -12,8 +12,8 @@ from flaremesh.algorithms import create
 from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.digits import Digits
 from flaremesh.problems.mnist import Mnist
+from flaremesh.problems.partitions import classes_of, partition
 from flaremesh.problems.protocol import SiteContext
-from flaremesh.problems.split import classes_of, share_of
 from flaremesh.problems.two_moons import TwoMoons
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.simulate import Simulation
@@ -42,15 +42,15 @@ def test_each_site_sees_two_or_three_classes_and_together_all_ten(sites):
 @pytest.mark.parametrize("sites", [1, 3, 4, 7, 64])
 def test_every_image_belongs_to_exactly_one_site(sites):
     labels = np.random.default_rng(0).integers(10, size=1000)
-    shares = [share_of(labels, index, sites) for index in range(sites)]
+    shares = partition(labels, sites)
     assert np.array_equal(np.sort(np.concatenate(shares)), np.arange(1000))
     for index, share in enumerate(shares):
         assert set(labels[share]) <= set(classes_of(index, sites))
 
 
 def test_more_sites_than_images_are_refused():
-    with pytest.raises(ValueError, match="20 images are too few for 100 sites"):
-        [share_of(np.arange(20) % 10, index, 100) for index in range(100)]
+    with pytest.raises(ValueError, match="20 samples are too few for 100 sites"):
+        partition(np.arange(20) % 10, 100)
 
 
 def test_gradient_tracking_teaches_all_ten_digits_to_sites_that_see_two_or_three():

@@ -52,6 +52,7 @@ def parts_of(
             link=config.links.get(site),
             row_stochastic=mixing.row_stochastic,
             column_stochastic=mixing.column_stochastic,
+            symmetric=mixing.symmetric,
         )
         for site, schedule in schedules.items()
     }

@@ -91,6 +91,7 @@ class _Part:
     link: _Link | None = None
     row_stochastic: bool = True
     column_stochastic: bool = True
+    symmetric: bool = True
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def part_of(data: Any, site: str) -> LocalConfig:
         link={"host": part.link.host, "ports": list(part.link.ports)} if part.link else None,
         row_stochastic=part.row_stochastic,
         column_stochastic=part.column_stochastic,
+        symmetric=part.symmetric,
     )
 
 

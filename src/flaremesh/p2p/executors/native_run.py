@@ -172,7 +172,10 @@ def require_sound_weights(name: str, config: LocalConfig) -> None:
     """Raise UnsoundWeights for a network on which the algorithm would solve another problem."""
     needed = algorithms.algorithm_class(name).weights
     reason = needed.unsoundness(
-        row_stochastic=config.row_stochastic, column_stochastic=config.column_stochastic
+        row_stochastic=config.row_stochastic,
+        column_stochastic=config.column_stochastic,
+        symmetric=config.symmetric,
+        phases=len(config.schedule),
     )
     if reason:
         raise UnsoundWeights(

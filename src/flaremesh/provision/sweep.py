@@ -1,0 +1,122 @@
+"""A grid of runs in the simulator: one trial for each way to combine the values of some fields."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from flaremesh.errors import FlaremeshError, first_mistake
+from flaremesh.provision.payload import loads
+from flaremesh.provision.plan import check
+from flaremesh.record import finite_or_none
+from flaremesh.runtime.simulate import Simulation, simulation_of
+from flaremesh.topology.mesh import Mesh
+from flaremesh.topology.schema import Topology
+
+
+class SweepError(FlaremeshError):
+    """A topology file cannot have a field or a value that is to be tried."""
+
+    exit_code = 2
+
+
+class Target(NamedTuple):
+    """What all sites are to reach: ``metric`` at least ``value``."""
+
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one combination.
+
+    Attributes:
+        fields: what was set, by its path in the topology file.
+        iterations: that were done.
+        reached: whether the target was; None without one.
+        sent_bytes: of vectors, by the site that sends most, till then.
+        consensus_distance: ‖X − JX‖_F of the sites' estimates in the end; None where it is not finite.
+        metrics: the worst site's last evaluation, the least value of each.
+        problem: why there is nothing to tell, or not all; None where all went well.
+    """
+
+    fields: Mapping[str, Any]
+    iterations: int = 0
+    reached: bool | None = None
+    sent_bytes: int = 0
+    consensus_distance: float | None = None
+    metrics: Mapping[str, float] | None = None
+    problem: str | None = None
+
+
+def combinations(varied: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every way to take one value of each field, the last field's changing first."""
+    return [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
+
+
+def with_fields(topology: Topology, fields: Mapping[str, Any]) -> Topology:
+    """The topology with other values at some paths, such as ``run.stepsize`` or ``graph.kind``.
+
+    Raises:
+        SweepError: a topology file cannot have them.
+    """
+    document = topology.model_dump(mode="json", exclude_unset=True)
+    for path, value in fields.items():
+        *folders, name = path.split(".")
+        place = document
+        for folder in folders:
+            place = place.setdefault(folder, {})
+            if not isinstance(place, dict):
+                raise SweepError(f"{path} is no field of a topology file: {folder} has no fields of its own")
+        place[name] = value
+    try:
+        return Topology.model_validate(document)
+    except ValidationError as error:
+        raise SweepError(first_mistake(error)) from None
+
+
+def sweep(
+    trials: Sequence[Topology], fields: Sequence[Mapping[str, Any]], target: Target | None
+) -> Iterator[Trial]:
+    """Simulate each topology; one that cannot run, or does not end, is told of and left behind."""
+    for topology, chosen in zip(trials, fields, strict=True):
+        try:
+            mesh = check(topology)
+            with simulation_of(topology.run, mesh) as simulation:
+                yield _ended(topology, mesh, simulation, chosen, target)
+        except FlaremeshError as error:
+            yield Trial(chosen, problem=str(error))
+
+
+def _ended(
+    topology: Topology, mesh: Mesh, simulation: Simulation, fields: Mapping[str, Any], target: Target | None
+) -> Trial:
+    problem, reached = None, None if target is None else _has_reached(simulation, target)
+    try:
+        for _ in () if reached else simulation.steps():
+            if target is not None and (reached := _has_reached(simulation, target)):
+                break
+    except FlaremeshError as error:
+        problem = str(error)
+    last = simulation.snapshots[-1]
+    ((_, messages),) = loads(topology, [topology.run.wire])
+    most = max(
+        sum(len(hood.out) for hood in schedule) / len(schedule) for schedule in mesh.schedules.values()
+    )
+    return Trial(
+        fields,
+        last.iteration,
+        reached,
+        round(last.iteration * most * sum(message.bytes for message in messages)),
+        finite_or_none(last.consensus_distance),
+        {name: least for name, (least, _) in simulation.metric_ranges().items()},
+        problem,
+    )
+
+
+def _has_reached(simulation: Simulation, target: Target) -> bool:
+    metrics = [history.last_metrics for history in simulation.histories.values()]
+    return all(site.get(target.metric, -float("inf")) >= target.value for site in metrics)
