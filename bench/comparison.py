@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any, TypeAlias
 
@@ -78,15 +79,15 @@ class Comparison:
             self._keep(VECTOR, STOCK, repeat, self._plan.vectors, self._stock_exchange)
         for each in self._plan.vectors:
             systems: dict[str, Callable[[], Measured]] = {
-                FLAREMESH: lambda each=each: self._run(each, _VECTOR, repeat),
-                TLS: lambda each=each: self._processes(TLS, each),
-                GLOO: lambda each=each: self._processes(GLOO, each),
+                FLAREMESH: partial(self._run, each, _VECTOR, repeat),
+                TLS: partial(self._processes, TLS, each),
+                GLOO: partial(self._processes, GLOO, each),
             }
             if each.floats >= _LARGE:
-                systems[BFLOAT16] = lambda each=each: self._run(each, _VECTOR, wire="bfloat16")
-                systems[MET] = lambda each=each: self._met(each, repeat)
+                systems[BFLOAT16] = partial(self._run, each, _VECTOR, wire="bfloat16")
+                systems[MET] = partial(self._met, each, repeat)
             if each.floats == _LARGE:
-                systems[RELAYED] = lambda each=each: self._run(each, _VECTOR, links="relay")
+                systems[RELAYED] = partial(self._run, each, _VECTOR, links="relay")
             for system in in_turn(systems, repeat, f"{self._sites} sites, {each.floats:g} floats"):
                 self._keep(VECTOR, system, repeat, [each], systems[system])
 
@@ -95,7 +96,7 @@ class Comparison:
         iterations = self._plan.training
         fields = {"algorithm": "gradient-tracking", "stepsize": 0.03, "iterations": iterations}
         fields |= {"evaluate_every": 5, "problem": {"path": _DIGITS}}
-        args = {
+        args: dict[str, tuple[str, dict[str, Any]]] = {
             FLAREMESH: ("Run", {"floats": 0}),
             STOCK: ("Training", {"sites": self._sites, "evaluate_every": fields["evaluate_every"]}),
         }

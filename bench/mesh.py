@@ -149,7 +149,10 @@ class RunningMesh:
         server["workflows"][0]["path"] = f"{prefix}_controllers.Controller"
         written = site["executors"][0]["executor"]
         kept = written["args"] if system == FLAREMESH and executor == "Run" else {}
-        site["executors"][0]["executor"] = {"path": f"{prefix}_executors.{executor}", "args": kept | args}
+        site["executors"][0]["executor"] = {
+            "path": f"{prefix}_executors.{executor}",
+            "args": {**kept, **args},
+        }
         if system != FLAREMESH:
             del server["server"], server["dead_client_grace_period"]  # its jobs are written without
         server_file.write_text(json.dumps(server))

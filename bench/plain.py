@@ -19,7 +19,8 @@ from flaremesh.metrics.prometheus import PrometheusSink
 from flaremesh.metrics.sink import Fanout
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.runtime.history import History
-from flaremesh.runtime.site_run import RunOptions, SiteRun
+from flaremesh.runtime.options import RunOptions
+from flaremesh.runtime.site_run import SiteRun
 from flaremesh.topology.schema import Wire
 
 _TIMEOUT = 60.0

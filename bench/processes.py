@@ -180,12 +180,11 @@ def main() -> None:
 def _all_of(ends: Mapping[str, Connection], deadline: float) -> dict[str, Any]:
     given: dict[str, Any] = {}
     while len(given) < len(ends):
-        missing = {end: name for name, end in ends.items() if name not in given}
-        ready = wait(list(missing), max(0.0, deadline - time.monotonic()))
+        missing = {name: end for name, end in ends.items() if name not in given}
+        ready = wait(list(missing.values()), max(0.0, deadline - time.monotonic()))
         if not ready:
-            raise TimeoutError(f"nothing from {', '.join(missing.values())} in {_SECONDS:g} s")
-        for end in ready:
-            given[missing[end]] = end.recv()
+            raise TimeoutError(f"nothing from {', '.join(missing)} in {_SECONDS:g} s")
+        given |= {name: end.recv() for name, end in missing.items() if end in ready}
     return given
 
 

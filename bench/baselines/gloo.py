@@ -12,7 +12,9 @@ from bench.processes import Round, Site
 
 def run(site: Site) -> list[dict[str, Any]]:
     os.environ["GLOO_SOCKET_IFNAME"] = site.place.interface
-    store = dist.FileStore(str(site.scratch / "gloo"), len(site.sites))
+    store = dist.FileStore(  # type: ignore[attr-defined]  # torch documents it, and does not list it
+        str(site.scratch / "gloo"), len(site.sites)
+    )
     rank = site.sites.index(site.hood.site)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=len(site.sites))
     try:
@@ -31,8 +33,8 @@ def _iterate(site: Site, each: Round) -> dict[str, Any]:
     site.gather()
     meter.tick()
     for _ in range(each.warm_up + each.iterations):
-        arriving = [dist.irecv(vector, source) for source, vector, _ in edges]
-        leaving = [dist.isend(x, target) for target in targets]
+        arriving = [_begun(dist.irecv(vector, source)) for source, vector, _ in edges]
+        leaving = [_begun(dist.isend(x, target)) for target in targets]
         torch.mul(x, site.hood.self_weight, out=mixed)
         for work, (_, vector, weight) in zip(arriving, edges, strict=True):
             work.wait()
@@ -42,3 +44,8 @@ def _iterate(site: Site, each: Round) -> dict[str, Any]:
         x, mixed = mixed, x
         meter.tick()
     return meter.figures()
+
+
+def _begun(work: dist.Work | None) -> dist.Work:
+    assert work is not None, "every site is in the group"
+    return work

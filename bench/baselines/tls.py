@@ -101,7 +101,8 @@ def _connect(site: Site) -> tuple[list[ssl.SSLSocket], dict[str, ssl.SSLSocket]]
         raw, _ = listener.accept()
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = accepting.wrap_socket(raw, server_side=True)
-        ((_, name),) = (part[0] for part in connection.getpeercert()["subject"] if part[0][0] == "commonName")
+        certificate: Any = connection.getpeercert()
+        ((_, name),) = (part[0] for part in certificate["subject"] if part[0][0] == "commonName")
         incoming[name] = connection
     dialling.join()
     return outgoing, incoming

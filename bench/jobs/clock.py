@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,11 @@ def _write(fl_ctx, document):
     (folder / CLOCK).write_text(json.dumps(document))
 
 
-class ClockedController:
+_Beside: Any = object
+"""The class of a package with which these are mixed: what super() calls is there."""
+
+
+class ClockedController(_Beside):
     def control_flow(self, abort_signal, fl_ctx):
         begun = time.time()
         try:
@@ -28,7 +33,7 @@ class ClockedController:
             _write(fl_ctx, {"control_flow": [begun, time.time()]})
 
 
-class ClockedExecutor:
+class ClockedExecutor(_Beside):
     """Leaves the times of a site in its run folder, whatever the outcome.
 
     Args:

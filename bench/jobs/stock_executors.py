@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from typing import Any
 
 import torch
 from nvflare.apis.dxo import from_shareable
@@ -36,6 +37,8 @@ class Training(ClockedExecutor, executors.GTExecutor):
         sites: number of sites.
         evaluate_every: iterations between evaluations, which are flaremesh's too.
     """
+
+    train_dataloader: Any
 
     def __init__(self, sites, evaluate_every):
         # the data is the site's, whose name is not known yet

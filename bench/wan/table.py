@@ -43,11 +43,12 @@ def _figures(each: Result, unit: str, way: Way, exact: float | None) -> dict[str
     if is_number or each.seconds is None:
         return {}
     if unit == SHARE:
-        return {each.system: share / each.seconds} | (
-            {IDEAL: share / ideal} if each.system == FLAREMESH else {}
-        )
+        figures[each.system] = share / each.seconds
+        return figures | ({IDEAL: share / ideal} if each.system == FLAREMESH else {})
     is_wire = each.system.startswith(f"{FLAREMESH},")
-    return {each.system: exact / each.seconds} if is_wire and exact is not None else {}
+    if is_wire and exact is not None:
+        figures[each.system] = exact / each.seconds
+    return figures
 
 
 def markdown_of(
