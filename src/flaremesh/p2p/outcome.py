@@ -20,6 +20,9 @@ RUN_FOLDER: Final = "flaremesh"
 RESULT: Final = "result.json"
 """Name of the server's file in it, and of the copy in the admin's run folder."""
 
+MODEL: Final = "model.safetensors"
+"""Name of a site's model in it, and in the site's folder of the admin's run folder."""
+
 MOST_RECORDS: Final = 1000
 """So many records may a history have that goes to the server."""
 

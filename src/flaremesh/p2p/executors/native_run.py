@@ -16,7 +16,7 @@ from flaremesh.metrics.sink import Fanout, MetricsSink
 from flaremesh.p2p.executors.member import Member
 from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, flag, whole
 from flaremesh.p2p.nvflare.allow_list import allows
-from flaremesh.p2p.outcome import RUN_FOLDER, SiteResult
+from flaremesh.p2p.outcome import MODEL, RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.printable import printable
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
@@ -132,7 +132,7 @@ class NativeRun:
     def _leave_behind(self) -> None:
         try:
             self._history.complete()
-            self.run.save(self._folder / "model.safetensors")
+            self.run.save(self._folder / MODEL)
         except OSError as error:
             raise ResultError(
                 f"all iterations are done, and the result cannot be written: {error.strerror}. "
