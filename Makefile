@@ -112,6 +112,10 @@ bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS
 	$(BIN)/python -m bench.export
 	$(BIN)/python -m bench.checkpoints
 
+.PHONY: bench-learning
+bench-learning: $(READY) ## Simulate what each training algorithm needs to learn digits; writes build/bench/learning.md
+	$(BIN)/python -m bench.learning
+
 WAN_ARGS ?=
 .PHONY: bench-wan
 bench-wan: $(READY) ## Measure on wide-area networks of TUN devices, in 10 minutes, as root; writes build/bench/wan.md (WAN_ARGS=--all: everything)

@@ -209,8 +209,8 @@ def _graph_mistakes(data: Any, sites: Sequence[str], rule: WeightRule | None) ->
         yield Mistake(
             ("weights",),
             f"{rule} weights need an undirected graph and this one is directed",
-            "write weights: push-sum and run push-sum or sgp on it, or weights: uniform if every site has as "
-            "many in- as out-neighbours",
+            "write weights: push-sum and run an algorithm for them (`flaremesh algorithms`), e.g. sgp, or "
+            "weights: uniform if every site has as many in- as out-neighbours",
         )
 
 
