@@ -1,10 +1,12 @@
 """The classes of flaremesh that a job may name, for the allow-list of the kits and for the door of a site.
 
-They are listed one by one: a prefix such as ``flaremesh.`` would allow every function below it, and some
+They are allowed one by one: a prefix such as ``flaremesh.`` would allow every function below it, and some
 functions import what their arguments name.
 """
 
 from typing import Final
+
+from flaremesh import algorithms
 
 COMPONENTS: Final = (
     "flaremesh.p2p.controllers.DistOptController",
@@ -28,16 +30,8 @@ COMPONENTS: Final = (
 )
 """Under the names that the documentation uses, and under those that NVFlare's FedJob writes."""
 
-ALGORITHMS: Final = (
-    "flaremesh.algorithms.consensus.Consensus",
-    "flaremesh.algorithms.dgd.Dgd",
-    "flaremesh.algorithms.dgd.DgdAtc",
-    "flaremesh.algorithms.dgd.DgdCta",
-    "flaremesh.algorithms.gradient_tracking.GradientTracking",
-    "flaremesh.algorithms.gradient_tracking_atc.GradientTrackingAtc",
-    "flaremesh.algorithms.gtadam.GtAdam",
-    "flaremesh.algorithms.push_sum.PushSum",
-    "flaremesh.algorithms.sgp.StochasticGradientPush",
+ALGORITHMS: Final = tuple(
+    f"{cls.__module__}.{cls.__qualname__}" for cls in map(algorithms.algorithm_class, algorithms.names())
 )
 """The algorithms of the registry, which jobs mostly name by their short names."""
 

@@ -212,8 +212,9 @@ def test_a_neighbourhood_of_the_minimiser_is_as_large_as_the_step(name):
         return
     w = list(GRAPHS[algorithm_class(name).weights].values())[-1]
 
-    def error(stepsize):
-        found = path(create(name, **options_of(name, stepsize=stepsize)), w, round(2 / stepsize))
+    def error(moved):  # in an iteration, by all its steps
+        stepsize = moved / options_of(name).get("local_steps", 1)
+        found = path(create(name, **options_of(name, stepsize=stepsize)), w, round(2 / moved))
         return distances(found, minimiser([1] * len(w)))[-1]
 
     if algorithm_class(name).fixed_point is FixedPoint.MINIMISER:

@@ -128,6 +128,7 @@ def test_an_edge_that_a_better_carrier_has_again_goes_by_that(patched):
     for site in (b, a):
         site.carriers[0].cut(for_good=True)
     assert a.is_linked("b", RELAY)
+    assert b.is_linked("a", RELAY)
     for site in (a, b):
         site.carriers[0].is_up = True
     assert a.is_linked("b", DIRECT)
