@@ -21,7 +21,9 @@ RING = Path(__file__).parents[3] / "provision/ring3-consensus.yaml"
 
 OF_A_TOPOLOGY = {
     "plan": (),
+    "algorithms": (),
     "simulate": (),
+    "sweep": ("--vary", "run.iterations=2"),
     "provision": (),
     "up": (),
     "run": (),
@@ -35,7 +37,9 @@ OF_A_TOPOLOGY = {
 }
 """The commands that take a topology file, and what else they need."""
 
-OF_A_MESH = [command for command in OF_A_TOPOLOGY if command not in ("simulate", "tune")]
+OF_A_MESH = [
+    command for command in OF_A_TOPOLOGY if command not in ("algorithms", "simulate", "sweep", "tune")
+]
 
 
 def call(*arguments: object) -> Result:
