@@ -45,14 +45,19 @@ def sweep(
     name_code(loaded, topology.parent)
     torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other
     found: list[Trial] = []
-    for trial in sweeping.sweep(trials, fields, target):
-        found.append(trial)
-        if not as_json:
-            typer.echo(f"{len(found)} of {len(trials)}: {_words(trial)}", err=True)
-    if as_json:
-        typer.echo(json.dumps([asdict(trial) for trial in found], indent=2))
-    else:
-        _show(found, target)
+    try:
+        for trial in sweeping.sweep(trials, fields, target):
+            found.append(trial)
+            if not as_json:
+                typer.echo(f"{len(found)} of {len(trials)}: {_words(trial)}", err=True)
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (f"Interrupted after {len(found)} of {len(trials)} runs.",)
+        raise
+    finally:  # what was found is worth its time
+        if as_json:
+            typer.echo(json.dumps([asdict(trial) for trial in found], indent=2))
+        elif found:
+            _show(found, target)
     if all(trial.metrics is None for trial in found):
         raise typer.Exit(1)
 

@@ -8,6 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
+from flaremesh.runtime.simulate import Simulation
 
 PROVISION = Path(__file__).parents[3] / "provision"
 
@@ -74,3 +75,19 @@ def test_what_cannot_be_tried_is_refused_before_anything_runs(mesh, arguments, m
     result = call(mesh, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_what_was_tried_before_ctrl_c_is_shown(mesh, monkeypatch):
+    steps, counted = Simulation.steps, []
+
+    def interrupted(simulation):
+        counted.append(simulation)
+        if len(counted) == 2:
+            raise KeyboardInterrupt
+        return steps(simulation)
+
+    monkeypatch.setattr(Simulation, "steps", interrupted)
+    result = call(mesh, "--vary", "run.stepsize=0.01,0.05,0.1", "--json")
+    assert result.exit_code == 130
+    assert "Interrupted after 1 of 3 runs." in result.stderr
+    assert [trial["fields"] for trial in json.loads(result.stdout)] == [{"run.stepsize": 0.01}]
