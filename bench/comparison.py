@@ -164,6 +164,10 @@ class Comparison:
         self._add(MEETING_MEMORY, each.floats, "MB", MET, repeat, [point.memory_info().rss / 1e6])
         return measured
 
+    def measured(self, each: Round, **fields: Any) -> Measured:
+        """One round with a vector, with further fields of the topology's run."""
+        return self._run(each, _VECTOR, **fields)
+
     def _stock_consensus(self, each: Round) -> Measured:
         args = {"warm_up": each.warm_up}
         return _figures(

@@ -25,9 +25,12 @@ def topology_of(sites: int, hosts: Sequence[str] = ()) -> Topology:
         {
             "apiVersion": "flaremesh/v1",
             "name": f"bench-{sites}",
-            # beside a wide-area network's server nobody meets
-            "server": {"host": server, "port": _free_port(), "org": "bench"}
-            | ({} if hosts else {"meet": {"port": _free_port()}}),
+            "server": {
+                "host": server,
+                "port": _free_port(),
+                "org": "bench",
+                "meet": {"port": _free_port()},
+            },
             "admins": [{"email": "admin@bench.org", "org": "bench", "role": "project_admin"}],
             "sites": [
                 {"name": name, "org": "bench", "link": {"host": host, "ports": f"{low}-{high}"}}

@@ -21,7 +21,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sites", type=int, action="append", help="only this size; may be repeated")
     parser.add_argument("--way", action="append", help="only the network of this name; may be repeated")
     parser.add_argument(
-        "--stock", action="store_true", help="the stock package too, on real NVFlare meshes, and training"
+        "--jobs",
+        action="store_true",
+        help="what needs NVFlare's server, too: the stock package, edges that meet beside it, and training",
     )
     parser.add_argument("--repeats", type=int, help="how often everything takes its turn")
     parser.add_argument("--congestion", default="cubic", help="TCP's congestion control, e.g. bbr")
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"there is no such case among {', '.join(f'{case.way.name}: {case.sites}' for case in plan)}"
         )
     wires = cases.ALL_WIRES if given.all or given.quick else cases.WIRES
-    measurement = Measurement(chosen, wires, given.congestion, given.output / "wan", with_stock=given.stock)
+    measurement = Measurement(chosen, wires, given.congestion, given.output / "wan", with_jobs=given.jobs)
     trials = list(measurement.trials())
     ways = {case.way.name: case.way for case in chosen}
     for turn in range(given.repeats or (1 if given.quick else 2)):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from bench.processes import Round
-from bench.samples import FLAREMESH, GLOO, STOCK, TLS
+from bench.samples import FLAREMESH, GLOO, MET, STOCK, TLS
 from bench.wan.line import Shape
 from bench.wan.network import path
 
@@ -103,4 +103,4 @@ def system(wire: str) -> str:
 
 
 IDEAL = "a full line"
-SYSTEMS = (*map(system, ALL_WIRES), STOCK, GLOO, TLS, IDEAL)
+SYSTEMS = (*map(system, ALL_WIRES), MET, STOCK, GLOO, TLS, IDEAL)

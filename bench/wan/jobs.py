@@ -24,14 +24,15 @@ from flaremesh.topology.schema import SERVER, Topology
 
 
 def exchange(
-    case: Case, rounds: Sequence[Round], congestion: str, folder: Path
+    system: str, case: Case, rounds: Sequence[Round], congestion: str, folder: Path
 ) -> list[list[dict[str, Any]]]:
-    """The stock package's figures of the meter: of each round, those of every site.
+    """The meter's figures of the stock package, or of edges that meet: of each round, those of every site.
 
     Raises:
-        JobFailed: the job did not finish.
+        JobFailed: a job did not finish.
     """
     task = {"case": asdict(case), "rounds": [asdict(each) for each in rounds], "congestion": congestion}
+    task["system"] = system
     figures: list[list[dict[str, Any]]] = _apart(task, folder)
     return figures
 
@@ -80,6 +81,11 @@ def _mesh(way: Way, count: int, congestion: str, folder: Path) -> Iterator[Runni
             yield mesh
 
 
+def _meet(mesh: RunningMesh, rounds: Sequence[Round]) -> list[list[dict[str, Any]]]:
+    comparison = Comparison(mesh, FULL, Samples())
+    return [[*map(dict, comparison.measured(each, links="met")[each.floats])] for each in rounds]
+
+
 def _exchange(mesh: RunningMesh, rounds: Sequence[Round]) -> list[list[dict[str, Any]]]:
     job = mesh.run(STOCK, "Exchange", {"rounds": [vars(each) for each in rounds]})
     sites = [site.get("figures", {}) for site in job.sites]
@@ -102,7 +108,8 @@ def main() -> None:
         if "turn" in task:
             found: Any = _train(mesh, task["turn"])
         else:
-            found = _exchange(mesh, [Round(**each) for each in task["rounds"]])
+            rounds = [Round(**each) for each in task["rounds"]]
+            found = _exchange(mesh, rounds) if task["system"] == STOCK else _meet(mesh, rounds)
     told.write_text(json.dumps(found))
 
 

@@ -12,7 +12,7 @@ import torch
 from bench.growth import PROCESSES
 from bench.mesh import JobFailed
 from bench.processes import Round, run
-from bench.samples import FLAREMESH, GLOO, STOCK, TLS, in_turn
+from bench.samples import FLAREMESH, GLOO, MET, STOCK, TLS, in_turn
 from bench.topologies import topology_of
 from bench.wan import jobs, speeds, trial
 from bench.wan.cases import Case, system
@@ -35,12 +35,13 @@ class Measurement:
         wires: of flaremesh.
         congestion: name of TCP's congestion control.
         folder: for kits and scratch.
-        with_stock: whether the stock package is measured too.
+        with_jobs: whether what needs NVFlare's server is measured too: the stock package, edges that meet
+            beside it, and training.
 
     Attributes:
         results: so far.
         lines: what each group of processes made of its network.
-        trainings: seconds to 90 %, by system, of each network and turn; only with the stock package.
+        trainings: seconds to 90 %, by system, of each network and turn.
     """
 
     def __init__(
@@ -50,14 +51,14 @@ class Measurement:
         congestion: str,
         folder: Path,
         *,
-        with_stock: bool = False,
+        with_jobs: bool = False,
     ):
-        self._systems = (FLAREMESH, GLOO, TLS, *[STOCK][: int(with_stock)])
+        self._systems = (FLAREMESH, GLOO, TLS, *((STOCK, MET) if with_jobs else ()))
         self._cases, self._wires, self._congestion, self._folder = cases, wires, congestion, folder
         self.results: list[Result] = []
         self.lines: list[dict[str, Any]] = []
         self.trainings: list[dict[str, Any]] = []
-        self._with_stock = with_stock
+        self._with_jobs = with_jobs
         provision(topology_of(max(case.sites for case in cases)), folder)
 
     def trials(self) -> Iterator[dict[str, Any]]:
@@ -74,9 +75,9 @@ class Measurement:
                 rounds = case.rounds(self._wires, turn) if name == FLAREMESH else list(case.lengths)
                 predicted: list[float | None] = [None] * len(rounds)
                 try:
-                    if name == STOCK:
-                        rounds = case.stock_rounds()
-                        figures = jobs.exchange(case, rounds, self._congestion, self._folder / "jobs")
+                    if name in (STOCK, MET):
+                        rounds = case.stock_rounds() if name == STOCK else rounds
+                        figures = jobs.exchange(name, case, rounds, self._congestion, self._folder / "jobs")
                     else:
                         if name == FLAREMESH:
                             predicted = self._predicted(case, rounds)
@@ -90,7 +91,7 @@ class Measurement:
 
     def train(self, turn: int) -> None:
         """Learn unbalanced digits with the largest ring on each network, beside the stock package."""
-        if not self._with_stock:
+        if not self._with_jobs:
             return
         largest = {case.way: case for case in sorted(self._cases, key=lambda case: case.sites)}
         for way, case in largest.items():
