@@ -52,7 +52,8 @@ class Patch(Carrier):
         if not self.is_up or peer not in self._exchange:
             raise ConnectionRefusedError(f"{self.kind} is down")
         near, far = socket.socketpair()
-        self.made.append(near.dup())
+        with self.dialling:  # a cut in between would forget it
+            self.made.append(near.dup())
         self._exchange[peer].take(far, self.kind, self._site)
         return near
 
@@ -64,7 +65,8 @@ class Patch(Carrier):
     def cut(self, *, for_good=False):
         """Break all streams that there are."""
         self.is_up = not for_good
-        made, self.made = self.made, []
+        with self.dialling:
+            made, self.made = self.made, []
         for each in made:
             each.shutdown(socket.SHUT_RDWR)
             each.close()
