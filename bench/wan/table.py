@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from bench import report
-from bench.samples import FLAREMESH, STOCK, Key, Row, Samples
+from bench.samples import FLAREMESH, MET, STOCK, Key, Row, Samples
 from bench.wan.cases import IDEAL, SYSTEMS, Way
 from bench.wan.result import Result
 from bench.wan.targets import MILLISECONDS, SHARE, TIMES, targets_of
@@ -45,7 +45,7 @@ def _figures(each: Result, unit: str, way: Way, exact: float | None) -> dict[str
     if unit == SHARE:
         figures[each.system] = share / each.seconds
         return figures | ({IDEAL: share / ideal} if each.system == FLAREMESH else {})
-    is_wire = each.system.startswith(f"{FLAREMESH},")
+    is_wire = each.system.startswith(f"{FLAREMESH},") and each.system != MET
     if is_wire and exact is not None:
         figures[each.system] = exact / each.seconds
     return figures
