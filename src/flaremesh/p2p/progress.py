@@ -141,12 +141,10 @@ class ProgressReporter(MetricsSink):
                 return
 
     def _tell(self) -> None:
-        latest = replace(self._latest, links=dict(self._links), checkpoint=self._checkpoint)
+        figures: dict[str, Any] = {"links": dict(self._links), "checkpoint": self._checkpoint}
         if (record := self._record) is not None:
-            latest = replace(
-                latest,
-                iteration=record.iteration,
-                consensus_distance=record.consensus_distance,
-                seconds_per_iteration=record.seconds,
-            )
+            figures["iteration"] = record.iteration
+            figures["consensus_distance"] = record.consensus_distance
+            figures["seconds_per_iteration"] = record.seconds
+        latest = replace(self._latest, **figures)
         self._post(SITE_PROGRESS.json(latest).encode())

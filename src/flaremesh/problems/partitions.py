@@ -1,6 +1,7 @@
 """How the samples of an experiment are divided between its sites: each belongs to exactly one."""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -49,10 +50,12 @@ def partition(
         divide = _KINDS[kind]
     except KeyError:
         raise ValueError(f"no partition is of that kind; there are {', '.join(_KINDS)}") from None
+    random = np.random.default_rng(seed)
     try:
-        shares = divide(labels, sites, np.random.default_rng(seed), **parameters)
+        signature(divide).bind(labels, sites, random, **parameters)
     except TypeError:
         raise ValueError(f"a partition of the kind {kind} has no such parameter as one of these") from None
+    shares = divide(labels, sites, random, **parameters)
     if not all(map(len, shares)):
         raise ValueError(f"{len(labels)} samples are too few for {sites} sites")
     return [np.sort(share) for share in shares]
@@ -115,9 +118,10 @@ def _quantity(labels: Labels, sites: int, random: np.random.Generator, alpha: fl
 
 
 def _classes(labels: Labels, sites: int, random: np.random.Generator) -> Shares:
-    seen = [classes_of(index, sites) for index in range(sites)]
+    classes = int(labels.max(initial=9)) + 1
+    seen = [classes_of(index, sites, classes) for index in range(sites)]
     shares: list[list[NDArray[np.int64]]] = [[] for _ in range(sites)]
-    for label in range(10):
+    for label in range(classes):
         owners = [index for index in range(sites) if label in seen[index]]
         for place, owner in enumerate(owners):
             shares[owner].append(np.flatnonzero(labels == label)[place :: len(owners)])

@@ -39,7 +39,7 @@ class Trial:
         reached: whether the target was; None without one.
         sent_bytes: of vectors, by the site that sends most, till then.
         consensus_distance: ‖X − JX‖_F of the sites' estimates in the end; None where it is not finite.
-        metrics: the worst site's last evaluation, the least value of each.
+        metrics: of each site's last evaluation the least value.
         problem: why there is nothing to tell, or not all; None where all went well.
     """
 
@@ -84,16 +84,29 @@ def sweep(
     """Simulate each topology; one that cannot run, or does not end, is told of and left behind."""
     for topology, chosen in zip(trials, fields, strict=True):
         try:
-            mesh = check(topology)
-            with simulation_of(topology.run, mesh) as simulation:
-                yield _ended(topology, mesh, simulation, chosen, target)
+            trial = _tried(topology, chosen, target)
         except FlaremeshError as error:
-            yield Trial(chosen, problem=str(error))
+            trial = Trial(chosen, problem=str(error))
+        yield trial
 
 
-def _ended(
-    topology: Topology, mesh: Mesh, simulation: Simulation, fields: Mapping[str, Any], target: Target | None
-) -> Trial:
+def _tried(topology: Topology, fields: Mapping[str, Any], target: Target | None) -> Trial:
+    mesh = check(topology)
+    sent = _sent_bytes(topology, mesh)
+    with simulation_of(topology.run, mesh) as simulation:
+        return _ended(simulation, sent, fields, target)
+
+
+def _sent_bytes(topology: Topology, mesh: Mesh) -> float:
+    """Of an iteration, by the site that sends most."""
+    ((_, messages),) = loads(topology, [topology.run.wire])
+    most = max(
+        sum(len(hood.out) for hood in schedule) / len(schedule) for schedule in mesh.schedules.values()
+    )
+    return most * sum(message.bytes for message in messages)
+
+
+def _ended(simulation: Simulation, sent: float, fields: Mapping[str, Any], target: Target | None) -> Trial:
     problem, reached = None, None if target is None else _has_reached(simulation, target)
     try:
         for _ in () if reached else simulation.steps():
@@ -102,15 +115,11 @@ def _ended(
     except FlaremeshError as error:
         problem = str(error)
     last = simulation.snapshots[-1]
-    ((_, messages),) = loads(topology, [topology.run.wire])
-    most = max(
-        sum(len(hood.out) for hood in schedule) / len(schedule) for schedule in mesh.schedules.values()
-    )
     return Trial(
         fields,
         last.iteration,
         reached,
-        round(last.iteration * most * sum(message.bytes for message in messages)),
+        round(last.iteration * sent),
         finite_or_none(last.consensus_distance),
         {name: least for name, (least, _) in simulation.metric_ranges().items()},
         problem,

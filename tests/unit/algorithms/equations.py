@@ -18,10 +18,6 @@ class Equation:
         return (x,)
 
     @classmethod
-    def step(cls, w, gradients, *state, **hyper):
-        raise NotImplementedError
-
-    @classmethod
     def estimate(cls, x, *others):
         return x
 
@@ -100,9 +96,9 @@ class GtAdam(Equation):
         return x, gradients(x), torch.zeros_like(x), torch.zeros_like(x)
 
     @classmethod
-    def step(cls, w, gradients, x, s, m, v, stepsize, beta1=0.9, beta2=0.999, epsilon=1e-2, G=1e6):  # noqa: N803  # its name
+    def step(cls, w, gradients, x, s, m, v, stepsize, beta1=0.9, beta2=0.999, epsilon=1e-2, **cap):
         m = beta1 * m + (1 - beta1) * s
-        v = (beta2 * v + (1 - beta2) * s**2).clamp(max=G)
+        v = (beta2 * v + (1 - beta2) * s**2).clamp(max=cap.get("G", 1e6))
         after = w @ x - stepsize * m / (v + epsilon).sqrt()
         return after, w @ s + gradients(after) - gradients(x), m, v
 

@@ -77,3 +77,9 @@ def test_a_sites_share_is_its_place_in_the_partition_with_the_seed_of_the_run():
         share_of(site, LABELS, {"kind": "iid", "seed": 1}), partition(LABELS, 4, "iid", seed=1)[2]
     )
     assert np.array_equal(share_of(site, LABELS, None), partition(LABELS, 4)[2])
+
+
+def test_no_sample_of_many_classes_is_left_out():
+    labels = np.arange(400) % 20
+    shares = partition(labels, 4)
+    assert np.array_equal(np.sort(np.concatenate(shares)), np.arange(400))
