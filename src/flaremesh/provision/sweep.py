@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from flaremesh.errors import FlaremeshError, first_mistake
+from flaremesh.errors import FlaremeshError
 from flaremesh.provision.payload import loads
 from flaremesh.provision.plan import check
 from flaremesh.record import finite_or_none
 from flaremesh.runtime.simulate import Simulation, simulation_of
 from flaremesh.topology.mesh import Mesh
 from flaremesh.topology.schema import Topology
+from flaremesh.topology.validation import validate
 
 
 class SweepError(FlaremeshError):
@@ -72,10 +71,11 @@ def with_fields(topology: Topology, fields: Mapping[str, Any]) -> Topology:
             if not isinstance(place, dict):
                 raise SweepError(f"{path} is no field of a topology file: {folder} has no fields of its own")
         place[name] = value
-    try:
-        return Topology.model_validate(document)
-    except ValidationError as error:
-        raise SweepError(first_mistake(error)) from None
+    changed, mistakes = validate(Topology, document, lambda _: None)
+    if changed is None:
+        first = mistakes[0]
+        raise SweepError(f"{'.'.join(map(str, first.location))}: {first.problem}; {first.remedy}")
+    return changed
 
 
 def sweep(

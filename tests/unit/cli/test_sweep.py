@@ -66,7 +66,7 @@ def test_a_combination_that_cannot_run_is_told_of_beside_those_that_can(mesh):
     [
         (("--vary", "run.stepsize"), "is not FIELD=VALUE"),
         (("--vary", "run.stepsize=-1"), "run.stepsize"),
-        (("--vary", "run.colour=red"), "colour"),
+        (("--vary", "run.stepsiez=1"), "run.stepsiez: there is no such field; did you mean stepsize?"),
         (("--vary", "name.first=a"), "name has no fields of its own"),
         (("--vary", "run.stepsize=0.1", "--until", "accuracy"), "is not METRIC=VALUE"),
     ],
