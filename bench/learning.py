@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from bench.processes import ROOT
+from bench.topologies import topology_of
 from flaremesh.provision.measured import MeasuredEdge, Measurement
 from flaremesh.provision.payload import gradient_seconds, loads
 from flaremesh.provision.prediction import Lines, times
@@ -66,23 +67,9 @@ def main() -> None:
 
 
 def _topology(sites: int, algorithm: str, iterations: int) -> Topology:
-    return Topology.model_validate(
-        {
-            "apiVersion": "flaremesh/v1",
-            "name": "learning",
-            "server": {"host": "localhost", "org": "lab"},
-            "admins": [{"email": "admin@lab.org", "org": "lab"}],
-            "sites": [{"name": f"site-{number}", "org": "lab"} for number in range(1, sites + 1)],
-            "graph": {"kind": "ring"},
-            "run": {
-                "algorithm": algorithm,
-                "stepsize": _STEPS[0],
-                "iterations": iterations,
-                "evaluate_every": 1,
-                "problem": {"path": "flaremesh.problems.digits.Digits"},
-            },
-        }
-    )
+    run = {"algorithm": algorithm, "stepsize": _STEPS[0], "iterations": iterations, "evaluate_every": 1}
+    run["problem"] = {"path": "flaremesh.problems.digits.Digits"}
+    return with_fields(topology_of(sites), {"run": run})
 
 
 def _row(topology: Topology, grid: Mapping[str, Sequence[Any]]) -> str:

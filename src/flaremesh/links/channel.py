@@ -21,6 +21,7 @@ _PIECE_BYTES = 1 << 18  # that are encrypted at once
 _FILL_BYTES = 1 << 18  # of a large message that are read at once
 _SPIN_SECONDS = 1e-4  # for which a sleep is put off, where the last one was not much longer
 _SOON_SECONDS = 2e-4
+_yield = getattr(os, "sched_yield", lambda: None)  # macOS has none
 _GONE_MILLISECONDS = 10_000  # a connection whose bytes stay unacknowledged for so long is broken
 _FAR_MICROSECONDS = 1000  # of a round trip; below, pacing costs more than losses do
 _FAR_CONGESTION = b"bbr"
@@ -184,7 +185,7 @@ class Channel:
         while time.monotonic() - began < _SPIN_SECONDS:
             if self._reading.poll(0):
                 return True
-            os.sched_yield()
+            _yield()
         return False
 
     def wait(

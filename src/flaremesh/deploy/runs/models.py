@@ -52,7 +52,7 @@ def model_of(folder: Path, site: str | None = None) -> dict[str, Tensor]:
 
 
 def write_model(model: dict[str, Tensor], path: Path) -> None:
-    """Write safetensors, or for a path that ends so the state_dict that torch.load reads (``.pt``, ``.pth``).
+    """Write what torch.load reads where the path ends in ``.pt`` or ``.pth``, else safetensors.
 
     Raises:
         OSError: it cannot be written.
