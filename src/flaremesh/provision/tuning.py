@@ -113,16 +113,16 @@ def tune(topology: Topology, measurement: Measurement, loads: WireLoads) -> Tuni
     return Tuning(now, choices)
 
 
-def local_steps(exchange_seconds: float, gradient_seconds: float) -> int:
+def local_steps(exchange_seconds: float, step_seconds: float) -> int:
     """So many gradient steps between two exchanges that a site computes as long as it exchanges, or longer.
 
     More would save no more than half of the time, and make the sites differ more.
 
     Args:
         exchange_seconds: of an iteration without what the problem computes.
-        gradient_seconds: of a gradient.
+        step_seconds: of a gradient, or a local step.
     """
-    return min(_MOST_LOCAL_STEPS, max(1, math.ceil(exchange_seconds / max(gradient_seconds, 1e-9))))
+    return min(_MOST_LOCAL_STEPS, max(1, math.ceil(exchange_seconds / max(step_seconds, 1e-9))))
 
 
 def _fits(topology: Topology, mesh: Mesh, lines: Lines) -> bool:

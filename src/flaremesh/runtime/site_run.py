@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Vectors
+from flaremesh.algorithms.descent import OwnDescent
 from flaremesh.errors import FlaremeshError
 from flaremesh.links import Link
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
@@ -107,7 +108,9 @@ class SiteRun:
         self._exchanges = self._make_exchanges(
             algorithm.exchanges, initial, buffers, schedule, link, options.wire, options.peer_timeout
         )
-        self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), self._gradient)
+        own = self.problem.trains
+        objective = OwnDescent(self._gradient, self._train) if own else self._gradient
+        self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), objective)
         if resume is None:
             self.start = joining.iteration if joining else 0
             self._observed = self._observation(self.start - 1)
@@ -330,15 +333,27 @@ class SiteRun:
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()
         self._observed.loss, gradient = self.problem.loss_and_gradient(x)
-        if not self._started:
-            self._started = True
-            wrong = fault_at_start(self.site, self._observed.loss, gradient)
-            if wrong and self._options.stop_on_non_finite:
-                raise NonFiniteValue(wrong)
+        self._require_sound_start(gradient, "gradient")
         if self._observed.look:
             self._observed.gradient_norm = torch.linalg.vector_norm(gradient)
         self._observed.gradient_seconds += time.perf_counter() - started
         return gradient
+
+    def _train(self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None) -> Tensor:
+        started = time.perf_counter()
+        self._observed.loss, z = self.problem.train(x, steps, stepsize, shift)
+        self._require_sound_start(z, "trained model")
+        self._observed.gradient_seconds += time.perf_counter() - started
+        return z
+
+    def _require_sound_start(self, vector: Tensor, name: str) -> None:
+        if self._started:
+            return
+        self._started = True
+        assert self._observed.loss is not None, "it came with the vector"
+        wrong = fault_at_start(self.site, self._observed.loss, vector, name)
+        if wrong and self._options.stop_on_non_finite:
+            raise NonFiniteValue(wrong)
 
     def _evaluate(self, iteration: int) -> None:
         started = time.perf_counter()
