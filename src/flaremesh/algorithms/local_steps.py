@@ -37,6 +37,7 @@ class LocalDgd:
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
     paper: ClassVar[str] = "Koloskova et al. 2020, arXiv 2003.10422"
+    asynchronous: ClassVar[bool] = True
     stepsize: float
     local_steps: int = 1
 
@@ -97,9 +98,10 @@ class KGt:
     """
 
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
-    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2),)
+    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2, sums=1),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
     paper: ClassVar[str] = "Liu, Lin, Koloskova and Stich 2023, arXiv 2301.01313, algorithm 1"
+    asynchronous: ClassVar[bool] = True
     stepsize: float
     local_steps: int = 1
     outer: float = 0.5

@@ -70,10 +70,14 @@ class Exchange(NamedTuple):
     Attributes:
         vectors: number of vectors (d,).
         scalars: number of vectors (1,).
+        sums: so many of the last of all these are shares of a sum over all sites, which mixing must not
+            change, as gradient trackers are; the others are values, of which mixing takes an average. In a
+            run that waits for nobody that makes a difference.
     """
 
     vectors: int = 1
     scalars: int = 0
+    sums: int = 0
 
     def lengths(self, d: int) -> list[int]:
         """The lengths of the message's vectors."""
@@ -89,6 +93,9 @@ class Algorithm(Protocol[State]):
     Attributes:
         weights: the mixing matrices on which it is sound.
         exchanges: the messages of every iteration, in the order in which ``step`` yields them.
+
+    One whose class has a true ``asynchronous`` is sound where no site waits for another one, too; it has one
+    exchange, and says which of its vectors are shares of sums.
     """
 
     weights: ClassVar[Weights]

@@ -46,10 +46,12 @@ class _Channel:
         encoding: how it is written.
         step: γ; it applies to contractive encodings, the others step by 1.
         take: where the memory of results comes from.
+        is_sum: whether the vector is a share of a sum over all sites.
     """
 
-    def __init__(self, like: Tensor, encoding: Encoding, step: float, take: Take):
+    def __init__(self, like: Tensor, encoding: Encoding, step: float, take: Take, *, is_sum: bool):
         self._encoding = encoding
+        self._is_sum = is_sum
         self._publication: Publication = PublicCopies(encoding) if encoding.contractive else Values(encoding)
         self._step = step if encoding.contractive else 1.0
         self._work = Workspace(like, take)
@@ -83,15 +85,19 @@ class _Channel:
         blocks, (scratch, _) = self._encoding.decode(data, stop - start), self._work.scratch
         return all(bool(blocks(*each, scratch).isfinite().all()) for each in self._work.spans(stop - start))
 
-    def mix(self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span) -> bool:
+    def mix(
+        self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span, shared: float | None
+    ) -> bool:
         """Mix one part; returns whether it is finite, where that is known at once.
 
         Args:
             hood: the site's neighbourhood in this iteration.
             received: by in-neighbour, the bytes of its part.
             span: the part.
+            shared: as Gossip.mix has it.
         """
-        terms = [Term(hood.self_weight - 1, self._publication.own(span))]
+        given = 1 - hood.self_weight if shared is None or not self._is_sum else shared
+        terms = [Term(-given, self._publication.own(span))]
         for peer, data in received.items():
             terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data, span)))
         if not terms[0].weight:
@@ -164,16 +170,18 @@ class Gossip:
         wire: how vectors are written.
         phases: number of neighbourhoods that take turns.
         exact_last: write the last vector of every message as it is.
+        sums: so many of the last vectors before that one are shares of a sum over all sites.
 
     Raises:
         GossipError: the neighbourhood changes, and the wire needs one that stays.
     """
 
-    def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False):
+    def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False, sums: int = 0):
         if reason := wire.unsoundness(phases):
             raise GossipError(reason)
         self._wire = wire
         self._exact_last = exact_last
+        self._sums = sums
         self._channels: list[_Channel] = []
         self._parts: list[list[_Piece]] = []
 
@@ -191,19 +199,22 @@ class Gossip:
                 encoded = [channel.publish(of[channel], span) for channel, span, _ in part]
             yield self._staging.download(encoded)
 
-    def mix(self, hood: Neighborhood, received: Iterable[Mapping[str, Payload]]) -> Mixture:
+    def mix(
+        self, hood: Neighborhood, received: Iterable[Mapping[str, Payload]], shared: float | None = None
+    ) -> Mixture:
         """Mix what was published last with what the in-neighbours sent.
 
         Args:
             hood: the site's neighbourhood in this iteration.
             received: each part, by in-neighbour.
+            shared: how much of its share of a sum the out-neighbours get, where that is not 1 − w_ii.
 
         Raises:
             LinkError: a part does not fit; names its sender.
         """
         poisoned: set[str] = set()
         for part, payloads in zip(self._parts, received, strict=True):
-            poisoned |= self._mix_part(part, hood, payloads)
+            poisoned |= self._mix_part(part, hood, payloads, shared)
         mixed = [channel.end() for channel in self._channels]
         return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], tuple(sorted(poisoned)))
 
@@ -231,7 +242,11 @@ class Gossip:
                 channel.copies[site] = copy.to(vector.device)
 
     def _mix_part(
-        self, part: Sequence[_Piece], hood: Neighborhood, payloads: Mapping[str, Payload]
+        self,
+        part: Sequence[_Piece],
+        hood: Neighborhood,
+        payloads: Mapping[str, Payload],
+        shared: float | None,
     ) -> set[str]:
         """Mix one part; returns the in-neighbours that have poisoned it."""
         received = {
@@ -242,7 +257,7 @@ class Gossip:
                 piece
                 for piece in part
                 if not piece.channel.mix(
-                    hood, {peer: piece.of(data) for peer, data in received.items()}, piece.span
+                    hood, {peer: piece.of(data) for peer, data in received.items()}, piece.span, shared
                 )
             ]
         if self._exact_last:
@@ -259,8 +274,12 @@ class Gossip:
         divided = any(vector.numel() >= _DIVIDED for vector in vectors)
         self._threads: AbstractContextManager[None] = _one_thread if divided else nullcontext()
         chosen = encodings(self._wire, vectors, self._exact_last)
-        for encoding, vector in zip(chosen, vectors, strict=True):
-            self._channels.append(_Channel(vector, encoding, self._wire.step, self._staging.take))
+        last = len(vectors) - self._exact_last
+        for number, (encoding, vector) in enumerate(zip(chosen, vectors, strict=True)):
+            is_sum = last - self._sums <= number < last
+            self._channels.append(
+                _Channel(vector, encoding, self._wire.step, self._staging.take, is_sum=is_sum)
+            )
         for span in spans(vectors):
             part, start = [], 0
             for channel, vector in zip(self._channels, vectors, strict=True):

@@ -19,7 +19,7 @@ from flaremesh.topology.graphs import directed
 from flaremesh.topology.links import Carried
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.mistakes import instead
-from flaremesh.topology.schema import SERVER, Topology
+from flaremesh.topology.schema import SERVER, Run, Topology
 from flaremesh.topology.ways import carried, cut_off
 
 
@@ -281,8 +281,20 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
             f"{run.algorithm} has no method repair, which says what its state becomes when sites have left; "
             "write on_loss: wait"
         )
-    reason = unsoundness(run.algorithm, mesh)
-    return f"{run.algorithm} is not sound on this graph: {reason}" if reason else None
+    if reason := unsoundness(run.algorithm, mesh):
+        return f"{run.algorithm} is not sound on this graph: {reason}"
+    if run.asynchronous and (reason := _asynchrony_unsoundness(run, mesh)):
+        return f"{run.algorithm} is not sound with asynchronous: true: {reason}"
+    return None
+
+
+def _asynchrony_unsoundness(run: Run, mesh: Mesh) -> str | None:
+    return algorithms.asynchrony_unsoundness(
+        algorithms.algorithm_class(run.algorithm),
+        symmetric=mesh.properties.symmetric,
+        phases=len(mesh.matrices),
+        keeps_copies=run.wire.keeps_copies,
+    )
 
 
 def _unseen(algorithm: str) -> str | None:

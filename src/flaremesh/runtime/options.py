@@ -18,6 +18,7 @@ class RunOptions:
         mix_buffers: mix the problem's buffers too.
         wire: how vectors travel; may be given as a word or a mapping, as in a topology file.
         checkpoint_every: iterations between checkpoints, None for no such rule.
+        asynchronous: mix what neighbours sent last, and wait for none.
     """
 
     iterations: int
@@ -27,6 +28,7 @@ class RunOptions:
     mix_buffers: bool = True
     wire: Wire = field(default_factory=Wire)
     checkpoint_every: int | None = None
+    asynchronous: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "wire", Wire.of(self.wire))
@@ -41,6 +43,7 @@ class RunOptions:
             run.stop_on_non_finite,
             run.mix_buffers,
             run.wire,
+            asynchronous=run.asynchronous,
         )
 
     def evaluates(self, iteration: int) -> bool:

@@ -25,6 +25,7 @@ from flaremesh.runtime.checkpointing import Checkpointing, Cuts
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
 from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.runtime.joining import Joining
+from flaremesh.runtime.latest_exchanges import LatestExchanges
 from flaremesh.runtime.observation import Observation
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.tree import Tree
@@ -155,8 +156,20 @@ class SiteRun:
 
     def run(self) -> None:
         """All iterations; see ``turns`` for what is raised."""
-        for iteration in range(self.start, self._options.iterations):
+        for iteration in self.remaining():
             self.iterate(iteration)
+
+    def remaining(self) -> Iterator[int]:
+        """The iterations to be done, each when the one before is; fewer where a neighbour is done earlier."""
+        done = self.start
+        while done < self.iterations and not (self._latest and self._latest.is_over):
+            yield done
+            done += 1
+        if self._latest:
+            self._latest.end(done)
+        if not self._options.evaluates(done):
+            self._tell()
+            self._evaluate(done)
 
     def iterate(self, iteration: int) -> None:
         """One iteration, without a pause; see ``turns``."""
@@ -212,7 +225,12 @@ class SiteRun:
 
     def _make_exchanges(self, *args: Any) -> Exchanges:
         """Takes the arguments of Exchanges."""
-        return Exchanges(*args)
+        return LatestExchanges(*args) if self._options.asynchronous else Exchanges(*args)
+
+    @property
+    def _latest(self) -> LatestExchanges | None:
+        """The exchanges, where this site waits for nobody."""
+        return self._exchanges if isinstance(self._exchanges, LatestExchanges) else None
 
     def _observation(self, iteration: int) -> Observation:
         started = time.perf_counter()

@@ -40,6 +40,7 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
         yield from _graph_mistakes(graph, names, rule)
     yield from _code_mistakes(data)
     yield from _quorum_mistakes(data.get("run"), len(sites))
+    yield from _asynchrony_mistakes(data.get("run"))
 
 
 def _mappings(entries: Any) -> list[Mapping[str, Any]]:
@@ -236,6 +237,15 @@ def _quorum_mistakes(run: Any, sites: int) -> Iterator[Mistake]:
         )
     elif isinstance(quorum := run["quorum"], int) and quorum > sites:
         yield Mistake(("run", "quorum"), f"there are {sites} sites", f"write at most {sites}")
+
+
+def _asynchrony_mistakes(run: Any) -> Iterator[Mistake]:
+    if isinstance(run, Mapping) and run.get("asynchronous") is True and run.get("on_loss", "wait") != "fail":
+        yield Mistake(
+            ("run", "on_loss"),
+            "sites that wait for nobody have no iteration in common from which a run could go on",
+            "write on_loss: fail, or remove asynchronous",
+        )
 
 
 def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -528,6 +528,11 @@ class Run(Closed):
     local_steps: Count | None = Field(
         None, description="gradient steps between two exchanges, of an algorithm that has them, e.g. k-gt"
     )
+    asynchronous: bool = Field(
+        False,
+        description="mix what neighbours sent last, and wait for none: with an algorithm that bears it, "
+        "r-fast, and on_loss: fail",
+    )
     options: dict[str, Option] = Field(
         default_factory=dict, description="further hyper-parameters of the algorithm, e.g. beta1"
     )

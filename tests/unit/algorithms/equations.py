@@ -220,6 +220,21 @@ class QuasiGlobalMomentum(Equation):
         return after, beta * m + (1 - beta) * (x - after) / stepsize
 
 
+class RFast(Equation):
+    """Where every message comes in time, what is shared is mixed like any tracker."""
+
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return x, gradients(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, z, stepsize, local_steps):
+        for mixing in (*(local_steps - 1) * [torch.eye(len(w), dtype=w.dtype)], w):
+            after = mixing @ (x - stepsize * z)
+            x, z = after, mixing @ z + gradients(after) - gradients(x)
+        return x, z
+
+
 EQUATIONS = {
     "consensus": Consensus,
     "dgd": Dgd,
@@ -237,6 +252,7 @@ EQUATIONS = {
     "push-diging": PushDiging,
     "push-sum": PushSum,
     "quasi-global-momentum": QuasiGlobalMomentum,
+    "r-fast": RFast,
     "sgp": Sgp,
 }
 """By the registered name."""

@@ -39,6 +39,7 @@ OPTIONS = {
     "local-dgd": {"stepsize": 0.0005, "local_steps": 4},
     "momentum-tracking": {"stepsize": 0.001, "beta": 0.5},
     "quasi-global-momentum": {"stepsize": 0.001, "beta": 0.5},
+    "r-fast": {"stepsize": 0.0005, "local_steps": 4},
 }
 """Where others than a step of 0.002 are needed to get near the solution in 2400 iterations."""
 

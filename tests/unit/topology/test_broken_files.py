@@ -428,6 +428,19 @@ BROKEN = {
         "run.quorum",
         "write at most",
     ),
+    "a run to be resumed in which no site waits": Broken(
+        """
+        run:
+          algorithm: r-fast
+          iterations: 1
+          asynchronous: true
+          on_loss: wait
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        5,
+        "run.on_loss",
+        "write on_loss: fail",
+    ),
     "a quorum of a run that needs all": Broken(
         """
         run:

@@ -112,6 +112,12 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
                 "messages, which travel as they are; leave wire out, and narrow the values in _to_message"
             )
 
+        if by_value and options.asynchronous:
+            raise ExtraError(
+                f'{self.client_name}: extra["asynchronous"] is true, and a subclass makes the messages, '
+                "for which sites wait; leave it out"
+            )
+
         def make_problem(site: SiteContext) -> Problem:
             problem = self._make_problem(site)
             if by_value and extra.get("mix_buffers") and problem.buffers() is not None:
