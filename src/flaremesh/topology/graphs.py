@@ -5,7 +5,7 @@ An edge (j, i) of a DiGraph means that site i uses the value of site j; an undir
 
 import math
 import random
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -213,7 +213,7 @@ def _equitopo(n: int, graph: EquiTopo) -> Mapping[tuple[int, int], float]:
     """
     hops = _random_hops(n, graph)
     weight = (n - 1) / (n * len(hops))
-    weights: Counter[tuple[int, int]] = Counter()
+    weights: defaultdict[tuple[int, int], float] = defaultdict(float)
     for j, i in _circle(n, hops):
         for edge in ((j, i),) if graph.directed else ((j, i), (i, j)):
             weights[edge] += weight if graph.directed else weight / 2

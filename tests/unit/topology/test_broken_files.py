@@ -625,13 +625,19 @@ BROKEN = {
         "base-graph has weights of its own, not metropolis ones; leave weights out, or write explicit",
     ),
     "more random peers than there are": Broken(
-        "graph: {kind: random-peers, peers: 3}", 1, "graph.peers", "a site has 2 others; write at most 2"
+        "graph: {kind: random-peers, peers: 3}\nweights: explicit",
+        1,
+        "graph.peers",
+        "a site has 2 others; write at most 2",
     ),
     "more random hops than there are": Broken(
-        "graph: {kind: equitopo, hops: 3}", 1, "graph.hops", "there are 2 hops; write at most 2"
+        "graph: {kind: equitopo, hops: 3}\nweights: explicit",
+        1,
+        "graph.hops",
+        "there are 2 hops; write at most 2",
     ),
     "more phases than memory holds": Broken(
-        "graph: {kind: random-peers, phases: 100001}",
+        "graph: {kind: random-peers, phases: 100001}\nweights: explicit",
         1,
         "graph.kind",
         "3 sites would have 300,003 edges, and 300,000 are the most; draw fewer phases",
