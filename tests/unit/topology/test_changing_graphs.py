@@ -12,6 +12,7 @@ from flaremesh.algorithms import create
 from flaremesh.problems.consensus import Consensus
 from flaremesh.provision.plan import UnsoundRun, check, plan
 from flaremesh.runtime.options import RunOptions
+from flaremesh.runtime.resumption import resumption_of
 from flaremesh.runtime.simulate import Simulation
 from flaremesh.topology.analysis import analyse, period
 from flaremesh.topology.graphs import GraphError, phases
@@ -193,6 +194,14 @@ def test_what_needs_a_graph_that_stays_is_refused_on_one_that_changes(run: dict[
     with pytest.raises(UnsoundRun, match=r"take turns|change from one iteration to the next"):
         check(topology({"kind": "base-graph"}, 6, run))
     check(topology({"kind": "equitopo"}, 6, run))
+
+
+def test_a_run_that_broke_off_within_a_cycle_goes_on_with_the_next_phase() -> None:
+    told = topology({"kind": "random-peers", "phases": 4}, 5, {"iterations": 6})
+
+    resumed = resumption_of(told.run, build(told))
+
+    assert (resumed.broken_after, resumed.difference) == (3, None)
 
 
 # schedules in files
