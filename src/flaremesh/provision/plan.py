@@ -54,6 +54,7 @@ class Mixing:
         weights: rule by which the matrix is made, as in the topology file.
         symmetric, doubly_stochastic, row_stochastic, column_stochastic, primitive: as in analysis.Properties.
         predicted_contraction: factor per iteration of mixing alone, with the γ of the run's wire.
+        cycle_contraction: factor of all phases of a graph that changes, once in turn; 0: exact after them.
         spectral_gap: 1 − contraction, for W itself.
         iterations_to_a_thousandth: until the disagreement is a thousandth of what it was; None for never.
         influence: each site's weight in the limit of mixing, where rows sum to one and columns do not; None
@@ -67,6 +68,7 @@ class Mixing:
     column_stochastic: bool
     primitive: bool
     predicted_contraction: float
+    cycle_contraction: float
     spectral_gap: float
     iterations_to_a_thousandth: int | None
     influence: dict[str, float] | None
@@ -337,6 +339,7 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
         column_stochastic=properties.column_stochastic,
         primitive=properties.primitive,
         predicted_contraction=contraction,
+        cycle_contraction=contraction ** len(mesh.matrices),
         spectral_gap=properties.spectral_gap,
         iterations_to_a_thousandth=iterations_to(1e-3, contraction, len(mesh.matrices)),
         influence=influence,

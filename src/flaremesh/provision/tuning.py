@@ -18,7 +18,7 @@ from flaremesh.provision.plan import unsoundness
 from flaremesh.provision.prediction import Lines, PredictionError, WireLoads, WireTime, times
 from flaremesh.topology.graphs import GraphError, directed
 from flaremesh.topology.mesh import Mesh, build
-from flaremesh.topology.schema import GRAPH_KINDS, Edge, ExplicitGraph, Graph, Topology
+from flaremesh.topology.schema import GRAPH_KINDS, Edge, ExplicitGraph, Graph, Topology, WeightedGraph
 
 _GRAPH: Final = TypeAdapter[Graph](Graph)
 _FAITHFUL: Final = ("exact", "int8")
@@ -145,7 +145,8 @@ def _candidates(topology: Topology, lines: Lines) -> Iterator[Topology]:
                 graph = _GRAPH.validate_python(fields)
             except ValueError:  # it needs more words, or has no direction
                 continue
-            yield topology.model_copy(update={"graph": graph, "weights": weights})
+            rule = "explicit" if isinstance(graph, WeightedGraph) else weights
+            yield topology.model_copy(update={"graph": graph, "weights": rule})
     if one_way:
         return
     for edges in _skeletons([site.name for site in topology.sites], lines):
