@@ -162,6 +162,17 @@ class Extra(Equation):
         return after, (x + w @ x) / 2, gradients(x)
 
 
+class Nids(Equation):
+    @classmethod
+    def start(cls, w, gradients, x, stepsize):
+        return x - stepsize * gradients(x), x
+
+    @classmethod
+    def step(cls, w, gradients, x, before, stepsize):
+        moved = 2 * x - before - stepsize * (gradients(x) - gradients(before))
+        return (torch.eye(len(w), dtype=w.dtype) + w) / 2 @ moved, x
+
+
 class LocalDgd(Equation):
     @classmethod
     def step(cls, w, gradients, x, stepsize, local_steps):
@@ -234,6 +245,7 @@ EQUATIONS = {
     "led": Led,
     "local-dgd": LocalDgd,
     "momentum-tracking": MomentumTracking,
+    "nids": Nids,
     "push-diging": PushDiging,
     "push-sum": PushSum,
     "quasi-global-momentum": QuasiGlobalMomentum,
