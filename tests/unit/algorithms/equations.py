@@ -173,6 +173,20 @@ class Nids(Equation):
         return (torch.eye(len(w), dtype=w.dtype) + w) / 2 @ moved, x
 
 
+class Lead(Equation):
+    """With an exact wire: the public copies are the vectors, and a step is a whole one."""
+
+    @classmethod
+    def start(cls, w, gradients, x, stepsize):
+        return x - stepsize * gradients(x), torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, d, stepsize):
+        y = x - stepsize * gradients(x) - stepsize * d
+        d = d + (y - w @ y) / (2 * stepsize)
+        return x - stepsize * gradients(x) - stepsize * d, d
+
+
 class LocalDgd(Equation):
     @classmethod
     def step(cls, w, gradients, x, stepsize, local_steps):
@@ -242,6 +256,7 @@ EQUATIONS = {
     "gradient-tracking-atc": GradientTrackingAtc,
     "gtadam": GtAdam,
     "k-gt": KGt,
+    "lead": Lead,
     "led": Led,
     "local-dgd": LocalDgd,
     "momentum-tracking": MomentumTracking,
