@@ -187,6 +187,20 @@ class Lead(Equation):
         return x - stepsize * gradients(x) - stepsize * d, d
 
 
+class Beer(Equation):
+    """With an exact wire: the public copies are the vectors, and a step is a whole one."""
+
+    @classmethod
+    def start(cls, w, gradients, x, stepsize):
+        return x, gradients(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, v, stepsize):
+        away = w - torch.eye(len(w), dtype=w.dtype)
+        after = x + away @ x - stepsize * v
+        return after, v + away @ v + gradients(after) - gradients(x)
+
+
 class LocalDgd(Equation):
     @classmethod
     def step(cls, w, gradients, x, stepsize, local_steps):
@@ -246,6 +260,7 @@ class QuasiGlobalMomentum(Equation):
 
 
 EQUATIONS = {
+    "beer": Beer,
     "consensus": Consensus,
     "dgd": Dgd,
     "dgd-atc": DgdAtc,

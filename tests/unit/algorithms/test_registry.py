@@ -21,7 +21,7 @@ def test_the_algorithms_that_the_documentation_speaks_of_are_there():
     assert {"consensus", "dgd", "dgd-atc", "dgd-cta", "gtadam", "push-sum", "sgp"} < set(names())
     assert {"gradient-tracking", "gradient-tracking-atc", "extra", "exact-diffusion"} < set(names())
     assert {"k-gt", "led", "local-dgd", "momentum-tracking", "quasi-global-momentum"} < set(names())
-    assert {"lead", "nids", "push-diging"} < set(names())
+    assert {"beer", "lead", "nids", "push-diging"} < set(names())
 
 
 def test_only_the_push_sum_family_runs_on_column_stochastic_weights():
@@ -30,7 +30,7 @@ def test_only_the_push_sum_family_runs_on_column_stochastic_weights():
 
 
 def test_an_unknown_algorithm_is_answered_with_the_known_ones():
-    with pytest.raises(KeyError, match=r"unknown algorithm 'adam'; known are consensus, dgd"):
+    with pytest.raises(KeyError, match=r"unknown algorithm 'adam'; known are beer, consensus, dgd"):
         create("adam")
 
 
