@@ -70,10 +70,13 @@ class Exchange(NamedTuple):
     Attributes:
         vectors: number of vectors (d,).
         scalars: number of vectors (1,).
+        averaged: how many of the first vectors a site mixes not with the graph's weights, but to the mean of
+            its own and its in-neighbours': rows that sum to one, where the graph's columns do.
     """
 
     vectors: int = 1
     scalars: int = 0
+    averaged: int = 0
 
     def lengths(self, d: int) -> list[int]:
         """The lengths of the message's vectors."""

@@ -46,10 +46,12 @@ class _Channel:
         encoding: how it is written.
         step: γ; it applies to contractive encodings, the others step by 1.
         take: where the memory of results comes from.
+        averaged: mix to the mean of the neighbourhood.
     """
 
-    def __init__(self, like: Tensor, encoding: Encoding, step: float, take: Take):
+    def __init__(self, like: Tensor, encoding: Encoding, step: float, take: Take, *, averaged: bool):
         self._encoding = encoding
+        self._averaged = averaged
         self._publication: Publication = PublicCopies(encoding) if encoding.contractive else Values(encoding)
         self._step = step if encoding.contractive else 1.0
         self._work = Workspace(like, take)
@@ -91,6 +93,7 @@ class _Channel:
             received: by in-neighbour, the bytes of its part.
             span: the part.
         """
+        hood = hood.averaging if self._averaged else hood
         terms = [Term(hood.self_weight - 1, self._publication.own(span))]
         for peer, data in received.items():
             terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data, span)))
@@ -164,16 +167,18 @@ class Gossip:
         wire: how vectors are written.
         phases: number of neighbourhoods that take turns.
         exact_last: write the last vector of every message as it is.
+        averaged: so many of the first vectors are mixed to the mean of the neighbourhood.
 
     Raises:
         GossipError: the neighbourhood changes, and the wire needs one that stays.
     """
 
-    def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False):
+    def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False, averaged: int = 0):
         if reason := wire.unsoundness(phases):
             raise GossipError(reason)
         self._wire = wire
         self._exact_last = exact_last
+        self._averaged = averaged
         self._channels: list[_Channel] = []
         self._parts: list[list[_Piece]] = []
 
@@ -259,8 +264,10 @@ class Gossip:
         divided = any(vector.numel() >= _DIVIDED for vector in vectors)
         self._threads: AbstractContextManager[None] = _one_thread if divided else nullcontext()
         chosen = encodings(self._wire, vectors, self._exact_last)
-        for encoding, vector in zip(chosen, vectors, strict=True):
-            self._channels.append(_Channel(vector, encoding, self._wire.step, self._staging.take))
+        for index, (encoding, vector) in enumerate(zip(chosen, vectors, strict=True)):
+            averaged = index < self._averaged
+            channel = _Channel(vector, encoding, self._wire.step, self._staging.take, averaged=averaged)
+            self._channels.append(channel)
         for span in spans(vectors):
             part, start = [], 0
             for channel, vector in zip(self._channels, vectors, strict=True):

@@ -10,6 +10,12 @@ from itertools import count
 import torch
 
 
+def averaging(w):
+    """R (n, n), on the graph of W: rows whose entries are equal and sum to one."""
+    used = (w != 0).to(w.dtype)
+    return used / used.sum(dim=1, keepdim=True)
+
+
 class Equation:
     """What all sites know begins with X alone, and X is the estimate."""
 
@@ -136,6 +142,13 @@ class PushDiging(PushSum):
     @classmethod
     def estimate(cls, u, mass, y):
         return u / mass
+
+
+class PushPull(GradientTracking):
+    @classmethod
+    def step(cls, c, gradients, x, y, stepsize):
+        after = averaging(c) @ (x - stepsize * y)
+        return after, c @ y + gradients(after) - gradients(x)
 
 
 class ExactDiffusion(Equation):
@@ -277,6 +290,7 @@ EQUATIONS = {
     "momentum-tracking": MomentumTracking,
     "nids": Nids,
     "push-diging": PushDiging,
+    "push-pull": PushPull,
     "push-sum": PushSum,
     "quasi-global-momentum": QuasiGlobalMomentum,
     "sgp": Sgp,

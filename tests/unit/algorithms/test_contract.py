@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 import torch
-from equations import EQUATIONS, NOT_AFFINE
+from equations import EQUATIONS, NOT_AFFINE, averaging
 from reference_cases import (
     LeastSquares,
     directed_ring_with_chords,
@@ -84,9 +84,11 @@ def iterate(algorithm, w, problems, states):
         assert all([len(vector) for vector in message] == exchange.lengths(d) for message in left)
         messages.append(left)
         sent = [torch.stack(vectors) for vectors in zip(*left, strict=True)]
+        matrices = [averaging(w) if place < exchange.averaged else w for place in range(len(sent))]
+        mixed = [matrix @ vectors for matrix, vectors in zip(matrices, sent, strict=True)]
         left = [
-            resumed(step, lambda row=row, sent=sent: tuple(row @ vectors for vectors in sent))
-            for step, row in zip(steps, w, strict=True)
+            resumed(step, lambda mixture=mixture: mixture)
+            for step, mixture in zip(steps, zip(*mixed, strict=True), strict=True)
         ]
     return left, messages
 

@@ -21,12 +21,12 @@ def test_the_algorithms_that_the_documentation_speaks_of_are_there():
     assert {"consensus", "dgd", "dgd-atc", "dgd-cta", "gtadam", "push-sum", "sgp"} < set(names())
     assert {"gradient-tracking", "gradient-tracking-atc", "extra", "exact-diffusion"} < set(names())
     assert {"k-gt", "led", "local-dgd", "momentum-tracking", "quasi-global-momentum"} < set(names())
-    assert {"beer", "lead", "nids", "push-diging"} < set(names())
+    assert {"beer", "lead", "nids", "push-diging", "push-pull"} < set(names())
 
 
-def test_only_the_push_sum_family_runs_on_column_stochastic_weights():
+def test_those_for_directed_graphs_run_on_column_stochastic_weights():
     directed = {name for name in names() if algorithm_class(name).weights is Weights.COLUMN_STOCHASTIC}
-    assert directed == {"push-diging", "push-sum", "sgp"}
+    assert directed == {"push-diging", "push-pull", "push-sum", "sgp"}
 
 
 def test_an_unknown_algorithm_is_answered_with_the_known_ones():
