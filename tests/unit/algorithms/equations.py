@@ -236,6 +236,22 @@ class KGt(Equation):
         return w @ (x - local_steps * outer * stepsize * d), c - d + w @ d
 
 
+class Noloco(Equation):
+    """With one weight for both averages, b = γ."""
+
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return x, torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, m, stepsize, local_steps, beta=0.5, outer=0.7):
+        z = x
+        for _ in range(local_steps):
+            z = z - stepsize * gradients(z)
+        m = beta * m + outer * w @ (z - x) - outer * (x - w @ x)
+        return x + m, m
+
+
 class Led(Equation):
     @classmethod
     def start(cls, w, gradients, x, **hyper):
@@ -289,6 +305,7 @@ EQUATIONS = {
     "local-dgd": LocalDgd,
     "momentum-tracking": MomentumTracking,
     "nids": Nids,
+    "noloco": Noloco,
     "push-diging": PushDiging,
     "push-pull": PushPull,
     "push-sum": PushSum,

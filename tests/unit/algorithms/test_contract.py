@@ -38,6 +38,7 @@ OPTIONS = {
     "led": {"stepsize": 0.00075, "local_steps": 4},
     "local-dgd": {"stepsize": 0.0005, "local_steps": 4},
     "momentum-tracking": {"stepsize": 0.001, "beta": 0.5},
+    "noloco": {"stepsize": 0.0005, "local_steps": 4},
     "quasi-global-momentum": {"stepsize": 0.001, "beta": 0.5},
 }
 """Where others than a step of 0.002 are needed to get near the solution in 2400 iterations."""
