@@ -186,6 +186,7 @@ def test_the_plan_says_which_algorithms_are_sound() -> None:
         "push-diging",
         "push-pull",
         "push-sum",
+        "robust-push-sum",
         "sgp",
     }
 

@@ -123,6 +123,24 @@ class PushSum(Equation):
         return x / mass
 
 
+class RobustPushSum(PushSum):
+    """Running sums of what is sent and of what has been received; no message is lost here."""
+
+    @classmethod
+    def start(cls, p, gradients, x, **hyper):
+        zero = torch.zeros_like(x)
+        return x, torch.ones_like(x[:, :1]), zero, zero[:, :1], zero, zero[:, :1]
+
+    @classmethod
+    def step(cls, p, gradients, x, mass, sent, mass_sent, got, mass_got):
+        sent, mass_sent = sent + x, mass_sent + mass
+        return p @ sent - got, p @ mass_sent - mass_got, sent, mass_sent, p @ sent, p @ mass_sent
+
+    @classmethod
+    def estimate(cls, x, mass, *others):
+        return x / mass
+
+
 class Sgp(PushSum):
     @classmethod
     def step(cls, p, gradients, x, mass, stepsize):
@@ -310,9 +328,10 @@ EQUATIONS = {
     "push-pull": PushPull,
     "push-sum": PushSum,
     "quasi-global-momentum": QuasiGlobalMomentum,
+    "robust-push-sum": RobustPushSum,
     "sgp": Sgp,
 }
 """By the registered name."""
 
-NOT_AFFINE = {"gtadam", "push-diging", "push-sum", "sgp"}
+NOT_AFFINE = {"gtadam", "push-diging", "push-sum", "robust-push-sum", "sgp"}
 """Those whose estimates are no affine function of what was known before."""

@@ -26,7 +26,7 @@ def test_the_algorithms_that_the_documentation_speaks_of_are_there():
 
 def test_those_for_directed_graphs_run_on_column_stochastic_weights():
     directed = {name for name in names() if algorithm_class(name).weights is Weights.COLUMN_STOCHASTIC}
-    assert directed == {"push-diging", "push-pull", "push-sum", "sgp"}
+    assert directed == {"push-diging", "push-pull", "push-sum", "robust-push-sum", "sgp"}
 
 
 def test_an_unknown_algorithm_is_answered_with_the_known_ones():
