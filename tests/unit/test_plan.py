@@ -110,7 +110,7 @@ REFUSED = {
             "weights": "push-sum",
             "run": {"algorithm": "gradient-tracking", "stepsize": 0.1},
         },
-        "gradient-tracking is not sound.*rows.*run push-diging or push-sum or sgp, with weights: push-sum",
+        "gradient-tracking is not sound.*rows.*run push-diging or push-pull or .*sgp, with weights: push-sum",
     ),
     "consensus with push-sum weights on an undirected graph": (
         {"graph": {"kind": "star"}, "weights": "push-sum"},
@@ -184,7 +184,9 @@ def test_the_plan_says_which_algorithms_are_sound() -> None:
 
     assert {name for name, reason in algorithms.items() if reason is None} == {
         "push-diging",
+        "push-pull",
         "push-sum",
+        "robust-push-sum",
         "sgp",
     }
 

@@ -16,7 +16,7 @@ def asynchrony_unsoundness(
         phases: how many take turns.
         keeps_copies: whether the wire keeps copies of what neighbours have, which must hear of everything.
     """
-    if not getattr(algorithm, "asynchronous", False):
+    if not vars(algorithm).get("asynchronous", False):  # a subclass exchanges something else
         return "the algorithm relies on messages of one iteration; run gradient-tracking, k-gt or r-fast"
     if phases > 1:
         return f"{phases} mixing matrices take turns; choose a graph that stays"

@@ -68,6 +68,6 @@ class GradientTracking:
         """The mean tracker less the mean gradient, which is zero."""
         return ((states.y - gradients).mean(dim=0),)
 
-    def rate(self, spectrum: Spectrum) -> float:
+    def rate(self, spectrum: Spectrum) -> float | None:
         """1 − αμ, to first order in α."""
         return 1 - self.stepsize * spectrum.convexity

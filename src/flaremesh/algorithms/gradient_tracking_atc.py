@@ -21,7 +21,6 @@ class GradientTrackingAtc(GradientTracking):
 
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(), Exchange())
     paper: ClassVar[str] = "Di Lorenzo and Scutari 2016, arXiv 1602.00591"
-    asynchronous: ClassVar[bool] = False
 
     def step(self, state: GradientTrackingState, gradient: Gradient) -> Step[GradientTrackingState]:
         """x⁺ = Σ_j w_ij (x_j − αy_j), then y⁺ = Σ_j w_ij (y_j + ∇f_j(x_j⁺) − ∇f_j(x_j))."""

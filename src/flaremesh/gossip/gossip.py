@@ -46,12 +46,15 @@ class _Channel:
         encoding: how it is written.
         step: γ; it applies to contractive encodings, the others step by 1.
         take: where the memory of results comes from.
+        averaged: mix to the mean of the neighbourhood.
         is_sum: whether the vector is a share of a sum over all sites.
     """
 
-    def __init__(self, like: Tensor, encoding: Encoding, step: float, take: Take, *, is_sum: bool):
+    def __init__(
+        self, like: Tensor, encoding: Encoding, step: float, take: Take, *, averaged: bool, is_sum: bool
+    ):
         self._encoding = encoding
-        self._is_sum = is_sum
+        self._averaged, self._is_sum = averaged, is_sum
         self._publication: Publication = PublicCopies(encoding) if encoding.contractive else Values(encoding)
         self._step = step if encoding.contractive else 1.0
         self._work = Workspace(like, take)
@@ -96,6 +99,7 @@ class _Channel:
             span: the part.
             shared: as Gossip.mix has it.
         """
+        hood = hood.averaging if self._averaged else hood
         given = 1 - hood.self_weight if shared is None or not self._is_sum else shared
         terms = [Term(-given, self._publication.own(span))]
         for peer, data in received.items():
@@ -170,18 +174,21 @@ class Gossip:
         wire: how vectors are written.
         phases: number of neighbourhoods that take turns.
         exact_last: write the last vector of every message as it is.
-        sums: so many of the last vectors before that one are shares of a sum over all sites.
+        averaged: so many of the first vectors are mixed to the mean of the neighbourhood.
+        sums: so many of the last vectors, but for the one that is exact, are shares of a sum over all sites.
 
     Raises:
         GossipError: the neighbourhood changes, and the wire needs one that stays.
     """
 
-    def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False, sums: int = 0):
+    def __init__(
+        self, wire: Wire, phases: int = 1, exact_last: bool = False, averaged: int = 0, sums: int = 0
+    ):
         if reason := wire.unsoundness(phases):
             raise GossipError(reason)
         self._wire = wire
         self._exact_last = exact_last
-        self._sums = sums
+        self._averaged, self._sums = averaged, sums
         self._channels: list[_Channel] = []
         self._parts: list[list[_Piece]] = []
 
@@ -276,10 +283,15 @@ class Gossip:
         chosen = encodings(self._wire, vectors, self._exact_last)
         last = len(vectors) - self._exact_last
         for number, (encoding, vector) in enumerate(zip(chosen, vectors, strict=True)):
-            is_sum = last - self._sums <= number < last
-            self._channels.append(
-                _Channel(vector, encoding, self._wire.step, self._staging.take, is_sum=is_sum)
+            channel = _Channel(
+                vector,
+                encoding,
+                self._wire.step,
+                self._staging.take,
+                averaged=number < self._averaged,
+                is_sum=last - self._sums <= number < last,
             )
+            self._channels.append(channel)
         for span in spans(vectors):
             part, start = [], 0
             for channel, vector in zip(self._channels, vectors, strict=True):

@@ -52,7 +52,7 @@ class Exchanges:
             like = [initial.new_empty(length, device="meta") for length in exchange.lengths(initial.numel())]
             if with_buffers := buffers is not None and stage == 0:
                 like.append(buffers.to("meta"))
-            self._gossips.append(Gossip(wire, len(schedule), exact_last=with_buffers, sums=exchange.sums))
+            self._gossips.append(Gossip(wire, len(schedule), with_buffers, exchange.averaged, exchange.sums))
             self._likes.append(like)
             self._parts.append(len(spans(like)))
             lengths.append(message_bytes(wire, like, exact_last=with_buffers))
