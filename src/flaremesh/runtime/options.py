@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from flaremesh.topology.schema import Run, Wire
+from flaremesh.topology.schema import Run, Until, Wire
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class RunOptions:
         mix_buffers: mix the problem's buffers too.
         wire: how vectors travel; may be given as a word or a mapping, as in a topology file.
         checkpoint_every: iterations between checkpoints, None for no such rule.
+        until: what ends the run earlier; None for nothing. May be given as a mapping, as in a topology file.
     """
 
     iterations: int
@@ -27,9 +28,12 @@ class RunOptions:
     mix_buffers: bool = True
     wire: Wire = field(default_factory=Wire)
     checkpoint_every: int | None = None
+    until: Until | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "wire", Wire.of(self.wire))
+        if self.until is not None:
+            object.__setattr__(self, "until", Until.model_validate(self.until))
 
     @classmethod
     def of(cls, run: Run) -> "RunOptions":
@@ -41,6 +45,7 @@ class RunOptions:
             run.stop_on_non_finite,
             run.mix_buffers,
             run.wire,
+            until=run.until,
         )
 
     def evaluates(self, iteration: int) -> bool:

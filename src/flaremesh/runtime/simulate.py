@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -21,8 +22,9 @@ from flaremesh.runtime.joining import Joining
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.randomness import Generators, TakingTurns
 from flaremesh.runtime.site_run import SiteRun
+from flaremesh.runtime.until import Ending, reason
 from flaremesh.topology.mesh import Mesh
-from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.neighborhood import Neighborhood, hops
 from flaremesh.topology.schema import Run
 
 _COORDINATES = 10  # so many of the mean are kept of each iteration; all would fill the memory
@@ -88,6 +90,7 @@ class Simulation:
         # all problems are built before any computes, so that what they may share is the same for each
         problems = {site.name: TakingTurns(site, problem) for site in contexts}
         joins = joining.sites if joining else ()
+        far = hops(schedules) if options.until else 0
         with Generators().in_place():  # a site that goes on sets the states of its process
             sites = {
                 site: SiteRun(
@@ -101,6 +104,7 @@ class Simulation:
                     resume.get(site),
                     [*schedules],
                     joining,
+                    far,
                 )
                 for site, schedule in sorted(schedules.items(), key=lambda named: named[0] in joins)
             }
@@ -108,7 +112,8 @@ class Simulation:
         self._require_one_model()
         self._options = options
         self.seconds = 0.0
-        self._start = next(iter(self.sites.values())).start
+        self._first = next(iter(self.sites.values()))
+        self._start = self._first.start
         self.snapshots = [self._snapshot(self._start)]
 
     def run(self) -> None:
@@ -118,14 +123,27 @@ class Simulation:
 
     def steps(self) -> Iterator[Snapshot]:
         """Run one iteration of all sites for each snapshot asked for."""
-        for iteration in range(self._start, self._options.iterations):
+        for iteration in count(self._start):
             started = time.perf_counter()
             turns = [site.turns(iteration) for site in self.sites.values()]
             for _ in zip(*turns, strict=True):  # each hands over its message before any goes on
                 pass
             self.seconds += time.perf_counter() - started
+            if self._first.ended:
+                return
             self.snapshots.append(self._snapshot(iteration + 1))
             yield self.snapshots[-1]
+
+    @property
+    def ending(self) -> Ending | None:
+        """Which condition of run.until has ended it; None if none has."""
+        return self._first.ending
+
+    @property
+    def ended(self) -> str | None:
+        """Why it has ended before its last iteration, in words; None if it has not."""
+        until = self._options.until
+        return reason(until, self.ending, self.snapshots[-1].iteration) if until else None
 
     @property
     def mean(self) -> Tensor:
@@ -146,6 +164,7 @@ class Simulation:
         return {
             "sites": list(self.sites),
             "seconds": self.seconds,
+            "ended": self.ended,
             "history": [
                 {
                     "iteration": snapshot.iteration,

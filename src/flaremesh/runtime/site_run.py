@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from flaremesh.runtime.joining import Joining
 from flaremesh.runtime.observation import Observation
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.tree import Tree
+from flaremesh.runtime.until import Agreement, Ending
 from flaremesh.topology.neighborhood import Neighborhood
 
 _LOOK_SECONDS = 1.0  # norms are taken so seldom, since each costs a pass over a vector
@@ -58,11 +60,14 @@ class SiteRun:
         members: names of all sites that take part; () where they never change.
         joining: the sites that join the others; one of them has nothing to go on from, and begins there.
             None where nobody does.
+        hops: the most edges on the way from one site to another, where something ends the run earlier.
 
     Attributes:
         problem: the site's objective, checked.
         start: how many iterations were done before.
         checkpointing: takes the checkpoints, if there are any.
+        ended: whether nothing is left to do: all sites have come to what ends the run, or to its last
+            iteration.
 
     Raises:
         CheckpointError: the one to go on from does not fit; it is given up.
@@ -72,6 +77,7 @@ class SiteRun:
         LinkError: a site that joins does not hear from a neighbour.
         NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
         GossipError: the wire does not fit the schedule.
+        UntilError: the problem does not evaluate what ends the run, or the sites cannot agree.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class SiteRun:
         resume: Checkpoint | None = None,
         members: Collection[str] = (),
         joining: Joining | None = None,
+        hops: int | None = 0,
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
         self._schedule = schedule
@@ -96,6 +103,7 @@ class SiteRun:
             self.checkpointing = Checkpointing(checkpoints, options.checkpoint_every, earlier)
         self._sink = sink if self.checkpointing is None else Fanout(sink, self.checkpointing)
         self._options = options
+        self.ended = False
         self._looked = -math.inf
         self._untold: Iteration | None = None
         self._untold_norms: Norms | None = None
@@ -107,6 +115,9 @@ class SiteRun:
         self._exchanges = self._make_exchanges(
             algorithm.exchanges, initial, buffers, schedule, link, options.wire, options.peer_timeout
         )
+        self._agreement: Agreement | None = None
+        if options.until:
+            self._agreement = Agreement(options.until, link, schedule, hops, options.peer_timeout)
         self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), self._gradient)
         if resume is None:
             self.start = joining.iteration if joining else 0
@@ -150,10 +161,17 @@ class SiteRun:
         """The site's current estimate of the solution, (d,)."""
         return self._algorithm.estimate
 
+    @property
+    def ending(self) -> Ending | None:
+        """Which condition of run.until all sites have met; None if none."""
+        return self._agreement.ending if self._agreement else None
+
     def run(self) -> None:
         """All iterations; see ``turns`` for what is raised."""
-        for iteration in range(self.start, self._options.iterations):
+        for iteration in count(self.start):
             self.iterate(iteration)
+            if self.ended:
+                return
 
     def iterate(self, iteration: int) -> None:
         """One iteration, without a pause; see ``turns``."""
@@ -166,6 +184,9 @@ class SiteRun:
         That lets many sites take turns in one thread: each goes on once all have sent. While the first
         message travels, the record of the iteration before goes to the sink.
 
+        Where the sites may end the run earlier, and have evaluated what they have come to, they first agree
+        whether this iteration is to be done. After the last one that is all that is left to do.
+
         Raises:
             NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
             ProblemError: the problem failed.
@@ -173,6 +194,9 @@ class SiteRun:
             LinkError: a neighbour's value did not come or does not fit, a neighbour takes nothing, or the run
                 was aborted.
         """
+        yield from self._agree(iteration)
+        if self.ended:
+            return
         self._observed = observed = self._observation(iteration)
         for stage in range(self._algorithm.exchanges):
             self._send(observed, stage)
@@ -227,6 +251,12 @@ class SiteRun:
             self._tell()
             self._evaluate(observed.iteration + 1)
 
+    def _agree(self, iteration: int) -> Iterator[None]:
+        """Learn what all sites have come to, and whether that is the end."""
+        if self._agreement and self._options.evaluates(iteration):
+            yield from self._agreement.reach(iteration)
+        self.ended = iteration >= self.iterations or self.ending is not None
+
     def _parts(self) -> dict[str, Tree]:
         """What a checkpoint holds: nobody writes to states, and of everything else it has copies."""
         return {
@@ -236,6 +266,7 @@ class SiteRun:
             "observed": self._observed.snapshot(),
             "generators": global_states(),
             "members": self._members,
+            "until": self._agreement.snapshot() if self._agreement else None,
         }
 
     def _join(self, initial: Tensor, joining: Joining, link: Link) -> None:
@@ -265,6 +296,8 @@ class SiteRun:
             self._algorithm.restore(initial, parts["state"])
             self.problem.restore(parts["problem"])
             self._exchanges.restore(parts["exchanges"], initial, repair=changed)
+            if self._agreement and parts.get("until") and not changed:  # others come to something else
+                self._agreement.restore(parts["until"])
             observed = Observation.restored(checkpoint.iteration - 1, parts["observed"])
             set_global_states(parts["generators"])  # the last, because a problem may draw when it is restored
         except Exception as error:  # what a file says may be anything
@@ -343,4 +376,6 @@ class SiteRun:
     def _evaluate(self, iteration: int) -> None:
         started = time.perf_counter()
         metrics = self.problem.evaluate(self.estimate)
+        if self._agreement:
+            self._agreement.evaluated(metrics)
         self._sink.evaluation(Evaluation(iteration, metrics, time.perf_counter() - started))

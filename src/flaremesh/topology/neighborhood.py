@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,27 @@ class Neighborhood:
     self_weight: float
     in_weights: Mapping[str, float]
     out: tuple[str, ...]
+
+
+def hops(schedules: Mapping[str, Sequence[Neighborhood]]) -> int | None:
+    """The most edges, of all phases, on the way from one site to another; None where there is no way.
+
+    Args:
+        schedules: each site's neighbourhood of each phase.
+    """
+    everyone = (1 << len(schedules)) - 1
+    heard = {site: 1 << number for number, site in enumerate(schedules)}
+    sources = {
+        site: {source for hood in schedule for source in hood.in_weights}
+        for site, schedule in schedules.items()
+    }
+    rounds = 0
+    while any(known != everyone for known in heard.values()):
+        now = {site: reduce(or_, (heard[peer] for peer in sources[site]), heard[site]) for site in heard}
+        if now == heard:
+            return None
+        heard, rounds = now, rounds + 1
+    return rounds
 
 
 def neighborhoods(sites: Sequence[str], matrix: NDArray[np.float64]) -> dict[str, Neighborhood]:

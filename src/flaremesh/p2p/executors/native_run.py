@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields
+from itertools import count
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
@@ -14,7 +15,7 @@ from flaremesh import algorithms
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.sink import Fanout, MetricsSink
 from flaremesh.p2p.executors.member import Member
-from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, flag, whole
+from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, flag, until_of, whole
 from flaremesh.p2p.nvflare.allow_list import allows
 from flaremesh.p2p.outcome import MODEL, RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
@@ -93,6 +94,7 @@ class NativeRun:
                 resume,
                 config.members,
                 joining,
+                config.hops,
             )
             member.metrics.checkpoints = self.run.checkpointing
             if self.run.checkpointing:
@@ -118,14 +120,17 @@ class NativeRun:
             if run.checkpointing:
                 # the next attempt may go on from what is being written
                 ending.callback(run.checkpointing.wait)
-            for iteration in range(run.start, run.iterations):
+            for iteration in count(run.start):
                 run.iterate(iteration)
+                if run.ended:
+                    break
                 observe(run)
             self._leave_behind()
         return self._member.outcome(
             history.last_iteration,
             metrics=history.last_metrics,
             seconds=time.perf_counter() - started,
+            ending=run.ending,
             history=history.thinned(_HISTORY_POINTS),
         )
 
@@ -155,6 +160,7 @@ def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | 
     if given.get("evaluate_every") is not None:
         whole(extra, "evaluate_every", 1)
     given["iterations"] = whole(given, "iterations")
+    given["until"] = until_of(extra)
     given["checkpoint_every"] = checkpoint_interval_of(extra).iterations
     try:
         return RunOptions(**given)
