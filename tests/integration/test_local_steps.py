@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from running_mesh import running_mesh
 
+from flaremesh.deploy.runs.models import model_of
 from flaremesh.provision.plan import check
 from flaremesh.runtime.simulate import simulation_of
 from flaremesh.topology.schema import Run
@@ -34,6 +35,8 @@ def test_k_gt_is_as_accurate_as_gradient_tracking_with_a_fifth_of_the_bytes(tmp_
             with simulation_of(mesh.topology.run, check(mesh.topology)) as simulation:
                 simulation.run()
             assert result.ended == simulation.ended
+            left = mesh.folder / "runs" / result.run_id
+            assert model_of(left, best=True).keys() == model_of(left).keys()
             assert min(site.metrics["accuracy"] for site in result.sites.values()) >= ACCURATE
             (iterations[algorithm],) = {site.iterations for site in result.sites.values()}
             assert iterations[algorithm] == simulation.snapshots[-1].iteration < run["iterations"]

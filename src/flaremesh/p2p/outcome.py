@@ -24,6 +24,9 @@ RESULT: Final = "result.json"
 MODEL: Final = "model.safetensors"
 """Name of a site's model in it, and in the site's folder of the admin's run folder."""
 
+BEST_MODEL: Final = "best.safetensors"
+"""Name of what its model was when the run was best, beside it."""
+
 MOST_RECORDS: Final = 1000
 """So many records may a history have that goes to the server."""
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -66,6 +66,8 @@ class SiteRun:
         problem: the site's objective, checked.
         start: how many iterations were done before.
         checkpointing: takes the checkpoints, if there are any.
+        best: the model (names to tensors on the CPU) when the first metric of run.until was best at the site
+            where it is worst, which is the same iteration at all sites; None without one.
         ended: whether nothing is left to do: all sites have come to what ends the run, or to its last
             iteration.
 
@@ -103,6 +105,7 @@ class SiteRun:
             self.checkpointing = Checkpointing(checkpoints, options.checkpoint_every, earlier)
         self._sink = sink if self.checkpointing is None else Fanout(sink, self.checkpointing)
         self._options = options
+        self.best: Mapping[str, Tensor] | None = None
         self.ended = False
         self._looked = -math.inf
         self._untold: Iteration | None = None
@@ -254,7 +257,10 @@ class SiteRun:
     def _agree(self, iteration: int) -> Iterator[None]:
         """Learn what all sites have come to, and whether that is the end."""
         if self._agreement and self._options.evaluates(iteration):
-            yield from self._agreement.reach(iteration)
+            never_better = yield from self._agreement.reach(iteration)
+            if never_better:
+                state = self.problem.state(self.estimate)
+                self.best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
         self.ended = iteration >= self.iterations or self.ending is not None
 
     def _parts(self) -> dict[str, Tree]:
@@ -267,6 +273,7 @@ class SiteRun:
             "generators": global_states(),
             "members": self._members,
             "until": self._agreement.snapshot() if self._agreement else None,
+            "best": self.best,
         }
 
     def _join(self, initial: Tensor, joining: Joining, link: Link) -> None:
@@ -298,6 +305,7 @@ class SiteRun:
             self._exchanges.restore(parts["exchanges"], initial, repair=changed)
             if self._agreement and parts.get("until") and not changed:  # others come to something else
                 self._agreement.restore(parts["until"])
+                self.best = parts.get("best")
             observed = Observation.restored(checkpoint.iteration - 1, parts["observed"])
             set_global_states(parts["generators"])  # the last, because a problem may draw when it is restored
         except Exception as error:  # what a file says may be anything

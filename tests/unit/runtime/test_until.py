@@ -133,6 +133,21 @@ def test_a_run_that_is_resumed_while_it_stands_still_ends_where_the_undisturbed_
     resumed = agreeing(200, until, resume={site: places[site].read(end - 6) for site in NAMES})
     resumed.run()
     assert (resumed.snapshots[-1].iteration, resumed.ended) == (end, straight.ended)
+    for site, expected in straight.sites.items():
+        assert torch.equal(resumed.sites[site].best["value"], expected.best["value"])
+
+
+def test_all_sites_keep_the_models_of_the_evaluation_that_was_best_at_the_worst_site():
+    run = digits({"accuracy": 1.0})
+    run.run()
+    accuracy = at_the_worst_site(run, "accuracy")
+    best = max(accuracy, key=accuracy.__getitem__)
+    assert 0 < best < ITERATIONS
+    then = digits(iterations=best)
+    then.run()
+    for site, expected in zip(run.sites.values(), models(then), strict=True):
+        assert all(torch.equal(site.best[name], expected[name]) for name in expected)
+        assert any(not torch.equal(site.best[name], now) for name, now in models(run)[0].items())
 
 
 def test_a_metric_that_the_problem_does_not_evaluate_is_refused_by_name():

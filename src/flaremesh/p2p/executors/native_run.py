@@ -17,10 +17,11 @@ from flaremesh.metrics.sink import Fanout, MetricsSink
 from flaremesh.p2p.executors.member import Member
 from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, flag, until_of, whole
 from flaremesh.p2p.nvflare.allow_list import allows
-from flaremesh.p2p.outcome import MODEL, RUN_FOLDER, SiteResult
+from flaremesh.p2p.outcome import BEST_MODEL, MODEL, RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.printable import printable
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
+from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.joining import Joining
@@ -104,7 +105,7 @@ class NativeRun:
             opened.pop_all()
 
     def go(self, observe: Callable[[SiteRun], None]) -> SiteResult:
-        """All iterations; leaves its history in the run's folder however it ends, its model if it finishes.
+        """All iterations; leaves its history in the run's folder however it ends, its models if it finishes.
 
         Args:
             observe: called after every iteration.
@@ -138,6 +139,8 @@ class NativeRun:
         try:
             self._history.complete()
             self.run.save(self._folder / MODEL)
+            if self.run.best is not None:
+                tensor_file.write(self._folder / BEST_MODEL, self.run.best)
         except OSError as error:
             raise ResultError(
                 f"all iterations are done, and the result cannot be written: {error.strerror}. "
