@@ -26,6 +26,7 @@ from undisturbed import left_behind
 DIGITS = Path(__file__).parents[2] / "provision" / "digits-ring4.yaml"
 CHECKPOINTED = {"on_loss": "wait", "checkpoint": {"every": 50}, "iterations": 1000, "evaluate_every": 100}
 LOST_AT = 300
+PLATEAU = {"metric": "accuracy", "iterations": 200}
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,20 @@ def test_a_run_that_was_aborted_and_is_resumed_has_the_bits_of_the_undisturbed_o
     resumed = resume(mesh.topology, mesh.target, mesh.folder, aborted.run_id, ignored, never, ignored)
     assert (resumed.outcome, resumed.run_id) == ("finished", aborted.run_id)
     assert what_is_left(mesh, resumed) == undisturbed
+
+
+@pytest.mark.full
+def test_a_run_that_ends_early_does_so_after_the_same_iteration_if_it_was_disturbed(mesh, monkeypatch):
+    run = mesh.topology.run
+    early = type(run).model_validate(run.model_dump() | {"until": {"plateau": PLATEAU}, "evaluate_every": 20})
+    monkeypatch.setattr(mesh, "topology", mesh.topology.model_copy(update={"run": early}))
+    straight = mesh.run("early")
+    lost = Once("bonn", LOST_AT, lambda run_id: mesh.job_process("bonn", run_id).kill())
+    disturbed = mesh.run("early-disturbed", lost)
+    assert len(lost.jobs) == 2
+    assert straight.ended
+    assert disturbed.ended == straight.ended
+    assert what_is_left(mesh, disturbed) == what_is_left(mesh, straight)
 
 
 def kill(mesh: RunningMesh, participant: str, with_jobs: bool = True) -> None:

@@ -126,6 +126,8 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
     yield "contraction", _contraction(mixing, graph.phases)
     yield "edges", carried_in_words(plan.carried) + (f"; {plan.advice}" if plan.advice else "")
     yield "message", _message(message)
+    if plan.until:
+        yield "ends early", f"once the sites agree: {plan.until}"
     by_reason: dict[str | None, list[str]] = {}
     if plan.unseen:
         yield "not looked at", plan.unseen

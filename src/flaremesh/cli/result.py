@@ -34,6 +34,8 @@ def show_result(result: RunResult, mesh: Path, *, draw: bool, as_json: bool) -> 
                 typer.echo(
                     f"{away.site} took part up to iteration {away.since}, and again from {away.until} on."
                 )
+        if result.ended:
+            typer.echo(result.ended)
         seconds = result.submit_to_result_seconds
         after = "" if seconds is None else f", {seconds:.1f} s after it was submitted"
         typer.echo(f"{result.outcome}{after}: {folder}")

@@ -75,6 +75,8 @@ def simulate(
         f"{loaded.name}: {run.algorithm}, {len(simulation.sites)} sites, {last.iteration} iterations "
         f"in {simulation.seconds:.1f} s"
     )
+    if simulation.ended:
+        typer.echo(simulation.ended)
     typer.echo(f"consensus distance {first.consensus_distance:.3g} -> {last.consensus_distance:.3g}")
     for name, (least, greatest) in simulation.metric_ranges().items():
         typer.echo(f"{name} from {least:.4g} to {greatest:.4g}")

@@ -13,7 +13,7 @@ from flaremesh.cli.options import AsJson, load, name_code
 from flaremesh.cli.outputs import terminal
 
 if TYPE_CHECKING:
-    from flaremesh.provision.sweep import Target, Trial
+    from flaremesh.provision.sweep import Trial
 
 
 def sweep(
@@ -28,7 +28,8 @@ def sweep(
     until: Annotated[
         str | None,
         typer.Option(
-            metavar="METRIC=VALUE", help="Stop each run when all sites have reached it, e.g. accuracy=0.93."
+            metavar="METRIC=VALUE",
+            help="Instead of run.until: end each run once all sites have reached it, e.g. accuracy=0.93.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -39,14 +40,15 @@ def sweep(
     from flaremesh.provision import sweep as sweeping
 
     loaded = load(topology, executes=True)
+    if until is not None:
+        loaded = sweeping.with_fields(loaded, {"run.until": _target(until)})
     fields = sweeping.combinations(dict(map(_field, vary)))
     trials = [sweeping.with_fields(loaded, each) for each in fields]
-    target = None if until is None else _target(until)
     name_code(loaded, topology.parent)
     torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other
     found: list[Trial] = []
     try:
-        for trial in sweeping.sweep(trials, fields, target):
+        for trial in sweeping.sweep(trials, fields):
             found.append(trial)
             if not as_json:
                 typer.echo(f"{len(found)} of {len(trials)}: {_words(trial)}", err=True)
@@ -57,7 +59,7 @@ def sweep(
         if as_json:
             typer.echo(json.dumps([asdict(trial) for trial in found], indent=2))
         elif found:
-            _show(found, target)
+            _show(found)
     if all(trial.metrics is None for trial in found):
         raise typer.Exit(1)
 
@@ -72,12 +74,10 @@ def _field(text: str) -> tuple[str, list[Any]]:
         raise typer.BadParameter(f"{values} are no values", param_hint="--vary") from None
 
 
-def _target(text: str) -> "Target":
-    from flaremesh.provision.sweep import Target
-
+def _target(text: str) -> dict[str, float]:
     metric, _, value = text.partition("=")
     try:
-        return Target(metric, float(value))
+        return {metric: float(value)}
     except ValueError:
         raise typer.BadParameter(f"{text} is not METRIC=VALUE", param_hint="--until") from None
 
@@ -86,7 +86,7 @@ def _words(trial: "Trial") -> str:
     return ", ".join(f"{path} {value}" for path, value in trial.fields.items())
 
 
-def _show(trials: Sequence["Trial"], target: "Target | None") -> None:
+def _show(trials: Sequence["Trial"]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -95,11 +95,10 @@ def _show(trials: Sequence["Trial"], target: "Target | None") -> None:
     table = Table(*paths, "iterations", "MB sent", "consensus distance", *names, box=box.SIMPLE_HEAD)
     for trial in trials:
         metrics = trial.metrics or {}
-        missed = target is not None and not trial.reached
         distance = trial.consensus_distance
         table.add_row(
             *map(str, trial.fields.values()),
-            f"{trial.iterations}{', not reached' if missed else ''}",
+            f"{trial.iterations}{', not reached' if trial.reached is False else ''}",
             f"{trial.sent_bytes / 1e6:.3g}",
             "" if distance is None else f"{distance:.3g}",
             *(f"{metrics[name]:.4g}" if name in metrics else "" for name in names),

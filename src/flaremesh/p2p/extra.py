@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from flaremesh.errors import FlaremeshError
 from flaremesh.links.life import Tolerance
 from flaremesh.printable import refused
-from flaremesh.topology.schema import CheckpointInterval, OnLoss, majority
+from flaremesh.topology.schema import CheckpointInterval, OnLoss, Until, majority
 
 PATIENCE_SECONDS = 600.0
 """For so long a run that goes on after a loss waits for who was lost, where it says nothing else."""
@@ -71,6 +71,22 @@ def checkpoint_interval_of(extra: Mapping[str, Any]) -> CheckpointInterval:
     except ValidationError:
         raise _refusal(
             "checkpoint", '{"every": N} with a number of iterations, or a time such as "60s"', extra
+        ) from None
+
+
+def until_of(extra: Mapping[str, Any]) -> Until | None:
+    """What ends a run before its last iteration, in the words of a topology file; None for nothing.
+
+    Raises:
+        ExtraError: it says anything else.
+    """
+    if extra.get("until") is None:
+        return None
+    try:
+        return Until.model_validate(extra["until"])
+    except ValidationError:
+        raise _refusal(
+            "until", 'metrics and their values, or {"plateau": {"metric": NAME, "iterations": N}}', extra
         ) from None
 
 

@@ -11,6 +11,7 @@ from flaremesh.metrics.names import RunState
 from flaremesh.metrics.sink import Metrics
 from flaremesh.record import Name, Schema, Seconds, Text, Whole, at_most
 from flaremesh.runtime.history import Record
+from flaremesh.runtime.until import Ending
 from flaremesh.topology.links import Carried
 from flaremesh.topology.schema import MOST_SITES
 
@@ -22,6 +23,9 @@ RESULT: Final = "result.json"
 
 MODEL: Final = "model.safetensors"
 """Name of a site's model in it, and in the site's folder of the admin's run folder."""
+
+BEST_MODEL: Final = "best.safetensors"
+"""Name of what its model was when the run was best, beside it."""
 
 MOST_RECORDS: Final = 1000
 """So many records may a history have that goes to the server."""
@@ -55,6 +59,7 @@ class SiteResult:
         sent_bytes, received_bytes: payload by out- and by in-neighbour; empty for a site that did not finish.
         links: how the messages to each out-neighbour travelled in the end, in the words of Carried.
         history: its history, thinned; empty where the site's whole history stands beside the result.
+        ending: which condition of run.until all sites have met; None if none.
     """
 
     iterations: Whole = 0
@@ -66,6 +71,7 @@ class SiteResult:
     history: Annotated[list[Record], Field(max_length=MOST_RECORDS, fail_fast=True)] = field(
         default_factory=list
     )
+    ending: Ending | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,7 @@ class RunResult:
         outcome: how it ended.
         name: name of the run, for people.
         reason: why it did not finish; None if it did.
+        ended: why it ended before its last iteration, as run.until says; None if it did not.
         lost: it did not finish because a site or an edge was lost, and goes on from its checkpoints.
         algorithm: name of the algorithm.
         topology: name of the mesh.
@@ -150,6 +157,7 @@ class RunResult:
     outcome: Outcome
     name: Name = ""
     reason: Text | None = None
+    ended: Text | None = None
     lost: bool = False
     algorithm: Name | None = None
     topology: Name | None = None

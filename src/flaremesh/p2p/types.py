@@ -246,6 +246,7 @@ class LocalConfig(JsonDataclass):
         labels: fields of the result that the controller cannot know; see DistOptController.
         link: where neighbours dial, as in Config; None if they cannot.
         row_stochastic, column_stochastic, symmetric: of the whole network's mixing matrix in every phase.
+        hops: the most edges on the way from one site to another; None where there is no way, or nobody says.
         members: names of the sites that take part; empty where nobody says.
         run_id: of the run, which is that of its first attempt's job; empty where nobody says.
     """
@@ -262,6 +263,7 @@ class LocalConfig(JsonDataclass):
     row_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
     column_stochastic: bool = field(default=True, metadata=EXTRA_TO_STOCK)
     symmetric: bool = field(default=True, metadata=EXTRA_TO_STOCK)
+    hops: int | None = field(default=None, metadata=EXTRA_TO_STOCK)
     members: list[str] = field(default_factory=list, metadata=EXTRA_TO_STOCK)
     run_id: str = field(default="", metadata=EXTRA_TO_STOCK)
 

@@ -14,6 +14,7 @@ from flaremesh.provision.charters import charters
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.provision.measured import Measurement
 from flaremesh.provision.prediction import Lines, WireLoads, WireTime, times, wires_of
+from flaremesh.runtime.until import conditions
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.graphs import directed
 from flaremesh.topology.links import Carried
@@ -107,6 +108,7 @@ class Plan:
         redeploy: participants to deploy anew since the previous topology, and what of theirs changed; None
             without a previous one.
         times: with each wire, on the edges that were measured; None where the message is unknown, or these.
+        until: what ends the run before its last iteration; None for nothing.
         unseen: the algorithm, if it was not imported since it lies beside the topology file, and what is
             therefore unknown; else None.
     """
@@ -123,6 +125,7 @@ class Plan:
     firewall: tuple[FirewallRule, ...]
     redeploy: dict[str, str] | None
     times: list[WireTime] | None = None
+    until: str | None = None
     unseen: str | None = None
 
 
@@ -167,6 +170,7 @@ def plan(
         firewall=tuple(firewall.rules(topology, mesh)),
         redeploy=None if previous is None else redeploy(topology, previous),
         times=times(topology, mesh, Lines(measurement), loads) if measurement and loads else None,
+        until=" or ".join(conditions(topology.run.until).values()) if topology.run.until else None,
         unseen=_unseen(topology.run.algorithm),
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.provision.payload import loads
@@ -11,7 +11,7 @@ from flaremesh.provision.plan import check
 from flaremesh.record import finite_or_none
 from flaremesh.runtime.simulate import Simulation, simulation_of
 from flaremesh.topology.mesh import Mesh
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import Topology, Until
 from flaremesh.topology.validation import validate
 
 
@@ -21,13 +21,6 @@ class SweepError(FlaremeshError):
     exit_code = 2
 
 
-class Target(NamedTuple):
-    """What all sites are to reach: ``metric`` at least ``value``."""
-
-    metric: str
-    value: float
-
-
 @dataclass(frozen=True)
 class Trial:
     """What came of one combination.
@@ -35,7 +28,7 @@ class Trial:
     Attributes:
         fields: what was set, by its path in the topology file.
         iterations: that were done.
-        reached: whether the target was; None without one.
+        reached: whether all sites have come to the target of run.until; None without one.
         sent_bytes: of vectors, by the site that sends most, till then.
         consensus_distance: ‖X − JX‖_F of the sites' estimates in the end; None where it is not finite.
         metrics: of each site's last evaluation the least value.
@@ -78,23 +71,21 @@ def with_fields(topology: Topology, fields: Mapping[str, Any]) -> Topology:
     return changed
 
 
-def sweep(
-    trials: Sequence[Topology], fields: Sequence[Mapping[str, Any]], target: Target | None
-) -> Iterator[Trial]:
+def sweep(trials: Sequence[Topology], fields: Sequence[Mapping[str, Any]]) -> Iterator[Trial]:
     """Simulate each topology; one that cannot run, or does not end, is told of and left behind."""
     for topology, chosen in zip(trials, fields, strict=True):
         try:
-            trial = _tried(topology, chosen, target)
+            trial = _tried(topology, chosen)
         except FlaremeshError as error:
             trial = Trial(chosen, problem=str(error))
         yield trial
 
 
-def _tried(topology: Topology, fields: Mapping[str, Any], target: Target | None) -> Trial:
+def _tried(topology: Topology, fields: Mapping[str, Any]) -> Trial:
     mesh = check(topology)
     sent = _sent_bytes(topology, mesh)
     with simulation_of(topology.run, mesh) as simulation:
-        return _ended(simulation, sent, fields, target)
+        return _ended(simulation, sent, fields, topology.run.until)
 
 
 def _sent_bytes(topology: Topology, mesh: Mesh) -> float:
@@ -106,26 +97,19 @@ def _sent_bytes(topology: Topology, mesh: Mesh) -> float:
     return most * sum(message.bytes for message in messages)
 
 
-def _ended(simulation: Simulation, sent: float, fields: Mapping[str, Any], target: Target | None) -> Trial:
-    problem, reached = None, None if target is None else _has_reached(simulation, target)
+def _ended(simulation: Simulation, sent: float, fields: Mapping[str, Any], until: Until | None) -> Trial:
+    problem = None
     try:
-        for _ in () if reached else simulation.steps():
-            if target is not None and (reached := _has_reached(simulation, target)):
-                break
+        simulation.run()
     except FlaremeshError as error:
         problem = str(error)
     last = simulation.snapshots[-1]
     return Trial(
         fields,
         last.iteration,
-        reached,
+        simulation.ending == "target" if until and until.targets else None,
         round(last.iteration * sent),
         finite_or_none(last.consensus_distance),
         {name: least for name, (least, _) in simulation.metric_ranges().items()},
         problem,
     )
-
-
-def _has_reached(simulation: Simulation, target: Target) -> bool:
-    metrics = [history.last_metrics for history in simulation.histories.values()]
-    return all(site.get(target.metric, -float("inf")) >= target.value for site in metrics)

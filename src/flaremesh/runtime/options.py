@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from flaremesh.topology.schema import Run, Wire
+from flaremesh.topology.schema import Run, Until, Wire
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class RunOptions:
         wire: how vectors travel; may be given as a word or a mapping, as in a topology file.
         checkpoint_every: iterations between checkpoints, None for no such rule.
         asynchronous: mix what neighbours sent last, and wait for none.
+        until: what ends the run earlier; None for nothing. May be given as a mapping, as in a topology file.
     """
 
     iterations: int
@@ -29,9 +30,12 @@ class RunOptions:
     wire: Wire = field(default_factory=Wire)
     checkpoint_every: int | None = None
     asynchronous: bool = False
+    until: Until | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "wire", Wire.of(self.wire))
+        if self.until is not None:
+            object.__setattr__(self, "until", Until.model_validate(self.until))
 
     @classmethod
     def of(cls, run: Run) -> "RunOptions":
@@ -44,6 +48,7 @@ class RunOptions:
             run.mix_buffers,
             run.wire,
             asynchronous=run.asynchronous,
+            until=run.until,
         )
 
     def evaluates(self, iteration: int) -> bool:

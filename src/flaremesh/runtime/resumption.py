@@ -66,10 +66,13 @@ def resumption_of(run: Run, mesh: Mesh) -> Resumption:
         NoCheckpoint: none can be taken.
         FlaremeshError: as simulation_of raises.
     """
-    middle = max(1, run.iterations // 2)
     with simulation_of(run, mesh) as simulation:
         simulation.run()
         straight = _Outcome.of(simulation)
+        done = simulation.snapshots[-1].iteration
+    if not done:
+        raise NoCheckpoint(f"there is nothing to resume: the run {simulation.ended}")
+    middle = max(1, done // 2)
     with TemporaryDirectory(prefix="flaremesh-") as folder:
         checkpoints = {
             site: Checkpoints(Path(folder, str(number)), site) for number, site in enumerate(mesh.schedules)

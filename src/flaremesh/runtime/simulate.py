@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
+from itertools import count
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -22,8 +23,9 @@ from flaremesh.runtime.joining import Joining
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.randomness import Generators, TakingTurns
 from flaremesh.runtime.site_run import SiteRun
+from flaremesh.runtime.until import Ending, reason
 from flaremesh.topology.mesh import Mesh
-from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.neighborhood import Neighborhood, hops
 from flaremesh.topology.schema import Run
 
 _COORDINATES = 10  # so many of the mean are kept of each iteration; all would fill the memory
@@ -91,6 +93,7 @@ class Simulation:
         # all problems are built before any computes, so that what they may share is the same for each
         problems = {site.name: TakingTurns(site, problem) for site in contexts}
         joins = joining.sites if joining else ()
+        far = hops(schedules) if options.until else 0
         with Generators().in_place():  # a site that goes on sets the states of its process
             sites = {
                 site: SiteRun(
@@ -104,6 +107,7 @@ class Simulation:
                     resume.get(site),
                     [*schedules],
                     joining,
+                    far,
                 )
                 for site, schedule in sorted(schedules.items(), key=lambda named: named[0] in joins)
             }
@@ -111,7 +115,8 @@ class Simulation:
         self._require_one_model()
         self._options, self._paces = options, paces
         self.seconds = 0.0
-        self._start = next(iter(self.sites.values())).start
+        self._first = next(iter(self.sites.values()))
+        self._start = self._first.start
         self.snapshots = [self._snapshot(self._start)]
 
     def run(self) -> None:
@@ -124,38 +129,49 @@ class Simulation:
         if self._options.asynchronous:
             yield from self._steps_at_own_paces()
             return
-        for iteration in range(self._start, self._options.iterations):
+        for iteration in count(self._start):
             started = time.perf_counter()
             turns = [site.turns(iteration) for site in self.sites.values()]
             for _ in zip(*turns, strict=True):  # each hands over its message before any goes on
                 pass
             self.seconds += time.perf_counter() - started
+            if self._first.ended:
+                return
             self.snapshots.append(self._snapshot(iteration + 1))
             yield self.snapshots[-1]
 
     def _steps_at_own_paces(self) -> Iterator[Snapshot]:
         """Each site iterates whenever its time has come; all begin together."""
-        numbers = {name: site.remaining() for name, site in self.sites.items()}
-        turns = [site.turns(next(numbers[name])) for name, site in self.sites.items()]
+        turns = [site.turns(self._start) for site in self.sites.values()]
         for _ in zip(*turns, strict=True):
             pass
-        due = [(self._paces.get(name, 1.0), number, name) for number, name in enumerate(self.sites)]
+        latest = self._start
+        due = [(self._paces.get(name, 1.0), number, latest) for number, name in enumerate(self.sites)]
         heapify(due)
-        done = self._start + 1
-        self.snapshots.append(self._snapshot(done))
-        yield self.snapshots[-1]
+        names = [*self.sites]
         while due:
-            now, number, name = heappop(due)
-            if (iteration := next(numbers[name], None)) is None:
-                continue
-            started = time.perf_counter()
-            self.sites[name].iterate(iteration)
-            self.seconds += time.perf_counter() - started
-            heappush(due, (now + self._paces.get(name, 1.0), number, name))
-            if iteration == done:
-                done += 1
-                self.snapshots.append(self._snapshot(done))
+            now, number, iteration = heappop(due)
+            if iteration == latest:  # the first to go on from there
+                latest += 1
+                self.snapshots.append(self._snapshot(latest))
                 yield self.snapshots[-1]
+            site = self.sites[names[number]]
+            started = time.perf_counter()
+            site.iterate(iteration + 1)
+            self.seconds += time.perf_counter() - started
+            if not site.ended:
+                heappush(due, (now + self._paces.get(site.site, 1.0), number, iteration + 1))
+
+    @property
+    def ending(self) -> Ending | None:
+        """Which condition of run.until has ended it; None if none has."""
+        return self._first.ending
+
+    @property
+    def ended(self) -> str | None:
+        """Why it has ended before its last iteration, in words; None if it has not."""
+        until = self._options.until
+        return reason(until, self.ending, self.snapshots[-1].iteration) if until else None
 
     @property
     def mean(self) -> Tensor:
@@ -176,6 +192,7 @@ class Simulation:
         return {
             "sites": list(self.sites),
             "seconds": self.seconds,
+            "ended": self.ended,
             "history": [
                 {
                     "iteration": snapshot.iteration,

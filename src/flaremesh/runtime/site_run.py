@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from flaremesh.runtime.latest_exchanges import LatestExchanges
 from flaremesh.runtime.observation import Observation
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.tree import Tree
+from flaremesh.runtime.until import Agreement, Ending
 from flaremesh.topology.neighborhood import Neighborhood
 
 _LOOK_SECONDS = 1.0  # norms are taken so seldom, since each costs a pass over a vector
@@ -60,11 +62,16 @@ class SiteRun:
         members: names of all sites that take part; () where they never change.
         joining: the sites that join the others; one of them has nothing to go on from, and begins there.
             None where nobody does.
+        hops: the most edges on the way from one site to another, where something ends the run earlier.
 
     Attributes:
         problem: the site's objective, checked.
         start: how many iterations were done before.
         checkpointing: takes the checkpoints, if there are any.
+        best: the model (names to tensors on the CPU) when the first metric of run.until was best at the site
+            where it is worst, which is the same iteration at all sites; None without one.
+        ended: whether nothing is left to do: all sites have come to what ends the run, or to its last
+            iteration.
 
     Raises:
         CheckpointError: the one to go on from does not fit; it is given up.
@@ -74,6 +81,7 @@ class SiteRun:
         LinkError: a site that joins does not hear from a neighbour.
         NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
         GossipError: the wire does not fit the schedule.
+        UntilError: the problem does not evaluate what ends the run, or the sites cannot agree.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class SiteRun:
         resume: Checkpoint | None = None,
         members: Collection[str] = (),
         joining: Joining | None = None,
+        hops: int | None = 0,
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
         self._schedule = schedule
@@ -98,6 +107,8 @@ class SiteRun:
             self.checkpointing = Checkpointing(checkpoints, options.checkpoint_every, earlier)
         self._sink = sink if self.checkpointing is None else Fanout(sink, self.checkpointing)
         self._options = options
+        self.best: Mapping[str, Tensor] | None = None
+        self.ended = False
         self._looked = -math.inf
         self._untold: Iteration | None = None
         self._untold_norms: Norms | None = None
@@ -109,6 +120,9 @@ class SiteRun:
         self._exchanges = self._make_exchanges(
             algorithm.exchanges, initial, buffers, schedule, link, options.wire, options.peer_timeout
         )
+        self._agreement: Agreement | None = None
+        if options.until:
+            self._agreement = Agreement(options.until, link, schedule, hops, options.peer_timeout)
         own = self.problem.trains
         objective = OwnDescent(self._gradient, self._train) if own else self._gradient
         self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), objective)
@@ -154,22 +168,17 @@ class SiteRun:
         """The site's current estimate of the solution, (d,)."""
         return self._algorithm.estimate
 
+    @property
+    def ending(self) -> Ending | None:
+        """Which condition of run.until all sites have met; None if none."""
+        return self._agreement.ending if self._agreement else None
+
     def run(self) -> None:
         """All iterations; see ``turns`` for what is raised."""
-        for iteration in self.remaining():
+        for iteration in count(self.start):
             self.iterate(iteration)
-
-    def remaining(self) -> Iterator[int]:
-        """The iterations to be done, each when the one before is; fewer where a neighbour is done earlier."""
-        done = self.start
-        while done < self.iterations and not (self._latest and self._latest.is_over):
-            yield done
-            done += 1
-        if self._latest:
-            self._latest.end(done)
-        if not self._options.evaluates(done):
-            self._tell()
-            self._evaluate(done)
+            if self.ended:
+                return
 
     def iterate(self, iteration: int) -> None:
         """One iteration, without a pause; see ``turns``."""
@@ -182,6 +191,9 @@ class SiteRun:
         That lets many sites take turns in one thread: each goes on once all have sent. While the first
         message travels, the record of the iteration before goes to the sink.
 
+        Where the sites may end the run earlier, and have evaluated what they have come to, they first agree
+        whether this iteration is to be done. After the last one that is all that is left to do.
+
         Raises:
             NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
             ProblemError: the problem failed.
@@ -189,6 +201,9 @@ class SiteRun:
             LinkError: a neighbour's value did not come or does not fit, a neighbour takes nothing, or the run
                 was aborted.
         """
+        yield from self._agree(iteration)
+        if self.ended:
+            return
         self._observed = observed = self._observation(iteration)
         for stage in range(self._algorithm.exchanges):
             self._send(observed, stage)
@@ -248,6 +263,21 @@ class SiteRun:
             self._tell()
             self._evaluate(observed.iteration + 1)
 
+    def _agree(self, iteration: int) -> Iterator[None]:
+        """Learn what all sites have come to, and whether that is the end."""
+        if self._agreement and self._options.evaluates(iteration):
+            never_better = yield from self._agreement.reach(iteration)
+            if never_better:
+                state = self.problem.state(self.estimate)
+                self.best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+        is_over = self._latest is not None and self._latest.is_over
+        self.ended = iteration >= self.iterations or self.ending is not None or is_over
+        if self.ended and self._latest:
+            self._latest.end(iteration)
+            if not self._options.evaluates(iteration):
+                self._tell()
+                self._evaluate(iteration)
+
     def _parts(self) -> dict[str, Tree]:
         """What a checkpoint holds: nobody writes to states, and of everything else it has copies."""
         return {
@@ -257,6 +287,8 @@ class SiteRun:
             "observed": self._observed.snapshot(),
             "generators": global_states(),
             "members": self._members,
+            "until": self._agreement.snapshot() if self._agreement else None,
+            "best": self.best,
         }
 
     def _join(self, initial: Tensor, joining: Joining, link: Link) -> None:
@@ -286,6 +318,9 @@ class SiteRun:
             self._algorithm.restore(initial, parts["state"])
             self.problem.restore(parts["problem"])
             self._exchanges.restore(parts["exchanges"], initial, repair=changed)
+            if self._agreement and parts.get("until") and not changed:  # others come to something else
+                self._agreement.restore(parts["until"])
+                self.best = parts.get("best")
             observed = Observation.restored(checkpoint.iteration - 1, parts["observed"])
             set_global_states(parts["generators"])  # the last, because a problem may draw when it is restored
         except Exception as error:  # what a file says may be anything
@@ -376,4 +411,6 @@ class SiteRun:
     def _evaluate(self, iteration: int) -> None:
         started = time.perf_counter()
         metrics = self.problem.evaluate(self.estimate)
+        if self._agreement:
+            self._agreement.evaluated(metrics)
         self._sink.evaluation(Evaluation(iteration, metrics, time.perf_counter() - started))

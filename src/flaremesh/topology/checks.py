@@ -257,11 +257,19 @@ def _quorum_mistakes(run: Any, sites: int) -> Iterator[Mistake]:
 
 
 def _asynchrony_mistakes(run: Any) -> Iterator[Mistake]:
-    if isinstance(run, Mapping) and run.get("asynchronous") is True and run.get("on_loss", "wait") != "fail":
+    if not isinstance(run, Mapping) or run.get("asynchronous") is not True:
+        return
+    if run.get("on_loss", "wait") != "fail":
         yield Mistake(
             ("run", "on_loss"),
             "sites that wait for nobody have no iteration in common from which a run could go on",
             "write on_loss: fail, or remove asynchronous",
+        )
+    if run.get("until") is not None:
+        yield Mistake(
+            ("run", "until"),
+            "sites that wait for nobody do not agree when the run ends",
+            "remove until, or asynchronous",
         )
 
 

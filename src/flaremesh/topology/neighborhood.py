@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,27 @@ class Neighborhood:
         """The same with one weight for the site and each of its in-neighbours: a row that sums to one."""
         share = 1 / (1 + len(self.in_weights))
         return Neighborhood(self.site, share, dict.fromkeys(self.in_weights, share), self.out)
+
+
+def hops(schedules: Mapping[str, Sequence[Neighborhood]]) -> int | None:
+    """The most edges, of all phases, on the way from one site to another; None where there is no way.
+
+    Args:
+        schedules: each site's neighbourhood of each phase.
+    """
+    everyone = (1 << len(schedules)) - 1
+    heard = {site: 1 << number for number, site in enumerate(schedules)}
+    sources = {
+        site: {source for hood in schedule for source in hood.in_weights}
+        for site, schedule in schedules.items()
+    }
+    rounds = 0
+    while any(known != everyone for known in heard.values()):
+        now = {site: reduce(or_, (heard[peer] for peer in sources[site]), heard[site]) for site in heard}
+        if now == heard:
+            return None
+        heard, rounds = now, rounds + 1
+    return rounds
 
 
 def neighborhoods(sites: Sequence[str], matrix: NDArray[np.float64]) -> dict[str, Neighborhood]:

@@ -600,6 +600,45 @@ class CheckpointInterval(Closed):
         return float(number) * _UNIT_SECONDS[unit]
 
 
+Reach: TypeAlias = Annotated[
+    float,
+    NUMBER,
+    WithJsonSchema({"type": "number", "description": "the value that a metric is to reach at all sites"}),
+]
+
+
+class Plateau(Closed):
+    """A metric that does not become better at the worst site."""
+
+    metric: str = Field(description="name of a metric that the problem evaluates, e.g. loss")
+    iterations: Count = Field(description="for so many iterations")
+
+
+class Until(Closed, extra="allow"):
+    """What ends a run before its last iteration: values that all sites have reached, or a plateau."""
+
+    __pydantic_extra__: dict[str, Reach]
+    plateau: Plateau | None = Field(
+        None, description="what no longer becomes better, e.g. {metric: loss, iterations: 200}"
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.metrics:
+            raise refusal("it names no metric", "write a metric and its value, e.g. {accuracy: 0.95}")
+        return self
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The value that each metric is to reach at all sites."""
+        return dict(self.__pydantic_extra__)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that it names, each once; the first is the one by which models are compared."""
+        return tuple(dict.fromkeys([*self.targets, *([self.plateau.metric] if self.plateau else [])]))
+
+
 class Run(Closed):
     """Defaults of a run; `flaremesh run` may override them."""
 
@@ -626,6 +665,9 @@ class Run(Closed):
     links: LinkMode = Field("auto", description="auto: the best way that there is; or one of them alone")
     evaluate_every: Count | None = Field(
         None, description="iterations between evaluations; default: 20 times a run"
+    )
+    until: Until | None = Field(
+        None, description="ends the run once all sites have come to it, e.g. {accuracy: 0.95}"
     )
     peer_timeout: Seconds = Field(
         60.0, description="seconds to wait for a neighbour; unless on_loss is fail, for its sign of life"

@@ -146,7 +146,9 @@ def _schema_at(root: dict[str, Any], location: Location) -> dict[str, Any]:
         elif isinstance(step, int):
             schema = _resolved(models, schema.get("items", {}))
         else:
-            schema = _resolved(models, schema.get("properties", {}).get(step, {}))
+            others = schema.get("additionalProperties")
+            of_any_name = others if isinstance(others, dict) else {}
+            schema = _resolved(models, schema.get("properties", {}).get(step, of_any_name))
     return schema
 
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
-from flaremesh.p2p.outcome import MODEL
+from flaremesh.p2p.outcome import BEST_MODEL, MODEL
 from flaremesh.runtime import tensor_file
 
 
@@ -45,6 +45,19 @@ def test_with_a_site_it_is_the_sites_own(run, tmp_path):
     file = tmp_path / "model.pt"
     assert call(run, "--output", file, "--site", "bonn").exit_code == 0
     assert torch.load(file)["batches"] == 4
+
+
+def test_the_best_is_that_of_a_run_which_knows_what_is_better(run, tmp_path):
+    file = tmp_path / "model.pt"
+    result = call(run, "--output", file, "--best")
+    assert result.exit_code == 2
+    assert "run.until names the metric" in result.stderr
+    for site, value in (("aachen", 3.0), ("bonn", 5.0)):
+        tensor_file.write(run / site / BEST_MODEL, {"weight": torch.full((2, 2), value)})
+    assert call(run, "--output", file, "--best").exit_code == 0
+    assert torch.equal(torch.load(file)["weight"], torch.full((2, 2), 4.0))
+    assert call(run, "--output", file).exit_code == 0
+    assert torch.equal(torch.load(file)["weight"], torch.full((2, 2), 1.5, dtype=torch.bfloat16))
 
 
 def test_a_module_takes_it_back(tmp_path):

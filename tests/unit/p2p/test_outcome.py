@@ -37,6 +37,7 @@ SITES = st.builds(
     BYTES,
     st.dictionaries(NAMES, st.sampled_from(list(Carried)), max_size=2),
     st.lists(RECORDS, max_size=2),
+    st.sampled_from([None, "target", "plateau"]),
 )
 RESULTS = st.builds(
     RunResult,
@@ -44,6 +45,7 @@ RESULTS = st.builds(
     st.sampled_from([RunState.FINISHED, RunState.FAILED, RunState.ABORTED, "unfinished"]),
     sites=st.dictionaries(NAMES, SITES, max_size=2),
     reason=st.none() | NAMES,
+    ended=st.none() | NAMES,
     predicted_contraction=st.none() | NUMBERS,
     graph=st.none() | st.just(Graph(["bonn", "ulm"], [[[0.5, 0.5], [0.5, 0.5]]])),
 )

@@ -47,6 +47,42 @@ BROKEN = {
         "name",
         "already in line 1",
     ),
+    "nothing to reach": Broken(
+        """
+        run:
+          algorithm: consensus
+          iterations: 10
+          problem: {path: flaremesh.problems.consensus.Consensus}
+          until: {}
+        """,
+        5,
+        "run.until",
+        "it names no metric; write a metric and its value, e.g. {accuracy: 0.95}",
+    ),
+    "no value to reach": Broken(
+        """
+        run:
+          algorithm: consensus
+          iterations: 10
+          problem: {path: flaremesh.problems.consensus.Consensus}
+          until: {accuracy: high}
+        """,
+        5,
+        "run.until.accuracy",
+        "'high' is no number; expected: the value that a metric is to reach at all sites",
+    ),
+    "half a plateau": Broken(
+        """
+        run:
+          algorithm: consensus
+          iterations: 10
+          problem: {path: flaremesh.problems.consensus.Consensus}
+          until: {plateau: {metric: loss}}
+        """,
+        5,
+        "run.until.plateau.iterations",
+        "missing; add iterations: for so many iterations",
+    ),
     "another version": Broken(
         "apiVersion: v2",
         1,
@@ -440,6 +476,20 @@ BROKEN = {
         5,
         "run.on_loss",
         "write on_loss: fail",
+    ),
+    "a run to be ended together in which no site waits": Broken(
+        """
+        run:
+          algorithm: r-fast
+          iterations: 1
+          asynchronous: true
+          on_loss: fail
+          until: {accuracy: 0.9}
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        6,
+        "run.until",
+        "remove until",
     ),
     "a quorum of a run that needs all": Broken(
         """

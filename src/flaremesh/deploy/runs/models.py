@@ -8,7 +8,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from flaremesh.errors import FlaremeshError
-from flaremesh.p2p.outcome import MODEL
+from flaremesh.p2p.outcome import BEST_MODEL, MODEL
 from flaremesh.printable import printable
 from flaremesh.runtime import tensor_file
 
@@ -19,7 +19,7 @@ class ModelError(FlaremeshError):
     exit_code = 2
 
 
-def model_of(folder: Path, site: str | None = None) -> dict[str, Tensor]:
+def model_of(folder: Path, site: str | None = None, *, best: bool = False) -> dict[str, Tensor]:
     """The model of one site, or the mean of those of all sites that were fetched, on the CPU.
 
     What is no floating point number, such as a count of batches, is the first site's.
@@ -27,11 +27,18 @@ def model_of(folder: Path, site: str | None = None) -> dict[str, Tensor]:
     Args:
         folder: of the run, ``<mesh>/runs/<run id>``.
         site: its name; None for all.
+        best: as it was when the run was best, instead of at the end.
 
     Raises:
         ModelError: no model was fetched, or one is damaged or of another shape than the others.
     """
-    files = {path.parent.name: path for path in sorted(folder.glob(f"*/{MODEL}"))}
+    name = BEST_MODEL if best else MODEL
+    files = {path.parent.name: path for path in sorted(folder.glob(f"*/{name}"))}
+    if best and not files and any(folder.glob(f"*/{MODEL}")):
+        raise ModelError(
+            f"{folder} holds the models of the end alone: a run keeps its best where run.until names the "
+            "metric by which that is known."
+        )
     if site is not None:
         if site not in files:
             raise ModelError(

@@ -28,7 +28,7 @@ from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
 from flaremesh.p2p.controllers.parts import network_of_those, parts_of
 from flaremesh.p2p.controllers.replies import Reply, configured
-from flaremesh.p2p.extra import checkpoint_interval_of, planned_iterations, positive
+from flaremesh.p2p.extra import checkpoint_interval_of, planned_iterations, positive, until_of
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.nvflare.cells import CHECKPOINT, PROGRESS, RunCell
 from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
@@ -50,6 +50,8 @@ from flaremesh.p2p.tasks import (
 )
 from flaremesh.p2p.types import Config
 from flaremesh.record import RecordError
+from flaremesh.runtime.until import reason
+from flaremesh.topology.schema import Until
 
 _POLL_SECONDS = 0.1
 _FETCH_SECONDS = 1.0  # for the admin to fetch the result at once: NVFlare takes some seconds to end the job
@@ -97,6 +99,7 @@ class DistOptController(Controller):
         self._strangers: set[str] = set()
         self._matrices: list[list[list[float]]] = []
         self._joining: tuple[str, ...] = ()
+        self._until: Until | None = None
         self._written: int | None = None  # the newest checkpoint when somebody was back
 
     @cached_property
@@ -141,6 +144,7 @@ class DistOptController(Controller):
             if store and not store.is_dir():  # in NVFlare's simulator, which begins nothing again
                 store = None
             self._attempt = CurrentAttempt.begin(store, job, self._roster.sites, self.config.extra)
+            self._until = until_of(self.config.extra)
             self._configure(abort_signal, fl_ctx)
             self._run(abort_signal, fl_ctx)
         except SiteFailure:
@@ -357,6 +361,15 @@ class DistOptController(Controller):
             self._fetched.set()
         return progress
 
+    def _ended(self, outcome: Outcome, sites: Collection[str]) -> str | None:
+        """Why the run ended before its last iteration, if all sites say the same of it."""
+        results = [self._roster.result(site) for site in sites]
+        said = {(result.ending, result.iterations) for result in results}
+        if self._until is None or outcome != RunState.FINISHED or len(said) != 1:
+            return None
+        ((ending, iteration),) = said
+        return reason(self._until, ending, iteration)
+
     def _write(self, outcome: Outcome, fl_ctx: FLContext, seconds: float, lost: bool) -> None:
         sites = [node.id for node in self.config.network.nodes if node.id in self._sites]
         result = RunResult(
@@ -364,6 +377,7 @@ class DistOptController(Controller):
             outcome=outcome,
             name=self.labels.get("name", ""),
             reason=self._failures.cause.reason if self._failures.cause else None,
+            ended=self._ended(outcome, sites),
             lost=lost,
             algorithm=self.labels.get("algorithm") or self._roster.algorithm,
             topology=self.labels.get("topology"),

@@ -8,6 +8,7 @@ import numpy as np
 from flaremesh.p2p.networks import network_of
 from flaremesh.p2p.types import Config, LocalConfig, Network
 from flaremesh.topology.analysis import analyse
+from flaremesh.topology.neighborhood import hops
 from flaremesh.topology.survivors import survivors
 
 
@@ -36,6 +37,7 @@ def parts_of(
     """
     everyone = [node.id for node in config.network.nodes]
     schedules, parents = network.schedules(), network.spanning_tree()
+    far = hops(schedules)
     mixing = analyse([np.array(matrix) for matrix in network.matrices()])
     return {
         site: LocalConfig(
@@ -53,6 +55,7 @@ def parts_of(
             row_stochastic=mixing.row_stochastic,
             column_stochastic=mixing.column_stochastic,
             symmetric=mixing.symmetric,
+            hops=far,
         )
         for site, schedule in schedules.items()
     }

@@ -92,6 +92,7 @@ class _Part:
     row_stochastic: bool = True
     column_stochastic: bool = True
     symmetric: bool = True
+    hops: _Count | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def part_of(data: Any, site: str) -> LocalConfig:
         row_stochastic=part.row_stochastic,
         column_stochastic=part.column_stochastic,
         symmetric=part.symmetric,
+        hops=part.hops,
     )
 
 

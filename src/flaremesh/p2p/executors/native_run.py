@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields
+from itertools import count
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
@@ -14,12 +15,13 @@ from flaremesh import algorithms
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.sink import Fanout, MetricsSink
 from flaremesh.p2p.executors.member import Member
-from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, flag, whole
+from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, flag, until_of, whole
 from flaremesh.p2p.nvflare.allow_list import allows
-from flaremesh.p2p.outcome import MODEL, RUN_FOLDER, SiteResult
+from flaremesh.p2p.outcome import BEST_MODEL, MODEL, RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.printable import printable
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
+from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.joining import Joining
@@ -95,6 +97,7 @@ class NativeRun:
                 resume,
                 config.members,
                 joining,
+                config.hops,
             )
             member.metrics.checkpoints = self.run.checkpointing
             if self.run.checkpointing:
@@ -104,7 +107,7 @@ class NativeRun:
             opened.pop_all()
 
     def go(self, observe: Callable[[SiteRun], None]) -> SiteResult:
-        """All iterations; leaves its history in the run's folder however it ends, its model if it finishes.
+        """All iterations; leaves its history in the run's folder however it ends, its models if it finishes.
 
         Args:
             observe: called after every iteration.
@@ -120,14 +123,17 @@ class NativeRun:
             if run.checkpointing:
                 # the next attempt may go on from what is being written
                 ending.callback(run.checkpointing.wait)
-            for iteration in run.remaining():
+            for iteration in count(run.start):
                 run.iterate(iteration)
+                if run.ended:
+                    break
                 observe(run)
             self._leave_behind()
         return self._member.outcome(
             history.last_iteration,
             metrics=history.last_metrics,
             seconds=time.perf_counter() - started,
+            ending=run.ending,
             history=history.thinned(_HISTORY_POINTS),
         )
 
@@ -135,6 +141,8 @@ class NativeRun:
         try:
             self._history.complete()
             self.run.save(self._folder / MODEL)
+            if self.run.best is not None:
+                tensor_file.write(self._folder / BEST_MODEL, self.run.best)
         except OSError as error:
             raise ResultError(
                 f"all iterations are done, and the result cannot be written: {error.strerror}. "
@@ -158,6 +166,7 @@ def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | 
     if given.get("evaluate_every") is not None:
         whole(extra, "evaluate_every", 1)
     given["iterations"] = whole(given, "iterations")
+    given["until"] = until_of(extra)
     given["checkpoint_every"] = checkpoint_interval_of(extra).iterations
     try:
         return RunOptions(**given)
@@ -199,6 +208,8 @@ def require_sound_asynchrony(
     )
     if reason is None and checkpoints is not None:
         reason = "it has no iteration in common from which a run could go on; write on_loss: fail"
+    if reason is None and options.until is not None:
+        reason = "its sites cannot agree when the run ends; remove until"
     if reason:
         raise UnsoundWeights(f"{type(algorithm).__name__} is not sound with asynchronous: true: {reason}")
 
