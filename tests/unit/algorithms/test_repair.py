@@ -33,7 +33,14 @@ GRAPHS = {
     Weights.COLUMN_STOCHASTIC: (DIRECTED, "push-sum"),
 }
 WIRES = ["exact", "int8", {"encoding": "top-k", "fraction": 0.2}]
-EXACT = [name for name in names() if algorithm_class(name).fixed_point is not FixedPoint.NEIGHBOURHOOD]
+EXACT = [
+    pytest.param(name, marks=() if "repair" in vars(algorithm_class(name)) else pytest.mark.full)
+    for name in names()
+    if algorithm_class(name).fixed_point is not FixedPoint.NEIGHBOURHOOD
+]
+"""Those that are repaired as the class that they extend take as long as it."""
+RELY_ON_SUMS = [param for param in EXACT if param.values != ("robust-push-sum",)]
+"""What that one keeps of all that it has received tells what of it was the others'."""
 OPTIONS = {
     "gtadam": {"stepsize": 0.01, "beta2": 0.99},
     "momentum-tracking": {"stepsize": 0.005, "beta": 0.5},
@@ -142,7 +149,7 @@ def test_those_that_are_left_come_to_the_solution_of_their_own_sum(name, tmp_pat
     assert distance(run, algorithm) < 1e-9
 
 
-@pytest.mark.parametrize("name", [name for name in EXACT if name != "robust-push-sum"])  # its sums tell
+@pytest.mark.parametrize("name", RELY_ON_SUMS)
 def test_without_the_repair_they_would_come_elsewhere(name, tmp_path):
     cls = algorithm_class(name)
     unrepaired = type(cls.__name__, (cls,), {"repair": lambda self, state, x0, gradient: state})
