@@ -89,6 +89,9 @@ class Algorithm(Protocol[State]):
     Attributes:
         weights: the mixing matrices on which it is sound.
         exchanges: the messages of every iteration, in the order in which ``step`` yields them.
+
+    A class attribute ``clippable = True`` says that it relies on no sum over all sites, such as the mean of
+    trackers: then a run may clip what neighbours send, which keeps no sum.
     """
 
     weights: ClassVar[Weights]

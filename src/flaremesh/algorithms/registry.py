@@ -86,5 +86,20 @@ def configured(run: Run) -> Algorithm[Any]:
     return create(run.algorithm, **given, **run.options)
 
 
+def unclippable(algorithm: Algorithm[Any], name: str) -> str | None:
+    """Why no run of an algorithm may clip what neighbours send, and what to run instead; None if one may."""
+    if _clippable(type(algorithm)):
+        return None
+    others = " or ".join(other for other, cls in sorted(_ALGORITHMS.items()) if _clippable(cls))
+    return (
+        f"clipping keeps no sum over all sites, and {name} does not say that it needs none (clippable); "
+        f"remove mixing.clip, or run {others}"
+    )
+
+
+def _clippable(cls: type[Algorithm[Any]]) -> bool:
+    return cls.weights is not Weights.COLUMN_STOCHASTIC and getattr(cls, "clippable", False) is True
+
+
 def _list(words: Sequence[str]) -> str:
     return ", ".join(words)

@@ -4,19 +4,21 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.gossip.clipping import clipped, clipped_away, distances
 from flaremesh.gossip.encodings import Encoding, encodings, spans
 from flaremesh.gossip.mixing import Span, Take, Term, Workspace, joined, mix, section, within
 from flaremesh.gossip.public import Publication, PublicCopies, Values
 from flaremesh.gossip.staging import bytes_of, staging_for
 from flaremesh.links import LinkError, Payload, require_length
 from flaremesh.topology.neighborhood import Neighborhood
-from flaremesh.topology.schema import Wire
+from flaremesh.topology.schema import Clip, Wire
 
 
 class GossipError(FlaremeshError):
@@ -31,11 +33,15 @@ class Mixture(NamedTuple):
         distance: 2-norm of Σ_j (w_ij − δ_ij) p_j for the first vector; on a GPU a 0-d tensor.
         poisoned: the in-neighbours of whose vectors one is not finite. It is looked for where a mixture is
             not, and neither on a GPU, which nothing waits for here, nor in a vector that is always exact.
+            Where mixing is clipped it is looked for where a distance is not finite, on a GPU too.
+        clipped: by in-neighbour that was clipped, the share of its weight that was taken away; of several
+            vectors the greatest.
     """
 
     vectors: tuple[Tensor, ...]
     distance: Tensor | float
     poisoned: tuple[str, ...] = ()
+    clipped: Mapping[str, float] = MappingProxyType({})
 
 
 class _Channel:
@@ -54,6 +60,7 @@ class _Channel:
         self._step = step if encoding.contractive else 1.0
         self._work = Workspace(like, take)
         self._norms: list[Tensor | float] = []
+        self._apart: dict[str, list[Tensor | float]] = {}
 
     @property
     def copies(self) -> dict[str, Tensor]:
@@ -83,17 +90,34 @@ class _Channel:
         blocks, (scratch, _) = self._encoding.decode(data, stop - start), self._work.scratch
         return all(bool(blocks(*each, scratch).isfinite().all()) for each in self._work.spans(stop - start))
 
-    def mix(self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span) -> bool:
+    def measure(self, received: Mapping[str, Tensor], span: Span, finite_only: bool) -> None:
+        """Measure, before it is mixed, how far one part is from the site's own; see `clipping.distances`."""
+        own = self._publication.own(span)
+        others = {peer: self._publication.of(peer, data, span) for peer, data in received.items()}
+        if not span[0]:
+            self._apart = {peer: [] for peer in received}
+        norms = distances(own, others, span[1] - span[0], self._work, finite_only)
+        for peer, found in norms.items():
+            self._apart[peer] += found
+
+    def apart(self) -> dict[str, float]:
+        """‖p_j − p_i‖ of each in-neighbour, of what was measured; waits for the GPU."""
+        return {peer: float(joined(norms)) for peer, norms in self._apart.items()}
+
+    def mix(self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span, again: bool) -> bool:
         """Mix one part; returns whether it is finite, where that is known at once.
 
         Args:
-            hood: the site's neighbourhood in this iteration.
+            hood: the site's neighbourhood in this iteration; of others nothing is mixed.
             received: by in-neighbour, the bytes of its part.
             span: the part.
+            again: whether it was measured.
         """
-        terms = [Term(hood.self_weight - 1, self._publication.own(span))]
+        terms = [Term(hood.self_weight - 1, self._publication.own(span, again=again))]
         for peer, data in received.items():
-            terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data, span)))
+            if peer in hood.in_weights:
+                blocks = self._publication.of(peer, data, span, again=again)
+                terms.append(Term(hood.in_weights[peer], blocks))
         if not terms[0].weight:
             terms.append(terms.pop(0))
         self._lead = terms[0].weight
@@ -164,16 +188,19 @@ class Gossip:
         wire: how vectors are written.
         phases: number of neighbourhoods that take turns.
         exact_last: write the last vector of every message as it is.
+        clip: clip each vector of a message to this distance from the site's own, or to one that fits
+            ("auto", with two in-neighbours or more); None for none.
 
     Raises:
         GossipError: the neighbourhood changes, and the wire needs one that stays.
     """
 
-    def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False):
+    def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False, clip: Clip | None = None):
         if reason := wire.unsoundness(phases):
             raise GossipError(reason)
         self._wire = wire
         self._exact_last = exact_last
+        self._clip = clip
         self._channels: list[_Channel] = []
         self._parts: list[list[_Piece]] = []
 
@@ -194,6 +221,8 @@ class Gossip:
     def mix(self, hood: Neighborhood, received: Iterable[Mapping[str, Payload]]) -> Mixture:
         """Mix what was published last with what the in-neighbours sent.
 
+        Each part is mixed as it comes; where mixing is clipped, once all parts of all neighbours are there.
+
         Args:
             hood: the site's neighbourhood in this iteration.
             received: each part, by in-neighbour.
@@ -201,11 +230,18 @@ class Gossip:
         Raises:
             LinkError: a part does not fit; names its sender.
         """
-        poisoned: set[str] = set()
-        for part, payloads in zip(self._parts, received, strict=True):
-            poisoned |= self._mix_part(part, hood, payloads)
+        arrived: Iterable[Mapping[str, Tensor]] = (
+            self._arrived(part, payloads) for part, payloads in zip(self._parts, received, strict=True)
+        )
+        hoods, poisoned = dict.fromkeys(self._channels, hood), set[str]()
+        if self._clip is not None:
+            arrived = list(arrived)
+            hoods, poisoned = self._clipped(hood, arrived, self._clip)
+        for part, messages in zip(self._parts, arrived, strict=True):
+            poisoned |= self._mix_part(part, hoods, messages)
         mixed = [channel.end() for channel in self._channels]
-        return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], tuple(sorted(poisoned)))
+        vectors = tuple(vector for vector, _ in mixed)
+        return Mixture(vectors, mixed[0][1], tuple(sorted(poisoned)), clipped_away(hood, hoods.values()))
 
     def snapshot(self) -> list[dict[str, Tensor]]:
         """What is kept between iterations, copied: for each vector of the message, public copies by site."""
@@ -230,19 +266,51 @@ class Gossip:
                     raise ValueError(f"a copy of {tuple(copy.shape)} of a vector of {tuple(vector.shape)}")
                 channel.copies[site] = copy.to(vector.device)
 
-    def _mix_part(
-        self, part: Sequence[_Piece], hood: Neighborhood, payloads: Mapping[str, Payload]
-    ) -> set[str]:
-        """Mix one part; returns the in-neighbours that have poisoned it."""
-        received = {
+    def _arrived(self, part: Sequence[_Piece], payloads: Mapping[str, Payload]) -> dict[str, Tensor]:
+        """One part by in-neighbour, checked, where the vectors are."""
+        return {
             peer: self._staging.upload(self._checked(part, peer, data)) for peer, data in payloads.items()
         }
+
+    def _clipped(
+        self, hood: Neighborhood, arrived: Sequence[Mapping[str, Tensor]], clip: Clip
+    ) -> tuple[dict[_Channel, Neighborhood], set[str]]:
+        """What clips each vector, and the in-neighbours that have poisoned one; all parts are there."""
+        pieces = [
+            (piece, messages) for part, messages in zip(self._parts, arrived, strict=True) for piece in part
+        ]
+        last = self._channels[-1] if self._exact_last else None
+        with self._threads:
+            for (channel, span, place), messages in pieces:
+                theirs = {peer: section(data, *place) for peer, data in messages.items()}
+                channel.measure(theirs, span, finite_only=channel is last)
+        apart = {channel: channel.apart() for channel in self._channels}
+        poisoned = {
+            peer
+            for piece, messages in pieces
+            for peer, data in messages.items()
+            if not math.isfinite(apart[piece.channel][peer])
+            and not piece.channel.is_finite(piece.of(data), piece.span)
+        }
+        return {channel: clipped(hood, far, clip) for channel, far in apart.items()}, poisoned
+
+    def _mix_part(
+        self,
+        part: Sequence[_Piece],
+        hoods: Mapping[_Channel, Neighborhood],
+        received: Mapping[str, Tensor],
+    ) -> set[str]:
+        """Mix one part; returns the in-neighbours that have poisoned it."""
+        again = self._clip is not None
         with self._threads:
             wrong = [
                 piece
                 for piece in part
                 if not piece.channel.mix(
-                    hood, {peer: piece.of(data) for peer, data in received.items()}, piece.span
+                    hoods[piece.channel],
+                    {peer: piece.of(data) for peer, data in received.items()},
+                    piece.span,
+                    again,
                 )
             ]
         if self._exact_last:

@@ -266,6 +266,8 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return reason
     if "." not in run.algorithm and run.algorithm not in algorithms.names():
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
+    if reason := run.mixing.unsoundness(hood for schedule in mesh.schedules.values() for hood in schedule):
+        return reason
     if _unseen(run.algorithm):
         return None
     try:
@@ -281,6 +283,8 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
             f"{run.algorithm} has no method repair, which says what its state becomes when sites have left; "
             "write on_loss: wait"
         )
+    if run.mixing.clip is not None and (reason := algorithms.unclippable(algorithm, run.algorithm)):
+        return reason
     reason = unsoundness(run.algorithm, mesh)
     return f"{run.algorithm} is not sound on this graph: {reason}" if reason else None
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flaremesh.algorithms import Algorithm, Vectors
+from flaremesh.algorithms import Algorithm, Vectors, unclippable
 from flaremesh.errors import FlaremeshError
 from flaremesh.links import Link
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
@@ -63,15 +64,16 @@ class SiteRun:
         problem: the site's objective, checked.
         start: how many iterations were done before.
         checkpointing: takes the checkpoints, if there are any.
+        clips: by in-neighbour, the shares of its vectors that were clipped away, summed over the exchanges.
 
     Raises:
         CheckpointError: the one to go on from does not fit; it is given up.
         ProblemError: the problem failed, or gives what it should not.
         AlgorithmError: the algorithm's first message is not what it declares; or sites have left or
-            joined, and it does not say what becomes of its state.
+            joined, and it does not say what becomes of its state; or its messages may not be clipped.
         LinkError: a site that joins does not hear from a neighbour.
         NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
-        GossipError: the wire does not fit the schedule.
+        GossipError: the wire or the mixing does not fit the schedule.
     """
 
     def __init__(
@@ -90,6 +92,9 @@ class SiteRun:
         self.problem = CheckedProblem(problem, schedule[0].site)
         self._schedule = schedule
         self._members = sorted(members)
+        self.clips: dict[str, float] = defaultdict(float)
+        if options.mixing.clip is not None and (reason := unclippable(algorithm, type(algorithm).__name__)):
+            raise AlgorithmError(reason)
         self.checkpointing: Checkpointing | None = None
         if checkpoints is not None:
             earlier = resume.history if resume else ()
@@ -105,7 +110,14 @@ class SiteRun:
             raise NonFiniteValue(f"the initial point of {self.site} is not finite")
         buffers = self.problem.buffers() if options.mix_buffers else None
         self._exchanges = self._make_exchanges(
-            algorithm.exchanges, initial, buffers, schedule, link, options.wire, options.peer_timeout
+            algorithm.exchanges,
+            initial,
+            buffers,
+            schedule,
+            link,
+            options.wire,
+            options.peer_timeout,
+            options.mixing,
         )
         self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), self._gradient)
         if resume is None:
@@ -314,6 +326,8 @@ class SiteRun:
         observed.mix_seconds += time.perf_counter() - started - waited
         observed.under_way.remove(stage)
         observed.distances[stage] = mixture.distance
+        for peer, share in mixture.clipped.items():
+            self.clips[peer] += share
         if mixture.poisoned and self._options.stop_on_non_finite:
             self._untold = observed.record(self._algorithm.message)
             self._tell()
