@@ -572,7 +572,7 @@ BROKEN = {
         """,
         4,
         "run.mixing.clip",
-        "near is no distance; write auto, or a number above 0",
+        "'near' is no distance; write auto, or a number above 0",
     ),
     "mixing that is a word": Broken(
         """
@@ -584,7 +584,7 @@ BROKEN = {
         """,
         4,
         "run.mixing",
-        "auto is no mapping of fields; expected: what becomes of the neighbours' vectors, e.g. {clip: auto}",
+        "'auto' is no mapping of fields; expected: what becomes of the neighbours' vectors, e.g. {clip: auto}",
     ),
     # other spellings than the documented ones
     "edge as networkx spells it": Broken(
