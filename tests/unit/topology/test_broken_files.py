@@ -584,7 +584,7 @@ BROKEN = {
         """,
         4,
         "run.mixing",
-        "'auto' is no mapping of fields; expected: what becomes of the neighbours' vectors, e.g. {clip: auto}",
+        "'auto' is no mapping of fields; expected: what becomes of the neighbours' vectors",
     ),
     # other spellings than the documented ones
     "edge as networkx spells it": Broken(
