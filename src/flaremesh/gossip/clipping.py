@@ -6,7 +6,7 @@ it needs the distances of whole vectors before any part of them is mixed.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -69,13 +69,10 @@ def clipped(hood: Neighborhood, apart: Mapping[str, float], clip: Clip) -> Neigh
     return replace(hood, self_weight=hood.self_weight + kept, in_weights=weights)
 
 
-def clipped_away(hood: Neighborhood, clipping: Iterable[Neighborhood]) -> dict[str, float]:
-    """Of each in-neighbour that one of ``clipping`` clips, the greatest share of its weight that is gone."""
-    away: dict[str, float] = {}
-    for each in clipping:
-        if each is not hood:
-            for peer, weight in hood.in_weights.items():
-                share = 1 - each.in_weights.get(peer, 0.0) / weight
-                if share > away.get(peer, 0.0):
-                    away[peer] = share
-    return away
+def clipped_away(hood: Neighborhood, clipping: Neighborhood) -> dict[str, float]:
+    """Of each in-neighbour that ``clipping`` clips, the share of its weight that is gone."""
+    return {
+        peer: 1 - clipping.in_weights.get(peer, 0.0) / weight
+        for peer, weight in hood.in_weights.items()
+        if clipping.in_weights.get(peer) != weight
+    }

@@ -25,6 +25,9 @@ class GossipError(FlaremeshError):
     """The run's wire does not fit its graph; the message says what to write instead."""
 
 
+_NONE: Mapping[str, float] = MappingProxyType({})
+
+
 class Mixture(NamedTuple):
     """What a site has mixed.
 
@@ -41,7 +44,7 @@ class Mixture(NamedTuple):
     vectors: tuple[Tensor, ...]
     distance: Tensor | float
     poisoned: tuple[str, ...] = ()
-    clipped: Mapping[str, float] = MappingProxyType({})
+    clipped: Mapping[str, float] = _NONE
 
 
 class _Channel:
@@ -61,6 +64,7 @@ class _Channel:
         self._work = Workspace(like, take)
         self._norms: list[Tensor | float] = []
         self._apart: dict[str, list[Tensor | float]] = {}
+        self._clipped: Neighborhood | None = None
 
     @property
     def copies(self) -> dict[str, Tensor]:
@@ -100,24 +104,30 @@ class _Channel:
         for peer, found in norms.items():
             self._apart[peer] += found
 
-    def apart(self) -> dict[str, float]:
-        """‖p_j − p_i‖ of each in-neighbour, of what was measured; waits for the GPU."""
-        return {peer: float(joined(norms)) for peer, norms in self._apart.items()}
+    def clip(self, hood: Neighborhood, clip: Clip) -> tuple[dict[str, float], dict[str, float]]:
+        """Clip the vector, of which all parts were measured, when it is mixed; waits for the GPU.
 
-    def mix(self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span, again: bool) -> bool:
+        Returns:
+            By in-neighbour ‖p_j − p_i‖, and what `clipped_away` says.
+        """
+        apart = {peer: float(joined(norms)) for peer, norms in self._apart.items()}
+        self._clipped = clipped(hood, apart, clip)
+        return apart, clipped_away(hood, self._clipped)
+
+    def mix(self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span) -> bool:
         """Mix one part; returns whether it is finite, where that is known at once.
 
         Args:
-            hood: the site's neighbourhood in this iteration; of others nothing is mixed.
+            hood: the site's neighbourhood in this iteration.
             received: by in-neighbour, the bytes of its part.
             span: the part.
-            again: whether it was measured.
         """
-        terms = [Term(hood.self_weight - 1, self._publication.own(span, again=again))]
+        if again := self._clipped is not None:
+            hood = self._clipped
+            received = {peer: data for peer, data in received.items() if peer in hood.in_weights}
+        terms = [Term(hood.self_weight - 1, self._publication.own(span, again))]
         for peer, data in received.items():
-            if peer in hood.in_weights:
-                blocks = self._publication.of(peer, data, span, again=again)
-                terms.append(Term(hood.in_weights[peer], blocks))
+            terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data, span, again)))
         if not terms[0].weight:
             terms.append(terms.pop(0))
         self._lead = terms[0].weight
@@ -233,15 +243,15 @@ class Gossip:
         arrived: Iterable[Mapping[str, Tensor]] = (
             self._arrived(part, payloads) for part, payloads in zip(self._parts, received, strict=True)
         )
-        hoods, poisoned = dict.fromkeys(self._channels, hood), set[str]()
+        poisoned: set[str] = set()
+        away = _NONE
         if self._clip is not None:
             arrived = list(arrived)
-            hoods, poisoned = self._clipped(hood, arrived, self._clip)
+            poisoned, away = self._clipped(hood, arrived, self._clip)
         for part, messages in zip(self._parts, arrived, strict=True):
-            poisoned |= self._mix_part(part, hoods, messages)
+            poisoned |= self._mix_part(part, hood, messages)
         mixed = [channel.end() for channel in self._channels]
-        vectors = tuple(vector for vector, _ in mixed)
-        return Mixture(vectors, mixed[0][1], tuple(sorted(poisoned)), clipped_away(hood, hoods.values()))
+        return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], tuple(sorted(poisoned)), away)
 
     def snapshot(self) -> list[dict[str, Tensor]]:
         """What is kept between iterations, copied: for each vector of the message, public copies by site."""
@@ -274,17 +284,24 @@ class Gossip:
 
     def _clipped(
         self, hood: Neighborhood, arrived: Sequence[Mapping[str, Tensor]], clip: Clip
-    ) -> tuple[dict[_Channel, Neighborhood], set[str]]:
-        """What clips each vector, and the in-neighbours that have poisoned one; all parts are there."""
+    ) -> tuple[set[str], dict[str, float]]:
+        """Clip all vectors, of which all parts are there.
+
+        Returns:
+            The in-neighbours that have poisoned one, and by in-neighbour the greatest share clipped away.
+        """
         pieces = [
             (piece, messages) for part, messages in zip(self._parts, arrived, strict=True) for piece in part
         ]
         last = self._channels[-1] if self._exact_last else None
         with self._threads:
-            for (channel, span, place), messages in pieces:
-                theirs = {peer: section(data, *place) for peer, data in messages.items()}
-                channel.measure(theirs, span, finite_only=channel is last)
-        apart = {channel: channel.apart() for channel in self._channels}
+            for piece, messages in pieces:
+                theirs = {peer: piece.of(data) for peer, data in messages.items()}
+                piece.channel.measure(theirs, piece.span, finite_only=piece.channel is last)
+        apart, away = {}, dict[str, float]()
+        for channel in self._channels:
+            apart[channel], gone = channel.clip(hood, clip)
+            away |= {peer: max(share, away.get(peer, 0.0)) for peer, share in gone.items()}
         poisoned = {
             peer
             for piece, messages in pieces
@@ -292,25 +309,18 @@ class Gossip:
             if not math.isfinite(apart[piece.channel][peer])
             and not piece.channel.is_finite(piece.of(data), piece.span)
         }
-        return {channel: clipped(hood, far, clip) for channel, far in apart.items()}, poisoned
+        return poisoned, away
 
     def _mix_part(
-        self,
-        part: Sequence[_Piece],
-        hoods: Mapping[_Channel, Neighborhood],
-        received: Mapping[str, Tensor],
+        self, part: Sequence[_Piece], hood: Neighborhood, received: Mapping[str, Tensor]
     ) -> set[str]:
         """Mix one part; returns the in-neighbours that have poisoned it."""
-        again = self._clip is not None
         with self._threads:
             wrong = [
                 piece
                 for piece in part
                 if not piece.channel.mix(
-                    hoods[piece.channel],
-                    {peer: piece.of(data) for peer, data in received.items()},
-                    piece.span,
-                    again,
+                    hood, {peer: piece.of(data) for peer, data in received.items()}, piece.span
                 )
             ]
         if self._exact_last:

@@ -25,10 +25,10 @@ class Publication(Protocol):
     def publish(self, vector: Tensor, span: Span, work: Workspace) -> Tensor:
         """The bytes uint8 that tell the out-neighbours of a part of ``vector`` (d,)."""
 
-    def own(self, span: Span, *, again: bool = False) -> Blocks:
+    def own(self, span: Span, again: bool = False) -> Blocks:
         """What they know of the part once they have read these bytes."""
 
-    def of(self, peer: str, data: Tensor, span: Span, *, again: bool = False) -> Blocks:
+    def of(self, peer: str, data: Tensor, span: Span, again: bool = False) -> Blocks:
         """What is known of the part of the vector of ``peer``, which sent ``data``."""
 
 
@@ -52,12 +52,12 @@ class Values(Publication):
         return data
 
     @override
-    def own(self, span: Span, *, again: bool = False) -> Blocks:
+    def own(self, span: Span, again: bool = False) -> Blocks:
         sent = self._sent[span]
         return entries_of(sent) if isinstance(self._encoding, Exact) else self.of(_OWN, sent, span)
 
     @override
-    def of(self, peer: str, data: Tensor, span: Span, *, again: bool = False) -> Blocks:
+    def of(self, peer: str, data: Tensor, span: Span, again: bool = False) -> Blocks:
         start, stop = span
         return self._encoding.decode(data, stop - start)
 
@@ -91,11 +91,11 @@ class PublicCopies(Publication):
         return data
 
     @override
-    def own(self, span: Span, *, again: bool = False) -> Blocks:
-        return self.of(_OWN, self._sent[span], span, again=again)
+    def own(self, span: Span, again: bool = False) -> Blocks:
+        return self.of(_OWN, self._sent[span], span, again)
 
     @override
-    def of(self, peer: str, data: Tensor, span: Span, *, again: bool = False) -> Blocks:
+    def of(self, peer: str, data: Tensor, span: Span, again: bool = False) -> Blocks:
         copy = section(self._copy(peer), *span)
         if again:
             return entries_of(copy)  # the change is in it

@@ -94,7 +94,7 @@ def test_auto_takes_the_second_greatest_distance():
     hood = clipped(HOOD, HONEST | {"ulm": 100.0}, "auto")
     assert hood.in_weights == pytest.approx({"aachen": 0.3, "kiel": 0.2, "ulm": 0.1 * 0.02})
     assert hood.self_weight + sum(hood.in_weights.values()) == pytest.approx(1)
-    assert clipped_away(HOOD, [HOOD, hood]) == pytest.approx({"ulm": 0.98})
+    assert clipped_away(HOOD, hood) == pytest.approx({"ulm": 0.98})
     assert clipped(HOOD, HONEST | {"ulm": 2.0}, "auto") is HOOD
 
 
@@ -103,7 +103,7 @@ def test_of_what_is_infinitely_far_nothing_is_taken_and_the_site_keeps_the_weigh
     hood = clipped(HOOD, HONEST | {"ulm": distance}, 5.0)
     assert hood.in_weights == {"aachen": 0.3, "kiel": 0.2}
     assert hood.self_weight == pytest.approx(0.5)
-    assert clipped_away(HOOD, [hood]) == {"ulm": 1.0}
+    assert clipped_away(HOOD, hood) == {"ulm": 1.0}
 
 
 @pytest.mark.parametrize("wire", ENCODINGS)
