@@ -162,7 +162,7 @@ REFUSED = {
     ),
     "clipping of a push-sum weight": (
         {"run": {"algorithm": "sgp", "stepsize": 0.1, "mixing": {"clip": 1.0}}, "weights": "push-sum"},
-        "keeps no sum over all sites, and sgp does not say",
+        "keeps no sum over all sites, and sgp needs one",
     ),
     "a single neighbour with nobody to compare it with": (
         {"graph": {"kind": "path"}, "run": {"algorithm": "dgd", "stepsize": 0.1, "mixing": {"clip": "auto"}}},

@@ -92,8 +92,8 @@ def unclippable(algorithm: Algorithm[Any], name: str) -> str | None:
         return None
     others = " or ".join(other for other, cls in sorted(_ALGORITHMS.items()) if _clippable(cls))
     return (
-        f"clipping keeps no sum over all sites, and {name} does not say that it needs none (clippable); "
-        f"remove mixing.clip, or run {others}"
+        f"clipping keeps no sum over all sites, and {name} needs one, or does not say that it needs none "
+        f"(clippable); remove mixing.clip, or run {others}"
     )
 
 

@@ -128,7 +128,7 @@ def test_who_sends_what_is_not_finite_is_clipped_to_nothing_in_a_run_that_does_n
 
 
 def test_what_relies_on_sums_is_refused_at_the_site_too():
-    with pytest.raises(AlgorithmError, match=r"and GradientTracking does not say .*remove mixing\.clip"):
+    with pytest.raises(AlgorithmError, match=r"and GradientTracking needs one, .*remove mixing\.clip"):
         simulated(FOUR, "auto", algorithm="gradient-tracking")
 
 
