@@ -56,7 +56,7 @@ test: export SKIPPED_TESTS := $(CURDIR)/build/skipped-tests
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
 	@mkdir -p $(dir $(SKIPPED_TESTS)) && rm -f $(SKIPPED_TESTS)
 	@trap '$(BIN)/python tests/skipped.py $(SKIPPED_TESTS)' EXIT; set -x; \
-	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2; \
+	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2 $(BOUNDED); \
 	$(BIN)/pytest tests/integration tests/attacks tests/chaos --numprocesses 2 --dist loadfile $(BOUNDED)
 
 .PHONY: test-full

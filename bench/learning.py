@@ -17,7 +17,7 @@ from rich.console import Console
 from bench.processes import ROOT
 from bench.topologies import topology_of
 from flaremesh.provision.measured import MeasuredEdge, Measurement
-from flaremesh.provision.payload import gradient_seconds, loads
+from flaremesh.provision.payload import loads, step_seconds
 from flaremesh.provision.prediction import Lines, times
 from flaremesh.provision.sweep import Target, Trial, combinations, sweep, with_fields
 from flaremesh.topology.mesh import build
@@ -103,7 +103,7 @@ def _seconds(topology: Topology, trial: Trial, local_steps: int) -> float:
     ]
     measurement = Measurement(chosen.name, time.strftime("%FT%TZ", time.gmtime()), edges, [], {})
     (exchange,) = times(chosen, mesh, Lines(measurement), loads(chosen, [chosen.run.wire]))
-    return exchange.seconds + local_steps * gradient_seconds(chosen)
+    return exchange.seconds + local_steps * step_seconds(chosen)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ class Plan:
         sites: sizes of the NVFlare meshes.
         scalar, vectors: rounds of the fast systems.
         stock_scalar, stock_vectors: rounds of nvflare.app_opt.p2p.
-        training: iterations of it.
+        training: iterations of gradient tracking.
         overlap: floats, iterations, and seconds of a gradient.
         growth: sizes of the rings of plain processes.
         growth_rounds: what they do.
@@ -39,7 +39,7 @@ FULL = Plan(
     stock_scalar=Round(1, 200, 20),
     vectors=(Round(1_000, 1000, 100), Round(1_000_000, 120, 30), Round(10_000_000, 15, 4)),
     stock_vectors=(Round(1_000, 60, 10), Round(1_000_000, 12, 2), Round(10_000_000, 4, 1)),
-    training=160,
+    training=240,
     overlap=(10_000_000, 12, 0.06),
     growth=(2, 4, 8, 16, 32, 64),
     growth_rounds=(Round(1, 200, 20), Round(100_000, 30, 5)),
@@ -52,7 +52,7 @@ QUICK = Plan(
     stock_scalar=Round(1, 40, 5),
     vectors=(Round(1_000_000, 20, 4),),
     stock_vectors=(Round(1_000_000, 4, 1),),
-    training=160,
+    training=240,
     overlap=(1_000_000, 10, 0.01),
     growth=(2, 4),
     growth_rounds=(Round(1, 100, 10), Round(100_000, 10, 2)),

@@ -26,7 +26,7 @@ from bench.samples import (
 _COLORS = dict(
     zip(
         SYSTEMS,
-        ("#0072b2", "#56b4e9", "#cc79a7", "#e69f00", "#d55e00", "#009e73", "#333333"),
+        ("#0072b2", "#56b4e9", "#cc79a7", "#e69f00", "#f0e442", "#d55e00", "#009e73", "#333333"),
         strict=True,
     )
 )

@@ -10,14 +10,15 @@ from typing import NamedTuple, TypeAlias
 
 FLAREMESH, BFLOAT16 = "flaremesh", "flaremesh, bfloat16"
 MET, RELAYED = "flaremesh, met", "flaremesh, relayed"
+K_GT = "flaremesh, k-gt"
 STOCK, GLOO, TLS = "nvflare.app_opt.p2p", "torch gloo", "bare TLS"
-SYSTEMS = (FLAREMESH, BFLOAT16, MET, RELAYED, STOCK, GLOO, TLS)
+SYSTEMS = (FLAREMESH, BFLOAT16, MET, RELAYED, K_GT, STOCK, GLOO, TLS)
 
 SCALAR, VECTOR, SERVER_SHARE = "scalar consensus", "vectors", "through the server"
 CPU, MEMORY, GROWTH = "CPU per GB", "peak memory", "ring, per edge"
 SCALAR_CPU = "scalar consensus, CPU"
 MEETING_CPU, MEETING_MEMORY = "meeting point, CPU per GB", "meeting point, memory"
-TRAINING, HIDDEN = "training to 90 %", "exchange hidden"
+TRAINING, LEARNING, HIDDEN = "training to 90 %", "learning to 93 %", "exchange hidden"
 
 
 class Key(NamedTuple):
@@ -156,6 +157,8 @@ def _targets(key: Key, systems: Mapping[str, Repeats]) -> Iterator[Target]:
         yield from at_most("<= 1.1x bare TLS", 1.1, ratio(systems, FLAREMESH, TLS))
     if key.case == MEMORY and key.floats >= 10_000_000:
         yield from at_most("<= 1.3x bare TLS", 1.3, ratio(systems, FLAREMESH, TLS))
+    if key.case == LEARNING:
+        yield from at_least("k-gt >= 20x stock", 20.0, ratio(systems, STOCK, K_GT))
     if key.case == SERVER_SHARE:
         yield from at_most("< 1 %", 1.0, ours)
 

@@ -13,7 +13,7 @@ from bench.comparison import Comparison
 from bench.mesh import JobFailed, RunningMesh, running
 from bench.plan import FULL
 from bench.processes import ROOT, Round
-from bench.samples import STOCK, TRAINING, Samples
+from bench.samples import LEARNING, STOCK, TRAINING, Samples
 from bench.topologies import topology_of
 from bench.wan.cases import Case, Way
 from bench.wan.namespaces import entered
@@ -37,13 +37,14 @@ def exchange(
     return figures
 
 
-def train(case: Case, turn: int, congestion: str, folder: Path) -> dict[str, float]:
-    """Seconds from submission until every site is accurate enough, by system; see Comparison.training.
+def train(case: Case, turn: int, congestion: str, folder: Path) -> dict[str, dict[str, float]]:
+    """Seconds until every site is accurate enough, by case and system; see Comparison.training.
 
     Raises:
         JobFailed: the mesh did not come up.
     """
-    seconds: dict[str, float] = _apart({"case": asdict(case), "turn": turn, "congestion": congestion}, folder)
+    task = {"case": asdict(case), "turn": turn, "congestion": congestion}
+    seconds: dict[str, dict[str, float]] = _apart(task, folder)
     return seconds
 
 
@@ -66,7 +67,7 @@ def _apart(task: Mapping[str, Any], folder: Path) -> Any:
 @contextmanager
 def _mesh(way: Way, count: int, congestion: str, folder: Path) -> Iterator[RunningMesh]:
     names = [site.name for site in topology_of(count).sites]
-    with joined((SERVER, *names), way.shape, congestion) as network:
+    with joined((SERVER, *names), way.shape, congestion, wide=SERVER) as network:
         places = network.places
         topology = topology_of(count, [place.host for place in places.values()])
 
@@ -94,11 +95,14 @@ def _exchange(mesh: RunningMesh, rounds: Sequence[Round]) -> list[list[dict[str,
     return [[figures[str(each.floats)] for figures in sites] for each in rounds]
 
 
-def _train(mesh: RunningMesh, turn: int) -> dict[str, float]:
+def _train(mesh: RunningMesh, turn: int) -> dict[str, dict[str, float]]:
     samples = Samples()
     Comparison(mesh, FULL, samples).training(turn)
-    (row,) = (row for row in samples.rows() if row.case == TRAINING)
-    return {name: found.median for name, found in row.systems.items() if found.median is not None}
+    return {
+        row.case: {name: found.median for name, found in row.systems.items() if found.median is not None}
+        for row in samples.rows()
+        if row.case in (TRAINING, LEARNING)
+    }
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ class Measurement:
     Attributes:
         results: so far.
         lines: what each group of processes made of its network.
-        trainings: seconds to 90 %, by system, of each network and turn.
+        trainings: seconds, by case and system, of each network and turn.
     """
 
     def __init__(

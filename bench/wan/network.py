@@ -53,7 +53,11 @@ class Network:
 
 @contextmanager
 def joined(
-    sites: Sequence[str], shape: Shape, congestion: str = "cubic", hub: str | None = None
+    sites: Sequence[str],
+    shape: Shape,
+    congestion: str = "cubic",
+    hub: str | None = None,
+    wide: str | None = None,
 ) -> Iterator[Network]:
     """Make the network; it is gone afterwards.
 
@@ -62,6 +66,7 @@ def joined(
         shape: of every line, in both directions.
         congestion: name of TCP's congestion control; what Linux comes with, not what this machine prefers.
         hub: the only site to which the others have a route; None where all reach each other.
+        wide: one in the middle, whose own line takes no time and is never full; None for none.
 
     Raises:
         OSError: the right to make it is missing, or TUN devices are, or that congestion control.
@@ -74,8 +79,9 @@ def joined(
         )
     control = Connection(near.detach())
     try:
-        reached = addresses[sites.index(hub)] if hub else None
-        control.send(Star(addresses, shape, congestion, whole=not shape.loss, hub=reached))
+        reached, middle = (addresses[sites.index(each)] if each else None for each in (hub, wide))
+        star = Star(addresses, shape, congestion, whole=not shape.loss, hub=reached, wide=middle)
+        control.send(star)
         found = control.recv()
         if isinstance(found, OSError):
             raise found

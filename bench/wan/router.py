@@ -20,6 +20,7 @@ _PACKET_BYTES = (1 << 16) + HEADER.size
 _BATCH = 32  # packets that are read from one site before others get their turn
 _IPV4, _TCP = 4, 6
 _LATE_SECONDS = 1e-3
+_WIDE = Shape(rate=1e12, delay=0.0, queue=1 << 30)
 
 
 @dataclass
@@ -61,8 +62,10 @@ class Router:
                 namespaces.make_device(address, star.congestion, whole=star.whole, reached=reached)
             )
         self._numbers = {socket.inet_aton(address): number for number, address in enumerate(star.addresses)}
-        self._up = [Line(star.shape) for _ in star.addresses]
-        self._down = [Line(star.shape) for _ in star.addresses]
+        self._shaped = [address != star.wide for address in star.addresses]
+        self._up, self._down = (
+            [Line(star.shape if shaped else _WIDE) for shaped in self._shaped] for _ in range(2)
+        )
         self._kept = Punctuality()
         self._cpu, self._since = time.process_time(), time.perf_counter()
 
@@ -123,8 +126,9 @@ class Router:
         except EOFError:
             return False
         if isinstance(asked, Shape):
-            for line in (*self._up, *self._down):
-                line.shape = asked
+            for up, down, shaped in zip(self._up, self._down, self._shaped, strict=True):
+                if shaped:
+                    up.shape = down.shape = asked
         control.send(self._figures())
         return True
 

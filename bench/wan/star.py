@@ -15,6 +15,7 @@ class Star:
         congestion: name of TCP's congestion control at the sites.
         whole: whether packets of TCP come uncut; then a loss would strike many segments at once.
         hub: the only address to which the others have a route; None where all reach each other.
+        wide: an address in the middle of the network, whose line is never what limits; None for none.
     """
 
     addresses: tuple[str, ...]
@@ -22,3 +23,4 @@ class Star:
     congestion: str
     whole: bool
     hub: str | None = None
+    wide: str | None = None

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from bench import report
-from bench.samples import FLAREMESH, MET, STOCK, Key, Row, Samples
+from bench.samples import FLAREMESH, K_GT, LEARNING, MET, STOCK, TRAINING, Key, Row, Samples
 from bench.wan.cases import IDEAL, SYSTEMS, Way
 from bench.wan.result import Result
 from bench.wan.targets import MILLISECONDS, SHARE, TIMES, targets_of
@@ -124,11 +124,17 @@ def _parts(results: Sequence[Result]) -> str:
 
 def _trainings(trainings: Sequence[Mapping[str, Any]]) -> str:
     """Medians over the turns, in seconds."""
-    table = [("training to 90 %", "sites", f"{FLAREMESH}, s", f"{STOCK}, s")]
+    systems = (FLAREMESH, K_GT, STOCK)
+    table = [("", "sites", "", *(f"{system}, s" for system in systems))]
     for way, sites in dict.fromkeys((each["way"], each["sites"]) for each in trainings):
         own = [each["seconds"] for each in trainings if (each["way"], each["sites"]) == (way, sites)]
-        found = ([seconds[name] for seconds in own if name in seconds] for name in (FLAREMESH, STOCK))
-        table.append((way, str(sites), *(f"{median(each):.1f}" if each else "failed" for each in found)))
+        for case in (TRAINING, LEARNING):
+            found = [
+                [seconds[case][system] for seconds in own if system in seconds.get(case, ())]
+                for system in systems
+            ]
+            cells = (f"{median(each):.2f}" if each else "failed" for each in found)
+            table.append((way, str(sites), case, *cells))
     return report.markdown_table(table)
 
 

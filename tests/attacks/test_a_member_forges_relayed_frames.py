@@ -71,7 +71,7 @@ def refused(mesh: AttackedMesh, beside: RunBeside) -> float:
     return counted + mesh.console("server").count(f"received from berta.{beside.run_id}")
 
 
-@pytest.mark.parametrize("links", ["relay", "direct"])
+@pytest.mark.parametrize("links", ["relay", pytest.param("direct", marks=pytest.mark.full)])
 def test_forged_frames_are_refused_counted_and_change_no_bit_whatever_login_they_show(
     mesh: AttackedMesh, links: str
 ) -> None:

@@ -143,6 +143,7 @@ def test_a_meeting_point_that_is_killed_in_a_run_costs_no_iteration(mesh: Mesh, 
             assert all(count >= 1 for count in changes.values())
 
 
+@pytest.mark.full
 def test_a_run_whose_meeting_point_stays_away_finishes_over_the_relay(mesh: Mesh, port: int) -> None:
     wanted = 2000
     run = mesh.start("run", "--json", file=mesh.topology("dgd", UNHURRIED, stepsize=0.1, iterations=wanted))

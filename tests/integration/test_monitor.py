@@ -93,6 +93,7 @@ def test_without_a_grafana_it_says_why_and_what_to_do(mesh, monkeypatch):
     assert "`flaremesh top`" in monitor.said
 
 
+@pytest.mark.full
 def test_a_site_that_goes_and_comes_back_is_followed(make_mesh):
     mesh = make_mesh("followed")
     assert mesh.call("up").returncode == 0

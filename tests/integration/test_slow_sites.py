@@ -9,7 +9,7 @@ LATE = {"path": "faulty.Late", "args": {"at": "bonn", "seconds": LATE_SECONDS}}
 OPTIONS = {"stepsize": 0.1, "peer_timeout": 2.0}
 
 
-@pytest.mark.parametrize("links", ["direct", "relay"])
+@pytest.mark.parametrize("links", ["direct", pytest.param("relay", marks=pytest.mark.full)])
 def test_a_gradient_that_takes_longer_than_the_peer_timeout_is_waited_for(mesh, links):
     file = mesh.topology("dgd", LATE, on_loss="wait", links=links, **OPTIONS)
     ended = mesh.call("run", "--json", file=file)

@@ -110,7 +110,7 @@ REFUSED = {
             "weights": "push-sum",
             "run": {"algorithm": "gradient-tracking", "stepsize": 0.1},
         },
-        "gradient-tracking is not sound.*rows.*run push-diging or push-sum or sgp, with weights: push-sum",
+        "gradient-tracking is not sound.*rows.*run push-diging or push-pull or .*sgp, with weights: push-sum",
     ),
     "consensus with push-sum weights on an undirected graph": (
         {"graph": {"kind": "star"}, "weights": "push-sum"},
@@ -168,6 +168,17 @@ REFUSED = {
         {"graph": {"kind": "path"}, "run": {"algorithm": "dgd", "stepsize": 0.1, "mixing": {"clip": "auto"}}},
         "clip: auto compares .*, and heidelberg has a single one; write a number, or choose a graph",
     ),
+    "neighbours that come one by one": (
+        {
+            "run": {
+                "algorithm": "local-dgd",
+                "stepsize": 0.1,
+                "mixing": {"clip": "auto"},
+                "asynchronous": True,
+            }
+        },
+        "of which often one alone has come with asynchronous: true; write a number",
+    ),
     "direct links between sites without addresses": (
         {"run": {"links": "direct"}},
         r"needs an address at one of two neighbours; \w+ and \w+ have none; write link: .* or links: auto",
@@ -196,7 +207,9 @@ def test_the_plan_says_which_algorithms_are_sound() -> None:
 
     assert {name for name, reason in algorithms.items() if reason is None} == {
         "push-diging",
+        "push-pull",
         "push-sum",
+        "robust-push-sum",
         "sgp",
     }
 

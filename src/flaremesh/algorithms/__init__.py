@@ -7,6 +7,7 @@ So ``flaremesh plan`` asks for weights and hyper-parameters without waiting for 
 import pkgutil
 from importlib import import_module
 
+from flaremesh.algorithms.asynchrony import asynchrony_unsoundness
 from flaremesh.algorithms.protocol import (
     Algorithm,
     Analysed,
@@ -42,6 +43,7 @@ __all__ = [
     "Vectors",
     "Weights",
     "algorithm_class",
+    "asynchrony_unsoundness",
     "configured",
     "create",
     "names",

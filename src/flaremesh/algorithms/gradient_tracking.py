@@ -34,9 +34,10 @@ class GradientTracking:
     """
 
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
-    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2),)
+    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2, sums=1),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
     paper: ClassVar[str] = "Nedić, Olshevsky and Shi 2017, arXiv 1607.03218"
+    asynchronous: ClassVar[bool] = True
     stepsize: float
 
     def __post_init__(self) -> None:
@@ -67,6 +68,6 @@ class GradientTracking:
         """The mean tracker less the mean gradient, which is zero."""
         return ((states.y - gradients).mean(dim=0),)
 
-    def rate(self, spectrum: Spectrum) -> float:
+    def rate(self, spectrum: Spectrum) -> float | None:
         """1 − αμ, to first order in α."""
         return 1 - self.stepsize * spectrum.convexity

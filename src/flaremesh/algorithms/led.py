@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from flaremesh.algorithms.descent import descend
 from flaremesh.algorithms.parameters import require_count, require_positive
 from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
 from flaremesh.algorithms.registry import register
@@ -50,9 +51,8 @@ class Led:
 
     def step(self, state: LedState, gradient: Gradient) -> Step[LedState]:
         """The local steps go into the message: communication and computation do not overlap."""
-        phi = state.x
-        for _ in range(self.local_steps):
-            phi = phi.sub(gradient(phi), alpha=self.stepsize).sub_(state.y, alpha=1 / self.local_steps)
+        shift = state.y / self.local_steps
+        phi = descend(gradient, state.x, steps=self.local_steps, stepsize=self.stepsize, shift=shift)
         mixed = yield (phi,)
         (wphi,) = mixed()
         x = wphi.add_(phi).div_(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from flaremesh.algorithms.descent import descend
 from flaremesh.algorithms.parameters import require_count, require_positive
 from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
 from flaremesh.algorithms.registry import register
@@ -37,6 +38,7 @@ class LocalDgd:
     fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
     clippable: ClassVar[bool] = True
     paper: ClassVar[str] = "Koloskova et al. 2020, arXiv 2003.10422"
+    asynchronous: ClassVar[bool] = True
     stepsize: float
     local_steps: int = 1
 
@@ -50,9 +52,7 @@ class LocalDgd:
 
     def step(self, state: LocalDgdState, gradient: Gradient) -> Step[LocalDgdState]:
         """x⁺ = Σ_j w_ij z_j."""
-        z = state.x
-        for _ in range(self.local_steps):
-            z = z.sub(gradient(z), alpha=self.stepsize)
+        z = descend(gradient, state.x, steps=self.local_steps, stepsize=self.stepsize)
         mixed = yield (z,)
         (x,) = mixed()
         return LocalDgdState(x)
@@ -99,9 +99,10 @@ class KGt:
     """
 
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
-    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2),)
+    exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2, sums=1),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
     paper: ClassVar[str] = "Liu, Lin, Koloskova and Stich 2023, arXiv 2301.01313, algorithm 1"
+    asynchronous: ClassVar[bool] = True
     stepsize: float
     local_steps: int = 1
     outer: float = 0.5
@@ -116,9 +117,8 @@ class KGt:
 
     def step(self, state: KGtState, gradient: Gradient) -> Step[KGtState]:
         """The local steps go into the message: communication and computation do not overlap."""
-        z = state.x
-        for _ in range(self.local_steps):
-            z = z.sub(gradient(z), alpha=self.stepsize).sub_(state.c, alpha=self.stepsize)
+        shift = state.c * self.stepsize
+        z = descend(gradient, state.x, steps=self.local_steps, stepsize=self.stepsize, shift=shift)
         moved = state.x - z
         d = moved / (self.local_steps * self.stepsize)
         mixed = yield state.x.sub(moved, alpha=self.outer), d

@@ -74,7 +74,7 @@ class MomentumTracking:
 
     def rate(self, spectrum: Spectrum) -> float:
         """The greater root of z² − (1 + β − αμ)z + β, to first order 1 − αμ/(1 − β)."""
-        return _greater_root(1 + self.beta - self.stepsize * spectrum.convexity, self.beta)
+        return greater_root(1 + self.beta - self.stepsize * spectrum.convexity, self.beta)
 
 
 class QuasiGlobalMomentumState(NamedTuple):
@@ -140,10 +140,10 @@ class QuasiGlobalMomentum:
     def rate(self, spectrum: Spectrum) -> float:
         """The greater root of z² − (1 + β(2 − β) − αμ)z + β(2 − β) − αμβ, to first order 1 − αμ/(1 − β)."""
         kept, step = self.beta * (2 - self.beta), self.stepsize * spectrum.convexity
-        return _greater_root(1 + kept - step, kept - step * self.beta)
+        return greater_root(1 + kept - step, kept - step * self.beta)
 
 
-def _greater_root(trace: float, determinant: float) -> float:
+def greater_root(trace: float, determinant: float) -> float:
     """The modulus of the greater eigenvalue of a 2 × 2 matrix, of the mean iterate and its momentum."""
     discriminant = trace**2 / 4 - determinant
     return trace / 2 + math.sqrt(discriminant) if discriminant >= 0 else math.sqrt(determinant)

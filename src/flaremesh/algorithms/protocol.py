@@ -70,10 +70,17 @@ class Exchange(NamedTuple):
     Attributes:
         vectors: number of vectors (d,).
         scalars: number of vectors (1,).
+        averaged: how many of the first vectors a site mixes not with the graph's weights, but to the mean of
+            its own and its in-neighbours': rows that sum to one, where the graph's columns do.
+        sums: so many of the last of all these are shares of a sum over all sites, which mixing must not
+            change, as gradient trackers are; the others are values, of which mixing takes an average. In a
+            run that waits for nobody that makes a difference.
     """
 
     vectors: int = 1
     scalars: int = 0
+    averaged: int = 0
+    sums: int = 0
 
     def lengths(self, d: int) -> list[int]:
         """The lengths of the message's vectors."""
@@ -89,6 +96,9 @@ class Algorithm(Protocol[State]):
     Attributes:
         weights: the mixing matrices on which it is sound.
         exchanges: the messages of every iteration, in the order in which ``step`` yields them.
+
+    One whose class itself says ``asynchronous = True`` is sound where no site waits for another one, too; it
+    has one exchange, and says which of its vectors are shares of sums.
 
     A class attribute ``clippable = True`` says that it relies on no sum over all sites, such as the mean of
     trackers: then a run may clip what neighbours send, which keeps no sum.

@@ -98,7 +98,8 @@ def unclippable(algorithm: Algorithm[Any], name: str) -> str | None:
 
 
 def _clippable(cls: type[Algorithm[Any]]) -> bool:
-    return cls.weights is not Weights.COLUMN_STOCHASTIC and getattr(cls, "clippable", False) is True
+    sums = cls.weights is Weights.COLUMN_STOCHASTIC or any(exchange.sums for exchange in cls.exchanges)
+    return getattr(cls, "clippable", False) is True and not sums
 
 
 def _list(words: Sequence[str]) -> str:

@@ -123,7 +123,7 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
         low, high = (pick(mixing.influence, key=mixing.influence.__getitem__) for pick in (min, max))
         yield "influence", f"{mixing.influence[low]:.3g} ({low}) to {mixing.influence[high]:.3g} ({high})"
     yield "spectral gap", f"{mixing.spectral_gap:.6g}"
-    yield "contraction", _contraction(mixing)
+    yield "contraction", _contraction(mixing, graph.phases)
     yield "edges", carried_in_words(plan.carried) + (f"; {plan.advice}" if plan.advice else "")
     yield "message", _message(message)
     by_reason: dict[str | None, list[str]] = {}
@@ -157,13 +157,15 @@ def _stochasticity(mixing: "Mixing") -> str:
     return f"{'row' if mixing.row_stochastic else 'column'} stochastic"
 
 
-def _contraction(mixing: "Mixing") -> str:
+def _contraction(mixing: "Mixing", phases: int) -> str:
     iterations = mixing.iterations_to_a_thousandth
     if iterations is None:
         return "1 per iteration: the sites never agree"
     if mixing.predicted_contraction == 0:
-        return f"0: exact after {iterations} iteration{'s' if iterations > 1 else ''}"
-    return f"{mixing.predicted_contraction:.6g} per iteration; {iterations} iterations to 1e-3 of the start"
+        return "0: exact after " + (f"one cycle of {phases} iterations" if phases > 1 else "1 iteration")
+    cycle = f", {mixing.cycle_contraction:.3g} over a cycle of {phases}" if phases > 1 else ""
+    rate = f"{mixing.predicted_contraction:.6g} per iteration{cycle}"
+    return f"{rate}; {iterations} iterations to 1e-3 of the start"
 
 
 def _rows(plan: "Plan") -> Iterator[tuple[str, str, str, str]]:

@@ -1,6 +1,7 @@
 """``flaremesh simulate``."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,16 +9,25 @@ import typer
 
 from flaremesh.cli.options import Wire, load, name_code, overridden
 from flaremesh.cli.outputs import writable_file
+from flaremesh.topology.mistakes import instead
 
 if TYPE_CHECKING:
     from flaremesh.topology.mesh import Mesh
-    from flaremesh.topology.schema import Run
+    from flaremesh.topology.schema import Run, Topology
 
 
 def simulate(
     topology: Annotated[Path, typer.Argument(help="Topology file.")],
     iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
     wire: Wire = None,
+    pace: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SITE=TIMES",
+            help="An iteration takes this site so many times as long, in a run in which none waits; "
+            "may be repeated.",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the history to this file, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the history as JSON.")] = False,
     check_resume: Annotated[
@@ -35,15 +45,18 @@ def simulate(
     name_code(loaded, topology.parent)
     mesh = check(loaded)
     run = loaded.run
+    paces = _paces(pace or [], loaded)
     torch.set_num_threads(1)  # sites take turns with small steps: threads would only wait for each other
     if check_resume:
         if output or as_json:
             raise typer.BadParameter("--check-resume writes no history: leave --output and --json out")
+        if run.asynchronous:
+            raise typer.BadParameter("a run in which no site waits is not resumed: leave --check-resume out")
         _check_resume(loaded.name, run, mesh)
         return
     if output:
         writable_file(output)
-    with simulation_of(run, mesh) as simulation:
+    with simulation_of(run, mesh, paces=paces) as simulation:
         try:
             simulation.run()
         except KeyboardInterrupt as interrupt:
@@ -65,6 +78,23 @@ def simulate(
     typer.echo(f"consensus distance {first.consensus_distance:.3g} -> {last.consensus_distance:.3g}")
     for name, (least, greatest) in simulation.metric_ranges().items():
         typer.echo(f"{name} from {least:.4g} to {greatest:.4g}")
+
+
+def _paces(texts: list[str], topology: "Topology") -> dict[str, float]:
+    if texts and not topology.run.asynchronous:
+        raise typer.BadParameter("the sites of this run wait for each other", param_hint="--pace")
+    paces = {}
+    for text in texts:
+        site, _, times = text.partition("=")
+        try:
+            paces[site] = float(times)
+        except ValueError:
+            paces[site] = 0.0
+        if not 0 < paces[site] < math.inf:
+            raise typer.BadParameter(f"{text} is not SITE=TIMES, such as bonn=10", param_hint="--pace")
+        if site not in (known := [each.name for each in topology.sites]):
+            raise typer.BadParameter(f"there is no site {site}; {instead(site, known)}", param_hint="--pace")
+    return paces
 
 
 def _check_resume(name: str, run: "Run", mesh: "Mesh") -> None:

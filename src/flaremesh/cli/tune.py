@@ -50,13 +50,13 @@ def tune(
 def _local_steps(topology: "Topology", tuning: "Tuning") -> int | None:
     """How many to take with what is proposed, else with what is in the file; None where there are none."""
     from flaremesh import algorithms
-    from flaremesh.provision.payload import gradient_seconds
+    from flaremesh.provision.payload import step_seconds
     from flaremesh.provision.tuning import local_steps
 
     choice = tuning.proposal or tuning.now
     if choice is None or not hasattr(algorithms.configured(topology.run), "local_steps"):
         return None
-    return local_steps(choice.time.seconds, gradient_seconds(topology))
+    return local_steps(choice.time.seconds, step_seconds(topology))
 
 
 def _document(tuning: "Tuning", steps: int | None) -> dict[str, Any]:

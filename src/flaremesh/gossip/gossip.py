@@ -55,10 +55,15 @@ class _Channel:
         encoding: how it is written.
         step: γ; it applies to contractive encodings, the others step by 1.
         take: where the memory of results comes from.
+        averaged: mix to the mean of the neighbourhood.
+        is_sum: whether the vector is a share of a sum over all sites.
     """
 
-    def __init__(self, like: Tensor, encoding: Encoding, step: float, take: Take):
+    def __init__(
+        self, like: Tensor, encoding: Encoding, step: float, take: Take, *, averaged: bool, is_sum: bool
+    ):
         self._encoding = encoding
+        self._averaged, self._is_sum = averaged, is_sum
         self._publication: Publication = PublicCopies(encoding) if encoding.contractive else Values(encoding)
         self._step = step if encoding.contractive else 1.0
         self._work = Workspace(like, take)
@@ -110,22 +115,28 @@ class _Channel:
         Returns:
             By in-neighbour ‖p_j − p_i‖, and what `clipped_away` says.
         """
+        hood = hood.averaging if self._averaged else hood
         apart = {peer: float(joined(norms)) for peer, norms in self._apart.items()}
         self._clipped = clipped(hood, apart, clip)
         return apart, clipped_away(hood, self._clipped)
 
-    def mix(self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span) -> bool:
+    def mix(
+        self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span, shared: float | None
+    ) -> bool:
         """Mix one part; returns whether it is finite, where that is known at once.
 
         Args:
             hood: the site's neighbourhood in this iteration.
             received: by in-neighbour, the bytes of its part.
             span: the part.
+            shared: as Gossip.mix has it.
         """
+        hood = hood.averaging if self._averaged else hood
         if again := self._clipped is not None:
             hood = self._clipped
             received = {peer: data for peer, data in received.items() if peer in hood.in_weights}
-        terms = [Term(hood.self_weight - 1, self._publication.own(span, again))]
+        given = 1 - hood.self_weight if shared is None or not self._is_sum else shared
+        terms = [Term(-given, self._publication.own(span, again))]
         for peer, data in received.items():
             terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data, span, again)))
         if not terms[0].weight:
@@ -198,6 +209,8 @@ class Gossip:
         wire: how vectors are written.
         phases: number of neighbourhoods that take turns.
         exact_last: write the last vector of every message as it is.
+        averaged: so many of the first vectors are mixed to the mean of the neighbourhood.
+        sums: so many of the last vectors, but for the one that is exact, are shares of a sum over all sites.
         clip: clip each vector of a message to this distance from the site's own, or to one that fits
             ("auto", with two in-neighbours or more); None for none.
 
@@ -205,11 +218,20 @@ class Gossip:
         GossipError: the neighbourhood changes, and the wire needs one that stays.
     """
 
-    def __init__(self, wire: Wire, phases: int = 1, exact_last: bool = False, clip: Clip | None = None):
+    def __init__(
+        self,
+        wire: Wire,
+        phases: int = 1,
+        exact_last: bool = False,
+        averaged: int = 0,
+        sums: int = 0,
+        clip: Clip | None = None,
+    ):
         if reason := wire.unsoundness(phases):
             raise GossipError(reason)
         self._wire = wire
         self._exact_last = exact_last
+        self._averaged, self._sums = averaged, sums
         self._clip = clip
         self._channels: list[_Channel] = []
         self._parts: list[list[_Piece]] = []
@@ -228,7 +250,9 @@ class Gossip:
                 encoded = [channel.publish(of[channel], span) for channel, span, _ in part]
             yield self._staging.download(encoded)
 
-    def mix(self, hood: Neighborhood, received: Iterable[Mapping[str, Payload]]) -> Mixture:
+    def mix(
+        self, hood: Neighborhood, received: Iterable[Mapping[str, Payload]], shared: float | None = None
+    ) -> Mixture:
         """Mix what was published last with what the in-neighbours sent.
 
         Each part is mixed as it comes; where mixing is clipped, once all parts of all neighbours are there.
@@ -236,6 +260,7 @@ class Gossip:
         Args:
             hood: the site's neighbourhood in this iteration.
             received: each part, by in-neighbour.
+            shared: how much of its share of a sum the out-neighbours get, where that is not 1 − w_ii.
 
         Raises:
             LinkError: a part does not fit; names its sender.
@@ -249,7 +274,7 @@ class Gossip:
             arrived = list(arrived)
             poisoned, away = self._clipped(hood, arrived, self._clip)
         for part, messages in zip(self._parts, arrived, strict=True):
-            poisoned |= self._mix_part(part, hood, messages)
+            poisoned |= self._mix_part(part, hood, messages, shared)
         mixed = [channel.end() for channel in self._channels]
         return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], tuple(sorted(poisoned)), away)
 
@@ -312,7 +337,11 @@ class Gossip:
         return poisoned, away
 
     def _mix_part(
-        self, part: Sequence[_Piece], hood: Neighborhood, received: Mapping[str, Tensor]
+        self,
+        part: Sequence[_Piece],
+        hood: Neighborhood,
+        received: Mapping[str, Tensor],
+        shared: float | None,
     ) -> set[str]:
         """Mix one part; returns the in-neighbours that have poisoned it."""
         with self._threads:
@@ -320,7 +349,7 @@ class Gossip:
                 piece
                 for piece in part
                 if not piece.channel.mix(
-                    hood, {peer: piece.of(data) for peer, data in received.items()}, piece.span
+                    hood, {peer: piece.of(data) for peer, data in received.items()}, piece.span, shared
                 )
             ]
         if self._exact_last:
@@ -337,8 +366,17 @@ class Gossip:
         divided = any(vector.numel() >= _DIVIDED for vector in vectors)
         self._threads: AbstractContextManager[None] = _one_thread if divided else nullcontext()
         chosen = encodings(self._wire, vectors, self._exact_last)
-        for encoding, vector in zip(chosen, vectors, strict=True):
-            self._channels.append(_Channel(vector, encoding, self._wire.step, self._staging.take))
+        last = len(vectors) - self._exact_last
+        for number, (encoding, vector) in enumerate(zip(chosen, vectors, strict=True)):
+            channel = _Channel(
+                vector,
+                encoding,
+                self._wire.step,
+                self._staging.take,
+                averaged=number < self._averaged,
+                is_sum=last - self._sums <= number < last,
+            )
+            self._channels.append(channel)
         for span in spans(vectors):
             part, start = [], 0
             for channel, vector in zip(self._channels, vectors, strict=True):

@@ -33,6 +33,7 @@ class Inbox:
         cancelled: whether the run has been aborted; polled while waiting.
         longest: bytes of the longest message that may come; None while that is not known.
         reader: the thread that runs the site's iterations; None before the first.
+        is_hasty: whether senders are told of every message at once when it is taken.
     """
 
     def __init__(self, cancelled: Cancelled):
@@ -41,6 +42,7 @@ class Inbox:
         self._taken: defaultdict[str, tuple[set[Key], set[Key]]] = defaultdict(lambda: (set(), set()))
         self.longest: int | None = None
         self.reader: threading.Thread | None = None
+        self.is_hasty = False
         self._on_take: dict[str, Callable[[int], None]] = {}
         self._waiting: Counter[str] = Counter()
         self._waiting_bytes: Counter[str] = Counter()
@@ -150,6 +152,19 @@ class Inbox:
                     waited = max(timeout, deadline - started)
                     raise PeerTimeout({key.sender for key in missing}, missing[0].iteration, waited)
                 self._arrived.wait(min(remaining, _POLL_SECONDS))
+
+    def take_arrived(self, senders: Collection[str]) -> dict[Key, Payload]:
+        """Remove all messages of these senders, oldest first; raises as `take`, but PeerTimeout."""
+        self.is_hasty = True
+        with self._arrived:
+            if self.cancelled():
+                raise RunAborted("the run was aborted")
+            if self._closed:
+                raise LinkClosed(f"the link is closed and receives nothing more of {', '.join(senders)}")
+            keys = [key for key in self._messages if key.sender in senders]
+            if not keys and self._failure is not None:
+                raise self._failure
+            return {key: self._take_out(key, None) for key in keys}
 
     def _take_out(self, key: Key, came: Callable[[str, float], None] | None) -> Payload:
         payload, when = self._messages.pop(key)

@@ -65,7 +65,8 @@ class Inlet:
     def _gives_room(self) -> bool:
         """Whether the peer might wait for room that it does not know of."""
         messages = self._taken + self._dropped - self._told[1]
-        return messages >= _TAKEN_MESSAGES or self._taken_bytes - self._told_bytes >= LARGE_BYTES
+        most = 1 if self._edges.inbox.is_hasty else _TAKEN_MESSAGES
+        return messages >= most or self._taken_bytes - self._told_bytes >= LARGE_BYTES
 
     def ask(self) -> None:
         """The peer wants to know at once."""

@@ -50,6 +50,14 @@ class InProcessLink(Link):
         return self._inboxes[self._site].take(keys, timeout)
 
     @override
+    def arrived(self, senders: Collection[str]) -> dict[Key, Payload]:
+        return self._inboxes[self._site].take_arrived(senders)
+
+    @override
+    def lag(self, peer: str) -> int:
+        return self._inboxes[peer].waiting(self._site)[0]
+
+    @override
     def expect(self, length: int) -> None:
         """Nothing: no message comes from another process."""
 

@@ -163,6 +163,16 @@ class Link(Protocol):
             LinkClosed: after ``close``.
         """
 
+    def arrived(self, senders: Collection[str]) -> dict[Key, Payload]:
+        """All messages of these in-neighbours that have come, oldest first, without waiting for any.
+
+        Raises:
+            LinkError: as `receive`, but PeerTimeout.
+        """
+
+    def lag(self, peer: str) -> int:
+        """How many messages an out-neighbour's run has not taken yet."""
+
     def deadline(self, peer: str, started: float, timeout: float) -> float:
         """Until when to wait for ``peer``, by ``time.monotonic``.
 

@@ -168,6 +168,16 @@ class MeshLink(Link):
             raise PeerTimeout(error.peers, error.iteration, error.seconds, conditions) from None
 
     @override
+    def arrived(self, senders: Collection[str]) -> dict[Key, Payload]:
+        if self._inbox.longest is None:
+            self.expect(self._edges.max_message_bytes)
+        return self._inbox.take_arrived(senders)
+
+    @override
+    def lag(self, peer: str) -> int:
+        return self._pairs[peer].lag
+
+    @override
     def deadline(self, peer: str, started: float, timeout: float) -> float:
         tolerance = self._edges.tolerance
         if tolerance is None:

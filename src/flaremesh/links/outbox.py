@@ -46,6 +46,11 @@ class Outbox:
         """Whether this connection has carried all messages."""
         return self._next > self._latest
 
+    @property
+    def lag(self) -> int:
+        """How many messages the peer's run has not taken."""
+        return self._latest - self._taken
+
     def add(self, message: Message) -> None:
         """Keep one more; raises PeerBehind where too much waits already."""
         longest = self._longest.beside(message.key, message.length)

@@ -183,6 +183,12 @@ class Pair:
         finally:
             self._io.release()
 
+    @property
+    def lag(self) -> int:
+        """How many messages the peer's run has not taken."""
+        with self._state:
+            return self._said.outbox.lag
+
     def _write_at_once(self, channel: Channel) -> None:
         try:
             self._said.write_messages(channel)

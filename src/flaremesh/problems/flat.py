@@ -19,6 +19,7 @@ class FlatParameters:
         module: its trainable parameters are taken.
 
     Attributes:
+        parameters: the module's own.
         vector: x, of the narrowest dtype that holds all of them.
 
     Raises:
@@ -26,15 +27,15 @@ class FlatParameters:
     """
 
     def __init__(self, module: Module):
-        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if not self._parameters:
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not self.parameters:
             raise ValueError("the model has no trainable parameters")
-        if any(isinstance(parameter, UninitializedParameter) for parameter in self._parameters):
+        if any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters):
             raise ValueError("the model has lazy parameters; let a batch through it when it is built")
-        self.vector = joined(self._parameters)
-        parts = parts_of(self.vector, self._parameters)
+        self.vector = joined(self.parameters)
+        parts = parts_of(self.vector, self.parameters)
         self._views, self._copies = [], []
-        for own, part in zip(self._parameters, parts, strict=True):
+        for own, part in zip(self.parameters, parts, strict=True):
             if own.dtype == part.dtype and not _in_format(own):
                 self._views.append((own, part))
             else:
@@ -52,9 +53,22 @@ class FlatParameters:
         for parameter, part in self._copies:
             real(parameter.data).copy_(part)
 
+    def gather(self) -> Tensor:
+        """What has become of the parameters, (d,) in fresh memory."""
+        for parameter, part in self._views:
+            if parameter.data_ptr() != part.data_ptr():
+                part.copy_(parameter.data)
+        for parameter, part in self._copies:
+            part.copy_(real(parameter.data))
+        return self.vector.clone()
+
+    def subtract(self, shift: Tensor) -> None:
+        """Subtract a vector (d,) from the parameters."""
+        self.load(self.gather().sub_(shift))
+
     def clear_gradients(self) -> None:
         """Drop the parameters' gradients, so that backward() allocates new ones."""
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             parameter.grad = None
 
     def take_gradient(self) -> Tensor:
@@ -63,7 +77,7 @@ class FlatParameters:
         Raises:
             ValueError: none has arrived at all.
         """
-        gradients = [parameter.grad for parameter in self._parameters]
+        gradients = [parameter.grad for parameter in self.parameters]
         if all(gradient is None for gradient in gradients):
             raise ValueError("no gradient arrives: the loss depends on none of the trainable parameters")
         self.clear_gradients()
@@ -72,7 +86,7 @@ class FlatParameters:
                 self.vector.new_zeros(real(parameter.data).numel())
                 if gradient is None
                 else real(gradient.to_dense()).reshape(-1).to(self.vector.dtype)
-                for parameter, gradient in zip(self._parameters, gradients, strict=True)
+                for parameter, gradient in zip(self.parameters, gradients, strict=True)
             ]
         )
 

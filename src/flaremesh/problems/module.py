@@ -1,18 +1,21 @@
 """A torch module, a loss and batches as a problem over one flat vector."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.utils import clip_grad_norm_
 
 from flaremesh.problems.batches import Batch, Batches, Passes, is_empty, pair_on, require_passes, samples
 from flaremesh.problems.flat import FlatBuffers, FlatParameters, buffers_of, set_buffers
 from flaremesh.problems.generators import own_generators, set_states, states_of
+from flaremesh.problems.optimiser import LocalOptimizer, MakeOptimizer, MakeSchedule
 from flaremesh.problems.protocol import SiteContext
 
 __all__ = ["Batch", "Batches", "ModuleProblem"]
@@ -33,9 +36,16 @@ class ModuleProblem:
         train: batches of (inputs, targets), iterated over again and again: a DataLoader or Batches.
         test: batches for evaluation; without any there are no metrics.
         device: where to compute; default a GPU if there is one.
+        optimizer: takes the local steps of algorithms that have them: a class of torch.optim, or a partial of
+            one, called with the trainable parameters and ``lr``, the run's stepsize. None is plain descent.
+        schedule: makes the optimizer's learning rate schedule, which goes on by one with every step.
+        clip_norm: gradients that are longer are scaled down to this 2-norm.
+        accumulate: batches whose mean loss a gradient is that of.
+        autocast: what the module computes in, such as torch.bfloat16; the parameters keep their dtypes.
 
     Raises:
-        ValueError: nothing to train, no training data, or a loss that is to be trained itself.
+        ValueError: nothing to train, no training data, a loss that is to be trained itself, or an argument
+            outside its range.
         TypeError: what is given is no module, no function, or nothing that gives batches again and again.
     """
 
@@ -47,7 +57,21 @@ class ModuleProblem:
         train: Iterable[Batch],
         test: Iterable[Batch] = (),
         device: str | None = None,
+        *,
+        optimizer: MakeOptimizer | None = None,
+        schedule: MakeSchedule | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        autocast: torch.dtype | None = None,
     ):
+        if schedule is not None and optimizer is None:
+            raise ValueError("a schedule needs an optimizer, whose learning rate it changes")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive, not {clip_norm}")
+        if type(accumulate) is not int or accumulate < 1:
+            raise ValueError(f"accumulate must be a whole number from 1 on, not {accumulate}")
+        if autocast not in (None, torch.bfloat16):
+            raise ValueError(f"autocast is torch.bfloat16, not {autocast}: float16 would need a scaled loss")
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         module = _own(model) if isinstance(model, Module) else _built(model, site.seed)
         module.to(self._device)
@@ -70,7 +94,11 @@ class ModuleProblem:
         self._batches = Passes(train)
         self._test = test
         self._test_generators = own_generators(test)
+        self._clip_norm, self._accumulate, self._autocast = clip_norm, accumulate, autocast
         self._parameters = FlatParameters(module)
+        self._optimizer: LocalOptimizer | None = None
+        if optimizer is not None:
+            self._optimizer = LocalOptimizer(self._parameters.parameters, optimizer, schedule)
         self._flat_buffers: FlatBuffers | None = None
 
     def initial(self) -> Tensor:
@@ -82,17 +110,38 @@ class ModuleProblem:
         self._load(x)
 
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and gradient (d,) on the next mini-batch, in train mode."""
+        """Loss and gradient (d,) on the next mini-batches, in train mode.
+
+        Raises:
+            ValueError: there is an optimizer, which would not be used.
+        """
+        if self._optimizer is not None:
+            raise ValueError(
+                "it has an optimizer of its own, which takes the local steps of algorithms that have them: "
+                "choose one, such as k-gt, or leave the optimizer out"
+            )
         self._load(x)
-        inputs, targets = pair_on(self._device, self._batches.next())
-        loss = _scalar(self._loss(self._module(inputs), targets))
-        self._parameters.clear_gradients()
-        if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss = self._loss_and_backward(self._next_batches())
         gradient = self._parameters.take_gradient()
-        if self._flat_buffers:
-            self._flat_buffers.gather()
-        return loss.detach(), gradient
+        self._gather_buffers()
+        return loss, gradient
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is an optimizer, which takes the local steps."""
+        return self._optimizer is not None
+
+    def train(self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The optimizer's steps from x; see flaremesh.problems.protocol.Trains."""
+        assert self._optimizer is not None, "without one, it is asked for gradients"
+        self._load(x)
+        for _ in range(steps):
+            loss = self._optimizer.step(stepsize, partial(self._loss_and_backward, self._next_batches()))
+            if shift is not None:
+                self._parameters.subtract(shift)
+        self._parameters.clear_gradients()
+        self._gather_buffers()
+        return loss, self._parameters.gather()
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Mapping[str, float]:
@@ -140,6 +189,7 @@ class ModuleProblem:
             "train": self._batches.snapshot(),
             "test": states_of(self._test_generators),
             "buffers": buffers_of(self._module),
+            "optimizer": None if self._optimizer is None else self._optimizer.snapshot(),
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -147,6 +197,31 @@ class ModuleProblem:
         self._batches.restore(snapshot["train"])
         set_states(self._test_generators, snapshot["test"])
         set_buffers(self._module, snapshot["buffers"])
+        if self._optimizer is not None:
+            self._optimizer.restore(snapshot["optimizer"])
+
+    def _next_batches(self) -> list[Batch]:
+        return [pair_on(self._device, self._batches.next()) for _ in range(self._accumulate)]
+
+    def _loss_and_backward(self, batches: Sequence[Batch]) -> Tensor:
+        """The mean loss over the batches, detached; its gradient is left at the parameters."""
+        self._parameters.clear_gradients()
+        losses = []
+        for inputs, targets in batches:
+            with torch.autocast(self._device.type, self._autocast) if self._autocast else nullcontext():
+                loss = _scalar(self._loss(self._module(inputs), targets))
+            if len(batches) > 1:
+                loss = loss / len(batches)
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            losses.append(loss.detach())
+        if self._clip_norm is not None:
+            clip_grad_norm_(self._parameters.parameters, self._clip_norm)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _gather_buffers(self) -> None:
+        if self._flat_buffers:
+            self._flat_buffers.gather()
 
     def _load(self, x: Tensor) -> None:
         self._parameters.load(x)

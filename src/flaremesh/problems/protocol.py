@@ -98,6 +98,33 @@ class Problem(Protocol):
 
 
 @runtime_checkable
+class Trains(Protocol):
+    """What a problem adds to Problem if it can take local steps by itself, with an optimiser of its own.
+
+    Algorithms with local steps, such as ``k-gt``, ask for these steps instead of gradients.
+
+    Attributes:
+        trains: whether it does.
+    """
+
+    trains: bool
+
+    def train(self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Take ``steps`` steps from x (d,), with ``stepsize`` as learning rate.
+
+        Args:
+            x: where to begin.
+            steps: so many.
+            stepsize: the same at each call.
+            shift: (d,), to be subtracted from the parameters after each step; None for none. With it an
+                algorithm corrects that sites have different data.
+
+        Returns:
+            Training loss of the last step (a 0-d tensor), and where it led, z (d,), in fresh memory.
+        """
+
+
+@runtime_checkable
 class Resumable(Protocol):
     """What a problem adds to Problem if its next gradient depends on more than x: checkpoints keep it.
 

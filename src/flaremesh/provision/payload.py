@@ -41,8 +41,8 @@ def loads(topology: Topology, wires: Sequence[Wire]) -> WireLoads:
     return [(wire, [_load(wire, *message) for message in messages]) for wire in wires]
 
 
-def gradient_seconds(topology: Topology) -> float:
-    """Median of what a gradient of the first site's problem takes on this machine, after a first one.
+def step_seconds(topology: Topology) -> float:
+    """Median of what a gradient, or a local step, of the first site's problem takes here, after a first one.
 
     Raises:
         ProblemError: the problem cannot be built here, or fails.
@@ -53,7 +53,10 @@ def gradient_seconds(topology: Topology) -> float:
         times = []
         for _ in range(_GRADIENTS):
             started = time.perf_counter()
-            problem.loss_and_gradient(x)
+            if problem.trains:
+                problem.train(x, 1, topology.run.stepsize or 0.0, None)
+            else:
+                problem.loss_and_gradient(x)
             times.append(time.perf_counter() - started)
     return median(times[1:])
 

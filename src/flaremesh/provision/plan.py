@@ -19,7 +19,7 @@ from flaremesh.topology.graphs import directed
 from flaremesh.topology.links import Carried
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.mistakes import instead
-from flaremesh.topology.schema import SERVER, Topology
+from flaremesh.topology.schema import SERVER, Run, Topology
 from flaremesh.topology.ways import carried, cut_off
 
 
@@ -54,6 +54,7 @@ class Mixing:
         weights: rule by which the matrix is made, as in the topology file.
         symmetric, doubly_stochastic, row_stochastic, column_stochastic, primitive: as in analysis.Properties.
         predicted_contraction: factor per iteration of mixing alone, with the γ of the run's wire.
+        cycle_contraction: factor of all phases of a graph that changes, once in turn; 0: exact after them.
         spectral_gap: 1 − contraction, for W itself.
         iterations_to_a_thousandth: until the disagreement is a thousandth of what it was; None for never.
         influence: each site's weight in the limit of mixing, where rows sum to one and columns do not; None
@@ -67,6 +68,7 @@ class Mixing:
     column_stochastic: bool
     primitive: bool
     predicted_contraction: float
+    cycle_contraction: float
     spectral_gap: float
     iterations_to_a_thousandth: int | None
     influence: dict[str, float] | None
@@ -266,7 +268,8 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return reason
     if "." not in run.algorithm and run.algorithm not in algorithms.names():
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
-    if reason := run.mixing.unsoundness(hood for schedule in mesh.schedules.values() for hood in schedule):
+    hoods = (hood for schedule in mesh.schedules.values() for hood in schedule)
+    if reason := run.mixing.unsoundness(hoods, asynchronous=run.asynchronous):
         return reason
     if _unseen(run.algorithm):
         return None
@@ -285,8 +288,20 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         )
     if run.mixing.clip is not None and (reason := algorithms.unclippable(algorithm, run.algorithm)):
         return reason
-    reason = unsoundness(run.algorithm, mesh)
-    return f"{run.algorithm} is not sound on this graph: {reason}" if reason else None
+    if reason := unsoundness(run.algorithm, mesh):
+        return f"{run.algorithm} is not sound on this graph: {reason}"
+    if run.asynchronous and (reason := _asynchrony_unsoundness(run, mesh)):
+        return f"{run.algorithm} is not sound with asynchronous: true: {reason}"
+    return None
+
+
+def _asynchrony_unsoundness(run: Run, mesh: Mesh) -> str | None:
+    return algorithms.asynchrony_unsoundness(
+        algorithms.algorithm_class(run.algorithm),
+        symmetric=mesh.properties.symmetric,
+        phases=len(mesh.matrices),
+        keeps_copies=run.wire.keeps_copies,
+    )
 
 
 def _unseen(algorithm: str) -> str | None:
@@ -329,6 +344,7 @@ def _mixing(topology: Topology, mesh: Mesh) -> Mixing:
         column_stochastic=properties.column_stochastic,
         primitive=properties.primitive,
         predicted_contraction=contraction,
+        cycle_contraction=contraction ** len(mesh.matrices),
         spectral_gap=properties.spectral_gap,
         iterations_to_a_thousandth=iterations_to(1e-3, contraction, len(mesh.matrices)),
         influence=influence,

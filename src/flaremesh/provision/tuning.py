@@ -18,7 +18,7 @@ from flaremesh.provision.plan import unsoundness
 from flaremesh.provision.prediction import Lines, PredictionError, WireLoads, WireTime, times
 from flaremesh.topology.graphs import GraphError, directed
 from flaremesh.topology.mesh import Mesh, build
-from flaremesh.topology.schema import GRAPH_KINDS, Edge, ExplicitGraph, Graph, Topology
+from flaremesh.topology.schema import GRAPH_KINDS, Edge, ExplicitGraph, Graph, Topology, WeightedGraph
 
 _GRAPH: Final = TypeAdapter[Graph](Graph)
 _FAITHFUL: Final = ("exact", "int8")
@@ -113,16 +113,16 @@ def tune(topology: Topology, measurement: Measurement, loads: WireLoads) -> Tuni
     return Tuning(now, choices)
 
 
-def local_steps(exchange_seconds: float, gradient_seconds: float) -> int:
+def local_steps(exchange_seconds: float, step_seconds: float) -> int:
     """So many gradient steps between two exchanges that a site computes as long as it exchanges, or longer.
 
     More would save no more than half of the time, and make the sites differ more.
 
     Args:
         exchange_seconds: of an iteration without what the problem computes.
-        gradient_seconds: of a gradient.
+        step_seconds: of a gradient, or a local step.
     """
-    return min(_MOST_LOCAL_STEPS, max(1, math.ceil(exchange_seconds / max(gradient_seconds, 1e-9))))
+    return min(_MOST_LOCAL_STEPS, max(1, math.ceil(exchange_seconds / max(step_seconds, 1e-9))))
 
 
 def _fits(topology: Topology, mesh: Mesh, lines: Lines) -> bool:
@@ -145,7 +145,8 @@ def _candidates(topology: Topology, lines: Lines) -> Iterator[Topology]:
                 graph = _GRAPH.validate_python(fields)
             except ValueError:  # it needs more words, or has no direction
                 continue
-            yield topology.model_copy(update={"graph": graph, "weights": weights})
+            rule = "explicit" if isinstance(graph, WeightedGraph) else weights
+            yield topology.model_copy(update={"graph": graph, "weights": rule})
     if one_way:
         return
     for edges in _skeletons([site.name for site in topology.sites], lines):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flaremesh.class_path import ended
 from flaremesh.metrics.sink import MOST_METRICS
-from flaremesh.problems.protocol import Problem, ProblemError, Resumable
+from flaremesh.problems.protocol import Problem, ProblemError, Resumable, Trains
 from flaremesh.record import MOST_CHARACTERS
 from flaremesh.runtime.tree import copied
 
@@ -36,8 +36,8 @@ class CheckedProblem:
     def __init__(self, problem: Problem, site: str):
         self.problem = problem
         self._site = site
-        self._gradient_at = 0
-        self._last_gradient: weakref.ref[Tensor] | None = None
+        self._last_at = 0
+        self._last: weakref.ref[Tensor] | None = None
 
     def initial(self) -> Tensor:
         """x⁰ (d,), a copy, because its memory is sent while the problem goes on working in its own."""
@@ -49,6 +49,11 @@ class CheckedProblem:
             )
         return x.detach().clone(memory_format=torch.contiguous_format)
 
+    @property
+    def trains(self) -> bool:
+        """Whether the problem takes its local steps itself."""
+        return isinstance(self.problem, Trains) and bool(self.problem.trains)
+
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, a 0-d tensor, and gradient (d,), both detached."""
         version = x._version
@@ -56,22 +61,15 @@ class CheckedProblem:
             answer = self.problem.loss_and_gradient(x.detach())
         except (Exception, SystemExit) as error:
             raise self._failed(error) from error
-        if x._version != version:
-            raise self._broken("back an x that it has written to; work on x.clone()")
-        if not isinstance(answer, tuple) or len(answer) != 2:
-            raise self._broken(f"{_kind(answer)}; loss and gradient are expected: return loss, gradient")
-        loss, gradient = answer
-        if not (isinstance(loss, Tensor) and not loss.ndim and loss.dtype.is_floating_point):
-            loss = self._scalar(loss)
-        if not (_is_vector(gradient) and gradient.shape == x.shape and gradient.dtype == x.dtype):
-            raise self._broken(f"a gradient of {_kind(gradient)}; x is {_kind(x)}")
-        if gradient.device != x.device:
-            raise self._broken(f"a gradient on {gradient.device}; x is on {x.device}")
-        if not gradient.is_contiguous():
-            raise self._broken("a gradient that is not contiguous; return gradient.contiguous()")
-        gradient = gradient.detach()  # a new object: the problem keeps no reference to it
-        self._require_fresh(gradient)
-        return (loss.detach() if loss.requires_grad else loss), gradient
+        return self._checked(answer, x, version, "gradient")
+
+    def train(self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss, a 0-d tensor, and where the problem's own steps led, (d,), both detached."""
+        assert isinstance(self.problem, Trains), "it is asked for steps only if it takes them"
+        version = x._version
+        with self._blamed():
+            answer = self.problem.train(x.detach(), steps, stepsize, shift)
+        return self._checked(answer, x, version, "trained vector")
 
     def evaluate(self, x: Tensor) -> dict[str, float]:
         """Metrics by name; those that are None are left out."""
@@ -136,12 +134,35 @@ class CheckedProblem:
         with self._blamed():
             self.problem.restore(snapshot)
 
-    def _require_fresh(self, gradient: Tensor) -> None:
+    def _checked(self, answer: Any, x: Tensor, version: int, name: str) -> tuple[Tensor, Tensor]:
+        """The loss and the vector that a problem has computed from x, which had that version then."""
+        if x._version != version:
+            raise self._broken("back an x that it has written to; work on x.clone()")
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise self._broken(
+                f"{_kind(answer)}; loss and {name} are expected: return loss, {name.split()[-1]}"
+            )
+        loss, vector = answer
+        if not (isinstance(loss, Tensor) and not loss.ndim and loss.dtype.is_floating_point):
+            loss = self._scalar(loss)
+        if not (_is_vector(vector) and vector.shape == x.shape and vector.dtype == x.dtype):
+            raise self._broken(f"a {name} of {_kind(vector)}; x is {_kind(x)}")
+        if vector.device != x.device:
+            raise self._broken(f"a {name} on {vector.device}; x is on {x.device}")
+        if not vector.is_contiguous():
+            raise self._broken(f"a {name} that is not contiguous; return {name.split()[-1]}.contiguous()")
+        vector = vector.detach()  # a new object: the problem keeps no reference to it
+        self._require_fresh(vector, name)
+        return (loss.detach() if loss.requires_grad else loss), vector
+
+    def _require_fresh(self, vector: Tensor, name: str) -> None:
         """Refuse memory that an algorithm still has from before: gradient tracking subtracts the last one."""
-        last, place = self._last_gradient, gradient.data_ptr()
-        if place == self._gradient_at and last is not None and last() is not None:
-            raise self._broken("each gradient in the memory of the one before; return gradient.clone()")
-        self._gradient_at, self._last_gradient = place, weakref.ref(gradient)
+        last, place = self._last, vector.data_ptr()
+        if place == self._last_at and last is not None and last() is not None:
+            raise self._broken(
+                f"each {name} in the memory of the one before; return {name.split()[-1]}.clone()"
+            )
+        self._last_at, self._last = place, weakref.ref(vector)
 
     def _scalar(self, loss: Any) -> Tensor:
         try:
@@ -178,12 +199,12 @@ class CheckedProblem:
         )
 
 
-def fault_at_start(site: str, loss: Tensor, gradient: Tensor) -> str | None:
-    """What is wrong with the first loss and gradient of a site, None where both are finite."""
+def fault_at_start(site: str, loss: Tensor, vector: Tensor, name: str) -> str | None:
+    """What is wrong with a site's first loss and the vector of that name; None where both are finite."""
     if not math.isfinite(loss):
         return f"the training loss of {site} is {float(loss)} at the start: look at its data"
-    if not bool(gradient.isfinite().all()):
-        return f"the gradient of {site} is not finite at the start, although its loss is: look at its data"
+    if not bool(vector.isfinite().all()):
+        return f"the {name} of {site} is not finite at the start, although its loss is: look at its data"
     return None
 
 

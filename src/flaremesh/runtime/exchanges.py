@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from flaremesh.algorithms import Exchange, Vectors
-from flaremesh.gossip import Gossip, GossipError, Mixture, message_bytes, spans
+from flaremesh.gossip import Gossip, Mixture, message_bytes, spans
 from flaremesh.links import Key, Link, Payload, send_in_time
 from flaremesh.runtime.buffers import MixedBuffers
 from flaremesh.runtime.tree import Tree
@@ -28,7 +28,7 @@ class Exchanges:
         mixing: what becomes of the neighbours' vectors.
 
     Raises:
-        GossipError: the wire or the mixing does not fit the schedule.
+        GossipError: the wire does not fit the schedule.
     """
 
     def __init__(
@@ -42,8 +42,6 @@ class Exchanges:
         peer_timeout: float,
         mixing: Mixing,
     ):
-        if reason := mixing.unsoundness(schedule):
-            raise GossipError(reason)
         self._schedule = schedule
         self._link = link
         self._peer_timeout = peer_timeout
@@ -56,7 +54,8 @@ class Exchanges:
             like = [initial.new_empty(length, device="meta") for length in exchange.lengths(initial.numel())]
             if with_buffers := buffers is not None and stage == 0:
                 like.append(buffers.to("meta"))
-            self._gossips.append(Gossip(wire, len(schedule), with_buffers, mixing.clip))
+            shape = (exchange.averaged, exchange.sums)
+            self._gossips.append(Gossip(wire, len(schedule), with_buffers, *shape, mixing.clip))
             self._likes.append(like)
             self._parts.append(len(spans(like)))
             lengths.append(message_bytes(wire, like, exact_last=with_buffers))

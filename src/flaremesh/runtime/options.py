@@ -19,6 +19,7 @@ class RunOptions:
         wire: how vectors travel; may be given as a word or a mapping, as in a topology file.
         mixing: what becomes of the neighbours' vectors; may be given as a mapping.
         checkpoint_every: iterations between checkpoints, None for no such rule.
+        asynchronous: mix what neighbours sent last, and wait for none.
     """
 
     iterations: int
@@ -29,6 +30,7 @@ class RunOptions:
     wire: Wire = field(default_factory=Wire)
     mixing: Mixing = field(default_factory=Mixing)
     checkpoint_every: int | None = None
+    asynchronous: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "wire", Wire.of(self.wire))
@@ -45,6 +47,7 @@ class RunOptions:
             run.mix_buffers,
             run.wire,
             run.mixing,
+            asynchronous=run.asynchronous,
         )
 
     def evaluates(self, iteration: int) -> bool:

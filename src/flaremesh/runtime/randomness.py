@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from flaremesh.problems.generators import global_states, set_global_states
-from flaremesh.problems.protocol import Problem, Resumable, SiteContext
+from flaremesh.problems.protocol import Problem, Resumable, SiteContext, Trains
 
 
 def seed_all(seed: int) -> None:
@@ -78,6 +78,17 @@ class TakingTurns(Problem):
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with self._generators.in_place():
             return self._problem.loss_and_gradient(x)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the problem takes its local steps itself."""
+        return isinstance(self._problem, Trains) and self._problem.trains
+
+    def train(self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The problem's steps."""
+        assert isinstance(self._problem, Trains), "it is asked for steps only if it takes them"
+        with self._generators.in_place():
+            return self._problem.train(x, steps, stepsize, shift)
 
     @override
     def evaluate(self, x: Tensor) -> Mapping[str, float]:

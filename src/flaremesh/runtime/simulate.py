@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -59,6 +60,7 @@ class Simulation:
         resume: where each site goes on, all after the same iteration; {} to begin.
         began: names of the sites with which the run began, if others have left since: each keeps its data.
         joining: the sites that join where the others go on; None for none.
+        paces: how long an iteration of a site takes, where sites wait for nobody; 1 unless said.
 
     Attributes:
         sites: the loop of each site.
@@ -78,6 +80,7 @@ class Simulation:
         resume: Mapping[str, Checkpoint] = _NONE,
         began: Sequence[str] = (),
         joining: Joining | None = None,
+        paces: Mapping[str, float] = _NONE,
     ):
         boxes = inboxes(schedules)
         self.histories = {
@@ -106,7 +109,7 @@ class Simulation:
             }
         self.sites = {site: sites[site] for site in schedules}
         self._require_one_model()
-        self._options = options
+        self._options, self._paces = options, paces
         self.seconds = 0.0
         self._start = next(iter(self.sites.values())).start
         self.snapshots = [self._snapshot(self._start)]
@@ -117,7 +120,10 @@ class Simulation:
             pass
 
     def steps(self) -> Iterator[Snapshot]:
-        """Run one iteration of all sites for each snapshot asked for."""
+        """Run one iteration of all sites for each snapshot asked for; of the fastest, if they do not wait."""
+        if self._options.asynchronous:
+            yield from self._steps_at_own_paces()
+            return
         for iteration in range(self._start, self._options.iterations):
             started = time.perf_counter()
             turns = [site.turns(iteration) for site in self.sites.values()]
@@ -126,6 +132,30 @@ class Simulation:
             self.seconds += time.perf_counter() - started
             self.snapshots.append(self._snapshot(iteration + 1))
             yield self.snapshots[-1]
+
+    def _steps_at_own_paces(self) -> Iterator[Snapshot]:
+        """Each site iterates whenever its time has come; all begin together."""
+        numbers = {name: site.remaining() for name, site in self.sites.items()}
+        turns = [site.turns(next(numbers[name])) for name, site in self.sites.items()]
+        for _ in zip(*turns, strict=True):
+            pass
+        due = [(self._paces.get(name, 1.0), number, name) for number, name in enumerate(self.sites)]
+        heapify(due)
+        done = self._start + 1
+        self.snapshots.append(self._snapshot(done))
+        yield self.snapshots[-1]
+        while due:
+            now, number, name = heappop(due)
+            if (iteration := next(numbers[name], None)) is None:
+                continue
+            started = time.perf_counter()
+            self.sites[name].iterate(iteration)
+            self.seconds += time.perf_counter() - started
+            heappush(due, (now + self._paces.get(name, 1.0), number, name))
+            if iteration == done:
+                done += 1
+                self.snapshots.append(self._snapshot(done))
+                yield self.snapshots[-1]
 
     @property
     def mean(self) -> Tensor:
@@ -198,6 +228,7 @@ def simulation_of(
     checkpoint_every: int | None = None,
     checkpoints: Mapping[str, Checkpoints] = _NONE,
     resume: Mapping[str, Checkpoint] = _NONE,
+    paces: Mapping[str, float] = _NONE,
 ) -> Iterator[Simulation]:
     """The simulation of a topology file's run, with its problem as it would arrive at the sites.
 
@@ -209,4 +240,13 @@ def simulation_of(
     """
     options = replace(RunOptions.of(run), checkpoint_every=checkpoint_every)
     with delivered(run.problem) as problem:
-        yield Simulation(mesh.schedules, configured(run), problem, options, run.seed, checkpoints, resume)
+        yield Simulation(
+            mesh.schedules,
+            configured(run),
+            problem,
+            options,
+            run.seed,
+            checkpoints,
+            resume,
+            paces=paces,
+        )

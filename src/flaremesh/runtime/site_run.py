@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Vectors, unclippable
+from flaremesh.algorithms.descent import OwnDescent
 from flaremesh.errors import FlaremeshError
+from flaremesh.gossip import GossipError
 from flaremesh.links import Link
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
 from flaremesh.printable import printable
@@ -25,6 +27,7 @@ from flaremesh.runtime.checkpointing import Checkpointing, Cuts
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
 from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.runtime.joining import Joining
+from flaremesh.runtime.latest_exchanges import LatestExchanges
 from flaremesh.runtime.observation import Observation
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.tree import Tree
@@ -95,6 +98,8 @@ class SiteRun:
         self.clips: dict[str, float] = defaultdict(float)
         if options.mixing.clip is not None and (reason := unclippable(algorithm, type(algorithm).__name__)):
             raise AlgorithmError(reason)
+        if reason := options.mixing.unsoundness(schedule, asynchronous=options.asynchronous):
+            raise GossipError(reason)
         self.checkpointing: Checkpointing | None = None
         if checkpoints is not None:
             earlier = resume.history if resume else ()
@@ -119,7 +124,9 @@ class SiteRun:
             options.peer_timeout,
             options.mixing,
         )
-        self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), self._gradient)
+        own = self.problem.trains
+        objective = OwnDescent(self._gradient, self._train) if own else self._gradient
+        self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), objective)
         if resume is None:
             self.start = joining.iteration if joining else 0
             self._observed = self._observation(self.start - 1)
@@ -164,8 +171,20 @@ class SiteRun:
 
     def run(self) -> None:
         """All iterations; see ``turns`` for what is raised."""
-        for iteration in range(self.start, self._options.iterations):
+        for iteration in self.remaining():
             self.iterate(iteration)
+
+    def remaining(self) -> Iterator[int]:
+        """The iterations to be done, each when the one before is; fewer where a neighbour is done earlier."""
+        done = self.start
+        while done < self.iterations and not (self._latest and self._latest.is_over):
+            yield done
+            done += 1
+        if self._latest:
+            self._latest.end(done)
+        if not self._options.evaluates(done):
+            self._tell()
+            self._evaluate(done)
 
     def iterate(self, iteration: int) -> None:
         """One iteration, without a pause; see ``turns``."""
@@ -221,7 +240,12 @@ class SiteRun:
 
     def _make_exchanges(self, *args: Any) -> Exchanges:
         """Takes the arguments of Exchanges."""
-        return Exchanges(*args)
+        return LatestExchanges(*args) if self._options.asynchronous else Exchanges(*args)
+
+    @property
+    def _latest(self) -> LatestExchanges | None:
+        """The exchanges, where this site waits for nobody."""
+        return self._exchanges if isinstance(self._exchanges, LatestExchanges) else None
 
     def _observation(self, iteration: int) -> Observation:
         started = time.perf_counter()
@@ -344,15 +368,27 @@ class SiteRun:
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()
         self._observed.loss, gradient = self.problem.loss_and_gradient(x)
-        if not self._started:
-            self._started = True
-            wrong = fault_at_start(self.site, self._observed.loss, gradient)
-            if wrong and self._options.stop_on_non_finite:
-                raise NonFiniteValue(wrong)
+        self._require_sound_start(gradient, "gradient")
         if self._observed.look:
             self._observed.gradient_norm = torch.linalg.vector_norm(gradient)
         self._observed.gradient_seconds += time.perf_counter() - started
         return gradient
+
+    def _train(self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None) -> Tensor:
+        started = time.perf_counter()
+        self._observed.loss, z = self.problem.train(x, steps, stepsize, shift)
+        self._require_sound_start(z, "trained model")
+        self._observed.gradient_seconds += time.perf_counter() - started
+        return z
+
+    def _require_sound_start(self, vector: Tensor, name: str) -> None:
+        if self._started:
+            return
+        self._started = True
+        assert self._observed.loss is not None, "it came with the vector"
+        wrong = fault_at_start(self.site, self._observed.loss, vector, name)
+        if wrong and self._options.stop_on_non_finite:
+            raise NonFiniteValue(wrong)
 
     def _evaluate(self, iteration: int) -> None:
         started = time.perf_counter()

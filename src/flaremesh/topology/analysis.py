@@ -60,7 +60,7 @@ def analyse(matrices: Sequence[Matrix]) -> Properties:
         column_stochastic=column,
         symmetric=all(np.allclose(w, w.T, rtol=0, atol=_TOLERANCE) for w in matrices),
         primitive=_primitive(product),
-        contraction=contraction(product, len(matrices), doubly_stochastic=row and column),
+        contraction=contraction(matrices, doubly_stochastic=row and column),
     )
 
 
@@ -69,20 +69,38 @@ def period(matrices: Sequence[Matrix]) -> Matrix:
     return reduce(lambda product, w: w @ product, matrices)
 
 
-def contraction(product: Matrix, iterations: int, *, doubly_stochastic: bool) -> float:
-    """Contraction per iteration of a period's product (n, n), as Properties defines it."""
-    n = len(product)
-    if doubly_stochastic:
-        difference = product - 1 / n
-        if np.allclose(product, product.T, rtol=0, atol=_TOLERANCE):
-            factor = np.abs(np.linalg.eigvalsh(difference)).max()
-        else:
-            factor = np.linalg.norm(difference, 2)
+def contraction(matrices: Sequence[Matrix], *, doubly_stochastic: bool) -> float:
+    """Contraction per iteration of a period, each matrix (n, n), as Properties defines it.
+
+    Multiplies what the matrices do to deviations from the mean, and scales it on the way: in a long period's
+    product itself that would be less than rounding, and look as if it were nothing.
+    """
+    deviation, before, logarithm = _centred(matrices[0]), math.sqrt(len(matrices[0]) - 1), 0.0
+    for w in matrices[1:]:
+        size = float(np.linalg.norm(deviation))
+        if size <= _ROUNDING * before:
+            return 0.0
+        deviation, before = _centred(w) @ (deviation / size), 1.0
+        logarithm += math.log(size)
+    if not doubly_stochastic:
+        factor = np.abs(np.linalg.eigvals(deviation)).max()
+    elif np.allclose(deviation, deviation.T, rtol=0, atol=_TOLERANCE):
+        factor = np.abs(np.linalg.eigvalsh(deviation)).max()
     else:
-        factor = np.sort(np.abs(np.linalg.eigvals(product)))[-2]
-    if factor < _ROUNDING:
+        factor = np.linalg.norm(deviation, 2)
+    if factor <= _ROUNDING:
         return 0.0
-    return 1.0 if factor > 1 - _ROUNDING else float(factor ** (1 / iterations))
+    logarithm += math.log(factor)
+    return 1.0 if logarithm > -_ROUNDING else math.exp(logarithm / len(matrices))
+
+
+def _centred(w: Matrix) -> Matrix:
+    """(I − J)W(I − J): W on the deviations from the mean, whose eigenvalues are W's but for one that is 1.
+
+    Products of these are those of the matrices, centred, where all rows or all columns sum to one.
+    """
+    centred: Matrix = w - w.mean(axis=0) - w.mean(axis=1, keepdims=True) + w.mean()
+    return centred
 
 
 def stationary(product: Matrix) -> NDArray[np.float64]:

@@ -12,9 +12,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from flaremesh.class_path import package_of, prefix_of
 from flaremesh.hosts import canonical
-from flaremesh.topology.graphs import Digraph, GraphError, directed, phases
+from flaremesh.topology.graphs import Digraph, GraphError, directed, foreign_rule, phases
 from flaremesh.topology.mistakes import Location, Mistake, instead, shown
-from flaremesh.topology.schema import DEFAULT_PORT, SERVER, Graph, LinkAddress, Meet, Port, Weight, WeightRule
+from flaremesh.topology.schema import (
+    DEFAULT_PORT,
+    SERVER,
+    Count,
+    Graph,
+    LinkAddress,
+    Meet,
+    Port,
+    Weight,
+    WeightedGraph,
+    WeightRule,
+    default_weights,
+)
 from flaremesh.topology.weights import UNDIRECTED_ONLY
 
 
@@ -31,7 +43,8 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
                 ("sites", index, "name"), f"{SERVER} is the server's own name", "choose another name"
             )
     yield from _port_mistakes(data)
-    graph, weights = data.get("graph"), data.get("weights", "metropolis")
+    graph = data.get("graph")
+    weights = data.get("weights", default_weights(graph))
     rule = weights if weights in get_args(WeightRule) else None
     names = [name for name in sites if isinstance(name, str)]
     in_edges = list(_edge_mistakes(graph, names, rule)) if isinstance(graph, Mapping) else []
@@ -40,6 +53,7 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
         yield from _graph_mistakes(graph, names, rule)
     yield from _code_mistakes(data)
     yield from _quorum_mistakes(data.get("run"), len(sites))
+    yield from _asynchrony_mistakes(data.get("run"))
 
 
 def _mappings(entries: Any) -> list[Mapping[str, Any]]:
@@ -51,6 +65,7 @@ def _mappings(entries: Any) -> list[Mapping[str, Any]]:
 
 _TRUTH = TypeAdapter(bool)
 _WEIGHT = TypeAdapter(Weight)
+_PHASE = TypeAdapter(Count)
 _GRAPH = TypeAdapter[Any](Graph)
 _LINK = TypeAdapter(LinkAddress)
 _PORT = TypeAdapter(Port)
@@ -136,14 +151,14 @@ def _edge_mistakes(
 ) -> Iterator[Mistake]:
     edges = _mappings(graph.get("edges"))
     if not edges:
-        if rule == "explicit" and "kind" in graph:
+        if rule == "explicit" and "kind" in graph and not isinstance(_valid(_GRAPH, graph), WeightedGraph):
             yield Mistake(
                 ("weights",), "explicit weights need edges that carry them", "write weights: metropolis"
             )
         return
-    known, seen = set(sites), set[tuple[str, str]]()
+    known, seen = set(sites), set[tuple[int, str, str]]()
     one_way = _valid(_TRUTH, graph.get("directed", False)) is not False
-    sums: defaultdict[str, float] = defaultdict(float)
+    sums: defaultdict[tuple[int, str], float] = defaultdict(float)
     for index, edge in enumerate(edges):
         at = ("graph", "edges", index)
         ends = {end: site for end in ("from", "to") if isinstance(site := edge.get(end), str)}
@@ -153,6 +168,7 @@ def _edge_mistakes(
         if len(ends) < 2:
             continue  # validation says so
         source, target = ends.values()
+        phase = _valid(_PHASE, edge.get("phase", 1)) or 1
         both_ways = [(source, target)] if one_way else [(source, target), (target, source)]
         if source == target:
             yield Mistake(
@@ -160,20 +176,20 @@ def _edge_mistakes(
                 f"{source} is its own neighbour",
                 "remove the edge: a site's own weight is what its neighbours' weights leave of 1",
             )
-        if (source, target) in seen:
+        if (phase, source, target) in seen:
             yield Mistake(at, f"the edge between {source} and {target} stands twice", "remove one of them")
-        seen.update(both_ways)
+        seen.update((phase, *ends) for ends in both_ways)
         if rule == "explicit" and edge.get("weight") is None:
             yield Mistake(
                 at, "the edge has no weight, but weights are explicit", "add a weight between 0 and 1"
             )
         if (weight := _valid(_WEIGHT, edge.get("weight"))) is not None:
             for _, user in both_ways:
-                sums[user] += weight
-                if sums[user] - weight <= 1 + 1e-9 < sums[user]:
+                sums[phase, user] += weight
+                if (total := sums[phase, user]) - weight <= 1 + 1e-9 < total:
                     yield Mistake(
                         (*at, "weight"),
-                        f"the weights of {user}'s neighbours sum to more than 1 ({sums[user]:g})",
+                        f"the weights of {user}'s neighbours sum to more than 1 ({total:g})",
                         "lower them: what they leave of 1 is the site's own weight",
                     )
     if rule not in (None, "explicit") and sums:
@@ -191,6 +207,8 @@ def _graph_mistakes(data: Any, sites: Sequence[str], rule: WeightRule | None) ->
     graph = _valid(_GRAPH, data)
     if graph is None:
         return
+    if mistake := foreign_rule(graph, rule or "explicit"):
+        yield Mistake(("weights",), *mistake)
     try:
         parts = phases(graph, sites)
     except GraphError as error:
@@ -205,7 +223,7 @@ def _graph_mistakes(data: Any, sites: Sequence[str], rule: WeightRule | None) ->
             f"the programme that finds optimal weights takes hours for {len(sites)} sites",
             f"write weights: metropolis; {_MOST_OPTIMAL} sites are the most",
         )
-    if rule in UNDIRECTED_ONLY and any(directed(part) for part in parts):
+    if not mistake and rule in UNDIRECTED_ONLY and any(directed(part) for part in parts):
         yield Mistake(
             ("weights",),
             f"{rule} weights need an undirected graph and this one is directed",
@@ -236,6 +254,15 @@ def _quorum_mistakes(run: Any, sites: int) -> Iterator[Mistake]:
         )
     elif isinstance(quorum := run["quorum"], int) and quorum > sites:
         yield Mistake(("run", "quorum"), f"there are {sites} sites", f"write at most {sites}")
+
+
+def _asynchrony_mistakes(run: Any) -> Iterator[Mistake]:
+    if isinstance(run, Mapping) and run.get("asynchronous") is True and run.get("on_loss", "wait") != "fail":
+        yield Mistake(
+            ("run", "on_loss"),
+            "sites that wait for nobody have no iteration in common from which a run could go on",
+            "write on_loss: fail, or remove asynchronous",
+        )
 
 
 def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -1,4 +1,4 @@
-"""Edge-list files: one ``from to [weight]`` a line, ``#`` starts a comment.
+"""Edge-list files: one ``from to [weight]`` a line, ``#`` starts a comment, ``phase`` the edges of a phase.
 
 As spreadsheets write it, fields may be separated by commas or semicolons, and the first line may name them.
 """
@@ -51,16 +51,26 @@ class EdgeList:
             problem = f"{self.name} has more than {MOST_LINES:,} lines"
             self.mistakes.append(Mistake(("graph", "file"), problem, "name a kind of graph instead"))
             return
-        for number, line in enumerate(lines, start=1):
+        phase, heading = 1, 0
+        for number, line in enumerate([*lines, "phase"], start=1):
             match _fields(line.partition("#")[0]):
                 case []:
                     continue
                 case ["from", "to"] | ["from", "to", "weight"] if not self.lines:
                     continue
+                case ["phase"]:
+                    if self.lines and self.lines[-1] > heading:
+                        phase += 1
+                    elif heading:
+                        problem = "no edges follow in this phase"
+                        self.mistakes.append(self._mistake(heading, problem, "add some, or remove the line"))
+                    heading = number
+                    continue
                 case [source, target]:
-                    self.edges.append({"from": source, "to": target})
+                    self.edges.append({"from": source, "to": target, "phase": phase})
                 case [source, target, weight]:
-                    self.edges.append({"from": source, "to": target, "weight": _number(weight)})
+                    edge = {"from": source, "to": target, "weight": _number(weight), "phase": phase}
+                    self.edges.append(edge)
                 case _:
                     self.mistakes.append(
                         self._mistake(number, f"{shown(line)} is no edge", "write: from to [weight]")

@@ -5,26 +5,40 @@ An edge (j, i) of a DiGraph means that site i uses the value of site j; an undir
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import networkx as nx
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.topology.base_graph import base_graph
 from flaremesh.topology.schema import (
+    BaseGraph,
     CirculantGraph,
     EdgeListFile,
+    EquiTopo,
     ErdosRenyi,
     ExplicitGraph,
     FixedGraph,
     Graph,
     GridGraph,
     MaybeDirected,
+    OnePeerEquiTopo,
+    RandomPeers,
     RandomRegular,
     WattsStrogatz,
+    WeightedGraph,
 )
 
 Digraph: TypeAlias = "nx.DiGraph[str]"
+
+
+def foreign_rule(graph: Graph, rule: str) -> tuple[str, str] | None:
+    """Why a rule must not weigh a graph's edges, and the remedy; None where it may."""
+    if rule == "explicit" or not isinstance(graph, WeightedGraph):
+        return None
+    return f"{graph.kind} has weights of its own, not {rule} ones", "leave weights out, or write explicit"
 
 
 class GraphError(FlaremeshError):
@@ -47,34 +61,58 @@ def phases(graph: Graph, sites: Sequence[str]) -> tuple[Digraph, ...]:
     """The graph over ``sites``, in their order; iteration k uses phase k mod len(phases).
 
     Random graphs depend on nothing but their fields and the number of sites, and touch no global generator.
+    The edges of a WeightedGraph, and of an ExplicitGraph that has weights, carry them as ``weight``.
 
     Raises:
         GraphError: no such graph exists over this number of sites.
     """
-    match graph:
-        case FixedGraph(kind="one-peer-exponential"):
-            n = len(sites)
-            return tuple(_directed(sites, _circle(n, [hop])) for hop in _hops(n))
-        case ExplicitGraph():
-            return (_explicit(graph, sites),)
-        case EdgeListFile():
-            raise GraphError("file", f"the edges are still in {graph.file}", "read the topology with load()")
-    if (edges := _expected_edges(graph, len(sites))) > _MOST_EDGES:
+    n = len(sites)
+    if (edges := _expected_edges(graph, n)) > _MOST_EDGES:
         raise GraphError(
             "kind",
-            f"{len(sites)} sites would have {edges:,.0f} edges, and {_MOST_EDGES:,} are the most",
-            "take a sparser graph, e.g. exponential or random-regular",
+            f"{n} sites would have {edges:,.0f} edges, and {_MOST_EDGES:,} are the most",
+            "draw fewer phases"
+            if isinstance(graph, RandomPeers)
+            else "take a sparser graph, e.g. exponential or random-regular",
         )
+    match graph:
+        case FixedGraph(kind="one-peer-exponential"):
+            return tuple(_directed(sites, _circle(n, [hop])) for hop in _hops(n))
+        case ExplicitGraph():
+            return _explicit(graph, sites)
+        case EdgeListFile():
+            raise GraphError("file", f"the edges are still in {graph.file}", "read the topology with load()")
+        case BaseGraph():
+            pairs = base_graph(n, graph.degree)
+            return tuple(
+                _weighted(sites, phase | {(j, i): w for (i, j), w in phase.items()}) for phase in pairs
+            )
+        case EquiTopo():
+            return (_weighted(sites, _equitopo(n, graph)),)
+        case OnePeerEquiTopo():
+            weight = (n - 1) / (2 * n)
+            hops = _random_hops(n, graph)
+            return tuple(_weighted(sites, dict.fromkeys(_circle(n, [hop]), weight)) for hop in hops)
+        case RandomPeers():
+            return tuple(_weighted(sites, edges) for edges in _random_peers(n, graph))
     one_way = isinstance(graph, MaybeDirected) and graph.directed
-    return ((_directed if one_way else _undirected)(sites, _edges(graph, len(sites))),)
+    return ((_directed if one_way else _undirected)(sites, _edges(graph, n)),)
 
 
 _MOST_EDGES = 300_000
 
 
 def _expected_edges(graph: Graph, n: int) -> float:
-    """Number of directed edges of a graph that a few words describe."""
+    """Number of directed edges of a graph that a few words describe, in all phases."""
     match graph:
+        case BaseGraph():
+            return n * min(graph.degree, n - 1)
+        case EquiTopo():
+            return n * min(_number_of_hops(n, graph), n - 1) * (1 if graph.directed else 2)
+        case OnePeerEquiTopo():
+            return n * min(_number_of_hops(n, graph), n - 1)
+        case RandomPeers():
+            return n * min(graph.peers, n - 1) * graph.phases
         case FixedGraph(kind="complete"):
             return n * (n - 1)
         case ErdosRenyi():
@@ -95,6 +133,13 @@ def _directed(sites: Sequence[str], edges: Iterable[tuple[int, int]]) -> Digraph
     graph: Digraph = nx.DiGraph()
     graph.add_nodes_from(sites)
     graph.add_edges_from((sites[j], sites[i]) for j, i in edges)
+    return graph
+
+
+def _weighted(sites: Sequence[str], weights: Mapping[tuple[int, int], float]) -> Digraph:
+    graph: Digraph = nx.DiGraph()
+    graph.add_nodes_from(sites)
+    graph.add_weighted_edges_from((sites[j], sites[i], weight) for (j, i), weight in weights.items())
     return graph
 
 
@@ -134,15 +179,61 @@ def _pairs(graph: "nx.Graph[int]") -> Iterable[tuple[int, int]]:
     return list(graph.edges)
 
 
-def _explicit(graph: ExplicitGraph, sites: Sequence[str]) -> Digraph:
-    result: Digraph = nx.DiGraph()
-    result.add_nodes_from(sites)
+def _explicit(graph: ExplicitGraph, sites: Sequence[str]) -> tuple[Digraph, ...]:
+    count = max(edge.phase for edge in graph.edges)
+    if count > 1 and count * len(sites) > _MOST_EDGES:
+        problem = f"{len(sites)} sites in {count:,} phases take too much memory"
+        raise GraphError("edges", problem, f"write at most {_MOST_EDGES // len(sites):,} phases")
+    results = tuple(_directed(sites, ()) for _ in range(count))
     for edge in graph.edges:
         weight = {} if edge.weight is None else {"weight": edge.weight}
+        result = results[edge.phase - 1]
         result.add_edge(edge.source, edge.target, **weight)
         if not graph.directed:
             result.add_edge(edge.target, edge.source, **weight)
-    return result
+    return results
+
+
+def _number_of_hops(n: int, graph: EquiTopo | OnePeerEquiTopo) -> int:
+    return graph.hops or min(n - 1, math.ceil(2 * math.log(n)))
+
+
+def _random_hops(n: int, graph: EquiTopo | OnePeerEquiTopo) -> list[int]:
+    hops = _number_of_hops(n, graph)
+    if hops > n - 1:
+        raise GraphError("hops", f"on a circle of {n} sites there are {n - 1} hops", f"write at most {n - 1}")
+    return random.Random(graph.seed).sample(range(1, n), hops)
+
+
+def _equitopo(n: int, graph: EquiTopo) -> Mapping[tuple[int, int], float]:
+    """The mean of (n − 1)/n Pᵘ + I/n over the hops u, where P is the circle; undirected with its transpose.
+
+    EquiStatic of Song et al. 2022, arXiv 2210.07881. Its hops are drawn with replacement; without, as here,
+    the bounds of sums of random matrices by which it shows ρ = O(1) hold too (Gross and Nesme 2010).
+    """
+    hops = _random_hops(n, graph)
+    weight = (n - 1) / (n * len(hops))
+    weights: defaultdict[tuple[int, int], float] = defaultdict(float)
+    for j, i in _circle(n, hops):
+        for edge in ((j, i),) if graph.directed else ((j, i), (i, j)):
+            weights[edge] += weight if graph.directed else weight / 2
+    return weights
+
+
+def _random_peers(n: int, graph: RandomPeers) -> Iterator[Mapping[tuple[int, int], float]]:
+    """In each phase sites on a circle in random order, each of which hears those right before it.
+
+    EL-Oracle of De Vos et al. 2023, arXiv 2310.01972, its oracle being the seed: s-regular, with weights
+    1/(s + 1). Since those whom a site hears are a random set of s others, E‖WX − X̄‖² = β‖X − X̄‖², with the
+    paper's β = (1 − s/(n − 1))/(s + 1).
+    """
+    if graph.peers >= n:
+        raise GraphError("peers", f"a site has {n - 1} others", f"write at most {n - 1}")
+    generator = random.Random(graph.seed)
+    for _ in range(graph.phases):
+        order = generator.sample(range(n), n)
+        edges = ((order[j], order[i]) for j, i in _circle(n, range(1, graph.peers + 1)))
+        yield dict.fromkeys(edges, 1 / (graph.peers + 1))
 
 
 def _hops(n: int) -> list[int]:

@@ -8,7 +8,7 @@ import networkx as nx
 import numpy as np
 
 from flaremesh.topology.analysis import Properties, analyse
-from flaremesh.topology.graphs import Digraph, phases
+from flaremesh.topology.graphs import Digraph, GraphError, foreign_rule, phases
 from flaremesh.topology.neighborhood import Neighborhood, neighborhoods
 from flaremesh.topology.schema import Run, Topology
 from flaremesh.topology.weights import Matrix, mixing_matrix
@@ -53,6 +53,8 @@ class Mesh:
         Args:
             step: γ; below 1 only where the graph does not change.
         """
+        if step == 1:
+            return self.properties.contraction
         lazy = (1 - step) * np.eye(len(self.sites))
         return analyse([lazy + step * matrix for matrix in self.matrices]).contraction
 
@@ -61,9 +63,11 @@ def build(topology: Topology) -> Mesh:
     """Graph and mixing matrices of a loaded topology; the same topology always gives the same mesh.
 
     Raises:
-        GraphError: the graph does not exist over this number of sites.
+        GraphError: the graph does not exist over this number of sites, or not with this rule.
         MissingExtra: optimal weights need the extra ``optimal-weights``.
     """
+    if mistake := foreign_rule(topology.graph, topology.weights):
+        raise GraphError("weights", *mistake)
     sites = tuple(site.name for site in topology.sites)
     graphs = phases(topology.graph, sites)
     return Mesh(

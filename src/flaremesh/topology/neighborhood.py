@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,12 @@ class Neighborhood:
     self_weight: float
     in_weights: Mapping[str, float]
     out: tuple[str, ...]
+
+    @cached_property
+    def averaging(self) -> "Neighborhood":
+        """The same with one weight for the site and each of its in-neighbours: a row that sums to one."""
+        share = 1 / (1 + len(self.in_weights))
+        return Neighborhood(self.site, share, dict.fromkeys(self.in_weights, share), self.out)
 
 
 def neighborhoods(sites: Sequence[str], matrix: NDArray[np.float64]) -> dict[str, Neighborhood]:

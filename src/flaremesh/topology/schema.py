@@ -9,6 +9,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, get_args
 
@@ -335,6 +336,55 @@ class WattsStrogatz(Closed):
     seed: Seed = Field(0, description="fixes the graph")
 
 
+class WeightedGraph(Closed):
+    """A kind of graph with weights of its own, which make it what it is; the rule is then ``explicit``."""
+
+    kind: str
+
+
+class BaseGraph(WeightedGraph):
+    """The Base-(k+1) graph, which changes: exact after one cycle of phases, whatever the number of sites."""
+
+    kind: Literal["base-graph"] = Field(description="few neighbours at a time, and exact after one cycle")
+    degree: Count = Field(1, description="neighbours of a site in an iteration, at most")
+
+
+class _RandomHops(WeightedGraph):
+    hops: Count | None = Field(
+        None, description="how many hops on the circle of sites are drawn; default: 2 ln(sites)"
+    )
+    seed: Seed = Field(0, description="fixes the graph")
+
+
+class EquiTopo(_RandomHops, MaybeDirected):
+    """Sites on a circle use the values of those that are some random hops away."""
+
+    kind: Literal["equitopo"] = Field(
+        description="EquiStatic: the sites some random hops ahead, and behind unless directed"
+    )
+
+
+class OnePeerEquiTopo(_RandomHops):
+    """The random hops one at a time; directed."""
+
+    kind: Literal["one-peer-equitopo"] = Field(
+        description="directed; the hops of equitopo in turn, one in an iteration"
+    )
+
+
+class RandomPeers(WeightedGraph):
+    """In each iteration other neighbours, drawn by chance; directed."""
+
+    kind: Literal["random-peers"] = Field(
+        description="epidemic learning: in each iteration a site uses the values of others drawn anew"
+    )
+    peers: Count = Field(
+        1, description="sites whose values a site uses in an iteration, which as many use of it"
+    )
+    phases: Count = Field(100, description="iterations to draw for; a longer run begins anew with the first")
+    seed: Seed = Field(0, description="fixes all that is drawn")
+
+
 Weight: TypeAlias = Annotated[float, Field(gt=0, lt=1), NUMBER]
 
 
@@ -346,6 +396,7 @@ class Edge(Closed):
     weight: Weight | None = Field(
         None, description="entry (to, from) of the mixing matrix; only with explicit weights"
     )
+    phase: Count = Field(1, description="of a graph that changes: the phase that has the edge, from 1 on")
 
 
 class ExplicitGraph(MaybeDirected):
@@ -355,16 +406,40 @@ class ExplicitGraph(MaybeDirected):
         description="list of {from: site, to: site}, with a weight where weights are explicit"
     )
 
+    @model_validator(mode="after")
+    def _no_phase_without_edges(self) -> Self:
+        known = {edge.phase for edge in self.edges}
+        if max(known) > len(known):
+            gap = next(phase for phase in count(1) if phase not in known)
+            raise refusal(
+                f"phase {max(known)} has edges, and phase {gap} has none", "number the phases from 1 on"
+            )
+        return self
+
 
 class EdgeListFile(MaybeDirected):
-    """The edges in a text file, one `from to [weight]` a line; loading replaces it by an ExplicitGraph."""
+    """The edges in a text file, one `from to [weight]` a line, a line `phase` before those of each phase.
+
+    Loading replaces it by an ExplicitGraph.
+    """
 
     file: Path = Field(description="edge list, relative to the topology file")
 
 
 _KINDS: dict[str, type[Closed]] = {
     kind: model
-    for model in (FixedGraph, CirculantGraph, GridGraph, ErdosRenyi, RandomRegular, WattsStrogatz)
+    for model in (
+        FixedGraph,
+        CirculantGraph,
+        GridGraph,
+        ErdosRenyi,
+        RandomRegular,
+        WattsStrogatz,
+        BaseGraph,
+        EquiTopo,
+        OnePeerEquiTopo,
+        RandomPeers,
+    )
     for kind in get_args(model.model_fields["kind"].annotation)
 }
 GRAPH_KINDS = tuple(_KINDS)
@@ -390,6 +465,10 @@ Graph: TypeAlias = Annotated[
     | Annotated[ErdosRenyi, Tag("ErdosRenyi")]
     | Annotated[RandomRegular, Tag("RandomRegular")]
     | Annotated[WattsStrogatz, Tag("WattsStrogatz")]
+    | Annotated[BaseGraph, Tag("BaseGraph")]
+    | Annotated[EquiTopo, Tag("EquiTopo")]
+    | Annotated[OnePeerEquiTopo, Tag("OnePeerEquiTopo")]
+    | Annotated[RandomPeers, Tag("RandomPeers")]
     | Annotated[ExplicitGraph, Tag("ExplicitGraph")]
     | Annotated[EdgeListFile, Tag("EdgeListFile")],
     Discriminator(_graph_model),
@@ -398,6 +477,12 @@ Graph: TypeAlias = Annotated[
 WeightRule: TypeAlias = Literal[
     "metropolis", "uniform", "max-degree", "lazy", "optimal", "push-sum", "explicit"
 ]
+
+
+def default_weights(graph: Any) -> WeightRule:
+    """The rule for a graph, or for its data in a file, where the file names none."""
+    weighted = {model.__name__ for model in _KINDS.values() if issubclass(model, WeightedGraph)}
+    return "explicit" if _graph_model(graph) in weighted else "metropolis"
 
 
 class ProblemReference(Closed):
@@ -515,12 +600,22 @@ class Mixing(Closed):
         "auto, the second greatest distance of its neighbours; default: count it as it is",
     )
 
-    def unsoundness(self, hoods: Iterable[Neighborhood]) -> str | None:
-        """Why it does not fit one of these neighbourhoods, and what to write instead; None if it does."""
-        lonely = next((hood.site for hood in hoods if len(hood.in_weights) == 1), None)
-        if self.clip != "auto" or lonely is None:
+    def unsoundness(self, hoods: Iterable[Neighborhood], *, asynchronous: bool) -> str | None:
+        """Why it does not fit these neighbourhoods, and what to write instead; None if it does.
+
+        Args:
+            hoods: of all sites and phases, or of one site.
+            asynchronous: whether sites mix what has come.
+        """
+        if self.clip != "auto":
             return None
-        return (
+        if asynchronous:
+            return (
+                "clip: auto compares a site's neighbours, of which often one alone has come with "
+                "asynchronous: true; write a number"
+            )
+        lonely = next((hood.site for hood in hoods if len(hood.in_weights) == 1), None)
+        return lonely and (
             f"clip: auto compares a site's neighbours, and {lonely} has a single one; write a number, or "
             "choose a graph in which it has more"
         )
@@ -566,6 +661,11 @@ class Run(Closed):
     )
     local_steps: Count | None = Field(
         None, description="gradient steps between two exchanges, of an algorithm that has them, e.g. k-gt"
+    )
+    asynchronous: bool = Field(
+        False,
+        description="mix what neighbours sent last, and wait for none: with an algorithm that bears it, "
+        "r-fast, and on_loss: fail",
     )
     options: dict[str, Option] = Field(
         default_factory=dict, description="further hyper-parameters of the algorithm, e.g. beta1"
@@ -715,7 +815,11 @@ class Topology(Closed):
         description="the participants"
     )
     graph: Graph = Field(description="who uses whose values, e.g. {kind: ring} or {edges: [...]}")
-    weights: WeightRule = Field("metropolis", description="rule that turns the graph into a mixing matrix")
+    weights: WeightRule = Field(
+        default_factory=lambda fields: default_weights(fields.get("graph")),
+        description="rule that turns the graph into a mixing matrix; default: metropolis, or explicit where "
+        "the kind of graph brings its weights along",
+    )
     run: Run = Field(description="defaults of a run")
     certificates: Certificates = Field(Certificates(), description="lifetimes of certificates")
     code: Code = Field(Code(), description="code that jobs may run")

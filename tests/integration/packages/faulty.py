@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flaremesh.problems.consensus import Consensus
+from flaremesh.problems.digits import Digits
 from flaremesh.problems.protocol import SiteContext
 
 
@@ -50,4 +51,16 @@ class Late(Consensus):
         self._left -= 1
         if self._left == 0:
             time.sleep(self._seconds)
+        return super().loss_and_gradient(x)
+
+
+class Paced(Digits):
+    """Digits on a machine on which a gradient takes so many seconds, and leaves the cores to others."""
+
+    def __init__(self, site: SiteContext, seconds: Mapping[str, float], otherwise: float, **args: Any):
+        super().__init__(site, **args)
+        self._seconds = seconds.get(site.name, otherwise)
+
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        time.sleep(self._seconds)
         return super().loss_and_gradient(x)

@@ -10,6 +10,12 @@ from itertools import count
 import torch
 
 
+def averaging(w):
+    """R (n, n), on the graph of W: rows whose entries are equal and sum to one."""
+    used = (w != 0).to(w.dtype)
+    return used / used.sum(dim=1, keepdim=True)
+
+
 class Equation:
     """What all sites know begins with X alone, and X is the estimate."""
 
@@ -117,6 +123,24 @@ class PushSum(Equation):
         return x / mass
 
 
+class RobustPushSum(PushSum):
+    """Running sums of what is sent and of what has been received; no message is lost here."""
+
+    @classmethod
+    def start(cls, p, gradients, x, **hyper):
+        zero = torch.zeros_like(x)
+        return x, torch.ones_like(x[:, :1]), zero, zero[:, :1], zero, zero[:, :1]
+
+    @classmethod
+    def step(cls, p, gradients, x, mass, sent, mass_sent, got, mass_got):
+        sent, mass_sent = sent + x, mass_sent + mass
+        return p @ sent - got, p @ mass_sent - mass_got, sent, mass_sent, p @ sent, p @ mass_sent
+
+    @classmethod
+    def estimate(cls, x, mass, *others):
+        return x / mass
+
+
 class Sgp(PushSum):
     @classmethod
     def step(cls, p, gradients, x, mass, stepsize):
@@ -136,6 +160,13 @@ class PushDiging(PushSum):
     @classmethod
     def estimate(cls, u, mass, y):
         return u / mass
+
+
+class PushPull(GradientTracking):
+    @classmethod
+    def step(cls, c, gradients, x, y, stepsize):
+        after = averaging(c) @ (x - stepsize * y)
+        return after, c @ y + gradients(after) - gradients(x)
 
 
 class ExactDiffusion(Equation):
@@ -162,6 +193,45 @@ class Extra(Equation):
         return after, (x + w @ x) / 2, gradients(x)
 
 
+class Nids(Equation):
+    @classmethod
+    def start(cls, w, gradients, x, stepsize):
+        return x - stepsize * gradients(x), x
+
+    @classmethod
+    def step(cls, w, gradients, x, before, stepsize):
+        moved = 2 * x - before - stepsize * (gradients(x) - gradients(before))
+        return (torch.eye(len(w), dtype=w.dtype) + w) / 2 @ moved, x
+
+
+class Lead(Equation):
+    """With an exact wire: the public copies are the vectors, and a step is a whole one."""
+
+    @classmethod
+    def start(cls, w, gradients, x, stepsize):
+        return x - stepsize * gradients(x), torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, d, stepsize):
+        y = x - stepsize * gradients(x) - stepsize * d
+        d = d + (y - w @ y) / (2 * stepsize)
+        return x - stepsize * gradients(x) - stepsize * d, d
+
+
+class Beer(Equation):
+    """With an exact wire: the public copies are the vectors, and a step is a whole one."""
+
+    @classmethod
+    def start(cls, w, gradients, x, stepsize):
+        return x, gradients(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, v, stepsize):
+        away = w - torch.eye(len(w), dtype=w.dtype)
+        after = x + away @ x - stepsize * v
+        return after, v + away @ v + gradients(after) - gradients(x)
+
+
 class LocalDgd(Equation):
     @classmethod
     def step(cls, w, gradients, x, stepsize, local_steps):
@@ -182,6 +252,22 @@ class KGt(Equation):
             z = z - stepsize * (gradients(z) + c)
         d = (x - z) / (local_steps * stepsize)
         return w @ (x - local_steps * outer * stepsize * d), c - d + w @ d
+
+
+class Noloco(Equation):
+    """With one weight for both averages, b = γ."""
+
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return x, torch.zeros_like(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, m, stepsize, local_steps, beta=0.5, outer=0.7):
+        z = x
+        for _ in range(local_steps):
+            z = z - stepsize * gradients(z)
+        m = beta * m + outer * w @ (z - x) - outer * (x - w @ x)
+        return x + m, m
 
 
 class Led(Equation):
@@ -220,7 +306,23 @@ class QuasiGlobalMomentum(Equation):
         return after, beta * m + (1 - beta) * (x - after) / stepsize
 
 
+class RFast(Equation):
+    """Where every message comes in time, what is shared is mixed like any tracker."""
+
+    @classmethod
+    def start(cls, w, gradients, x, **hyper):
+        return x, gradients(x)
+
+    @classmethod
+    def step(cls, w, gradients, x, z, stepsize, local_steps):
+        for mixing in (*(local_steps - 1) * [torch.eye(len(w), dtype=w.dtype)], w):
+            after = mixing @ (x - stepsize * z)
+            x, z = after, mixing @ z + gradients(after) - gradients(x)
+        return x, z
+
+
 EQUATIONS = {
+    "beer": Beer,
     "consensus": Consensus,
     "dgd": Dgd,
     "dgd-atc": DgdAtc,
@@ -231,15 +333,21 @@ EQUATIONS = {
     "gradient-tracking-atc": GradientTrackingAtc,
     "gtadam": GtAdam,
     "k-gt": KGt,
+    "lead": Lead,
     "led": Led,
     "local-dgd": LocalDgd,
     "momentum-tracking": MomentumTracking,
+    "nids": Nids,
+    "noloco": Noloco,
     "push-diging": PushDiging,
+    "push-pull": PushPull,
     "push-sum": PushSum,
     "quasi-global-momentum": QuasiGlobalMomentum,
+    "r-fast": RFast,
+    "robust-push-sum": RobustPushSum,
     "sgp": Sgp,
 }
 """By the registered name."""
 
-NOT_AFFINE = {"gtadam", "push-diging", "push-sum", "sgp"}
+NOT_AFFINE = {"gtadam", "push-diging", "push-sum", "robust-push-sum", "sgp"}
 """Those whose estimates are no affine function of what was known before."""

@@ -1,6 +1,6 @@
 """The reference cases of the tests: matrices W, and least-squares costs whose solution is known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import networkx as nx
@@ -140,12 +140,15 @@ def simulation(
     problem: Callable[[SiteContext], Problem],
     iterations: int,
     wire: Any = "exact",
+    paces: Mapping[str, float] | None = None,
 ) -> Simulation:
+    """All sites together; with paces, each at its own, and nobody waits."""
     phases = [matrices] if isinstance(matrices, np.ndarray) else matrices
     sites = [f"site{i}" for i in range(len(phases[0]))]
     hoods = [neighborhoods(sites, w) for w in phases]
     schedules = {site: [hood[site] for hood in hoods] for site in sites}
-    return Simulation(schedules, algorithm, problem, RunOptions(iterations, wire=Wire.of(wire)))
+    options = RunOptions(iterations, wire=Wire.of(wire), asynchronous=paces is not None)
+    return Simulation(schedules, algorithm, problem, options, paces=paces or {})
 
 
 def stacked(run: Simulation, field: str) -> torch.Tensor:

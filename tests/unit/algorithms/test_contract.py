@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 import torch
-from equations import EQUATIONS, NOT_AFFINE
+from equations import EQUATIONS, NOT_AFFINE, averaging
 from reference_cases import (
     LeastSquares,
     directed_ring_with_chords,
@@ -38,7 +38,9 @@ OPTIONS = {
     "led": {"stepsize": 0.00075, "local_steps": 4},
     "local-dgd": {"stepsize": 0.0005, "local_steps": 4},
     "momentum-tracking": {"stepsize": 0.001, "beta": 0.5},
+    "noloco": {"stepsize": 0.0005, "local_steps": 4},
     "quasi-global-momentum": {"stepsize": 0.001, "beta": 0.5},
+    "r-fast": {"stepsize": 0.0005, "local_steps": 4},
 }
 """Where others than a step of 0.002 are needed to get near the solution in 2400 iterations."""
 
@@ -84,9 +86,11 @@ def iterate(algorithm, w, problems, states):
         assert all([len(vector) for vector in message] == exchange.lengths(d) for message in left)
         messages.append(left)
         sent = [torch.stack(vectors) for vectors in zip(*left, strict=True)]
+        matrices = [averaging(w) if place < exchange.averaged else w for place in range(len(sent))]
+        mixed = [matrix @ vectors for matrix, vectors in zip(matrices, sent, strict=True)]
         left = [
-            resumed(step, lambda row=row, sent=sent: tuple(row @ vectors for vectors in sent))
-            for step, row in zip(steps, w, strict=True)
+            resumed(step, lambda mixture=mixture: mixture)
+            for step, mixture in zip(steps, zip(*mixed, strict=True), strict=True)
         ]
     return left, messages
 
@@ -139,7 +143,8 @@ def test_a_step_overwrites_neither_states_nor_messages_and_keeps_their_shape_and
 @ON_GRAPHS
 def test_the_simulated_sites_do_what_the_published_equation_says(name, w):
     run = simulation(w, create(name, **options_of(name)), scattered, iterations=5)
-    problems, x = problems_of(len(w)), estimates(run)
+    problems = problems_of(len(w))
+    x = torch.stack([problem.initial() for problem in problems])
     equation = EQUATIONS[name].estimates(
         torch.from_numpy(w), lambda x: gradients_of(problems, x), x, **options_of(name)
     )

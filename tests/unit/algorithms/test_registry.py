@@ -21,16 +21,16 @@ def test_the_algorithms_that_the_documentation_speaks_of_are_there():
     assert {"consensus", "dgd", "dgd-atc", "dgd-cta", "gtadam", "push-sum", "sgp"} < set(names())
     assert {"gradient-tracking", "gradient-tracking-atc", "extra", "exact-diffusion"} < set(names())
     assert {"k-gt", "led", "local-dgd", "momentum-tracking", "quasi-global-momentum"} < set(names())
-    assert "push-diging" in names()
+    assert {"beer", "lead", "nids", "noloco", "push-diging", "push-pull"} < set(names())
 
 
-def test_only_the_push_sum_family_runs_on_column_stochastic_weights():
+def test_those_for_directed_graphs_run_on_column_stochastic_weights():
     directed = {name for name in names() if algorithm_class(name).weights is Weights.COLUMN_STOCHASTIC}
-    assert directed == {"push-diging", "push-sum", "sgp"}
+    assert directed == {"push-diging", "push-pull", "push-sum", "robust-push-sum", "sgp"}
 
 
 def test_an_unknown_algorithm_is_answered_with_the_known_ones():
-    with pytest.raises(KeyError, match=r"unknown algorithm 'adam'; known are consensus, dgd"):
+    with pytest.raises(KeyError, match=r"unknown algorithm 'adam'; known are beer, consensus, dgd"):
         create("adam")
 
 
@@ -60,7 +60,7 @@ def test_a_stepsize_is_a_positive_number(name, stepsize):
 
 
 @pytest.mark.parametrize("local_steps", [0, -1, 1.5, True, "20"])
-@pytest.mark.parametrize("name", ["local-dgd", "k-gt"])
+@pytest.mark.parametrize("name", ["local-dgd", "k-gt", "noloco"])
 def test_local_steps_are_a_whole_number(name, local_steps):
     with pytest.raises(ValueError, match="local_steps must be a whole number from 1 on"):
         create(name, stepsize=0.1, local_steps=local_steps)

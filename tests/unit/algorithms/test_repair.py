@@ -142,7 +142,7 @@ def test_those_that_are_left_come_to_the_solution_of_their_own_sum(name, tmp_pat
     assert distance(run, algorithm) < 1e-9
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", [name for name in EXACT if name != "robust-push-sum"])  # its sums tell
 def test_without_the_repair_they_would_come_elsewhere(name, tmp_path):
     cls = algorithm_class(name)
     unrepaired = type(cls.__name__, (cls,), {"repair": lambda self, state, x0, gradient: state})

@@ -25,7 +25,7 @@ def test_all_are_listed_with_the_paper_that_published_them():
     found = json.loads(listed("--json"))
     assert list(found) == names()
     assert all(described["paper"] for described in found.values())
-    assert found["k-gt"]["messages"] == [{"vectors": 2, "scalars": 0}]
+    assert found["k-gt"]["messages"] == [{"vectors": 2, "scalars": 0, "sums": 1, "averaged": 0}]
     assert "unsound" not in found["k-gt"]
     table = listed()
     assert all(name in table and described["paper"] in table for name, described in found.items())

@@ -209,6 +209,7 @@ def test_a_folder_that_holds_no_run_or_a_damaged_one_gives_no_report(
         ["run", "mesh.yaml", "--stepsize", "nan"],
         ["run", "mesh.yaml", "--wire", "morse"],
         ["simulate", "mesh.yaml", "--iterations", "many"],
+        ["simulate", "mesh.yaml", "--pace", "bonn=10"],
         ["doctor", "mesh.yaml"],
         ["top", "mesh.yaml", "--once"],
         ["top", "mesh.yaml", "--json"],

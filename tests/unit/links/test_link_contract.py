@@ -134,6 +134,32 @@ def test_a_message_of_any_length_arrives_with_the_same_bytes(mesh, length):
     assert received(mesh, "b", key) == message
 
 
+def test_what_has_come_is_taken_without_waiting_and_in_its_order(mesh):
+    assert mesh.links["b"].arrived(["a"]) == {}
+    keys = [Key(iteration, 0, "a") for iteration in range(3)]
+    for key in keys:
+        send(mesh, "a", "b", key, b"%d" % key.iteration)
+    came: dict[Key, bytes] = {}
+    with bounded():
+        while len(came) < len(keys):
+            came |= {key: bytes(payload) for key, payload in mesh.links["b"].arrived(["a"]).items()}
+    assert list(came.items()) == [(key, b"%d" % key.iteration) for key in keys]
+
+
+def test_the_sender_sees_what_has_not_been_taken(mesh):
+    a, b = mesh.links["a"], mesh.links["b"]
+    b.arrived(["a"])  # whoever takes so tells of each message at once
+    assert a.lag("b") == 0
+    key = Key(0, 0, "a")
+    send(mesh, "a", "b", key, b"here")
+    assert a.lag("b") == 1
+    with bounded():
+        while not b.arrived(["a"]):
+            pass
+        while a.lag("b"):
+            pass
+
+
 def test_both_directions_carry_at_once(mesh):
     pairs = [("a", "b"), ("b", "a")]
     assert exchange(mesh, pairs, 10, lambda sender, k: f"{sender}{k}".encode() * 20_000) == []

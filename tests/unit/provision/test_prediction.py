@@ -181,6 +181,8 @@ def test_only_what_is_sound_for_the_algorithm_is_proposed():
         mesh = build(complete.model_copy(update={"graph": choice.graph, "weights": choice.weights}))
         assert mesh.properties.doubly_stochastic
         assert mesh.properties.connected
+    kinds = {choice.graph.kind: choice.weights for choice in tuning.choices if hasattr(choice.graph, "kind")}
+    assert kinds["base-graph"] == "explicit"
 
 
 def test_edges_that_hold_no_mesh_together_are_no_choice():

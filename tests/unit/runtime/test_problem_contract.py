@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaremesh.algorithms import create, names
+from flaremesh.algorithms import FixedPoint, algorithm_class, create, names
 from flaremesh.errors import FlaremeshError
 from flaremesh.problems.protocol import ProblemError, SiteContext
 from flaremesh.runtime.contract import CheckedProblem
@@ -24,7 +24,9 @@ from flaremesh.topology.neighborhood import Neighborhood
 X = torch.zeros(3)
 SITES = ("heidelberg", "bonn")
 PAIR = {a: (Neighborhood(a, 0.5, {b: 0.5}, (b,)),) for a, b in (SITES, SITES[::-1])}
-HYPERPARAMETERS = {name: {} if name in ("consensus", "push-sum") else {"stepsize": 0.1} for name in names()}
+AVERAGES = {name for name in names() if algorithm_class(name).fixed_point is FixedPoint.MEAN}
+"""They need no gradient."""
+HYPERPARAMETERS = {name: {} if name in AVERAGES else {"stepsize": 0.1} for name in names()}
 
 
 class LeastSquares:
@@ -256,7 +258,7 @@ def simulation(algorithm="dgd", options=None, **problems):
     )
 
 
-@pytest.mark.parametrize("algorithm", sorted(set(names()) - {"consensus", "push-sum"}))
+@pytest.mark.parametrize("algorithm", sorted(set(names()) - AVERAGES))
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
@@ -270,7 +272,7 @@ def test_the_site_whose_numbers_are_not_finite_is_named_in_every_algorithm(algor
         simulation(algorithm, bonn=LeastSquares(**answers)).run()
 
 
-@pytest.mark.parametrize("algorithm", sorted(set(names()) - {"consensus", "push-sum"}))
+@pytest.mark.parametrize("algorithm", sorted(set(names()) - AVERAGES))
 def test_a_gradient_that_spoils_a_later_message_is_noticed_where_it_was_made(algorithm):
     calls = count()
 

@@ -236,3 +236,30 @@ def test_checking_resumption_writes_no_history(topology_file):
         app, ["simulate", str(topology_file(3, CONSENSUS)), "--check-resume", "--json"]
     )
     assert result.exit_code == 2
+
+
+def test_a_slow_site_is_simulated_at_its_own_pace(topology_file):
+    run = (
+        "{algorithm: gradient-tracking, stepsize: 0.1, iterations: 20, asynchronous: true, on_loss: fail, "
+        "problem: {path: flaremesh.problems.consensus.Consensus}}"
+    )
+    file = topology_file(4, run)
+    result = CliRunner().invoke(app, ["simulate", str(file), "--pace", "site2=10", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["history"][-1]["iteration"] == 20
+
+
+@pytest.mark.parametrize(
+    ("pace", "message"),
+    [
+        ("site9=10", "there is no site site9"),
+        ("site2=fast", "is not SITE=TIMES"),
+        ("site2=-1", "is not SITE=TIMES"),
+    ],
+)
+def test_a_pace_that_is_none_is_refused(topology_file, pace, message):
+    run = CONSENSUS.replace("algorithm: consensus", "algorithm: r-fast, stepsize: 0.1, on_loss: fail")
+    file = topology_file(4, run.replace("iterations: 20", "iterations: 20, asynchronous: true"))
+    result = CliRunner().invoke(app, ["simulate", str(file), "--pace", pace])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

@@ -428,6 +428,19 @@ BROKEN = {
         "run.quorum",
         "write at most",
     ),
+    "a run to be resumed in which no site waits": Broken(
+        """
+        run:
+          algorithm: r-fast
+          iterations: 1
+          asynchronous: true
+          on_loss: wait
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        5,
+        "run.on_loss",
+        "write on_loss: fail",
+    ),
     "a quorum of a run that needs all": Broken(
         """
         run:
@@ -616,6 +629,55 @@ BROKEN = {
         1,
         "graph.edges[0].weight",
         "is a truth value; write a number",
+    ),
+    "weights that sum to more than one in one phase": Broken(
+        """
+        weights: explicit
+        graph:
+          edges:
+          - {from: bonn, to: aachen, weight: 0.6}
+          - {from: bonn, to: aachen, weight: 0.6, phase: 2}
+          - {from: heidelberg, to: aachen, weight: 0.6, phase: 2}
+        """,
+        6,
+        "graph.edges[2].weight",
+        "the weights of aachen's neighbours sum to more than 1 (1.2)",
+    ),
+    "phase without edges": Broken(
+        "graph: {edges: [{from: bonn, to: aachen}, {from: aachen, to: heidelberg, phase: 3}]}",
+        1,
+        "graph",
+        "phase 3 has edges, and phase 2 has none; number the phases from 1 on",
+    ),
+    "phase that is no number": Broken(
+        "graph: {edges: [{from: bonn, to: aachen, phase: [1]}, {from: aachen, to: heidelberg}]}",
+        1,
+        "graph.edges[0].phase",
+        "is no whole number",
+    ),
+    "other weights than those of the graph": Broken(
+        "graph: {kind: base-graph}\nweights: metropolis",
+        2,
+        "weights",
+        "base-graph has weights of its own, not metropolis ones; leave weights out, or write explicit",
+    ),
+    "more random peers than there are": Broken(
+        "graph: {kind: random-peers, peers: 3}\nweights: explicit",
+        1,
+        "graph.peers",
+        "a site has 2 others; write at most 2",
+    ),
+    "more random hops than there are": Broken(
+        "graph: {kind: equitopo, hops: 3}\nweights: explicit",
+        1,
+        "graph.hops",
+        "there are 2 hops; write at most 2",
+    ),
+    "more phases than memory holds": Broken(
+        "graph: {kind: random-peers, phases: 100001}\nweights: explicit",
+        1,
+        "graph.kind",
+        "3 sites would have 300,003 edges, and 300,000 are the most; draw fewer phases",
     ),
     "graph with edges and a file": Broken(
         "graph: {file: edges.txt, edges: [{from: bonn, to: aachen}, {from: aachen, to: heidelberg}]}",
@@ -990,6 +1052,9 @@ def test_a_mistake_shows_what_a_terminal_hides(tmp_path: Path) -> None:
         ("bonn aachen\0", "edges.txt is not UTF-8 text"),
         ("", "edges.txt: 0 given, at least 1 needed"),
         ("bonn aachen\n" * 300_001, "edges.txt has more than 300,000 lines"),
+        ("phase\n\nphase\nbonn aachen\n", "edges.txt, line 1: no edges follow in this phase; add some"),
+        ("bonn aachen\nphase  # the last\n", "edges.txt, line 2: no edges follow in this phase"),
+        ("bonn aachen\nphase\nbonn aachen\naachen bonn\n", "edges.txt, line 4: the edge .* stands twice"),
         (None, "edges.txt cannot be read"),
     ],
 )

@@ -115,7 +115,20 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3),
     max_leaves=6,
 )
-EDGE_TOKENS = ("heidelberg", "bonn", "aachen", "bonnn", "from", "to", "weight", "0.3", "1e-1", "nan", "0,3")
+EDGE_TOKENS = (
+    "heidelberg",
+    "bonn",
+    "aachen",
+    "bonnn",
+    "from",
+    "to",
+    "weight",
+    "phase",
+    "0.3",
+    "1e-1",
+    "nan",
+    "0,3",
+)
 EDGE_MARKS = (" ", ",", ";", "\t", "\n", "\r\n", "#", '"', "\0", "\ufeff", "\x85", "\u00a0", "ä", "-1", "inf")
 
 fuzzed = settings(

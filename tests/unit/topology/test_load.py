@@ -253,8 +253,8 @@ def test_an_edge_list_may_come_from_a_spreadsheet(edges: str, tmp_path: Path) ->
     graph = load(written(tmp_path, "graph: {file: edges.txt}\nweights: explicit")).graph
 
     assert graph.model_dump()["edges"] == (
-        {"from": "bonn", "to": "aachen", "weight": 0.3},
-        {"from": "heidelberg", "to": "bonn", "weight": 0.2},
+        {"from": "bonn", "to": "aachen", "weight": 0.3, "phase": 1},
+        {"from": "heidelberg", "to": "bonn", "weight": 0.2, "phase": 1},
     )
 
 

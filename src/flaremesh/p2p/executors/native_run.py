@@ -72,6 +72,8 @@ class NativeRun:
         resume: Checkpoint | None = None,
         joining: Joining | None = None,
     ):
+        if options.asynchronous:
+            require_sound_asynchrony(algorithm, config, options, checkpoints)
         self._member = member
         self._folder = member.folder / RUN_FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,7 @@ class NativeRun:
             if run.checkpointing:
                 # the next attempt may go on from what is being written
                 ending.callback(run.checkpointing.wait)
-            for iteration in range(run.start, run.iterations):
+            for iteration in run.remaining():
                 run.iterate(iteration)
                 observe(run)
             self._leave_behind()
@@ -152,6 +154,7 @@ def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | 
         given["iterations"] = iterations
     for name in ("stop_on_non_finite", "mix_buffers"):
         flag(extra, name, True)
+    flag(extra, "asynchronous", False)
     if given.get("evaluate_every") is not None:
         whole(extra, "evaluate_every", 1)
     given["iterations"] = whole(given, "iterations")
@@ -184,6 +187,22 @@ def require_sound_weights(name: str, config: LocalConfig) -> None:
             f"{name} needs a {needed.value} mixing matrix, and {reason}; "
             "what is made for such weights runs in a run_algorithm of your own"
         )
+
+
+def require_sound_asynchrony(
+    algorithm: algorithms.Algorithm[Any], config: LocalConfig, options: RunOptions, checkpoints: object
+) -> None:
+    """Raise UnsoundWeights where a run in which no site waits would not do what its algorithm promises."""
+    reason = algorithms.asynchrony_unsoundness(
+        type(algorithm),
+        symmetric=config.symmetric,
+        phases=len(config.schedule),
+        keeps_copies=options.wire.keeps_copies,
+    )
+    if reason is None and checkpoints is not None:
+        reason = "it has no iteration in common from which a run could go on; write on_loss: fail"
+    if reason:
+        raise UnsoundWeights(f"{type(algorithm).__name__} is not sound with asynchronous: true: {reason}")
 
 
 def authorize(path: str, site: str, fl_ctx: FLContext) -> None:

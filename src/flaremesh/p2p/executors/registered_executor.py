@@ -117,6 +117,11 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
                 f'{self.client_name}: extra["mixing"] is given, and a subclass mixes the messages itself; '
                 "leave mixing out"
             )
+        if by_value and options.asynchronous:
+            raise ExtraError(
+                f'{self.client_name}: extra["asynchronous"] is true, and a subclass makes the messages, '
+                "for which sites wait; leave it out"
+            )
 
         def make_problem(site: SiteContext) -> Problem:
             problem = self._make_problem(site)
