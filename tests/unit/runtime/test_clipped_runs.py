@@ -77,7 +77,9 @@ def error(run):
     )
 
 
-@pytest.mark.parametrize("algorithm", ["dgd", "dgd-cta", "dgd-atc", "local-dgd", "quasi-global-momentum"])
+@pytest.mark.parametrize(
+    "algorithm", ["dgd", "dgd-cta", "dgd-atc", "local-dgd", "noloco", "quasi-global-momentum"]
+)
 def test_with_one_sign_flipping_site_of_eight_plain_mixing_diverges_and_clipped_mixing_converges(algorithm):
     assert error(simulated(FOUR, None, algorithm=algorithm)) > 1e4
     assert error(simulated(FOUR, "auto", algorithm=algorithm)) < 0.05
@@ -101,9 +103,10 @@ def test_the_hostile_site_is_clipped_by_all_and_the_honest_ones_by_little():
     assert all(clips[site][HOSTILE] > 0.9 * 100 for site in neighbours)
 
 
-def test_a_radius_of_ones_own_bounds_how_far_the_hostile_site_leads_the_others():
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_radius_of_ones_own_bounds_how_far_the_hostile_site_leads_the_others(asynchronous):
     """To where the gradient x − b outweighs what clipping lets in: w_ij τ/α."""
-    run = simulated(FOUR, 0.1)
+    run = simulated(FOUR, 0.1, algorithm="local-dgd", asynchronous=asynchronous)
     assert error(run) < 1.05 * 0.2 * 0.1 / 0.1
 
 
