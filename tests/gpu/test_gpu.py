@@ -38,17 +38,17 @@ def joined(parts):
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_site_on_a_gpu_and_one_on_the_cpu_mix_as_two_on_the_cpu_do(wire):
-    gpu, cpu = Gossip(Wire.of(wire)), Gossip(Wire.of(wire))
-    one, two = Gossip(Wire.of(wire)), Gossip(Wire.of(wire))
+@pytest.mark.parametrize("clip", [None, 100.0])
+def test_a_site_on_a_gpu_and_one_on_the_cpu_mix_as_two_on_the_cpu_do(wire, clip):
+    gpu, cpu, one, two = (Gossip(Wire.of(wire), clip=clip) for _ in range(4))
     x, y = vector(0).to(GPU), vector(1)
     a, b = vector(0), vector(1)
     for _ in range(20):
         to_cpu, to_gpu = (joined(gossip.publish([v])) for gossip, v in ((gpu, x), (cpu, y)))
-        (x,), distance, _ = gpu.mix(BONN, [{"kiel": to_gpu}])
+        (x,), distance, *_ = gpu.mix(BONN, [{"kiel": to_gpu}])
         (y,), *_ = cpu.mix(KIEL, [{"bonn": to_cpu}])
         to_two, to_one = (joined(gossip.publish([v])) for gossip, v in ((one, a), (two, b)))
-        (a,), expected, _ = one.mix(BONN, [{"kiel": to_one}])
+        (a,), expected, *_ = one.mix(BONN, [{"kiel": to_one}])
         (b,), *_ = two.mix(KIEL, [{"bonn": to_two}])
         assert float(distance) == pytest.approx(expected, rel=1e-3, abs=1e-4)
     torch.testing.assert_close(x.cpu() + y, a + b, rtol=0, atol=1e-4)

@@ -156,6 +156,29 @@ REFUSED = {
         {"graph": {"kind": "one-peer-exponential"}, "weights": "uniform", "run": {"wire": "int8"}},
         "wire: int8 keeps copies .*; write wire: bfloat16, or choose a graph that stays",
     ),
+    "clipping of what is summed over all sites": (
+        {"run": {"algorithm": "gradient-tracking", "stepsize": 0.1, "mixing": {"clip": "auto"}}},
+        "keeps no sum over all sites, and gradient-tracking .*remove mixing.clip, or run dgd or dgd-atc or",
+    ),
+    "clipping of a push-sum weight": (
+        {"run": {"algorithm": "sgp", "stepsize": 0.1, "mixing": {"clip": 1.0}}, "weights": "push-sum"},
+        "keeps no sum over all sites, and sgp needs one",
+    ),
+    "a single neighbour with nobody to compare it with": (
+        {"graph": {"kind": "path"}, "run": {"algorithm": "dgd", "stepsize": 0.1, "mixing": {"clip": "auto"}}},
+        "clip: auto compares .*, and heidelberg has a single one; write a number, or choose a graph",
+    ),
+    "neighbours that come one by one": (
+        {
+            "run": {
+                "algorithm": "local-dgd",
+                "stepsize": 0.1,
+                "mixing": {"clip": "auto"},
+                "asynchronous": True,
+            }
+        },
+        "of which often one alone has come with asynchronous: true; write a number",
+    ),
     "direct links between sites without addresses": (
         {"run": {"links": "direct"}},
         r"needs an address at one of two neighbours; \w+ and \w+ have none; write link: .* or links: auto",

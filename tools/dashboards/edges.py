@@ -76,6 +76,12 @@ def dashboard() -> Dashboard:
                     Query(of_run(rate(RunMetric.SENT_BYTES), "site", "peer"), "{{site}} to {{peer}}"),
                 ),
                 lines(
+                    "Clipped",
+                    "Share of what a neighbour sends that is clipped: 90 % where it is ten times too far.",
+                    "percentunit",
+                    Query(per_iteration(RunMetric.CLIPPED, "site", "peer"), "{{peer}} by {{site}}"),
+                ),
+                lines(
                     "Arrivals refused",
                     "Messages and connections that a site has not taken since the run began, by the reason.",
                     "none",

@@ -21,7 +21,14 @@ from flaremesh.algorithms.protocol import (
     Vectors,
     Weights,
 )
-from flaremesh.algorithms.registry import algorithm_class, configured, create, names, register
+from flaremesh.algorithms.registry import (
+    algorithm_class,
+    configured,
+    create,
+    names,
+    register,
+    unclippable,
+)
 
 __all__ = [
     "Algorithm",
@@ -41,6 +48,7 @@ __all__ = [
     "create",
     "names",
     "register",
+    "unclippable",
 ]
 
 for _module in pkgutil.iter_modules(__path__):

@@ -37,6 +37,7 @@ class Dgd:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
+    clippable: ClassVar[bool] = True
     paper: ClassVar[str] = "Nedić and Ozdaglar 2009"
     stepsize: float
 

@@ -36,6 +36,7 @@ class LocalDgd:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
+    clippable: ClassVar[bool] = True
     paper: ClassVar[str] = "Koloskova et al. 2020, arXiv 2003.10422"
     asynchronous: ClassVar[bool] = True
     stepsize: float

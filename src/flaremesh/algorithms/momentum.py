@@ -102,6 +102,7 @@ class QuasiGlobalMomentum:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
+    clippable: ClassVar[bool] = True
     paper: ClassVar[str] = "Lin, Karimireddy, Stich and Jaggi 2021, arXiv 2102.04761, algorithm 1"
     stepsize: float
     beta: float = 0.9

@@ -42,6 +42,7 @@ class Noloco:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.NEIGHBOURHOOD
+    clippable: ClassVar[bool] = True
     paper: ClassVar[str] = "Kolehmainen et al. 2025, arXiv 2506.10911"
     stepsize: float
     local_steps: int = 1

@@ -99,6 +99,9 @@ class Algorithm(Protocol[State]):
 
     One whose class itself says ``asynchronous = True`` is sound where no site waits for another one, too; it
     has one exchange, and says which of its vectors are shares of sums.
+
+    A class attribute ``clippable = True`` says that it relies on no sum over all sites, such as the mean of
+    trackers: then a run may clip what neighbours send, which keeps no sum.
     """
 
     weights: ClassVar[Weights]

@@ -86,5 +86,21 @@ def configured(run: Run) -> Algorithm[Any]:
     return create(run.algorithm, **given, **run.options)
 
 
+def unclippable(algorithm: Algorithm[Any], name: str) -> str | None:
+    """Why no run of an algorithm may clip what neighbours send, and what to run instead; None if one may."""
+    if _clippable(type(algorithm)):
+        return None
+    others = " or ".join(other for other, cls in sorted(_ALGORITHMS.items()) if _clippable(cls))
+    return (
+        f"clipping keeps no sum over all sites, and {name} needs one, or does not say that it needs none "
+        f"(clippable); remove mixing.clip, or run {others}"
+    )
+
+
+def _clippable(cls: type[Algorithm[Any]]) -> bool:
+    sums = cls.weights is Weights.COLUMN_STOCHASTIC or any(exchange.sums for exchange in cls.exchanges)
+    return getattr(cls, "clippable", False) is True and not sums
+
+
 def _list(words: Sequence[str]) -> str:
     return ", ".join(words)

@@ -4,23 +4,28 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.gossip.clipping import clipped, clipped_away, distances
 from flaremesh.gossip.encodings import Encoding, encodings, spans
 from flaremesh.gossip.mixing import Span, Take, Term, Workspace, joined, mix, section, within
 from flaremesh.gossip.public import Publication, PublicCopies, Values
 from flaremesh.gossip.staging import bytes_of, staging_for
 from flaremesh.links import LinkError, Payload, require_length
 from flaremesh.topology.neighborhood import Neighborhood
-from flaremesh.topology.schema import Wire
+from flaremesh.topology.schema import Clip, Wire
 
 
 class GossipError(FlaremeshError):
     """The run's wire does not fit its graph; the message says what to write instead."""
+
+
+_NONE: Mapping[str, float] = MappingProxyType({})
 
 
 class Mixture(NamedTuple):
@@ -31,11 +36,15 @@ class Mixture(NamedTuple):
         distance: 2-norm of Σ_j (w_ij − δ_ij) p_j for the first vector; on a GPU a 0-d tensor.
         poisoned: the in-neighbours of whose vectors one is not finite. It is looked for where a mixture is
             not, and neither on a GPU, which nothing waits for here, nor in a vector that is always exact.
+            Where mixing is clipped it is looked for where a distance is not finite, on a GPU too.
+        clipped: by in-neighbour that was clipped, the share of its weight that was taken away; of several
+            vectors the greatest.
     """
 
     vectors: tuple[Tensor, ...]
     distance: Tensor | float
     poisoned: tuple[str, ...] = ()
+    clipped: Mapping[str, float] = _NONE
 
 
 class _Channel:
@@ -59,6 +68,8 @@ class _Channel:
         self._step = step if encoding.contractive else 1.0
         self._work = Workspace(like, take)
         self._norms: list[Tensor | float] = []
+        self._apart: dict[str, list[Tensor | float]] = {}
+        self._clipped: Neighborhood | None = None
 
     @property
     def copies(self) -> dict[str, Tensor]:
@@ -88,6 +99,27 @@ class _Channel:
         blocks, (scratch, _) = self._encoding.decode(data, stop - start), self._work.scratch
         return all(bool(blocks(*each, scratch).isfinite().all()) for each in self._work.spans(stop - start))
 
+    def measure(self, received: Mapping[str, Tensor], span: Span, finite_only: bool) -> None:
+        """Measure, before it is mixed, how far one part is from the site's own; see `clipping.distances`."""
+        own = self._publication.own(span)
+        others = {peer: self._publication.of(peer, data, span) for peer, data in received.items()}
+        if not span[0]:
+            self._apart = {peer: [] for peer in received}
+        norms = distances(own, others, span[1] - span[0], self._work, finite_only)
+        for peer, found in norms.items():
+            self._apart[peer] += found
+
+    def clip(self, hood: Neighborhood, clip: Clip) -> tuple[dict[str, float], dict[str, float]]:
+        """Clip the vector, of which all parts were measured, when it is mixed; waits for the GPU.
+
+        Returns:
+            By in-neighbour ‖p_j − p_i‖, and what `clipped_away` says.
+        """
+        hood = hood.averaging if self._averaged else hood
+        apart = {peer: float(joined(norms)) for peer, norms in self._apart.items()}
+        self._clipped = clipped(hood, apart, clip)
+        return apart, clipped_away(hood, self._clipped)
+
     def mix(
         self, hood: Neighborhood, received: Mapping[str, Tensor], span: Span, shared: float | None
     ) -> bool:
@@ -100,10 +132,13 @@ class _Channel:
             shared: as Gossip.mix has it.
         """
         hood = hood.averaging if self._averaged else hood
+        if again := self._clipped is not None:
+            hood = self._clipped
+            received = {peer: data for peer, data in received.items() if peer in hood.in_weights}
         given = 1 - hood.self_weight if shared is None or not self._is_sum else shared
-        terms = [Term(-given, self._publication.own(span))]
+        terms = [Term(-given, self._publication.own(span, again))]
         for peer, data in received.items():
-            terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data, span)))
+            terms.append(Term(hood.in_weights[peer], self._publication.of(peer, data, span, again)))
         if not terms[0].weight:
             terms.append(terms.pop(0))
         self._lead = terms[0].weight
@@ -176,19 +211,28 @@ class Gossip:
         exact_last: write the last vector of every message as it is.
         averaged: so many of the first vectors are mixed to the mean of the neighbourhood.
         sums: so many of the last vectors, but for the one that is exact, are shares of a sum over all sites.
+        clip: clip each vector of a message to this distance from the site's own, or to one that fits
+            ("auto", with two in-neighbours or more); None for none.
 
     Raises:
         GossipError: the neighbourhood changes, and the wire needs one that stays.
     """
 
     def __init__(
-        self, wire: Wire, phases: int = 1, exact_last: bool = False, averaged: int = 0, sums: int = 0
+        self,
+        wire: Wire,
+        phases: int = 1,
+        exact_last: bool = False,
+        averaged: int = 0,
+        sums: int = 0,
+        clip: Clip | None = None,
     ):
         if reason := wire.unsoundness(phases):
             raise GossipError(reason)
         self._wire = wire
         self._exact_last = exact_last
         self._averaged, self._sums = averaged, sums
+        self._clip = clip
         self._channels: list[_Channel] = []
         self._parts: list[list[_Piece]] = []
 
@@ -211,6 +255,8 @@ class Gossip:
     ) -> Mixture:
         """Mix what was published last with what the in-neighbours sent.
 
+        Each part is mixed as it comes; where mixing is clipped, once all parts of all neighbours are there.
+
         Args:
             hood: the site's neighbourhood in this iteration.
             received: each part, by in-neighbour.
@@ -219,11 +265,18 @@ class Gossip:
         Raises:
             LinkError: a part does not fit; names its sender.
         """
+        arrived: Iterable[Mapping[str, Tensor]] = (
+            self._arrived(part, payloads) for part, payloads in zip(self._parts, received, strict=True)
+        )
         poisoned: set[str] = set()
-        for part, payloads in zip(self._parts, received, strict=True):
-            poisoned |= self._mix_part(part, hood, payloads, shared)
+        away = _NONE
+        if self._clip is not None:
+            arrived = list(arrived)
+            poisoned, away = self._clipped(hood, arrived, self._clip)
+        for part, messages in zip(self._parts, arrived, strict=True):
+            poisoned |= self._mix_part(part, hood, messages, shared)
         mixed = [channel.end() for channel in self._channels]
-        return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], tuple(sorted(poisoned)))
+        return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], tuple(sorted(poisoned)), away)
 
     def snapshot(self) -> list[dict[str, Tensor]]:
         """What is kept between iterations, copied: for each vector of the message, public copies by site."""
@@ -248,17 +301,49 @@ class Gossip:
                     raise ValueError(f"a copy of {tuple(copy.shape)} of a vector of {tuple(vector.shape)}")
                 channel.copies[site] = copy.to(vector.device)
 
+    def _arrived(self, part: Sequence[_Piece], payloads: Mapping[str, Payload]) -> dict[str, Tensor]:
+        """One part by in-neighbour, checked, where the vectors are."""
+        return {
+            peer: self._staging.upload(self._checked(part, peer, data)) for peer, data in payloads.items()
+        }
+
+    def _clipped(
+        self, hood: Neighborhood, arrived: Sequence[Mapping[str, Tensor]], clip: Clip
+    ) -> tuple[set[str], dict[str, float]]:
+        """Clip all vectors, of which all parts are there.
+
+        Returns:
+            The in-neighbours that have poisoned one, and by in-neighbour the greatest share clipped away.
+        """
+        pieces = [
+            (piece, messages) for part, messages in zip(self._parts, arrived, strict=True) for piece in part
+        ]
+        last = self._channels[-1] if self._exact_last else None
+        with self._threads:
+            for piece, messages in pieces:
+                theirs = {peer: piece.of(data) for peer, data in messages.items()}
+                piece.channel.measure(theirs, piece.span, finite_only=piece.channel is last)
+        apart, away = {}, dict[str, float]()
+        for channel in self._channels:
+            apart[channel], gone = channel.clip(hood, clip)
+            away |= {peer: max(share, away.get(peer, 0.0)) for peer, share in gone.items()}
+        poisoned = {
+            peer
+            for piece, messages in pieces
+            for peer, data in messages.items()
+            if not math.isfinite(apart[piece.channel][peer])
+            and not piece.channel.is_finite(piece.of(data), piece.span)
+        }
+        return poisoned, away
+
     def _mix_part(
         self,
         part: Sequence[_Piece],
         hood: Neighborhood,
-        payloads: Mapping[str, Payload],
+        received: Mapping[str, Tensor],
         shared: float | None,
     ) -> set[str]:
         """Mix one part; returns the in-neighbours that have poisoned it."""
-        received = {
-            peer: self._staging.upload(self._checked(part, peer, data)) for peer, data in payloads.items()
-        }
         with self._threads:
             wrong = [
                 piece

@@ -14,6 +14,7 @@ class Publication(Protocol):
     """One of the vectors that sites tell each other in every iteration, seen from one of them.
 
     Its parts are published, and asked for, once an iteration each; blocks count from the start of a part.
+    Who asks for a part once more says so by ``again``.
 
     Attributes:
         copies: what is kept between iterations, (d,) each, by the site whose vector it is.
@@ -24,10 +25,10 @@ class Publication(Protocol):
     def publish(self, vector: Tensor, span: Span, work: Workspace) -> Tensor:
         """The bytes uint8 that tell the out-neighbours of a part of ``vector`` (d,)."""
 
-    def own(self, span: Span) -> Blocks:
+    def own(self, span: Span, again: bool = False) -> Blocks:
         """What they know of the part once they have read these bytes."""
 
-    def of(self, peer: str, data: Tensor, span: Span) -> Blocks:
+    def of(self, peer: str, data: Tensor, span: Span, again: bool = False) -> Blocks:
         """What is known of the part of the vector of ``peer``, which sent ``data``."""
 
 
@@ -51,12 +52,12 @@ class Values(Publication):
         return data
 
     @override
-    def own(self, span: Span) -> Blocks:
+    def own(self, span: Span, again: bool = False) -> Blocks:
         sent = self._sent[span]
         return entries_of(sent) if isinstance(self._encoding, Exact) else self.of(_OWN, sent, span)
 
     @override
-    def of(self, peer: str, data: Tensor, span: Span) -> Blocks:
+    def of(self, peer: str, data: Tensor, span: Span, again: bool = False) -> Blocks:
         start, stop = span
         return self._encoding.decode(data, stop - start)
 
@@ -90,12 +91,14 @@ class PublicCopies(Publication):
         return data
 
     @override
-    def own(self, span: Span) -> Blocks:
-        return self.of(_OWN, self._sent[span], span)
+    def own(self, span: Span, again: bool = False) -> Blocks:
+        return self.of(_OWN, self._sent[span], span, again)
 
     @override
-    def of(self, peer: str, data: Tensor, span: Span) -> Blocks:
+    def of(self, peer: str, data: Tensor, span: Span, again: bool = False) -> Blocks:
         copy = section(self._copy(peer), *span)
+        if again:
+            return entries_of(copy)  # the change is in it
         change = self._encoding.decode(data, copy.numel())
         return lambda start, stop, scratch: copy[start:stop].add_(change(start, stop, scratch))
 

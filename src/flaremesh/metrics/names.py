@@ -144,6 +144,12 @@ class RunMetric(Enum):
         "Weight of a neighbour in this site's mix, the mean over the phases.",
         ("peer",),
     )
+    CLIPPED = Metric(
+        "clipped_exchanges_total",
+        "counter",
+        "Exchanges of which something was clipped, each counted by the share: 0.9 for ten times too far.",
+        ("peer",),
+    )
     SENT_BYTES = Metric(
         "sent_bytes_total", "counter", "Payload sent to a neighbour, resends included.", ("peer",)
     )

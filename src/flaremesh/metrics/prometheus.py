@@ -59,6 +59,7 @@ class PrometheusSink(Collector, MetricsSink):
 
     Attributes:
         checkpoints: what becomes of the run's; None where it has none.
+        clips: by in-neighbour, the shares that were clipped away.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class PrometheusSink(Collector, MetricsSink):
         self._targets = {peer for hood in schedule for peer in hood.out}
         self._traffic = traffic
         self.checkpoints: Written | None = None
+        self.clips: Mapping[str, float] = {}
 
         self._state = RunState.CONFIGURING
         self._iterations = self._non_finite = 0
@@ -155,6 +157,7 @@ class PrometheusSink(Collector, MetricsSink):
         yield self._histogram(RunMetric.ITERATION_SECONDS, {(): self._seconds})
         yield self._histogram(RunMetric.PHASE_SECONDS, {(phase,): d for phase, d in self._phases.items()})
         yield self._by_peer(RunMetric.MIXING_WEIGHT, self._weights, self._weights)
+        yield self._by_peer(RunMetric.CLIPPED, self._weights, self.clips)
         traffic = self._traffic
         yield self._by_peer(RunMetric.NEIGHBOR_WAIT, self._weights, traffic.waits)
         yield self._by_peer(RunMetric.EXCHANGE_ATTEMPTS, self._targets, traffic.sent_messages)

@@ -89,7 +89,7 @@ def _server_config(topology: Topology, mesh: Mesh, name: str) -> dict[str, Any]:
                         "name": name,
                         "topology": topology.name,
                         "algorithm": topology.run.algorithm,
-                        "predicted_contraction": mesh.contraction(topology.run.wire.step),
+                        "predicted_contraction": mesh.predicted_contraction(topology.run),
                     },
                 },
             }

@@ -272,6 +272,9 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return reason
     if "." not in run.algorithm and run.algorithm not in algorithms.names():
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
+    hoods = (hood for schedule in mesh.schedules.values() for hood in schedule)
+    if reason := run.mixing.unsoundness(hoods, asynchronous=run.asynchronous):
+        return reason
     if _unseen(run.algorithm):
         return None
     try:
@@ -287,6 +290,8 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
             f"{run.algorithm} has no method repair, which says what its state becomes when sites have left; "
             "write on_loss: wait"
         )
+    if run.mixing.clip is not None and (reason := algorithms.unclippable(algorithm, run.algorithm)):
+        return reason
     if reason := unsoundness(run.algorithm, mesh):
         return f"{run.algorithm} is not sound on this graph: {reason}"
     if run.asynchronous and (reason := _asynchrony_unsoundness(run, mesh)):

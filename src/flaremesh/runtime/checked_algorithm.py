@@ -12,7 +12,7 @@ from flaremesh.runtime.tree import Tree, shaped
 
 
 class AlgorithmError(FlaremeshError):
-    """An algorithm does not exchange what it declares; the message names the algorithm and the exchange."""
+    """An algorithm does not exchange what it declares, or not what a run needs; the message names both."""
 
 
 class CheckedAlgorithm:

@@ -11,7 +11,7 @@ from flaremesh.links import Key, Link, Payload, send_in_time
 from flaremesh.runtime.buffers import MixedBuffers
 from flaremesh.runtime.tree import Tree
 from flaremesh.topology.neighborhood import Neighborhood
-from flaremesh.topology.schema import Wire
+from flaremesh.topology.schema import Mixing, Wire
 
 
 class Exchanges:
@@ -25,6 +25,7 @@ class Exchanges:
         link: the site's links.
         wire: how vectors travel.
         peer_timeout: seconds to wait for a neighbour.
+        mixing: what becomes of the neighbours' vectors.
 
     Raises:
         GossipError: the wire does not fit the schedule.
@@ -39,6 +40,7 @@ class Exchanges:
         link: Link,
         wire: Wire,
         peer_timeout: float,
+        mixing: Mixing,
     ):
         self._schedule = schedule
         self._link = link
@@ -52,7 +54,8 @@ class Exchanges:
             like = [initial.new_empty(length, device="meta") for length in exchange.lengths(initial.numel())]
             if with_buffers := buffers is not None and stage == 0:
                 like.append(buffers.to("meta"))
-            self._gossips.append(Gossip(wire, len(schedule), with_buffers, exchange.averaged, exchange.sums))
+            shape = (exchange.averaged, exchange.sums)
+            self._gossips.append(Gossip(wire, len(schedule), with_buffers, *shape, mixing.clip))
             self._likes.append(like)
             self._parts.append(len(spans(like)))
             lengths.append(message_bytes(wire, like, exact_last=with_buffers))

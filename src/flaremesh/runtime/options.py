@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from flaremesh.topology.schema import Run, Until, Wire
+from flaremesh.topology.schema import Mixing, Run, Until, Wire
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class RunOptions:
         stop_on_non_finite: raise NonFiniteValue where a loss, a gradient or a message is not finite.
         mix_buffers: mix the problem's buffers too.
         wire: how vectors travel; may be given as a word or a mapping, as in a topology file.
+        mixing: what becomes of the neighbours' vectors; may be given as a mapping.
         checkpoint_every: iterations between checkpoints, None for no such rule.
         asynchronous: mix what neighbours sent last, and wait for none.
         until: what ends the run earlier; None for nothing. May be given as a mapping, as in a topology file.
@@ -28,6 +29,7 @@ class RunOptions:
     stop_on_non_finite: bool = True
     mix_buffers: bool = True
     wire: Wire = field(default_factory=Wire)
+    mixing: Mixing = field(default_factory=Mixing)
     checkpoint_every: int | None = None
     asynchronous: bool = False
     until: Until | None = None
@@ -36,6 +38,7 @@ class RunOptions:
         object.__setattr__(self, "wire", Wire.of(self.wire))
         if self.until is not None:
             object.__setattr__(self, "until", Until.model_validate(self.until))
+        object.__setattr__(self, "mixing", Mixing.model_validate(self.mixing))
 
     @classmethod
     def of(cls, run: Run) -> "RunOptions":
@@ -47,6 +50,7 @@ class RunOptions:
             run.stop_on_non_finite,
             run.mix_buffers,
             run.wire,
+            run.mixing,
             asynchronous=run.asynchronous,
             until=run.until,
         )

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flaremesh.algorithms import Algorithm, Vectors
+from flaremesh.algorithms import Algorithm, Vectors, unclippable
 from flaremesh.algorithms.descent import OwnDescent
 from flaremesh.errors import FlaremeshError
+from flaremesh.gossip import GossipError
 from flaremesh.links import Link
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
 from flaremesh.printable import printable
@@ -72,15 +74,16 @@ class SiteRun:
             where it is worst, which is the same iteration at all sites; None without one.
         ended: whether nothing is left to do: all sites have come to what ends the run, or to its last
             iteration.
+        clips: by in-neighbour, the shares of its vectors that were clipped away, summed over the exchanges.
 
     Raises:
         CheckpointError: the one to go on from does not fit; it is given up.
         ProblemError: the problem failed, or gives what it should not.
         AlgorithmError: the algorithm's first message is not what it declares; or sites have left or
-            joined, and it does not say what becomes of its state.
+            joined, and it does not say what becomes of its state; or its messages may not be clipped.
         LinkError: a site that joins does not hear from a neighbour.
         NonFiniteValue: a value is not finite, and stop_on_non_finite is set.
-        GossipError: the wire does not fit the schedule.
+        GossipError: the wire or the mixing does not fit the schedule.
         UntilError: the problem does not evaluate what ends the run, or the sites cannot agree.
     """
 
@@ -101,6 +104,11 @@ class SiteRun:
         self.problem = CheckedProblem(problem, schedule[0].site)
         self._schedule = schedule
         self._members = sorted(members)
+        self.clips: dict[str, float] = defaultdict(float)
+        if options.mixing.clip is not None and (reason := unclippable(algorithm, type(algorithm).__name__)):
+            raise AlgorithmError(reason)
+        if reason := options.mixing.unsoundness(schedule, asynchronous=options.asynchronous):
+            raise GossipError(reason)
         self.checkpointing: Checkpointing | None = None
         if checkpoints is not None:
             earlier = resume.history if resume else ()
@@ -118,7 +126,14 @@ class SiteRun:
             raise NonFiniteValue(f"the initial point of {self.site} is not finite")
         buffers = self.problem.buffers() if options.mix_buffers else None
         self._exchanges = self._make_exchanges(
-            algorithm.exchanges, initial, buffers, schedule, link, options.wire, options.peer_timeout
+            algorithm.exchanges,
+            initial,
+            buffers,
+            schedule,
+            link,
+            options.wire,
+            options.peer_timeout,
+            options.mixing,
         )
         self._agreement: Agreement | None = None
         if options.until:
@@ -370,6 +385,8 @@ class SiteRun:
         observed.mix_seconds += time.perf_counter() - started - waited
         observed.under_way.remove(stage)
         observed.distances[stage] = mixture.distance
+        for peer, share in mixture.clipped.items():
+            self.clips[peer] += share
         if mixture.poisoned and self._options.stop_on_non_finite:
             self._untold = observed.record(self._algorithm.message)
             self._tell()

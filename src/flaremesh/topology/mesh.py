@@ -10,7 +10,7 @@ import numpy as np
 from flaremesh.topology.analysis import Properties, analyse
 from flaremesh.topology.graphs import Digraph, GraphError, foreign_rule, phases
 from flaremesh.topology.neighborhood import Neighborhood, neighborhoods
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import Run, Topology
 from flaremesh.topology.weights import Matrix, mixing_matrix
 
 
@@ -42,6 +42,10 @@ class Mesh:
     def neighbors(self, site: str) -> frozenset[str]:
         """The sites that share an edge with ``site``, in whichever direction."""
         return frozenset((*self.graph.successors(site), *self.graph.predecessors(site))) - {site}
+
+    def predicted_contraction(self, run: Run) -> float | None:
+        """What a run's mixing contracts by; None where it is clipped, which depends on the vectors."""
+        return None if run.mixing.clip is not None else self.contraction(run.wire.step)
 
     def contraction(self, step: float = 1.0) -> float:
         """Factor per iteration by which mixing with the step size γ, x⁺ = ((1 − γ)I + γW)x, contracts.

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +33,9 @@ from flaremesh.hosts import canonical
 from flaremesh.metrics.names import SHAREABLE
 from flaremesh.topology.links import LinkMode
 from flaremesh.topology.mistakes import instead, shown
+
+if TYPE_CHECKING:
+    from flaremesh.topology.neighborhood import Neighborhood
 
 SERVER = "server"
 """The server's name in the mesh, in its kit and in its certificate; no site may have it."""
@@ -572,6 +576,51 @@ class Wire(Closed):
         return self.kept if self.encoding == "top-k" else 1.0
 
 
+def _clip(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == "auto" or (number and 0 < value < math.inf):
+        return value
+    raise refusal(f"{shown(value)} is no distance", "write auto, or a number above 0")
+
+
+Clip: TypeAlias = Annotated[
+    float | Literal["auto"],
+    PlainValidator(_clip),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": "auto"}]}),
+]
+"""How far from a site's own vector a neighbour's counts; "auto" for the second greatest of the distances."""
+
+
+class Mixing(Closed):
+    """What a site makes of its neighbours' vectors, beside their weights."""
+
+    clip: Clip | None = Field(
+        None,
+        description="count a neighbour's vector as no further from the site's own than this: a 2-norm, or "
+        "auto, the second greatest distance of its neighbours; default: count it as it is",
+    )
+
+    def unsoundness(self, hoods: Iterable[Neighborhood], *, asynchronous: bool) -> str | None:
+        """Why it does not fit these neighbourhoods, and what to write instead; None if it does.
+
+        Args:
+            hoods: of all sites and phases, or of one site.
+            asynchronous: whether sites mix what has come.
+        """
+        if self.clip != "auto":
+            return None
+        if asynchronous:
+            return (
+                "clip: auto compares a site's neighbours, of which often one alone has come with "
+                "asynchronous: true; write a number"
+            )
+        lonely = next((hood.site for hood in hoods if len(hood.in_weights) == 1), None)
+        return lonely and (
+            f"clip: auto compares a site's neighbours, and {lonely} has a single one; write a number, or "
+            "choose a graph in which it has more"
+        )
+
+
 OnLoss: TypeAlias = Literal["fail", "wait", "continue"]
 """What becomes of a run that loses a site, a job's process or an edge."""
 
@@ -697,6 +746,7 @@ class Run(Closed):
     wire: Annotated[Wire, BeforeValidator(_spelt_out, json_schema_input_type=Wire | WireEncoding)] = Field(
         Wire(), description="how vectors travel, e.g. bfloat16, or {encoding: top-k, fraction: 0.05}"
     )
+    mixing: Mixing = Field(Mixing(), description="what becomes of the neighbours' vectors, e.g. {clip: auto}")
 
 
 def quorum_of(run: Run, sites: int) -> int | None:

@@ -36,6 +36,13 @@ CONTRACTING = {
     "stepsize": None,
     "problem": {"path": "flaremesh.problems.consensus.Consensus", "args": {"dimension": 100}},
 }
+# bonn is drawn away from the others in each iteration, as far as it is from them
+CLIPPING = {
+    "algorithm": "dgd-atc",
+    "stepsize": 0.1,
+    "problem": {"file": UNEVEN["file"], "name": "Apart", "args": {"apart": "bonn", "dimension": 100}},
+    "mixing": {"clip": "auto"},
+}
 # A site may be away until it is seen that the run stalls.
 STALLING = CONTRACTING | {"peer_timeout": 600.0}
 
@@ -68,7 +75,8 @@ ALERTS = {
     "FlareMeshLinkOnRelay": {"site": "bonn", "peer": "aachen"},
     "FlareMeshConsensusDiverging": {"slot": "1"},
     "FlareMeshSlowContraction": {"slot": "2"},
-    "FlareMeshNonFiniteValues": {"slot": "1"},
+    "FlareMeshNonFiniteValues": {"slot": "2"},
+    "FlareMeshSiteClipped": {"site": "bonn"},
     "FlareMeshCertificateExpiring": {"site": "dresden", "severity": "warning"},
     "FlareMeshConnectionsRefused": {"site": "aachen"},
     "FlareMeshDiskFilling": {"site": "heidelberg"},
@@ -176,8 +184,8 @@ def _play_runs(scenarios: Scenarios) -> None:
     mesh = scenarios.mesh
     with running(mesh, "stalling", **STALLING) as stalling:
         scenarios.stall("dresden", stalling)
-        with running(mesh, "exploding", **EXPLODING):
-            scenarios.fires("FlareMeshNonFiniteValues")
+        with running(mesh, "clipping", **CLIPPING), running(mesh, "exploding", **EXPLODING):
+            scenarios.fires("FlareMeshNonFiniteValues", "FlareMeshSiteClipped")
         scenarios.alone()
         with (
             running(mesh, "diverging", **DIVERGING),

@@ -1,4 +1,4 @@
-"""A problem that takes one site longer than the others."""
+"""Problems that are other ones at one site: one takes it longer, one draws it away from the others."""
 
 import time
 from typing import Any
@@ -17,3 +17,12 @@ class Uneven(Consensus):
     def loss_and_gradient(self, x: Any) -> Any:
         time.sleep(self._seconds)
         return super().loss_and_gradient(x)
+
+
+class Apart(Consensus):
+    """A consensus problem in which the value of the site ``apart`` is far from those of the others."""
+
+    def __init__(self, site: SiteContext, apart: str, dimension: int):
+        super().__init__(site, dimension=dimension)
+        if site.name == apart:
+            self._value += 1e3

@@ -23,7 +23,7 @@ from reference_cases import (
     strong_convexity,
 )
 
-from flaremesh.algorithms import FixedPoint, Spectrum, Weights, algorithm_class, create, names
+from flaremesh.algorithms import FixedPoint, Spectrum, Weights, algorithm_class, create, names, unclippable
 from flaremesh.problems.protocol import SiteContext
 
 GRAPHS = {
@@ -228,6 +228,16 @@ def test_a_neighbourhood_of_the_minimiser_is_as_large_as_the_step(name):
     errors = [error(stepsize) for stepsize in (4e-3, 2e-3, 1e-3)]
     assert errors[-1] > 1e-3
     assert 1.7 < errors[0] / errors[1] < errors[1] / errors[2] < 2
+
+
+@NAMES
+def test_what_may_be_clipped_is_what_keeps_no_sum_over_all_sites(name):
+    """Clipping keeps none: neither a mean nor what the columns of a mixing matrix keep."""
+    algorithm = create(name, **options_of(name))
+    states, problems = start(algorithm, problems_of(3)), problems_of(3)
+    stacked = type(states[0])(*map(torch.stack, zip(*states, strict=True)))
+    kept = algorithm.invariant(stacked, gradients_of(problems, stacked[0]))
+    assert (unclippable(algorithm, name) is None) == (not kept)
 
 
 def scattered(site):

@@ -63,19 +63,20 @@ def test_staging_buffers_take_turns_and_none_is_used_before_it_has_left(device):
 
 
 @pytest.mark.parametrize("wire", ["exact", "bfloat16", "float16", "int8", "top-k"])
-def test_a_site_with_a_staged_device_and_one_without_mix_alike(wire, monkeypatch):
-    plain = Gossip(Wire.of(wire))
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_site_with_a_staged_device_and_one_without_mix_alike(wire, clip, monkeypatch):
+    plain = Gossip(Wire.of(wire), clip=clip)
     x = y = torch.randn(5000, generator=torch.Generator().manual_seed(0))
     peer = torch.randn(5000, generator=torch.Generator().manual_seed(1))
-    sender, staged = Gossip(Wire.of(wire)), Gossip(Wire.of(wire))
+    sender, staged = Gossip(Wire.of(wire)), Gossip(Wire.of(wire), clip=clip)
     for _ in range(5):
         message = joined(sender.publish([peer]))
         joined(plain.publish([x]))
         with monkeypatch.context() as patch:
             patch.setattr(gossip, "staging_for", DeviceStaging)
             joined(staged.publish([y]))
-        (x,), distance, _ = plain.mix(KIEL, [{"bonn": message}])
-        (y,), same, _ = staged.mix(KIEL, [{"bonn": message}])
+        (x,), distance, *_ = plain.mix(KIEL, [{"bonn": message}])
+        (y,), same, *_ = staged.mix(KIEL, [{"bonn": message}])
         assert torch.equal(x, y)
         assert distance == same
         sender.mix(KIEL, [{"bonn": message}])

@@ -146,6 +146,13 @@ def test_neighbours_that_sent_nothing_yet_stand_at_zero(directory):
     assert scrape.value("mixing_weight", peer="aachen") == 0.25
 
 
+def test_who_was_clipped_is_told_by_neighbour(directory):
+    with run_process(directory, "run-1"):
+        scrape = Scrape(directory)
+    assert scrape.value("clipped_exchanges_total", peer="aachen") == 1.5
+    assert scrape.value("clipped_exchanges_total", peer="köln") == 0
+
+
 def test_values_outlive_the_run_that_wrote_them(directory):
     with run_process(directory, "run-1", iterations=3):
         pass

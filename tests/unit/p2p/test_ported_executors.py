@@ -646,6 +646,8 @@ def test_where_a_subclass_makes_the_messages_each_site_keeps_its_statistics(conn
         ({"mix_buffers": True}, 'extra["mix_buffers"] is true, and a subclass makes the messages'),
         ({"wire": "bfloat16"}, 'extra["wire"] is bfloat16, and a subclass makes the messages'),
         ({"wire": "narrow"}, 'extra["wire"]: '),
+        ({"mixing": {"clip": 1}}, 'extra["mixing"] is given, and a subclass mixes the messages itself'),
+        ({"mixing": {"clip": 0}}, 'extra["mixing"]: 0 is no distance'),
         ({"evaluate_every": 0}, 'extra["evaluate_every"] must be a whole number of at least 1, not 0'),
         ({"stop_on_non_finite": "no"}, 'extra["stop_on_non_finite"] must be true or false, not a str'),
         ({"seed": "x"}, 'extra["seed"] must be a whole number'),

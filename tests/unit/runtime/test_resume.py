@@ -33,7 +33,9 @@ def created(name):
 
 
 def simulation(name, problem, matrices, iterations=9, **arguments):
-    options = {k: arguments.pop(k) for k in ("wire", "mix_buffers", "evaluate_every") if k in arguments}
+    options = {
+        k: arguments.pop(k) for k in ("wire", "mixing", "mix_buffers", "evaluate_every") if k in arguments
+    }
     phases = [neighborhoods(NAMES, matrix) for matrix in matrices]
     return Simulation(
         {site: [phase[site] for phase in phases] for site in NAMES},
@@ -160,6 +162,15 @@ def test_statistics_of_batches_go_on(name, wire, mix_buffers, tmp_path):
         return Regression(site, normalised)
 
     require_exact_resumption(tmp_path, name, problem, wire=wire, mix_buffers=mix_buffers)
+
+
+@pytest.mark.parametrize("wire", ["exact", "int8"])
+@pytest.mark.parametrize("clip", ["auto", 0.01])
+def test_clipped_mixing_goes_on(clip, wire, tmp_path):
+    def problem(site):
+        return Regression(site, normalised)
+
+    require_exact_resumption(tmp_path, "dgd-atc", problem, wire=wire, mixing={"clip": clip})
 
 
 class Noisy(Dataset):

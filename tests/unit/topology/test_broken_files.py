@@ -625,6 +625,30 @@ BROKEN = {
         "run.wire",
         "bfloat16 mixes with the weights as they are",
     ),
+    "clipping to no distance": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          mixing: {clip: near}
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        4,
+        "run.mixing.clip",
+        "'near' is no distance; write auto, or a number above 0",
+    ),
+    "mixing that is a word": Broken(
+        """
+        run:
+          algorithm: dgd
+          iterations: 1
+          mixing: auto
+          problem: {path: flaremesh.problems.digits.Digits}
+        """,
+        4,
+        "run.mixing",
+        "'auto' is no mapping of fields; expected: what becomes of the neighbours' vectors",
+    ),
     # other spellings than the documented ones
     "edge as networkx spells it": Broken(
         """

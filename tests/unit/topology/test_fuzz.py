@@ -45,6 +45,7 @@ EXAMPLES.append(
           seed: 0x10
           peer_timeout: 30
           wire: {encoding: top-k, fraction: 0.05, gossip: .5}
+          mixing: {clip: 1e-1}
           problem: {path: flaremesh.problems.consensus.Consensus, args: {dimension: 3, by: {0: 2024-01-01}}}
         certificates: {root_days: 365}
         code: {packages: [ourlab.problems], files: yes}

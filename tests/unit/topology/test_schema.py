@@ -52,6 +52,8 @@ def test_an_example_is_accepted_by_the_loader_and_by_the_schema_for_editors(
         "metrics: {share: [patients]}",
         "run: {algorithm: dgd, iterations: 1, wire: int4, problem: {path: a.B}}",
         "run: {algorithm: dgd, iterations: 1, wire: {encoding: int8, bits: 4}, problem: {path: a.B}}",
+        "run: {algorithm: dgd, iterations: 1, mixing: {clip: 0}, problem: {path: a.B}}",
+        "run: {algorithm: dgd, iterations: 1, mixing: {clip: far}, problem: {path: a.B}}",
     ],
 )
 def test_the_schema_for_editors_refuses_what_the_loader_refuses(
@@ -75,6 +77,8 @@ def test_the_schema_for_editors_accepts_ports_as_the_loader_does(
         "deploy: {image: 'registry:5000/x/y:TAG', gpuImage: 'localhost/x@sha256:" + "0" * 64 + "'}",
         "server: {host: a-b.C.org, org: o, names: [10.0.0.1]}",
         "graph: {edges: [{from: bonn, to: aachen, weight: 0.5}]}",
+        "run: {algorithm: dgd, iterations: 1, mixing: {clip: auto}, problem: {path: a.B}}",
+        "run: {algorithm: dgd, iterations: 1, mixing: {clip: 0.5}, problem: {path: a.B}}",
     ],
 )
 def test_the_schema_for_editors_accepts_what_the_loader_accepts(

@@ -55,7 +55,7 @@ def gather(
         topology=topology.name,
         algorithm=topology.run.algorithm,
         iterations=topology.run.iterations,
-        predicted_contraction=mesh.contraction(topology.run.wire.step),
+        predicted_contraction=mesh.predicted_contraction(topology.run),
         graph=Graph(list(mesh.sites), [matrix.tolist() for matrix in mesh.matrices]),
         sites={site: replace(known, history=[]) for site, known in sites.items()},
     )

@@ -99,7 +99,7 @@ class NativeRun:
                 joining,
                 config.hops,
             )
-            member.metrics.checkpoints = self.run.checkpointing
+            member.metrics.checkpoints, member.metrics.clips = self.run.checkpointing, self.run.clips
             if self.run.checkpointing:
                 self.run.checkpointing.tell = member.progress.checkpointed
             # the end is a checkpoint, too: a further attempt only delivers what has come out
@@ -171,7 +171,9 @@ def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | 
     try:
         return RunOptions(**given)
     except ValidationError as error:
-        raise ExtraError(f'extra["wire"]: {printable(error.errors()[0]["msg"], 300)}') from error
+        raise ExtraError(
+            f'extra["{error.title.lower()}"]: {printable(error.errors()[0]["msg"], 300)}'
+        ) from error
 
 
 def algorithm_of(name: str, extra: Mapping[str, Any]) -> algorithms.Algorithm[Any]:

@@ -29,7 +29,7 @@ from flaremesh.p2p.extra import ExtraError, positive, whole
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.problems.protocol import Problem, SiteContext
 from flaremesh.runtime.site_run import SiteRun
-from flaremesh.topology.schema import Wire
+from flaremesh.topology.schema import Mixing, Wire
 
 
 class RegisteredExecutor(SyncAlgorithmExecutor):
@@ -112,6 +112,11 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
                 "messages, which travel as they are; leave wire out, and narrow the values in _to_message"
             )
 
+        if by_value and options.mixing != Mixing():
+            raise ExtraError(
+                f'{self.client_name}: extra["mixing"] is given, and a subclass mixes the messages itself; '
+                "leave mixing out"
+            )
         if by_value and options.asynchronous:
             raise ExtraError(
                 f'{self.client_name}: extra["asynchronous"] is true, and a subclass makes the messages, '
