@@ -30,11 +30,11 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a run, finished or not: PNGs and one page that holds them."""
+    """Draw a run, finished or not: PNGs and one page that holds them. Or compare several runs."""
     if tensorboard or mlflow:
         _hand_over(runs, tensorboard, mlflow)
     elif len(runs) > 1:
-        raise typer.BadParameter("a report is of one run")
+        _compare(runs, output, as_json=as_json)
     else:
         _draw(runs[0], output, as_json=as_json)
 
@@ -57,6 +57,15 @@ def _draw(run: Path, output: Path | None, *, as_json: bool) -> None:
     if measured is not None:
         beside = "" if predicted is None else f", predicted {predicted:.4f}"
         typer.echo(f"consensus distance: measured contraction {measured:.4f} per iteration{beside}")
+
+
+def _compare(runs: list[Path], output: Path | None, *, as_json: bool) -> None:
+    from flaremesh.deploy.reports.comparison import write_comparison
+
+    if output is None:
+        raise typer.BadParameter("name the folder for the page that compares the runs", param_hint="--output")
+    written = write_comparison(runs, writable_folder(output))
+    typer.echo(json.dumps({"page": str(written)}) if as_json else written)
 
 
 def _hand_over(runs: list[Path], tensorboard: Path | None, mlflow: str | None) -> None:
