@@ -52,7 +52,7 @@ COMMANDS: Final = {
     "tune": (
         "Propose the graph and the wire with which the sites agree soonest, of the edges that were measured."
     ),
-    "report": "Draw a run, finished or not: PNGs and one page that holds them.",
+    "report": "Draw a run, finished or not: PNGs and one page that holds them. Or compare several runs.",
     "model": "Write the model that a run has made: a state_dict, or safetensors.",
     "bundle": (
         "Make one archive from which a participant without internet is installed; it holds the private key."

@@ -107,9 +107,14 @@ def site_style(run: RecordedRun, site: str) -> dict[str, Any]:
             "linewidth": 0.8,
             "alpha": 0.7,
         }
+    return line_style(index)
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """The look of one line of many, of which 24 can be told apart."""
     return {
-        "color": _COLOURS[index % len(_COLOURS)],
-        "linestyle": _DASHES[index // len(_COLOURS) % len(_DASHES)],
+        "color": _COLOURS[number % len(_COLOURS)],
+        "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)],
     }
 
 
