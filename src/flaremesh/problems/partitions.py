@@ -1,16 +1,13 @@
 """How the samples of an experiment are divided between its sites: each belongs to exactly one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flaremesh.problems.protocol import SiteContext
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Labels: TypeAlias = NDArray[np.int64]
 """Classes of the samples, (m,)."""
@@ -19,7 +16,6 @@ Shares: TypeAlias = list[NDArray[np.int64]]
 """Positions of the samples of each site."""
 
 _DRAWS: Final = 1000  # until no site goes without
-_LISTED: Final = 20  # classes, for which there is room beside a plot
 
 
 def partition(
@@ -77,34 +73,6 @@ def share_of(site: SiteContext, labels: Labels, how: Mapping[str, Any] | None) -
         ValueError: as in ``partition``.
     """
     return partition(labels, site.sites, **{"seed": site.seed % 2**64} | dict(how or {}))[site.index]
-
-
-def plot(labels: Labels, shares: Shares, sites: Sequence[str] = ()) -> "Figure":
-    """Draw how many samples of each class each site has, as a bar for each site.
-
-    Args:
-        labels: of all samples.
-        shares: as ``partition`` gives them.
-        sites: their names; () numbers them.
-
-    Raises:
-        ValueError: there are not as many names as shares.
-    """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    names = [*sites] or [f"site {number}" for number in range(len(shares))]
-    figure = Figure(figsize=(8.4, 1.4 + 0.3 * len(shares)), layout="constrained")
-    axes = figure.add_subplot(xlabel="samples")
-    classes, left = np.unique(labels), np.zeros(len(shares))
-    for place, label in enumerate(classes):
-        counts = np.array([np.count_nonzero(labels[share] == label) for share in shares])
-        axes.barh(names, counts, left=left, label=str(label), color=colormaps["turbo"](place / len(classes)))
-        left += counts
-    axes.invert_yaxis()
-    if len(classes) <= _LISTED:
-        figure.legend(title="class", loc="outside right upper")
-    return figure
 
 
 def classes_of(index: int, sites: int, classes: int = 10) -> list[int]:
