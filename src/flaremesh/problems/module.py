@@ -136,9 +136,10 @@ class ModuleProblem:
         assert self._optimizer is not None, "without one, it is asked for gradients"
         self._load(x)
         for _ in range(steps):
-            loss = self._optimizer.step(stepsize, partial(self._loss_and_backward, self._next_batches()))
+            step = partial(self._loss_and_backward, self._next_batches())
+            loss, left = self._optimizer.step(stepsize, step)
             if shift is not None:
-                self._parameters.subtract(shift)
+                self._parameters.subtract(shift * left)
         self._parameters.clear_gradients()
         self._gather_buffers()
         return loss, self._parameters.gather()

@@ -49,7 +49,7 @@ class LocalOptimizer:
         self._schedule: LRScheduler | None = None
         self._kept: Mapping[str, Any] | None = None
 
-    def step(self, stepsize: float, loss_and_backward: Callable[[], Tensor]) -> Tensor:
+    def step(self, stepsize: float, loss_and_backward: Callable[[], Tensor]) -> tuple[Tensor, float]:
         """One step.
 
         Args:
@@ -58,9 +58,10 @@ class LocalOptimizer:
                 LBFGS call it several times.
 
         Returns:
-            The loss before the step.
+            The loss before the step, and what of the stepsize the schedule has left of the learning rate.
         """
         optimizer = self._optimizer or self._begin(stepsize)
+        left = float(optimizer.param_groups[0]["lr"]) / stepsize
         losses: list[Tensor] = []
 
         def closure() -> Tensor:
@@ -73,7 +74,7 @@ class LocalOptimizer:
             self._schedule.step(losses[0])
         elif self._schedule is not None:
             self._schedule.step()
-        return losses[0]
+        return losses[0], left
 
     def snapshot(self) -> Mapping[str, Any] | None:
         """What the optimiser and its schedule have learnt; None before the first step."""

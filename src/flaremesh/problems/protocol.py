@@ -116,8 +116,9 @@ class Trains(Protocol):
             x: where to begin.
             steps: so many.
             stepsize: the same at each call.
-            shift: (d,), to be subtracted from the parameters after each step; None for none. With it an
-                algorithm corrects that sites have different data.
+            shift: (d,), to be subtracted from the parameters after each step, or as much of it as a schedule
+                has left of the learning rate; None for none. With it an algorithm corrects that sites have
+                different data.
 
         Returns:
             Training loss of the last step (a 0-d tensor), and where it led, z (d,), in fresh memory.

@@ -93,6 +93,17 @@ def test_a_shift_is_subtracted_after_every_step():
     torch.testing.assert_close(shifted, plain - shift)
 
 
+def test_a_shift_shrinks_with_the_learning_rate():
+    """Else the corrections of K-GT would go on where the steps have ended."""
+    own = problem(schedule=partial(CosineAnnealingLR, T_max=4))
+    x = own.initial()
+    shift = torch.ones_like(x)
+    for _ in range(4):
+        _, x = own.train(x, 1, STEPSIZE, None)
+    _, z = own.train(x, 1, STEPSIZE, shift)
+    torch.testing.assert_close(z, x)
+
+
 @pytest.mark.parametrize("layout", ["views", "copies"])
 def test_parameters_keep_their_dtypes_and_memory_formats(layout):
     def model():
