@@ -41,6 +41,13 @@ vision: ## Install torchvision and the torch it needs into .venv-vision, and tes
 	.venv-vision/bin/pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	.venv-vision/bin/pytest tests/unit/problems --quiet -k mnist
 
+.PHONY: trainers
+trainers: ## Install Lightning and Hugging Face's trainer into .venv-trainers, and test scripts of theirs there
+	$(PYTHON) -m venv .venv-trainers
+	TORCH_INDEX='$(TORCH_INDEX)' requirements/install .venv-trainers/bin/python lock.txt
+	.venv-trainers/bin/pip install --quiet --no-build-isolation --editable '.[trainers]'
+	.venv-trainers/bin/pytest tests/integration/test_script_kinds.py --quiet -k trainers
+
 .PHONY: demo
 demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVFlare processes; plots at the end
 	@trap '$(FLAREMESH) down $(TOPOLOGY)' EXIT; \

@@ -71,6 +71,11 @@ def file_among_the_jobs_code(app: Path, trace: Path) -> None:
     problem(file="trojan.py", name="Trojan")(app, trace)
 
 
+def script_among_the_jobs_code(app: Path, trace: Path) -> None:
+    trojan(app, trace, "custom/trojan.py")
+    problem(script="trojan.py", model="trojan.Trojan")(app, trace)
+
+
 def file_that_hides_an_installed_module(app: Path, trace: Path) -> None:
     trojan(app, trace, "paced.py")
 
@@ -92,6 +97,7 @@ REFUSED: dict[str, tuple[Tamper, str]] = {
         "trojan",
     ),
     "a file of the job as a problem": (file_among_the_jobs_code, "accepts no code of a job"),
+    "a script of the job": (script_among_the_jobs_code, "accepts no code of a job"),
     "a file with the name of an installed module": (file_that_hides_an_installed_module, "paced.py"),
     "a function of flaremesh that imports what it is given": (
         component("flaremesh.class_path.class_at", path="subprocess.Popen"),

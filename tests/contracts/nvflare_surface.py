@@ -219,6 +219,21 @@ CALLS = {
     "nvflare.app_common.widgets.component_path_authorizer.ComponentPathAuthorizer": "",
     "nvflare.app_common.widgets.component_path_authorizer."
     "ComponentPathAuthorizer.authorize_component_config": "self component_config fl_ctx=",
+    # the Client API of scripts
+    "nvflare.app_common.abstract.fl_model.FLModel": (
+        "params_type= params= current_round= total_rounds= meta="
+    ),
+    "nvflare.app_common.utils.fl_model_utils.FLModelUtils.from_shareable": "shareable",
+    "nvflare.client.in_process.api.InProcessClientAPI": "task_metadata",
+    "nvflare.client.in_process.api.InProcessClientAPI.get_site_name": "self",
+    "nvflare.client.in_process.api.InProcessClientAPI.init": "self rank config",
+    "nvflare.client.in_process.api.InProcessClientAPI.is_running": "self",
+    "nvflare.client.in_process.api.InProcessClientAPI.receive": "self timeout",
+    "nvflare.client.in_process.api.InProcessClientAPI.send": "self model clear_cache",
+    "nvflare.client.in_process.api.InProcessClientAPI.set_meta": "self meta",
+    "nvflare.fuel.data_event.data_bus.DataBus": "",
+    "nvflare.fuel.data_event.data_bus.DataBus.put_data": "self key datum",
+    "nvflare.fuel.data_event.data_bus.DataBus.subscribe": "self topics callback",
     # jobs built in Python
     "nvflare.fuel.utils.class_utils.get_component_init_parameters": "component",
     "nvflare.job_config.fed_job_config.FedJobConfig.generate_job_config": "self job_root",
@@ -265,6 +280,17 @@ CALLS = {
 """What flaremesh calls or overrides, and how: by position ``name``, by keyword ``name=``."""
 
 NAMES = {
+    "nvflare.app_common.abstract.fl_model.ParamsType": "DIFF FULL",
+    "nvflare.app_common.app_constant.AlgorithmConstants": "SCAFFOLD_CTRL_DIFF SCAFFOLD_CTRL_GLOBAL",
+    "nvflare.app_common.app_constant.AppConstants": "TASK_SUBMIT_MODEL TASK_TRAIN TASK_VALIDATION",
+    "nvflare.client.api_spec": "CLIENT_API_KEY",
+    "nvflare.client.config.ConfigKey": (
+        "EVAL_TASK_NAME EXCHANGE_FORMAT SERVER_EXPECTED_FORMAT SUBMIT_MODEL_TASK_NAME TASK_EXCHANGE "
+        "TASK_NAME TRAIN_TASK_NAME TRAIN_WITH_EVAL TRANSFER_TYPE"
+    ),
+    "nvflare.client.config.ExchangeFormat": "PYTORCH",
+    "nvflare.client.config.TransferType": "FULL",
+    "nvflare.client.in_process.api": "TOPIC_LOCAL_RESULT",
     "nvflare.apis.job_launcher_spec.JobProcessArgs": "OPTIONS",
     "nvflare.apis.job_launcher_spec.JobReturnCode": "SUCCESS",
     "nvflare.utils.process_utils": "ProcessAdapter",
@@ -351,6 +377,8 @@ ATTRIBUTES = {
     "nvflare.private.fed.server.job_runner.JobRunner": "running_jobs",
     "nvflare.private.fed.server.server_engine.ServerEngine": "run_processes server",
     "nvflare.apis.job_def.Job": "run_aborted",
+    "nvflare.app_common.abstract.fl_model.FLModel": "meta metrics params params_type",
+    "nvflare.client.in_process.api.InProcessClientAPI": "data_bus fl_model meta stop stop_reason",
     "nvflare.lighter.entity.Participant": "name",
 }
 """Attributes of instances that flaremesh reads or sets, by the class that assigns them."""

@@ -18,8 +18,9 @@ from nvflare_surface import ATTRIBUTES, CALLS, COMPONENT_API, COMPONENT_CALLS, F
 COMPONENTS = ("p2p/agents/", "p2p/controllers/", "p2p/executors/")
 AMBIGUOUS = {"body", "clone", "join"}  # of a syntax tree, a tensor and a text, too
 
+WITH_TORCH = {"__init__", "script_process"}  # a script's own process has what it trains with
 MODULES = sorted(
-    f"flaremesh.p2p.nvflare.{path.stem}" for path in ADAPTER.glob("*.py") if path.stem != "__init__"
+    f"flaremesh.p2p.nvflare.{path.stem}" for path in ADAPTER.glob("*.py") if path.stem not in WITH_TORCH
 )
 
 

@@ -1,8 +1,8 @@
 """How a problem gets from a topology file to a site; the simulator takes the same way.
 
-A job's app has ``config/problem.yaml``, which names the class and its arguments. Where the class stands in a
-file of the user's, ``custom/`` holds that file and the Python files beside it that it imports; NVFlare
-refuses such a job where the site's kit lets nobody bring code along.
+A job's app has ``config/problem.yaml``, which names the class or the script, and its arguments. Where it
+stands in a file of the user's, ``custom/`` holds that file and the Python files beside it that it imports;
+NVFlare refuses such a job where the site's kit lets nobody bring code along.
 
 The arguments are no part of NVFlare's own configuration: that knows JSON's types only, replaces what stands
 in braces, and takes a mapping with a ``name`` or a ``path`` for a component.
@@ -12,24 +12,29 @@ import importlib.util
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import yaml
+from pydantic import TypeAdapter
+from torch.nn import Module
 
 from flaremesh.class_path import ClassPathError, class_at, exit_refused, package_of
 from flaremesh.errors import FlaremeshError
 from flaremesh.problems.protocol import Problem, SiteContext
 from flaremesh.problems.reference import build_problem
-from flaremesh.problems.sources import SourceError, sources
-from flaremesh.topology.schema import ProblemReference
+from flaremesh.problems.script import ScriptProblem
+from flaremesh.problems.sources import SourceError, of_problem
+from flaremesh.topology.schema import AnyProblem, ScriptReference
 
 _DESCRIPTION = Path("config/problem.yaml")
 _CODE = Path("custom")
+_DESCRIBED: Final[TypeAdapter[Any]] = TypeAdapter(AnyProblem)
 
 
 class DeliveryError(FlaremeshError):
@@ -38,14 +43,17 @@ class DeliveryError(FlaremeshError):
     exit_code = 2
 
 
-def deliver(reference: ProblemReference, app: Path) -> None:
+def deliver(reference: AnyProblem, app: Path) -> None:
     """Put all that a site needs to build the problem into the folder of a job's app.
 
     Raises:
         DeliveryError: an argument is of a type that cannot travel, or a file is a link out of the folder.
     """
-    where = {"path": reference.path} if reference.file is None else {"file": reference.file.name}
-    description = where | {"name": reference.name, "args": reference.args}
+    description = dict(reference)  # arguments as they are: model_dump makes something else of some
+    for field in {"file", "script"} & description.keys():
+        description[field] = reference.file and reference.file.name
+    if isinstance(reference, ScriptReference):
+        description["args"] = list(reference.args)
     try:
         text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
     except yaml.representer.RepresenterError as error:
@@ -57,7 +65,7 @@ def deliver(reference: ProblemReference, app: Path) -> None:
     (app / _DESCRIPTION).write_text(text, encoding="utf-8")
     if reference.file is not None:
         try:
-            travelling = sources(reference.file)
+            travelling = of_problem(reference)
         except SourceError as error:
             raise DeliveryError(str(error)) from None
         for source in travelling:
@@ -72,17 +80,11 @@ class DeliveredProblem:
 
     Attributes:
         app: folder of the job's app.
-        path: of an installed class, None where ``file`` holds it.
-        file: name of a file in the app's ``custom``.
-        name: of what makes the problem in that file: a class, or a function that returns a problem.
-        args: keyword arguments.
+        said: the problem as the job describes it; files are names of files in the app's ``custom``.
     """
 
     app: Path
-    path: str | None
-    file: str | None
-    name: str | None
-    args: Mapping[str, Any]
+    said: AnyProblem
 
     @classmethod
     def of(cls, app: Path) -> Self:
@@ -93,22 +95,24 @@ class DeliveredProblem:
         """
         try:
             description = yaml.safe_load((app / _DESCRIPTION).read_text(encoding="utf-8"))
-            arrived = ProblemReference.model_validate(
+            said: AnyProblem = _DESCRIBED.validate_python(
                 {name: value for name, value in description.items() if value is not None}
             )
         except FileNotFoundError:
             raise DeliveryError("the job names no problem") from None
         except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
             raise DeliveryError(f"{_DESCRIPTION} of the job describes no problem: {error}") from None
-        file = None if arrived.file is None else str(arrived.file)
+        file = None if said.file is None else str(said.file)
         if file is not None and (Path(file).name != file or not file.endswith(".py")):
             raise DeliveryError(f"{file!r} is no name of a Python file in the job's {_CODE}")
-        return cls(app, arrived.path, file, arrived.name, arrived.args)
+        return cls(app, said)
 
     @property
-    def title(self) -> str:
-        """The class, for messages."""
-        return self.path or f"{Path(self.file or '').stem}.{self.name}"
+    def path(self) -> str | None:
+        """The installed class that it names: its own, or its model's; None where the job brings it."""
+        if not isinstance(self.said, ScriptReference):
+            return self.said.path
+        return None if self._brings(self.said.model) else self.said.model
 
     def build(self, site: SiteContext) -> Problem:
         """The problem of a site.
@@ -120,23 +124,46 @@ class DeliveredProblem:
 
     def builder(self) -> Callable[[SiteContext], Problem]:
         """Builds the problem of any site; a file of the user's is executed once, at the first."""
+        said = self.said
+        if isinstance(said, ScriptReference):
+            return self._script_builder(said)
+        title = said.path or f"{Path(said.file or '').stem}.{said.name}"
         modules: list[ModuleType] = []
 
         def find() -> Callable[..., Problem]:
-            if self.file is None:
-                return class_at(self.path or "")
+            if said.file is None:
+                return class_at(said.path or "")
             if not modules:
-                modules.append(_executed(self.app / _CODE, self.file))
-            found: Callable[..., Problem] | None = getattr(modules[0], self.name or "", None)
+                modules.append(_executed(self.app / _CODE, str(said.file)))
+            found: Callable[..., Problem] | None = getattr(modules[0], said.name or "", None)
             if not callable(found):
-                raise ClassPathError(f"{self.file} has no class {self.name}")
+                raise ClassPathError(f"{said.file} has no class {said.name}")
             return found
 
-        return lambda site: build_problem(self.title, find, site, self.args)
+        return lambda site: build_problem(title, find, site, said.args)
+
+    def _script_builder(self, said: ScriptReference) -> Callable[[SiteContext], Problem]:
+        folder = self.app / _CODE
+        models: list[type[Module]] = []
+
+        def find() -> Callable[..., Problem]:
+            if not (folder / said.script).is_file():
+                raise ClassPathError(f"{said.script} did not arrive with the job")
+            if not models:
+                if self._brings(said.model):
+                    _prefer(folder, {path.stem for path in folder.iterdir()})
+                models.append(class_at(said.model))
+            return partial(ScriptProblem, model=models[0], said=said, folder=folder)
+
+        return lambda site: build_problem(str(said.script), find, site, {})
+
+    def _brings(self, path: str) -> bool:
+        module = self.app / _CODE / package_of(path)
+        return module.is_dir() or module.with_suffix(".py").is_file()
 
 
 @contextmanager
-def delivered(reference: ProblemReference) -> Iterator[Callable[[SiteContext], Problem]]:
+def delivered(reference: AnyProblem) -> Iterator[Callable[[SiteContext], Problem]]:
     """Builds the problem of a site as a run does, from a copy of what would travel there.
 
     Raises:

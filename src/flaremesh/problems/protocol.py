@@ -22,6 +22,7 @@ class SiteContext:
         sites: number of sites in the mesh.
         seed: the run's seed, equal at all sites: makes the same initial point everywhere.
         data_dir: the site's own data, from FLAREMESH_DATA_DIR in the site's environment; None without it.
+        iterations: of the run; 0 where there is none.
     """
 
     name: str
@@ -29,11 +30,12 @@ class SiteContext:
     sites: int
     seed: int
     data_dir: Path | None = None
+    iterations: int = 0
 
     @classmethod
-    def here(cls, name: str, index: int, sites: int, seed: int) -> Self:
+    def here(cls, name: str, index: int, sites: int, seed: int, iterations: int = 0) -> Self:
         """The context of a site in this process, whose environment says where its data is."""
-        return cls(name, index, sites, seed, data_folder())
+        return cls(name, index, sites, seed, data_folder(), iterations)
 
     @property
     def own_seed(self) -> int:
@@ -78,9 +80,10 @@ class Problem(Protocol):
     def initial(self) -> Tensor:
         """The initial point x0 (d,); the same at every site unless the problem wants otherwise."""
 
-    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """Training loss (a 0-d tensor) and its stochastic gradient at x (d,), on the next mini-batch.
 
+        One that has the methods of Trains may give None for the loss, if it does not know it.
         The gradient (d,) is in fresh memory, which the next call does not use again.
         """
 
@@ -109,7 +112,9 @@ class Trains(Protocol):
 
     trains: bool
 
-    def train(self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+    def train(
+        self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
         """Take ``steps`` steps from x (d,), with ``stepsize`` as learning rate.
 
         Args:
@@ -121,7 +126,8 @@ class Trains(Protocol):
                 different data.
 
         Returns:
-            Training loss of the last step (a 0-d tensor), and where it led, z (d,), in fresh memory.
+            Training loss of the last step (a 0-d tensor; None where the problem does not know it), and where
+            it led, z (d,), in fresh memory.
         """
 
 

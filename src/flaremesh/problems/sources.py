@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 from flaremesh import import_path
 from flaremesh.class_path import package_of
 from flaremesh.errors import FlaremeshError
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import ProblemReference, ScriptReference, Topology
 
 MOST_FILES: Final = 1000
 MOST_BYTES: Final = 8 * 2**20
@@ -23,14 +23,18 @@ class SourceError(FlaremeshError):
     exit_code = 2
 
 
-def sources(file: Path) -> list[Path]:
+def sources(file: Path, *modules: str) -> list[Path]:
     """A Python file, and of the files beside it those that it imports, and that these import.
+
+    Args:
+        file: the file.
+        modules: names of further modules that go with it if they lie beside it.
 
     Raises:
         SourceError: one of them is a link out of the folder, or they are too many or too large.
     """
     found: dict[Path, None] = {}
-    waiting = [file]
+    waiting = [file, *_beside(file.parent, modules)]
     size = 0
     while waiting:
         source = waiting.pop()
@@ -48,6 +52,14 @@ def sources(file: Path) -> list[Path]:
     return list(found)
 
 
+def of_problem(problem: ProblemReference | ScriptReference) -> list[Path]:
+    """The files that travel with a problem; raises SourceError as `sources` does."""
+    if problem.file is None:
+        return []
+    model = [problem.model] if isinstance(problem, ScriptReference) else []
+    return sources(problem.file, *model)
+
+
 def executed(topology: Topology, folder: Path) -> list[Path]:
     """The files that lie in the user's folders, and that executing a topology's run may execute.
 
@@ -59,8 +71,9 @@ def executed(topology: Topology, folder: Path) -> list[Path]:
         SourceError: as `sources` does.
     """
     run = topology.run
-    files = sources(run.problem.file) if run.problem.file else []
-    paths = [run.algorithm, run.problem.path or "", *topology.code.packages]
+    files = of_problem(run.problem)
+    named = run.problem.model if isinstance(run.problem, ScriptReference) else run.problem.path
+    paths = [run.algorithm, named or "", *topology.code.packages]
     for package in dict.fromkeys(package_of(path) for path in paths):
         if place := import_path.found_in(package, Path.cwd(), folder):
             files += [place] if place.is_file() else sorted(islice(_python_files(place), MOST_FILES))
@@ -86,12 +99,16 @@ def _imported_by(file: Path, folder: Path) -> Iterator[Path]:
                 modules = [module]
             case _:
                 continue
-        for top in {package_of(module) for module in modules} - sys.stdlib_module_names:
-            if (folder / f"{top}.py").is_file():
-                yield folder / f"{top}.py"
-            elif (folder / top).is_dir():
-                _inside(folder / top, folder)
-                yield from sorted(islice(_python_files(folder / top), MOST_FILES + 1))
+        yield from _beside(folder, modules)
+
+
+def _beside(folder: Path, modules: Iterable[str]) -> Iterator[Path]:
+    for top in {package_of(module) for module in modules} - sys.stdlib_module_names:
+        if (folder / f"{top}.py").is_file():
+            yield folder / f"{top}.py"
+        elif (folder / top).is_dir():
+            _inside(folder / top, folder)
+            yield from sorted(islice(_python_files(folder / top), MOST_FILES + 1))
 
 
 def _python_files(folder: Path) -> Iterator[Path]:

@@ -54,8 +54,8 @@ class CheckedProblem:
         """Whether the problem takes its local steps itself."""
         return isinstance(self.problem, Trains) and bool(self.problem.trains)
 
-    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss, a 0-d tensor, and gradient (d,), both detached."""
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Loss, a 0-d tensor, or None of a problem that trains itself, and gradient (d,), both detached."""
         version = x._version
         try:  # a context manager would cost as much as all these checks together
             answer = self.problem.loss_and_gradient(x.detach())
@@ -63,8 +63,10 @@ class CheckedProblem:
             raise self._failed(error) from error
         return self._checked(answer, x, version, "gradient")
 
-    def train(self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss, a 0-d tensor, and where the problem's own steps led, (d,), both detached."""
+    def train(
+        self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Loss, a 0-d tensor or None, and where the problem's own steps led, (d,), both detached."""
         assert isinstance(self.problem, Trains), "it is asked for steps only if it takes them"
         version = x._version
         with self._blamed():
@@ -134,7 +136,7 @@ class CheckedProblem:
         with self._blamed():
             self.problem.restore(snapshot)
 
-    def _checked(self, answer: Any, x: Tensor, version: int, name: str) -> tuple[Tensor, Tensor]:
+    def _checked(self, answer: Any, x: Tensor, version: int, name: str) -> tuple[Tensor | None, Tensor]:
         """The loss and the vector that a problem has computed from x, which had that version then."""
         if x._version != version:
             raise self._broken("back an x that it has written to; work on x.clone()")
@@ -143,7 +145,9 @@ class CheckedProblem:
                 f"{_kind(answer)}; loss and {name} are expected: return loss, {name.split()[-1]}"
             )
         loss, vector = answer
-        if not (isinstance(loss, Tensor) and not loss.ndim and loss.dtype.is_floating_point):
+        if loss is None and self.trains:
+            pass  # a script need not tell it
+        elif not (isinstance(loss, Tensor) and not loss.ndim and loss.dtype.is_floating_point):
             loss = self._scalar(loss)
         if not (_is_vector(vector) and vector.shape == x.shape and vector.dtype == x.dtype):
             raise self._broken(f"a {name} of {_kind(vector)}; x is {_kind(x)}")
@@ -153,7 +157,7 @@ class CheckedProblem:
             raise self._broken(f"a {name} that is not contiguous; return {name.split()[-1]}.contiguous()")
         vector = vector.detach()  # a new object: the problem keeps no reference to it
         self._require_fresh(vector, name)
-        return (loss.detach() if loss.requires_grad else loss), vector
+        return (loss.detach() if loss is not None and loss.requires_grad else loss), vector
 
     def _require_fresh(self, vector: Tensor, name: str) -> None:
         """Refuse memory that an algorithm still has from before: gradient tracking subtracts the last one."""
@@ -199,13 +203,18 @@ class CheckedProblem:
         )
 
 
-def fault_at_start(site: str, loss: Tensor, vector: Tensor, name: str) -> str | None:
-    """What is wrong with a site's first loss and the vector of that name; None where both are finite."""
-    if not math.isfinite(loss):
+def fault_at_start(site: str, loss: Tensor | None, vector: Tensor, name: str) -> str | None:
+    """What is wrong with a site's first loss and the vector of that name; None where both are finite.
+
+    Where no loss would tell, every vector is looked at.
+    """
+    if loss is not None and not math.isfinite(loss):
         return f"the training loss of {site} is {float(loss)} at the start: look at its data"
-    if not bool(vector.isfinite().all()):
-        return f"the {name} of {site} is not finite at the start, although its loss is: look at its data"
-    return None
+    if bool(vector.isfinite().all()):
+        return None
+    if loss is None:
+        return f"the {name} of {site} is not finite: take a smaller learning rate, or look at its data"
+    return f"the {name} of {site} is not finite at the start, although its loss is: look at its data"
 
 
 def _is_vector(value: Any) -> bool:

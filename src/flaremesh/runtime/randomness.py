@@ -75,7 +75,7 @@ class TakingTurns(Problem):
             return self._problem.initial()
 
     @override
-    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         with self._generators.in_place():
             return self._problem.loss_and_gradient(x)
 
@@ -84,7 +84,9 @@ class TakingTurns(Problem):
         """Whether the problem takes its local steps itself."""
         return isinstance(self._problem, Trains) and self._problem.trains
 
-    def train(self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+    def train(
+        self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
         """The problem's steps."""
         assert isinstance(self._problem, Trains), "it is asked for steps only if it takes them"
         with self._generators.in_place():

@@ -89,7 +89,10 @@ class Simulation:
             site: History(earlier=resume[site].history if site in resume else ()) for site in schedules
         }
         everyone = [*(began or schedules)]
-        contexts = [SiteContext.here(site, everyone.index(site), len(everyone), seed) for site in schedules]
+        contexts = [
+            SiteContext.here(site, everyone.index(site), len(everyone), seed, options.iterations)
+            for site in schedules
+        ]
         # all problems are built before any computes, so that what they may share is the same for each
         problems = {site.name: TakingTurns(site, problem) for site in contexts}
         joins = joining.sites if joining else ()

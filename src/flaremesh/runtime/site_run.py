@@ -417,10 +417,9 @@ class SiteRun:
         return z
 
     def _require_sound_start(self, vector: Tensor, name: str) -> None:
-        if self._started:
+        if self._started and self._observed.loss is not None:
             return
         self._started = True
-        assert self._observed.loss is not None, "it came with the vector"
         wrong = fault_at_start(self.site, self._observed.loss, vector, name)
         if wrong and self._options.stop_on_non_finite:
             raise NonFiniteValue(wrong)

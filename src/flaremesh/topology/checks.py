@@ -82,7 +82,7 @@ def _valid(model: TypeAdapter[_T], value: Any) -> _T | None:
         return None
 
 
-_OPEN = {("run", "problem", "args"), ("deploy", "values")}
+_OPEN = {("run", "problem", "args"), ("run", "problem", "model_args"), ("deploy", "values")}
 """Fields whose values may have any keys: the problem and the charts read them."""
 
 
@@ -290,9 +290,10 @@ def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
             yield Mistake(
                 location, f"the kits allow no code of {package}", f"write code: {{packages: [{package}]}}"
             )
-    if isinstance(problem, Mapping) and "file" in problem and not _valid(_TRUTH, code.get("files")):
+    brought = {"file", "script"}.intersection(problem) if isinstance(problem, Mapping) else ()
+    if brought and not _valid(_TRUTH, code.get("files")):
         yield Mistake(
-            ("run", "problem", "file"),
+            ("run", "problem", min(brought)),
             "the kits allow no code that a job brings along",
             "write code: {files: true}",
         )

@@ -8,7 +8,7 @@ from flaremesh.topology.checks import mistakes
 from flaremesh.topology.document import Document
 from flaremesh.topology.edge_list import inlined
 from flaremesh.topology.mistakes import LineMistake, Mistake, TopologyError
-from flaremesh.topology.schema import Topology
+from flaremesh.topology.schema import ScriptReference, Topology
 from flaremesh.topology.text import Unreadable, inside, read
 from flaremesh.topology.validation import validate
 
@@ -51,8 +51,8 @@ def _read(path: Path) -> tuple[Document, dict[str, Any]]:
 
 def _unfit_file(data: Mapping[str, Any], folder: Path) -> Iterator[Mistake]:
     match data:
-        case {"run": {"problem": {"file": str(file)}}}:
-            location = ("run", "problem", "file")
+        case {"run": {"problem": {"file": str(file)}}} | {"run": {"problem": {"script": str(file)}}}:
+            location = ("run", "problem", "script" if "script" in data["run"]["problem"] else "file")
             try:
                 if not _is_file(inside(folder, file)):
                     yield Mistake(location, f"{folder / file} does not exist", "check the path")
@@ -71,5 +71,6 @@ def _with_absolute_file(topology: Topology, folder: Path) -> Topology:
     run = topology.run
     if run.problem.file is None:
         return topology
-    problem = run.problem.model_copy(update={"file": inside(folder, str(run.problem.file))})
+    field = "script" if isinstance(run.problem, ScriptReference) else "file"
+    problem = run.problem.model_copy(update={field: inside(folder, str(run.problem.file))})
     return topology.model_copy(update={"run": run.model_copy(update={"problem": problem})})

@@ -485,10 +485,13 @@ def default_weights(graph: Any) -> WeightRule:
     return "explicit" if _graph_model(graph) in weighted else "metropolis"
 
 
+ClassPath: TypeAlias = Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)+$")]
+
+
 class ProblemReference(Closed):
     """The problem of a run: a class in an installed package, or in a file beside the topology file."""
 
-    path: Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)+$")] | None = Field(
+    path: ClassPath | None = Field(
         None, description="dotted path of an installed class, e.g. flaremesh.problems.digits.Digits"
     )
     file: Path | None = Field(
@@ -508,6 +511,42 @@ class ProblemReference(Closed):
                 "write {path: package.module.Class} or {file: problem.py, name: Class}",
             )
         return self
+
+
+class ScriptReference(Closed):
+    """The problem of a run: a script that is written for NVFlare's Client API, and trains a model."""
+
+    script: Path = Field(description="Python file, relative to the topology file")
+    model: ClassPath = Field(
+        description="class of the model with which all sites begin, in a file beside the script or in an "
+        "installed package, e.g. net.Net of net.py"
+    )
+    args: tuple[Option, ...] = Field((), description="words on the script's command line, as a list")
+    model_args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
+    # closed, since kits may list the code that somebody has read: other words could start any program
+    launch: (
+        Annotated[str, StringConstraints(pattern=r"^torchrun --nproc[-_]per[-_]node[ =]\d{1,3}$")] | None
+    ) = Field(None, description="torchrun --nproc-per-node N: starts the script N times, as ranks")
+    evaluates: bool = Field(
+        False, description="whether the script answers flare.is_evaluate() tasks with metrics"
+    )
+    timeout: Seconds = Field(600.0, description="seconds that the script may take for an answer")
+
+    @property
+    def file(self) -> Path:
+        """The file that travels with the job."""
+        return self.script
+
+
+def _problem_model(problem: Any) -> str:
+    model = ScriptReference if isinstance(problem, dict) and "script" in problem else ProblemReference
+    return type(problem).__name__ if isinstance(problem, BaseModel) else model.__name__
+
+
+AnyProblem: TypeAlias = Annotated[
+    Annotated[ProblemReference, Tag("ProblemReference")] | Annotated[ScriptReference, Tag("ScriptReference")],
+    Discriminator(_problem_model),
+]
 
 
 WireEncoding: TypeAlias = Literal["exact", "float32", "bfloat16", "float16", "int8", "top-k"]
@@ -709,7 +748,7 @@ class Run(Closed):
     options: dict[str, Option] = Field(
         default_factory=dict, description="further hyper-parameters of the algorithm, e.g. beta1"
     )
-    problem: ProblemReference = Field(description="model, loss and data")
+    problem: AnyProblem = Field(description="model, loss and data")
     seed: Seed = Field(0, description="seed of the problem, equal at all sites")
     links: LinkMode = Field("auto", description="auto: the best way that there is; or one of them alone")
     evaluate_every: Count | None = Field(

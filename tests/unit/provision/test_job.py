@@ -100,7 +100,7 @@ def test_the_sites_get_the_run_of_the_topology(job: Path, make_topology) -> None
     write_job(make_topology(run=run), job, name="first")
     assert executor(job) == {"algorithm": "gtadam"}
     problem = DeliveredProblem.of(job / "app_sites")
-    assert (problem.path, problem.args) == ("our_models.Segmentation", {"width": 8})
+    assert (problem.path, problem.said.args) == ("our_models.Segmentation", {"width": 8})
     extra = controller(job)["config"]["extra"]
     expected = {"iterations": 7, "stepsize": 0.25, "beta1": 0.8, "seed": 3, "peer_timeout": 9.0}
     expected["wire"] = {"encoding": "int8"}
@@ -116,7 +116,7 @@ def test_a_problem_in_a_file_travels_with_the_job_to_the_sites(
     run = {"algorithm": "dgd", "iterations": 1, "stepsize": 1, "problem": problem}
     write_job(make_topology(run=run, code={"files": True}), job, name="first")
     problem = DeliveredProblem.of(job / "app_sites")
-    assert (problem.file, problem.name) == ("segmentation.py", "Segmentation")
+    assert (problem.said.file, problem.said.name) == (Path("segmentation.py"), "Segmentation")
     assert (job / "app_sites/custom/segmentation.py").read_text() == file.read_text()
     assert not (job / "app_server/custom").exists()
 

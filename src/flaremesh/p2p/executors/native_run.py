@@ -79,7 +79,7 @@ class NativeRun:
         self._member = member
         self._folder = member.folder / RUN_FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
-        site = SiteContext.here(config.schedule[0].site, config.index, config.sites, seed)
+        site = SiteContext.here(config.schedule[0].site, config.index, config.sites, seed, options.iterations)
         with ExitStack() as opened:
             earlier = resume.history if resume else ()
             self._history = opened.enter_context(History(self._folder / HISTORY, earlier))

@@ -24,6 +24,7 @@ _FILES = frozenset({_SITE, "config/config_fed_server.json", _PROBLEM, ORDER})
 _MOST_BYTES = 4 << 20
 _LISTS = frozenset({"executors", "components", "task_data_filters", "task_result_filters"})
 _DEEPEST = 50
+_OF_SCRIPTS = {"args", "model_args", "launch", "evaluates", "timeout"}
 # NVFlare formats what stands in braces again and again: `{{{a:c}HOME}}` becomes `{$HOME}` where a is 36
 _VARIABLE = re.compile(r"\{[A-Za-z_]\w*\}", re.ASCII)
 
@@ -153,6 +154,12 @@ def _check_problem(file: Path, code: JobCode) -> str:
             code.check_class(path)
         case {"file": str(path), **others}:
             code.check_file(path)
+        case {"script": str(path), "model": str(model), **others}:
+            code.check_file(path)
+            code.check_class(model)
+            if not others.keys() <= _OF_SCRIPTS:
+                raise Refused(f"{_PROBLEM} of the job says more of its script than is known of scripts")
+            return path
         case _:
             raise Refused(f"{_PROBLEM} of the job describes no problem")
     if not others.keys() <= {"name", "args", "path", "file"} or others.get("path") or others.get("file"):
