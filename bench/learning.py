@@ -42,9 +42,14 @@ _GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "momentum-tracking": {"run.stepsize": _SMALL_STEPS},
     "extra": {"run.stepsize": _STEPS},
     "exact-diffusion": {"run.stepsize": _STEPS},
+    "nids": {"run.stepsize": _STEPS},
+    "push-pull": {"run.stepsize": _STEPS},
+    "beer": {"run.stepsize": _STEPS, "run.wire": ("int8",)},
+    "lead": {"run.stepsize": _STEPS, "run.wire": ("int8",)},
     "local-dgd": {"run.stepsize": _STEPS, "run.local_steps": (_LOCAL_STEPS,)},
     "k-gt": {"run.stepsize": _STEPS, "run.local_steps": (_LOCAL_STEPS,), "run.options": ({"outer": 1.0},)},
     "led": {"run.stepsize": _STEPS, "run.local_steps": (_LOCAL_STEPS,)},
+    "noloco": {"run.stepsize": _STEPS, "run.local_steps": (_LOCAL_STEPS,)},
 }
 
 
@@ -79,9 +84,10 @@ def _row(topology: Topology, grid: Mapping[str, Sequence[Any]]) -> str:
     trials = [*sweep([with_fields(topology, each) for each in fields], fields)]
     best = min(trials, key=lambda trial: (not trial.reached, trial.iterations))
     steps = best.fields.get("run.local_steps", 1)
+    wire = f" on {best.fields['run.wire']}" if "run.wire" in best.fields else ""
     cells: list[Any] = [
         len(topology.sites),
-        f"`{topology.run.algorithm}`",
+        f"`{topology.run.algorithm}`{wire}",
         best.fields["run.stepsize"],
         steps,
     ]
