@@ -2,7 +2,7 @@
 
 After each evaluation the sites pass on what the worst of them has, from neighbour to neighbour. After as many
 rounds as there are edges between the two that are farthest apart, all know the same values, decide the same
-by them, and are in the same iteration. No server takes part.
+by them, and are in the same iteration. The server only tells how far apart the sites are.
 """
 
 import math
