@@ -17,6 +17,8 @@ from flaremesh.topology.neighborhood import Neighborhood
 _END: Final = b""
 """Says that the sender has done its iterations; other messages are not empty."""
 
+_MOST_WAITING = 4  # messages of a neighbour; one that is sent when it is asked for finds two at most
+
 Parts: TypeAlias = Sequence[Payload]
 """A whole message."""
 
@@ -85,6 +87,8 @@ class LatestExchanges(Exchanges):
         coming.append(payload)
         if len(coming) == self._parts[0]:
             self._waiting[peer].append(self._coming.pop(peer))
+        if len(self._waiting[peer]) > _MOST_WAITING:
+            raise LinkError(f"{peer} sends messages before its last ones are taken, which fill the memory")
 
     def _require_signs(self, hood: Neighborhood, iteration: int) -> None:
         """Raise PeerTimeout for neighbours of which nothing has come for so long."""

@@ -128,6 +128,14 @@ def test_what_is_no_message_is_refused_with_its_senders_name(part, payload, mess
         alone.bonn.iterate(1)
 
 
+def test_a_neighbour_that_sends_more_than_is_taken_does_not_fill_the_memory():
+    alone = Alone()
+    for iteration in range(8):
+        alone.send(iteration)
+    with pytest.raises(LinkError, match="kiel sends messages before its last ones are taken"):
+        alone.bonn.iterate(0)
+
+
 # what it needs
 
 
