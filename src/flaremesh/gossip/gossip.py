@@ -265,16 +265,17 @@ class Gossip:
         Raises:
             LinkError: a part does not fit; names its sender.
         """
-        arrived: Iterable[Mapping[str, Tensor]] = (
-            self._arrived(part, payloads) for part, payloads in zip(self._parts, received, strict=True)
-        )
+        parts = zip(self._parts, received, strict=True)
         poisoned: set[str] = set()
         away = _NONE
-        if self._clip is not None:
-            arrived = list(arrived)
+        if self._clip is None:
+            for part, payloads in parts:
+                poisoned |= self._mix_part(part, hood, self._arrived(part, payloads), shared)
+        else:
+            arrived = [self._arrived(part, payloads) for part, payloads in parts]
             poisoned, away = self._clipped(hood, arrived, self._clip)
-        for part, messages in zip(self._parts, arrived, strict=True):
-            poisoned |= self._mix_part(part, hood, messages, shared)
+            for part, messages in zip(self._parts, arrived, strict=True):
+                poisoned |= self._mix_part(part, hood, messages, shared)
         mixed = [channel.end() for channel in self._channels]
         return Mixture(tuple(vector for vector, _ in mixed), mixed[0][1], tuple(sorted(poisoned)), away)
 

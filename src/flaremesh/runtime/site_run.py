@@ -135,6 +135,8 @@ class SiteRun:
             options.peer_timeout,
             options.mixing,
         )
+        # where this site waits for nobody
+        self._latest = self._exchanges if isinstance(self._exchanges, LatestExchanges) else None
         self._agreement: Agreement | None = None
         if options.until:
             self._agreement = Agreement(options.until, link, schedule, hops, options.peer_timeout)
@@ -216,8 +218,10 @@ class SiteRun:
             LinkError: a neighbour's value did not come or does not fit, a neighbour takes nothing, or the run
                 was aborted.
         """
-        yield from self._agree(iteration)
-        if self.ended:
+        if self._agreement is not None and self._options.evaluates(iteration):
+            yield from self._agree(self._agreement, iteration)
+        if self._is_last(iteration):
+            self._end(iteration)
             return
         self._observed = observed = self._observation(iteration)
         for stage in range(self._algorithm.exchanges):
@@ -257,11 +261,6 @@ class SiteRun:
         """Takes the arguments of Exchanges."""
         return LatestExchanges(*args) if self._options.asynchronous else Exchanges(*args)
 
-    @property
-    def _latest(self) -> LatestExchanges | None:
-        """The exchanges, where this site waits for nobody."""
-        return self._exchanges if isinstance(self._exchanges, LatestExchanges) else None
-
     def _observation(self, iteration: int) -> Observation:
         started = time.perf_counter()
         look = started - self._looked >= _LOOK_SECONDS
@@ -278,16 +277,24 @@ class SiteRun:
             self._tell()
             self._evaluate(observed.iteration + 1)
 
-    def _agree(self, iteration: int) -> Iterator[None]:
-        """Learn what all sites have come to, and whether that is the end."""
-        if self._agreement and self._options.evaluates(iteration):
-            never_better = yield from self._agreement.reach(iteration)
-            if never_better:
-                state = self.problem.state(self.estimate)
-                self.best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
-        is_over = self._latest is not None and self._latest.is_over
-        self.ended = iteration >= self.iterations or self.ending is not None or is_over
-        if self.ended and self._latest:
+    def _agree(self, agreement: Agreement, iteration: int) -> Iterator[None]:
+        """Learn what all sites have come to, and keep the best."""
+        never_better = yield from agreement.reach(iteration)
+        if never_better:
+            state = self.problem.state(self.estimate)
+            self.best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+
+    def _is_last(self, iteration: int) -> bool:
+        """Whether nothing is left to do after so many iterations."""
+        if iteration >= self._options.iterations:
+            return True
+        if self._agreement is not None and self._agreement.ending is not None:
+            return True
+        return self._latest is not None and self._latest.is_over
+
+    def _end(self, iteration: int) -> None:
+        self.ended = True
+        if self._latest is not None:
             self._latest.end(iteration)
             if not self._options.evaluates(iteration):
                 self._tell()
