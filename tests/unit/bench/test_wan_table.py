@@ -1,5 +1,6 @@
 import pytest
 
+from bench.samples import FLAREMESH, LEARNING, TRAINING
 from bench.wan.cases import FAST, SLOW, Way
 from bench.wan.result import Result
 from bench.wan.table import markdown_of, rows_of
@@ -75,7 +76,9 @@ def test_the_table_says_how_far_off_the_predictions_of_the_turns_were():
 
 def test_the_table_says_how_long_training_takes_and_what_has_failed():
     trainings = [
-        {"way": WAY.name, "sites": 4, "turn": turn, "seconds": {"flaremesh": 10.0 + turn}}
+        {"way": WAY.name, "sites": 4, "turn": turn, "seconds": {TRAINING: {FLAREMESH: 10.0 + turn}}}
         for turn in range(3)
     ]
-    assert f"| {WAY.name} | 4 | 11.0 | failed |" in markdown_of([], [], [], [], trainings)
+    shown = markdown_of([], [], [], [], trainings)
+    assert f"| {WAY.name} | 4 | {TRAINING} | 11.00 | failed | failed |" in shown
+    assert f"| {WAY.name} | 4 | {LEARNING} | failed | failed | failed |" in shown
