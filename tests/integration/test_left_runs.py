@@ -55,6 +55,7 @@ def test_a_run_that_is_left_finishes_and_is_gathered_by_whoever_comes_back(mesh)
     assert f"the run {run_id} has finished" in nothing_left.stderr
 
 
+@pytest.mark.full
 def test_a_run_that_is_left_is_aborted_by_id_and_a_second_time_nothing_happens(mesh, left):
     attached = mesh.start("attach", left)
     assert running(attached) == left
