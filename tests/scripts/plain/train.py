@@ -38,7 +38,7 @@ def main() -> None:
             loss = cross_entropy(model(inputs[chosen]), labels[chosen])
             loss.backward()
             optimizer.step()
-        print(f"{site}: round {received.current_round} of {received.total_rounds}, {loss:.3f}")  # noqa: T201
+        print(f"{site}: round {received.current_round} of {received.total_rounds}, {loss:.3f}")
         flare.send(
             flare.FLModel(
                 params=model.state_dict(),

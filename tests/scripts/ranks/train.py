@@ -16,7 +16,7 @@ if "RANK" not in os.environ:
 dist.init_process_group("gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
 flare.init(rank=rank)
-print(f"rank {rank} of {ranks}", flush=True)  # noqa: T201
+print(f"rank {rank} of {ranks}", flush=True)
 
 data = load_digits()
 inputs = torch.tensor(data.data / 16, dtype=torch.float32)

@@ -16,7 +16,7 @@ from flaremesh.problems.script_run import ScriptError, ScriptRun, command_of
 ASK = Message("train")
 # as NVFlare's Client API does in the real process, in few words: torch takes seconds to be there
 CALLS = """
-import json, os, sys, time
+import json, os, sys
 from multiprocessing.connection import Client
 run = Client(os.environ["FLAREMESH_SCRIPT_CHANNEL"], "AF_UNIX")
 def say(kind, **said):
@@ -28,7 +28,7 @@ def hear():
     return kind
 say("ready")
 """
-WAITS = "while True: time.sleep(1)"
+WAITS = "import signal; signal.pause()"
 
 
 def running(program: str, timeout: float = 30.0) -> ScriptRun:
@@ -73,7 +73,7 @@ def test_what_became_of_it_is_said_with_its_last_lines(program: str, message: st
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        (f"import time; print('waits', flush=True)\n{WAITS}", "does not call flare.init"),
+        (f"print('waits', flush=True)\n{WAITS}", "does not call flare.init"),
         (f"{CALLS}\nprint('waits', flush=True)\n{WAITS}", "does not answer, for 1 s"),
     ],
 )
@@ -104,7 +104,9 @@ def test_a_command_that_is_not_there_is_named() -> None:
 
 def test_it_may_finish_its_work_when_the_run_is_over(tmp_path: Path) -> None:
     file = tmp_path / "left"
-    run = running(answers(f"time.sleep(0.2); open({str(file)!r}, 'w').close()"))
+    writing = f"open({str(file)!r}, 'w').close()"
+    # to start a process takes longer than to end this one
+    run = running(answers(f"import subprocess; subprocess.run([sys.executable, '-c', {writing!r}])"))
     run.ask(ASK)
     del run
     gc.collect()
@@ -112,7 +114,7 @@ def test_it_may_finish_its_work_when_the_run_is_over(tmp_path: Path) -> None:
 
 
 def test_what_it_has_started_ends_with_it() -> None:
-    child = f"import subprocess; child = subprocess.Popen([sys.executable, '-c', 'import time; {WAITS}'])"
+    child = f"import subprocess; child = subprocess.Popen([sys.executable, '-c', '{WAITS}'])"
     run = running(f"{CALLS}\n{child}\nwhile hear() == 'train': say('answer', child=child.pid)")
     process = psutil.Process(int(run.ask(ASK).said["child"]))
     del run
