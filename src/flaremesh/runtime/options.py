@@ -19,7 +19,7 @@ class RunOptions:
         wire: how vectors travel; may be given as a word or a mapping, as in a topology file.
         mixing: what becomes of the neighbours' vectors; may be given as a mapping.
         checkpoint_every: iterations between checkpoints, None for no such rule.
-        asynchronous: mix what neighbours sent last, and wait for none.
+        asynchronous: mix what has come, and wait for nobody.
         until: what ends the run earlier; None for nothing. May be given as a mapping, as in a topology file.
     """
 

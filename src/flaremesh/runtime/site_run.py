@@ -28,9 +28,9 @@ from flaremesh.runtime.checkpointing import Checkpointing, Cuts
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
 from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.runtime.joining import Joining
-from flaremesh.runtime.latest_exchanges import LatestExchanges
 from flaremesh.runtime.observation import Observation
 from flaremesh.runtime.options import RunOptions
+from flaremesh.runtime.own_pace import OwnPaceExchanges
 from flaremesh.runtime.tree import Tree
 from flaremesh.runtime.until import Agreement, Ending
 from flaremesh.topology.neighborhood import Neighborhood
@@ -136,7 +136,7 @@ class SiteRun:
             options.mixing,
         )
         # where this site waits for nobody
-        self._latest = self._exchanges if isinstance(self._exchanges, LatestExchanges) else None
+        self._own_pace = self._exchanges if isinstance(self._exchanges, OwnPaceExchanges) else None
         self._agreement: Agreement | None = None
         if options.until:
             self._agreement = Agreement(options.until, link, schedule, hops, options.peer_timeout)
@@ -259,7 +259,7 @@ class SiteRun:
 
     def _make_exchanges(self, *args: Any) -> Exchanges:
         """Takes the arguments of Exchanges."""
-        return LatestExchanges(*args) if self._options.asynchronous else Exchanges(*args)
+        return OwnPaceExchanges(*args) if self._options.asynchronous else Exchanges(*args)
 
     def _observation(self, iteration: int) -> Observation:
         started = time.perf_counter()
@@ -290,12 +290,12 @@ class SiteRun:
             return True
         if self._agreement is not None and self._agreement.ending is not None:
             return True
-        return self._latest is not None and self._latest.is_over
+        return self._own_pace is not None and self._own_pace.is_over
 
     def _end(self, iteration: int) -> None:
         self.ended = True
-        if self._latest is not None:
-            self._latest.end(iteration)
+        if self._own_pace is not None:
+            self._own_pace.end(iteration)
             if not self._options.evaluates(iteration):
                 self._tell()
                 self._evaluate(iteration)

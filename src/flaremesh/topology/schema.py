@@ -742,8 +742,8 @@ class Run(Closed):
     )
     asynchronous: bool = Field(
         False,
-        description="mix what neighbours sent last, and wait for none: with an algorithm that bears it, "
-        "r-fast, and on_loss: fail",
+        description="mix what has come, and wait for nobody: with gradient-tracking, k-gt, r-fast or "
+        "local-dgd, and on_loss: fail",
     )
     options: dict[str, Option] = Field(
         default_factory=dict, description="further hyper-parameters of the algorithm, e.g. beta1"

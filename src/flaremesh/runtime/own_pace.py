@@ -23,7 +23,7 @@ Parts: TypeAlias = Sequence[Payload]
 """A whole message."""
 
 
-class LatestExchanges(Exchanges):
+class OwnPaceExchanges(Exchanges):
     """As Exchanges, but neighbours are waited for in the first iteration alone.
 
     A neighbour that has not taken the last message gets none. Values are averaged over the neighbours of
