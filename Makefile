@@ -45,7 +45,8 @@ vision: ## Install torchvision and the torch it needs into .venv-vision, and tes
 trainers: ## Install Lightning and Hugging Face's trainer into .venv-trainers, and test scripts of theirs there
 	$(PYTHON) -m venv .venv-trainers
 	TORCH_INDEX='$(TORCH_INDEX)' requirements/install .venv-trainers/bin/python lock.txt
-	.venv-trainers/bin/pip install --quiet --no-build-isolation --editable '.[trainers]'
+	TORCH_INDEX='$(TORCH_INDEX)' requirements/install .venv-trainers/bin/python trainers.txt
+	.venv-trainers/bin/pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	.venv-trainers/bin/pytest tests/integration/test_script_kinds.py --quiet -k trainers
 
 .PHONY: demo

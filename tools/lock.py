@@ -43,14 +43,16 @@ def write(torch_index: str) -> None:
     """
     everything = _pins("pyproject.toml", "--extra", "dev", "--constraint", str(_FOLDER / "constraints.txt"))
     _write("installer.txt", [everything[name] for name in _INSTALLER])
-    _write("lock.txt", _ordinary(everything))
+    _write("lock.txt", _ordinary(everything).values())
     _write_torch("torch", everything, torch_index)
     with tempfile.TemporaryDirectory() as scratch:
         pinned, wanted = Path(scratch) / "pinned.txt", Path(scratch) / "wanted.txt"
         pinned.write_text("".join(f"{pin.split()[0]}\n" for pin in everything.values() if "==" in pin))
         for name, *extra in (("image.txt",), ("image-deploy.txt", "--extra", "deploy")):
-            _write(name, _ordinary(_pins("pyproject.toml", *extra, "--constraint", str(pinned))))
-        pinned.write_text("".join(f"{pin.split()[0]}\n" for pin in _ordinary(everything)))
+            _write(name, _ordinary(_pins("pyproject.toml", *extra, "--constraint", str(pinned))).values())
+        trainers = _ordinary(_pins("pyproject.toml", "--extra", "trainers", "--constraint", str(pinned)))
+        _write("trainers.txt", [pin for name, pin in trainers.items() if name not in everything])
+        pinned.write_text("".join(f"{pin.split()[0]}\n" for pin in _ordinary(everything).values()))
         wanted.write_text("\n".join(_VISION))
         _write_torch("vision", _pins(str(wanted), "--constraint", str(pinned)), torch_index)
 
@@ -63,9 +65,9 @@ def _write_torch(name: str, pins: Mapping[str, str], index: str) -> None:
     _write(f"{name}-cuda.txt", [_on_linux(pin) for package, pin in pins.items() if _CUDA.fullmatch(package)])
 
 
-def _ordinary(pins: Mapping[str, str]) -> list[str]:
+def _ordinary(pins: Mapping[str, str]) -> dict[str, str]:
     others = ("flaremesh", "torch", *_INSTALLER)
-    return [pin for name, pin in pins.items() if name not in others and not _CUDA.fullmatch(name)]
+    return {name: pin for name, pin in pins.items() if name not in others and not _CUDA.fullmatch(name)}
 
 
 def _pins(*arguments: str) -> dict[str, str]:
