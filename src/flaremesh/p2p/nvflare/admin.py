@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.fuel.common.excepts import ConfigError
 from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefinition, JobNotFound
 from nvflare.fuel.flare_api.flare_api import Session
@@ -26,9 +27,11 @@ from flaremesh.p2p.nvflare.downloads import Unreadable, refuse_pulls, workspace_
 from flaremesh.p2p.nvflare.ipv6_names import name_for
 from flaremesh.p2p.nvflare.jobs import Job, id_of, is_id, job_of
 from flaremesh.printable import printable
+from flaremesh.waiting import wait_while
 
 _log = logging.getLogger(__name__)
 
+_EXPLAINED_SECONDS = 2.0
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 
 
@@ -111,9 +114,18 @@ class Admin:
         return jobs
 
     def job(self, run_id: str) -> Job:
-        """One job."""
-        with _answered():
-            return job_of(self._session.get_job_meta(run_id))
+        """One job; if it could not begin, with what its sites say, which the server writes a moment later."""
+        told: list[Job] = []
+
+        def unexplained() -> bool:
+            with _answered():
+                meta = self._session.get_job_meta(run_id)
+                told.append(job_of(meta))
+                failed = told[-1].status == RunStatus.FAILED_TO_RUN
+                return failed and not meta.get(JobMetaKey.JOB_DEPLOY_DETAIL.value)
+
+        wait_while(unexplained, _EXPLAINED_SECONDS, poll=0.1)
+        return told[-1]
 
     def submit(self, folder: Path) -> str:
         """Submit the job in a folder; returns its id."""
