@@ -74,7 +74,7 @@ class NoisedGradient:
         shared = secrets.shared if budget.shared_noise else {}
         self._shared = [(1 if site < peer else -1, known) for peer, known in shared.items()]
         self._multiplier = (2 * budget.rdp) ** -0.5
-        self._accountant: Any = _accountant()
+        self._accountant = _accountant()
         self.queries = 0
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -90,7 +90,6 @@ class NoisedGradient:
             )
         number = self.queries
         self.queries += 1
-        self._accountant.step(noise_multiplier=self._multiplier, sample_rate=1.0)
         gradient = self._query(x).add(normal(self._secret, f"own {number}", x), alpha=self.budget.noise)
         for sign, known in self._shared:
             gradient.add_(normal(known, f"gradient {number}", x), alpha=sign * self.budget.shared_noise)
@@ -103,10 +102,17 @@ class NoisedGradient:
     @property
     def epsilon(self) -> float:
         """ε that is spent, as Opacus' accountant says it."""
+        accountant = self._accountant()
+        accountant.history = [(self._multiplier, 1.0, self.queries)] if self.queries else []
         with warnings.catch_warnings():
             # of the greatest order being the best one, as it is at the start
             warnings.simplefilter("ignore", UserWarning)
-            return float(self._accountant.get_epsilon(self.budget.delta, alphas=ORDERS))
+            return float(accountant.get_epsilon(self.budget.delta, alphas=ORDERS))
+
+    @property
+    def most_epsilon(self) -> float:
+        """ε that may be spent."""
+        return self.budget.epsilon
 
 
 def _accountant() -> Any:
@@ -116,4 +122,4 @@ def _accountant() -> Any:
         raise MissingAccountant(
             "a run with a privacy budget needs Opacus: install flaremesh[privacy] at every site"
         ) from error
-    return RDPAccountant()
+    return RDPAccountant

@@ -100,6 +100,7 @@ class NativeRun:
                 config.hops,
             )
             member.metrics.checkpoints, member.metrics.clips = self.run.checkpointing, self.run.clips
+            member.metrics.spending = self.run.noised
             if self.run.checkpointing:
                 self.run.checkpointing.tell = member.progress.checkpointed
             # the end is a checkpoint, too: a further attempt only delivers what has come out
@@ -134,6 +135,7 @@ class NativeRun:
             metrics=history.last_metrics,
             seconds=time.perf_counter() - started,
             ending=run.ending,
+            epsilon=run.noised.epsilon if run.noised else None,
             history=history.thinned(_HISTORY_POINTS),
         )
 
