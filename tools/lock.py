@@ -48,7 +48,8 @@ def write(torch_index: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         pinned, wanted = Path(scratch) / "pinned.txt", Path(scratch) / "wanted.txt"
         pinned.write_text("".join(f"{pin.split()[0]}\n" for pin in everything.values() if "==" in pin))
-        for name, *extra in (("image.txt",), ("image-deploy.txt", "--extra", "deploy")):
+        image = ("--extra", "privacy")  # what a site needs for any run that its mesh may have
+        for name, *extra in (("image.txt", *image), ("image-deploy.txt", *image, "--extra", "deploy")):
             _write(name, _ordinary(_pins("pyproject.toml", *extra, "--constraint", str(pinned))).values())
         trainers = _ordinary(_pins("pyproject.toml", "--extra", "trainers", "--constraint", str(pinned)))
         _write("trainers.txt", [pin for name, pin in trainers.items() if name not in everything])

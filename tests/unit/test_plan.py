@@ -456,3 +456,75 @@ def test_compression_slows_down_what_is_predicted() -> None:
     assert predicted.predicted_contraction == pytest.approx(1 - 0.1 * (1 - 1 / 3))
     assert predicted.spectral_gap == pytest.approx(1 - 1 / 3)
     assert predicted.iterations_to_a_thousandth == 101
+
+
+# privacy budgets
+
+
+BUDGET = {"epsilon": 8, "delta": 1e-5, "clip": 1.0}
+
+
+def private(privacy: dict[str, Any], algorithm: str = "dgd-atc", **run: Any) -> Topology:
+    said = {"algorithm": algorithm, "stepsize": 0.1, "iterations": 100, "on_loss": "fail"} | run
+    return topology(run=said | {"privacy": BUDGET | privacy})
+
+
+def test_a_plan_says_the_noise_that_a_budget_needs_and_what_it_costs() -> None:
+    noise = plan(private({"examples": 50})).privacy
+    assert noise is not None
+    assert (noise.unit, noise.against, noise.iterations) == ("an example", "all other sites together", 100)
+    assert noise.spent == pytest.approx(8)
+    assert noise.queries == 101  # one before the first message
+    assert noise.gradient_error == pytest.approx(noise.sigma / 50 / 2)  # of four sites
+    assert noise.model_error == pytest.approx(0.1 * noise.gradient_error * 101**0.5)
+
+
+def test_a_plan_says_how_many_iterations_a_budget_allows() -> None:
+    noise = plan(private({"sigma": 4.0})).privacy
+    assert noise is not None
+    assert 1 < noise.iterations < noise.asked == 100
+    assert noise.spent <= 8
+
+
+def test_correlated_noise_needs_less_of_each_site_and_says_against_whom_it_holds() -> None:
+    alone, shared = plan(private({})).privacy, plan(private({"noise": "correlated"})).privacy
+    assert alone is not None
+    assert shared is not None
+    assert shared.sigma < alone.sigma
+    assert shared.against == "any one site"
+    outside = plan(private({"noise": "correlated", "curious": 0})).privacy
+    assert outside is not None
+    assert outside.sigma < shared.sigma
+    assert outside.against == "whoever takes part in nothing"
+
+
+@pytest.mark.parametrize(
+    ("privacy", "run", "words"),
+    [
+        ({}, {"on_loss": "wait"}, "write on_loss: fail"),
+        ({"sigma": 0.1}, {}, "write a greater sigma, or none"),
+        ({}, {"algorithm": "consensus", "stepsize": None}, "the algorithm asks for no gradient"),
+        (
+            {"noise": "correlated"},
+            {"algorithm": "gradient-tracking", "asynchronous": True},
+            "write noise: independent",
+        ),
+    ],
+)
+def test_a_budget_that_would_not_hold_is_refused(
+    privacy: dict[str, Any], run: dict[str, Any], words: str
+) -> None:
+    asked = private(privacy, **run)
+    assert words in str(plan(asked).refusal)
+    with pytest.raises(UnsoundRun, match=words):
+        check(asked)
+
+
+def test_without_a_budget_a_plan_says_nothing_of_noise() -> None:
+    assert plan(topology()).privacy is None
+
+
+@pytest.mark.parametrize("missing", BUDGET)
+def test_a_part_of_a_budget_is_none(missing: str) -> None:
+    with pytest.raises(ValueError, match="a budget is epsilon, delta and clip"):
+        topology(run={"privacy": {name: value for name, value in BUDGET.items() if name != missing}})

@@ -23,6 +23,7 @@ from tools.dashboards.queries import (
 def dashboard() -> Dashboard:
     """One run at all of its sites."""
     done, asked = series(RunMetric.CURRENT_ITERATION), series(RunMetric.MAX_ITERATIONS)
+    spent, budget = series(RunMetric.EPSILON_SPENT), series(RunMetric.EPSILON_BUDGET)
     return mesh_dashboard(
         "run",
         "Run",
@@ -128,6 +129,20 @@ def dashboard() -> Dashboard:
                     "none",
                     Query(of_run(series(RunMetric.GRADIENT_NORM), "site"), "{{site}}"),
                     logarithmic=True,
+                ),
+            ),
+            "Privacy": (
+                lines(
+                    "Privacy budget",
+                    "Share of its ε that the run has spent of each site's data; the run ends at 1.",
+                    "percentunit",
+                    Query(of_run(f"({spent} / {budget})", "site"), "{{site}}"),
+                ),
+                lines(
+                    "ε",
+                    "That the run has spent of each site's data.",
+                    "none",
+                    Query(of_run(spent, "site"), "{{site}}"),
                 ),
             ),
             "Time": (

@@ -26,7 +26,7 @@ from flaremesh.topology.links import carried_in_words
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from flaremesh.provision.plan import Message, Mixing, Plan
+    from flaremesh.provision.plan import Message, Mixing, NoisePlan, Plan
     from flaremesh.provision.prediction import WireTime
 
 _ROWS = 40  # of a table for people; --json has all
@@ -128,6 +128,8 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
     yield "message", _message(message)
     if plan.until:
         yield "ends early", f"once the sites agree: {plan.until}"
+    if plan.privacy:
+        yield from _noise(plan.privacy)
     by_reason: dict[str | None, list[str]] = {}
     if plan.unseen:
         yield "not looked at", plan.unseen
@@ -141,6 +143,24 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
         shown = [f"{who} ({why})" for who, why in islice(plan.redeploy.items(), _ROWS)]
         rest = len(plan.redeploy) - len(shown)
         yield "redeploy", ", ".join(shown + [f"{rest} more"] * (rest > 0)) or "nobody: nothing changed"
+
+
+def _noise(noise: "NoisePlan") -> Iterator[tuple[str, str]]:
+    yield (
+        "privacy",
+        f"ε {noise.spent:.3g} of {noise.epsilon:g} (δ {noise.delta:g}) for {noise.unit}, "
+        f"against {noise.against}",
+    )
+    fits = (
+        "all"
+        if noise.iterations == noise.asked
+        else f"{noise.iterations} of {noise.asked}: then the run ends"
+    )
+    yield "noise", f"{noise.noise}, σ {noise.sigma:.4g} × clip; iterations that fit the budget: {fits}"
+    model = (
+        "" if noise.model_error is None else f", {noise.model_error:.3g} in the mean model at the end at most"
+    )
+    yield "its error", f"{noise.gradient_error:.3g} per entry in the mean gradient{model}"
 
 
 def _message(message: "Message") -> str:

@@ -55,13 +55,15 @@ def _shown(value: float | None, spec: str) -> str:
 def result_table(result: RunResult) -> Table:
     """One row per site with what it reached."""
     metrics = list(dict.fromkeys(name for site in result.sites.values() for name in site.metrics))
-    table = Table("site", "iterations", *metrics, "seconds", "MB sent", "links")
+    spent = any(site.epsilon is not None for site in result.sites.values())
+    table = Table("site", "iterations", *metrics, *["ε"] * spent, "seconds", "MB sent", "links")
     for name, site in result.sites.items():
         values = (site.metrics.get(metric) for metric in metrics)
         table.add_row(
             name,
             str(site.iterations),
             *(_shown(value, ".4g") for value in values),
+            *[_shown(site.epsilon, ".3g")] * spent,
             _shown(site.seconds, ".1f"),
             f"{sum(site.sent_bytes.values()) / 1e6:.2f}" if site.sent_bytes else "",
             carried_in_words(Counter(site.links.values())),

@@ -150,6 +150,14 @@ class RunMetric(Enum):
         "Exchanges of which something was clipped, each counted by the share: 0.9 for ten times too far.",
         ("peer",),
     )
+    EPSILON_SPENT = Metric(
+        "privacy_epsilon_spent",
+        "gauge",
+        "What the run has spent of its privacy budget, ε of the site's data.",
+    )
+    EPSILON_BUDGET = Metric(
+        "privacy_epsilon_budget", "gauge", "The privacy budget of the run, ε of the site's data."
+    )
     SENT_BYTES = Metric(
         "sent_bytes_total", "counter", "Payload sent to a neighbour, resends included.", ("peer",)
     )

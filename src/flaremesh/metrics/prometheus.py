@@ -25,7 +25,7 @@ from typing_extensions import override
 from flaremesh import atomic
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import DURATION_BUCKETS, Phase, RunMetric, RunState
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Traffic, Written
+from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Spending, Traffic, Written
 from flaremesh.topology.links import Carried
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -60,6 +60,7 @@ class PrometheusSink(Collector, MetricsSink):
     Attributes:
         checkpoints: what becomes of the run's; None where it has none.
         clips: by in-neighbour, the shares that were clipped away.
+        spending: of the run's privacy budget; None where it has none.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class PrometheusSink(Collector, MetricsSink):
         self._traffic = traffic
         self.checkpoints: Written | None = None
         self.clips: Mapping[str, float] = {}
+        self.spending: Spending | None = None
 
         self._state = RunState.CONFIGURING
         self._iterations = self._non_finite = 0
@@ -149,6 +151,8 @@ class PrometheusSink(Collector, MetricsSink):
             RunMetric.TRAIN_LOSS: record.loss if record else None,
             RunMetric.LAST_CHECKPOINT: self.checkpoints.written_at if self.checkpoints else None,
             RunMetric.FAILED_CHECKPOINTS: self.checkpoints.failures if self.checkpoints else None,
+            RunMetric.EPSILON_SPENT: self.spending.epsilon if self.spending else None,
+            RunMetric.EPSILON_BUDGET: self.spending.most_epsilon if self.spending else None,
         }
         # a figure that nobody has measured yet is not 0
         for metric, value in gauges.items():

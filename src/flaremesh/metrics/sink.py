@@ -101,6 +101,18 @@ class Written(Protocol):
     failures: int
 
 
+class Spending(Protocol):
+    """What a run spends of a privacy budget; see flaremesh.privacy.noise.NoisedGradient."""
+
+    @property
+    def epsilon(self) -> float:
+        """ε that is spent."""
+
+    @property
+    def most_epsilon(self) -> float:
+        """ε that may be."""
+
+
 class MetricsSink(Protocol):
     """Receives what happens in a run; called from the loop, so it must be quick."""
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from flaremesh.errors import FlaremeshError
 from flaremesh.links.life import Tolerance
 from flaremesh.printable import refused
-from flaremesh.topology.schema import CheckpointInterval, OnLoss, Until, majority
+from flaremesh.topology.schema import CheckpointInterval, OnLoss, Privacy, Until, majority
 
 PATIENCE_SECONDS = 600.0
 """For so long a run that goes on after a loss waits for who was lost, where it says nothing else."""
@@ -88,6 +88,18 @@ def until_of(extra: Mapping[str, Any]) -> Until | None:
         raise _refusal(
             "until", 'metrics and their values, or {"plateau": {"metric": NAME, "iterations": N}}', extra
         ) from None
+
+
+def privacy_of(extra: Mapping[str, Any]) -> Privacy:
+    """What keeps a run's data from others, in the words of a topology file.
+
+    Raises:
+        ExtraError: it says anything else.
+    """
+    try:
+        return Privacy.model_validate(extra.get("privacy", {}))
+    except ValidationError:
+        raise _refusal("privacy", 'such as {"epsilon": 8, "delta": 1e-5, "clip": 1.0}', extra) from None
 
 
 def tolerance_of(extra: Mapping[str, Any]) -> Tolerance:

@@ -59,7 +59,8 @@ class SiteResult:
         sent_bytes, received_bytes: payload by out- and by in-neighbour; empty for a site that did not finish.
         links: how the messages to each out-neighbour travelled in the end, in the words of Carried.
         history: its history, thinned; empty where the site's whole history stands beside the result.
-        ending: which condition of run.until all sites have met; None if none.
+        ending: what ended the run at all sites before its last iteration; None if nothing did.
+        epsilon: ε that it has spent of the site's data; None without a privacy budget.
     """
 
     iterations: Whole = 0
@@ -72,6 +73,7 @@ class SiteResult:
         default_factory=list
     )
     ending: Ending | None = None
+    epsilon: Annotated[float, Field(ge=0, le=1e9)] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class RunResult:
         outcome: how it ended.
         name: name of the run, for people.
         reason: why it did not finish; None if it did.
-        ended: why it ended before its last iteration, as run.until says; None if it did not.
+        ended: why it ended before its last iteration, as run.until or run.privacy says; None if it did not.
         lost: it did not finish because a site or an edge was lost, and goes on from its checkpoints.
         algorithm: name of the algorithm.
         topology: name of the mesh.

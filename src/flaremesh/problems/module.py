@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -13,7 +13,8 @@ from torch.nn import Module
 from torch.nn.utils import clip_grad_norm_
 
 from flaremesh.problems.batches import Batch, Batches, Passes, is_empty, pair_on, require_passes, samples
-from flaremesh.problems.flat import FlatBuffers, FlatParameters, buffers_of, set_buffers
+from flaremesh.problems.examples import ExampleGradients, gives_each_once
+from flaremesh.problems.flat import FlatBuffers, FlatParameters, buffers_of, joined, set_buffers
 from flaremesh.problems.generators import own_generators, set_states, states_of
 from flaremesh.problems.optimiser import LocalOptimizer, MakeOptimizer, MakeSchedule
 from flaremesh.problems.protocol import SiteContext
@@ -100,6 +101,8 @@ class ModuleProblem:
         if optimizer is not None:
             self._optimizer = LocalOptimizer(self._parameters.parameters, optimizer, schedule)
         self._flat_buffers: FlatBuffers | None = None
+        self._each_once = gives_each_once(train)
+        self._examples: ExampleGradients | None = None
 
     def initial(self) -> Tensor:
         """The module's parameters as they are now, (d,)."""
@@ -125,6 +128,28 @@ class ModuleProblem:
         gradient = self._parameters.take_gradient()
         self._gather_buffers()
         return loss, gradient
+
+    @property
+    def clips_examples(self) -> bool:
+        """Whether each gradient is that of one batch, in which no example comes twice."""
+        return self._each_once and self._accumulate == 1 and self._clip_norm is None
+
+    def clipped_gradient(self, x: Tensor, clip: float, least: int) -> Tensor:
+        """See flaremesh.problems.protocol.ClipsExamples; Opacus computes the gradients of the examples.
+
+        Raises:
+            ImportError: Opacus is not installed.
+            ValueError: the module has parts that mix examples, such as BatchNorm.
+        """
+        if self._examples is None:
+            self._examples = ExampleGradients(self._module, self._parameters.parameters)
+        self._load(x)
+        batch = pair_on(self._device, self._batches.next())
+        with self._computing():
+            loss = _scalar(self._loss(self._module(batch[0]), batch[1]))
+        self._examples.backward(loss)
+        total = joined(self._examples.clipped_sum(clip)).to(x.dtype)
+        return total.div_(max(samples(batch), least))
 
     @property
     def trains(self) -> bool:
@@ -209,7 +234,7 @@ class ModuleProblem:
         self._parameters.clear_gradients()
         losses = []
         for inputs, targets in batches:
-            with torch.autocast(self._device.type, self._autocast) if self._autocast else nullcontext():
+            with self._computing():
                 loss = _scalar(self._loss(self._module(inputs), targets))
             if len(batches) > 1:
                 loss = loss / len(batches)
@@ -219,6 +244,9 @@ class ModuleProblem:
         if self._clip_norm is not None:
             clip_grad_norm_(self._parameters.parameters, self._clip_norm)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._device.type, self._autocast) if self._autocast else nullcontext()
 
     def _gather_buffers(self) -> None:
         if self._flat_buffers:

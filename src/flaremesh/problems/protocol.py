@@ -132,6 +132,26 @@ class Trains(Protocol):
 
 
 @runtime_checkable
+class ClipsExamples(Protocol):
+    """What a problem adds to Problem if it knows the gradient of each of its examples.
+
+    Runs with ``privacy: {examples: N}`` ask for these instead of its gradient.
+
+    Attributes:
+        clips_examples: whether it does.
+    """
+
+    clips_examples: bool
+
+    def clipped_gradient(self, x: Tensor, clip: float, least: int) -> Tensor:
+        """Gradient (d,) at x on the next mini-batch, in fresh memory, with a bounded part for each example.
+
+        It is the sum of the examples' gradients, each scaled down to the 2-norm ``clip``, divided by their
+        number or by ``least``, whichever is more. No example is in a batch twice.
+        """
+
+
+@runtime_checkable
 class Resumable(Protocol):
     """What a problem adds to Problem if its next gradient depends on more than x: checkpoints keep it.
 

@@ -52,7 +52,7 @@ def write_job(topology: Topology, folder: Path, *, name: str, continues: str = "
     # each export is a run of its own, which a site lets in once
     quorum = quorum_of(run, len(sites))
     asked = order.order(tuple(sites), _edges(mesh), run.links, topology.name, run.on_loss, quorum)
-    asked = replace(asked, continues=continues)
+    asked = replace(asked, continues=continues, privacy=run.privacy)
     order.write(replace(asked, targets=(SERVER,)), folder / _SERVER_APP)
     order.write(replace(asked, targets=asked.sites), folder / _SITE_APP)
 

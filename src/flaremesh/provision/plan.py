@@ -1,5 +1,6 @@
 """What a topology means before anything is made: its graph, its algorithms, its messages, its firewalls."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from flaremesh import algorithms, import_path
 from flaremesh.algorithms import Weights
 from flaremesh.class_path import ClassPathError, package_of
 from flaremesh.errors import FlaremeshError
+from flaremesh.privacy.accounting import Budget, PrivacyError, budget_of, pairs_of
 from flaremesh.provision import firewall, releases
 from flaremesh.provision.charters import charters
 from flaremesh.provision.firewall import FirewallRule
@@ -91,6 +93,41 @@ class Message:
 
 
 @dataclass(frozen=True)
+class NoisePlan:
+    """What a privacy budget costs.
+
+    Attributes:
+        epsilon, delta: of the budget, of each site's data.
+        unit: what ε is about: two sets of a site's data that differ in one of these.
+        against: who may look, so that ε holds.
+        noise: how it is made.
+        sigma: standard deviation of an entry of each site's own noise, in units of the clipping norm.
+        rdp: by which the Rényi divergence of order α grows with each gradient, divided by α.
+        queries: gradients that the run asks for.
+        iterations: that the run does.
+        asked: iterations that it shall do, which the budget may not allow.
+        spent: ε when it ends.
+        gradient_error: standard deviation of an entry of the noise in the mean of all sites' gradients.
+        model_error: that of an entry of the mean model at the end, at most, where the objectives are convex
+            and the step is small enough; None where the algorithm does not move in proportion to gradients.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    against: str
+    noise: str
+    sigma: float
+    rdp: float
+    queries: int
+    iterations: int
+    asked: int
+    spent: float
+    gradient_error: float
+    model_error: float | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """What ``flaremesh plan`` shows.
 
@@ -111,6 +148,7 @@ class Plan:
         until: what ends the run before its last iteration; None for nothing.
         unseen: the algorithm, if it was not imported since it lies beside the topology file, and what is
             therefore unknown; else None.
+        privacy: what the run's privacy budget costs; None without one.
     """
 
     name: str
@@ -127,6 +165,7 @@ class Plan:
     times: list[WireTime] | None = None
     until: str | None = None
     unseen: str | None = None
+    privacy: NoisePlan | None = None
 
 
 def plan(
@@ -172,6 +211,7 @@ def plan(
         times=times(topology, mesh, Lines(measurement), loads) if measurement and loads else None,
         until=" or ".join(conditions(topology.run.until).values()) if topology.run.until else None,
         unseen=_unseen(topology.run.algorithm),
+        privacy=None if refusal else _noise(topology.run, mesh),
     )
 
 
@@ -296,7 +336,52 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return f"{run.algorithm} is not sound on this graph: {reason}"
     if run.asynchronous and (reason := _asynchrony_unsoundness(run, mesh)):
         return f"{run.algorithm} is not sound with asynchronous: true: {reason}"
+    if reason := run.privacy.unsoundness(
+        asynchronous=run.asynchronous, phases=len(mesh.matrices), resumable=run.on_loss != "fail"
+    ):
+        return reason
+    try:
+        _budget(run, mesh)
+    except PrivacyError as error:
+        return str(error)
     return None
+
+
+def _budget(run: Run, mesh: Mesh) -> Budget | None:
+    if run.privacy.epsilon is None:
+        return None
+    # imported here: an algorithm is run to count its gradients, and that needs torch
+    from flaremesh.privacy.queries import queries_of
+
+    queries = queries_of(algorithms.configured(run))
+    return budget_of(run.privacy, queries, run.iterations, pairs_of([*mesh.graph.edges], mesh.sites))
+
+
+def _noise(run: Run, mesh: Mesh) -> NoisePlan | None:
+    budget = None if _unseen(run.algorithm) else _budget(run, mesh)
+    if budget is None:
+        return None
+    made, queries = budget.queries, budget.most
+    error = budget.noise / math.sqrt(len(mesh.sites))
+    coalition = {0: "whoever takes part in nothing", 1: "any one site"}
+    curious = run.privacy.curious
+    return NoisePlan(
+        epsilon=budget.epsilon,
+        delta=budget.delta,
+        unit="all that a site has" if run.privacy.examples is None else "an example",
+        against="all other sites together"
+        if run.privacy.noise == "independent"
+        else coalition.get(curious, f"any {curious} sites together"),
+        noise=run.privacy.noise,
+        sigma=budget.sigma,
+        rdp=budget.rdp,
+        queries=queries,
+        iterations=budget.iterations,
+        asked=run.iterations,
+        spent=budget.spent(queries),
+        gradient_error=error,
+        model_error=None if made.step is None else made.step * error * math.sqrt(queries),
+    )
 
 
 def _asynchrony_unsoundness(run: Run, mesh: Mesh) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flaremesh.class_path import ended
 from flaremesh.metrics.sink import MOST_METRICS
-from flaremesh.problems.protocol import Problem, ProblemError, Resumable, Trains
+from flaremesh.problems.protocol import ClipsExamples, Problem, ProblemError, Resumable, Trains
 from flaremesh.record import MOST_CHARACTERS
 from flaremesh.runtime.tree import copied
 
@@ -29,13 +29,14 @@ class CheckedProblem:
 
     Attributes:
         problem: the user's, unchecked.
+        site: name of its site.
 
     All methods raise ProblemError, with the name of the site, where the problem fails or breaks a promise.
     """
 
     def __init__(self, problem: Problem, site: str):
         self.problem = problem
-        self._site = site
+        self.site = site
         self._last_at = 0
         self._last: weakref.ref[Tensor] | None = None
 
@@ -62,6 +63,19 @@ class CheckedProblem:
         except (Exception, SystemExit) as error:
             raise self._failed(error) from error
         return self._checked(answer, x, version, "gradient")
+
+    @property
+    def clips_examples(self) -> bool:
+        """Whether the problem clips the gradient of each of its examples."""
+        return isinstance(self.problem, ClipsExamples) and bool(self.problem.clips_examples)
+
+    def clipped_gradient(self, x: Tensor, clip: float, least: int) -> Tensor:
+        """Gradient (d,), detached, to which each example has contributed no more than it may."""
+        assert isinstance(self.problem, ClipsExamples), "it is asked for them only if it has them"
+        version = x._version
+        with self._blamed():
+            gradient = self.problem.clipped_gradient(x.detach(), clip, least)
+        return self._checked((0.0, gradient), x, version, "gradient")[1]
 
     def train(
         self, x: Tensor, steps: int, stepsize: float, shift: Tensor | None
@@ -115,7 +129,7 @@ class CheckedProblem:
             raise self._broken(f"a state that is {_kind(state)}; a mapping from names to tensors is expected")
         saved = {str(name): value.detach() for name, value in state.items() if _can_be_saved(value)}
         if left := [f"{name} ({_kind(value)})" for name, value in state.items() if not _can_be_saved(value)]:
-            _log.warning("%s: left out of the saved model, being no tensors: %s", self._site, ", ".join(left))
+            _log.warning("%s: left out of the saved model, being no tensors: %s", self.site, ", ".join(left))
         return saved
 
     def snapshot(self) -> Mapping[str, Any] | None:
@@ -185,7 +199,7 @@ class CheckedProblem:
             ) from None
 
     def _broken(self, what: str) -> ProblemError:
-        return ProblemError(f"the problem of {self._site} gives {what}")
+        return ProblemError(f"the problem of {self.site} gives {what}")
 
     @contextmanager
     def _blamed(self) -> Iterator[None]:
@@ -195,7 +209,7 @@ class CheckedProblem:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception | SystemExit) -> ProblemError:
-        what = f"the problem of {self._site} failed"
+        what = f"the problem of {self.site} failed"
         return (
             ProblemError(f"{what}: {ended(error)}")
             if isinstance(error, SystemExit)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from flaremesh.topology.schema import Mixing, Run, Until, Wire
+from flaremesh.topology.schema import Mixing, Privacy, Run, Until, Wire
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class RunOptions:
         checkpoint_every: iterations between checkpoints, None for no such rule.
         asynchronous: mix what has come, and wait for nobody.
         until: what ends the run earlier; None for nothing. May be given as a mapping, as in a topology file.
+        privacy: what keeps the site's data from others; may be given as a mapping.
     """
 
     iterations: int
@@ -33,12 +34,14 @@ class RunOptions:
     checkpoint_every: int | None = None
     asynchronous: bool = False
     until: Until | None = None
+    privacy: Privacy = field(default_factory=Privacy)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "wire", Wire.of(self.wire))
         if self.until is not None:
             object.__setattr__(self, "until", Until.model_validate(self.until))
         object.__setattr__(self, "mixing", Mixing.model_validate(self.mixing))
+        object.__setattr__(self, "privacy", Privacy.model_validate(self.privacy))
 
     @classmethod
     def of(cls, run: Run) -> "RunOptions":
@@ -53,6 +56,7 @@ class RunOptions:
             run.mixing,
             asynchronous=run.asynchronous,
             until=run.until,
+            privacy=run.privacy,
         )
 
     def evaluates(self, iteration: int) -> bool:

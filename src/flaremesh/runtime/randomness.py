@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from flaremesh.problems.generators import global_states, set_global_states
-from flaremesh.problems.protocol import Problem, Resumable, SiteContext, Trains
+from flaremesh.problems.protocol import ClipsExamples, Problem, Resumable, SiteContext, Trains
 
 
 def seed_all(seed: int) -> None:
@@ -78,6 +78,17 @@ class TakingTurns(Problem):
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         with self._generators.in_place():
             return self._problem.loss_and_gradient(x)
+
+    @property
+    def clips_examples(self) -> bool:
+        """Whether the problem clips the gradient of each of its examples."""
+        return isinstance(self._problem, ClipsExamples) and self._problem.clips_examples
+
+    def clipped_gradient(self, x: Tensor, clip: float, least: int) -> Tensor:
+        """The problem's gradient, clipped by example."""
+        assert isinstance(self._problem, ClipsExamples), "it is asked for them only if it has them"
+        with self._generators.in_place():
+            return self._problem.clipped_gradient(x, clip, least)
 
     @property
     def trains(self) -> bool:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, configured
 from flaremesh.links.inprocess import InProcessLink, inboxes
+from flaremesh.privacy.accounting import pairs_of
+from flaremesh.privacy.noise import Secrets
 from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.record import finite_or_none
@@ -96,6 +98,7 @@ class Simulation:
         # all problems are built before any computes, so that what they may share is the same for each
         problems = {site.name: TakingTurns(site, problem) for site in contexts}
         joins = joining.sites if joining else ()
+        secrets = _secrets(schedules, seed)
         far = hops(schedules) if options.until else 0
         with Generators().in_place():  # a site that goes on sets the states of its process
             sites = {
@@ -111,6 +114,7 @@ class Simulation:
                     [*schedules],
                     joining,
                     far,
+                    secrets[site],
                 )
                 for site, schedule in sorted(schedules.items(), key=lambda named: named[0] in joins)
             }
@@ -174,7 +178,7 @@ class Simulation:
     def ended(self) -> str | None:
         """Why it has ended before its last iteration, in words; None if it has not."""
         until = self._options.until
-        return reason(until, self.ending, self.snapshots[-1].iteration) if until else None
+        return reason(until, self.ending, self.snapshots[-1].iteration, self._options.privacy)
 
     @property
     def mean(self) -> Tensor:
@@ -235,6 +239,31 @@ class Simulation:
             coordinates=tuple(mean[:_COORDINATES].tolist()),
             loss=sum(losses) / len(losses) if losses else None,
         )
+
+
+def _secrets(schedules: Mapping[str, Sequence[Neighborhood]], seed: int) -> dict[str, Secrets]:
+    """What sites and pairs of neighbours would make up for themselves: here a run can be repeated."""
+    edges = {
+        (min(site, peer), max(site, peer))
+        for site, schedule in schedules.items()
+        for hood in schedule
+        for peer in hood.in_weights
+    }
+    pairs = pairs_of([*edges], [*schedules])
+    return {
+        site: Secrets(
+            f"{seed} {site}".encode(),
+            {
+                peer: f"{seed} {min(site, peer)} {max(site, peer)}".encode()
+                for edge in sorted(edges)
+                if site in edge
+                for peer in edge
+                if peer != site
+            },
+            pairs,
+        )
+        for site in schedules
+    }
 
 
 def _size(x: Tensor) -> str:

@@ -4,6 +4,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,7 @@ from flaremesh.gossip import GossipError
 from flaremesh.links import Link
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
 from flaremesh.printable import printable
+from flaremesh.privacy.noise import NoisedGradient, Secrets
 from flaremesh.problems.generators import global_states, set_global_states
 from flaremesh.problems.protocol import Problem
 from flaremesh.runtime import tensor_file
@@ -31,6 +33,7 @@ from flaremesh.runtime.joining import Joining
 from flaremesh.runtime.observation import Observation
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.own_pace import OwnPaceExchanges
+from flaremesh.runtime.privately import noised
 from flaremesh.runtime.tree import Tree
 from flaremesh.runtime.until import Agreement, Ending
 from flaremesh.topology.neighborhood import Neighborhood
@@ -65,6 +68,7 @@ class SiteRun:
         joining: the sites that join the others; one of them has nothing to go on from, and begins there.
             None where nobody does.
         hops: the most edges on the way from one site to another, where something ends the run earlier.
+        secrets: from which the noise of a run with a privacy budget is made; new ones without it.
 
     Attributes:
         problem: the site's objective, checked.
@@ -75,8 +79,11 @@ class SiteRun:
         ended: whether nothing is left to do: all sites have come to what ends the run, or to its last
             iteration.
         clips: by in-neighbour, the shares of its vectors that were clipped away, summed over the exchanges.
+        noised: the site's gradient in a run with a privacy budget; None without one.
 
     Raises:
+        PrivacyError: the run cannot keep to its privacy budget.
+        MissingAccountant: nothing here accounts for one.
         CheckpointError: the one to go on from does not fit; it is given up.
         ProblemError: the problem failed, or gives what it should not.
         AlgorithmError: the algorithm's first message is not what it declares; or sites have left or
@@ -100,8 +107,23 @@ class SiteRun:
         members: Collection[str] = (),
         joining: Joining | None = None,
         hops: int | None = 0,
+        secrets: Secrets | None = None,
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
+        self._loss_and_gradient = self.problem.loss_and_gradient
+        self.noised: NoisedGradient | None = None
+        self._asked_iterations = options.iterations
+        if options.privacy.epsilon is not None:
+            self.noised = noised(
+                self.problem,
+                algorithm,
+                options,
+                secrets or Secrets(),
+                phases=len(schedule),
+                resumable=checkpoints is not None,
+            )
+            self._loss_and_gradient = self.noised.without_loss
+            options = replace(options, iterations=self.noised.budget.iterations)
         self._schedule = schedule
         self._members = sorted(members)
         self.clips: dict[str, float] = defaultdict(float)
@@ -172,7 +194,7 @@ class SiteRun:
 
     @property
     def iterations(self) -> int:
-        """Number of iterations of the run."""
+        """Number of iterations of the run, or as many as its privacy budget allows."""
         return self._options.iterations
 
     @property
@@ -187,8 +209,10 @@ class SiteRun:
 
     @property
     def ending(self) -> Ending | None:
-        """Which condition of run.until all sites have met; None if none."""
-        return self._agreement.ending if self._agreement else None
+        """What has ended the run at all sites before its last iteration; None if nothing has."""
+        if self._agreement and self._agreement.ending:
+            return self._agreement.ending
+        return "budget" if self.ended and self.iterations < self._asked_iterations else None
 
     def run(self) -> None:
         """All iterations; see ``turns`` for what is raised."""
@@ -409,7 +433,7 @@ class SiteRun:
 
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()
-        self._observed.loss, gradient = self.problem.loss_and_gradient(x)
+        self._observed.loss, gradient = self._loss_and_gradient(x)
         self._require_sound_start(gradient, "gradient")
         if self._observed.look:
             self._observed.gradient_norm = torch.linalg.vector_norm(gradient)

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal, TypeAlias
 from flaremesh.errors import FlaremeshError
 from flaremesh.links import Key, Link, LinkError, require_length, send_in_time
 from flaremesh.topology.neighborhood import Neighborhood
-from flaremesh.topology.schema import Until
+from flaremesh.topology.schema import Privacy, Until
 
-Ending: TypeAlias = Literal["target", "plateau"]
-"""Which of its conditions ended a run."""
+Ending: TypeAlias = Literal["target", "plateau", "budget"]
+"""What ended a run before its last iteration: one of its conditions, or its privacy budget."""
 
 _FIRST_ROUND: Final = 1 << 15
 """Its number as an exchange of the iteration that is to begin: those of algorithms are less."""
@@ -44,9 +44,13 @@ def conditions(until: Until) -> dict[Ending, str]:
     return words
 
 
-def reason(until: Until, ending: Ending | None, iteration: int) -> str | None:
+def reason(
+    until: Until | None, ending: Ending | None, iteration: int, privacy: Privacy | None = None
+) -> str | None:
     """Why a run has ended after so many iterations, in words; None where it cannot have ended so."""
-    words = conditions(until).get(ending) if ending else None
+    words = conditions(until).get(ending) if ending and until else None
+    if ending == "budget" and privacy and privacy.epsilon is not None:
+        words = f"every site has spent its privacy budget, ε {privacy.epsilon:g} (δ {privacy.delta:g}),"
     return f"{words} after iteration {iteration}" if words else None
 
 

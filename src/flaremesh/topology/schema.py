@@ -727,6 +727,77 @@ class Until(Closed, extra="allow"):
         return tuple(dict.fromkeys([*self.targets, *([self.plateau.metric] if self.plateau else [])]))
 
 
+class Privacy(Closed):
+    """What keeps a site's data from its neighbours: a budget, kept by clipping and noise."""
+
+    epsilon: Annotated[float, Field(gt=0, le=10_000), NUMBER] | None = Field(
+        None, description="ε that a run may spend of each site's data; with delta and clip"
+    )
+    delta: Annotated[float, Field(gt=0, lt=1), NUMBER] | None = Field(
+        None, description="δ, less than one over the number of units, e.g. 1e-5"
+    )
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER] | None = Field(
+        None, description="2-norm to which the gradient of a unit is scaled down"
+    )
+    noise: Literal["independent", "correlated"] = Field(
+        "independent",
+        description="correlated: neighbours add noise in pairs that cancel in the mean, so that less is left",
+    )
+    examples: Count | None = Field(
+        None,
+        description="the unit is one example, and every site's batch counts as of so many at least; "
+        "default: the unit is all that a site has",
+    )
+    sigma: Annotated[float, Field(gt=0, le=1e9), NUMBER] | None = Field(
+        None,
+        description="standard deviation of the noise in units of clip; the run ends where the budget does; "
+        "default: the least with which all iterations fit the budget",
+    )
+    correlation: Annotated[float, Field(gt=0, le=1e6), NUMBER] = Field(
+        10.0, description="standard deviation of the noise of a pair in units of each site's own"
+    )
+    curious: Annotated[int, Field(ge=0, le=MOST_SITES), NUMBER] = Field(
+        1, description="so many sites may put together what they know, and ε holds; of correlated noise"
+    )
+
+    @model_validator(mode="after")
+    def _whole_budget(self) -> Self:
+        budget = (self.epsilon, self.delta, self.clip)
+        if None in budget and budget != (None, None, None):
+            raise refusal(
+                "a budget is epsilon, delta and clip, and not all of them are there",
+                "write all three, e.g. {epsilon: 8, delta: 1e-5, clip: 1.0}, or none",
+            )
+        return self
+
+    def unsoundness(self, *, asynchronous: bool, phases: int, resumable: bool) -> str | None:
+        """Why the budget would not hold in a run, and what to write instead; None if it would.
+
+        Args:
+            asynchronous: whether sites mix what has come.
+            phases: how many mixing matrices take turns.
+            resumable: whether the run goes on after a loss.
+        """
+        if self.epsilon is None:
+            return None
+        if resumable:
+            return (
+                "a run that goes on from a checkpoint asks for gradients again, which its privacy budget "
+                "does not count; write on_loss: fail"
+            )
+        if self.noise == "correlated" and asynchronous:
+            return (
+                "correlated noise cancels between gradients of one iteration, and with asynchronous: true "
+                "sites have none in common; write noise: independent"
+            )
+        if self.noise == "correlated" and phases > 1:
+            return (
+                f"correlated noise is shared by neighbours, and {phases} graphs take turns; write noise: "
+                "independent, or choose a graph that stays"
+            )
+        return None
+
+
 class Run(Closed):
     """Defaults of a run; `flaremesh run` may override them."""
 
@@ -786,6 +857,9 @@ class Run(Closed):
         Wire(), description="how vectors travel, e.g. bfloat16, or {encoding: top-k, fraction: 0.05}"
     )
     mixing: Mixing = Field(Mixing(), description="what becomes of the neighbours' vectors, e.g. {clip: auto}")
+    privacy: Privacy = Field(
+        Privacy(), description="what keeps data from neighbours, e.g. {epsilon: 8, delta: 1e-5, clip: 1.0}"
+    )
 
 
 def quorum_of(run: Run, sites: int) -> int | None:

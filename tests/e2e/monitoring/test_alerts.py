@@ -43,6 +43,15 @@ CLIPPING = {
     "problem": {"file": UNEVEN["file"], "name": "Apart", "args": {"apart": "bonn", "dimension": 100}},
     "mixing": {"clip": "auto"},
 }
+# four fifths of the budget are spent after about 100 seconds, and all of it 40 seconds later
+SPENDING = {
+    "algorithm": "dgd",
+    "stepsize": 0.1,
+    "iterations": 7000,
+    "on_loss": "fail",
+    "problem": UNEVEN,
+    "privacy": {"epsilon": 8.0, "delta": 1e-5, "clip": 1.0},
+}
 # A site may be away until it is seen that the run stalls.
 STALLING = CONTRACTING | {"peer_timeout": 600.0}
 
@@ -77,6 +86,7 @@ ALERTS = {
     "FlareMeshSlowContraction": {"slot": "2"},
     "FlareMeshNonFiniteValues": {"slot": "2"},
     "FlareMeshSiteClipped": {"site": "bonn"},
+    "FlareMeshPrivacySpent": {"slot": "1"},
     "FlareMeshCertificateExpiring": {"site": "dresden", "severity": "warning"},
     "FlareMeshConnectionsRefused": {"site": "aachen"},
     "FlareMeshDiskFilling": {"site": "heidelberg"},
@@ -186,6 +196,9 @@ def _play_runs(scenarios: Scenarios) -> None:
         scenarios.stall("dresden", stalling)
         with running(mesh, "clipping", **CLIPPING), running(mesh, "exploding", **EXPLODING):
             scenarios.fires("FlareMeshNonFiniteValues", "FlareMeshSiteClipped")
+        with running(mesh, "spending", **SPENDING):
+            scenarios.fires("FlareMeshPrivacySpent")
+        scenarios.clears("FlareMeshPrivacySpent")
         scenarios.alone()
         with (
             running(mesh, "diverging", **DIVERGING),

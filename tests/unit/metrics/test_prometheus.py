@@ -153,6 +153,13 @@ def test_who_was_clipped_is_told_by_neighbour(directory):
     assert scrape.value("clipped_exchanges_total", peer="köln") == 0
 
 
+def test_what_is_spent_of_a_privacy_budget_is_shown_with_it(directory):
+    with run_process(directory, "run-1"):
+        scrape = Scrape(directory)
+    assert scrape.value("privacy_epsilon_spent") == 6.5
+    assert scrape.value("privacy_epsilon_budget") == 8
+
+
 def test_values_outlive_the_run_that_wrote_them(directory):
     with run_process(directory, "run-1", iterations=3):
         pass

@@ -23,6 +23,7 @@ from flaremesh.p2p.types import LocalConfig, Neighbor
 from flaremesh.record import RecordError
 from flaremesh.topology.links import LinkKind
 from flaremesh.topology.neighborhood import Neighborhood
+from flaremesh.topology.schema import Privacy
 
 BOTH = (LinkKind.DIRECT, LinkKind.RELAY)
 BONN = Charter(
@@ -206,6 +207,7 @@ def test_what_are_no_addresses_are_refused(wrong):
         links_of(right | wrong, "bonn")
 
 
+BUDGET = {"epsilon": 8, "delta": 1e-5, "clip": 1.0}
 RING = {"bonn": ("ulm", "worms"), "ulm": ("bonn", "worms"), "worms": ("bonn", "ulm")}
 
 
@@ -257,3 +259,11 @@ def test_no_neighbour_that_takes_part_is_kept_from_a_site(members):
 @pytest.mark.parametrize("members", [[], ["bonn"]])
 def test_a_job_that_does_not_say_its_sites_may_have_one_alone(members):
     require_ordered(told([], members), "auto", order.order((), {}), "bonn")
+
+
+@pytest.mark.parametrize("told_instead", [{}, {"privacy": BUDGET | {"epsilon": 80}}])
+def test_a_run_keeps_data_from_others_as_it_was_signed(told_instead):
+    signed = replace(signed_ring(), privacy=Privacy.model_validate(BUDGET))
+    with pytest.raises(OrderError, match="tells bonn of another `privacy` than it would have"):
+        require_ordered(replace(told(["ulm", "worms"]), extra=told_instead), "auto", signed, "bonn")
+    require_ordered(replace(told(["ulm", "worms"]), extra={"privacy": BUDGET}), "auto", signed, "bonn")

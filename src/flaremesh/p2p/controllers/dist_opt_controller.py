@@ -28,7 +28,7 @@ from flaremesh.p2p.controllers.checkpoint_clock import CheckpointClock
 from flaremesh.p2p.controllers.failures import Failures
 from flaremesh.p2p.controllers.parts import network_of_those, parts_of
 from flaremesh.p2p.controllers.replies import Reply, configured
-from flaremesh.p2p.extra import checkpoint_interval_of, planned_iterations, positive, until_of
+from flaremesh.p2p.extra import checkpoint_interval_of, planned_iterations, positive, privacy_of, until_of
 from flaremesh.p2p.fed_job import prepare
 from flaremesh.p2p.nvflare.cells import CHECKPOINT, PROGRESS, RunCell
 from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS
@@ -51,7 +51,7 @@ from flaremesh.p2p.tasks import (
 from flaremesh.p2p.types import Config
 from flaremesh.record import RecordError
 from flaremesh.runtime.until import reason
-from flaremesh.topology.schema import Until
+from flaremesh.topology.schema import Privacy, Until
 
 _POLL_SECONDS = 0.1
 _FETCH_SECONDS = 1.0  # for the admin to fetch the result at once: NVFlare takes some seconds to end the job
@@ -100,6 +100,7 @@ class DistOptController(Controller):
         self._matrices: list[list[list[float]]] = []
         self._joining: tuple[str, ...] = ()
         self._until: Until | None = None
+        self._privacy = Privacy()
         self._written: int | None = None  # the newest checkpoint when somebody was back
 
     @cached_property
@@ -145,6 +146,7 @@ class DistOptController(Controller):
                 store = None
             self._attempt = CurrentAttempt.begin(store, job, self._roster.sites, self.config.extra)
             self._until = until_of(self.config.extra)
+            self._privacy = privacy_of(self.config.extra)
             self._configure(abort_signal, fl_ctx)
             self._run(abort_signal, fl_ctx)
         except SiteFailure:
@@ -365,10 +367,10 @@ class DistOptController(Controller):
         """Why the run ended before its last iteration, if all sites say the same of it."""
         results = [self._roster.result(site) for site in sites]
         said = {(result.ending, result.iterations) for result in results}
-        if self._until is None or outcome != RunState.FINISHED or len(said) != 1:
+        if outcome != RunState.FINISHED or len(said) != 1:
             return None
         ((ending, iteration),) = said
-        return reason(self._until, ending, iteration)
+        return reason(self._until, ending, iteration, self._privacy)
 
     def _write(self, outcome: Outcome, fl_ctx: FLContext, seconds: float, lost: bool) -> None:
         sites = [node.id for node in self.config.network.nodes if node.id in self._sites]

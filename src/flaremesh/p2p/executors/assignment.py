@@ -9,7 +9,7 @@ from pydantic import Field
 from flaremesh.errors import FlaremeshError
 from flaremesh.links.carrier import Address
 from flaremesh.p2p.charter import Charter, Peer
-from flaremesh.p2p.extra import ExtraError
+from flaremesh.p2p.extra import ExtraError, privacy_of
 from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.json_dataclass import plain
 from flaremesh.p2p.types import LocalConfig, Neighbor
@@ -202,16 +202,20 @@ def require_allowed(config: LocalConfig, mode: LinkMode, charter: Charter) -> No
 
 
 def require_ordered(config: LocalConfig, mode: LinkMode, order: Order, site: str) -> None:
-    """Hold a run's neighbours and carriers to the order that its submitter signed.
+    """Hold a run's neighbours, carriers and privacy to the order that its submitter signed.
 
     The site's policy decided on that order, and not on what the server tells once the run was let in.
 
     Raises:
-        OrderError: an edge is not ordered, or travels otherwise, or one that is ordered is withheld.
+        OrderError: an edge is not ordered, or travels otherwise, or one that is ordered is withheld; or data
+            are to be kept from others in another way.
+        ExtraError: ``extra["privacy"]`` is none.
     """
     peers = order.peers(site)
     if order.links not in ("auto", mode):
         raise OrderError(next(iter(peers), site), f"`links: {mode}` for `links: {order.links}`")
+    if privacy_of(config.extra) != order.privacy:
+        raise OrderError(site, f"{site} of another `privacy` than it would have")
     if order.edges is None:
         return
     for hood in config.schedule:

@@ -15,7 +15,7 @@ from flaremesh import algorithms
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.sink import Fanout, MetricsSink
 from flaremesh.p2p.executors.member import Member
-from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, flag, until_of, whole
+from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, flag, privacy_of, until_of, whole
 from flaremesh.p2p.nvflare.allow_list import allows
 from flaremesh.p2p.outcome import BEST_MODEL, MODEL, RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
@@ -100,6 +100,7 @@ class NativeRun:
                 config.hops,
             )
             member.metrics.checkpoints, member.metrics.clips = self.run.checkpointing, self.run.clips
+            member.metrics.spending = self.run.noised
             if self.run.checkpointing:
                 self.run.checkpointing.tell = member.progress.checkpointed
             # the end is a checkpoint, too: a further attempt only delivers what has come out
@@ -134,6 +135,7 @@ class NativeRun:
             metrics=history.last_metrics,
             seconds=time.perf_counter() - started,
             ending=run.ending,
+            epsilon=run.noised.epsilon if run.noised else None,
             history=history.thinned(_HISTORY_POINTS),
         )
 
@@ -167,6 +169,7 @@ def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | 
         whole(extra, "evaluate_every", 1)
     given["iterations"] = whole(given, "iterations")
     given["until"] = until_of(extra)
+    given["privacy"] = privacy_of(extra)
     given["checkpoint_every"] = checkpoint_interval_of(extra).iterations
     try:
         return RunOptions(**given)

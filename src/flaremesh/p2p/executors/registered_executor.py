@@ -123,6 +123,12 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
                 "for which sites wait; leave it out"
             )
 
+        if by_value and options.privacy.epsilon is not None:
+            raise ExtraError(
+                f'{self.client_name}: extra["privacy"] has a budget, and a subclass makes the messages, '
+                "which might hold more than noised gradients; leave it out"
+            )
+
         def make_problem(site: SiteContext) -> Problem:
             problem = self._make_problem(site)
             if by_value and extra.get("mix_buffers") and problem.buffers() is not None:

@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from flaremesh.p2p.extra import ExtraError, checkpoint_interval_of, on_loss_of, quorum_of, tolerance_of
+from flaremesh.p2p.extra import (
+    ExtraError,
+    checkpoint_interval_of,
+    on_loss_of,
+    privacy_of,
+    quorum_of,
+    tolerance_of,
+)
 from flaremesh.p2p.gate import order
 from flaremesh.topology.links import LinkMode
 from flaremesh.topology.schema import SERVER
@@ -22,7 +29,8 @@ def write_orders(job: Path) -> None:
         job: its folder.
 
     Raises:
-        ExtraError: what its ``extra`` says of losses is none of that, or its sites are not known for it.
+        ExtraError: what its ``extra`` says of losses or of privacy is none of that, or its sites are not
+            known for it.
     """
     deployed = json.loads((job / "meta.json").read_text())["deploy_map"]
     config = next((found for app in deployed for found in _configs(job / app)), None)
@@ -43,7 +51,7 @@ def write_orders(job: Path) -> None:
     asked = order.order(tuple(sorted(sites)), edges, mode, on_loss=on_loss, quorum=quorum)
     for app, targets in deployed.items():
         named = () if _ALL in targets else tuple(map(str, targets))
-        order.write(replace(asked, targets=named), job / app)
+        order.write(replace(asked, targets=named, privacy=privacy_of(extra)), job / app)
 
 
 def extra_of(app: Path) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from flaremesh.p2p.nvflare.signers import SIGNATURE_FILES
 from flaremesh.p2p.store import MOST_BYTES, ORDER
 from flaremesh.record import RecordError, Schema
 from flaremesh.topology.links import LinkKind, LinkMode
-from flaremesh.topology.schema import OnLoss
+from flaremesh.topology.schema import OnLoss, Privacy
 
 _CONFIGURATION = ("config_fed_client.json", "config_fed_server.json")
 
@@ -54,6 +54,7 @@ class Order:
         quorum: so many sites a further attempt has at least; None where it has all.
         continues: id of the run of the same submitter from whose checkpoints this one begins, with other
             sites; empty where it begins by itself.
+        privacy: what keeps a site's data from others.
     """
 
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -67,6 +68,7 @@ class Order:
     on_loss: OnLoss = "fail"
     quorum: Annotated[int, Field(ge=2)] | None = None
     continues: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
+    privacy: Privacy = field(default_factory=Privacy)
 
     def peers(self, site: str) -> tuple[str, ...]:
         """The sites with which a site shares an edge, sorted."""

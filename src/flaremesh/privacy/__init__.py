@@ -1,0 +1,1 @@
+"""What keeps a site's data from those that take part with it."""
