@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_positive
-from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
+from flaremesh.algorithms.protocol import (
+    Exchange,
+    FixedPoint,
+    Gradient,
+    Masked,
+    Spectrum,
+    Step,
+    Vectors,
+    Weights,
+)
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ class Extra:
     weights: ClassVar[Weights] = Weights.SYMMETRIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
+    masked: ClassVar[Masked] = Masked("g")
     paper: ClassVar[str] = "Shi, Ling, Wu and Yin 2015, arXiv 1404.6264"
     stepsize: float
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.descent import descend
 from flaremesh.algorithms.parameters import require_count, require_positive
-from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
+from flaremesh.algorithms.protocol import (
+    Exchange,
+    FixedPoint,
+    Gradient,
+    Masked,
+    Spectrum,
+    Step,
+    Vectors,
+    Weights,
+)
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -37,6 +46,7 @@ class Led:
     weights: ClassVar[Weights] = Weights.SYMMETRIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
+    masked: ClassVar[Masked] = Masked("y", "stepsize")
     paper: ClassVar[str] = "Alghunaim 2023, arXiv 2302.00620"
     stepsize: float
     local_steps: int = 1

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.descent import descend
 from flaremesh.algorithms.parameters import require_count, require_positive
-from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
+from flaremesh.algorithms.protocol import (
+    Exchange,
+    FixedPoint,
+    Gradient,
+    Masked,
+    Spectrum,
+    Step,
+    Vectors,
+    Weights,
+)
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -101,6 +110,7 @@ class KGt:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2, sums=1),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
+    masked: ClassVar[Masked] = Masked("c")
     paper: ClassVar[str] = "Liu, Lin, Koloskova and Stich 2023, arXiv 2301.01313, algorithm 1"
     asynchronous: ClassVar[bool] = True
     stepsize: float

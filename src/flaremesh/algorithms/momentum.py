@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_fraction, require_positive
-from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
+from flaremesh.algorithms.protocol import (
+    Exchange,
+    FixedPoint,
+    Gradient,
+    Masked,
+    Spectrum,
+    Step,
+    Vectors,
+    Weights,
+)
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ class MomentumTracking:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
+    masked: ClassVar[Masked] = Masked("c")
     paper: ClassVar[str] = "Takezawa et al. 2022, arXiv 2209.15505, algorithm 1"
     stepsize: float
     beta: float = 0.9

@@ -87,6 +87,20 @@ class Exchange(NamedTuple):
         return [d] * self.vectors + [1] * self.scalars
 
 
+class Masked(NamedTuple):
+    """What a run may mask when it starts and after ``repair``: a share of a sum over all sites.
+
+    Only this sum is relied on, so that vectors that sum to zero over the sites may be added to the shares.
+
+    Attributes:
+        field: of the state, (d,).
+        factor: name of the hyper-parameter by which a gradient is multiplied in it; None for none.
+    """
+
+    field: str
+    factor: str | None = None
+
+
 class Algorithm(Protocol[State]):
     """A distributed algorithm as one site runs it.
 
@@ -102,6 +116,9 @@ class Algorithm(Protocol[State]):
 
     A class attribute ``clippable = True`` says that it relies on no sum over all sites, such as the mean of
     trackers: then a run may clip what neighbours send, which keeps no sum.
+
+    A class attribute ``masked``, of class Masked, says which part of the state may be masked at the start, so
+    that no message is a site's gradient alone.
     """
 
     weights: ClassVar[Weights]

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_positive
-from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
+from flaremesh.algorithms.protocol import (
+    Exchange,
+    FixedPoint,
+    Gradient,
+    Masked,
+    Spectrum,
+    Step,
+    Vectors,
+    Weights,
+)
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -37,6 +46,7 @@ class PushDiging:
     weights: ClassVar[Weights] = Weights.COLUMN_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2, scalars=1),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
+    masked: ClassVar[Masked] = Masked("y")
     paper: ClassVar[str] = "Nedić, Olshevsky and Shi 2017, arXiv 1607.03218, algorithm 3"
     stepsize: float
 

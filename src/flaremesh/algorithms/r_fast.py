@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from flaremesh.algorithms.parameters import require_count, require_positive
-from flaremesh.algorithms.protocol import Exchange, FixedPoint, Gradient, Spectrum, Step, Vectors, Weights
+from flaremesh.algorithms.protocol import (
+    Exchange,
+    FixedPoint,
+    Gradient,
+    Masked,
+    Spectrum,
+    Step,
+    Vectors,
+    Weights,
+)
 from flaremesh.algorithms.registry import register
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ class RFast:
     weights: ClassVar[Weights] = Weights.DOUBLY_STOCHASTIC
     exchanges: ClassVar[tuple[Exchange, ...]] = (Exchange(vectors=2, sums=1),)
     fixed_point: ClassVar[FixedPoint] = FixedPoint.MINIMISER
+    masked: ClassVar[Masked] = Masked("z")
     paper: ClassVar[str] = "Zhu, Tian, Huang, Xu and He 2023, arXiv 2307.11617, algorithm 1"
     asynchronous: ClassVar[bool] = True
     stepsize: float

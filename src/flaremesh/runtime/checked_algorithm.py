@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flaremesh.algorithms import Algorithm, Gradient, Mixed, Repairable, Step, Vectors
 from flaremesh.errors import FlaremeshError
+from flaremesh.privacy.masks import Masks
 from flaremesh.runtime.tree import Tree, shaped
 
 
@@ -25,6 +26,7 @@ class CheckedAlgorithm:
         algorithm: the algorithm.
         length: d.
         gradient: computes the gradient of the site's objective.
+        masks: hide what the site first sends of it; None for none.
 
     Attributes:
         name: of the algorithm's class.
@@ -33,11 +35,14 @@ class CheckedAlgorithm:
         message: the next one to be sent.
     """
 
-    def __init__(self, algorithm: Algorithm[Any], length: int, gradient: Gradient):
+    def __init__(
+        self, algorithm: Algorithm[Any], length: int, gradient: Gradient, masks: Masks | None = None
+    ):
         self.name = type(algorithm).__name__
         self.exchanges = len(algorithm.exchanges)
         self._algorithm = algorithm
         self._gradient = gradient
+        self._masks = masks
         self._lengths = [exchange.lengths(length) for exchange in algorithm.exchanges]
 
     @property
@@ -46,8 +51,12 @@ class CheckedAlgorithm:
         return self._algorithm.estimate(self.state)
 
     def start(self, initial: Tensor) -> None:
-        """Start at the initial point (d,)."""
-        self.state = self._algorithm.init(initial, self._gradient)
+        """Start at the initial point (d,).
+
+        Raises:
+            AlgorithmError: its state has not what it says may be masked.
+        """
+        self.state = self._hidden(self._algorithm.init(initial, self._gradient))
 
     def restore(self, initial: Tensor, state: Tree) -> None:
         """Go on from a state that was kept; the initial point (d,) tells what states look like.
@@ -61,14 +70,14 @@ class CheckedAlgorithm:
         """Go on after sites have left or joined; the initial point (d,) is the site's.
 
         Raises:
-            AlgorithmError: it does not say how.
+            AlgorithmError: it does not say how; or as ``start`` raises.
         """
         if not isinstance(self._algorithm, Repairable):
             raise AlgorithmError(
                 f"{self.name} has no method repair, which says what becomes of its state when sites leave or "
                 "join: its run can wait for them (on_loss: wait), but not go on without them"
             )
-        self.state = self._algorithm.repair(self.state, initial, self._gradient)
+        self.state = self._hidden(self._algorithm.repair(self.state, initial, self._gradient))
 
     def resume(self, mixed: Mixed) -> bool:
         """Let the algorithm work up to its next message or to the end of the iteration.
@@ -107,6 +116,15 @@ class CheckedAlgorithm:
         except StopIteration:
             raise self._over_early() from None
         self._check(message)
+
+    def _hidden(self, state: Any) -> Any:
+        if self._masks is None:
+            return state
+        if not isinstance(getattr(state, self._masks.field, None), Tensor):
+            raise AlgorithmError(
+                f"{self.name} says that {self._masks.field} may be masked, and its state has no such vector"
+            )
+        return self._masks.hide(state)
 
     def _check(self, message: Vectors) -> None:
         declared = self._lengths[self._sent]

@@ -20,6 +20,7 @@ from flaremesh.gossip import GossipError
 from flaremesh.links import Link
 from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
 from flaremesh.printable import printable
+from flaremesh.privacy.masks import masks_of
 from flaremesh.privacy.noise import NoisedGradient, Secrets
 from flaremesh.problems.generators import global_states, set_global_states
 from flaremesh.problems.protocol import Problem
@@ -68,7 +69,8 @@ class SiteRun:
         joining: the sites that join the others; one of them has nothing to go on from, and begins there.
             None where nobody does.
         hops: the most edges on the way from one site to another, where something ends the run earlier.
-        secrets: from which the noise of a run with a privacy budget is made; new ones without it.
+        secrets: from which noise and masks are made; without it new ones, which no neighbour shares, so that
+            nothing is masked.
 
     Attributes:
         problem: the site's objective, checked.
@@ -110,6 +112,7 @@ class SiteRun:
         secrets: Secrets | None = None,
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
+        secrets = secrets or Secrets()
         self._loss_and_gradient = self.problem.loss_and_gradient
         self.noised: NoisedGradient | None = None
         self._asked_iterations = options.iterations
@@ -118,7 +121,7 @@ class SiteRun:
                 self.problem,
                 algorithm,
                 options,
-                secrets or Secrets(),
+                secrets,
                 phases=len(schedule),
                 resumable=checkpoints is not None,
             )
@@ -164,7 +167,8 @@ class SiteRun:
             self._agreement = Agreement(options.until, link, schedule, hops, options.peer_timeout)
         own = self.problem.trains
         objective = OwnDescent(self._gradient, self._train) if own else self._gradient
-        self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), objective)
+        masks = masks_of(algorithm, options.privacy, self.site, secrets.shared)
+        self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), objective, masks)
         if resume is None:
             self.start = joining.iteration if joining else 0
             self._observed = self._observation(self.start - 1)

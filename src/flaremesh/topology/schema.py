@@ -728,8 +728,16 @@ class Until(Closed, extra="allow"):
 
 
 class Privacy(Closed):
-    """What keeps a site's data from its neighbours: a budget, kept by clipping and noise."""
+    """What keeps a site's data from its neighbours: masks, and a budget, kept by clipping and noise."""
 
+    masked_start: bool = Field(
+        True,
+        description="neighbours mask what they send first of gradients, by vectors that cancel in the mean; "
+        "where the algorithm can",
+    )
+    mask_scale: Annotated[float, Field(gt=0, le=1e9), NUMBER] = Field(
+        1.0, description="greatest value of an entry of a mask; as great as entries of gradients, or greater"
+    )
     epsilon: Annotated[float, Field(gt=0, le=10_000), NUMBER] | None = Field(
         None, description="ε that a run may spend of each site's data; with delta and clip"
     )
