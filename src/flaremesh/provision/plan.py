@@ -17,6 +17,7 @@ from flaremesh.provision.firewall import FirewallRule
 from flaremesh.provision.measured import Measurement
 from flaremesh.provision.prediction import Lines, WireLoads, WireTime, times, wires_of
 from flaremesh.runtime.until import conditions
+from flaremesh.topology import aggregation
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.graphs import directed
 from flaremesh.topology.links import Carried
@@ -314,6 +315,16 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
     hoods = (hood for schedule in mesh.schedules.values() for hood in schedule)
     if reason := run.mixing.unsoundness(hoods, asynchronous=run.asynchronous):
+        return reason
+    if run.privacy.secure_aggregation and (
+        reason := aggregation.unsoundness(
+            mesh.schedules,
+            symmetric=mesh.properties.symmetric,
+            wire=run.wire,
+            mixing=run.mixing,
+            asynchronous=run.asynchronous,
+        )
+    ):
         return reason
     if _unseen(run.algorithm):
         return None

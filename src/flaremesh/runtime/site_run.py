@@ -24,6 +24,7 @@ from flaremesh.privacy.noise import NoisedGradient, Secrets
 from flaremesh.problems.generators import global_states, set_global_states
 from flaremesh.problems.protocol import Problem
 from flaremesh.runtime import tensor_file
+from flaremesh.runtime.aggregated import AggregatedExchanges
 from flaremesh.runtime.checked_algorithm import AlgorithmError, CheckedAlgorithm
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from flaremesh.runtime.checkpointing import Checkpointing, Cuts
@@ -68,7 +69,7 @@ class SiteRun:
         joining: the sites that join the others; one of them has nothing to go on from, and begins there.
             None where nobody does.
         hops: the most edges on the way from one site to another, where something ends the run earlier.
-        secrets: from which the noise of a run with a privacy budget is made; new ones without it.
+        secrets: from which noise and masks are made; new ones without it, which nobody shares.
 
     Attributes:
         problem: the site's objective, checked.
@@ -110,6 +111,7 @@ class SiteRun:
         secrets: Secrets | None = None,
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
+        self._secrets = secrets or Secrets()
         self._loss_and_gradient = self.problem.loss_and_gradient
         self.noised: NoisedGradient | None = None
         self._asked_iterations = options.iterations
@@ -118,7 +120,7 @@ class SiteRun:
                 self.problem,
                 algorithm,
                 options,
-                secrets or Secrets(),
+                self._secrets,
                 phases=len(schedule),
                 resumable=checkpoints is not None,
             )
@@ -157,7 +159,9 @@ class SiteRun:
             options.peer_timeout,
             options.mixing,
         )
-        # where this site waits for nobody
+        # where this site learns sums alone
+        self._aggregated = self._exchanges if isinstance(self._exchanges, AggregatedExchanges) else None
+        # where it waits for nobody
         self._own_pace = self._exchanges if isinstance(self._exchanges, OwnPaceExchanges) else None
         self._agreement: Agreement | None = None
         if options.until:
@@ -249,6 +253,8 @@ class SiteRun:
             return
         self._observed = observed = self._observation(iteration)
         for stage in range(self._algorithm.exchanges):
+            if self._aggregated is not None:
+                yield from self._agree_on_grids(self._aggregated, observed, stage)
             self._send(observed, stage)
             if stage == 0:
                 self._tell()
@@ -283,6 +289,8 @@ class SiteRun:
 
     def _make_exchanges(self, *args: Any) -> Exchanges:
         """Takes the arguments of Exchanges."""
+        if self._options.privacy.secure_aggregation:
+            return AggregatedExchanges(self._secrets.shared, *args)
         return OwnPaceExchanges(*args) if self._options.asynchronous else Exchanges(*args)
 
     def _observation(self, iteration: int) -> Observation:
@@ -388,6 +396,16 @@ class SiteRun:
         observed.under_way.add(stage)
         observed.since = time.perf_counter()
         observed.send_seconds += observed.since - started
+
+    def _agree_on_grids(
+        self, exchanges: AggregatedExchanges, observed: Observation, stage: int
+    ) -> Iterator[None]:
+        """Agree with the neighbours how the next message is written."""
+        started = observed.pause_own_work()
+        waited = yield from exchanges.agree(observed.iteration, stage, self._algorithm.message)
+        observed.wait_seconds += waited
+        observed.since = time.perf_counter()
+        observed.send_seconds += observed.since - started - waited
 
     def _record(self, observed: Observation) -> None:
         """Make the iteration's record, which `_tell` hands to the sink."""
