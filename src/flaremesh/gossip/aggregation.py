@@ -27,7 +27,7 @@ from flaremesh.gossip.gossip import Mixture
 from flaremesh.gossip.mixing import Blocks, Span, Term, Workspace, entries_of, joined, mix, section, within
 from flaremesh.gossip.staging import HostStaging, bytes_of, staging_for
 from flaremesh.links import LinkError, Payload, require_length
-from flaremesh.privacy.pairs import keystream
+from flaremesh.privacy.pairs import Keystream
 from flaremesh.topology.neighborhood import Neighborhood
 from flaremesh.topology.schema import Wire
 
@@ -35,6 +35,7 @@ Words: TypeAlias = NDArray[Any]
 """Unsigned words of one grid, (length,)."""
 
 _CHECK_BYTES: Final = 8  # of a part: a sum with other masks has it once in 2⁶⁴
+_MASK_BYTES: Final = 1 << 17  # of masks at once, which stay in a cache
 _COARSE: Final = 4  # a magnitude is told as a multiple of so many binary digits, which hides the others
 _LABEL = struct.Struct("<8sqII")
 _FULL: Final = 1 - 2.0**-10  # of a grid; the rest is for rounding
@@ -147,6 +148,9 @@ class Aggregation:
                 f"nothing would hide what {hood.site} sends to {' and '.join(alone)}: no other neighbour of "
                 f"theirs is a neighbour of {hood.site}; remove secure_aggregation, or add edges"
             )
+        unknown = {partner for partners in hood.partners.values() for partner in partners} - secrets.keys()
+        if unknown:
+            raise AggregationError(f"{hood.site} shares no secret with {' and '.join(sorted(unknown))}")
         self._wire, self._averaged, self._hood, self._stage = wire, averaged, hood, stage
         self._secrets = secrets
         self._own: Sequence[Tensor] = ()
@@ -242,6 +246,7 @@ class Aggregation:
         self._staging, self._host = staging_for(vectors[0].device), HostStaging()
         self._parts = spans(vectors)
         self._works = [Workspace(vector, self._staging.take) for vector in vectors]
+        self._mask = np.empty(_MASK_BYTES // self._grid.bytes, self._grid.word)
         longest = max(vectors, key=Tensor.numel)
         scaled = longest.new_empty(1, dtype=self._grid.working).expand(longest.numel())
         self._scaling = Workspace(scaled, self._staging.take)
@@ -306,13 +311,17 @@ class Aggregation:
         """Words plus all masks that hide them from ``peer``."""
         site = self._hood.site
         label = _LABEL.pack(b"sum", iteration, self._stage, part) + peer.encode()
-        size = on_grid.nbytes
+        streams = [
+            (np.add if site < partner else np.subtract, Keystream(self._secrets[partner], label))
+            for partner in self._hood.partners[peer]
+        ]
         words = self._words(on_grid.size)
-        summed = on_grid
-        for partner in self._hood.partners[peer]:
-            mask = np.frombuffer(keystream(self._secrets[partner], label, size), self._grid.word)
-            (np.add if site < partner else np.subtract)(summed, mask, out=words)
-            summed = words
+        for start in range(0, on_grid.size, self._mask.size):
+            hidden, plain = words[start : start + self._mask.size], on_grid[start : start + self._mask.size]
+            mask = self._mask[: hidden.size]
+            for add, stream in streams:
+                stream.fill(mask.data.cast("B"))
+                plain = add(plain, mask, out=hidden)
         return words.view(np.uint8).data
 
     def _sum(self, span: Span, payloads: Mapping[str, Payload]) -> Tensor:

@@ -316,14 +316,9 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
     hoods = (hood for schedule in mesh.schedules.values() for hood in schedule)
     if reason := run.mixing.unsoundness(hoods, asynchronous=run.asynchronous):
         return reason
+    symmetric = mesh.properties.symmetric
     if run.privacy.secure_aggregation and (
-        reason := aggregation.unsoundness(
-            mesh.schedules,
-            symmetric=mesh.properties.symmetric,
-            wire=run.wire,
-            mixing=run.mixing,
-            asynchronous=run.asynchronous,
-        )
+        reason := aggregation.unsoundness(mesh.schedules, symmetric=symmetric)
     ):
         return reason
     if _unseen(run.algorithm):

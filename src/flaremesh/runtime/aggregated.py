@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from flaremesh.algorithms import Exchange, Vectors
 from flaremesh.gossip import Mixture
-from flaremesh.gossip.aggregation import Aggregation, aggregate_bytes
+from flaremesh.gossip.aggregation import Aggregation, AggregationError, aggregate_bytes
 from flaremesh.links import Key, Link, send_in_time
 from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.topology.neighborhood import Neighborhood
@@ -41,7 +41,9 @@ class AggregatedExchanges(Exchanges):
         wire: Wire,
         *args: Any,
     ):
-        (self._only,) = schedule
+        if len(schedule) > 1:
+            raise AggregationError("secure aggregation needs a graph that does not change")
+        self._only = schedule[0]
         self._aggregations = [
             Aggregation(wire, exchange.averaged, self._only, secrets, stage)
             for stage, exchange in enumerate(exchanges)

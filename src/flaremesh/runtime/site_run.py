@@ -37,6 +37,7 @@ from flaremesh.runtime.own_pace import OwnPaceExchanges
 from flaremesh.runtime.privately import noised
 from flaremesh.runtime.tree import Tree
 from flaremesh.runtime.until import Agreement, Ending
+from flaremesh.topology.aggregation import conflict
 from flaremesh.topology.neighborhood import Neighborhood
 
 _LOOK_SECONDS = 1.0  # norms are taken so seldom, since each costs a pass over a vector
@@ -133,6 +134,10 @@ class SiteRun:
             raise AlgorithmError(reason)
         if reason := options.mixing.unsoundness(schedule, asynchronous=options.asynchronous):
             raise GossipError(reason)
+        if options.privacy.secure_aggregation and (
+            found := conflict(options.wire.encoding, options.mixing.clip is not None, options.asynchronous)
+        ):
+            raise GossipError("; ".join(found[1:]))
         self.checkpointing: Checkpointing | None = None
         if checkpoints is not None:
             earlier = resume.history if resume else ()

@@ -6,7 +6,7 @@ from itertools import pairwise
 import networkx as nx
 
 from flaremesh.topology.neighborhood import Neighborhood
-from flaremesh.topology.schema import Mixing, Wire, WireEncoding
+from flaremesh.topology.schema import WireEncoding
 
 Groups = tuple[tuple[str, ...], ...]
 """In-neighbours of a site that share masks, directly or by way of others: it learns the sum of each group."""
@@ -62,24 +62,13 @@ def edges_to_add(schedules: Mapping[str, Sequence[Neighborhood]]) -> list[tuple[
     return [*edges]
 
 
-def unsoundness(
-    schedules: Mapping[str, Sequence[Neighborhood]],
-    *,
-    symmetric: bool,
-    wire: Wire,
-    mixing: Mixing,
-    asynchronous: bool,
-) -> str | None:
-    """Why no secure aggregation is possible in a run, and what to write instead; None where it is.
+def unsoundness(schedules: Mapping[str, Sequence[Neighborhood]], *, symmetric: bool) -> str | None:
+    """Why a graph does not let sites see sums alone, and what to write instead; None where it does.
 
     Args:
         schedules: each site's neighbourhood of each phase.
         symmetric: whether w_ij = w_ji.
-        wire, mixing, asynchronous: of the run.
     """
-    if found := conflict(wire.encoding, mixing.clip is not None, asynchronous):
-        _, problem, remedy = found
-        return f"{problem}; {remedy}"
     if any(len(schedule) > 1 for schedule in schedules.values()):
         return (
             "secure aggregation needs neighbours that stay, and the graph changes; choose one that does not"

@@ -20,6 +20,8 @@ from flaremesh.p2p.nvflare.allow_list import allows
 from flaremesh.p2p.outcome import BEST_MODEL, MODEL, RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.printable import printable
+from flaremesh.privacy import pairs
+from flaremesh.privacy.noise import Secrets
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
@@ -85,6 +87,9 @@ class NativeRun:
             self._history = opened.enter_context(History(self._folder / HISTORY, earlier))
             sinks: list[MetricsSink] = [self._history, member.progress, member.metrics]
             sinks += [sink] if sink is not None else []
+            shared = {}
+            if options.privacy.secure_aggregation:
+                shared = pairs.agree(member.link, config.schedule, options.peer_timeout)
             problem = built(site, make_problem)
             self.run = make(
                 algorithm,
@@ -98,6 +103,7 @@ class NativeRun:
                 config.members,
                 joining,
                 config.hops,
+                Secrets(shared=shared),
             )
             member.metrics.checkpoints, member.metrics.clips = self.run.checkpointing, self.run.clips
             member.metrics.spending = self.run.noised
