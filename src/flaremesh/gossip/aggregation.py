@@ -37,7 +37,6 @@ Words: TypeAlias = NDArray[Any]
 _CHECK_BYTES: Final = 8  # of a part: a sum with other masks has it once in 2⁶⁴
 _MASK_BYTES: Final = 1 << 17  # of masks at once, which stay in a cache
 _COARSE: Final = 4  # a magnitude is told as a multiple of so many binary digits, which hides the others
-_LABEL = struct.Struct("<8sqII")
 _FULL: Final = 1 - 2.0**-10  # of a grid; the rest is for rounding
 
 
@@ -310,7 +309,7 @@ class Aggregation:
     def _masked(self, on_grid: Words, peer: str, iteration: int, part: int) -> Payload:
         """Words plus all masks that hide them from ``peer``."""
         site = self._hood.site
-        label = _LABEL.pack(b"sum", iteration, self._stage, part) + peer.encode()
+        label = f"sum {iteration} {self._stage} {part} {peer}"
         streams = [
             (np.add if site < partner else np.subtract, Keystream(self._secrets[partner], label))
             for partner in self._hood.partners[peer]

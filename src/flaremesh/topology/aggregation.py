@@ -31,8 +31,10 @@ def groups(schedules: Mapping[str, Sequence[Neighborhood]]) -> dict[str, Groups]
     mutual.add_nodes_from(hoods)
     return {
         site: tuple(
-            tuple(peer for peer in hood.in_weights if peer in group)
-            for group in nx.connected_components(mutual.subgraph(hood.in_weights))
+            sorted(
+                tuple(peer for peer in hood.in_weights if peer in group)
+                for group in nx.connected_components(mutual.subgraph(hood.in_weights))
+            )
         )
         for site, hood in hoods.items()
     }
