@@ -115,10 +115,17 @@ def grid_of(wire: Wire, dtype: torch.dtype) -> Grid:
     return _WIDE if dtype.itemsize > 4 and wire.encoding == "exact" else _NARROW
 
 
-def aggregate_bytes(wire: Wire, vectors: Sequence[Tensor]) -> int:
-    """Length in bytes of all parts of a message with these vectors, flat and of one dtype."""
+def aggregate_bytes(wire: Wire, vectors: Sequence[Tensor], *, announced: bool = False) -> int:
+    """Length in bytes of all parts of a message with these vectors, flat and of one dtype.
+
+    Args:
+        wire: by which it travels.
+        vectors: of the message.
+        announced: count the two short messages before it, too.
+    """
     entries = sum(vector.numel() for vector in vectors)
-    return entries * grid_of(wire, vectors[0].dtype).bytes + len(spans(vectors)) * _CHECK_BYTES
+    length = entries * grid_of(wire, vectors[0].dtype).bytes + len(spans(vectors)) * _CHECK_BYTES
+    return length + announced * sum(form.size for form in _short_messages(len(vectors)))
 
 
 class Aggregation:
@@ -249,8 +256,7 @@ class Aggregation:
         longest = max(vectors, key=Tensor.numel)
         scaled = longest.new_empty(1, dtype=self._grid.working).expand(longest.numel())
         self._scaling = Workspace(scaled, self._staging.take)
-        self._numbers = struct.Struct(f"<{len(vectors)}h")
-        self._asked = struct.Struct(f"<d{len(vectors)}h")
+        self._numbers, self._asked = _short_messages(len(vectors))
 
     def _share(self, peer: str, vector: int) -> float:
         """By what a neighbour multiplies a vector for this site: in units of the greatest weight."""
@@ -363,6 +369,11 @@ class Aggregation:
     def _read(self, form: struct.Struct, peer: str, payload: Payload) -> tuple[Any, ...]:
         require_length(payload, form.size, peer)
         return form.unpack(payload)
+
+
+def _short_messages(vectors: int) -> tuple[struct.Struct, struct.Struct]:
+    """Magnitudes; and the greatest weight with the steps that are asked for."""
+    return struct.Struct(f"<{vectors}h"), struct.Struct(f"<d{vectors}h")
 
 
 def _name(dtype: torch.dtype) -> str:
