@@ -11,6 +11,7 @@ from flaremesh.algorithms import Weights
 from flaremesh.provision import firewall
 from flaremesh.provision.firewall import FirewallRule
 from flaremesh.provision.plan import UnsoundRun, check, plan
+from flaremesh.topology.checks import mistakes
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology
 
@@ -528,3 +529,52 @@ def test_without_a_budget_a_plan_says_nothing_of_noise() -> None:
 def test_a_part_of_a_budget_is_none(missing: str) -> None:
     with pytest.raises(ValueError, match="a budget is epsilon, delta and clip"):
         topology(run={"privacy": {name: value for name, value in BUDGET.items() if name != missing}})
+
+
+# secure aggregation
+
+HIDDEN = {"privacy": {"secure_aggregation": True}}
+SEVEN = [{"name": name, "org": "o"} for name in "abcdefg"]
+
+
+def test_a_plan_says_what_neighbours_see_and_who_would_see_whom() -> None:
+    complete = {"kind": "complete"}
+    assert "sums alone with privacy: {secure_aggregation" in plan(topology(graph=complete)).seen
+    assert plan(topology(graph=complete, run=HIDDEN)).seen.startswith("sums over all neighbours of a site")
+    ring = plan(topology(sites=SEVEN)).seen
+    assert ring.startswith(
+        "each other's vectors; secure aggregation needs neighbours that are joined: a would"
+    )
+
+
+def test_secure_aggregation_is_refused_where_it_would_hide_nothing() -> None:
+    refused = plan(topology(sites=SEVEN, run=HIDDEN)).refusal
+    assert refused is not None
+    assert "a would see b and g" in refused
+    assert "add the edges {from: b, to: g}, " in refused
+
+
+@pytest.mark.parametrize(
+    ("run", "where", "words"),
+    [
+        ({"wire": "int8"}, ("run", "wire"), "write wire: exact, or float32"),
+        ({"wire": {"encoding": "top-k", "fraction": 0.1}}, ("run", "wire"), "write wire: exact, or float32"),
+        ({"mixing": {"clip": 1.0}}, ("run", "mixing", "clip"), "remove clip, or secure_aggregation"),
+        ({"asynchronous": True, "on_loss": "fail"}, ("run", "asynchronous"), "remove asynchronous"),
+    ],
+)
+def test_what_secure_aggregation_does_not_go_together_with_is_a_mistake_of_the_file(
+    run: dict[str, Any], where: tuple[str, ...], words: str
+) -> None:
+    found = {mistake.location: mistake.remedy for mistake in mistakes({"run": HIDDEN | run})}
+    assert found[where].startswith(words)
+    assert where not in {mistake.location for mistake in mistakes({"run": run})}
+
+
+def test_a_hidden_message_is_longer_by_a_check_and_two_short_messages() -> None:
+    complete: Any = {"graph": {"kind": "complete"}}
+    plain = plan(topology(run={"problem": DIGITS}, **complete), build_problem=True).message.payload_bytes
+    run = {"problem": DIGITS} | HIDDEN
+    hidden = plan(topology(run=run, **complete), build_problem=True).message.payload_bytes
+    assert plain is not None
+    assert hidden == plain + 8 + 2 + 10

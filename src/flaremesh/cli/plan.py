@@ -128,6 +128,7 @@ def _facts(plan: "Plan") -> Iterator[tuple[str, str]]:
     yield "message", _message(message)
     if plan.until:
         yield "ends early", f"once the sites agree: {plan.until}"
+    yield "neighbours see", plan.seen
     if plan.privacy:
         yield from _noise(plan.privacy)
     by_reason: dict[str | None, list[str]] = {}

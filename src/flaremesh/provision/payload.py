@@ -12,6 +12,7 @@ from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.provision.prediction import Load, WireLoads
 from flaremesh.runtime.contract import CheckedProblem
+from flaremesh.topology.aggregation import WIRES
 from flaremesh.topology.schema import Topology, Wire
 
 _GRADIENTS = 6
@@ -38,7 +39,8 @@ def loads(topology: Topology, wires: Sequence[Wire]) -> WireLoads:
             messages.append(([*message, buffers], True))
         else:
             messages.append((message, False))
-    return [(wire, [_load(wire, *message) for message in messages]) for wire in wires]
+    hidden = run.privacy.secure_aggregation
+    return [(wire, [_load(wire, *message, hidden) for message in messages]) for wire in wires]
 
 
 def step_seconds(topology: Topology) -> float:
@@ -69,6 +71,9 @@ def _problem_of(topology: Topology) -> Iterator[CheckedProblem]:
         yield CheckedProblem(build_problem(site), site.name)
 
 
-def _load(wire: Wire, message: list[Tensor], exact_last: bool) -> Load:
-    length = gossip.message_bytes(wire, message, exact_last=exact_last)
+def _load(wire: Wire, message: list[Tensor], exact_last: bool, hidden: bool) -> Load:
+    if hidden and wire.encoding in WIRES:
+        length = gossip.aggregate_bytes(wire, message, announced=True)
+    else:
+        length = gossip.message_bytes(wire, message, exact_last=exact_last)
     return Load(length, sum(vector.numel() for vector in message))

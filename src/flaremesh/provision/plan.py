@@ -17,6 +17,7 @@ from flaremesh.provision.firewall import FirewallRule
 from flaremesh.provision.measured import Measurement
 from flaremesh.provision.prediction import Lines, WireLoads, WireTime, times, wires_of
 from flaremesh.runtime.until import conditions
+from flaremesh.topology import aggregation
 from flaremesh.topology.analysis import iterations_to, period, stationary
 from flaremesh.topology.graphs import directed
 from flaremesh.topology.links import Carried
@@ -149,6 +150,7 @@ class Plan:
         unseen: the algorithm, if it was not imported since it lies beside the topology file, and what is
             therefore unknown; else None.
         privacy: what the run's privacy budget costs; None without one.
+        seen: what neighbours see of each other.
     """
 
     name: str
@@ -166,6 +168,7 @@ class Plan:
     until: str | None = None
     unseen: str | None = None
     privacy: NoisePlan | None = None
+    seen: str = ""
 
 
 def plan(
@@ -212,7 +215,18 @@ def plan(
         until=" or ".join(conditions(topology.run.until).values()) if topology.run.until else None,
         unseen=_unseen(topology.run.algorithm),
         privacy=None if refusal else _noise(topology.run, mesh),
+        seen=_seen(topology.run, mesh),
     )
+
+
+def _seen(run: Run, mesh: Mesh) -> str:
+    """What neighbours see of each other, in words."""
+    reason = aggregation.unsoundness(mesh.schedules, symmetric=mesh.properties.symmetric)
+    if run.privacy.secure_aggregation:
+        return reason or "sums over all neighbours of a site, and no vector of a single one"
+    if reason:
+        return f"each other's vectors; {reason}"
+    return "each other's vectors; sums alone with privacy: {secure_aggregation: true}"
 
 
 def _carried(topology: Topology, mesh: Mesh) -> dict[str, int]:
@@ -314,6 +328,11 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
         return f"there is no algorithm {run.algorithm}; {instead(run.algorithm, algorithms.names())}"
     hoods = (hood for schedule in mesh.schedules.values() for hood in schedule)
     if reason := run.mixing.unsoundness(hoods, asynchronous=run.asynchronous):
+        return reason
+    symmetric = mesh.properties.symmetric
+    if run.privacy.secure_aggregation and (
+        reason := aggregation.unsoundness(mesh.schedules, symmetric=symmetric)
+    ):
         return reason
     if _unseen(run.algorithm):
         return None

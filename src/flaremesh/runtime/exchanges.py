@@ -63,9 +63,7 @@ class Exchanges:
 
     def publish(self, iteration: int, stage: int, vectors: Vectors) -> None:
         """Hand a message to the out-neighbours."""
-        if self._buffers is not None and stage == 0:
-            vectors = (*vectors, self._buffers.message())
-        self._send(iteration, stage, vectors)
+        self._send(iteration, stage, self._message(stage, vectors))
 
     def mix(self, iteration: int, stage: int) -> tuple[Mixture, float]:
         """Mix the in-neighbours' messages, as they come, with the one that was published.
@@ -109,6 +107,12 @@ class Exchanges:
 
     def _expect(self, length: int) -> None:
         self._link.expect(length)  # the neighbours' messages are as long as the own ones
+
+    def _message(self, stage: int, vectors: Vectors) -> Vectors:
+        """The vectors, and with the first exchange the buffers."""
+        if self._buffers is None or stage != 0:
+            return vectors
+        return (*vectors, self._buffers.message())
 
     def _send(self, iteration: int, stage: int, vectors: Vectors) -> None:
         hood = self._hood(iteration)

@@ -27,7 +27,7 @@ from flaremesh.runtime.randomness import Generators, TakingTurns
 from flaremesh.runtime.site_run import SiteRun
 from flaremesh.runtime.until import Ending, reason
 from flaremesh.topology.mesh import Mesh
-from flaremesh.topology.neighborhood import Neighborhood, hops
+from flaremesh.topology.neighborhood import Neighborhood, hops, with_partners
 from flaremesh.topology.schema import Run
 
 _COORDINATES = 10  # so many of the mean are kept of each iteration; all would fill the memory
@@ -86,6 +86,8 @@ class Simulation:
         joining: Joining | None = None,
         paces: Mapping[str, float] = _NONE,
     ):
+        if options.privacy.secure_aggregation:
+            schedules = with_partners(schedules)
         boxes = inboxes(schedules)
         self.histories = {
             site: History(earlier=resume[site].history if site in resume else ()) for site in schedules

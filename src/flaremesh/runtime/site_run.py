@@ -25,6 +25,7 @@ from flaremesh.privacy.noise import NoisedGradient, Secrets
 from flaremesh.problems.generators import global_states, set_global_states
 from flaremesh.problems.protocol import Problem
 from flaremesh.runtime import tensor_file
+from flaremesh.runtime.aggregated import AggregatedExchanges
 from flaremesh.runtime.checked_algorithm import AlgorithmError, CheckedAlgorithm
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from flaremesh.runtime.checkpointing import Checkpointing, Cuts
@@ -37,6 +38,7 @@ from flaremesh.runtime.own_pace import OwnPaceExchanges
 from flaremesh.runtime.privately import noised
 from flaremesh.runtime.tree import Tree
 from flaremesh.runtime.until import Agreement, Ending
+from flaremesh.topology.aggregation import conflict
 from flaremesh.topology.neighborhood import Neighborhood
 
 _LOOK_SECONDS = 1.0  # norms are taken so seldom, since each costs a pass over a vector
@@ -112,7 +114,7 @@ class SiteRun:
         secrets: Secrets | None = None,
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
-        secrets = secrets or Secrets()
+        self._secrets = secrets or Secrets()
         self._loss_and_gradient = self.problem.loss_and_gradient
         self.noised: NoisedGradient | None = None
         self._asked_iterations = options.iterations
@@ -121,7 +123,7 @@ class SiteRun:
                 self.problem,
                 algorithm,
                 options,
-                secrets,
+                self._secrets,
                 phases=len(schedule),
                 resumable=checkpoints is not None,
             )
@@ -134,6 +136,10 @@ class SiteRun:
             raise AlgorithmError(reason)
         if reason := options.mixing.unsoundness(schedule, asynchronous=options.asynchronous):
             raise GossipError(reason)
+        if options.privacy.secure_aggregation and (
+            found := conflict(options.wire.encoding, options.mixing.clip is not None, options.asynchronous)
+        ):
+            raise GossipError("; ".join(found[1:]))
         self.checkpointing: Checkpointing | None = None
         if checkpoints is not None:
             earlier = resume.history if resume else ()
@@ -160,14 +166,16 @@ class SiteRun:
             options.peer_timeout,
             options.mixing,
         )
-        # where this site waits for nobody
+        # where this site learns sums alone
+        self._aggregated = self._exchanges if isinstance(self._exchanges, AggregatedExchanges) else None
+        # where it waits for nobody
         self._own_pace = self._exchanges if isinstance(self._exchanges, OwnPaceExchanges) else None
         self._agreement: Agreement | None = None
         if options.until:
             self._agreement = Agreement(options.until, link, schedule, hops, options.peer_timeout)
         own = self.problem.trains
         objective = OwnDescent(self._gradient, self._train) if own else self._gradient
-        masks = masks_of(algorithm, options.privacy, self.site, secrets.shared)
+        masks = masks_of(algorithm, options.privacy, self.site, self._secrets.shared)
         self._algorithm = CheckedAlgorithm(algorithm, initial.numel(), objective, masks)
         if resume is None:
             self.start = joining.iteration if joining else 0
@@ -253,6 +261,8 @@ class SiteRun:
             return
         self._observed = observed = self._observation(iteration)
         for stage in range(self._algorithm.exchanges):
+            if self._aggregated is not None:
+                yield from self._agree_on_grids(self._aggregated, observed, stage)
             self._send(observed, stage)
             if stage == 0:
                 self._tell()
@@ -287,6 +297,8 @@ class SiteRun:
 
     def _make_exchanges(self, *args: Any) -> Exchanges:
         """Takes the arguments of Exchanges."""
+        if self._options.privacy.secure_aggregation:
+            return AggregatedExchanges(self._secrets.shared, *args)
         return OwnPaceExchanges(*args) if self._options.asynchronous else Exchanges(*args)
 
     def _observation(self, iteration: int) -> Observation:
@@ -392,6 +404,16 @@ class SiteRun:
         observed.under_way.add(stage)
         observed.since = time.perf_counter()
         observed.send_seconds += observed.since - started
+
+    def _agree_on_grids(
+        self, exchanges: AggregatedExchanges, observed: Observation, stage: int
+    ) -> Iterator[None]:
+        """Agree with the neighbours how the next message is written."""
+        started = observed.pause_own_work()
+        waited = yield from exchanges.agree(observed.iteration, stage, self._algorithm.message)
+        observed.wait_seconds += waited
+        observed.since = time.perf_counter()
+        observed.send_seconds += observed.since - started - waited
 
     def _record(self, observed: Observation) -> None:
         """Make the iteration's record, which `_tell` hands to the sink."""

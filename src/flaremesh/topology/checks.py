@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from flaremesh.class_path import package_of, prefix_of
 from flaremesh.hosts import canonical
+from flaremesh.topology.aggregation import conflict
 from flaremesh.topology.graphs import Digraph, GraphError, directed, foreign_rule, phases
 from flaremesh.topology.mistakes import Location, Mistake, instead, shown
 from flaremesh.topology.schema import (
@@ -25,6 +26,7 @@ from flaremesh.topology.schema import (
     Weight,
     WeightedGraph,
     WeightRule,
+    WireEncoding,
     default_weights,
 )
 from flaremesh.topology.weights import UNDIRECTED_ONLY
@@ -54,6 +56,7 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
     yield from _code_mistakes(data)
     yield from _quorum_mistakes(data.get("run"), len(sites))
     yield from _asynchrony_mistakes(data.get("run"))
+    yield from _aggregation_mistakes(data.get("run"))
 
 
 def _mappings(entries: Any) -> list[Mapping[str, Any]]:
@@ -271,6 +274,21 @@ def _asynchrony_mistakes(run: Any) -> Iterator[Mistake]:
             "sites that wait for nobody do not agree when the run ends",
             "remove until, or asynchronous",
         )
+
+
+def _aggregation_mistakes(run: Any) -> Iterator[Mistake]:
+    if not isinstance(run, Mapping) or not isinstance(privacy := run.get("privacy"), Mapping):
+        return
+    if _valid(_TRUTH, privacy.get("secure_aggregation", False)) is not True:
+        return
+    wire, mixing = run.get("wire", "exact"), run.get("mixing")
+    encoding = wire.get("encoding", "exact") if isinstance(wire, Mapping) else wire
+    clipped = isinstance(mixing, Mapping) and mixing.get("clip") is not None
+    if encoding in get_args(WireEncoding) and (
+        found := conflict(encoding, clipped, run.get("asynchronous") is True)
+    ):
+        field, problem, remedy = found
+        yield Mistake(("run", *field), problem, remedy)
 
 
 def _code_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:

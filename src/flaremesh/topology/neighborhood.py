@@ -1,7 +1,7 @@
 """One site's part of a mixing matrix."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from operator import or_
 
@@ -18,18 +18,41 @@ class Neighborhood:
         self_weight: w_ii.
         in_weights: w_ij of every in-neighbour j.
         out: names of the out-neighbours, which wait for this site's value.
+        partners: where mixing is secure aggregation, for each out-neighbour those of its in-neighbours with
+            which this site shares masks; see `with_partners`.
     """
 
     site: str
     self_weight: float
     in_weights: Mapping[str, float]
     out: tuple[str, ...]
+    partners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def averaging(self) -> "Neighborhood":
         """The same with one weight for the site and each of its in-neighbours: a row that sums to one."""
         share = 1 / (1 + len(self.in_weights))
         return Neighborhood(self.site, share, dict.fromkeys(self.in_weights, share), self.out)
+
+
+def with_partners(
+    schedules: Mapping[str, Sequence[Neighborhood]],
+) -> dict[str, list[Neighborhood]]:
+    """The neighbourhoods of a graph that does not change, with who shares masks with whom.
+
+    Args:
+        schedules: each site's, of one phase.
+    """
+    hoods = {site: hood for site, (hood,) in schedules.items()}
+    return {
+        site: [replace(hood, partners={user: _partners(hood, hoods[user]) for user in hood.out})]
+        for site, hood in hoods.items()
+    }
+
+
+def _partners(hood: Neighborhood, user: Neighborhood) -> tuple[str, ...]:
+    """Those in-neighbours of ``user`` that are neighbours of a site both ways."""
+    return tuple(peer for peer in user.in_weights if peer in hood.in_weights and peer in hood.out)
 
 
 def hops(schedules: Mapping[str, Sequence[Neighborhood]]) -> int | None:

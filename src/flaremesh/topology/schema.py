@@ -767,6 +767,9 @@ class Privacy(Closed):
     curious: Annotated[int, Field(ge=0, le=MOST_SITES), NUMBER] = Field(
         1, description="so many sites may put together what they know, and ε holds; of correlated noise"
     )
+    secure_aggregation: bool = Field(
+        False, description="a site learns the weighted sum of its neighbours' vectors, and no single one"
+    )
 
     @model_validator(mode="after")
     def _whole_budget(self) -> Self:

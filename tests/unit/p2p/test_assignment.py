@@ -267,3 +267,49 @@ def test_a_run_keeps_data_from_others_as_it_was_signed(told_instead):
     with pytest.raises(OrderError, match="tells bonn of another `privacy` than it would have"):
         require_ordered(replace(told(["ulm", "worms"]), extra=told_instead), "auto", signed, "bonn")
     require_ordered(replace(told(["ulm", "worms"]), extra={"privacy": BUDGET}), "auto", signed, "bonn")
+
+
+def complete(*members, partners, edges=None):
+    """An order of four sites that are all neighbours, and what one is told of those that take part."""
+    everyone = ("bonn", "jena", "ulm", "worms")
+    ordered = edges or {site: tuple(peer for peer in everyone if peer != site) for site in everyone}
+    told_of = [site for site in (members or everyone) if site != "bonn"]
+    hood = Neighborhood("bonn", 0.25, dict.fromkeys(told_of, 0.25), tuple(told_of), partners)
+    asked = order.order(everyone, ordered, on_loss="continue", quorum=2)
+    return LocalConfig([], schedule=[hood], members=list(members or everyone)), asked
+
+
+def test_a_site_takes_its_partners_from_the_order_and_not_from_the_server():
+    others = ("jena", "ulm", "worms")
+    partners = {user: tuple(peer for peer in others if peer != user) for user in others}
+    config, asked = complete(partners=partners)
+    require_ordered(config, "auto", asked, "bonn")
+    fewer, asked = complete(partners=partners | {"ulm": ("worms",)})
+    with pytest.raises(OrderError, match="tells that worms hides what ulm is sent") as refused:
+        require_ordered(fewer, "auto", asked, "bonn")
+    assert refused.value.peer == "ulm"
+
+
+def test_those_that_are_lost_are_partners_no_more():
+    config, asked = complete("bonn", "jena", "ulm", partners={"jena": ("ulm",), "ulm": ("jena",)})
+    require_ordered(config, "auto", asked, "bonn")
+
+
+def test_who_sends_one_way_alone_is_no_partner():
+    edges = {
+        "bonn": ("jena", "ulm"),
+        "jena": ("bonn", "ulm"),
+        "ulm": ("bonn", "jena"),
+        "worms": ("bonn", "ulm"),
+    }
+    hood = Neighborhood("bonn", 0.25, dict.fromkeys(("jena", "ulm", "worms"), 0.25), ("jena", "ulm"))
+    asked = order.order(("bonn", "jena", "ulm", "worms"), edges)
+    for partners in ({"ulm": ("jena",)}, {"ulm": ("jena", "worms")}):
+        config = LocalConfig(
+            [], schedule=[replace(hood, partners=partners)], members=["bonn", "jena", "ulm", "worms"]
+        )
+        if "worms" in partners["ulm"]:
+            with pytest.raises(OrderError, match="jena and worms"):
+                require_ordered(config, "auto", asked, "bonn")
+        else:
+            require_ordered(config, "auto", asked, "bonn")

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from flaremesh.p2p.extra import privacy_of
 from flaremesh.p2p.networks import network_of
-from flaremesh.p2p.types import Config, LocalConfig, Network
+from flaremesh.p2p.types import Config, LocalConfig, Network, NetworkError
+from flaremesh.topology.aggregation import unsoundness
 from flaremesh.topology.analysis import analyse
-from flaremesh.topology.neighborhood import hops
+from flaremesh.topology.neighborhood import hops, with_partners
 from flaremesh.topology.survivors import survivors
 
 
@@ -33,12 +35,16 @@ def parts_of(
         labels, run_id: as LocalConfig has them.
 
     Raises:
-        NetworkError: the network is none.
+        NetworkError: the network is none, or hides no messages where that is asked for.
     """
     everyone = [node.id for node in config.network.nodes]
     schedules, parents = network.schedules(), network.spanning_tree()
     far = hops(schedules)
     mixing = analyse([np.array(matrix) for matrix in network.matrices()])
+    if privacy_of(config.extra).secure_aggregation:
+        if reason := unsoundness(schedules, symmetric=mixing.symmetric):
+            raise NetworkError(reason)
+        schedules = with_partners(schedules)
     return {
         site: LocalConfig(
             neighbors=network.node(site).neighbors,

@@ -68,6 +68,7 @@ class _Hood:
     self_weight: _Weight
     in_weights: Mapping[_Name, _Weight]
     out: tuple[_Name, ...]
+    partners: Mapping[_Name, tuple[_Name, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,10 @@ def part_of(data: Any, site: str) -> LocalConfig:
     return LocalConfig(
         neighbors=[Neighbor(neighbor.id, neighbor.weight) for neighbor in part.neighbors],
         extra=dict(part.extra),
-        schedule=[Neighborhood(h.site, h.self_weight, dict(h.in_weights), h.out) for h in part.schedule],
+        schedule=[
+            Neighborhood(h.site, h.self_weight, dict(h.in_weights), h.out, dict(h.partners))
+            for h in part.schedule
+        ],
         index=part.index,
         sites=part.sites,
         members=list(part.members),
@@ -225,6 +229,20 @@ def require_ordered(config: LocalConfig, mode: LinkMode, order: Order, site: str
                 peer = user if source == site else source
                 raise OrderError(peer, f"of an edge {source}-{user}")
     _require_members(config, order, site)
+    for hood in config.schedule:
+        for user, partners in hood.partners.items():
+            if set(partners) != _partners(config, order, site, user):
+                raise OrderError(user, f"that {' and '.join(partners) or 'nobody'} hides what {user} is sent")
+
+
+def _partners(config: LocalConfig, order: Order, site: str, user: str) -> set[str]:
+    """Who shares masks with a site for one of its out-neighbours, by the order's edges."""
+    edges = order.edges or {}
+    return {
+        peer
+        for peer in config.members or edges
+        if user in edges.get(peer, ()) and peer in edges.get(site, ()) and site in edges.get(peer, ())
+    }
 
 
 def _require_members(config: LocalConfig, order: Order, site: str) -> None:

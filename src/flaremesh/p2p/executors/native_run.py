@@ -89,7 +89,7 @@ class NativeRun:
             sinks: list[MetricsSink] = [self._history, member.progress, member.metrics]
             sinks += [sink] if sink is not None else []
             shared = {}
-            if masked(algorithm, options.privacy):
+            if masked(algorithm, options.privacy) or options.privacy.secure_aggregation:
                 shared = pairs.agree(member.link, config.schedule, options.peer_timeout)
             problem = built(site, make_problem)
             self.run = make(

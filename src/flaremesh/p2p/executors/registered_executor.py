@@ -117,6 +117,11 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
                 f'{self.client_name}: extra["mixing"] is given, and a subclass mixes the messages itself; '
                 "leave mixing out"
             )
+        if by_value and options.privacy.secure_aggregation:
+            raise ExtraError(
+                f'{self.client_name}: extra["privacy"] asks for secure aggregation, and a subclass makes the '
+                "messages, one for all neighbours; leave it out"
+            )
         if by_value and options.asynchronous:
             raise ExtraError(
                 f'{self.client_name}: extra["asynchronous"] is true, and a subclass makes the messages, '
