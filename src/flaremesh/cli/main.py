@@ -24,6 +24,7 @@ _LONGEST_LINE: Final = 10_000
 
 COMMANDS: Final = {
     "plan": "Show what a topology file means: mixing, sound algorithms, firewalls, changes.",
+    "privacy": "Say who could reconstruct what of whom from the messages of a run, and what to change.",
     "algorithms": "List the algorithms: what each needs, sends and leads to, and where it was published.",
     "provision": (
         "Make the startup kits of a mesh, or bring them up to date; what needs no change is not touched."

@@ -3,13 +3,16 @@
 import errno
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flaremesh.errors import FlaremeshError
+from flaremesh.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console  # which --help does not need
+    from rich.table import Table
 
 _ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RIGHTS: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -33,6 +36,17 @@ def terminal(*, stderr: bool = False, highlight: bool = True) -> "Console":
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=highlight, markup=False, emoji=False)
+
+
+def facts(named: Iterable[tuple[str, str]]) -> "Table":
+    """A table of facts and their names, in printable words."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    for name, fact in named:
+        table.add_row(name, printable(fact))
+    return table
 
 
 def folder(path: Path) -> Path:

@@ -19,7 +19,7 @@ from flaremesh.cli.options import (
     name_code,
     place_of,
 )
-from flaremesh.cli.outputs import terminal
+from flaremesh.cli.outputs import facts, terminal
 from flaremesh.printable import printable
 from flaremesh.topology.links import carried_in_words
 
@@ -44,6 +44,14 @@ def plan(
         ),
     ] = False,
     measured: Measured = None,
+    curious: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="SITES",
+            help="Say, too, who could reconstruct what of whom if so many sites put together what they know.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a topology file means: mixing, sound algorithms, firewalls, changes."""
@@ -60,6 +68,7 @@ def plan(
         previous(place_of(loaded, output)),
         build_problem=build_problem,
         measurement=measurement_in(measured) if measured else None,
+        curious=curious,
     )
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))
@@ -74,16 +83,16 @@ def _print(plan: "Plan") -> None:
     from rich import box
     from rich.table import Table
 
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_column(style="bold", no_wrap=True)
-    for name, fact in _facts(plan):
-        facts.add_row(name, printable(fact))
     firewall = Table("from", "to", "host", "TCP ports", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in _rows(plan):
         firewall.add_row(*map(printable, row))
 
     console = terminal(highlight=False)
-    console.print(facts)
+    console.print(facts(_facts(plan)))
+    if plan.exposure:
+        from flaremesh.privacy.report import lines
+
+        console.print(facts(lines(plan.exposure)))
     if plan.times:
         console.print(_times(plan.times))
     console.print(firewall)

@@ -47,10 +47,8 @@ def reconstructions(
         roundoff: relative error of an entry of a message, by the wire's rounding.
         summed: messages are hidden in sums over in-neighbours, where these share masks.
     """
-    view = _View(transcript, coalition, roundoff, summed)
-    last = len(transcript.sent)
     found: dict[Unknown, tuple[int, float]] = {}
-    view.search(0, last, found)
+    _View(transcript, coalition, roundoff, summed).search(0, len(transcript.sent), found)
     by_site: dict[str, list[Unknown]] = {}
     for unknown in found:
         by_site.setdefault(unknown.site, []).append(unknown)
@@ -92,11 +90,11 @@ def groups_of(
 
 
 class _View:
-    """What a coalition sees: rows, of length 1 each, in the unknowns of all others."""
+    """What a coalition sees: rows in the unknowns of all others, divided by the lengths of messages."""
 
     def __init__(self, transcript: Transcript, coalition: Collection[str], roundoff: float, summed: bool):
         self._unknown = [
-            place for place, known in enumerate(transcript.unknowns) if known.site not in coalition
+            place for place, known in enumerate(transcript.unknowns) if not known.is_known_to(coalition)
         ]
         self._names = [transcript.unknowns[place] for place in self._unknown]
         self._roundoff = roundoff
@@ -108,10 +106,12 @@ class _View:
                 groups = groups_of(transcript, site, exchange, coalition) if summed else None
                 rows += [row for rows_of in messages_to(hood, sent, coalition, groups) for row in rows_of]
             self._until.append(len(rows))
-        seen = torch.stack(rows)[:, self._unknown] if rows else torch.zeros(0, len(self._unknown))
-        lengths = torch.linalg.vector_norm(seen, dim=1, keepdim=True)
-        # seen = (basis @ triangle).T, so that the first rows need the first columns alone
-        self._basis, self._triangle = torch.linalg.qr((seen / lengths.clamp(min=1e-300)).T.to(torch.float64))
+        seen = torch.stack(rows) if rows else torch.zeros(0, len(transcript.unknowns), dtype=torch.float64)
+        # a message is rounded with all that it holds, also what the coalition knows of it
+        lengths = torch.linalg.vector_norm(seen, dim=1, keepdim=True).clamp(min=1e-300)
+        # told = (basis @ triangle).T, so that the first rows need the first columns alone
+        told = (seen / lengths)[:, self._unknown]
+        self._basis, self._triangle = torch.linalg.qr(told.T)
 
     def errors(self, exchanges: int) -> Tensor:
         """Relative errors of the best estimates of all unknowns after so many exchanges.
@@ -134,8 +134,9 @@ class _View:
         """
         errors = self.errors(high)
         known = {
-            self._names[place]: float(errors[place])
-            for place in torch.nonzero(errors <= TOLERANCE)[:, 0].tolist()
+            name: float(errors[place])
+            for place, name in enumerate(self._names)
+            if isinstance(name, Unknown) and errors[place] <= TOLERANCE
         }
         if not known.keys() - found.keys():
             return

@@ -6,14 +6,14 @@ unknown. So there is no second account of its equations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from flaremesh.algorithms import Algorithm, FixedPoint, Vectors
+from flaremesh.algorithms import Algorithm, FixedPoint, Masked, Vectors
 from flaremesh.topology.neighborhood import Neighborhood
 
 Schedules: TypeAlias = Mapping[str, Sequence[Neighborhood]]
@@ -36,19 +36,34 @@ class Unknown(NamedTuple):
     site: str
     number: int
 
+    def is_known_to(self, coalition: Collection[str]) -> bool:
+        """Whether it is a member's own."""
+        return self.site in coalition
+
+
+class Mask(NamedTuple):
+    """What two neighbours share: the first one adds it at the start, and the other one takes it away."""
+
+    first: str
+    other: str
+
+    def is_known_to(self, coalition: Collection[str]) -> bool:
+        """Whether it is a member's own."""
+        return self.first in coalition or self.other in coalition
+
 
 @dataclass(frozen=True)
 class Transcript:
     """The messages of all sites.
 
     Attributes:
-        unknowns: what they are functions of.
+        unknowns: what they are functions of; a mask is as great as what it hides.
         sent: of each exchange, each site's message, (vectors, unknowns).
         schedules: who gets them.
         stages: exchanges of an iteration.
     """
 
-    unknowns: tuple[Unknown, ...]
+    unknowns: tuple[Unknown | Mask, ...]
     sent: tuple[Mapping[str, Tensor], ...]
     schedules: Schedules
     stages: int
@@ -78,12 +93,23 @@ class _Oracle:
         self._messages += 1
 
 
-def transcript(algorithm: Algorithm[Any], schedules: Schedules, iterations: int) -> Transcript:
-    """What all sites send in so many iterations of an algorithm that is linear."""
+def transcript(
+    algorithm: Algorithm[Any], schedules: Schedules, iterations: int, masked: Masked | None = None
+) -> Transcript:
+    """What all sites send in so many iterations of an algorithm that is linear.
+
+    Args:
+        algorithm: as each site runs it.
+        schedules: of all sites.
+        iterations: from the start.
+        masked: of the algorithm's state, if neighbours mask it at the start.
+    """
     sites = [*schedules]
     stages = len(algorithm.exchanges)
     each = 2 + iterations * stages  # one is asked for before the first message, and one after the last
-    width = _KNOWN + len(sites) * (1 + each)
+    pairs = _pairs(schedules) if masked else []
+    beyond = _KNOWN + len(sites) * (1 + each)
+    width = beyond + len(pairs)
     oracles, columns = {}, {}
     for place, site in enumerate(sites):
         first = _KNOWN + place * (1 + each)
@@ -92,6 +118,10 @@ def transcript(algorithm: Algorithm[Any], schedules: Schedules, iterations: int)
     states = {
         site: algorithm.init(_initial(algorithm, columns[site], width), oracles[site]) for site in sites
     }
+    for column, mask in enumerate(pairs, beyond):
+        assert masked, "there are masks"
+        for site, sign in ((mask.first, 1.0), (mask.other, -1.0)):
+            states[site] = _shifted(states[site], masked, algorithm, column, sign)
     sent: list[Mapping[str, Tensor]] = []
     for iteration in range(iterations):
         hoods = {site: schedule[iteration % len(schedule)] for site, schedule in schedules.items()}
@@ -108,7 +138,10 @@ def transcript(algorithm: Algorithm[Any], schedules: Schedules, iterations: int)
                 mixed = _mixture(hoods[site], received, exchange.averaged)
                 if (message := _resumed(step, mixed, states, site)) is not None:
                     messages[site] = message
-    used = {column: Unknown(site, number) for site in sites for column, number in oracles[site].asked.items()}
+    used: dict[int, Unknown | Mask] = {
+        column: Unknown(site, number) for site in sites for column, number in oracles[site].asked.items()
+    }
+    used |= dict(enumerate(pairs, beyond))
     if agrees_on_values(algorithm):
         used |= {columns[site]: Unknown(site, 0) for site in sites}
     kept = sorted(used)
@@ -118,6 +151,23 @@ def transcript(algorithm: Algorithm[Any], schedules: Schedules, iterations: int)
         schedules,
         stages,
     )
+
+
+def _pairs(schedules: Schedules) -> list[Mask]:
+    edges = {
+        Mask(*sorted((hood.site, peer)))
+        for schedule in schedules.values()
+        for hood in schedule
+        for peer in hood.in_weights
+    }
+    return sorted(edges)
+
+
+def _shifted(state: Any, masked: Masked, algorithm: Algorithm[Any], column: int, sign: float) -> Any:
+    factor = getattr(algorithm, masked.factor) if masked.factor else 1.0
+    mask = torch.zeros_like(getattr(state, masked.field))
+    mask[column] = sign * factor
+    return state._replace(**{masked.field: getattr(state, masked.field) + mask})
 
 
 def agrees_on_values(algorithm: Algorithm[Any]) -> bool:

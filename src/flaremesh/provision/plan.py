@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flaremesh import algorithms, import_path
 from flaremesh.algorithms import Weights
@@ -25,6 +25,9 @@ from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.mistakes import instead
 from flaremesh.topology.schema import SERVER, Run, Topology
 from flaremesh.topology.ways import carried, cut_off
+
+if TYPE_CHECKING:
+    from flaremesh.privacy.report import PrivacyReport
 
 
 class UnsoundRun(FlaremeshError):
@@ -151,6 +154,7 @@ class Plan:
             therefore unknown; else None.
         privacy: what the run's privacy budget costs; None without one.
         seen: what neighbours see of each other.
+        exposure: who could reconstruct what of whom; None where nobody asked, or the run is refused.
     """
 
     name: str
@@ -169,6 +173,7 @@ class Plan:
     unseen: str | None = None
     privacy: NoisePlan | None = None
     seen: str = ""
+    exposure: "PrivacyReport | None" = None
 
 
 def plan(
@@ -177,6 +182,7 @@ def plan(
     *,
     build_problem: bool = False,
     measurement: Measurement | None = None,
+    curious: int | None = None,
 ) -> Plan:
     """Derive the plan of a topology, and what changed since the one provisioned last.
 
@@ -186,6 +192,7 @@ def plan(
         build_problem: build the first site's problem, to tell how long messages are. This imports torch and
             runs the problem's code.
         measurement: of the mesh, to tell how long a run takes, where the problem is built.
+        curious: tell what so many sites find out if they put together what they know; None: do not.
 
     Raises:
         DeliveryError: the problem is to be built, and cannot travel to a site.
@@ -216,7 +223,24 @@ def plan(
         unseen=_unseen(topology.run.algorithm),
         privacy=None if refusal else _noise(topology.run, mesh),
         seen=_seen(topology.run, mesh),
+        exposure=exposure(topology, mesh, curious) if curious and not refusal else None,
     )
+
+
+def exposure(
+    topology: Topology, mesh: Mesh, curious: int = 1, exchanges: int | None = None
+) -> "PrivacyReport":
+    """What coalitions of up to so many sites find out in a sound run; see ``flaremesh.privacy.report``.
+
+    Raises:
+        UnsoundRun: its algorithm may not be looked at.
+    """
+    # imported here: the algorithm is run on coefficients, and that needs torch
+    from flaremesh.privacy.report import report
+
+    if unseen := _unseen(topology.run.algorithm):
+        raise UnsoundRun(unseen)
+    return report(topology.run, mesh, curious, exchanges)
 
 
 def _seen(run: Run, mesh: Mesh) -> str:

@@ -21,6 +21,7 @@ RING = Path(__file__).parents[3] / "provision/ring3-consensus.yaml"
 
 OF_A_TOPOLOGY = {
     "plan": (),
+    "privacy": (),
     "algorithms": (),
     "simulate": (),
     "sweep": ("--vary", "run.iterations=2"),
@@ -38,7 +39,9 @@ OF_A_TOPOLOGY = {
 """The commands that take a topology file, and what else they need."""
 
 OF_A_MESH = [
-    command for command in OF_A_TOPOLOGY if command not in ("algorithms", "simulate", "sweep", "tune")
+    command
+    for command in OF_A_TOPOLOGY
+    if command not in ("privacy", "algorithms", "simulate", "sweep", "tune")
 ]
 
 
