@@ -41,6 +41,7 @@ def _described(algorithm: Any) -> dict[str, Any]:
         "messages": [exchange._asdict() for exchange in algorithm.exchanges],
         "leads_to": algorithm.fixed_point.value,
         "hyperparameters": [field.name for field in fields(algorithm)],
+        "masked_start": hasattr(algorithm, "masked"),
         "paper": algorithm.paper,
     }
 
@@ -49,12 +50,14 @@ def _show(found: dict[str, dict[str, Any]], *, on_a_graph: bool) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table("algorithm", "mixing matrix", "sends", "leads to", "paper", box=box.SIMPLE_HEAD)
+    table = Table(
+        "algorithm", "mixing matrix", "sends", "leads to", "masked start", "paper", box=box.SIMPLE_HEAD
+    )
     if on_a_graph:
         table.add_column("on this graph")
     for name, described in found.items():
         row = [name, described["weights"], _sent(described["messages"]), described["leads_to"]]
-        row.append(described["paper"])
+        row += ["yes" if described["masked_start"] else "no", described["paper"]]
         if on_a_graph:
             row.append(described["unsound"] or "sound")
         table.add_row(*row)

@@ -16,6 +16,7 @@ from flaremesh.algorithms import Algorithm, configured
 from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.privacy.accounting import pairs_of
 from flaremesh.privacy.noise import Secrets
+from flaremesh.privacy.pairs import repeatable
 from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.record import finite_or_none
@@ -253,18 +254,8 @@ def _secrets(schedules: Mapping[str, Sequence[Neighborhood]], seed: int) -> dict
     }
     pairs = pairs_of([*edges], [*schedules])
     return {
-        site: Secrets(
-            f"{seed} {site}".encode(),
-            {
-                peer: f"{seed} {min(site, peer)} {max(site, peer)}".encode()
-                for edge in sorted(edges)
-                if site in edge
-                for peer in edge
-                if peer != site
-            },
-            pairs,
-        )
-        for site in schedules
+        site: Secrets(f"{seed} {site}".encode(), repeatable(seed, schedule), pairs)
+        for site, schedule in schedules.items()
     }
 
 

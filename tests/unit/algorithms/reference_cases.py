@@ -13,7 +13,7 @@ from flaremesh.problems.protocol import Problem, SiteContext
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.simulate import Simulation
 from flaremesh.topology.neighborhood import neighborhoods
-from flaremesh.topology.schema import Wire
+from flaremesh.topology.schema import Privacy, Wire
 
 Matrix = NDArray[np.float64]
 DIMENSION = 5
@@ -147,7 +147,8 @@ def simulation(
     sites = [f"site{i}" for i in range(len(phases[0]))]
     hoods = [neighborhoods(sites, w) for w in phases]
     schedules = {site: [hood[site] for hood in hoods] for site in sites}
-    options = RunOptions(iterations, wire=Wire.of(wire), asynchronous=paces is not None)
+    unmasked = Privacy(masked_start=False)  # as the equations have it
+    options = RunOptions(iterations, wire=Wire.of(wire), asynchronous=paces is not None, privacy=unmasked)
     return Simulation(schedules, algorithm, problem, options, paces=paces or {})
 
 
