@@ -229,24 +229,25 @@ def _play_runs(scenarios: Scenarios) -> None:
             # the sites hardly come closer
             running_with_other_weights(mesh, "contracting", 1e-6, **CONTRACTING),
         ):
-            scenarios.meet("heidelberg", "dresden")
-            with meeting_point_ousted(mesh):
-                scenarios.fires("FlareMeshMeetingPointDown", "FlareMeshMeetingLost")
-            knock_in_another_version(mesh)
             dial_as_a_stranger(mesh, "aachen")
             assert kubectl(mesh.namespaces["bonn"], "exec", "bonn-0", "--", "python", "-c", NO_FOLDERS)
-            scenarios.fires(
-                "FlareMeshConnectionsRefused",
-                "FlareMeshLinkOnRelay",
-                "FlareMeshMeetingPointRefuses",
-                "FlareMeshCertificateExpiring",
-                "FlareMeshDiskFilling",
-                "FlareMeshSlowNeighbor",
-                "FlareMeshSlowContraction",
-                "FlareMeshConsensusDiverging",
-                "FlareMeshCheckpointsFail",
-                "FlareMeshRunStalled",
-            )
+            scenarios.meet("heidelberg", "dresden")
+            with meeting_point_ousted(mesh):
+                scenarios.fires(
+                    "FlareMeshConnectionsRefused",
+                    "FlareMeshMeetingPointDown",
+                    "FlareMeshMeetingLost",
+                    "FlareMeshLinkOnRelay",
+                    "FlareMeshCertificateExpiring",
+                    "FlareMeshDiskFilling",
+                    "FlareMeshSlowNeighbor",
+                    "FlareMeshSlowContraction",
+                    "FlareMeshConsensusDiverging",
+                    "FlareMeshCheckpointsFail",
+                    "FlareMeshRunStalled",
+                )
+            knock_in_another_version(mesh)
+            scenarios.fires("FlareMeshMeetingPointRefuses")
             scenarios.clears("FlareMeshNonFiniteValues")  # another run has the slot
         scenarios.signal("dresden", stalling, signal.SIGCONT)
         scenarios.clears("FlareMeshRunStalled")
