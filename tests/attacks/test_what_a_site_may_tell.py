@@ -54,6 +54,15 @@ def test_giants_of_a_neighbour_end_the_run_by_its_name_and_take_no_memory(
     assert max(grown) < PROCESS + MEMORY
 
 
+def test_an_agent_waits_behind_the_relay_for_no_site_that_does_not_dial_it(mesh: AttackedMesh) -> None:
+    """Of two neighbours it is the one with the lesser name: adam goes to carol."""
+    told = mesh.tell("carol", "member_attacks.ask", target="adam", topic="probe", payload=b"relayed")
+    answer = json.loads(told)
+    assert "waits" not in answer
+    assert answer["wrong"]
+    assert "adam lets carol not come in this way" in answer["why"]
+
+
 def test_an_agent_that_is_answered_with_a_number_for_bytes_reports_it_and_takes_no_memory(
     mesh: AttackedMesh,
 ) -> None:

@@ -63,6 +63,21 @@ def test_every_edge_of_a_healthy_mesh_is_measured_and_a_plan_tells_how_long_a_ru
     assert all(0 < each["seconds"] < 1 for each in times)
 
 
+def test_edges_that_only_the_relay_carries_are_measured_there_and_a_plan_uses_the_figures(mesh):
+    file = mesh.topology("consensus", links="relay")
+    ended = mesh.call("doctor", "--measure", file=file)
+    assert ended.returncode == 0, ended.stderr
+    found = measured.read(mesh.folder / measured.FILE)
+    assert {(edge.source, edge.target): edge.link for edge in found.edges} == dict.fromkeys(EDGES, "relayed")
+    assert all(edge.round_trip < 1 and edge.busy_rate > 1e5 for edge in found.edges)
+    planned = mesh.call(
+        "plan", "--build-problem", "--measured", str(mesh.folder / measured.FILE), "--json", file=file
+    )
+    assert planned.returncode == 0, planned.stderr
+    slowest = max(edge.round_trip for edge in found.edges) / 2
+    assert slowest <= json.loads(planned.stdout)["times"][0]["seconds"] < 1
+
+
 def test_while_a_run_goes_on_nothing_is_measured_and_that_is_said(mesh):
     with mesh.endless():
         ended = mesh.call("doctor", "--measure", "--json")

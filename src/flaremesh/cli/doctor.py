@@ -77,10 +77,10 @@ def _measure(topology: "Topology", target: "Target", mesh: Path, *, as_json: boo
 def _show_speeds(measurement: "Measurement") -> None:
     from rich.table import Table
 
-    speeds = Table("from", "to", "round trip, ms", "alone, Mbit/s", "with all others, Mbit/s")
+    speeds = Table("from", "to", "link", "round trip, ms", "alone, Mbit/s", "with all others, Mbit/s")
     for edge in measurement.edges:
         figures = (1e3 * edge.round_trip, 8e-6 * edge.rate, 8e-6 * edge.busy_rate)
-        speeds.add_row(edge.source, edge.target, *(f"{figure:.4g}" for figure in figures))
+        speeds.add_row(edge.source, edge.target, edge.link, *(f"{figure:.4g}" for figure in figures))
     terminal().print(speeds)
 
 

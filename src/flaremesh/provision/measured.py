@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from flaremesh.links.speed import Rate
 from flaremesh.p2p.costs import Costs
 from flaremesh.record import Name, RecordError, Schema, Seconds, Text, at_most
+from flaremesh.topology.links import Carried
 from flaremesh.topology.schema import MOST_SITES
 
 FILE: Final = "measured.json"
@@ -29,6 +30,7 @@ class MeasuredEdge:
         round_trip: seconds to the target and back, of a frame without a message.
         rate: bytes per second, while the same came the other way and no other edge of the two was in use.
         busy_rate: bytes per second, while all edges of the mesh were in use.
+        link: how it travelled.
     """
 
     source: Name
@@ -36,6 +38,7 @@ class MeasuredEdge:
     round_trip: Seconds
     rate: Rate
     busy_rate: Rate
+    link: Carried = Carried.DIRECT
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from flaremesh.errors import FlaremeshError
 from flaremesh.p2p.costs import Cost
 from flaremesh.provision.measured import MeasuredEdge, Measurement
 from flaremesh.topology.analysis import iterations_to
+from flaremesh.topology.links import Carried
 from flaremesh.topology.mesh import Mesh
-from flaremesh.topology.schema import Run, Topology, Wire, WireEncoding
+from flaremesh.topology.schema import SERVER, Run, Topology, Wire, WireEncoding
 
 _LEFT: Final = {"int8": 1 / 127, "bfloat16": 1.0}
 """What rounding may leave of a disagreement in an iteration; of bfloat16 0.4 % of the values stay."""
@@ -65,6 +66,8 @@ class Lines:
         self._costs: Mapping[str, Mapping[str, Cost]] = measurement.costs
         self._up = _capacities((edge.source, edge) for edge in measurement.edges)
         self._down = _capacities((edge.target, edge) for edge in measurement.edges)
+        relayed = [edge for edge in measurement.edges if edge.link is Carried.RELAYED]
+        self._relay = _capacities((SERVER, edge) for edge in relayed).get(SERVER, 0.0)
 
     def seconds(self, mesh: Mesh, wire: str, loads: Sequence[Load]) -> float:
         """Of an iteration, on the average of many; without what the problem computes.
@@ -93,6 +96,7 @@ class Lines:
         place = {site: number for number, site in enumerate(mesh.sites)}
         encode, mix = np.zeros(len(hoods)), np.zeros(len(hoods))
         arrows = []
+        relayed = sum(self._is_relayed(peer, hood.site) for hood in hoods for peer in hood.in_weights)
         for target, hood in enumerate(hoods):
             cost, into = self._costs.get(hood.site, {}).get(wire, Cost()), len(hood.in_weights)
             encode[target] = cost.encode * load.entries
@@ -100,12 +104,25 @@ class Lines:
             for peer in hood.in_weights:
                 source = place[peer]
                 out = len(hoods[source].out)
-                arrows.append((source, target, self._transfer(peer, hood.site, load.bytes, out, into)))
-        sources, targets, seconds = zip(*arrows, strict=True)
-        return _Step(encode, mix, np.array(sources), np.array(targets), np.array(seconds))
+                seconds = self._transfer(peer, hood.site, load.bytes, out, into, relayed)
+                arrows.append((source, target, seconds))
+        sources, targets, durations = zip(*arrows, strict=True)
+        return _Step(encode, mix, np.array(sources), np.array(targets), np.array(durations))
 
-    def _transfer(self, source: str, target: str, length: int, out: int, into: int) -> float:
-        """Seconds until a message is there that leaves with ``out`` others and comes with ``into`` others."""
+    def _is_relayed(self, source: str, target: str) -> bool:
+        edge = self.edges.get((source, target))
+        return edge is not None and edge.link is Carried.RELAYED
+
+    def _transfer(self, source: str, target: str, length: int, out: int, into: int, relayed: int) -> float:
+        """Seconds until a message is there.
+
+        Args:
+            source, target: its edge.
+            length: of the message, bytes.
+            out: how many leave the source at the same time.
+            into: how many come to the target.
+            relayed: how many the server relays, this one among them if it is.
+        """
         edge = self.edges.get((source, target))
         if edge is None:
             why = self._why.get((source, target), "it is not in the measurement")
@@ -115,6 +132,8 @@ class Lines:
             )
         alone = length / edge.rate
         shared = max(out * length / self._up[source], into * length / self._down[target])
+        if edge.link is Carried.RELAYED:
+            shared = max(shared, relayed * length / self._relay)
         later = max(0.0, shared - alone)
         # connections that share a line take a round trip until each has found its share
         return edge.round_trip / 2 + alone + later + min(edge.round_trip, later)

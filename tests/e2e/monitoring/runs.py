@@ -37,6 +37,30 @@ with context.wrap_socket(socket.create_connection(("127.0.0.1", 8102), timeout=5
     connection.recv(1)
 """
 
+# Its port is another's as soon as it has ended, so that none comes up.
+_OUST = """
+import psutil, sys
+from flaremesh.meeting.point import listen
+while True:
+    for process in psutil.process_iter(["cmdline"]):
+        if "flaremesh.meeting" in (process.info["cmdline"] or ()):
+            process.kill()
+    try:
+        taken = listen(8003)
+        break
+    except OSError:
+        pass
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+_KNOCK = """
+import socket
+with socket.create_connection(("127.0.0.1", 8003), timeout=5) as connection:
+    connection.sendall(b"FMMP\\xff" + bytes(5))
+    assert connection.recv(1) == b"R"
+"""
+
 
 @contextmanager
 def running(mesh: Mesh, name: str, **changes: Any) -> Iterator[str]:
@@ -107,6 +131,23 @@ def running_with_other_weights(mesh: Mesh, name: str, weight: float, **changes: 
             yield run_id
         finally:
             session.abort(run_id, 60)
+
+
+@contextmanager
+def meeting_point_ousted(mesh: Mesh) -> Iterator[None]:
+    """The server's meeting point has ended, and another process has its port."""
+    pod = ("--namespace", mesh.namespaces["server"], "exec", "--stdin", "server-0", "--")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["kubectl", *pod, "python", "-c", _OUST], stdin=pipe, stdout=pipe) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"taken\n"
+        yield
+
+
+def knock_in_another_version(mesh: Mesh) -> None:
+    """Speak to the server's meeting point, once it is up, as a later version of flaremesh may."""
+    pod = (mesh.namespaces["server"], "exec", "server-0", "--", "python", "-c", _KNOCK)
+    wait_until(lambda: "Error" not in kubectl(*pod, check=False), 60)
 
 
 def _ids(mesh: Mesh) -> set[str]:

@@ -3,6 +3,7 @@
 The scenarios play once for all tests of this file, side by side where they do not disturb each other.
 """
 
+import json
 import logging
 import signal
 import time
@@ -14,7 +15,13 @@ import pytest
 import yaml
 from cluster import call, kubectl, wait_until
 from installed_mesh import Mesh
-from runs import dial_as_a_stranger, running, running_with_other_weights
+from runs import (
+    dial_as_a_stranger,
+    knock_in_another_version,
+    meeting_point_ousted,
+    running,
+    running_with_other_weights,
+)
 from watching import Watching
 
 from flaremesh.deploy.targets.base import at_once
@@ -82,6 +89,9 @@ ALERTS = {
     "FlareMeshRunStalled": {"site": "dresden", "slot": "0"},
     "FlareMeshSlowNeighbor": {"site": "bonn", "slot": "1"},
     "FlareMeshLinkOnRelay": {"site": "bonn", "peer": "aachen"},
+    "FlareMeshMeetingPointDown": {},
+    "FlareMeshMeetingLost": {},
+    "FlareMeshMeetingPointRefuses": {"reason": "version"},
     "FlareMeshConsensusDiverging": {"slot": "1"},
     "FlareMeshSlowContraction": {"slot": "2"},
     "FlareMeshNonFiniteValues": {"slot": "2"},
@@ -153,6 +163,12 @@ class Scenarios:
         wait_until(lambda: self.prometheus.query(iterates), 60)
         self.signal(site, run_id, signal.SIGSTOP)
 
+    def meet(self, *pair: str) -> None:
+        """Wait until two sites meet in a run."""
+        ends = "|".join(pair)
+        met = f'flaremesh_edge_link{{kind="met", site=~"{ends}", peer=~"{ends}"}} == 1'
+        wait_until(lambda: self.prometheus.query(met), 60)
+
     def signal(self, site: str, run_id: str, number: int) -> None:
         """Send a signal to the process of a run at a site."""
         pod = (self.mesh.namespaces[site], "exec", f"{site}-0", "--", "python", "-c", SIGNAL)
@@ -174,20 +190,28 @@ def played(mesh: Mesh, prometheus: Watching) -> Scenarios:
 
 
 def _before_runs(scenarios: Scenarios) -> None:
-    """A certificate that ends soon, a small volume that is full, and two sites that only the relay joins."""
+    """A certificate that ends soon, a full volume, two sites that only the relay joins, and two that meet."""
     mesh = scenarios.mesh
     soon = mesh.certificate("dresden", ends=datetime.now(UTC) + timedelta(days=10))
-    mesh.upgrade("dresden", "-f", str(soon))
+    mesh.upgrade("dresden", "-f", str(soon), *_admitting(mesh, "dresden", "aachen"))
     for site in ("aachen", "bonn"):
         mesh.upgrade(site, "--set-json", "link.from=[]", "--set-json", "meet=[]")
     node, folder = mesh.volume("heidelberg")
     in_node = ("docker", "exec", node)
     call(*in_node, "mount", "-t", "tmpfs", "-o", "size=100m,mode=0777", "tmpfs", folder)
     call(*in_node, "dd", "if=/dev/zero", f"of={folder}/filler", "bs=1M", "count=92")
-    mesh.upgrade("heidelberg", "--set", "podAnnotations.note=small")
+    mesh.upgrade("heidelberg", "--set", "podAnnotations.note=small", *_admitting(mesh, "heidelberg", "bonn"))
     for site in ("dresden", "heidelberg"):
         mesh.ready(site)
     scenarios.prometheus.scrapes(set(mesh.releases))
+
+
+def _admitting(mesh: Mesh, site: str, peer: str) -> tuple[str, str]:
+    """Options with which the policy of a site lets no in-neighbour dial it but ``peer``."""
+    values = yaml.safe_load((mesh.release_folder(site) / "values.yaml").read_text())
+    admitted = [rule for rule in values["link"]["from"] if mesh.namespaces[peer] in json.dumps(rule)]
+    assert len(admitted) == 1 < len(values["link"]["from"])
+    return "--set-json", f"link.from={json.dumps(admitted)}"
 
 
 def _play_runs(scenarios: Scenarios) -> None:
@@ -207,17 +231,23 @@ def _play_runs(scenarios: Scenarios) -> None:
         ):
             dial_as_a_stranger(mesh, "aachen")
             assert kubectl(mesh.namespaces["bonn"], "exec", "bonn-0", "--", "python", "-c", NO_FOLDERS)
-            scenarios.fires(
-                "FlareMeshConnectionsRefused",
-                "FlareMeshLinkOnRelay",
-                "FlareMeshCertificateExpiring",
-                "FlareMeshDiskFilling",
-                "FlareMeshSlowNeighbor",
-                "FlareMeshSlowContraction",
-                "FlareMeshConsensusDiverging",
-                "FlareMeshCheckpointsFail",
-                "FlareMeshRunStalled",
-            )
+            scenarios.meet("heidelberg", "dresden")
+            with meeting_point_ousted(mesh):
+                scenarios.fires(
+                    "FlareMeshConnectionsRefused",
+                    "FlareMeshMeetingPointDown",
+                    "FlareMeshMeetingLost",
+                    "FlareMeshLinkOnRelay",
+                    "FlareMeshCertificateExpiring",
+                    "FlareMeshDiskFilling",
+                    "FlareMeshSlowNeighbor",
+                    "FlareMeshSlowContraction",
+                    "FlareMeshConsensusDiverging",
+                    "FlareMeshCheckpointsFail",
+                    "FlareMeshRunStalled",
+                )
+            knock_in_another_version(mesh)
+            scenarios.fires("FlareMeshMeetingPointRefuses")
             scenarios.clears("FlareMeshNonFiniteValues")  # another run has the slot
         scenarios.signal("dresden", stalling, signal.SIGCONT)
         scenarios.clears("FlareMeshRunStalled")

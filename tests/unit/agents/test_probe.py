@@ -8,9 +8,18 @@ import pytest
 from meeting_place import comes_true
 
 from flaremesh.links import LinkError, speed
+from flaremesh.links.carriers.stream import Piece, PieceKind, pack, unpack
 from flaremesh.meeting.ticket import TRIAL
 from flaremesh.p2p.agents import probe
-from flaremesh.p2p.agents.probe import MeetingProbe, ProbeListener, by_meeting, dial, straight
+from flaremesh.p2p.agents.probe import (
+    MeetingProbe,
+    ProbeListener,
+    RelayProbe,
+    by_meeting,
+    by_relay,
+    dial,
+    straight,
+)
 
 
 @pytest.fixture
@@ -125,6 +134,145 @@ def test_who_was_expected_and_did_not_come_is_waited_for_no_more(place, authorit
 
 def threads_named(name):
     return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+# through the relay
+
+
+class Relay:
+    """Stands for NVFlare's server between the agents, which the integration tests have.
+
+    Attributes:
+        agents: by site.
+        passed: all that it has passed on.
+        led: to whom else it brings what is for a site, in whose name that one answers.
+    """
+
+    def __init__(self):
+        self.agents, self.passed, self.led = {}, [], {}
+
+    def agent(self, site, credentials, **options):
+        def post(peer, data):
+            self.passed.append((site, peer, data))
+            told = next((name for name, instead in self.led.items() if instead == site), site)
+            self.agents[self.led.get(peer, peer)].take(told, data)
+
+        self.agents[site] = RelayProbe(site, post, credentials, **options)
+        return self.agents[site]
+
+    def sent_by(self, site):
+        return [unpack(data) for sender, _, data in self.passed if sender == site]
+
+
+@pytest.fixture
+def relay(authority):
+    """Joins bonn and ulm, whose agents run."""
+    relay = Relay()
+    for site in ("bonn", "ulm"):
+        relay.agent(site, authority.issue(site))
+    return relay
+
+
+def relayed(authority, relay, use, site="bonn", peer="ulm", credentials=None):
+    return use(site, peer, by_relay(site, peer, relay.agents[site]), credentials or authority.issue(site))
+
+
+def begin(number=b"12345678"):
+    return pack(Piece(PieceKind.BEGIN, number, 0, 0, b""))
+
+
+def test_two_neighbours_that_only_the_relay_joins_are_measured_there_sealed(authority, relay, monkeypatch):
+    monkeypatch.setattr(speed, "STREAM_SECONDS", 0.2)
+    for _ in range(2):  # and again
+        relay.agents["ulm"].expect("bonn")
+        found = relayed(authority, relay, probe.measure)
+        assert isinstance(found, speed.Speed), found
+        assert min(found.sent, found.received) > 1e5
+    # what is measured is zeros, which nobody between sees
+    assert sum(len(data) for _, _, data in relay.passed) > 1e6
+    assert not any(
+        bytes(64) in bytes(piece.payload) for site in ("bonn", "ulm") for piece in relay.sent_by(site)
+    )
+
+
+def test_who_leads_dials_through_the_relay(relay):
+    assert relay.agents["bonn"].dials("ulm")
+    assert not relay.agents["ulm"].dials("bonn")
+
+
+def test_a_site_at_which_a_run_goes_on_is_relayed_to_and_not_measured(authority, relay):
+    busy = relay.agent("ulm", authority.issue("ulm"), is_idle=lambda: False)
+    busy.expect("bonn")
+    assert relayed(authority, relay, dial) is None
+    assert "no run may go on" in relayed(authority, relay, probe.measure).remedy
+
+
+def test_behind_the_relay_nobody_is_answered_who_is_not_expected(authority, relay, monkeypatch):
+    monkeypatch.setattr(probe, "_DIAL_SECONDS", 0.5)
+    monkeypatch.setattr(probe, "_ATTEMPT_SECONDS", 0.4)
+    ulm = relay.agent("ulm", authority.issue("ulm"))
+    assert "bonn has no link to ulm at the server's relay" in relayed(authority, relay, dial).what
+    ulm.expect("aachen")
+    assert comes_true(lambda: "aachen" in ulm._carriers)
+    for sender in ("bonn", "kiel", "", "\n"):
+        for data in (begin(), b"", b"nonsense", bytes(1 << 20)):
+            ulm.take(sender, data)
+    assert relay.sent_by("ulm") == []
+    assert not threads_named("relay-kiel")
+
+
+def test_behind_the_relay_who_was_expected_is_answered_for_a_bounded_time(authority, relay, monkeypatch):
+    monkeypatch.setattr(probe, "_OPEN_SECONDS", 0.2)
+    monkeypatch.setattr(speed, "MOST_SECONDS", 0.2)
+    ulm = relay.agents["ulm"]
+    for _ in range(3):
+        ulm.expect("dresden")
+    assert len(threads_named("probe-dresden")) == 1
+    assert comes_true(lambda: not threads_named("probe-dresden"))
+    ulm.take("dresden", begin())
+    assert relay.sent_by("ulm") == []
+    assert not threads_named("relay-dresden")
+
+
+def test_through_the_relay_one_measurement_with_a_neighbour_goes_on_at_a_time(authority, relay):
+    relay.agents["ulm"].expect("bonn")
+    way, credentials = by_relay("bonn", "ulm", relay.agents["bonn"]), authority.issue("bonn")
+    first, second = (probe._made("bonn", "ulm", way, credentials) for _ in range(2))
+    with pytest.raises(ConnectionError):
+        speed.measure(second)
+    assert isinstance(speed.measure(first), speed.Speed)
+    way.carrier.close()
+
+
+def test_many_streams_in_a_neighbours_name_take_bounded_threads_of_an_agent(authority, relay):
+    relay.agent("essen", authority.issue("essen"))
+    ulm = relay.agents["ulm"]
+    ulm.expect("essen")
+    assert comes_true(lambda: "essen" in ulm._carriers)
+    for number in range(5000):
+        ulm.take("essen", begin(number.to_bytes(8, "big")))
+    assert 0 < len(threads_named("relay-essen")) <= 8
+
+
+def test_a_server_that_leads_a_measurement_to_another_site_is_found_out(authority, relay):
+    kiel = relay.agent("kiel", authority.issue("kiel"))
+    relay.led = {"ulm": "kiel"}
+    kiel.expect("bonn")
+    assert comes_true(lambda: "bonn" in kiel._carriers)
+    failure = relayed(authority, relay, probe.measure)
+    assert "kiel answers there" in failure.what
+
+
+def test_a_server_that_answers_a_measurement_itself_is_found_out(authority, foreign_authority, relay):
+    relay.agent("ulm", foreign_authority.issue("ulm")).expect("bonn")
+    assert "certificate is not accepted" in relayed(authority, relay, probe.measure).what
+
+
+def test_who_begins_in_a_neighbours_name_without_its_certificate_measures_nothing(authority, relay):
+    relay.agents["ulm"].expect("bonn")
+    impostor = authority.issue("aachen")
+    failure = relayed(authority, relay, probe.measure, credentials=impostor)
+    assert "bonn has no link to ulm at the server's relay: the peer hung up" in failure.what
 
 
 # who comes, and who does not

@@ -6,9 +6,9 @@ from flaremesh.cli import doctor
 from flaremesh.deploy.targets.base import Participant
 from flaremesh.deploy.watch.measuring import Pair, measure, pairs_of, together, turns_of
 from flaremesh.links.speed import Speed
-from flaremesh.p2p.agents.doctor import EDGES, MEASURE_PATH, Edge, read_measure_query
+from flaremesh.p2p.agents.doctor import EDGES, MEASURE_PATH, Asked, Edge
 from flaremesh.p2p.costs import PATH, Cost
-from flaremesh.topology.links import LinkKind
+from flaremesh.topology.links import Carried, LinkKind
 from flaremesh.topology.schema import Topology
 
 
@@ -45,9 +45,15 @@ def test_neighbours_that_cannot_dial_each_other_meet(mode, kind):
     assert pairs_of(path) == [Pair("a", "b", LinkKind.MET), Pair("b", "c", kind)]
 
 
-def test_neighbours_that_can_neither_dial_each_other_nor_meet_are_no_pair():
-    assert pairs_of(topology("abc", {"kind": "path"}, hidden="ab")) == [Pair("b", "c")]
-    assert pairs_of(topology("abc", {"kind": "path"}, meet=True, mode="relay")) == []
+def test_neighbours_that_can_neither_dial_each_other_nor_meet_take_the_relay():
+    path = topology("abc", {"kind": "path"}, hidden="ab")
+    assert pairs_of(path) == [Pair("a", "b", LinkKind.RELAY), Pair("b", "c")]
+    all_relayed = topology("abc", {"kind": "path"}, meet=True, mode="relay")
+    assert pairs_of(all_relayed) == [Pair("a", "b", LinkKind.RELAY), Pair("b", "c", LinkKind.RELAY)]
+
+
+def test_neighbours_for_which_the_run_leaves_no_way_are_no_pair():
+    assert pairs_of(topology("abc", {"kind": "path"}, hidden="ab", mode="direct")) == [Pair("b", "c")]
 
 
 @pytest.mark.parametrize("kind", ["ring", "star", "complete"])
@@ -70,14 +76,26 @@ def test_each_direction_of_a_pair_has_its_own_rates():
     assert {edge.round_trip for edge in measured.edges} == {0.01}
 
 
-def test_what_was_not_measured_says_why():
+def test_what_was_measured_says_how_it_travelled():
     path = topology("abc", {"kind": "path"}, hidden="ab")
+    found = {pair: Edge(pair.peer, "", True, speed=Speed(0.01, 1e6, 1e6)) for pair in pairs_of(path)}
+    measured = together(path, found, found, {})
+    assert {(edge.source, edge.target): edge.link for edge in measured.edges} == {
+        ("a", "b"): Carried.RELAYED,
+        ("b", "a"): Carried.RELAYED,
+        ("b", "c"): Carried.DIRECT,
+        ("c", "b"): Carried.DIALLED_BACK,
+    }
+
+
+def test_what_was_not_measured_says_why():
+    path = topology("abc", {"kind": "path"}, hidden="ab", mode="direct")
     failed = {Pair("b", "c"): Edge("c", "", None, "a run goes on at b.")}
     measured = together(path, failed, failed, {})
     assert measured.edges == []
     whys = {frozenset((edge.source, edge.target)): edge.why for edge in measured.unmeasured}
     assert whys == {
-        frozenset("ab"): "what the server relays is not measured",
+        frozenset("ab"): "there is no way for links: direct",
         frozenset("bc"): "a run goes on at b",
     }
 
@@ -100,29 +118,35 @@ class Agents:
             return None
         if path == PATH:
             return b'{"exact": {"mix": 1e-9}}'
-        where, _, peers = path.partition("?")
+        where, _, query = path.partition("?")
         assert where == MEASURE_PATH
-        dialled, met = read_measure_query(peers)
-        edges = [Edge(peer, "", True, speed=Speed(0.01, 1e6, 1e6)) for peer in dialled | met]
+        edges = [
+            Edge(peer, "", True, speed=Speed(0.01, 1e6, 1e6)) for peers in Asked.read(query) for peer in peers
+        ]
         return EDGES.json(edges).encode()
 
 
+@pytest.mark.parametrize("meet", [True, False])
 @pytest.mark.parametrize("hidden", ["", "ab", "abcd"])
-def test_pairs_are_measured_in_turns_and_then_all_at_once(hidden):
-    ring = topology("abcd", {"kind": "ring"}, hidden, meet=True)
+def test_pairs_are_measured_in_turns_and_then_all_at_once(hidden, meet):
+    ring = topology("abcd", {"kind": "ring"}, hidden, meet=meet)
     agents = Agents("abcd")
     measured = measure(ring, agents, lambda words: None)
     assert len(measured.edges) == 8
     assert measured.costs == {site: {"exact": Cost(mix=1e-9)} for site in "abcd"}
     paths = [path for _, path in agents.asked if path != PATH]
-    asked = [peer for path in paths for peers in read_measure_query(path.partition("?")[2]) for peer in peers]
+    asked = [peer for path in paths for peers in Asked.read(path.partition("?")[2]) for peer in peers]
     assert len(asked) == 8  # four pairs, twice
 
 
-@pytest.mark.parametrize("query", ["", ";", "b", "b;c", ";c", "b,c;d", "x;y;z", "\n"])
+@pytest.mark.parametrize("query", ["", ";", "b", "b;c", ";c", "b,c;d", "x;y;z", ";;;;d", "\n"])
 def test_a_site_takes_any_text_for_the_names_of_peers(query):
-    dialled, met = read_measure_query(query)
-    assert all(dialled | met)
+    assert all(all(peers) for peers in Asked.read(query))
+
+
+def test_a_site_reads_whom_it_was_asked_to_measure():
+    asked = Asked(frozenset("ab"), frozenset("c"), frozenset("de"))
+    assert Asked.read(asked.query()) == asked
 
 
 def test_an_agent_that_does_not_answer_takes_its_edges_with_it_and_no_others(capsys):

@@ -54,6 +54,15 @@ def test_the_server_hears_a_sites_bytes_and_neither_runs_nor_who_speaks_for_anot
     assert heard == [(SITE, b"the last")]
 
 
+def test_a_site_hears_the_bytes_of_another_one_and_nothing_else_that_it_sends(cells):
+    heard = []
+    site, other = ParticipantCell(cells[SITE]), ParticipantCell(cells[OTHER])
+    site.hear_sites(FRAMES, lambda *what: heard.append(what))
+    for payload in (1 << 40, {"no": "bytes"}, None, b"the last"):
+        other.tell(FRAMES, payload, SITE)
+    assert heard == [(OTHER, b"the last")]
+
+
 def test_the_server_hears_of_failed_jobs_whatever_a_site_says_of_them(cells):
     heard = []
     ParticipantCell(cells["server"]).hear_failures(lambda *what: heard.append(what))

@@ -1,5 +1,6 @@
 """How long iterations take on measured edges, and what is proposed for them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from flaremesh.provision.measured import MeasuredEdge, Measurement, Unmeasured
 from flaremesh.provision.prediction import Lines, Load, PredictionError, times, wires_of
 from flaremesh.provision.tuning import tune
 from flaremesh.record import RecordError
+from flaremesh.topology.links import Carried
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import Topology, Wire
 
@@ -66,6 +68,16 @@ def test_to_find_a_share_of_the_line_takes_a_round_trip_or_as_long_as_a_short_me
     ring = topology({"kind": "ring"})
     assert seconds(ring, measurement(ring, busy=1e7), Load(0, 1)) == pytest.approx(0.01)
     assert seconds(ring, measurement(ring, busy=1e7), Load(10_000, 1)) == pytest.approx(0.013)
+
+
+def test_what_is_relayed_shares_what_the_server_carries_whoever_sends_it():
+    ring = topology({"kind": "ring"})
+    slow = measurement(ring, rate=1e7, busy=4e6)
+    found = replace(slow, edges=[replace(edge, link=Carried.RELAYED) for edge in slow.edges])
+    # eight edges, of which each had 2 MB/s while all were in use
+    assert seconds(ring, found, Load(10_000_000, 0)) == pytest.approx(0.01 + 5.0 + 0.02)
+    one_of_them = replace(slow, edges=[replace(slow.edges[0], link=Carried.RELAYED), *slow.edges[1:]])
+    assert seconds(ring, one_of_them, Load(10_000_000, 0)) < 2.1
 
 
 def test_computing_comes_on_top_for_each_neighbour():

@@ -11,13 +11,13 @@ from typing import NamedTuple, TypeAlias
 from flaremesh.deploy.outdated import dialled
 from flaremesh.deploy.targets.base import Target, ask_each, at_once
 from flaremesh.p2p import costs
-from flaremesh.p2p.agents.doctor import EDGES, MEASURE_PATH, Edge, measure_query
+from flaremesh.p2p.agents.doctor import EDGES, MEASURE_PATH, Asked, Edge
 from flaremesh.provision.measured import MeasuredEdge, Measurement, Unmeasured
 from flaremesh.record import RecordError
-from flaremesh.topology.links import LinkKind, kinds_of
+from flaremesh.topology.links import Carried, LinkKind, kinds_of
 from flaremesh.topology.mesh import build
 from flaremesh.topology.schema import SERVER, Topology
-from flaremesh.topology.ways import ways
+from flaremesh.topology.ways import carried, ways
 
 
 class Pair(NamedTuple):
@@ -39,7 +39,7 @@ Found: TypeAlias = Mapping[Pair, Edge]
 
 
 def pairs_of(topology: Topology) -> list[Pair]:
-    """The neighbours of which one can dial the other, or that can meet, each pair once."""
+    """The neighbours for which there is a way that the run may take, each pair once."""
     dials, wanted = dialled(topology), kinds_of(topology.run.links)
     sites = {site.name: site for site in topology.sites}
     pairs: dict[frozenset[str], Pair] = {}
@@ -47,13 +47,13 @@ def pairs_of(topology: Topology) -> list[Pair]:
         if one == other or frozenset((one, other)) in pairs:
             continue
         there_are = ways(topology, sites[one], sites[other])
-        kind = next((kind for kind in there_are if kind in wanted), LinkKind.RELAY)
+        kind = next((kind for kind in there_are if kind in wanted), None)
+        if kind is None:
+            continue
         if kind is LinkKind.DIRECT:
             dialler, peer = (one, other) if other in dials[one] else (other, one)
-        elif kind is LinkKind.MET:
-            dialler, peer = sorted((one, other))
         else:
-            continue
+            dialler, peer = sorted((one, other))
         pairs[frozenset((one, other))] = Pair(dialler, peer, kind)
     return list(pairs.values())
 
@@ -103,12 +103,14 @@ def together(topology: Topology, alone: Found, busy: Found, known: Mapping[str, 
     """
     measured, unmeasured = [], []
     pairs = {frozenset(pair[:2]): pair for pair in alone}
+    sites = {site.name: site for site in topology.sites}
     for source, target in build(topology).graph.edges:
         pair = pairs.get(frozenset((source, target)))
         if source == target:
             continue
         if pair is None:
-            unmeasured.append(Unmeasured(source, target, "what the server relays is not measured"))
+            why = f"there is no way for links: {topology.run.links}"
+            unmeasured.append(Unmeasured(source, target, why))
             continue
         one, many = alone[pair], busy[pair]
         if one.speed is None or many.speed is None:
@@ -123,6 +125,7 @@ def together(topology: Topology, alone: Found, busy: Found, known: Mapping[str, 
                 one.speed.round_trip,
                 one.speed.sent if is_sent else one.speed.received,
                 many.speed.sent if is_sent else many.speed.received,
+                carried(topology, sites[source], sites[target]) or Carried.RELAYED,
             )
         )
     taken = datetime.now(UTC).isoformat(timespec="seconds")
@@ -134,11 +137,13 @@ def _asked(target: Target, pairs: Sequence[Pair]) -> dict[Pair, Edge]:
     diallers = sorted({pair.dialler for pair in pairs})
 
     def ask(dialler: str) -> dict[str, Edge]:
-        dialled, met = (
-            [pair.peer for pair in pairs if (pair.dialler, pair.kind) == (dialler, kind)]
-            for kind in (LinkKind.DIRECT, LinkKind.MET)
+        asked = Asked(
+            *(
+                [pair.peer for pair in pairs if (pair.dialler, pair.kind) == (dialler, kind)]
+                for kind in (LinkKind.DIRECT, LinkKind.MET, LinkKind.RELAY)
+            )
         )
-        told = target.ask(dialler, f"{MEASURE_PATH}?{measure_query(dialled, met)}")
+        told = target.ask(dialler, f"{MEASURE_PATH}?{asked.query()}")
         try:
             return {edge.peer: edge for edge in EDGES.read(told or b"", f"what {dialler} tells")}
         except RecordError:

@@ -23,7 +23,17 @@ from flaremesh.links.credentials import Credentials
 from flaremesh.links.speed import MOST_SECONDS, Speed
 from flaremesh.links.tls import cause_of
 from flaremesh.p2p import participant
-from flaremesh.p2p.agents.probe import Failure, Invitation, Way, by_meeting, dial, measure, straight
+from flaremesh.p2p.agents.probe import (
+    Failure,
+    Invitation,
+    RelayProbe,
+    Way,
+    by_meeting,
+    by_relay,
+    dial,
+    measure,
+    straight,
+)
 from flaremesh.p2p.charter import Peer
 from flaremesh.p2p.participant import StartError
 from flaremesh.printable import printable
@@ -35,7 +45,7 @@ PATH: Final = "/doctor?report"
 """Where an agent serves its report."""
 
 MEASURE_PATH: Final = "/measure"
-"""Where an agent measures its edges to some peers, all at once; see `measure_query`."""
+"""Where an agent measures its edges to some peers, all at once; see `Asked`."""
 
 _FRESH_SECONDS = 5.0  # a scraper that asks more often would keep the neighbours busy
 _ASK_SECONDS = 3.0
@@ -149,7 +159,7 @@ class _Answer:
     Attributes:
         version: of flaremesh there.
         port, run: the invitation's.
-        waits: it waits at the meeting point.
+        waits: it waits at the meeting point, or behind the relay.
         why, remedy, wrong: see `turn_away`.
     """
 
@@ -345,6 +355,27 @@ def measure_met(
     return _try_all(site, hosts, way, ask, credentials, measure, MOST_SECONDS)
 
 
+def measure_relayed(
+    site: str, peers: Collection[str], relay: RelayProbe, ask: Ask, credentials: Credentials
+) -> list[Edge]:
+    """Go through NVFlare's relay to neighbours, all at once, and measure each link.
+
+    Args:
+        site: the site that dials.
+        peers: the neighbours.
+        relay: of ``site``.
+        ask: see Ask.
+        credentials: of ``site``.
+    """
+    place = "the server's relay"
+
+    def way(peer: str, reply: _Answer) -> Way | Edge:
+        return by_relay(site, peer, relay) if reply.waits else _turned_away(peer, place, reply)
+
+    hosts = dict.fromkeys(peers, place)
+    return _try_all(site, hosts, way, ask, credentials, measure, MOST_SECONDS)
+
+
 def _try_all(
     site: str,
     hosts: Mapping[str, str],
@@ -416,20 +447,27 @@ def _turned_away(peer: str, host: str, reply: _Answer) -> Edge:
     return Edge(peer, host, False if reply.wrong else None, reply.why, reply.remedy, reply.version)
 
 
-def measure_query(dialled: Collection[str], met: Collection[str]) -> str:
+class Asked(NamedTuple):
     """What follows the question mark of MEASURE_PATH.
 
-    Args:
+    Attributes:
         dialled: the peers that the site is to dial.
         met: those that it is to meet.
+        relayed: those to which it is to go through the relay.
     """
-    return f"{','.join(sorted(dialled))};{','.join(sorted(met))}"
 
+    dialled: Collection[str] = frozenset()
+    met: Collection[str] = frozenset()
+    relayed: Collection[str] = frozenset()
 
-def read_measure_query(query: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The peers to be dialled, and those to be met; any text is one."""
-    dialled, _, met = query.partition(";")
-    return frozenset(filter(None, dialled.split(","))), frozenset(filter(None, met.split(",")))
+    def query(self) -> str:
+        """As text."""
+        return ";".join(",".join(sorted(peers)) for peers in self)
+
+    @classmethod
+    def read(cls, query: str) -> "Asked":
+        """What ``query`` wrote; any text is one."""
+        return cls(*(frozenset(filter(None, peers.split(","))) for peers in query.split(";", 3)[:3]))
 
 
 def invite(invitation: Invitation) -> bytes:
@@ -438,7 +476,7 @@ def invite(invitation: Invitation) -> bytes:
 
 
 def wait_there() -> bytes:
-    """The answer to a site that is waited for at the meeting point."""
+    """The answer to a site that is waited for at the meeting point, or behind the relay."""
     return _answer({"waits": True})
 
 

@@ -1,30 +1,33 @@
 """Whether two neighbours can make a connection, and how fast it is, tried while no run uses it.
 
 Between runs nobody listens at a site. So the agent of the site that is dialled opens a port of its range for
-some seconds, or waits as long at the meeting point, and the agent of the one that dials makes a connection
-there as a run would. It may measure it, or hang up.
+some seconds, or waits as long at the meeting point or behind the relay, and the agent of the one that dials
+makes a connection there as a run would. It may measure it, or hang up.
 """
 
 import socket
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from typing import NamedTuple
+from contextlib import ExitStack, closing, suppress
+from typing import ClassVar, NamedTuple
 
 from typing_extensions import override
 
 from flaremesh.hosts import at
 from flaremesh.links import LinkError, LinkKind, speed
-from flaremesh.links.carrier import Address, Carrier
+from flaremesh.links.carrier import Address, Arrival, Carrier
 from flaremesh.links.carriers.direct import DirectCarrier, bind
 from flaremesh.links.carriers.met import Meeting, MetCarrier
+from flaremesh.links.carriers.relay import RelayCarrier
 from flaremesh.links.credentials import Credentials
 from flaremesh.links.dialler import Dialler
 from flaremesh.links.errors import LinkRefused
 from flaremesh.links.frame import Greeting, Word, pack_greeting, run_digest
 from flaremesh.links.greeting import End
+from flaremesh.links.link import Payload
 from flaremesh.links.reception import Reception
 from flaremesh.links.tls import cause_of
 from flaremesh.meeting.ticket import TRIAL
@@ -155,33 +158,38 @@ class ProbeListener:
             self._changed.notify_all()
 
 
-class MeetingProbe:
-    """Waits for neighbours at the meeting point, each for some seconds after it was expected.
+class _ForwardedProbe(ABC):
+    """Waits for neighbours where somebody else passes bytes on, each for some seconds after it was expected.
+
+    One measurement with a neighbour goes on at a time.
 
     Args:
         site: name of this site.
-        meeting: where, with tickets for trials.
         credentials: of this site.
         is_idle: whether neighbours may measure now; else they learn only that there is a link.
     """
 
-    def __init__(
-        self,
-        site: str,
-        meeting: Meeting,
-        credentials: Credentials,
-        is_idle: Callable[[], bool] = lambda: True,
-    ):
-        self._site, self._meeting, self._credentials = site, meeting, credentials
-        self._is_idle = is_idle
+    kind: ClassVar[LinkKind]
+
+    def __init__(self, site: str, credentials: Credentials, is_idle: Callable[[], bool]):
+        self._site, self._credentials, self._is_idle = site, credentials, is_idle
         self._expected: dict[str, float] = {}  # by name: until when
         self._lock = threading.Lock()
+
+    @property
+    @abstractmethod
+    def seconds(self) -> float:
+        """For how long a neighbour is waited for."""
+
+    @abstractmethod
+    def carrier(self, peer: str, arrive: Arrival) -> Carrier:
+        """Brings connections that ``peer``, and nobody else, has begun."""
 
     def expect(self, peer: str) -> None:
         """Wait for ``peer`` for some seconds from now on."""
         with self._lock:
             is_waited_for = peer in self._expected
-            self._expected[peer] = time.monotonic() + _OPEN_SECONDS
+            self._expected[peer] = time.monotonic() + self.seconds
         if not is_waited_for:
             threading.Thread(target=self._wait, args=[peer], name=f"probe-{peer}", daemon=True).start()
 
@@ -194,7 +202,7 @@ class MeetingProbe:
             else:
                 stream.close()
 
-        trial = _Trial(self._site, peer, TRIAL, use, LinkKind.MET)
+        trial = _Trial(self._site, peer, TRIAL, use, self.kind)
         with ExitStack() as ending:
             try:
                 reception = Reception({peer: trial}, self._credentials, run_digest(TRIAL), lambda *_: None)
@@ -202,15 +210,7 @@ class MeetingProbe:
                 self._forget(peer)
                 raise
             ending.callback(reception.close)
-            carrier = MetCarrier(
-                self._site,
-                TRIAL,
-                self._meeting,
-                self._credentials,
-                [peer],
-                reception.take,
-                is_wanted=lambda _: True,
-            )
+            carrier = self.carrier(peer, reception.take)
             carrier.open({})
             ending.callback(carrier.close)
             while (left := self._left(peer)) > 0:
@@ -227,6 +227,104 @@ class MeetingProbe:
     def _forget(self, peer: str) -> None:
         with self._lock:
             self._expected.pop(peer, None)
+
+
+class MeetingProbe(_ForwardedProbe):
+    """Waits for neighbours at the meeting point.
+
+    Args:
+        site, credentials, is_idle: see _ForwardedProbe.
+        meeting: where, with tickets for trials.
+    """
+
+    kind = LinkKind.MET
+
+    def __init__(
+        self,
+        site: str,
+        meeting: Meeting,
+        credentials: Credentials,
+        is_idle: Callable[[], bool] = lambda: True,
+    ):
+        super().__init__(site, credentials, is_idle)
+        self._meeting = meeting
+
+    @property
+    @override
+    def seconds(self) -> float:
+        return _OPEN_SECONDS
+
+    @override
+    def carrier(self, peer: str, arrive: Arrival) -> Carrier:
+        return MetCarrier(
+            self._site,
+            TRIAL,
+            self._meeting,
+            self._credentials,
+            [peer],
+            arrive,
+            is_wanted=lambda _: True,
+        )
+
+
+class RelayProbe(_ForwardedProbe):
+    """Waits for neighbours behind NVFlare's relay, and goes there itself to those that wait.
+
+    As in a run, the one with the lesser name dials. What comes from a site with which nothing is measured is
+    dropped.
+
+    Args:
+        site, credentials, is_idle: see _ForwardedProbe.
+        post: sends towards the agent of a site, through the server; the message may be lost.
+    """
+
+    kind = LinkKind.RELAY
+
+    def __init__(
+        self,
+        site: str,
+        post: Callable[[str, bytes], None],
+        credentials: Credentials,
+        is_idle: Callable[[], bool] = lambda: True,
+    ):
+        super().__init__(site, credentials, is_idle)
+        self._post = post
+        self._carriers: dict[str, RelayCarrier] = {}  # by neighbour, the last one
+
+    def dials(self, peer: str) -> bool:
+        """Whether this site is the one of the two that dials."""
+        return self._site < peer
+
+    @property
+    @override
+    def seconds(self) -> float:
+        return _OPEN_SECONDS + speed.MOST_SECONDS  # for which this carries what is measured
+
+    @override
+    def carrier(self, peer: str, arrive: Arrival) -> RelayCarrier:
+        carrier = RelayCarrier(_Towards(peer, self._post), frozenset({peer}), arrive, lambda *_: None)
+        # one that is closed takes in nothing, and tells late repeats that it has ended
+        self._carriers[peer] = carrier
+        return carrier
+
+    def take(self, peer: str, data: Payload) -> None:
+        """Take in what the server brought in the name of ``peer``; never raises on bad input."""
+        carrier = self._carriers.get(peer)
+        if carrier is not None:
+            carrier.deliver(peer, data)
+
+
+class _Towards(NamedTuple):
+    """The transport to one neighbour, of which `RelayProbe.take` delivers what comes."""
+
+    peer: str
+    send: Callable[[str, bytes], None]
+
+    def post(self, peer: str, data: bytes) -> None:
+        self.send(peer, data)
+
+    def listen(self, deliver: Callable[[str, Payload], None]) -> None:
+        pass
 
 
 def _let_measure(stream: socket.socket, peer: str, over: Callable[[], None] = lambda: None) -> None:
@@ -255,8 +353,8 @@ class Way(NamedTuple):
     """By what a site dials a neighbour.
 
     Attributes:
-        carrier: that leads there.
-        run: the invitation's, or TRIAL where they meet.
+        carrier: that leads there; it is closed after the attempt.
+        run: the invitation's, or TRIAL where somebody else passes bytes on.
         place: where it leads, in words.
         remedy: what to do where it does not lead there.
     """
@@ -283,6 +381,12 @@ def by_meeting(site: str, peer: str, meeting: Meeting, credentials: Credentials)
     return Way(carrier, TRIAL, f"the meeting point {at(*meeting.address)}", remedy)
 
 
+def by_relay(site: str, peer: str, relay: RelayProbe) -> Way:
+    """Through the server, behind which ``peer`` waits."""
+    remedy = f"Both must be connected to the server: `flaremesh doctor` says whether {site} and {peer} are."
+    return Way(relay.carrier(peer, _nobody), TRIAL, "the server's relay", remedy)
+
+
 def _nobody(stream: socket.socket, kind: LinkKind, peer: str) -> None:
     stream.close()
 
@@ -296,25 +400,27 @@ def dial(site: str, peer: str, way: Way, credentials: Credentials) -> Failure | 
         way: to it.
         credentials: of ``site``.
     """
-    made = _made(site, peer, way, credentials)
-    if isinstance(made, Failure):
-        return made
-    made.close()
+    with closing(way.carrier):
+        made = _made(site, peer, way, credentials)
+        if isinstance(made, Failure):
+            return made
+        made.close()
     return None
 
 
 def measure(site: str, peer: str, way: Way, credentials: Credentials) -> speed.Speed | Failure:
     """Make a link and measure it, in `speed.MOST_SECONDS` and the time to dial; arguments as of `dial`."""
-    made = _made(site, peer, way, credentials)
-    if isinstance(made, Failure):
-        return made
-    try:
-        return speed.measure(made)
-    except OSError as error:
-        return Failure(
-            f"{site} could not measure its link to {peer}: {cause_of(error)}.",
-            "Both must run one version of flaremesh, and no run may go on at either.",
-        )
+    with closing(way.carrier):
+        made = _made(site, peer, way, credentials)
+        if isinstance(made, Failure):
+            return made
+        try:
+            return speed.measure(made)
+        except OSError as error:
+            return Failure(
+                f"{site} could not measure its link to {peer}: {cause_of(error)}.",
+                "Both must run one version of flaremesh, and no run may go on at either.",
+            )
 
 
 def _made(site: str, peer: str, way: Way, credentials: Credentials) -> socket.socket | Failure:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,18 +32,19 @@ from flaremesh.p2p.agents.agent import Agent, gauge
 from flaremesh.p2p.agents.doctor import (
     EDGES,
     MEASURE_PATH,
+    Asked,
     Edge,
     Meeting,
     invite,
     measure_edges,
     measure_met,
-    read_measure_query,
+    measure_relayed,
     try_edges,
     try_meeting,
     turn_away,
     wait_there,
 )
-from flaremesh.p2p.agents.probe import MeetingProbe, ProbeListener
+from flaremesh.p2p.agents.probe import MeetingProbe, ProbeListener, RelayProbe
 from flaremesh.p2p.agents.shared import SHARE_VARIABLE, Sharing, permitted
 from flaremesh.p2p.credentials import link_credentials
 from flaremesh.p2p.gate import egress, policy
@@ -50,12 +52,13 @@ from flaremesh.p2p.gate.audit import AuditLog, LateNotes
 from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.nvflare import run_credential
-from flaremesh.p2p.nvflare.cells import JOBS, METRICS, OVER, PROBE, SERVER, TRIAL_TICKETS
+from flaremesh.p2p.nvflare.cells import FRAMES, JOBS, METRICS, OVER, PROBE, SERVER, TRIAL_TICKETS
 from flaremesh.p2p.nvflare.site import SiteProcess
 
 _LIFETIME = timedelta(days=36500)  # as long as that of the kit
 _TICKET_SECONDS = 3.0  # for the server to answer
 _BY_MEETING = b"met"  # asked of a neighbour that is to come to the meeting point
+_BY_RELAY = b"relayed"  # and of one that is to wait behind the relay
 
 
 class SiteAgent(Agent):
@@ -92,6 +95,7 @@ class SiteAgent(Agent):
         self.gpus = gpus
         self._share = share
         self._sharing: Sharing | None = None
+        self._measuring = threading.Lock()
 
     @override
     def start(self, fl_ctx: FLContext) -> None:
@@ -118,6 +122,9 @@ class SiteAgent(Agent):
             self._meets = MeetingProbe(
                 self.participant, self._place, self._credentials, is_idle=lambda: not self.running_jobs()
             )
+        self._relay = RelayProbe(
+            self.participant, self._post, self._credentials, is_idle=lambda: not self.running_jobs()
+        )
         self._notes = LateNotes(AuditLog(self.workspace))
         self._notes.add(
             "started",
@@ -134,6 +141,7 @@ class SiteAgent(Agent):
         if event_type == EventType.SYSTEM_START:
             self._process.cell.obey_the_server_alone()
             self._process.cell.answer(PROBE, self._invite)
+            self._process.cell.hear_sites(FRAMES, self._relay.take)
             self._process.cell.answer(JOBS, self._tell_jobs)
             self._process.cell.hear(OVER, self._note_over)
             self._begin_to_share()
@@ -197,26 +205,48 @@ class SiteAgent(Agent):
 
     def _measure(self, query: str) -> bytes:
         """Measure the edges to some peers at the same time."""
-        dialled, to_meet = read_measure_query(query)
-        hosts = {peer: host for peer, host in self._dials.items() if peer in dialled}
-        place, peers = self._place, {peer for peer in to_meet if self._may_meet(peer)}
+        asked = Asked.read(query)
+        hosts = {peer: host for peer, host in self._dials.items() if peer in asked.dialled}
+        to_meet = {peer for peer in asked.met if self._may(LinkKind.MET, peer)}
+        relayed = {
+            peer for peer in asked.relayed if self._may(LinkKind.RELAY, peer) and self._relay.dials(peer)
+        }
         why = self.missing()
         if not why and self.running_jobs():  # one would disturb the other
             why = [f"a run goes on at {self.participant}: measure when it has ended"]
+        has_begun = not why and self._measuring.acquire(blocking=False)
+        if not why and not has_begun:
+            why = [f"{self.participant} measures already: measure again in a minute"]
         if why:
-            found = [Edge(peer, hosts.get(peer, ""), None, why[0]) for peer in {*hosts, *peers}]
-            return EDGES.json(found).encode()
-        me, known, mine = self.participant, self._charter.peers, self._credentials
-        with ThreadPoolExecutor(2) as both:
-            straight = both.submit(measure_edges, me, hosts, known, self._ask_to_dial, mine)
-            found = measure_met(me, peers, place, self._ask_to_meet, mine) if place else []
-        return EDGES.json([*straight.result(), *found]).encode()
+            peers = {*hosts, *to_meet, *relayed}
+            return EDGES.json([Edge(peer, hosts.get(peer, ""), None, why[0]) for peer in peers]).encode()
+        try:
+            return EDGES.json(self._measured(hosts, to_meet, relayed)).encode()
+        finally:
+            self._measuring.release()
+
+    def _measured(
+        self, hosts: Mapping[str, str], to_meet: Collection[str], relayed: Collection[str]
+    ) -> list[Edge]:
+        me, mine, place = self.participant, self._credentials, self._place
+        with ThreadPoolExecutor(3) as all_ways:
+            straight = all_ways.submit(measure_edges, me, hosts, self._charter.peers, self._ask_to_dial, mine)
+            behind = all_ways.submit(measure_relayed, me, relayed, self._relay, self._ask_to_wait, mine)
+            met_ones = measure_met(me, to_meet, place, self._ask_to_meet, mine) if place else []
+        return [*straight.result(), *met_ones, *behind.result()]
 
     def _ask_to_dial(self, peer: str, timeout: float) -> bytes | None:
         return self._process.cell.ask(peer, PROBE, timeout)
 
     def _ask_to_meet(self, peer: str, timeout: float) -> bytes | None:
         return self._process.cell.ask(peer, PROBE, timeout, _BY_MEETING)
+
+    def _ask_to_wait(self, peer: str, timeout: float) -> bytes | None:
+        return self._process.cell.ask(peer, PROBE, timeout, _BY_RELAY)
+
+    def _post(self, peer: str, data: bytes) -> None:
+        with suppress(RuntimeError):  # the cell was stopped meanwhile
+            self._process.cell.tell(FRAMES, data, peer)
 
     def _trial_ticket(self, peer: str) -> bytes | None:
         return self._process.cell.ask(SERVER, TRIAL_TICKETS, _TICKET_SECONDS, peer.encode()) or None
@@ -245,22 +275,26 @@ class SiteAgent(Agent):
             with suppress(RuntimeError):  # the cell was stopped meanwhile
                 self._process.cell.tell(METRICS, message)
 
-    def _may_meet(self, peer: str) -> bool:
+    def _may(self, kind: LinkKind, peer: str) -> bool:
+        """Whether the kit lets an edge with ``peer`` travel in this way."""
         known = self._charter.peers.get(peer)
-        return known is not None and LinkKind.MET in known.carriers
+        return known is not None and kind in known.carriers
 
     def _tell_jobs(self, who: str, data: bytes) -> bytes:
         """The jobs whose process runs here; none of the server's business is another site's."""
         return json.dumps(sorted(self.running_jobs()) if who == SERVER else []).encode()
 
     def _invite(self, peer: str, data: bytes) -> bytes:
-        """Let a neighbour dial or meet this site, or say why it cannot."""
-        if data == _BY_MEETING and self._place is not None and self._may_meet(peer):
+        """Let a neighbour come, or say why it cannot."""
+        if data == _BY_MEETING and self._place is not None and self._may(LinkKind.MET, peer):
             self._meets.expect(peer)
             return wait_there()
-        if data == _BY_MEETING or self._link is None or peer not in self._admits:
+        if data == _BY_RELAY and self._may(LinkKind.RELAY, peer) and not self._relay.dials(peer):
+            self._relay.expect(peer)
+            return wait_there()
+        if data in (_BY_MEETING, _BY_RELAY) or self._link is None or peer not in self._admits:
             return turn_away(
-                f"{self.participant} does not let {peer} dial or meet it: its kit knows no such edge.",
+                f"{self.participant} lets {peer} not come in this way: its kit knows no such edge.",
                 "Certificates, addresses and edges must come from one provisioning: "
                 "install the kits of the last one.",
                 wrong=True,

@@ -132,6 +132,18 @@ class ParticipantCell:
 
         self._core.register_request_cb(_CHANNEL, topic, deliver)
 
+    def hear_sites(self, topic: str, handler: Callable[[str, bytes], None]) -> None:
+        """Call ``handler(who, data)`` for what sites `tell` this one; the server vouches for their names.
+
+        It has taken their logins off: what is worth more than its word must be proved by what is said.
+        """
+
+        def deliver(message: Message) -> None:
+            if _is_data(message):
+                handler(message.get_header(MessageHeaderKey.ORIGIN), bytes(message.payload))
+
+        self._core.register_request_cb(_CHANNEL, topic, deliver)
+
     def hear_failures(self, handler: Callable[[str, str], None]) -> None:
         """Call ``handler(site, job id)`` at the server when a site says that a job's process failed there."""
 
