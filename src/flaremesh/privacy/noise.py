@@ -110,6 +110,11 @@ class NoisedGradient:
             return float(accountant.get_epsilon(self.budget.delta, alphas=ORDERS))
 
     @property
+    def rdp(self) -> float:
+        """Rényi divergence of order α that is spent, divided by α."""
+        return self.budget.rdp * self.queries
+
+    @property
     def most_epsilon(self) -> float:
         """ε that may be spent."""
         return self.budget.epsilon

@@ -169,7 +169,14 @@ class Member:
             if not self.simulated:  # a simulated site has no audit log that would say it
                 traffic = self.traffic
                 try:
-                    told = egress.Egress(state, dict(traffic.sent_bytes), dict(traffic.links))
+                    spending = self.metrics.spending
+                    told = egress.Egress(
+                        state,
+                        dict(traffic.sent_bytes),
+                        dict(traffic.links),
+                        spending.epsilon if spending else None,
+                        spending.rdp if spending else None,
+                    )
                     egress.write(self.folder, told)
                 except OSError as error:  # e.g. no room: the line of its end says that nothing was told
                     _log.error("the audit log will not say what left this site: %s", error)
