@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from running_mesh import running_mesh, wait_until
+from safetensors.torch import load_file
 
 from flaremesh.checksum import sha256
 from flaremesh.p2p.gate import audit
@@ -20,6 +22,17 @@ SPENDING = {
     "on_loss": "fail",
     "problem": {"path": "flaremesh.problems.digits.Digits"},
     "privacy": {"epsilon": 8, "delta": 1e-5, "clip": 1.0, "examples": 300, "sigma": 5.0},
+}
+
+NOTHING = {
+    "path": "flaremesh.problems.consensus.Consensus",
+    "args": {"values": dict.fromkeys(("heidelberg", "bonn", "aachen"), [0.0] * 50)},
+}
+CORRELATED = SPENDING | {
+    "algorithm": "dgd",  # each keeps the noise of its last step
+    "iterations": 3,
+    "problem": NOTHING,
+    "privacy": {"epsilon": 8, "delta": 1e-5, "clip": 1.0, "noise": "correlated", "correlation": 1e5},
 }
 
 pytestmark = pytest.mark.timeout(200)
@@ -56,3 +69,15 @@ def test_a_run_ends_where_its_privacy_budget_is_spent_and_says_which_site_has_sp
     assert let_in["request"]["privacy"]["epsilon"] == 8
     assert [ended["told_by_its_process"]["epsilon"], left] == [pytest.approx(planned.spent)] * 2
     assert ended["model"] == model
+
+
+def test_noise_that_neighbours_share_over_real_links_cancels_in_the_mean(tmp_path: Path) -> None:
+    with running_mesh(tmp_path) as mesh:
+        mesh.topology = mesh.topology.model_copy(update={"run": Run.model_validate(CORRELATED)})
+        result = mesh.run("correlated")
+        files = [mesh.workspace(site) / result.run_id / RUN_FOLDER / MODEL for site in result.sites]
+        models = [torch.cat([*load_file(file).values()]) for file in files]
+    assert [known.epsilon for known in result.sites.values()] == [pytest.approx(8)] * 3
+    hidden = min(float(model.norm()) for model in models)
+    assert hidden > 1e3
+    assert float(sum(models).norm()) < 1e-3 * hidden

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from heapq import heapify, heappop, heappush
 from itertools import count
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from flaremesh.algorithms import Algorithm, configured
 from flaremesh.links.inprocess import InProcessLink, inboxes
 from flaremesh.privacy.accounting import pairs_of
 from flaremesh.privacy.noise import Secrets
+from flaremesh.privacy.pairs import repeatable
 from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
 from flaremesh.record import finite_or_none
@@ -245,26 +247,13 @@ class Simulation:
 
 def _secrets(schedules: Mapping[str, Sequence[Neighborhood]], seed: int) -> dict[str, Secrets]:
     """What sites and pairs of neighbours would make up for themselves: here a run can be repeated."""
-    edges = {
-        (min(site, peer), max(site, peer))
-        for site, schedule in schedules.items()
-        for hood in schedule
-        for peer in hood.in_weights
-    }
-    pairs = pairs_of([*edges], [*schedules])
+    edges = [
+        (peer, site) for site, schedule in schedules.items() for hood in schedule for peer in hood.in_weights
+    ]
+    pairs = pairs_of(edges, [*schedules])
     return {
-        site: Secrets(
-            f"{seed} {site}".encode(),
-            {
-                peer: f"{seed} {min(site, peer)} {max(site, peer)}".encode()
-                for edge in sorted(edges)
-                if site in edge
-                for peer in edge
-                if peer != site
-            },
-            pairs,
-        )
-        for site in schedules
+        site: Secrets(sha256(f"{seed} {site}".encode()).digest(), repeatable(seed, schedule), pairs)
+        for site, schedule in schedules.items()
     }
 
 
