@@ -47,6 +47,10 @@ RULES = {
     "least_sites, also of those that may be left": ("least_sites: 3", {"quorum": 2}),
     "least_sites, each counted once": ("least_sites: 3", {"sites": ("bonn", "heidelberg", "bonn")}),
     "privacy, of a run without a budget": ("privacy: {required: [noise]}", {"privacy": Privacy()}),
+    "privacy, of a run that masks nothing": (
+        "privacy: {required: [masked_start]}",
+        {"privacy": budget(masked_start=False)},
+    ),
     "privacy, of which a rule about ε asks for a budget": (
         "privacy: {largest_epsilon: 100}",
         {"privacy": Privacy()},
