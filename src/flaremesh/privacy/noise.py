@@ -88,8 +88,8 @@ class NoisedGradient:
             gradient.add_(normal(known, f"gradient {number}", x), alpha=sign * self.budget.shared_noise)
         return gradient
 
-    def without_loss(self, x: Tensor) -> tuple[None, Tensor]:
-        """The same, in the place of loss and gradient: no noise would hide what the loss tells."""
+    def loss_and_gradient(self, x: Tensor) -> tuple[None, Tensor]:
+        """The same, without the loss: no noise would hide what that tells."""
         return None, self(x)
 
     @property

@@ -115,7 +115,7 @@ class SiteRun:
     ):
         self.problem = CheckedProblem(problem, schedule[0].site)
         self._secrets = secrets or Secrets()
-        self._loss_and_gradient = self.problem.loss_and_gradient
+        self._asked: CheckedProblem | NoisedGradient = self.problem
         self.noised: NoisedGradient | None = None
         self._asked_iterations = options.iterations
         if options.privacy.epsilon is not None:
@@ -127,7 +127,7 @@ class SiteRun:
                 phases=len(schedule),
                 resumable=checkpoints is not None,
             )
-            self._loss_and_gradient = self.noised.without_loss
+            self._asked = self.noised
             options = replace(options, iterations=self.noised.budget.iterations)
         self._schedule = schedule
         self._members = sorted(members)
@@ -459,7 +459,7 @@ class SiteRun:
 
     def _gradient(self, x: Tensor) -> Tensor:
         started = time.perf_counter()
-        self._observed.loss, gradient = self._loss_and_gradient(x)
+        self._observed.loss, gradient = self._asked.loss_and_gradient(x)
         self._require_sound_start(gradient, "gradient")
         if self._observed.look:
             self._observed.gradient_norm = torch.linalg.vector_norm(gradient)
