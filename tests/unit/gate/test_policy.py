@@ -18,7 +18,8 @@ A, B = "a" * 64, "b" * 64
 
 
 def budget(**said):
-    return Privacy.model_validate({"epsilon": 8, "delta": 1e-5, "clip": 1.0, "sigma": 4.0} | said)
+    usual = {"epsilon": 8, "delta": 1e-5, "clip": 1.0, "sigma": 4.0, "secure_aggregation": True}
+    return Privacy.model_validate(usual | said)
 
 
 RULES = {
@@ -50,6 +51,10 @@ RULES = {
     "privacy, of a run that masks nothing": (
         "privacy: {required: [masked_start]}",
         {"privacy": budget(masked_start=False)},
+    ),
+    "privacy, of a run in which neighbours see single vectors": (
+        "privacy: {required: [secure_aggregation]}",
+        {"privacy": budget(secure_aggregation=False)},
     ),
     "privacy, of which a rule about ε asks for a budget": (
         "privacy: {largest_epsilon: 100}",

@@ -104,7 +104,7 @@ class DataBudget(Closed):
     delta: Annotated[float, Field(gt=0, lt=1), NUMBER] = Field(1e-5, description="δ")
 
 
-Protection: TypeAlias = Literal["noise", "masked_start"]
+Protection: TypeAlias = Literal["noise", "masked_start", "secure_aggregation"]
 """What of run.privacy may have to be on."""
 
 
@@ -124,7 +124,7 @@ class PrivacyRules(Closed):
         1, description="against so many sites that put together what they know ε must hold"
     )
     required: tuple[Protection, ...] = Field(
-        (), description="protections that must be on: noise, masked_start"
+        (), description="protections that must be on: noise, masked_start, secure_aggregation"
     )
     budget: DataBudget | None = Field(
         None, description="what all runs together may spend of the data: epsilon, delta"
@@ -137,6 +137,8 @@ class PrivacyRules(Closed):
         """The rules that a run breaks, each a sentence that begins with its name."""
         if "masked_start" in self.required and not asked.masked_start:
             yield "privacy: the run sends raw gradients at its start; masked_start of run.privacy must be on"
+        if "secure_aggregation" in self.required and not asked.secure_aggregation:
+            yield "privacy: neighbours would see single vectors; secure_aggregation of run.privacy must be on"
         noise = (self.largest_epsilon, self.least_noise, self.budget) != (None, None, None)
         if asked.epsilon is None or asked.delta is None:
             if noise or "noise" in self.required:
