@@ -124,6 +124,10 @@ bench: $(READY) ## Measure the links beside the stock package, gloo and bare TLS
 bench-learning: $(READY) ## Simulate what each training algorithm needs to learn digits; writes build/bench/learning.md
 	$(BIN)/python -m bench.learning
 
+.PHONY: bench-privacy
+bench-privacy: $(READY) ## Simulate what a privacy budget costs in accuracy on digits; writes build/bench/privacy.md
+	$(BIN)/python -m bench.privacy
+
 WAN_ARGS ?=
 .PHONY: bench-wan
 bench-wan: $(READY) ## Measure on wide-area networks of TUN devices, in 10 minutes, as root; writes build/bench/wan.md (WAN_ARGS=--all: everything)

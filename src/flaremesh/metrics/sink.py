@@ -109,6 +109,10 @@ class Spending(Protocol):
         """ε that is spent."""
 
     @property
+    def rdp(self) -> float:
+        """Rényi divergence of order α that is spent, divided by α."""
+
+    @property
     def most_epsilon(self) -> float:
         """ε that may be."""
 

@@ -1,6 +1,5 @@
 """Clipped and noised gradients: all that leaves a site of its data in a run with a privacy budget."""
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.privacy.accounting import ORDERS, Budget, PrivacyError
+from flaremesh.privacy.pairs import SECRET_BYTES, normal
 
 Query: TypeAlias = Callable[[Tensor], Tensor]
 """x (d,) -> a vector (d,) that one unit of the site's data changes by a bounded norm."""
@@ -21,13 +21,6 @@ Query: TypeAlias = Callable[[Tensor], Tensor]
 
 class MissingAccountant(FlaremeshError):
     """Opacus, which accounts for what a site spends, is not installed."""
-
-
-def normal(secret: bytes, label: str, like: Tensor) -> Tensor:
-    """Standard normal numbers (d,), others for each label, which nobody can tell without the secret."""
-    key = hashlib.sha256(secret + label.encode()).digest()
-    numbers = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
-    return torch.from_numpy(numbers.standard_normal(like.numel())).to(like)
 
 
 def clipped(gradient: Tensor, clip: float) -> Tensor:
@@ -45,7 +38,7 @@ class Secrets:
         pairs: A (n, n) of the graph whose edges are such pairs; None where nothing is known of it.
     """
 
-    own: bytes = field(default_factory=lambda: token_bytes(32))
+    own: bytes = field(default_factory=lambda: token_bytes(SECRET_BYTES))
     shared: Mapping[str, bytes] = field(default_factory=dict)
     pairs: NDArray[np.float64] | None = None
 
@@ -96,7 +89,7 @@ class NoisedGradient:
         return gradient
 
     def loss_and_gradient(self, x: Tensor) -> tuple[None, Tensor]:
-        """The same, in the place of loss and gradient: no noise would hide what the loss tells."""
+        """The same, without the loss: no noise would hide what that tells."""
         return None, self(x)
 
     @property
@@ -108,6 +101,11 @@ class NoisedGradient:
             # of the greatest order being the best one, as it is at the start
             warnings.simplefilter("ignore", UserWarning)
             return float(accountant.get_epsilon(self.budget.delta, alphas=ORDERS))
+
+    @property
+    def rdp(self) -> float:
+        """Rényi divergence of order α that is spent, divided by α."""
+        return self.budget.rdp * self.queries
 
     @property
     def most_epsilon(self) -> float:

@@ -12,6 +12,7 @@ from flaremesh.p2p.networks import network_of
 from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS, SITE_PARAMETERS
 from flaremesh.p2p.tasks import Task
 from flaremesh.problems.delivery import deliver
+from flaremesh.provision.plan import with_sigma
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, LinkAddress, Run, Topology, quorum_of
 
@@ -32,8 +33,9 @@ def write_job(topology: Topology, folder: Path, *, name: str, continues: str = "
         GraphError, MissingExtra: the mesh cannot be built from the topology.
         DeliveryError: the problem cannot travel to the sites.
     """
-    run, sites = topology.run, [site.name for site in topology.sites]
-    mesh = build(topology)
+    mesh, sites = build(topology), [site.name for site in topology.sites]
+    run = topology.run.model_copy(update={"privacy": with_sigma(topology.run, mesh)})
+    topology = topology.model_copy(update={"run": run})
     shutil.rmtree(folder, ignore_errors=True)
     _write(
         folder / "meta.json",

@@ -23,7 +23,7 @@ from flaremesh.topology.graphs import directed
 from flaremesh.topology.links import Carried
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.mistakes import instead
-from flaremesh.topology.schema import SERVER, Run, Topology
+from flaremesh.topology.schema import SERVER, Privacy, Run, Topology
 from flaremesh.topology.ways import carried, cut_off
 
 if TYPE_CHECKING:
@@ -388,6 +388,13 @@ def _refusal(topology: Topology, mesh: Mesh) -> str | None:
     except PrivacyError as error:
         return str(error)
     return None
+
+
+def with_sigma(run: Run, mesh: Mesh) -> Privacy:
+    """The run's privacy with the noise that its budget needs, so that sites can be asked about it."""
+    if run.privacy.sigma is not None or (budget := _budget(run, mesh)) is None:
+        return run.privacy
+    return run.privacy.model_copy(update={"sigma": budget.sigma})
 
 
 def _budget(run: Run, mesh: Mesh) -> Budget | None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from heapq import heapify, heappop, heappush
 from itertools import count
 from types import MappingProxyType
@@ -246,15 +247,12 @@ class Simulation:
 
 def _secrets(schedules: Mapping[str, Sequence[Neighborhood]], seed: int) -> dict[str, Secrets]:
     """What sites and pairs of neighbours would make up for themselves: here a run can be repeated."""
-    edges = {
-        (min(site, peer), max(site, peer))
-        for site, schedule in schedules.items()
-        for hood in schedule
-        for peer in hood.in_weights
-    }
-    pairs = pairs_of([*edges], [*schedules])
+    edges = [
+        (peer, site) for site, schedule in schedules.items() for hood in schedule for peer in hood.in_weights
+    ]
+    pairs = pairs_of(edges, [*schedules])
     return {
-        site: Secrets(f"{seed} {site}".encode(), repeatable(seed, schedule), pairs)
+        site: Secrets(sha256(f"{seed} {site}".encode()).digest(), repeatable(seed, schedule), pairs)
         for site, schedule in schedules.items()
     }
 

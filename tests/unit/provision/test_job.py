@@ -10,6 +10,7 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.fuel.utils.zip_utils import zip_directory_to_file
 from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 
+from flaremesh.p2p.extra import privacy_of
 from flaremesh.p2p.gate import order
 from flaremesh.p2p.types import Config
 from flaremesh.problems.delivery import DeliveredProblem
@@ -131,3 +132,23 @@ def test_the_job_has_an_order_for_the_sites_and_edges_of_the_topology(job: Path,
     assert order.read(job / "app_server").run == asked.run
     assert asked.targets == asked.sites
     assert order.read(job / "app_server").targets == ("server",)
+
+
+def test_sites_are_asked_for_the_noise_that_a_privacy_budget_needs(job: Path, make_topology) -> None:
+    run = {
+        "algorithm": "dgd",
+        "iterations": 7,
+        "stepsize": 0.25,
+        "on_loss": "fail",
+        "privacy": {"epsilon": 8, "delta": 1e-5, "clip": 1.0},
+        "problem": {"path": "flaremesh.problems.digits.Digits"},
+    }
+    topology = make_topology(run=run)
+    planned = plan(topology).privacy
+    write_job(topology, job, name="first")
+    asked = order.read(job / "app_sites").privacy
+    assert planned is not None
+    assert (asked.epsilon, asked.sigma) == (8, planned.sigma)
+    assert privacy_of(controller(job)["config"]["extra"]) == asked
+    again = plan(topology.model_copy(update={"run": topology.run.model_copy(update={"privacy": asked})}))
+    assert again.privacy == planned

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from flaremesh import __version__
+from flaremesh.checksum import sha256
 from flaremesh.issuing import new_key
 from flaremesh.links import LinkError, LinkKind
 from flaremesh.links.carriers import met
@@ -50,10 +51,12 @@ from flaremesh.p2p.credentials import link_credentials
 from flaremesh.p2p.gate import egress, policy
 from flaremesh.p2p.gate.audit import AuditLog, LateNotes
 from flaremesh.p2p.gate.begun import Begun
+from flaremesh.p2p.gate.ledger import Ledger
 from flaremesh.p2p.gate.request import Refused
 from flaremesh.p2p.nvflare import run_credential
 from flaremesh.p2p.nvflare.cells import FRAMES, JOBS, METRICS, OVER, PROBE, SERVER, TRIAL_TICKETS
 from flaremesh.p2p.nvflare.site import SiteProcess
+from flaremesh.p2p.outcome import MODEL, RUN_FOLDER
 
 _LIFETIME = timedelta(days=36500)  # as long as that of the kit
 _TICKET_SECONDS = 3.0  # for the server to answer
@@ -262,7 +265,15 @@ class SiteAgent(Agent):
 
     def _note_end(self, job: str) -> None:
         told = egress.read(self.workspace / job)
-        self._notes.add("ended", job=job, told_by_its_process=asdict(told) if told else None)
+        if told and told.rdp is not None:
+            try:
+                Ledger(self.workspace).settle(job, told.rdp)
+            except (Refused, OSError) as error:
+                self.logger.warning("what a run has not spent of its privacy budget is kept: %s", error)
+        model = self.workspace / job / RUN_FOLDER / MODEL
+        # what has ended left it, and may have left something else in its place
+        digest = sha256(model) if model.is_file() and not model.is_symlink() else None
+        self._notes.add("ended", job=job, model=digest, told_by_its_process=asdict(told) if told else None)
 
     def _begin_to_share(self) -> None:
         names = permitted(self._share, os.environ.get(SHARE_VARIABLE))

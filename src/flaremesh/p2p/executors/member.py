@@ -64,6 +64,7 @@ class Member:
         charter: what the site's kit allows; None in NVFlare's simulator, which has no kits.
         checkpoints: of the run at this site; None where the run ends with its first loss.
         cell: its end of the messages through the server.
+        edges: whose values go to whom in the whole run, as its submitter signed it; None where nobody did.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class Member:
     charter: Charter | None = None
     checkpoints: Checkpoints | None = None
     cell: RunCell | None = None
+    edges: Mapping[str, tuple[str, ...]] | None = None
 
     @classmethod
     def join(cls, fl_ctx: FLContext, config: LocalConfig, algorithm: str, abort_signal: Signal) -> "Member":
@@ -114,7 +116,7 @@ class Member:
             config.labels.get("predicted_contraction"),
             attempt=job,
         )
-        checkpoints = tolerance = None
+        checkpoints = tolerance = edges = None
         progress = ProgressReporter(lambda data: cell.post(SERVER, PROGRESS, data), traffic.links, cancelled)
         try:
             if charter is not None:
@@ -122,6 +124,7 @@ class Member:
                 app = Path(workspace.get_app_dir(job))
                 asked, store = order.read(app), resumable_store(Path(workspace.get_root_dir()), app)
                 require_ordered(config, mode, asked, charter.participant)
+                edges = asked.edges
                 tolerance = tolerance_of(config.extra) if store else None
                 checkpoints = Checkpoints(store / CHECKPOINTS, charter.participant) if store else None
             link = assemble(
@@ -143,7 +146,9 @@ class Member:
             metrics.state(RunState.FAILED)
             progress.stop()
             raise
-        return cls(folder, charter is None, link, traffic, metrics, progress, charter, checkpoints, cell)
+        return cls(
+            folder, charter is None, link, traffic, metrics, progress, charter, checkpoints, cell, edges
+        )
 
     def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
         """Link the neighbours; as MeshLink.open, or raises CharterError for another place to dial."""
@@ -169,7 +174,14 @@ class Member:
             if not self.simulated:  # a simulated site has no audit log that would say it
                 traffic = self.traffic
                 try:
-                    told = egress.Egress(state, dict(traffic.sent_bytes), dict(traffic.links))
+                    spending = self.metrics.spending
+                    told = egress.Egress(
+                        state,
+                        dict(traffic.sent_bytes),
+                        dict(traffic.links),
+                        spending.epsilon if spending else None,
+                        spending.rdp if spending else None,
+                    )
                     egress.write(self.folder, told)
                 except OSError as error:  # e.g. no room: the line of its end says that nothing was told
                     _log.error("the audit log will not say what left this site: %s", error)

@@ -21,6 +21,7 @@ from flaremesh.p2p.outcome import BEST_MODEL, MODEL, RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.printable import printable
 from flaremesh.privacy import pairs
+from flaremesh.privacy.accounting import pairs_of
 from flaremesh.privacy.masks import masked
 from flaremesh.privacy.noise import Secrets
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
@@ -88,9 +89,7 @@ class NativeRun:
             self._history = opened.enter_context(History(self._folder / HISTORY, earlier))
             sinks: list[MetricsSink] = [self._history, member.progress, member.metrics]
             sinks += [sink] if sink is not None else []
-            shared = {}
-            if masked(algorithm, options.privacy) or options.privacy.secure_aggregation:
-                shared = pairs.agree(member.link, config.schedule, options.peer_timeout)
+            secrets = _secrets(member, config, algorithm, options)
             problem = built(site, make_problem)
             self.run = make(
                 algorithm,
@@ -104,7 +103,7 @@ class NativeRun:
                 config.members,
                 joining,
                 config.hops,
-                Secrets(shared=shared),
+                secrets,
             )
             member.metrics.checkpoints, member.metrics.clips = self.run.checkpointing, self.run.clips
             member.metrics.spending = self.run.noised
@@ -157,6 +156,20 @@ class NativeRun:
                 f"all iterations are done, and the result cannot be written: {error.strerror}. "
                 "Make room on the volume of this site's workspace, and run it again"
             ) from error
+
+
+def _secrets(
+    member: Member, config: LocalConfig, algorithm: algorithms.Algorithm[Any], options: RunOptions
+) -> Secrets:
+    """The site's secrets, and those that it agrees on with its neighbours where the run needs them."""
+    correlated = options.privacy.epsilon is not None and options.privacy.noise == "correlated"
+    shared = {}
+    if correlated or masked(algorithm, options.privacy) or options.privacy.secure_aggregation:
+        shared = pairs.agree(member.link, config.schedule, options.peer_timeout)
+    if not correlated or member.edges is None:
+        return Secrets(shared=shared)
+    edges = [(site, user) for site, users in member.edges.items() for user in users]
+    return Secrets(shared=shared, pairs=pairs_of(edges, sorted({site for edge in edges for site in edge})))
 
 
 def options_of(extra: Mapping[str, Any], peer_timeout: float, iterations: int | None = None) -> RunOptions:

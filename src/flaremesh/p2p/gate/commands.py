@@ -15,6 +15,7 @@ from flaremesh.p2p.gate import audit
 from flaremesh.p2p.gate.approval import PENDING, Approvals, Pending
 from flaremesh.p2p.gate.begun import MOST_DAYS, Begun
 from flaremesh.printable import printable
+from flaremesh.topology.schema import Privacy
 
 WORKSPACE_VARIABLE: Final = "FLAREMESH_WORKSPACE"
 """Environment variable with the workspace of the site, where a command names none."""
@@ -48,12 +49,21 @@ def _described(run: Pending) -> Iterator[str]:
         "peers": ", ".join(asked.peers) or "none",
         "links": asked.links,
         **({"continues": f"{asked.continues}, from its checkpoints"} if asked.continues else {}),
+        "privacy": _in_words(asked.privacy),
         "attempts": f"as many as it takes, for {MOST_DAYS} days" if asked.on_loss != "fail" else "one",
         "code": "flaremesh's own" if not asked.code else "",
     }.items():
         yield f"  {name:<10} {printable(value)}".rstrip()
     for path, sha256 in sorted(asked.code.items()):
         yield f"    {sha256}  {printable(path)}"
+
+
+def _in_words(privacy: Privacy) -> str:
+    if privacy.epsilon is None:
+        return "no budget"
+    unit = "all of the site's data" if privacy.examples is None else "an example"
+    sigma = "" if privacy.sigma is None else f", sigma {privacy.sigma:.4g}"
+    return f"ε {privacy.epsilon:g} (δ {privacy.delta:g}) of {unit}, {privacy.noise} noise{sigma}"
 
 
 def approve(workspace: Path, run: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flaremesh.p2p.gate import policy
 from flaremesh.p2p.gate.approval import Approvals
+from flaremesh.p2p.gate.ledger import Ledger
 from flaremesh.p2p.gate.policy import PolicyError
 from flaremesh.p2p.gate.request import Refused, RunRequest
 
@@ -22,7 +23,8 @@ def check(workspace: Path, request: RunRequest) -> str | None:
         Who approved it; None where nobody needs to.
 
     Raises:
-        Refused: the run breaks a rule, waits for a person, or nobody can tell.
+        Refused: the run breaks a rule, asks for more of the site's data than is left, waits for a person, or
+            nobody can tell.
     """
     try:
         rules = policy.read(workspace)
@@ -33,6 +35,7 @@ def check(workspace: Path, request: RunRequest) -> str | None:
         ) from None
     if broken := rules.broken_rule(request):
         raise Refused(broken)
+    Ledger(workspace).check(request, rules)
     if rules.approval is None:
         return None
     approvals = Approvals(workspace)

@@ -17,13 +17,14 @@ from flaremesh.certificates import Identity
 from flaremesh.errors import FlaremeshError
 from flaremesh.p2p import charter
 from flaremesh.p2p.charter import Charter
-from flaremesh.p2p.gate import app, consent, order
+from flaremesh.p2p.gate import app, consent, order, policy
 from flaremesh.p2p.gate.approval import WAITS
 from flaremesh.p2p.gate.archive import unpack
 from flaremesh.p2p.gate.audit import GATE_FOLDER, AuditLog
 from flaremesh.p2p.gate.begun import Begun
 from flaremesh.p2p.gate.carried import carry
 from flaremesh.p2p.gate.code import JobCode
+from flaremesh.p2p.gate.ledger import Ledger
 from flaremesh.p2p.gate.order import Order
 from flaremesh.p2p.gate.request import REQUEST, Refused, RunRequest
 from flaremesh.p2p.nvflare.door import MOST_WAITING, Door
@@ -115,6 +116,8 @@ class SiteDoor(Door):
         approved_by = self._allowed(workspace, request)
         source = Begun(workspace).continued(request, self.running_jobs())
         attempt = Begun(workspace).add(request, datetime.now(UTC), self.running_jobs())
+        if attempt == 1:
+            Ledger(workspace).book(request, policy.read(workspace), datetime.now(UTC))
         if source:
             carry(workspace, source, request.order)
         log = AuditLog(workspace)
@@ -228,6 +231,7 @@ def _request(
         quorum=asked.quorum,
         continues=asked.continues,
         carriers=_carriers(asked, mine),
+        privacy=asked.privacy,
     )
 
 

@@ -29,11 +29,15 @@ class Egress:
         state: how the run ended here; a finished one has sent its result to the server.
         sent_bytes: payload by out-neighbour.
         links: what carried it in the end, by out-neighbour.
+        epsilon: ε that it has spent of the site's data; None without a privacy budget.
+        rdp: its Rényi divergence of order α, divided by α; None without one.
     """
 
     state: _Word
     sent_bytes: Annotated[Mapping[_Name, Whole], Field(max_length=MOST_SITES)] = field(default_factory=dict)
     links: Annotated[Mapping[_Name, _Word], Field(max_length=MOST_SITES)] = field(default_factory=dict)
+    epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    rdp: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 _RECORD: Final = Schema[Egress](Egress, "what left a site in a run")

@@ -18,7 +18,7 @@ from flaremesh.sandbox import landlock
 from flaremesh.topology.document import Document
 from flaremesh.topology.links import LinkKind
 from flaremesh.topology.mistakes import LineMistake, MistakenFile, shown
-from flaremesh.topology.schema import NUMBER, Closed, Email, Org, refusal
+from flaremesh.topology.schema import NUMBER, Closed, Email, Org, Privacy, refusal
 from flaremesh.topology.text import Unreadable
 from flaremesh.topology.text import read as text_of
 from flaremesh.topology.validation import validate
@@ -97,6 +97,69 @@ class Hours(Closed):
         return False
 
 
+class DataBudget(Closed):
+    """What all runs together may spend of a site's data."""
+
+    epsilon: Annotated[float, Field(gt=0, le=10_000), NUMBER] = Field(description="ε, e.g. 20")
+    delta: Annotated[float, Field(gt=0, lt=1), NUMBER] = Field(1e-5, description="δ")
+
+
+Protection: TypeAlias = Literal["noise", "masked_start", "secure_aggregation"]
+"""What of run.privacy may have to be on."""
+
+
+class PrivacyRules(Closed):
+    """What keeps the site's data from others in a run, at least."""
+
+    largest_epsilon: Annotated[float, Field(gt=0, le=10_000), NUMBER] | None = Field(
+        None, description="the greatest ε that a run may spend"
+    )
+    largest_delta: Annotated[float, Field(gt=0, lt=1), NUMBER] = Field(
+        1e-5, description="the greatest δ, where ε or noise is asked for"
+    )
+    least_noise: Annotated[float, Field(gt=0, le=1e9), NUMBER] | None = Field(
+        None, description="the least standard deviation of a site's own noise, in units of clip"
+    )
+    least_curious: Annotated[int, Field(ge=0), NUMBER] = Field(
+        1, description="against so many sites that put together what they know ε must hold"
+    )
+    required: tuple[Protection, ...] = Field(
+        (), description="protections that must be on: noise, masked_start, secure_aggregation"
+    )
+    budget: DataBudget | None = Field(
+        None, description="what all runs together may spend of the data: epsilon, delta"
+    )
+    data: Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,64}$")] = Field(
+        "data", description="what the data is called; runs on other data spend another budget"
+    )
+
+    def broken(self, asked: Privacy) -> Iterator[str]:
+        """The rules that a run breaks, each a sentence that begins with its name."""
+        if "masked_start" in self.required and not asked.masked_start:
+            yield "privacy: the run sends raw gradients at its start; masked_start of run.privacy must be on"
+        if "secure_aggregation" in self.required and not asked.secure_aggregation:
+            yield "privacy: neighbours would see single vectors; secure_aggregation of run.privacy must be on"
+        noise = (self.largest_epsilon, self.least_noise, self.budget) != (None, None, None)
+        if asked.epsilon is None or asked.delta is None:
+            if noise or "noise" in self.required:
+                yield "privacy: the run has no privacy budget, epsilon, delta and clip of run.privacy"
+            return
+        if self.largest_epsilon is not None and asked.epsilon > self.largest_epsilon:
+            most = f"{self.largest_epsilon:g} is the most"
+            yield f"privacy.largest_epsilon: the run may spend ε {asked.epsilon:g}, and {most}"
+        if noise and asked.delta > self.largest_delta:
+            most = f"{self.largest_delta:g} is the most"
+            yield f"privacy.largest_delta: the run has δ {asked.delta:g}, and {most}"
+        if self.least_noise is not None and (asked.sigma or 0.0) < self.least_noise:
+            has = "does not say its sigma" if asked.sigma is None else f"has a sigma of {asked.sigma:.4g}"
+            yield f"privacy.least_noise: the run {has}, and {self.least_noise:g} is the least"
+        if noise and asked.noise == "correlated" and asked.curious < self.least_curious:
+            yield (
+                f"privacy.least_curious: ε holds against {asked.curious} sites of the run, and must against "
+                f"{self.least_curious}"
+            )
+
+
 class Policy(Closed):
     """The rules of a site; a rule that is not given allows everything."""
 
@@ -119,6 +182,9 @@ class Policy(Closed):
     hours: Hours | None = Field(None, description="when a run may begin: time_zone, days, times")
     approval: Literal["required"] | None = Field(
         None, description="required: a person at the site approves each run"
+    )
+    privacy: PrivacyRules = Field(
+        PrivacyRules(), description="what must keep the site's data from others, e.g. {largest_epsilon: 8}"
     )
     confinement: Literal["required"] | None = Field(
         None, description="required: runs nothing where the kernel cannot confine a run's process"
@@ -170,6 +236,7 @@ class Policy(Closed):
                 f"least_sites: the run may go on with {request.quorum} sites, and at least "
                 f"{self.least_sites} are needed"
             )
+        yield from self.privacy.broken(request.privacy)
         if self.hours and not self.hours.include(now):
             times, days = _listed(self.hours.times), _listed(self.hours.days)
             yield f"hours: a run may begin on {days} at {times}, {self.hours.time_zone}"

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.record import Schema
 from flaremesh.topology.links import LinkKind, LinkMode
-from flaremesh.topology.schema import OnLoss
+from flaremesh.topology.schema import OnLoss, Privacy
 
 _NAME: Final = re.compile(r"[\w.@+-]{1,200}", re.ASCII)
 
@@ -44,6 +44,7 @@ class RunRequest:
         peers: those with which this site shares an edge.
         links: how edges may travel.
         carriers: by which those of this site may, as far as its kit allows.
+        privacy: what keeps the site's data from others.
         at: when the order was written.
         order: SHA-256 of the order, and so of all files of the app, also of those with arguments.
         on_loss: ``fail`` if the run has no further attempts when it loses a participant.
@@ -69,6 +70,7 @@ class RunRequest:
     quorum: int | None = None
     continues: str = ""
     carriers: tuple[LinkKind, ...] = ()
+    privacy: Privacy = field(default_factory=Privacy)
 
 
 REQUEST: Final[Schema[RunRequest]] = Schema(RunRequest, "a run that asks to be let in")
