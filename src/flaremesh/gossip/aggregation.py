@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.gossip.encodings import spans
-from flaremesh.gossip.gossip import Mixture
+from flaremesh.gossip.gossip import Mixture, threads_for
 from flaremesh.gossip.mixing import Blocks, Span, Term, Workspace, entries_of, joined, mix, section, within
 from flaremesh.gossip.staging import HostStaging, bytes_of, staging_for
 from flaremesh.links import LinkError, Payload, require_length
@@ -35,7 +35,8 @@ Words: TypeAlias = NDArray[Any]
 """Unsigned words of one grid, (length,)."""
 
 _CHECK_BYTES: Final = 8  # of a part: a sum with other masks has it once in 2⁶⁴
-_MASK_BYTES: Final = 1 << 17  # of masks at once, which stay in a cache
+_MASK_BYTES: Final = 1 << 18  # of masks at once, which stay in a cache
+_BLOCK: Final = 1 << 17  # entries that are put on the grid at once: they, scaled, and as words
 _COARSE: Final = 4  # a magnitude is told as a multiple of so many binary digits, which hides the others
 _FULL: Final = 1 - 2.0**-10  # of a grid; the rest is for rounding
 
@@ -176,7 +177,8 @@ class Aggregation:
             self._open(vectors)
         self._own = vectors
         try:
-            self._magnitudes = tuple(map(self._grid.magnitude, vectors))
+            with self._threads:
+                self._magnitudes = tuple(map(self._grid.magnitude, vectors))
         except ValueError as error:
             raise AggregationError(
                 f"{self._hood.site} has {error}: secure aggregation cannot send it"
@@ -216,7 +218,8 @@ class Aggregation:
             for peer in self._hood.out:
                 factors = self._factors[peer]
                 if factors not in on_grid:
-                    on_grid[factors] = self._on_grid(span, factors)
+                    with self._threads:
+                        on_grid[factors] = self._on_grid(span, factors)
                 yield number, peer, self._masked(on_grid[factors], peer, iteration, number)
 
     def mix(self, received: Iterable[Mapping[str, Payload]]) -> Mixture:
@@ -242,7 +245,8 @@ class Aggregation:
                     Term(taken, self._off_grid(words, number)),
                 ]
                 own, result = section(vector, first, last), section(mixed[number], first, last)
-                found = mix(own, terms, 1.0, self._works[number], result)
+                with self._threads:
+                    found = mix(own, terms, 1.0, self._works[number], result)
                 if number == 0:
                     norms += found
         return Mixture(tuple(mixed), self._terms(0)[0] * joined(norms))
@@ -250,7 +254,7 @@ class Aggregation:
     def _open(self, vectors: Sequence[Tensor]) -> None:
         self._grid = grid_of(self._wire, vectors[0].dtype)
         self._staging, self._host = staging_for(vectors[0].device), HostStaging()
-        self._parts = spans(vectors)
+        self._parts, self._threads = spans(vectors), threads_for(vectors)
         self._works = [Workspace(vector, self._staging.take) for vector in vectors]
         self._mask = np.empty(_MASK_BYTES // self._grid.bytes, self._grid.word)
         longest = max(vectors, key=Tensor.numel)
@@ -301,7 +305,9 @@ class Aggregation:
         words = self._staging.take(self._length(span), grid.signed)
         words[-grid.check :].zero_()
         for (vector, at, (first, last)), factor in zip(self._pieces(span), factors, strict=True):
-            for start, stop in work.spans(last - first):
+            size = last - first if vector.is_cuda else _BLOCK
+            for start in range(0, last - first, size):
+                stop = min(start + size, last - first)
                 scratch = section(work.scratch[0], 0, stop - start)
                 entries = section(vector, first + start, first + stop)
                 if entries.dtype is grid.working:

@@ -202,6 +202,11 @@ _one_thread = _OneThread()
 _DIVIDED = 1 << 15  # from so many entries on, torch divides the work on a vector between threads
 
 
+def threads_for(vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
+    """In which such vectors are mixed: in one thread, if torch would take several."""
+    return _one_thread if any(vector.numel() >= _DIVIDED for vector in vectors) else nullcontext()
+
+
 class Gossip:
     """Mixes one exchange in every iteration of a run: call ``publish``, then ``mix``, once an iteration.
 
@@ -364,8 +369,7 @@ class Gossip:
 
     def _open(self, vectors: Sequence[Tensor]) -> None:
         self._staging = staging_for(vectors[0].device)
-        divided = any(vector.numel() >= _DIVIDED for vector in vectors)
-        self._threads: AbstractContextManager[None] = _one_thread if divided else nullcontext()
+        self._threads = threads_for(vectors)
         chosen = encodings(self._wire, vectors, self._exact_last)
         last = len(vectors) - self._exact_last
         for number, (encoding, vector) in enumerate(zip(chosen, vectors, strict=True)):
