@@ -61,11 +61,15 @@ demo: $(READY) ## Four sites on a ring train on unbalanced digits, over real NVF
 BOUNDED := -m 'not full and not chaos'
 .PHONY: test
 test: export SKIPPED_TESTS := $(CURDIR)/build/skipped-tests
+# where the environment forbids to keep bytecode, each of some thousand processes would compile the package
+test: export PYTHONDONTWRITEBYTECODE :=
+# the one test of chaos comes first because it is the longest: in the end, one worker would wait for it
 test: lint $(READY) ## Lint, type-check and run all tests, those with real NVFlare processes included
 	@mkdir -p $(dir $(SKIPPED_TESTS)) && rm -f $(SKIPPED_TESTS)
 	@trap '$(BIN)/python tests/skipped.py $(SKIPPED_TESTS)' EXIT; set -x; \
 	$(BIN)/pytest tests/unit tests/contracts tests/charts tests/monitoring --numprocesses 2 $(BOUNDED); \
-	$(BIN)/pytest tests/integration tests/attacks tests/chaos --numprocesses 2 --dist loadfile $(BOUNDED)
+	$(BIN)/pytest tests/chaos tests/integration tests/attacks --numprocesses 2 --dist loadfile \
+	  --no-loadscope-reorder $(BOUNDED)
 
 .PHONY: test-full
 test-full: BOUNDED := -m 'not chaos'

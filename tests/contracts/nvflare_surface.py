@@ -123,6 +123,7 @@ CALLS = {
     "nvflare.fuel.f3.message.Message": "payload=",
     "nvflare.fuel.f3.message.Message.get_header": "self key",
     "nvflare.fuel.f3.mpm.MainProcessMonitor.run": "main_func shutdown_grace_time=",
+    "nvflare.apis.impl.wf_comm_server.WFCommServer._cleanup_inflight_tensor_downloads": "self fl_ctx",
     "nvflare.apis.client.Client.get_fqcn": "self",
     "nvflare.private.fed.client.client_run_manager.ClientRunManager.register_aux_message_handler": (
         "self topic message_handle_func"

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from nvflare.apis.fl_constant import ConfigVarName, FLContextKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.wf_comm_server import WFCommServer
 from nvflare.apis.job_def import Job
 from nvflare.apis.job_launcher_spec import JobProcessArgs, JobProcessEnv
 from nvflare.apis.workspace import Workspace
@@ -194,6 +195,13 @@ def test_a_jobs_process_ends_as_the_monitor_of_its_main_function_does():
         calls = [ast.unparse(node.func) for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
         assert "mpm.run" in calls, f"{module.__name__} no longer calls it"
         assert module.mpm is MainProcessMonitor
+
+
+def test_a_server_asks_at_a_runs_end_for_downloads_of_tensors_which_one_module_lists():
+    asks = inspect.getsource(WFCommServer._cleanup_inflight_tensor_downloads)
+    module, function = "nvflare.app_opt.pt.tensor_downloader", "cleanup_active_disk_tensor_downloads"
+    assert f"from {module} import {function}" in asks
+    assert "self._cleanup_inflight_tensor_downloads(fl_ctx)" in inspect.getsource(WFCommServer.finalize_run)
 
 
 def test_a_participant_alone_is_told_that_the_system_boots():

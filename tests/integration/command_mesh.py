@@ -140,6 +140,11 @@ class Mesh:
             families = text_string_to_metric_families(reply.read().decode())
         return [(s.labels, s.value) for f in families for s in f.samples if s.name == f"flaremesh_{name}"]
 
+    def iterates(self, site: str, run_id: str) -> bool:
+        """Whether a run has done an iteration at a site."""
+        slots = [labels["slot"] for labels, _ in self.samples(site, "run_info") if labels["run_id"] == run_id]
+        return any(at for labels, at in self.samples(site, "current_iteration") if labels["slot"] in slots)
+
     def process(self, name: str) -> psutil.Process:
         return psutil.Process(json.loads((self.folder / "local/processes.json").read_text())[name]["pid"])
 

@@ -32,6 +32,7 @@ def test_a_run_that_is_left_finishes_and_is_gathered_by_whoever_comes_back(mesh)
     ended = mesh.call("run", "--detach", "--json", "--name", "left", file=file)
     assert ended.returncode == 0, ended.stderr
     run_id = json.loads(ended.stdout)["run_id"]
+    wait_until(lambda: mesh.iterates("bonn", run_id), 30)
     wait_until(lambda: listed(mesh, run_id)["state"] == "running", 30)
     both = [mesh.start("attach", run_id[:8], "--json") for _ in range(2)]
     for attached in map(finished, both):
@@ -74,7 +75,8 @@ def test_a_run_that_is_left_is_aborted_by_id_and_a_second_time_nothing_happens(m
 def test_a_run_that_waits_for_a_site_is_aborted_for_good(mesh):
     file = mesh.topology(**ENDLESS, problem=UNHURRIED, on_loss="wait", checkpoint={"every": 50})
     run_id = mesh.call("run", "--detach", file=file).stdout.strip()
-    wait_until(lambda: listed(mesh, run_id)["iteration"], 60)  # its neighbours notice, and need no timeout
+    wait_until(lambda: mesh.iterates("bonn", run_id), 60)  # its neighbours notice, and need no timeout
+    wait_until(lambda: listed(mesh, run_id)["iteration"], 60)
     site = mesh.process("bonn")
     try:
         for process in (*site.children(recursive=True), site):

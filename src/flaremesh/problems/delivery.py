@@ -1,15 +1,6 @@
-"""How a problem gets from a topology file to a site; the simulator takes the same way.
-
-A job's app has ``config/problem.yaml``, which names the class or the script, and its arguments. Where it
-stands in a file of the user's, ``custom/`` holds that file and the Python files beside it that it imports;
-NVFlare refuses such a job where the site's kit lets nobody bring code along.
-
-The arguments are no part of NVFlare's own configuration: that knows JSON's types only, replaces what stands
-in braces, and takes a mapping with a ``name`` or a ``path`` for a component.
-"""
+"""A problem as it has arrived at a site; the simulator takes the same way, from a topology file to it."""
 
 import importlib.util
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,53 +16,13 @@ from pydantic import TypeAdapter
 from torch.nn import Module
 
 from flaremesh.class_path import ClassPathError, class_at, exit_refused, package_of
-from flaremesh.errors import FlaremeshError
+from flaremesh.problems.parcel import CODE, DESCRIPTION, DeliveryError, deliver
 from flaremesh.problems.protocol import Problem, SiteContext
 from flaremesh.problems.reference import build_problem
 from flaremesh.problems.script import ScriptProblem
-from flaremesh.problems.sources import SourceError, of_problem
 from flaremesh.topology.schema import AnyProblem, ScriptReference
 
-_DESCRIPTION = Path("config/problem.yaml")
-_CODE = Path("custom")
 _DESCRIBED: Final[TypeAdapter[Any]] = TypeAdapter(AnyProblem)
-
-
-class DeliveryError(FlaremeshError):
-    """A problem cannot travel to the sites, or did not arrive there; the message says why."""
-
-    exit_code = 2
-
-
-def deliver(reference: AnyProblem, app: Path) -> None:
-    """Put all that a site needs to build the problem into the folder of a job's app.
-
-    Raises:
-        DeliveryError: an argument is of a type that cannot travel, or a file is a link out of the folder.
-    """
-    description = dict(reference)  # arguments as they are: model_dump makes something else of some
-    for field in {"file", "script"} & description.keys():
-        description[field] = reference.file and reference.file.name
-    if isinstance(reference, ScriptReference):
-        description["args"] = list(reference.args)
-    try:
-        text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
-    except yaml.representer.RepresenterError as error:
-        raise DeliveryError(
-            f"run.problem.args: {error.args[-1]!r} cannot travel to the sites; "
-            "give numbers, texts, dates, and lists and mappings of them"
-        ) from None
-    (app / _DESCRIPTION).parent.mkdir(parents=True, exist_ok=True)
-    (app / _DESCRIPTION).write_text(text, encoding="utf-8")
-    if reference.file is not None:
-        try:
-            travelling = of_problem(reference)
-        except SourceError as error:
-            raise DeliveryError(str(error)) from None
-        for source in travelling:
-            target = app / _CODE / source.relative_to(reference.file.parent)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
 
 
 @dataclass(frozen=True)
@@ -94,17 +45,17 @@ class DeliveredProblem:
             DeliveryError: it has none, or what it says of its problem is no description of one.
         """
         try:
-            description = yaml.safe_load((app / _DESCRIPTION).read_text(encoding="utf-8"))
+            description = yaml.safe_load((app / DESCRIPTION).read_text(encoding="utf-8"))
             said: AnyProblem = _DESCRIBED.validate_python(
                 {name: value for name, value in description.items() if value is not None}
             )
         except FileNotFoundError:
             raise DeliveryError("the job names no problem") from None
         except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
-            raise DeliveryError(f"{_DESCRIPTION} of the job describes no problem: {error}") from None
+            raise DeliveryError(f"{DESCRIPTION} of the job describes no problem: {error}") from None
         file = None if said.file is None else str(said.file)
         if file is not None and (Path(file).name != file or not file.endswith(".py")):
-            raise DeliveryError(f"{file!r} is no name of a Python file in the job's {_CODE}")
+            raise DeliveryError(f"{file!r} is no name of a Python file in the job's {CODE}")
         return cls(app, said)
 
     @property
@@ -134,7 +85,7 @@ class DeliveredProblem:
             if said.file is None:
                 return class_at(said.path or "")
             if not modules:
-                modules.append(_executed(self.app / _CODE, str(said.file)))
+                modules.append(_executed(self.app / CODE, str(said.file)))
             found: Callable[..., Problem] | None = getattr(modules[0], said.name or "", None)
             if not callable(found):
                 raise ClassPathError(f"{said.file} has no class {said.name}")
@@ -143,7 +94,7 @@ class DeliveredProblem:
         return lambda site: build_problem(title, find, site, said.args)
 
     def _script_builder(self, said: ScriptReference) -> Callable[[SiteContext], Problem]:
-        folder = self.app / _CODE
+        folder = self.app / CODE
         models: list[type[Module]] = []
 
         def find() -> Callable[..., Problem]:
@@ -158,7 +109,7 @@ class DeliveredProblem:
         return lambda site: build_problem(str(said.script), find, site, {})
 
     def _brings(self, path: str) -> bool:
-        module = self.app / _CODE / package_of(path)
+        module = self.app / CODE / package_of(path)
         return module.is_dir() or module.with_suffix(".py").is_file()
 
 

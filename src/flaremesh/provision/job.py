@@ -11,7 +11,7 @@ from flaremesh.p2p.gate import order
 from flaremesh.p2p.networks import network_of
 from flaremesh.p2p.nvflare.jobs import SERVER_PARAMETERS, SITE_PARAMETERS
 from flaremesh.p2p.tasks import Task
-from flaremesh.problems.delivery import deliver
+from flaremesh.problems.parcel import deliver
 from flaremesh.provision.plan import with_sigma
 from flaremesh.topology.mesh import Mesh, build
 from flaremesh.topology.schema import SERVER, LinkAddress, Run, Topology, quorum_of

@@ -28,8 +28,9 @@ from flaremesh.runtime import tensor_file
 from flaremesh.runtime.aggregated import AggregatedExchanges
 from flaremesh.runtime.checked_algorithm import AlgorithmError, CheckedAlgorithm
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
-from flaremesh.runtime.checkpointing import Checkpointing, Cuts
+from flaremesh.runtime.checkpointing import Checkpointing
 from flaremesh.runtime.contract import CheckedProblem, fault_at_start
+from flaremesh.runtime.cuts import Cuts
 from flaremesh.runtime.exchanges import Exchanges
 from flaremesh.runtime.joining import Joining
 from flaremesh.runtime.observation import Observation

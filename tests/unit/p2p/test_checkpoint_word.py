@@ -6,7 +6,7 @@ import pytest
 
 from flaremesh.p2p.executors.member import Member
 from flaremesh.p2p.nvflare.cells import SERVER
-from flaremesh.runtime.checkpointing import Cuts
+from flaremesh.runtime.cuts import Cuts
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, CheckpointError, Checkpoints
-from flaremesh.runtime.checkpointing import Checkpointing, Cuts
+from flaremesh.runtime.checkpointing import Checkpointing
+from flaremesh.runtime.cuts import Cuts
 from flaremesh.runtime.history import History
 from flaremesh.runtime.options import RunOptions
 from flaremesh.runtime.site_run import SiteRun

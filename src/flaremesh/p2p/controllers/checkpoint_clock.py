@@ -3,7 +3,7 @@
 import math
 import time
 
-from flaremesh.runtime.checkpointing import Cuts
+from flaremesh.runtime.cuts import Cuts
 
 _AHEAD_SECONDS = (
     2.0  # for sites to hear of an iteration before any has reached it: they report twice a second

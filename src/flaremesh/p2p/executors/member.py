@@ -41,7 +41,7 @@ from flaremesh.p2p.progress import ProgressReporter
 from flaremesh.p2p.store import CHECKPOINTS
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.runtime.checkpoint import Checkpoints
-from flaremesh.runtime.checkpointing import Cuts
+from flaremesh.runtime.cuts import Cuts
 
 _log = logging.getLogger(__name__)
 

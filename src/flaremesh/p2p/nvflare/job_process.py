@@ -11,10 +11,12 @@ import runpy
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from flaremesh.sandbox.files import confine
 
 _GRACE_SECONDS = 0.5  # for NVFlare's word to the sites that the job has ended, instead of its 3 s
+_TENSOR_DOWNLOADS = "nvflare.app_opt.pt.tensor_downloader"  # the module that lists them
 
 
 def main() -> None:
@@ -24,6 +26,7 @@ def main() -> None:
     confine(Path(workspace), run, os.environ, Path(store) if store else None)
     _keep_log_configuration()
     _end_soon()
+    _clean_up_no_more_than_there_is()
     _admit_ipv6()
     os.chdir(folder)  # a relative path in a job's code leads into the run's folder
     _present(folder, Path(workspace, "startup"))
@@ -45,6 +48,19 @@ def _end_soon() -> None:
     from nvflare.fuel.f3.mpm import MainProcessMonitor
 
     MainProcessMonitor.run = partial(MainProcessMonitor.run, shutdown_grace_time=_GRACE_SECONDS)
+
+
+def _clean_up_no_more_than_there_is() -> None:
+    """Load no torch at the end of a run, which takes a second, to ask for downloads of its tensors."""
+    from nvflare.apis.impl.wf_comm_server import WFCommServer
+
+    clean_up = WFCommServer._cleanup_inflight_tensor_downloads
+
+    def clean_up_if_any(communicator: WFCommServer, fl_ctx: Any) -> None:
+        if _TENSOR_DOWNLOADS in sys.modules:
+            clean_up(communicator, fl_ctx)
+
+    WFCommServer._cleanup_inflight_tensor_downloads = clean_up_if_any
 
 
 def _admit_ipv6() -> None:
