@@ -164,6 +164,7 @@ class Aggregation:
         self._magnitudes: tuple[int, ...] = ()
         self._steps: tuple[int, ...] = ()
         self._factors: dict[str, tuple[float, ...]] = {}
+        self._asked_by: dict[str, str] = {}
         # weights count in units of the greatest: where all are equal, none of them is rounded
         self._unit = max(hood.in_weights.values())
 
@@ -210,6 +211,7 @@ class Aggregation:
         self._factors = {
             peer: self._held(peer, *self._read(self._asked, peer, payload)) for peer, payload in steps.items()
         }
+        self._asked_by = {peer: bytes(payload).hex() for peer, payload in steps.items()}
 
     def publish(self, iteration: int) -> Iterator[tuple[int, str, Payload]]:
         """Part by part, what each out-neighbour is sent, which is made when it is asked for."""
@@ -321,7 +323,8 @@ class Aggregation:
     def _masked(self, on_grid: Words, peer: str, iteration: int, part: int) -> Payload:
         """Words plus all masks that hide them from ``peer``."""
         site = self._hood.site
-        label = f"sum {iteration} {self._stage} {part} {peer}"
+        # who asks one site for a grid so coarse that its vector vanishes, and another one not, gets no sum
+        label = f"sum {iteration} {self._stage} {part} {self._asked_by[peer]} {peer}"
         streams = [
             (np.add if site < partner else np.subtract, Keystream(self._secrets[partner], label))
             for partner in self._hood.partners[peer]

@@ -269,6 +269,23 @@ def test_masks_that_do_not_cancel_make_no_sum(who, why):
         sites.sites["site0"].mix(sites.received("site0", sent))
 
 
+def test_who_asks_all_but_one_for_grids_on_which_their_vectors_vanish_does_not_learn_that_one():
+    sites = Sites(COMPLETE)
+    vectors = drawn(sites.sites, 1000)
+    sites.agree(vectors)
+    curious = sites.sites["site0"]
+    step = curious._steps[0]
+    for peer, asked in [("site1", step), ("site2", step + 40), ("site3", step + 40)]:
+        sites.sites[peer].heed({"site0": curious._asked.pack(curious._unit, asked)})
+    sent = {
+        peer: next(words(payload) for _, to, payload in sites.sites[peer].publish(0) if to == "site0")
+        for peer in ("site1", "site2", "site3")
+    }
+    learnt = sum(sent.values()).astype(np.int32)[:1000] * 2.0**step
+    own = curious._share("site1", 0) * vectors["site1"][0].numpy()
+    assert abs(np.corrcoef(learnt, own)[0, 1]) < 0.2
+
+
 def test_whatever_one_neighbour_asks_for_no_entry_wraps_around():
     sites = Sites(COMPLETE)
     vectors = drawn(sites.sites, 10)
