@@ -228,6 +228,7 @@ CALLS = {
     "nvflare.client.in_process.api.InProcessClientAPI.get_site_name": "self",
     "nvflare.client.in_process.api.InProcessClientAPI.init": "self rank config",
     "nvflare.client.in_process.api.InProcessClientAPI.is_running": "self",
+    "nvflare.client.in_process.api.InProcessClientAPI.log": "self key value data_type",
     "nvflare.client.in_process.api.InProcessClientAPI.receive": "self timeout",
     "nvflare.client.in_process.api.InProcessClientAPI.send": "self model clear_cache",
     "nvflare.client.in_process.api.InProcessClientAPI.set_meta": "self meta",
@@ -280,6 +281,8 @@ CALLS = {
 """What flaremesh calls or overrides, and how: by position ``name``, by keyword ``name=``."""
 
 NAMES = {
+    "nvflare.apis.analytix.AnalyticsDataType": "METRIC METRICS SCALAR SCALARS",
+    "nvflare.apis.analytix.TrackConst": "GLOBAL_STEP_KEY",
     "nvflare.app_common.abstract.fl_model.ParamsType": "DIFF FULL",
     "nvflare.app_common.app_constant.AlgorithmConstants": "SCAFFOLD_CTRL_DIFF SCAFFOLD_CTRL_GLOBAL",
     "nvflare.app_common.app_constant.AppConstants": "TASK_SUBMIT_MODEL TASK_TRAIN TASK_VALIDATION",

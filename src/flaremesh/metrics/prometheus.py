@@ -25,7 +25,7 @@ from typing_extensions import override
 from flaremesh import atomic
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import DURATION_BUCKETS, Phase, RunMetric, RunState
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Traffic, Written
+from flaremesh.metrics.sink import Evaluation, Iteration, Logged, MetricsSink, Norms, Traffic, Written
 from flaremesh.topology.links import Carried
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -129,6 +129,10 @@ class PrometheusSink(Collector, MetricsSink):
         for name, value in record.metrics.items():
             if name in _EVALUATED:
                 self._gauges[_EVALUATED[name]] = value
+
+    @override
+    def logged(self, record: Logged) -> None:
+        """Not exported: a script may choose any names."""
 
     @override
     def norms(self, record: Norms) -> None:

@@ -64,6 +64,21 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """What a site's own training has logged at one of its steps, beside the run's own records.
+
+    Attributes:
+        iteration: how many iterations were done, or 0 before the first.
+        step: the step that it named; the iteration where it named none.
+        logged: by name.
+    """
+
+    iteration: Whole
+    step: Whole
+    logged: Metrics
+
+
+@dataclass(frozen=True)
 class Norms:
     """Norms that cost too much to be taken in every iteration: once a second at most; exported, not kept.
 
@@ -110,6 +125,9 @@ class MetricsSink(Protocol):
     def evaluation(self, record: Evaluation) -> None:
         """After every evaluation."""
 
+    def logged(self, record: Logged) -> None:
+        """After the iteration or evaluation in which it was logged; not of interest to every sink."""
+
     def norms(self, record: Norms) -> None:
         """Once a second at most, after an iteration."""
 
@@ -129,6 +147,11 @@ class Fanout(MetricsSink):
     def evaluation(self, record: Evaluation) -> None:
         for sink in self._sinks:
             sink.evaluation(record)
+
+    @override
+    def logged(self, record: Logged) -> None:
+        for sink in self._sinks:
+            sink.logged(record)
 
     @override
     def norms(self, record: Norms) -> None:

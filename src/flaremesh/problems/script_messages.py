@@ -19,6 +19,12 @@ SITE_VARIABLE: Final = "FLAREMESH_SCRIPT_SITE"
 PARAMS, CONTROL = "params", "control"
 """Groups of tensors: the model, and a correction of the script's steps."""
 
+LOGGED: Final = "logged"
+"""In an answer: what the script has logged since the last one, a list of (step or None, numbers by name)."""
+
+MOST_LOGGED_STEPS: Final = 10_000
+"""So many steps may it name in one answer."""
+
 
 @dataclass(frozen=True)
 class Message:
