@@ -224,6 +224,8 @@ CALLS = {
         "params_type= params= current_round= total_rounds= meta="
     ),
     "nvflare.app_common.utils.fl_model_utils.FLModelUtils.from_shareable": "shareable",
+    "nvflare.apis.utils.analytix_utils.create_analytic_dxo": "tag value data_type",
+    "nvflare.app_common.widgets.streaming.AnalyticsReceiver.handle_event": "self event_type fl_ctx",
     "nvflare.client.in_process.api.InProcessClientAPI": "task_metadata",
     "nvflare.client.in_process.api.InProcessClientAPI.get_site_name": "self",
     "nvflare.client.in_process.api.InProcessClientAPI.init": "self rank config",
@@ -281,6 +283,7 @@ CALLS = {
 """What flaremesh calls or overrides, and how: by position ``name``, by keyword ``name=``."""
 
 NAMES = {
+    "nvflare.apis.analytix": "ANALYTIC_EVENT_TYPE",
     "nvflare.apis.analytix.AnalyticsDataType": "METRIC METRICS SCALAR SCALARS",
     "nvflare.apis.analytix.TrackConst": "GLOBAL_STEP_KEY",
     "nvflare.app_common.abstract.fl_model.ParamsType": "DIFF FULL",
@@ -383,6 +386,8 @@ ATTRIBUTES = {
     "nvflare.app_common.abstract.fl_model.FLModel": "meta metrics params params_type",
     "nvflare.client.in_process.api.InProcessClientAPI": "data_bus fl_model meta stop stop_reason",
     "nvflare.lighter.entity.Participant": "name",
+    "nvflare.private.fed.client.client_run_manager.ClientRunManager": "client",
+    "nvflare.private.fed.client.fed_client_base.FederatedClientBase": "components",
 }
 """Attributes of instances that flaremesh reads or sets, by the class that assigns them."""
 

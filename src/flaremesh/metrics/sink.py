@@ -1,5 +1,6 @@
 """The records of a run's iterations and evaluations, and the sinks that receive them."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,6 +95,18 @@ class Norms:
     iteration: int
     gradient: float | None
     innovation: float
+
+
+def numbers_of(record: Iteration | Evaluation | Logged) -> tuple[int, dict[str, float]]:
+    """What programs that compare runs are told of a record: its step, and all that is finite, by name."""
+    step, values = record.iteration, dict[str, float | None]()
+    if isinstance(record, Evaluation):
+        values |= record.metrics
+    elif isinstance(record, Logged):
+        step, values = record.step, dict(record.logged)
+    else:
+        values |= {"training loss": record.loss, "consensus distance": record.consensus_distance}
+    return step, {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 class Traffic(Protocol):

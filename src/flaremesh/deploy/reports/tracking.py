@@ -1,6 +1,5 @@
 """A run's histories for the programs in which people compare experiments: TensorBoard and MLflow."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,9 +9,9 @@ from flaremesh.deploy.reports.event_file import Scalar, write_events
 from flaremesh.deploy.runs.results import RecordedRun, load_run, submitted_topology
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
-from flaremesh.metrics.sink import Evaluation, Iteration, Logged
+from flaremesh.metrics.sink import Evaluation, Iteration, numbers_of
 from flaremesh.printable import printable
-from flaremesh.runtime.history import History, Record
+from flaremesh.runtime.history import History
 
 _EVENTS: Final = "events.out.tfevents.0.flaremesh"
 _MOST_METRICS: Final = 1000  # that MLflow takes at once
@@ -135,18 +134,6 @@ def _scalars(history: History, began_at: float) -> Iterator[Scalar]:
     """All that a history has; what is not finite is left out, because not every store has a place for it."""
     time = began_at
     for record in history.ordered():
-        yield from scalars_of(record, time := time + getattr(record, "seconds", 0.0))
-
-
-def scalars_of(record: Record, time: float) -> Iterator[Scalar]:
-    """What a record has that is finite."""
-    step, values = record.iteration, dict[str, float | None]()
-    if isinstance(record, Evaluation):
-        values |= record.metrics
-    elif isinstance(record, Logged):
-        step, values = record.step, dict(record.logged)
-    else:
-        values |= {"training loss": record.loss, "consensus distance": record.consensus_distance}
-    for name, value in values.items():
-        if value is not None and math.isfinite(value):
-            yield Scalar(name, step, value, time)
+        time += getattr(record, "seconds", 0.0)
+        step, numbers = numbers_of(record)
+        yield from (Scalar(name, step, number, time) for name, number in numbers.items())

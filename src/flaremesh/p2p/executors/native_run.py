@@ -84,7 +84,7 @@ class NativeRun:
             earlier = resume.history if resume else ()
             self._history = opened.enter_context(History(self._folder / HISTORY, earlier))
             sinks: list[MetricsSink] = [self._history, member.progress, member.metrics]
-            sinks += [sink] if sink is not None else []
+            sinks += [each for each in (sink, member.live) if each is not None]
             problem = built(site, make_problem)
             self.run = make(
                 algorithm,
