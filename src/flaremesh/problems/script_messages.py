@@ -13,6 +13,9 @@ from torch import Tensor
 CHANNEL_VARIABLE: Final = "FLAREMESH_SCRIPT_CHANNEL"
 """In the environment of a script's process: the socket at which its run waits for it."""
 
+RANK: Final = "rank-{}"
+"""Beside that socket: a file for each rank of the script that has begun, with its process's id."""
+
 SITE_VARIABLE: Final = "FLAREMESH_SCRIPT_SITE"
 """There, too: the name of its site."""
 

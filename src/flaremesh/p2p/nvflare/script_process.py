@@ -39,6 +39,7 @@ from flaremesh.problems.script_messages import (
     LOGGED,
     MOST_LOGGED_STEPS,
     PARAMS,
+    RANK,
     SITE_VARIABLE,
     Message,
 )
@@ -61,7 +62,9 @@ _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 def main() -> None:
     """Put the API in place, and run the script."""
     script, *arguments = sys.argv[1:]
-    if os.environ.get("RANK", "0") == "0":
+    rank = os.environ.get("RANK", "0")
+    Path(os.environ[CHANNEL_VARIABLE]).with_name(RANK.format(rank)).write_text(str(os.getpid()))
+    if rank == "0":
         connection = Client(os.environ[CHANNEL_VARIABLE], "AF_UNIX")
         Thread(target=_end_with, args=(connection,), name="run-watch", daemon=True).start()
         api: InProcessClientAPI = _Api(connection)
