@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,7 @@ from flaremesh.cli.options import (
     name_code,
     place_of,
 )
-from flaremesh.cli.outputs import terminal
+from flaremesh.cli.outputs import terminal, writable_file
 from flaremesh.printable import printable
 from flaremesh.topology.links import carried_in_words
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from flaremesh.provision.plan import Message, Mixing, Plan
     from flaremesh.provision.prediction import WireTime
 
+_PICTURES = (".png", ".svg", ".pdf")
 _ROWS = 40  # of a table for people; --json has all
 
 
@@ -44,6 +46,13 @@ def plan(
         ),
     ] = False,
     measured: Measured = None,
+    partition: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw how many samples of each class each site has, into this file: .png, .svg or .pdf. "
+            "Builds the problems of all sites here, and so needs --build-problem.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a topology file means: mixing, sound algorithms, firewalls, changes."""
@@ -52,6 +61,10 @@ def plan(
 
     if measured and not build_problem:
         raise typer.BadParameter("--measured needs --build-problem, which tells how long messages are")
+    if partition and not build_problem:
+        raise typer.BadParameter("--partition needs --build-problem, which tells what data sites have")
+    if partition and partition.suffix not in _PICTURES:
+        raise typer.BadParameter(f"{partition} must end in {', '.join(_PICTURES)}", param_hint="--partition")
     loaded = load(topology, executes=build_problem)
     if build_problem:
         name_code(loaded, topology.parent)
@@ -61,6 +74,11 @@ def plan(
         build_problem=build_problem,
         measurement=measurement_in(measured) if measured else None,
     )
+    if partition:
+        from flaremesh.deploy.reports.partition_plot import plot_of
+
+        writable_file(partition)
+        plot_of(loaded).savefig(partition)
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))
     else:
