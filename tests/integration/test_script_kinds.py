@@ -85,11 +85,13 @@ def test_a_rank_that_is_killed_or_stopped_ends_the_run_by_its_number(
         problem.train(problem.initial(), 1, 1.0, None)
         started = psutil.Process().children(recursive=True)
         (chosen,) = [each for each in started if each.environ().get("RANK") == rank]
+        assert problem.ranks() == 2
         chosen.send_signal(sent)
         began = time.monotonic()
         with pytest.raises(ScriptError, match=f"(?s)^{told}"):
             problem.train(problem.initial(), 1, 1.0, None)
         assert time.monotonic() - began < 30
+        assert problem.ranks() == 0
         _, left = psutil.wait_procs(started, timeout=20)
     assert not left
 

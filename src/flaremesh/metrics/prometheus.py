@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -60,6 +60,7 @@ class PrometheusSink(Collector, MetricsSink):
     Attributes:
         checkpoints: what becomes of the run's; None where it has none.
         clips: by in-neighbour, the shares that were clipped away.
+        ranks: how many ranks of the run's script run; None where it has no script, or none has begun.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class PrometheusSink(Collector, MetricsSink):
         self._traffic = traffic
         self.checkpoints: Written | None = None
         self.clips: Mapping[str, float] = {}
+        self.ranks: Callable[[], int | None] = lambda: None
 
         self._state = RunState.CONFIGURING
         self._iterations = self._non_finite = 0
@@ -152,6 +154,7 @@ class PrometheusSink(Collector, MetricsSink):
             RunMetric.CONSENSUS_DISTANCE: record.consensus_distance if record else None,
             RunMetric.TRAIN_LOSS: record.loss if record else None,
             RunMetric.LAST_CHECKPOINT: self.checkpoints.written_at if self.checkpoints else None,
+            RunMetric.SCRIPT_RANKS: self.ranks(),
             RunMetric.FAILED_CHECKPOINTS: self.checkpoints.failures if self.checkpoints else None,
         }
         # a figure that nobody has measured yet is not 0

@@ -100,6 +100,10 @@ class ScriptProblem:
         log, self._log = self._log, []
         return log
 
+    def ranks(self) -> int | None:
+        """How many ranks of the script run now; None before it is asked first."""
+        return None if self._run is None else self._run.ranks()
+
     def buffers(self) -> Tensor | None:
         """The persistent floating-point buffers as one flat view, or None."""
         return self._buffers.vector

@@ -8,6 +8,7 @@ process was killed.
 import logging
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -39,6 +40,7 @@ _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2  # so soon is it noticed that a process has ended
 _STOPPED_SECONDS = 10.0  # for somebody who stops a process and lets it go on
 _STOPPED, _ENDED = frozenset("Tt"), frozenset("ZX")  # states of Linux's processes
+_ROOT_CAUSE = re.compile(r"^Root Cause.*?^\s*rank\s*: (\d{1,6})\b", re.DOTALL | re.MULTILINE)
 _LAST_LINES = 20
 _MOST_PRINTED = 1200  # characters of them, so that what is told of a failed site holds their end
 _GRACE_SECONDS = 5.0  # for what a script does after its last model, such as writing a file
@@ -161,15 +163,18 @@ class ScriptRun:
             self._end()
             raise ScriptError(f"{self._title} sent what is no answer: {printable(error, 300)}") from error
         if answer.kind == "failed":
-            first = self._ended_first()
+            seen = self._ended_first()
             self._wait()  # it still prints where
             self._end()
-            raise ScriptError(
-                f"{first}{self._title} failed: {printable(answer.said.get('why'), 300)}{self._printed()}"
-            )
+            why = printable(answer.said.get("why"), 300)
+            raise ScriptError(f"{self._first(seen)}{self._title} failed: {why}{self._printed()}")
         self._process.asked = False
         self._answers += 1
         return answer
+
+    def ranks(self) -> int:
+        """How many ranks have begun and go on."""
+        return sum(bool(state) and state not in _STOPPED | _ENDED for state in self._process.ranks().values())
 
     def _connected(self, deadline: float) -> Connection:
         while self._process.connection is None:
@@ -220,8 +225,14 @@ class ScriptRun:
         gone = sorted(rank for rank, state in states.items() if not state or state in _ENDED)
         return f"{_ranks(gone)} ended first: " if gone and len(gone) < len(states) else ""
 
+    def _first(self, seen: str) -> str:
+        """That, or what torchrun says: it may end the others before anybody sees which was first."""
+        self._reader.join(timeout=1.0)
+        found = _ROOT_CAUSE.search("\n".join(self._lines))
+        return f"{_ranks([found[1]])} ended first: " if found else seen
+
     def _ended(self) -> ScriptError:
-        first = self._ended_first()
+        seen = self._ended_first()
         self._wait()
         status = self._process.running.poll()
         self._end()
@@ -233,7 +244,7 @@ class ScriptRun:
             what = "ended without a call of flare.init(): it is no script for NVFlare's Client API"
         else:
             what = f"ended after {self._answers} answers: let it go on while flare.is_running()"
-        return ScriptError(f"{first}{self._title} {what}{self._printed()}")
+        return ScriptError(f"{self._first(seen)}{self._title} {what}{self._printed()}")
 
     def _printed(self) -> str:
         self._reader.join(timeout=1.0)

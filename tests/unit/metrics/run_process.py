@@ -17,6 +17,7 @@ traffic = TrafficCounter(["aachen", "köln"])
 sink = PrometheusSink(run_id, "dgd", "ring3", iterations, [hood], traffic, 0.1, predicted_contraction=0.5)
 sink.checkpoints = SimpleNamespace(written_at=1.5e9, failures=2)
 sink.clips = {"aachen": 1.5}
+sink.ranks = lambda: 2
 sink.state(RunState.RUNNING)
 for k in range(1, iterations + 1):
     traffic.sent("köln", 100)

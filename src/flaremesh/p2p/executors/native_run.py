@@ -2,6 +2,7 @@
 
 import gc
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields
@@ -21,6 +22,7 @@ from flaremesh.p2p.outcome import BEST_MODEL, MODEL, RUN_FOLDER, SiteResult
 from flaremesh.p2p.types import LocalConfig
 from flaremesh.printable import printable
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
+from flaremesh.problems.script import ScriptProblem
 from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import HISTORY, History
@@ -86,6 +88,10 @@ class NativeRun:
             sinks: list[MetricsSink] = [self._history, member.progress, member.metrics]
             sinks += [each for each in (sink, member.live) if each is not None]
             problem = built(site, make_problem)
+            if isinstance(problem, ScriptProblem):
+                # weak: a script ends when nobody uses its problem any more
+                script = weakref.ref(problem)
+                member.metrics.ranks = lambda: own.ranks() if (own := script()) is not None else None
             self.run = make(
                 algorithm,
                 problem,
