@@ -14,7 +14,10 @@ T = TypeVar("T")
 Number: TypeAlias = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float of a record. JSON has neither NaN nor infinity: both are written as null, which is read as NaN."""
 
-Whole: TypeAlias = Annotated[int, Field(ge=0, le=1 << 53)]
+MOST_COUNT: Final = 1 << 53
+"""So much may a count be."""
+
+Whole: TypeAlias = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 """A count of a record; longer ones are refused, because floats cannot calculate with them exactly."""
 
 Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e12)]

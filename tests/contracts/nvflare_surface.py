@@ -225,10 +225,13 @@ CALLS = {
         "params_type= params= current_round= total_rounds= meta="
     ),
     "nvflare.app_common.utils.fl_model_utils.FLModelUtils.from_shareable": "shareable",
+    "nvflare.apis.utils.analytix_utils.create_analytic_dxo": "tag value data_type",
+    "nvflare.app_common.widgets.streaming.AnalyticsReceiver.handle_event": "self event_type fl_ctx",
     "nvflare.client.in_process.api.InProcessClientAPI": "task_metadata",
     "nvflare.client.in_process.api.InProcessClientAPI.get_site_name": "self",
     "nvflare.client.in_process.api.InProcessClientAPI.init": "self rank config",
     "nvflare.client.in_process.api.InProcessClientAPI.is_running": "self",
+    "nvflare.client.in_process.api.InProcessClientAPI.log": "self key value data_type",
     "nvflare.client.in_process.api.InProcessClientAPI.receive": "self timeout",
     "nvflare.client.in_process.api.InProcessClientAPI.send": "self model clear_cache",
     "nvflare.client.in_process.api.InProcessClientAPI.set_meta": "self meta",
@@ -281,6 +284,9 @@ CALLS = {
 """What flaremesh calls or overrides, and how: by position ``name``, by keyword ``name=``."""
 
 NAMES = {
+    "nvflare.apis.analytix": "ANALYTIC_EVENT_TYPE",
+    "nvflare.apis.analytix.AnalyticsDataType": "METRIC METRICS SCALAR SCALARS",
+    "nvflare.apis.analytix.TrackConst": "GLOBAL_STEP_KEY",
     "nvflare.app_common.abstract.fl_model.ParamsType": "DIFF FULL",
     "nvflare.app_common.app_constant.AlgorithmConstants": "SCAFFOLD_CTRL_DIFF SCAFFOLD_CTRL_GLOBAL",
     "nvflare.app_common.app_constant.AppConstants": "TASK_SUBMIT_MODEL TASK_TRAIN TASK_VALIDATION",
@@ -381,6 +387,8 @@ ATTRIBUTES = {
     "nvflare.app_common.abstract.fl_model.FLModel": "meta metrics params params_type",
     "nvflare.client.in_process.api.InProcessClientAPI": "data_bus fl_model meta stop stop_reason",
     "nvflare.lighter.entity.Participant": "name",
+    "nvflare.private.fed.client.client_run_manager.ClientRunManager": "client",
+    "nvflare.private.fed.client.fed_client_base.FederatedClientBase": "components",
 }
 """Attributes of instances that flaremesh reads or sets, by the class that assigns them."""
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from flaremesh.problems.delivery import delivered
 from flaremesh.problems.protocol import SiteContext
+from flaremesh.problems.script_run import ScriptError
 from flaremesh.runtime.randomness import built
 from flaremesh.runtime.resumption import resumption_of
 from flaremesh.runtime.simulate import simulation_of
@@ -64,6 +66,34 @@ def test_a_correction_makes_of_a_script_what_the_algorithm_makes_of_gradients(al
             simulation.run()
             models.append(simulation.mean)
     torch.testing.assert_close(*models, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rank", "sent", "told"),
+    [
+        ("1", signal.SIGKILL, r"rank 1 ended first: train.py .*Root Cause.*rank +: 1 .*Signal 9"),
+        ("0", signal.SIGKILL, r"rank 0 ended first: train.py .*Root Cause.*rank +: 0 .*Signal 9"),
+        ("1", signal.SIGSTOP, r"rank 1 of train.py was stopped by a signal, for 10 s"),
+        ("0", signal.SIGSTOP, r"rank 0 of train.py was stopped by a signal, for 10 s"),
+    ],
+)
+def test_a_rank_that_is_killed_or_stopped_ends_the_run_by_its_number(
+    rank: str, sent: signal.Signals, told: str
+) -> None:
+    with delivered(run_of("ranks", launch="torchrun --nproc-per-node 2").problem) as make:
+        problem = built(SITE, make)
+        problem.train(problem.initial(), 1, 1.0, None)
+        started = psutil.Process().children(recursive=True)
+        (chosen,) = [each for each in started if each.environ().get("RANK") == rank]
+        assert problem.ranks() == 2
+        chosen.send_signal(sent)
+        began = time.monotonic()
+        with pytest.raises(ScriptError, match=f"(?s)^{told}"):
+            problem.train(problem.initial(), 1, 1.0, None)
+        assert time.monotonic() - began < 30
+        assert problem.ranks() == 0
+        _, left = psutil.wait_procs(started, timeout=20)
+    assert not left
 
 
 def test_nothing_is_left_of_two_ranks_whose_run_was_killed() -> None:

@@ -11,8 +11,10 @@ import yaml
 from running_mesh import running_mesh
 from safetensors.torch import load_file
 
+from flaremesh.deploy.runs.results import RUNS
 from flaremesh.deploy.runs.run import run
 from flaremesh.p2p.outcome import MODEL, RUN_FOLDER
+from flaremesh.runtime.history import HISTORY, History
 from flaremesh.runtime.simulate import simulation_of
 from flaremesh.topology.mesh import build
 
@@ -43,13 +45,23 @@ def test_sites_train_with_a_script_as_in_the_simulator_and_say_why_one_fails(
             site: load_file(mesh.workspace(site) / result.run_id / RUN_FOLDER / MODEL)
             for site in result.sites
         }
+        logs = [
+            History.read(mesh.folder / RUNS / result.run_id / site / HISTORY).log for site in result.sites
+        ]
         broken = mesh.topology.run.problem.model_copy(update={"args": ("--steps", "many")})
         changed = mesh.topology.run.model_copy(update={"problem": broken})
         failing = mesh.topology.model_copy(update={"run": changed})
         failed = run(failing, mesh.target, mesh.folder, "broken", lambda *_: None, threading.Event())
     assert failed.outcome == "failed"
-    assert re.search(r"of (heidelberg|bonn).* train\.py ended with exit status 2.*invalid int", failed.reason)
+    assert re.search(
+        rf"of ({'|'.join(result.sites)}).* train\.py ended with exit status 2.*invalid int", failed.reason
+    )
     assert len(models) == sites
+    for log in logs:
+        # of 7 models, since the first one precedes the first iteration
+        assert [each.step for each in log] == list(range(70))[: len(log)]
+        assert len(log) >= 60
+        assert log[-1].logged["train/loss"] < log[0].logged["train/loss"] / 2
     assert not [
         process
         for process in psutil.process_iter(["cmdline"])

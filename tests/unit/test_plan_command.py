@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from flaremesh import __version__
 from flaremesh.cli.main import app
+from flaremesh.deploy.reports.partition_plot import plot_of
+from flaremesh.problems.partitions import classes_of
 from flaremesh.provision.measured import MeasuredEdge, Measurement, to_json
 from flaremesh.provision.tuning import local_steps
 from flaremesh.topology.load import load
@@ -162,6 +164,42 @@ def test_a_plan_tells_how_long_a_run_takes_on_the_edges_that_were_measured(measu
     assert code == 0
     (row,) = [line for line in out.splitlines() if line.split()[:1] == ["exact"]]
     assert f"{exact['payload_bytes']:,}" in row
+
+
+def test_a_plan_draws_which_classes_each_site_has(measured: Path) -> None:
+    code, _, err = flaremesh("plan", "mesh.yaml", "--build-problem", "--partition", "partition.svg")
+    assert (code, err) == (0, "")
+    assert Path("partition.svg").read_text().startswith("<?xml")
+    (axes,) = plot_of(load(Path("mesh.yaml"))).axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b", "c", "d"]
+    seen = [
+        {label for label, bars in enumerate(axes.containers) if bars[site].get_width()} for site in range(4)
+    ]
+    assert seen == [set(classes_of(site, 4)) for site in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--partition", "a.png"], "--build-problem"),
+        (["--build-problem", "--partition", "a.txt"], "must end in .png"),
+        (["--build-problem", "--partition", "mesh.yaml/a.png"], "mesh.yaml"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused(
+    measured: Path, arguments: list[str], message: str
+) -> None:
+    code, _, err = flaremesh("plan", "mesh.yaml", *arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_a_problem_without_classes_cannot_be_drawn(measured: Path) -> None:
+    Path("mesh.yaml").write_text(MEASURED.replace("digits.Digits", "consensus.Consensus"))
+    code, _, err = flaremesh("plan", "mesh.yaml", "--build-problem", "--partition", "a.png")
+    assert code == 1
+    assert "the problem of a does not tell the classes of its samples" in err
+    assert not Path("a.png").exists()
 
 
 def test_a_measurement_alone_does_not_tell_how_long_a_run_takes(measured: Path) -> None:

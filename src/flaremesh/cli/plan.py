@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,7 @@ from flaremesh.cli.options import (
     name_code,
     place_of,
 )
-from flaremesh.cli.outputs import facts, terminal
+from flaremesh.cli.outputs import facts, terminal, writable_file
 from flaremesh.printable import printable
 from flaremesh.topology.links import carried_in_words
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from flaremesh.provision.plan import Message, Mixing, NoisePlan, Plan
     from flaremesh.provision.prediction import WireTime
 
+_PICTURES = (".png", ".svg", ".pdf")
 _ROWS = 40  # of a table for people; --json has all
 
 
@@ -52,6 +54,13 @@ def plan(
             help="Say, too, who could reconstruct what of whom if so many sites put together what they know.",
         ),
     ] = None,
+    partition: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw how many samples of each class each site has, into this file: .png, .svg or .pdf. "
+            "Builds the problems of all sites here, and so needs --build-problem.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a topology file means: mixing, sound algorithms, firewalls, changes."""
@@ -60,6 +69,10 @@ def plan(
 
     if measured and not build_problem:
         raise typer.BadParameter("--measured needs --build-problem, which tells how long messages are")
+    if partition and not build_problem:
+        raise typer.BadParameter("--partition needs --build-problem, which tells what data sites have")
+    if partition and partition.suffix not in _PICTURES:
+        raise typer.BadParameter(f"{partition} must end in {', '.join(_PICTURES)}", param_hint="--partition")
     loaded = load(topology, executes=build_problem)
     if build_problem:
         name_code(loaded, topology.parent)
@@ -70,6 +83,11 @@ def plan(
         measurement=measurement_in(measured) if measured else None,
         curious=curious,
     )
+    if partition:
+        from flaremesh.deploy.reports.partition_plot import plot_of
+
+        writable_file(partition)
+        plot_of(loaded).savefig(partition)
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))
     else:

@@ -137,6 +137,11 @@ class RunMetric(Enum):
     FAILED_CHECKPOINTS = Metric(
         "failed_checkpoints", "gauge", "Checkpoints that could not be written since the last one that was."
     )
+    SCRIPT_RANKS = Metric(
+        "script_ranks",
+        "gauge",
+        "Ranks of the run's script that run: neither ended nor stopped.",
+    )
     NEIGHBORS = Metric("neighbors", "gauge", "Sites whose values this site mixes.")
     MIXING_WEIGHT = Metric(
         "mixing_weight",

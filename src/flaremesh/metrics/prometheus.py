@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,16 @@ from typing_extensions import override
 from flaremesh import atomic
 from flaremesh.metrics import slots
 from flaremesh.metrics.names import DURATION_BUCKETS, Phase, RunMetric, RunState
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms, Spending, Traffic, Written
+from flaremesh.metrics.sink import (
+    Evaluation,
+    Iteration,
+    Logged,
+    MetricsSink,
+    Norms,
+    Spending,
+    Traffic,
+    Written,
+)
 from flaremesh.topology.links import Carried
 from flaremesh.topology.neighborhood import Neighborhood
 
@@ -61,6 +70,7 @@ class PrometheusSink(Collector, MetricsSink):
         checkpoints: what becomes of the run's; None where it has none.
         clips: by in-neighbour, the shares that were clipped away.
         spending: of the run's privacy budget; None where it has none.
+        ranks: how many ranks of the run's script run; None where it has no script, or none has begun.
     """
 
     def __init__(
@@ -84,6 +94,7 @@ class PrometheusSink(Collector, MetricsSink):
         self.checkpoints: Written | None = None
         self.clips: Mapping[str, float] = {}
         self.spending: Spending | None = None
+        self.ranks: Callable[[], int | None] = lambda: None
 
         self._state = RunState.CONFIGURING
         self._iterations = self._non_finite = 0
@@ -133,6 +144,10 @@ class PrometheusSink(Collector, MetricsSink):
                 self._gauges[_EVALUATED[name]] = value
 
     @override
+    def logged(self, record: Logged) -> None:
+        """Not exported: a script may choose any names."""
+
+    @override
     def norms(self, record: Norms) -> None:
         self._gauges[RunMetric.GRADIENT_NORM] = record.gradient
         self._gauges[RunMetric.INNOVATION_NORM] = record.innovation
@@ -150,6 +165,7 @@ class PrometheusSink(Collector, MetricsSink):
             RunMetric.CONSENSUS_DISTANCE: record.consensus_distance if record else None,
             RunMetric.TRAIN_LOSS: record.loss if record else None,
             RunMetric.LAST_CHECKPOINT: self.checkpoints.written_at if self.checkpoints else None,
+            RunMetric.SCRIPT_RANKS: self.ranks(),
             RunMetric.FAILED_CHECKPOINTS: self.checkpoints.failures if self.checkpoints else None,
             RunMetric.EPSILON_SPENT: self.spending.epsilon if self.spending else None,
             RunMetric.EPSILON_BUDGET: self.spending.most_epsilon if self.spending else None,

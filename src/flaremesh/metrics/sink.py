@@ -1,5 +1,6 @@
 """The records of a run's iterations and evaluations, and the sinks that receive them."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,6 +65,21 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """What a site's own training has logged at one of its steps, beside the run's own records.
+
+    Attributes:
+        iteration: how many iterations were done, or 0 before the first.
+        step: the step that it named; the iteration where it named none.
+        logged: by name.
+    """
+
+    iteration: Whole
+    step: Whole
+    logged: Metrics
+
+
+@dataclass(frozen=True)
 class Norms:
     """Norms that cost too much to be taken in every iteration: once a second at most; exported, not kept.
 
@@ -79,6 +95,18 @@ class Norms:
     iteration: int
     gradient: float | None
     innovation: float
+
+
+def numbers_of(record: Iteration | Evaluation | Logged) -> tuple[int, dict[str, float]]:
+    """What programs that compare runs are told of a record: its step, and all that is finite, by name."""
+    step, values = record.iteration, dict[str, float | None]()
+    if isinstance(record, Evaluation):
+        values |= record.metrics
+    elif isinstance(record, Logged):
+        step, values = record.step, dict(record.logged)
+    else:
+        values |= {"training loss": record.loss, "consensus distance": record.consensus_distance}
+    return step, {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 class Traffic(Protocol):
@@ -126,6 +154,9 @@ class MetricsSink(Protocol):
     def evaluation(self, record: Evaluation) -> None:
         """After every evaluation."""
 
+    def logged(self, record: Logged) -> None:
+        """After the iteration or evaluation in which it was logged; not of interest to every sink."""
+
     def norms(self, record: Norms) -> None:
         """Once a second at most, after an iteration."""
 
@@ -145,6 +176,11 @@ class Fanout(MetricsSink):
     def evaluation(self, record: Evaluation) -> None:
         for sink in self._sinks:
             sink.evaluation(record)
+
+    @override
+    def logged(self, record: Logged) -> None:
+        for sink in self._sinks:
+            sink.logged(record)
 
     @override
     def norms(self, record: Norms) -> None:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from flaremesh.links import Cancelled
 from flaremesh.metrics.names import RunState
-from flaremesh.metrics.sink import Evaluation, Iteration, Metrics, MetricsSink, Norms
+from flaremesh.metrics.sink import Evaluation, Iteration, Logged, Metrics, MetricsSink, Norms
 from flaremesh.p2p.outcome import Links, RunResult
 from flaremesh.record import Name, Schema, Seconds, Text, Whole, at_most
 from flaremesh.topology.schema import MOST_SITES
@@ -100,6 +100,10 @@ class ProgressReporter(MetricsSink):
     @override
     def evaluation(self, record: Evaluation) -> None:
         self._update(metrics=record.metrics)
+
+    @override
+    def logged(self, record: Logged) -> None:
+        """Not reported before the run's end."""
 
     @override
     def norms(self, record: Norms) -> None:

@@ -1,6 +1,6 @@
 """Mini-batches, as users' loaders give them and as a module and its loss take them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -109,6 +109,10 @@ class Passes:
         self._generators = own_generators(batches)
         # these draw from no others, and may have so short passes that asking would take time
         self._draws_globally = type(batches) not in (Batches, list, tuple)
+
+    def whole(self) -> Iterable[Any]:
+        """The batches of a further pass, for which generators go on; none of a stream without an end."""
+        return self._batches if isinstance(self._batches, Sized) else ()
 
     def next(self) -> Any:
         """The next batch.

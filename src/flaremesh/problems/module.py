@@ -104,6 +104,16 @@ class ModuleProblem:
         self._each_once = gives_each_once(train)
         self._examples: ExampleGradients | None = None
 
+    def labels(self) -> Tensor | None:
+        """Classes of the training samples of one pass, (m,); None where the targets are no classes."""
+        found: list[Tensor] = []
+        for _, targets in self._batches.whole():
+            targets = torch.as_tensor(targets)
+            if targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
+                return None
+            found.append(targets.cpu())
+        return torch.cat(found)
+
     def initial(self) -> Tensor:
         """The module's parameters as they are now, (d,)."""
         return self._parameters.vector.clone()

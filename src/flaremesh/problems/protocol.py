@@ -1,9 +1,9 @@
 """What a problem is: the user's model, loss and data at one site."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from torch import Generator, Tensor
@@ -129,6 +129,26 @@ class Trains(Protocol):
             Training loss of the last step (a 0-d tensor; None where the problem does not know it), and where
             it led, z (d,), in fresh memory.
         """
+
+
+class LogEntry(NamedTuple):
+    """What training has logged at one step.
+
+    Attributes:
+        step: of its own counting; None takes the run's iteration.
+        metrics: by name.
+    """
+
+    step: int | None
+    metrics: Mapping[str, float]
+
+
+@runtime_checkable
+class Logs(Protocol):
+    """What a problem adds to Problem if its training logs metrics of its own, for the site's history."""
+
+    def take_log(self) -> Sequence[LogEntry]:
+        """What it has logged since the last call."""
 
 
 @runtime_checkable

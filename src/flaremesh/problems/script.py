@@ -1,19 +1,23 @@
 """A script that is written for NVFlare's Client API, as a problem."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
 from flaremesh.problems.flat import FlatBuffers, FlatParameters, buffers_of, parts_of, set_buffers
-from flaremesh.problems.protocol import SiteContext
-from flaremesh.problems.script_messages import CONTROL, PARAMS, Message
+from flaremesh.problems.protocol import LogEntry, SiteContext
+from flaremesh.problems.script_messages import CONTROL, LOGGED, PARAMS, Message
 from flaremesh.problems.script_run import ScriptError, ScriptRun, command_of
 from flaremesh.topology.schema import ScriptReference
 
+_events = logging.getLogger(__name__)
+
+_MOST_LOGGED: Final = 200_000  # numbers, because a site keeps them all to the end of its run
 _LOSSES = ("loss", "train_loss", "training_loss")  # metrics that are a training loss
 
 
@@ -47,6 +51,8 @@ class ScriptProblem:
         self._run: ScriptRun | None = None
         self._round = 0
         self._metrics: dict[str, float] = {}
+        self._log: list[LogEntry] = []
+        self._logged = 0
         self._control: Tensor | None = None  # c of the site, as NVFlare's SCAFFOLD has it
 
     def initial(self) -> Tensor:
@@ -89,6 +95,15 @@ class ScriptProblem:
             self._metrics = _metrics(self._ask("validate", x, {}, {}))
         return self._metrics
 
+    def take_log(self) -> Sequence[LogEntry]:
+        """What the script has logged with NVFlare's writers since the last call."""
+        log, self._log = self._log, []
+        return log
+
+    def ranks(self) -> int | None:
+        """How many ranks of the script run now; None before it is asked first."""
+        return None if self._run is None else self._run.ranks()
+
     def buffers(self) -> Tensor | None:
         """The persistent floating-point buffers as one flat view, or None."""
         return self._buffers.vector
@@ -122,7 +137,22 @@ class ScriptProblem:
             self._run = ScriptRun(self._title, self._site.name, command, self._said.timeout)
         self._load(x)
         said = {"round": self._round, "rounds": self._site.iterations or None, "meta": meta}
-        return self._run.ask(Message(kind, said, {PARAMS: self._state(), **tensors}))
+        answer = self._run.ask(Message(kind, said, {PARAMS: self._state(), **tensors}))
+        self._take_in_log(answer.said.get(LOGGED, []))
+        return answer
+
+    def _take_in_log(self, logged: Sequence[Sequence[Any]]) -> None:
+        if not logged or self._logged > _MOST_LOGGED:
+            return
+        self._log += [LogEntry(step, metrics) for step, metrics in logged]
+        self._logged += sum(len(metrics) for _, metrics in logged)
+        if self._logged > _MOST_LOGGED:
+            _events.warning(
+                "%s: %s has logged %d numbers; no more of them are kept",
+                self._site.name,
+                self._title,
+                self._logged,
+            )
 
     def _state(self) -> dict[str, Tensor]:
         state = self._module.state_dict()

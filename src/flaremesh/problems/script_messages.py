@@ -13,11 +13,20 @@ from torch import Tensor
 CHANNEL_VARIABLE: Final = "FLAREMESH_SCRIPT_CHANNEL"
 """In the environment of a script's process: the socket at which its run waits for it."""
 
+RANK: Final = "rank-{}"
+"""Beside that socket: a file for each rank of the script that has begun, with its process's id."""
+
 SITE_VARIABLE: Final = "FLAREMESH_SCRIPT_SITE"
 """There, too: the name of its site."""
 
 PARAMS, CONTROL = "params", "control"
 """Groups of tensors: the model, and a correction of the script's steps."""
+
+LOGGED: Final = "logged"
+"""In an answer: what the script has logged since the last one, a list of (step or None, numbers by name)."""
+
+MOST_LOGGED_STEPS: Final = 10_000
+"""So many steps may it name in one answer."""
 
 
 @dataclass(frozen=True)

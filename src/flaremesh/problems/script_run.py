@@ -8,6 +8,7 @@ process was killed.
 import logging
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -29,7 +30,7 @@ from typing import IO, Final
 
 from flaremesh.errors import FlaremeshError
 from flaremesh.printable import printable
-from flaremesh.problems.script_messages import CHANNEL_VARIABLE, SITE_VARIABLE, Message
+from flaremesh.problems.script_messages import CHANNEL_VARIABLE, RANK, SITE_VARIABLE, Message
 
 HOST: Final = "flaremesh.p2p.nvflare.script_process"
 """What runs in a script's process, with NVFlare's Client API for the script; nothing here imports it."""
@@ -37,6 +38,9 @@ HOST: Final = "flaremesh.p2p.nvflare.script_process"
 _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.2  # so soon is it noticed that a process has ended
+_STOPPED_SECONDS = 10.0  # for somebody who stops a process and lets it go on
+_STOPPED, _ENDED = frozenset("Tt"), frozenset("ZX")  # states of Linux's processes
+_ROOT_CAUSE = re.compile(r"^Root Cause.*?^\s*rank\s*: (\d{1,6})\b", re.DOTALL | re.MULTILINE)
 _LAST_LINES = 20
 _MOST_PRINTED = 1200  # characters of them, so that what is told of a failed site holds their end
 _GRACE_SECONDS = 5.0  # for what a script does after its last model, such as writing a file
@@ -63,6 +67,12 @@ class _Process:
     folder: str
     connection: Connection | None = None
     asked: bool = False
+
+    def ranks(self) -> dict[str, str]:
+        """The state of each rank that has begun, as Linux has it; "" where its process is no more."""
+        return {
+            file.name.rpartition("-")[2]: _state_of(file) for file in Path(self.folder).glob(RANK.format("*"))
+        }
 
     def end(self) -> None:
         """End it; it gets time for what it does after its last model, unless it is still to answer."""
@@ -96,6 +106,7 @@ class ScriptRun:
         self._title, self._timeout = title, timeout
         self._ready = False  # has it called flare.init()?
         self._answers = 0
+        self._moved = time.monotonic()  # when no rank was seen stopped
         folder = tempfile.mkdtemp(prefix="flaremesh-script-")
         listener = socket.socket(socket.AF_UNIX)
         path = str(Path(folder, "run"))
@@ -132,6 +143,7 @@ class ScriptRun:
             ScriptError: it has ended, has failed, or does not answer in time; it is ended.
         """
         self._process.asked = True
+        self._moved = time.monotonic()
         deadline = time.monotonic() + self._timeout
         try:
             connection = self._connected(deadline)
@@ -151,14 +163,18 @@ class ScriptRun:
             self._end()
             raise ScriptError(f"{self._title} sent what is no answer: {printable(error, 300)}") from error
         if answer.kind == "failed":
+            seen = self._ended_first()
             self._wait()  # it still prints where
             self._end()
-            raise ScriptError(
-                f"{self._title} failed: {printable(answer.said.get('why'), 300)}{self._printed()}"
-            )
+            why = printable(answer.said.get("why"), 300)
+            raise ScriptError(f"{self._first(seen)}{self._title} failed: {why}{self._printed()}")
         self._process.asked = False
         self._answers += 1
         return answer
+
+    def ranks(self) -> int:
+        """How many ranks have begun and go on."""
+        return sum(bool(state) and state not in _STOPPED | _ENDED for state in self._process.ranks().values())
 
     def _connected(self, deadline: float) -> Connection:
         while self._process.connection is None:
@@ -179,6 +195,15 @@ class ScriptRun:
             raise self._ended()
         if time.monotonic() > deadline:
             raise self._late()
+        stopped = sorted(rank for rank, state in self._process.ranks().items() if state in _STOPPED)
+        if not stopped:
+            self._moved = time.monotonic()
+        elif time.monotonic() > self._moved + _STOPPED_SECONDS:
+            self._end()
+            raise ScriptError(
+                f"{_ranks(stopped)} of {self._title} was stopped by a signal, for {_STOPPED_SECONDS:g} s"
+                f"{self._printed()}"
+            )
 
     def _late(self) -> ScriptError:
         connection = self._process.connection
@@ -194,7 +219,20 @@ class ScriptRun:
         with suppress(subprocess.TimeoutExpired):
             self._process.running.wait(_GRACE_SECONDS)
 
+    def _ended_first(self) -> str:
+        """Which of several ranks have ended, while others have not."""
+        states = self._process.ranks()
+        gone = sorted(rank for rank, state in states.items() if not state or state in _ENDED)
+        return f"{_ranks(gone)} ended first: " if gone and len(gone) < len(states) else ""
+
+    def _first(self, seen: str) -> str:
+        """That, or what torchrun says: it may end the others before anybody sees which was first."""
+        self._reader.join(timeout=1.0)
+        found = _ROOT_CAUSE.search("\n".join(self._lines))
+        return f"{_ranks([found[1]])} ended first: " if found else seen
+
     def _ended(self) -> ScriptError:
+        seen = self._ended_first()
         self._wait()
         status = self._process.running.poll()
         self._end()
@@ -206,7 +244,7 @@ class ScriptRun:
             what = "ended without a call of flare.init(): it is no script for NVFlare's Client API"
         else:
             what = f"ended after {self._answers} answers: let it go on while flare.is_running()"
-        return ScriptError(f"{self._title} {what}{self._printed()}")
+        return ScriptError(f"{self._first(seen)}{self._title} {what}{self._printed()}")
 
     def _printed(self) -> str:
         self._reader.join(timeout=1.0)
@@ -220,6 +258,21 @@ def command_of(launch: str | None, script: Path, arguments: Sequence[str]) -> li
     if launch:  # several launches on one machine would take the same port
         start += ["torch.distributed.run", "--standalone", *shlex.split(launch)[1:], "-m"]
     return [*start, HOST, str(script), *arguments]
+
+
+def _ranks(numbers: Sequence[str]) -> str:
+    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+
+
+def _state_of(file: Path) -> str:
+    """The state of a process whose id is in a file: a letter of proc(5), or "" if it is no more."""
+    try:
+        told = Path("/proc", str(int(file.read_text())), "stat").read_text()
+    except OSError:
+        return ""
+    except ValueError:  # it is being written
+        return "R"
+    return told.rpartition(")")[2].split()[0]
 
 
 def _read(output: IO[str], lines: "deque[str]", site: str) -> None:

@@ -8,7 +8,7 @@ from threading import Thread
 from typing_extensions import override
 
 from flaremesh.errors import FlaremeshError
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
+from flaremesh.metrics.sink import Evaluation, Iteration, Logged, MetricsSink, Norms
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.cuts import Cuts
 from flaremesh.runtime.history import Record
@@ -51,6 +51,10 @@ class Checkpointing(MetricsSink):
 
     @override
     def evaluation(self, record: Evaluation) -> None:
+        self._records.append(record)
+
+    @override
+    def logged(self, record: Logged) -> None:
         self._records.append(record)
 
     @override

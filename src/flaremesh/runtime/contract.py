@@ -13,8 +13,17 @@ from torch import Tensor
 
 from flaremesh.class_path import ended
 from flaremesh.metrics.sink import MOST_METRICS
-from flaremesh.problems.protocol import ClipsExamples, Problem, ProblemError, Resumable, Trains
-from flaremesh.record import MOST_CHARACTERS
+from flaremesh.printable import refused
+from flaremesh.problems.protocol import (
+    ClipsExamples,
+    LogEntry,
+    Logs,
+    Problem,
+    ProblemError,
+    Resumable,
+    Trains,
+)
+from flaremesh.record import MOST_CHARACTERS, MOST_COUNT
 from flaremesh.runtime.tree import copied
 
 _log = logging.getLogger(__name__)
@@ -30,6 +39,7 @@ class CheckedProblem:
     Attributes:
         problem: the user's, unchecked.
         site: name of its site.
+        logs: whether it logs metrics of its own.
 
     All methods raise ProblemError, with the name of the site, where the problem fails or breaks a promise.
     """
@@ -37,6 +47,7 @@ class CheckedProblem:
     def __init__(self, problem: Problem, site: str):
         self.problem = problem
         self.site = site
+        self.logs = isinstance(problem, Logs)
         self._last_at = 0
         self._last: weakref.ref[Tensor] | None = None
 
@@ -91,6 +102,19 @@ class CheckedProblem:
         """Metrics by name; those that are None are left out."""
         with self._blamed():
             metrics = self.problem.evaluate(x.detach())
+        return self._metrics(metrics)
+
+    def take_log(self) -> list[LogEntry]:
+        """What it has logged since the last call."""
+        assert isinstance(self.problem, Logs), "it is asked only if it logs"
+        with self._blamed():
+            log = [LogEntry(*entry) for entry in self.problem.take_log()]
+        for step, _ in log:
+            if step is not None and not (isinstance(step, int) and 0 <= step <= MOST_COUNT):
+                raise self._broken(f"a step of its log that is {refused(step)}; a count is expected, or None")
+        return [LogEntry(step, self._metrics(metrics)) for step, metrics in log]
+
+    def _metrics(self, metrics: Any) -> dict[str, float]:
         if not isinstance(metrics, Mapping):
             raise self._broken(
                 f"metrics that are {_kind(metrics)}; a mapping from names to numbers is expected"

@@ -5,7 +5,9 @@ import logging
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Final, Self, TypeAlias, TypeVar
@@ -14,7 +16,7 @@ from pydantic import Discriminator, Tag
 from typing_extensions import override
 
 from flaremesh import atomic
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
+from flaremesh.metrics.sink import Evaluation, Iteration, Logged, MetricsSink, Norms
 from flaremesh.record import RecordError, Schema
 
 HISTORY: Final = "history.jsonl"
@@ -25,21 +27,28 @@ T = TypeVar("T")
 
 def _kind(record: object) -> str:
     if isinstance(record, Mapping):
+        if "logged" in record:
+            return "logged"
         return "evaluation" if record.keys() & {"metrics", "evaluation"} else "iteration"
+    if isinstance(record, Logged):
+        return "logged"
     return "evaluation" if isinstance(record, Evaluation) else "iteration"
 
 
 Record: TypeAlias = Annotated[
-    Annotated[Iteration, Tag("iteration")] | Annotated[Evaluation, Tag("evaluation")], Discriminator(_kind)
+    Annotated[Iteration, Tag("iteration")]
+    | Annotated[Evaluation, Tag("evaluation")]
+    | Annotated[Logged, Tag("logged")],
+    Discriminator(_kind),
 ]
-"""A line of a history: an evaluation where it has ``metrics``, else an iteration."""
+"""A line of a history: an evaluation where it has ``metrics``, what was ``logged``, else an iteration."""
 
 _log = logging.getLogger(__name__)
 
 _WRITE_SECONDS = 0.02  # between two writes, because writing a short line costs more time than making it
 _RETRY_SECONDS = 1.0
 _AT_ONCE = 256  # records: so many are made into lines in vain while there is no room
-_RECORD: Schema[Iteration | Evaluation] = Schema(Record, "a record of a history")
+_RECORD: Schema[Record] = Schema(Record, "a record of a history")
 
 
 class History(MetricsSink):
@@ -56,6 +65,7 @@ class History(MetricsSink):
     Attributes:
         iterations: records of the iterations.
         evaluations: records of the evaluations.
+        log: what the site's training has logged itself.
 
     Raises:
         OSError: there can be no such file; or it is not complete, at the end of a context without an error.
@@ -64,6 +74,7 @@ class History(MetricsSink):
     def __init__(self, path: Path | None = None, earlier: Iterable[Record] = ()):
         self.iterations: list[Iteration] = []
         self.evaluations: list[Evaluation] = []
+        self.log: list[Logged] = []
         self._file = path.open("wb", buffering=0) if path else None
         self._unwritten: list[Record] = []
         self._bytes = 0  # of the file that are whole lines
@@ -114,10 +125,12 @@ class History(MetricsSink):
         """Metrics of the last evaluation, {} before the first."""
         return dict(self.evaluations[-1].metrics) if self.evaluations else {}
 
-    def add(self, record: Iteration | Evaluation) -> None:
+    def add(self, record: Record) -> None:
         """Keep a record, and write it where there is a file."""
         if isinstance(record, Evaluation):
             self.evaluations.append(record)
+        elif isinstance(record, Logged):
+            self.log.append(record)
         else:
             self.iterations.append(record)
         if self._file:
@@ -165,23 +178,37 @@ class History(MetricsSink):
         self.add(record)
 
     @override
+    def logged(self, record: Logged) -> None:
+        self.add(record)
+
+    @override
     def norms(self, record: Norms) -> None:
         """Not kept."""
 
-    def thinned(self, limit: int) -> list[Iteration | Evaluation]:
-        """At most ``limit`` iterations and ``limit`` evaluations, in the order of their iterations."""
-        return _ordered(evenly_spaced(self.iterations, limit), evenly_spaced(self.evaluations, limit))
+    def thinned(self, limit: int) -> list[Record]:
+        """At most ``limit`` iterations and ``limit`` evaluations, in the order of their iterations.
 
-    def ordered(self) -> list[Iteration | Evaluation]:
+        What is left of both numbers is there for what was logged.
+        """
+        kept: list[Record] = [*evenly_spaced(self.iterations, limit), *evenly_spaced(self.evaluations, limit)]
+        return _ordered(kept, _thinned(self.log, 2 * limit - len(kept)))
+
+    def ordered(self) -> list[Record]:
         """All records, in the order of their iterations."""
-        return _ordered(self.iterations, self.evaluations)
+        return _ordered(self.iterations, self.evaluations, self.log)
 
 
-def _ordered(
-    iterations: Iterable[Iteration], evaluations: Iterable[Evaluation]
-) -> list[Iteration | Evaluation]:
-    records: list[Iteration | Evaluation] = [*iterations, *evaluations]
-    return sorted(records, key=lambda record: record.iteration)
+def _ordered(*records: Iterable[Record]) -> list[Record]:
+    return sorted(chain(*records), key=lambda record: record.iteration)
+
+
+def _thinned(log: Iterable[Logged], limit: int) -> list[Logged]:
+    """At most ``limit`` of the log, and of what is logged at the same steps as many each."""
+    together = defaultdict[frozenset[str], list[Logged]](list)
+    for record in log:
+        together[frozenset(record.logged)].append(record)
+    some = [*together.values()][: limit // 2]
+    return [record for each in some for record in evenly_spaced(each, limit // len(some))]
 
 
 def evenly_spaced(records: Sequence[T], limit: int) -> list[T]:

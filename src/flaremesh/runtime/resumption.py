@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flaremesh.errors import FlaremeshError
-from flaremesh.metrics.sink import Evaluation
+from flaremesh.metrics.sink import Evaluation, Logged
 from flaremesh.record import finite_or_none
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import History
@@ -124,6 +124,12 @@ def _values(history: History) -> dict[tuple[int, str], Any]:
     for record in history.ordered():
         if isinstance(record, Evaluation):
             values |= {(record.iteration, name): finite_or_none(v) for name, v in record.metrics.items()}
+        elif isinstance(record, Logged):
+            where = f"logged at step {record.step}"
+            values |= {
+                (record.iteration, f"{name}, {where},"): finite_or_none(v)
+                for name, v in record.logged.items()
+            }
         else:
             values[record.iteration, "training loss"] = finite_or_none(record.loss)
             values[record.iteration, "consensus distance"] = finite_or_none(record.consensus_distance)

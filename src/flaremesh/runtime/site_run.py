@@ -18,7 +18,7 @@ from flaremesh.algorithms.descent import OwnDescent
 from flaremesh.errors import FlaremeshError
 from flaremesh.gossip import GossipError
 from flaremesh.links import Link
-from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, MetricsSink, Norms
+from flaremesh.metrics.sink import Evaluation, Fanout, Iteration, Logged, MetricsSink, Norms
 from flaremesh.printable import printable
 from flaremesh.privacy.masks import masks_of
 from flaremesh.privacy.noise import NoisedGradient, Secrets
@@ -429,10 +429,16 @@ class SiteRun:
     def _tell(self) -> None:
         if self._untold is not None:
             self._sink.iteration(self._untold)
+            self._tell_log(self._untold.iteration)
             self._untold = None
         if self._untold_norms is not None:
             self._sink.norms(self._untold_norms)
             self._untold_norms = None
+
+    def _tell_log(self, iteration: int) -> None:
+        if self.problem.logs:
+            for step, metrics in self.problem.take_log():
+                self._sink.logged(Logged(iteration, iteration if step is None else step, metrics))
 
     def _mixed(self, observed: Observation, stage: int) -> Vectors:
         if stage not in observed.under_way:
@@ -488,3 +494,4 @@ class SiteRun:
         if self._agreement:
             self._agreement.evaluated(metrics)
         self._sink.evaluation(Evaluation(iteration, metrics, time.perf_counter() - started))
+        self._tell_log(iteration)

@@ -5,6 +5,7 @@ import argparse
 import nvflare.client as flare
 import torch
 from net import Net
+from nvflare.client.tracking import SummaryWriter
 from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 
@@ -16,6 +17,7 @@ def main() -> None:
     args = parser.parse_args()
 
     flare.init()
+    board = SummaryWriter()
     site = flare.get_site_name()
     data = load_digits()
     part = sum(map(ord, site)) % 2
@@ -32,12 +34,13 @@ def main() -> None:
         model.train()
         torch.manual_seed(received.current_round)
         optimizer = torch.optim.SGD(model.parameters(), lr=args.lr)
-        for _ in range(args.steps):
+        for step in range(received.current_round * args.steps, (received.current_round + 1) * args.steps):
             chosen = torch.randint(len(labels), (128,))
             optimizer.zero_grad()
             loss = cross_entropy(model(inputs[chosen]), labels[chosen])
             loss.backward()
             optimizer.step()
+            board.add_scalar("train/loss", loss.item(), global_step=step)
         print(f"{site}: round {received.current_round} of {received.total_rounds}, {loss:.3f}")
         flare.send(
             flare.FLModel(

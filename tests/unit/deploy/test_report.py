@@ -140,6 +140,20 @@ def test_a_ring_of_eight_contracts_at_its_predicted_rate(ring_of_eight: Path, tm
     assert report.fitted_contraction == pytest.approx(ring, rel=0.02)
 
 
+def test_what_training_has_logged_is_a_figure_by_its_own_steps(digits: Path) -> None:
+    with (digits / "site-1" / HISTORY).open("a") as history:
+        for step in range(3):
+            history.write(f'{{"iteration": 1, "step": {step}, "logged": {{"<b>lr</b>": 0.5, "n": null}}}}\n')
+    run = load_run(digits)
+    with LIGHT.applied():
+        figure = plots.logged(run, LIGHT)
+    (axes,) = figure.axes
+    (line,) = axes.lines
+    assert axes.get_title(loc="left") == "<b>lr</b>"
+    assert (line.get_label(), [*line.get_xdata()], [*line.get_ydata()]) == ("site-1", [0, 1, 2], [0.5] * 3)
+    assert "logged" in write_report(digits, digits / "report").figures
+
+
 def test_training_gives_five_figures_and_one_page(digits: Path) -> None:
     report = write_report(digits, digits / "report")
     assert list(report.figures) == ["loss", "accuracy", "consensus", "graph", "time"]

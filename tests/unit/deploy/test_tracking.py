@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flaremesh.cli.main import app
 from flaremesh.deploy.reports.event_file import crc32c
-from flaremesh.metrics.sink import Evaluation, Iteration
+from flaremesh.metrics.sink import Evaluation, Iteration, Logged
 from flaremesh.p2p.outcome import RESULT, RUN_RESULT, RunResult
 from flaremesh.runtime.history import HISTORY, History
 
@@ -25,6 +25,7 @@ def run(tmp_path):
             history.add(Evaluation(0, {"accuracy": 0.125}, 0.5))
             history.add(Iteration(1, 0.5, 0.25, 2.0, 0.1, 0.1))
             history.add(Iteration(2, None, float("nan"), 2.0, 0.1, 0.1))
+            history.add(Logged(2, 40, {"train/loss": 0.375, "lr": float("inf")}))
             history.add(Evaluation(300, {"accuracy": 1e60, "größe": 0.75}, 0.5))
     result = RunResult("0badcafe", "finished", name="a run", topology="mesh", iterations=2)
     (folder / RESULT).write_text(RUN_RESULT.json(result))
@@ -88,11 +89,12 @@ def test_tensorboard_gets_a_folder_for_each_site_with_all_that_is_finite(run, tm
         ("accuracy", 0, 0.125),
         ("training loss", 1, 0.5),
         ("consensus distance", 1, 0.25),
+        ("train/loss", 40, 0.375),
         ("accuracy", 300, float("inf")),
         ("größe", 300, 0.75),
     ]
     times = [event.wall_time - events[0].wall_time for event in events]
-    assert times == pytest.approx([0.0, 2.0, 2.0, 4.5, 4.5])
+    assert times == pytest.approx([0.0, 2.0, 2.0, 4.0, 4.5, 4.5])
 
 
 def test_without_mlflow_the_command_says_how_to_get_it(run, monkeypatch):

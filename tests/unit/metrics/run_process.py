@@ -18,6 +18,7 @@ sink = PrometheusSink(run_id, "dgd", "ring3", iterations, [hood], traffic, 0.1, 
 sink.checkpoints = SimpleNamespace(written_at=1.5e9, failures=2)
 sink.clips = {"aachen": 1.5}
 sink.spending = SimpleNamespace(epsilon=6.5, most_epsilon=8.0)
+sink.ranks = lambda: 2
 sink.state(RunState.RUNNING)
 for k in range(1, iterations + 1):
     traffic.sent("köln", 100)

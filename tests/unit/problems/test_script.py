@@ -1,13 +1,17 @@
 """A script with NVFlare's Client API is a problem: what it gets, and what is made of what it sends."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from flaremesh.metrics.sink import MOST_METRICS
+from flaremesh.problems import script
 from flaremesh.problems.protocol import SiteContext
 from flaremesh.problems.script import ScriptProblem
+from flaremesh.problems.script_messages import MOST_LOGGED_STEPS
 from flaremesh.problems.script_run import ScriptError
 from flaremesh.topology.schema import ScriptReference
 
@@ -18,6 +22,7 @@ SCRIPT = """
 import sys
 import nvflare.client as flare
 import torch
+from nvflare.client.tracking import MLflowWriter, SummaryWriter, WandBWriter
 from nvflare.app_common.app_constant import AlgorithmConstants
 from nvflare.app_opt.pt.scaffold import PTScaffoldHelper
 from torch import nn
@@ -65,6 +70,24 @@ while flare.is_running():
         params["1.bias"] = torch.zeros(7)
     elif how == 6:
         params["1.bias"] = params["1.bias"] * float("nan")
+    elif how == 7:
+        board = SummaryWriter()
+        for step in (40, 41):
+            board.add_scalar("train/loss", torch.tensor(step / 8), global_step=step)
+        board.add_scalar("lr", 0.5, 40)
+        board.add_scalars("norm", {"weight": 2, "bias": 3.0}, 41)
+        board.add_scalar("epoch", 1.0)  # without a step
+        board.add_scalar("at", 1.0, -1)
+        board.add_scalar("é" * 300, 1.0, 40)
+        MLflowWriter().log_metrics({"ml": 4.0}, 42)
+        MLflowWriter().log_metric("ml2", float("nan"), 42)
+        MLflowWriter().log_text("a text", "a.txt")
+        MLflowWriter().set_tag("kind", "x")
+        WandBWriter().log({"wandb": 6.0, "text": "word"}, 43)
+        for name in range(300):
+            board.add_scalar("many/" + str(name), 1.0, 44)
+        for step in range(100, 10_100):
+            board.add_scalar("long", 1.0, step)
     elif how == 8:
         raise RuntimeError("out of memory")
     flare.send(flare.FLModel(params=params, params_type=kind, metrics=metrics, meta=meta))
@@ -91,7 +114,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> ScriptProblem:
 def problem(running: ScriptProblem) -> ScriptProblem:
     buffers = {"0.running_mean": torch.zeros(2), "0.running_var": torch.ones(2)}
     running.restore({"round": 0, "metrics": {}, "buffers": buffers})
-    running._control = None
+    running._control, running._logged = None, 0
     return running
 
 
@@ -124,6 +147,36 @@ def test_arrays_of_numpy_are_taken_too(problem: ScriptProblem) -> None:
 
 def test_metrics_are_those_of_a_task_to_evaluate(problem: ScriptProblem) -> None:
     assert problem.evaluate(torch.full((7,), 0.75)) == {"accuracy": 0.75}
+
+
+def test_what_it_logs_with_nvflares_writers_comes_with_its_model_by_the_steps_it_names(
+    problem: ScriptProblem,
+) -> None:
+    train(problem, 7, torch.zeros(7))
+    log = {step: dict(metrics) for step, metrics in problem.take_log()}
+    assert {step: log[step] for step in (40, 41, None, 43)} == {
+        40: {"train/loss": 5.0, "lr": 0.5},
+        41: {"train/loss": 5.125, "norm/weight": 2.0, "norm/bias": 3.0},
+        None: {"epoch": 1.0},
+        43: {"wandb": 6.0},
+    }
+    assert log[42]["ml"] == 4.0
+    assert math.isnan(log[42]["ml2"])
+    assert len(log[44]) == MOST_METRICS
+    assert len(log) == MOST_LOGGED_STEPS
+    assert not problem.take_log()
+    train(problem, 0, torch.zeros(7))
+    assert not problem.take_log()
+
+
+def test_no_more_is_kept_of_what_it_logs_than_there_is_room_for(
+    problem: ScriptProblem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(script, "_MOST_LOGGED", 5)
+    for _ in range(2):
+        train(problem, 7, torch.zeros(7))
+    assert len(problem.take_log()) == MOST_LOGGED_STEPS
+    assert "no more of them are kept" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from flaremesh.problems import script_run
 from flaremesh.problems.script_messages import Message
 from flaremesh.problems.script_run import ScriptError, ScriptRun, command_of
 
@@ -86,6 +87,18 @@ def test_it_does_not_wait_for_ever_and_leaves_nothing_of_the_process(program: st
     ):
         run.ask(ASK)
     assert time.monotonic() - started < 10
+    assert ended(process)
+
+
+def test_a_process_that_is_stopped_does_not_wait_for_the_end_of_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(script_run, "_STOPPED_SECONDS", 1.0)
+    begins = "open(os.environ['FLAREMESH_SCRIPT_CHANNEL'][:-3] + 'rank-0', 'w').write(str(os.getpid()))"
+    run = running(f"{CALLS}\n{begins}\nos.kill(os.getpid(), 19)", timeout=600.0)
+    process = psutil.Process(run._process.running.pid)
+    with pytest.raises(ScriptError, match=r"rank 0 of train\.py was stopped by a signal, for 1 s"):
+        run.ask(ASK)
     assert ended(process)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaremesh.metrics.sink import Evaluation, Iteration
+from flaremesh.metrics.sink import Evaluation, Iteration, Logged
 from flaremesh.printable import printable
 from flaremesh.record import RecordError
 from flaremesh.runtime import history as histories
@@ -19,6 +19,9 @@ NAMES = st.text().map(printable)
 RECORDS = st.builds(
     Iteration, st.integers(1, 1 << 53), st.none() | NUMBERS, NUMBERS, *[SECONDS] * 6, finite=st.booleans()
 ) | st.builds(Evaluation, st.integers(0, 1 << 53), st.dictionaries(NAMES, NUMBERS), SECONDS)
+RECORDS |= st.builds(
+    Logged, st.integers(0, 1 << 53), st.integers(0, 1 << 53), st.dictionaries(NAMES, NUMBERS)
+)
 
 
 def record(iteration, loss=1.0):
@@ -141,6 +144,28 @@ def test_thinning_keeps_first_and_last_and_the_order():
     iterations = [each.iteration for each in records]
     assert iterations == sorted(iterations)
     assert [each.iteration for each in records if isinstance(each, Iteration)][::49] == [1, 1000]
+
+
+def test_what_is_logged_seldom_is_not_thinned_away_by_what_is_logged_often():
+    history = History()
+    for step in range(1000):
+        history.logged(Logged(step, step, {"train/loss": 1.0, "lr": 0.5}))
+        if step % 100 == 7:
+            history.logged(Logged(step, step, {"val/loss": 2.0}))
+    records = history.thinned(50)
+    assert len(records) <= 100
+    assert len([each for each in records if "val/loss" in each.logged]) == 10
+    trained = [each.step for each in records if "lr" in each.logged]
+    assert len(trained) == 50
+    assert (trained[0], trained[-1]) == (0, 999)
+
+
+def test_no_names_are_so_many_that_a_thinned_history_is_too_long():
+    history = History()
+    for name in range(300):
+        for step in range(3):
+            history.logged(Logged(step, step, {str(name): 1.0}))
+    assert len(history.thinned(50)) == 100
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 5, 6, 11, 1000])

@@ -13,6 +13,7 @@ from flaremesh.algorithms import create
 from flaremesh.gossip import GossipError
 from flaremesh.links import Key, LinkError, PeerBehind, PeerTimeout, link
 from flaremesh.links.inprocess import InProcessLink, inboxes
+from flaremesh.metrics.sink import Logged
 from flaremesh.problems.consensus import Consensus
 from flaremesh.problems.module import Batches, ModuleProblem
 from flaremesh.problems.protocol import ProblemError, SiteContext
@@ -81,6 +82,45 @@ def normalised(site=BONN):
     inputs = torch.tensor([[1.0], [3.0]])
     model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1, bias=False))
     return ModuleProblem(site, model, mse_loss, Batches(inputs, inputs), device="cpu")
+
+
+class Logging(Consensus):
+    """Logs at each evaluation, at a step of its own counting or none."""
+
+    entries = ((None, {"seen": 1.0}), (40, {"lr": 0.5}))
+
+    def take_log(self):
+        entries, self.entries = self.entries, ()
+        return entries
+
+
+def test_what_a_problem_logs_is_told_with_the_iteration_in_which_it_came():
+    problem = Logging(BONN, {"bonn": [4.0, 8.0]})
+    pair = Pair(problem, create("consensus"))
+    problem.entries = [(None, {"seen": 2.0})]
+    pair.iterate(0, [0.0, 4.0])
+    pair.send(1)
+    assert pair.history.log == [
+        Logged(0, 0, {"seen": 1.0}),
+        Logged(0, 40, {"lr": 0.5}),
+        Logged(1, 1, {"seen": 2.0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([(-1, {})], "a step of its log that is -1"),
+        ([(1, 2.0)], "metrics that are a float"),
+        ([(1, {"lr": "fast"})], "a metric lr that is a str"),
+        ([3], "failed"),
+    ],
+)
+def test_what_a_problem_logs_is_checked(entries, message):
+    problem = Logging(BONN, {"bonn": [4.0, 8.0]})
+    problem.entries = entries
+    with pytest.raises(ProblemError, match=f"problem of bonn .*{message}"):
+        Pair(problem, create("consensus"))
 
 
 def test_an_iteration_sends_the_value_and_mixes_with_the_rows_weights():

@@ -1,5 +1,6 @@
 """Figures of what a run measured; each function returns None where the run holds nothing to draw."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import cast
@@ -28,6 +29,7 @@ from flaremesh.runtime.history import History
 
 _FIRST_ITERATIONS = 10
 _MOST_NAMES = 32  # characters, for names beside the name of an axis
+_MOST_LOGGED = 6  # names, in one figure
 DRAWABLE = 1e100  # greater numbers, of runs that diverge, overflow when axes are laid out
 
 Line = tuple[Sequence[float], Sequence[float]]
@@ -72,6 +74,28 @@ def accuracy(run: RecordedRun, theme: Theme) -> Figure | None:
     subtitle(axes, "on the evaluation data", theme)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
     _draw_sites(axes, run, lines, theme, marker="o")
+    return figure
+
+
+def logged(run: RecordedRun, theme: Theme) -> Figure | None:
+    """What the sites' own training has logged, by its own steps: one plot for each name, six at most."""
+    often = Counter(
+        name for history in run.histories.values() for each in history.log for name in each.logged
+    )
+    found = {name: _logged(run, name) for name, _ in often.most_common(_MOST_LOGGED)}
+    drawn = {name: lines for name, lines in sorted(found.items()) if lines}
+    if not drawn:
+        return None
+    figure = Figure(figsize=(8.4, 1 + 2 * len(drawn)), layout="constrained")
+    plots = figure.subplots(len(drawn), squeeze=False)[:, 0]
+    for axes, (name, lines) in zip(plots, drawn.items(), strict=True):
+        axes.set_title(name if len(name) <= _MOST_NAMES else f"{name[:_MOST_NAMES]}…")
+        for site, line in lines.items():
+            axes.plot(*line, **site_style(run, site), label=site)
+    plots[-1].set_xlabel("step")
+    if len(run.sites) <= DISTINCT_SITES:
+        handles, labels = plots[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", handlelength=2.8)
     return figure
 
 
@@ -176,6 +200,10 @@ def _lines(run: RecordedRun, points: Callable[[History], list[tuple[int, float |
 
 def _evaluated(run: RecordedRun, metric: str) -> dict[str, Line]:
     return _lines(run, lambda history: [(e.iteration, e.metrics.get(metric)) for e in history.evaluations])
+
+
+def _logged(run: RecordedRun, name: str) -> dict[str, Line]:
+    return _lines(run, lambda history: [(each.step, each.logged.get(name)) for each in history.log])
 
 
 def _draw_sites(axes: Axes, run: RecordedRun, lines: Mapping[str, Line], theme: Theme, marker: str) -> None:

@@ -49,6 +49,7 @@ def write_report(folder: Path, output: Path) -> WrittenReport:
         "loss": lambda theme: plots.loss(run, theme),
         "accuracy": lambda theme: plots.accuracy(run, theme),
         "consensus": lambda theme: plots.consensus(run, distance, fit, theme),
+        "logged": lambda theme: plots.logged(run, theme),
         "graph": lambda theme: graph_plot.graph(run, theme),
         "time": lambda theme: plots.time(run, theme),
     }

@@ -1,6 +1,5 @@
 """A run's histories for the programs in which people compare experiments: TensorBoard and MLflow."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from flaremesh.deploy.reports.event_file import Scalar, write_events
 from flaremesh.deploy.runs.results import RecordedRun, load_run, submitted_topology
 from flaremesh.errors import FlaremeshError
 from flaremesh.metrics.names import RunState
-from flaremesh.metrics.sink import Evaluation
+from flaremesh.metrics.sink import Evaluation, Iteration, numbers_of
 from flaremesh.printable import printable
 from flaremesh.runtime.history import History
 
@@ -127,18 +126,14 @@ def _began_at(folder: Path, run: RecordedRun) -> float:
 
 
 def _seconds(history: History) -> float:
-    return sum(record.seconds for record in history.ordered())
+    records: list[Iteration | Evaluation] = [*history.iterations, *history.evaluations]
+    return sum(record.seconds for record in records)
 
 
 def _scalars(history: History, began_at: float) -> Iterator[Scalar]:
     """All that a history has; what is not finite is left out, because not every store has a place for it."""
     time = began_at
     for record in history.ordered():
-        time += record.seconds
-        if isinstance(record, Evaluation):
-            values: Mapping[str, float | None] = record.metrics
-        else:
-            values = {"training loss": record.loss, "consensus distance": record.consensus_distance}
-        for name, value in values.items():
-            if value is not None and math.isfinite(value):
-                yield Scalar(name, record.iteration, value, time)
+        time += getattr(record, "seconds", 0.0)
+        step, numbers = numbers_of(record)
+        yield from (Scalar(name, step, number, time) for name, number in numbers.items())

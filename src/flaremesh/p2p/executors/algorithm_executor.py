@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from flaremesh.links import LinkError
 from flaremesh.links.carrier import Address
-from flaremesh.metrics.sink import Evaluation, Iteration, Norms
+from flaremesh.metrics.sink import Evaluation, Iteration, Logged, Norms
 from flaremesh.p2p.executors.native_run import (
     NativeRun,
     algorithm_of,
@@ -53,6 +53,9 @@ class AlgorithmExecutor(RunExecutor):
 
     def evaluation(self, record: Evaluation) -> None:
         """Hook after every evaluation, as MetricsSink has it."""
+
+    def logged(self, record: Logged) -> None:
+        """Hook after what the site's training has logged itself, as MetricsSink has it."""
 
     def norms(self, record: Norms) -> None:
         """Hook once a second at most, as MetricsSink has it."""

@@ -35,6 +35,7 @@ from flaremesh.p2p.executors.tickets import Tickets
 from flaremesh.p2p.extra import planned_iterations, tolerance_of
 from flaremesh.p2p.gate import egress, order
 from flaremesh.p2p.nvflare.cells import CHECKPOINT, FRAMES, PROGRESS, SERVER, TICKETS, RunCell
+from flaremesh.p2p.nvflare.receivers import LiveMetrics, receivers_of
 from flaremesh.p2p.nvflare.startup import startup_files
 from flaremesh.p2p.outcome import SiteResult
 from flaremesh.p2p.progress import ProgressReporter
@@ -65,6 +66,7 @@ class Member:
         checkpoints: of the run at this site; None where the run ends with its first loss.
         cell: its end of the messages through the server.
         edges: whose values go to whom in the whole run, as its submitter signed it; None where nobody did.
+        live: passes what the site measures on to receivers of its own; None without any.
     """
 
     folder: Path
@@ -77,6 +79,7 @@ class Member:
     checkpoints: Checkpoints | None = None
     cell: RunCell | None = None
     edges: Mapping[str, tuple[str, ...]] | None = None
+    live: LiveMetrics | None = None
 
     @classmethod
     def join(cls, fl_ctx: FLContext, config: LocalConfig, algorithm: str, abort_signal: Signal) -> "Member":
@@ -146,8 +149,10 @@ class Member:
             metrics.state(RunState.FAILED)
             progress.stop()
             raise
+        receivers = receivers_of(fl_ctx)
+        live = LiveMetrics(fl_ctx, receivers) if receivers else None
         return cls(
-            folder, charter is None, link, traffic, metrics, progress, charter, checkpoints, cell, edges
+            folder, charter is None, link, traffic, metrics, progress, charter, checkpoints, cell, edges, live
         )
 
     def open(self, addresses: Mapping[str, Address], timeout: float) -> None:
@@ -171,6 +176,8 @@ class Member:
         if state.ended:
             self.progress.stop()
             self.link.close(patience=patience if state is RunState.FINISHED else 0)
+            if self.live is not None:
+                self.live.close()
             if not self.simulated:  # a simulated site has no audit log that would say it
                 traffic = self.traffic
                 try:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from flaremesh.algorithms import Vectors
 from flaremesh.links import Key, LinkError
 from flaremesh.links.link import MAX_MESSAGE_BYTES
-from flaremesh.metrics.sink import Evaluation, Iteration, MetricsSink, Norms
+from flaremesh.metrics.sink import Evaluation, Iteration, Logged, MetricsSink, Norms
 from flaremesh.p2p.executors.by_value import flat, set_all
 from flaremesh.p2p.executors.ported import overrides
 from flaremesh.p2p.executors.registered_executor import RegisteredExecutor
@@ -187,6 +187,10 @@ class _LossSequences(MetricsSink):
     def evaluation(self, record: Evaluation) -> None:
         if "loss" in record.metrics and (record.iteration or not self._test):
             self._test.append((self._seconds, record.metrics["loss"]))
+
+    @override
+    def logged(self, record: Logged) -> None:
+        """Not kept."""
 
     @override
     def norms(self, record: Norms) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields
@@ -25,6 +26,7 @@ from flaremesh.privacy.accounting import pairs_of
 from flaremesh.privacy.masks import masked
 from flaremesh.privacy.noise import Secrets
 from flaremesh.problems.protocol import Problem, ProblemError, SiteContext
+from flaremesh.problems.script import ScriptProblem
 from flaremesh.runtime import tensor_file
 from flaremesh.runtime.checkpoint import Checkpoint, Checkpoints
 from flaremesh.runtime.history import HISTORY, History
@@ -88,9 +90,13 @@ class NativeRun:
             earlier = resume.history if resume else ()
             self._history = opened.enter_context(History(self._folder / HISTORY, earlier))
             sinks: list[MetricsSink] = [self._history, member.progress, member.metrics]
-            sinks += [sink] if sink is not None else []
+            sinks += [each for each in (sink, member.live) if each is not None]
             secrets = _secrets(member, config, algorithm, options)
             problem = built(site, make_problem)
+            if isinstance(problem, ScriptProblem):
+                # weak: a script ends when nobody uses its problem any more
+                script = weakref.ref(problem)
+                member.metrics.ranks = lambda: own.ranks() if (own := script()) is not None else None
             self.run = make(
                 algorithm,
                 problem,

@@ -14,10 +14,12 @@ import signal
 import sys
 import traceback
 from multiprocessing.connection import Client, Connection
+from operator import index
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from nvflare.apis.analytix import AnalyticsDataType, TrackConst
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
@@ -30,18 +32,39 @@ from nvflare.fuel.data_event.data_bus import DataBus
 from torch import as_tensor
 from typing_extensions import override
 
-from flaremesh.problems.script_messages import CHANNEL_VARIABLE, CONTROL, PARAMS, SITE_VARIABLE, Message
+from flaremesh.metrics.sink import MOST_METRICS
+from flaremesh.problems.script_messages import (
+    CHANNEL_VARIABLE,
+    CONTROL,
+    LOGGED,
+    MOST_LOGGED_STEPS,
+    PARAMS,
+    RANK,
+    SITE_VARIABLE,
+    Message,
+)
+from flaremesh.record import MOST_CHARACTERS, MOST_COUNT
 
 _log = logging.getLogger(__name__)
 
 _TASKS = {"train": AppConstants.TASK_TRAIN, "validate": AppConstants.TASK_VALIDATION}
+_METRICS = frozenset(
+    {
+        AnalyticsDataType.SCALAR,
+        AnalyticsDataType.SCALARS,
+        AnalyticsDataType.METRIC,
+        AnalyticsDataType.METRICS,
+    }
+)
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def main() -> None:
     """Put the API in place, and run the script."""
     script, *arguments = sys.argv[1:]
-    if os.environ.get("RANK", "0") == "0":
+    rank = os.environ.get("RANK", "0")
+    Path(os.environ[CHANNEL_VARIABLE]).with_name(RANK.format(rank)).write_text(str(os.getpid()))
+    if rank == "0":
         connection = Client(os.environ[CHANNEL_VARIABLE], "AF_UNIX")
         Thread(target=_end_with, args=(connection,), name="run-watch", daemon=True).start()
         api: InProcessClientAPI = _Api(connection)
@@ -77,6 +100,7 @@ class _Api(InProcessClientAPI):
         self._connection = connection
         self._to_answer = False
         self._sent: FLModel | None = None
+        self._log = _Log()
         self.data_bus.subscribe([TOPIC_LOCAL_RESULT], self._take)
 
     @override
@@ -100,8 +124,14 @@ class _Api(InProcessClientAPI):
         if not self._to_answer:
             _log.warning("a second model for the same task is not sent")
         elif self._sent is not None:
-            _answer(self._sent).send(self._connection)
+            _answer(self._sent, self._log.take()).send(self._connection)
         self._to_answer, self._sent = False, None
+
+    @override
+    def log(self, key: str, value: Any, data_type: AnalyticsDataType, **kwargs: Any) -> None:
+        """Keep a metric until the next model is sent; training does not wait for anybody."""
+        super().log(key, value, data_type, **kwargs)  # it refuses what it does in NVFlare
+        self._log.add(key, value, data_type, kwargs.get(TrackConst.GLOBAL_STEP_KEY))
 
     def fail(self, why: str) -> None:
         """Tell the run that the script has failed."""
@@ -150,7 +180,52 @@ class _Passive(InProcessClientAPI):
         return None
 
 
-def _answer(model: FLModel) -> Message:
+class _Log:
+    """What a script logs between two models: numbers, by the step that it names."""
+
+    def __init__(self) -> None:
+        self._steps: dict[int | None, dict[str, float]] = {}
+        self._left_out: set[str] = set()
+
+    def add(self, key: Any, value: Any, data_type: AnalyticsDataType, step: Any) -> None:
+        """Keep what is a metric, and say of anything else, once of each kind, that it is left out."""
+        if data_type not in _METRICS:
+            self._leave_out(f"{getattr(data_type, 'value', data_type)}: only numbers are kept")
+            return
+        try:
+            step = None if step is None else index(step)
+        except TypeError:
+            step = -1
+        if step is not None and not 0 <= step <= MOST_COUNT:
+            self._leave_out("numbers at a step that is no count")
+            return
+        if step not in self._steps and len(self._steps) == MOST_LOGGED_STEPS:
+            self._leave_out(f"all after {MOST_LOGGED_STEPS} steps, until a model is sent")
+            return
+        kept = self._steps.setdefault(step, {})
+        within = f"{key}/" if data_type == AnalyticsDataType.SCALARS else ""
+        values = value if isinstance(value, dict) else {key: value}
+        for name, number in ((f"{within}{name}", _number(value)) for name, value in values.items()):
+            if number is None or len(name) > MOST_CHARACTERS:
+                self._leave_out("what is no number, or has a name that is too long")
+            elif name in kept or len(kept) < MOST_METRICS:
+                kept[name] = number
+            else:
+                self._leave_out(f"all after {MOST_METRICS} names at one step")
+
+    def take(self) -> list[tuple[int | None, dict[str, float]]]:
+        """What was kept since the last call."""
+        log = [(step, numbers) for step, numbers in self._steps.items() if numbers]
+        self._steps = {}
+        return log
+
+    def _leave_out(self, what: str) -> None:
+        if what not in self._left_out:
+            self._left_out.add(what)
+            _log.warning("left out of what is logged: %s", what)
+
+
+def _answer(model: FLModel, log: list[tuple[int | None, dict[str, float]]]) -> Message:
     """What a script has sent, as the run takes it: of metrics those that are numbers."""
     metrics = {name: _number(value) for name, value in (model.metrics or {}).items()}
     tensors = {PARAMS: _tensors(model.params or {})}
@@ -159,6 +234,7 @@ def _answer(model: FLModel) -> Message:
     said = {
         "difference": model.params_type == ParamsType.DIFF,
         "metrics": {str(name): value for name, value in metrics.items() if value is not None},
+        LOGGED: log,
     }
     return Message("answer", said, tensors)
 
