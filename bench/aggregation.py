@@ -63,11 +63,12 @@ def _show(sites: int, floats: int, turns: list[list[list[float]]]) -> None:
     hidden = [turn for site in turns for turn in site[2 * _WARM_UP + 1 :: 2]]
     before, after = ([median(column) for column in zip(*each, strict=True)] for each in (plain, hidden))
     seconds, sent = (100 * (more / less - 1) for less, more in zip(before, after, strict=True))
+    targets = f"{SECONDS_PERCENT:g} % and {BYTES_PERCENT:g} %"
     met = seconds <= SECONDS_PERCENT and sent <= BYTES_PERCENT
     Console(width=190).print(
         f"{sites} sites, {floats:g} floats: {1e3 * before[0]:.3g} ms an exchange, {1e3 * after[0]:.3g} ms "
         f"with secure aggregation: {seconds:.1f} % more time and {sent:.2g} % more bytes, medians "
-        f"of {len(plain)} each ({'met' if met else 'MISSED'}: <= {SECONDS_PERCENT:g} %, <= {BYTES_PERCENT:g} %)"
+        f"of {len(plain)} each ({'met' if met else 'MISSED'}: {targets})"
     )
 
 
