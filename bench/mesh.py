@@ -22,7 +22,7 @@ from flaremesh.deploy.targets.local import LocalTarget
 from flaremesh.metrics.names import AgentMetric
 from flaremesh.metrics.sink import Iteration
 from flaremesh.p2p.gate import order
-from flaremesh.p2p.outcome import RUN_FOLDER, RunResult
+from flaremesh.p2p.outcome import RUN_FOLDER
 from flaremesh.provision.job import write_job
 from flaremesh.provision.kits import provision
 from flaremesh.runtime.history import HISTORY, History
@@ -44,7 +44,6 @@ class Job:
         client: Unix times at which it was handed over, accepted, seen running, had a result, and ended.
         server_bytes: that went through the server meanwhile.
         folders: of the run at each site.
-        result: that flaremesh's controller told; None of other systems.
     """
 
     sites: list[dict[str, Any]]
@@ -52,7 +51,6 @@ class Job:
     client: dict[str, float]
     server_bytes: float
     folders: list[Path]
-    result: RunResult | None = None
 
     def histories(self) -> list[list[Iteration]]:
         """The records of each site's iterations."""
@@ -112,14 +110,13 @@ class RunningMesh:
         run_id = self._session.submit(job)
         client["submitted"] = time.time()
         deadline = time.monotonic() + _JOB_SECONDS
-        result: RunResult | None = None
         while not (state := self._session.job(run_id)).ended:
             if state.status == "RUNNING":
                 client.setdefault("running", time.time())
                 # flaremesh's controller tells the result; of the stock package's it is downloaded at the end
                 asked = system == FLAREMESH and "result" not in client
                 if asked and (progress := self._session.progress(run_id)) and progress.result:
-                    client["result"], result = time.time(), progress.result
+                    client["result"] = time.time()
             if time.monotonic() > deadline:
                 self._session.abort(run_id, _UP_SECONDS)
             time.sleep(_POLL_SECONDS)
@@ -136,7 +133,6 @@ class RunningMesh:
             client,
             self._server_bytes() - bytes_before,
             found,
-            result,
         )
 
     def _write(

@@ -577,4 +577,4 @@ def test_a_hidden_message_is_longer_by_a_check_and_two_short_messages() -> None:
     run = {"problem": DIGITS} | HIDDEN
     hidden = plan(topology(run=run, **complete), build_problem=True).message.payload_bytes
     assert plain is not None
-    assert hidden == plain + 8 + 2 + 10
+    assert hidden == plain + 8 + 2 + 11

@@ -7,8 +7,9 @@ keystream that i does not know. So the masks cancel in the sum, to the last bit.
 what one neighbour sends tells nothing; with the others' it tells the sum.
 
 A grid has an end. So before each exchange every site tells its neighbours how great its vectors are, and
-answers with the step of the finest grid on which their sum does not wrap around. Behind the vectors of a part
-comes a check, zero at each of its senders: a sum whose masks have not cancelled does not have it.
+answers with the step of the finest grid on which their sum does not wrap around, unless they have heard all
+that it has heard. Behind the vectors of a part comes a check, zero at each of its senders: a sum whose masks
+have not cancelled, as they do not where senders were asked for several grids, does not have it.
 """
 
 import math
@@ -98,7 +99,8 @@ class Grid(NamedTuple):
             magnitudes: of each summand, its weight and the magnitude of its vector.
         """
         top = max(magnitude for _, magnitude in magnitudes)
-        total = sum(weight * 2.0 ** (magnitude - top) for weight, magnitude in magnitudes)
+        # exactly rounded, so that whoever computes it gets the same
+        total = math.fsum(weight * 2.0 ** (magnitude - top) for weight, magnitude in magnitudes)
         return top + math.frexp(total / _FULL)[1] - (self.bits - 1)
 
     def holds(self, weight: float, magnitude: int, step: int) -> bool:
@@ -133,7 +135,7 @@ class Aggregation:
     """Mixes one exchange in every iteration of a run at one site, which sees sums alone.
 
     Once an iteration: ``magnitudes``, which go to all neighbours; ``steps`` from what came of them, which go
-    to them, too; ``heed`` what they answer; ``publish``; ``mix``.
+    to them, too, unless they know; ``heed`` what those answer that are ``awaited``; ``publish``; ``mix``.
 
     Args:
         wire: exact, or float32, which puts vectors of float64 on the grid of narrower ones.
@@ -167,6 +169,13 @@ class Aggregation:
         self._asked_by: dict[str, str] = {}
         # weights count in units of the greatest: where all are equal, none of them is rounded
         self._unit = max(hood.in_weights.values())
+        self._said: dict[str, tuple[int, ...]] = {}
+        # where all neighbours of a site are neighbours of each other, they hear of each other what it hears
+        self._is_clique = all(
+            {*hood.in_weights} <= {peer, *hood.partners.get(peer, ())} for peer in hood.in_weights
+        )
+        self._has_told = False
+        self._cliques: dict[str, float] = {}  # of each such out-neighbour, the unit of its weights
 
     def magnitudes(self, vectors: Sequence[Tensor]) -> bytes:
         """What the neighbours are told of the vectors that are to be published: their magnitudes.
@@ -186,8 +195,11 @@ class Aggregation:
             ) from None
         return self._numbers.pack(*self._magnitudes)
 
-    def steps(self, magnitudes: Mapping[str, Payload]) -> bytes:
+    def steps(self, magnitudes: Mapping[str, Payload]) -> bytes | None:
         """The grids on which the in-neighbours are to send, from what they said.
+
+        Returns:
+            What they are to be told; None if they know, as all of them have heard the same.
 
         Raises:
             LinkError: it is nothing that a site says.
@@ -196,11 +208,17 @@ class Aggregation:
         for peer, numbers in said.items():
             if not all(self._grid.least <= number <= self._grid.greatest for number in numbers):
                 raise LinkError(f"{peer} sent magnitudes {list(numbers)}, which no vector has")
-        self._steps = tuple(
-            self._grid.step([(self._share(peer, number), said[peer][number]) for peer in said])
-            for number in range(len(self._own))
-        )
-        return self._asked.pack(self._unit, *self._steps)
+        self._said = said
+        self._steps = self._steps_for(self._hood.in_weights)
+        if self._has_told:
+            return None
+        self._has_told = self._is_clique
+        return self._asked.pack(self._unit, self._is_clique, *self._steps)
+
+    @property
+    def awaited(self) -> list[str]:
+        """The out-neighbours that will answer."""
+        return [peer for peer in self._hood.out if peer not in self._cliques]
 
     def heed(self, steps: Mapping[str, Payload]) -> None:
         """Take in what the out-neighbours answer.
@@ -208,10 +226,17 @@ class Aggregation:
         Raises:
             LinkError: this site's vectors are not on such a grid.
         """
-        self._factors = {
-            peer: self._held(peer, *self._read(self._asked, peer, payload)) for peer, payload in steps.items()
+        grids = {
+            peer: (unit, self._steps_for([self._hood.site, *self._hood.partners[peer]]))
+            for peer, unit in self._cliques.items()
         }
-        self._asked_by = {peer: bytes(payload).hex() for peer, payload in steps.items()}
+        for peer, payload in steps.items():
+            unit, is_clique, *asked = self._read(self._asked, peer, payload)
+            grids[peer] = unit, tuple(asked)
+            if is_clique:
+                self._cliques[peer] = unit
+        self._factors = {peer: self._held(peer, unit, asked) for peer, (unit, asked) in grids.items()}
+        self._asked_by = {peer: f"{unit.hex()} {asked}" for peer, (unit, asked) in grids.items()}
 
     def publish(self, iteration: int) -> Iterator[tuple[int, str, Payload]]:
         """Part by part, what each out-neighbour is sent, which is made when it is asked for."""
@@ -264,11 +289,14 @@ class Aggregation:
         self._scaling = Workspace(scaled, self._staging.take)
         self._numbers, self._asked = _short_messages(len(vectors))
 
-    def _share(self, peer: str, vector: int) -> float:
-        """By what a neighbour multiplies a vector for this site: in units of the greatest weight."""
-        return 1.0 if vector < self._averaged else self._hood.in_weights[peer] / self._unit
+    def _steps_for(self, senders: Iterable[str]) -> tuple[int, ...]:
+        """Of each vector, the step of a grid that holds the sum of what these send: each times 1 at most."""
+        said = [self._magnitudes if peer == self._hood.site else self._said[peer] for peer in senders]
+        return tuple(
+            self._grid.step([(1.0, magnitude) for magnitude in each]) for each in zip(*said, strict=True)
+        )
 
-    def _held(self, peer: str, unit: float, *steps: int) -> tuple[float, ...]:
+    def _held(self, peer: str, unit: float, steps: Sequence[int]) -> tuple[float, ...]:
         """What each own vector is multiplied by, so that it is on the grid that ``peer`` asks for."""
         shares = [
             1.0 if number < self._averaged else self._hood.in_weights[peer] / unit if unit > 0 else math.nan
@@ -354,7 +382,7 @@ class Aggregation:
         if summed[-grid.check :].any():
             raise LinkError(
                 f"what {', '.join(payloads)} sent {self._hood.site} makes no sum, as their masks do not "
-                "cancel: one of them shares masks with others, is broken, or means harm"
+                "cancel: one of them has other masks or grids, is broken, or means harm"
             )
         return self._staging.upload(bytes_of(summed.view(np.uint8).data)).view(grid.signed)
 
@@ -382,7 +410,7 @@ class Aggregation:
 
 def _short_messages(vectors: int) -> tuple[struct.Struct, struct.Struct]:
     """Magnitudes; and the greatest weight with the steps that are asked for."""
-    return struct.Struct(f"<{vectors}h"), struct.Struct(f"<d{vectors}h")
+    return struct.Struct(f"<{vectors}h"), struct.Struct(f"<d?{vectors}h")
 
 
 def _name(dtype: torch.dtype) -> str:

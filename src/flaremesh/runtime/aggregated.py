@@ -65,10 +65,12 @@ class AggregatedExchanges(Exchanges):
         own = self._aggregations[stage]
         self._tell(iteration, _MAGNITUDES + stage, own.magnitudes(self._message(stage, vectors)))
         yield
-        magnitudes = self._receive(self._only, Key(iteration, _MAGNITUDES + stage, ""))
-        self._tell(iteration, _STEPS + stage, own.steps(magnitudes))
+        magnitudes = self._receive(self._only.in_weights, Key(iteration, _MAGNITUDES + stage, ""))
+        if (steps := own.steps(magnitudes)) is not None:
+            self._tell(iteration, _STEPS + stage, steps)
         yield
-        own.heed(self._receive(self._only, Key(iteration, _STEPS + stage, "")))
+        awaited = own.awaited
+        own.heed(self._receive(awaited, Key(iteration, _STEPS + stage, "")) if awaited else {})
         return self._waited
 
     @override
@@ -81,7 +83,7 @@ class AggregatedExchanges(Exchanges):
     @override
     def _mixture(self, hood: Neighborhood, iteration: int, stage: int) -> Mixture:
         parts = range(self._parts[stage])
-        received = (self._receive(hood, Key(iteration, stage, "", part)) for part in parts)
+        received = (self._receive(hood.in_weights, Key(iteration, stage, "", part)) for part in parts)
         return self._aggregations[stage].mix(received)
 
     def _tell(self, iteration: int, stage: int, payload: bytes) -> None:

@@ -1,7 +1,7 @@
 """The exchanges of a site's iterations: what is sent to the neighbours, and mixed with what they send."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -123,13 +123,13 @@ class Exchanges:
 
     def _mixture(self, hood: Neighborhood, iteration: int, stage: int) -> Mixture:
         parts = range(self._parts[stage])
-        received = (self._receive(hood, Key(iteration, stage, "", part)) for part in parts)
+        received = (self._receive(hood.in_weights, Key(iteration, stage, "", part)) for part in parts)
         return self._gossips[stage].mix(hood, received)
 
-    def _receive(self, hood: Neighborhood, key: Key) -> dict[str, Payload]:
-        """Wait for a part of the in-neighbours' messages."""
+    def _receive(self, peers: Iterable[str], key: Key) -> dict[str, Payload]:
+        """Wait for a part of the messages of these in-neighbours."""
         started = time.perf_counter()
-        keys = [key._replace(sender=peer) for peer in hood.in_weights]
+        keys = [key._replace(sender=peer) for peer in peers]
         received = self._link.receive(keys, self._peer_timeout)
         self._waited += time.perf_counter() - started
         return {key.sender: payload for key, payload in received.items()}

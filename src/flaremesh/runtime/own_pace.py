@@ -64,7 +64,7 @@ class OwnPaceExchanges(Exchanges):
         parts = range(self._parts[stage])
         if not self._heard:
             for part in parts:
-                for peer, payload in self._receive(hood, Key(iteration, stage, "", part)).items():
+                for peer, payload in self._receive(hood.in_weights, Key(iteration, stage, "", part)).items():
                     self._take_in(peer, part, payload)
         for key, payload in self._link.arrived(hood.in_weights.keys()).items():
             self._take_in(key.sender, key.part, payload)

@@ -50,8 +50,8 @@ class Sites:
         """The short messages before an exchange."""
         told = {site: own.magnitudes(vectors[site]) for site, own in self.sites.items()}
         asked = {site: own.steps(self._to(site, told)) for site, own in self.sites.items()}
-        for site, own in self.sites.items():
-            own.heed({peer: asked[peer] for peer in self.hoods[site].out})
+        for own in self.sites.values():
+            own.heed({peer: asked[peer] for peer in own.awaited})
 
     def send(self, vectors, iteration=0):
         """By sender, part and receiver, what is sent."""
@@ -276,14 +276,51 @@ def test_who_asks_all_but_one_for_grids_on_which_their_vectors_vanish_does_not_l
     curious = sites.sites["site0"]
     step = curious._steps[0]
     for peer, asked in [("site1", step), ("site2", step + 40), ("site3", step + 40)]:
-        sites.sites[peer].heed({"site0": curious._asked.pack(curious._unit, asked)})
+        sites.sites[peer].heed({"site0": curious._asked.pack(curious._unit, False, asked)})
     sent = {
         peer: next(words(payload) for _, to, payload in sites.sites[peer].publish(0) if to == "site0")
         for peer in ("site1", "site2", "site3")
     }
     learnt = sum(sent.values()).astype(np.int32)[:1000] * 2.0**step
-    own = curious._share("site1", 0) * vectors["site1"][0].numpy()
+    own = vectors["site1"][0].numpy()  # all weights are equal
     assert abs(np.corrcoef(learnt, own)[0, 1]) < 0.2
+
+
+def test_who_tells_one_neighbour_another_magnitude_than_the_next_makes_no_sum():
+    sites = Sites(COMPLETE)
+    vectors = drawn(sites.sites, 10)
+    sites.agree(vectors)  # from now on all know by themselves what grid each wants
+    told = {site: own.magnitudes(vectors[site]) for site, own in sites.sites.items()}
+    for site, own in sites.sites.items():
+        heard = {peer: told[peer] for peer in sites.hoods[site].in_weights}
+        if site == "site1":
+            heard["site3"] = struct.pack("<h", 40)
+        assert own.steps(heard) is None
+        assert own.awaited == []
+        own.heed({})
+    sent = {
+        (site, part, peer): bytes(payload)
+        for site, own in sites.sites.items()
+        for part, peer, payload in own.publish(1)
+    }
+    with pytest.raises(
+        LinkError, match=r"makes no sum, as their masks do not cancel: .* other masks or grids"
+    ):
+        sites.sites["site0"].mix(sites.received("site0", sent))
+
+
+def test_grids_are_asked_for_once_where_all_are_neighbours_and_always_where_not():
+    for graph, once in [(COMPLETE, True), (nx.wheel_graph(6), False)]:
+        sites = Sites(graph)
+        for iteration in range(3):
+            vectors = drawn(sites.sites, 100, scale=10.0**iteration, seed=iteration)
+            mixed = sites.mix(sites.send(vectors, iteration))
+            for site, mixture in mixed.items():
+                expected = exactly(sites.hoods, vectors, site)
+                torch.testing.assert_close(
+                    mixture.vectors[0].double(), expected, rtol=0, atol=1e-5 * 10**iteration
+                )
+        assert all((own.awaited == []) == once for own in sites.sites.values())
 
 
 def test_whatever_one_neighbour_asks_for_no_entry_wraps_around():
@@ -294,7 +331,7 @@ def test_whatever_one_neighbour_asks_for_no_entry_wraps_around():
     unit, step = own._unit, own._steps[0]
     for asked in [(unit, step - 5), (unit / 64, step), (0.0, step), (float("nan"), step), (unit, -32768)]:
         with pytest.raises(LinkError, match=r"^site1 asks site0 for values in steps of 2"):
-            own.heed({"site1": own._asked.pack(*asked)})
+            own.heed({"site1": own._asked.pack(asked[0], False, *asked[1:])})
 
 
 @settings(deadline=None, max_examples=200)

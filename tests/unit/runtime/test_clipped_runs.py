@@ -96,6 +96,41 @@ def test_it_converges_by_a_wire_that_narrows(wire):
     assert error(simulated(FOUR, "auto", wire=wire)) < 1e-3
 
 
+class Sender(Bowl):
+    """At the hostile site a gradient by which it always sends what it likes to.
+
+    Args:
+        site: the site.
+        sent: what it sends of iteration k, in every entry.
+    """
+
+    def __init__(self, site, sent):
+        super().__init__(site)
+        self._sent = sent if site.name == HOSTILE else None
+        self._iteration = 0
+
+    def loss_and_gradient(self, x):
+        if self._sent is None:
+            return super().loss_and_gradient(x)
+        self._iteration += 1
+        return x.sum(), (x - self._sent(self._iteration)) / 0.1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [lambda k: 1e6, lambda k: float(k), lambda k: 3 + 0.01 * k],
+    ids=["constant", "drift", "slow drift"],
+)
+def test_with_a_site_of_eight_that_sends_what_it_likes_the_others_find_their_minimiser(sent):
+    run, plain = (
+        simulated(FOUR, clip, 150, problem=lambda site: Sender(site, sent)) for clip in ("auto", None)
+    )
+    assert error(run) < 0.05 < error(plain)
+    neighbours = [site for name, site in run.sites.items() if site.clips[HOSTILE]]
+    assert len(neighbours) == 4
+    assert all(site.clips[HOSTILE] == max(site.clips.values()) > 50 for site in neighbours)
+
+
 def test_the_hostile_site_is_clipped_by_all_and_the_honest_ones_by_little():
     clips = {name: site.clips for name, site in simulated(FOUR, "auto").sites.items()}
     neighbours = [site for site, counted in clips.items() if counted[HOSTILE]]
