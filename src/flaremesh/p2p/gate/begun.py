@@ -6,9 +6,7 @@ that it has finished everywhere. If it does not say so, a few may follow after t
 because it may not have finished elsewhere; the site cannot tell whether that is so, and counts.
 """
 
-import fcntl
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,13 +14,13 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BeforeValidator
 
-from flaremesh import atomic
 from flaremesh.metrics.names import RunState
 from flaremesh.p2p.gate import egress
 from flaremesh.p2p.gate.audit import GATE_FOLDER, AuditLog
+from flaremesh.p2p.gate.kept import KeptRecord
 from flaremesh.p2p.gate.order import MOST_HOURS
 from flaremesh.p2p.gate.request import Refused, RunRequest, quoted
-from flaremesh.record import RecordError, Schema
+from flaremesh.record import Schema
 from flaremesh.topology.schema import OnLoss
 
 BEGUN: Final = f"{GATE_FOLDER}/begun.json"
@@ -40,7 +38,6 @@ MOST_HOURS_FINISHED: Final = 24
 MOST_ATTEMPTS_FINISHED: Final = 3
 """So many attempts a run gets after it has finished here."""
 
-_LOCK = f"{GATE_FOLDER}/begun.lock"  # NVFlare answers the server in several threads, and a person may deny
 _MOST = 10_000
 
 
@@ -123,7 +120,13 @@ class Begun:
 
     def __init__(self, workspace: Path):
         self._workspace = workspace
-        self._file = workspace / BEGUN
+        self._record = KeptRecord(
+            workspace,
+            BEGUN,
+            _RECORD,
+            _Runs(),
+            "so that nobody can tell whether this run has begun before: the site's admin may remove it",
+        )
 
     def attempt(self, request: RunRequest, now: datetime, running: Collection[str] = ()) -> int:
         """Which attempt of its run a job would be, from 1: the first is of a run that has not begun here.
@@ -137,7 +140,7 @@ class Begun:
             Refused: the run gets no further attempt, an earlier one still runs, the job is not the run's, or
                 nobody can tell.
         """
-        run = self._runs().get(request.run)
+        run = self._record.read().runs.get(request.run)
         if run is None:
             return 1
         if reason := self._seen(run, now).end(now):
@@ -161,15 +164,15 @@ class Begun:
         Raises:
             Refused: as `attempt`.
         """
-        with self._locked():
+        with self._record.locked():
             attempt = self.attempt(request, now, running)
-            runs = dict(self._runs())
+            runs = dict(self._record.read().runs)
             entry = _Run(request.at, now, request.order, request.submitter, request.on_loss, request.job)
             if earlier := runs.pop(request.run, None):
                 seen = self._seen(earlier, now)
                 after = seen.after + bool(seen.finished)
                 entry = replace(seen, job=request.job, attempts=attempt, after=after)
-            self._write(_remembered(runs, now, running) | {request.run: entry})
+            self._record.write(_Runs(_remembered(runs, now, running) | {request.run: entry}))
         return attempt
 
     def continued(self, request: RunRequest, running: Collection[str] = ()) -> str:
@@ -178,7 +181,7 @@ class Begun:
         Raises:
             Refused: that run is another submitter's, keeps nothing, was denied, or still runs.
         """
-        run = self._runs().get(request.continues) if request.continues else None
+        run = self._record.read().runs.get(request.continues) if request.continues else None
         if run is None:
             return ""
         if run.submitter != request.submitter:
@@ -201,12 +204,12 @@ class Begun:
             Refused: the list of runs is damaged.
             AuditError, OSError, SignatureError: the log cannot be written; nothing is denied.
         """
-        with self._locked():
-            runs = self._runs()
+        with self._record.locked():
+            runs = self._record.read().runs
             if run not in runs or runs[run].on_loss == "fail":
                 return None
             AuditLog(self._workspace).note("denied", run=run, by=by)  # first: no decision without its line
-            self._write({**runs, run: replace(runs[run], denied=True)})
+            self._record.write(_Runs({**runs, run: replace(runs[run], denied=True)}))
             return runs[run].submitter
 
     def end(self, run: str) -> None:
@@ -216,10 +219,10 @@ class Begun:
             Refused: the list of runs is damaged.
             OSError: it cannot be written.
         """
-        with self._locked():
-            runs = self._runs()
+        with self._record.locked():
+            runs = self._record.read().runs
             if run in runs and not runs[run].over:
-                self._write({**runs, run: replace(runs[run], over=True)})
+                self._record.write(_Runs({**runs, run: replace(runs[run], over=True)}))
 
     def over(self, now: datetime) -> set[str]:
         """SHA-256 of the orders of the runs that get no further attempt.
@@ -230,11 +233,11 @@ class Begun:
         Raises:
             Refused: nobody can tell.
         """
-        with self._locked():
-            known = self._runs()
+        with self._record.locked():
+            known = self._record.read().runs
             seen = {name: self._seen(run, now) for name, run in known.items()}
             if seen != known:
-                self._write(seen)
+                self._record.write(_Runs(seen))
         return {run.order for run in seen.values() if run.end(now)}
 
     def _seen(self, run: _Run, now: datetime) -> _Run:
@@ -243,27 +246,6 @@ class Begun:
             return run
         told = egress.read(self._workspace / run.job)
         return replace(run, finished=now) if told and told.state == RunState.FINISHED else run
-
-    def _runs(self) -> Mapping[str, _Run]:
-        try:
-            return _RECORD.read(self._file.read_bytes(), self._file).runs
-        except FileNotFoundError:
-            return {}
-        except (RecordError, OSError):
-            raise Refused(
-                f"{BEGUN} in the site's workspace is damaged, so that nobody can tell whether this "
-                "run has begun before: the site's admin may remove it"
-            ) from None
-
-    def _write(self, runs: Mapping[str, _Run]) -> None:
-        atomic.write(self._file, _RECORD.json(_Runs(runs)) + "\n", durable=True)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._file.parent.mkdir(mode=0o700, exist_ok=True)
-        with (self._workspace / _LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _remembered(runs: Mapping[str, _Run], now: datetime, running: Collection[str]) -> dict[str, _Run]:

@@ -5,9 +5,7 @@ process has told so. One that was killed, or tells nothing, has spent all of it.
 nor writes the ledger.
 """
 
-import fcntl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,17 +13,16 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, Field
 
-from flaremesh import atomic
 from flaremesh.p2p.gate.audit import GATE_FOLDER
+from flaremesh.p2p.gate.kept import KeptRecord
 from flaremesh.p2p.gate.policy import Policy
 from flaremesh.p2p.gate.request import Refused, RunRequest
 from flaremesh.privacy.accounting import PrivacyError, epsilon, most_rdp
-from flaremesh.record import RecordError, Schema
+from flaremesh.record import Schema
 
 LEDGER: Final = f"{GATE_FOLDER}/ledger.json"
 """Its place in a site's workspace."""
 
-_LOCK = f"{GATE_FOLDER}/ledger.lock"
 _Rdp = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -67,8 +64,13 @@ class Ledger:
     """
 
     def __init__(self, workspace: Path):
-        self._workspace = workspace
-        self._file = workspace / LEDGER
+        self._record = KeptRecord(
+            workspace,
+            LEDGER,
+            _RECORD,
+            _Entries(),
+            "so that nobody can tell what runs have spent of its data: the site's admin must put it right",
+        )
 
     def check(self, request: RunRequest, policy: Policy) -> None:
         """Hold a run to what is left by the site's policy.
@@ -84,10 +86,10 @@ class Ledger:
         Raises:
             Refused: as `check`.
         """
-        with self._locked():
+        with self._record.locked():
             entry = self._entry(request, policy, now)
             if entry is not None:
-                self._write({**self._entries(), request.job: entry})
+                self._record.write(_Entries({**self._record.read().jobs, request.job: entry}))
 
     def settle(self, job: str, rdp: float) -> None:
         """Give back what a job's run has not spent.
@@ -100,12 +102,12 @@ class Ledger:
             Refused: the ledger is damaged.
             OSError: it cannot be written.
         """
-        with self._locked():
-            entries = self._entries()
+        with self._record.locked():
+            entries = self._record.read().jobs
             if job in entries and not entries[job].settled:
                 entry = entries[job]
                 spent = replace(entry, rdp=min(entry.rdp, max(0.0, rdp)), settled=True)
-                self._write({**entries, job: spent})
+                self._record.write(_Entries({**entries, job: spent}))
 
     def spent(self, data: str, delta: float) -> float:
         """ε at δ of all runs on the data.
@@ -113,7 +115,9 @@ class Ledger:
         Raises:
             Refused: the ledger is damaged.
         """
-        return epsilon(sum(entry.rdp for entry in self._entries().values() if entry.data == data), delta)
+        return epsilon(
+            sum(entry.rdp for entry in self._record.read().jobs.values() if entry.data == data), delta
+        )
 
     def _entry(self, request: RunRequest, policy: Policy, now: datetime) -> Entry | None:
         """What a run would be booked as; None where it has no budget."""
@@ -128,7 +132,7 @@ class Ledger:
         except PrivacyError as error:
             raise Refused(f"privacy: {error}") from None
         if (budget := rules.budget) is not None:
-            earlier = [entry.rdp for entry in self._entries().values() if entry.data == data]
+            earlier = [entry.rdp for entry in self._record.read().jobs.values() if entry.data == data]
             total = epsilon(sum(earlier) + rdp, budget.delta)
             if total > budget.epsilon * (1 + 1e-9):
                 spent = epsilon(sum(earlier), budget.delta)
@@ -138,24 +142,3 @@ class Ledger:
                     f"with this one it would be {total:.3g}; {most}"
                 )
         return Entry(request.run, now, data, asked.epsilon, asked.delta, rdp)
-
-    def _entries(self) -> Mapping[str, Entry]:
-        try:
-            return _RECORD.read(self._file.read_bytes(), self._file).jobs
-        except FileNotFoundError:
-            return {}
-        except (RecordError, OSError):
-            raise Refused(
-                f"{LEDGER} in the site's workspace is damaged, so that nobody can tell what runs have spent "
-                "of its data: the site's admin must put it right"
-            ) from None
-
-    def _write(self, entries: Mapping[str, Entry]) -> None:
-        atomic.write(self._file, _RECORD.json(_Entries(entries), indent=1) + "\n", durable=True)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._file.parent.mkdir(mode=0o700, exist_ok=True)
-        with (self._workspace / _LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
