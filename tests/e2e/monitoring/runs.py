@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,6 +23,21 @@ from flaremesh.topology.schema import Topology
 
 FOREVER = 10**6
 """Iterations."""
+
+UNEVEN = {
+    "file": str(Path(__file__).with_name("uneven.py")),
+    "name": "Uneven",
+    "args": {"slow": "bonn", "seconds": 0.02, "dimension": 100},
+}
+# four fifths of the budget are spent after about 50 seconds, and all of it 20 seconds later
+SPENDING = {
+    "algorithm": "dgd",
+    "stepsize": 0.1,
+    "iterations": 3500,
+    "on_loss": "fail",
+    "problem": UNEVEN,
+    "privacy": {"epsilon": 8.0, "delta": 1e-5, "clip": 1.0},
+}
 
 _START_SECONDS = 120.0  # three runs at once, with an edge that only the relay carries
 

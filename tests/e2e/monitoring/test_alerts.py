@@ -9,13 +9,14 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import yaml
 from cluster import call, kubectl, wait_until
 from installed_mesh import Mesh
 from runs import (
+    SPENDING,
+    UNEVEN,
     dial_as_a_stranger,
     knock_in_another_version,
     meeting_point_ousted,
@@ -31,11 +32,6 @@ FIRES, CLEARS = 180, 120  # seconds
 _log = logging.getLogger(__name__)
 
 # The ring's matrix has the eigenvalue -1/3: just beyond a step size of 2/3 the sites drift apart slowly.
-UNEVEN = {
-    "file": str(Path(__file__).with_name("uneven.py")),
-    "name": "Uneven",
-    "args": {"slow": "bonn", "seconds": 0.02, "dimension": 100},
-}
 DIVERGING = {"algorithm": "dgd", "stepsize": 2 / 3 + 0.002, "problem": UNEVEN, "checkpoint": {"every": 50}}
 EXPLODING = DIVERGING | {"stepsize": 50.0, "iterations": 2000, "stop_on_non_finite": False}
 CONTRACTING = {
@@ -49,15 +45,6 @@ CLIPPING = {
     "stepsize": 0.1,
     "problem": {"file": UNEVEN["file"], "name": "Apart", "args": {"apart": "bonn", "dimension": 100}},
     "mixing": {"clip": "auto"},
-}
-# four fifths of the budget are spent after about 100 seconds, and all of it 40 seconds later
-SPENDING = {
-    "algorithm": "dgd",
-    "stepsize": 0.1,
-    "iterations": 7000,
-    "on_loss": "fail",
-    "problem": UNEVEN,
-    "privacy": {"epsilon": 8.0, "delta": 1e-5, "clip": 1.0},
 }
 # A site may be away until it is seen that the run stalls.
 STALLING = CONTRACTING | {"peer_timeout": 600.0}

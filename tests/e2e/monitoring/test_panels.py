@@ -5,7 +5,7 @@ import time
 import pytest
 from cluster import wait_until
 from installed_mesh import Mesh
-from runs import dial_as_a_stranger, running
+from runs import SPENDING, dial_as_a_stranger, running
 from watching import Watching
 
 from grafana import Board, Grafana, Query, boards
@@ -35,7 +35,21 @@ def grafana(mesh: Mesh, prometheus: Watching) -> Grafana:
         return Grafana(prometheus, SHOWN, given, end=time.time())
 
 
+@pytest.fixture(scope="module")
+def spending(mesh: Mesh, prometheus: Watching) -> Grafana:
+    """Asks for what there was to be seen during a run with a privacy budget."""
+    with running(mesh, "spending", **SPENDING) as run_id:
+        info = f'flaremesh_run_info{{run_id="{run_id}"}}'
+        wait_until(
+            lambda: prometheus.query(f"flaremesh_privacy_epsilon_spent and on (mesh, site, slot) {info}"), 60
+        )
+        given = {"mesh": mesh.topology.name, "run": run_id}
+        return Grafana(prometheus, SHOWN, given, end=time.time())
+
+
 @pytest.mark.parametrize(("board", "query"), QUERIES)
-def test_a_query_finds_something(board: Board, query: Query, grafana: Grafana):
+def test_a_query_finds_something(board: Board, query: Query, request: pytest.FixtureRequest):
+    of_a_budget = "flaremesh_privacy_epsilon_" in query.expr
+    grafana: Grafana = request.getfixturevalue("spending" if of_a_budget else "grafana")
     found = grafana.ask(query, grafana.choices(board))
     assert found.samples or any(curve.values.size for curve in found.curves)
