@@ -118,6 +118,7 @@ class AlgorithmExecutor(RunExecutor):
             if member.checkpoints and told.resume and not joins
             else None,
             joining=Joining(told.resume, told.joining) if told.resume and told.repair else None,
+            start_timeout=self._flaremesh.start_timeout,
         )
         if member.checkpoints:
             member.hear_checkpoints(native.run.follow_checkpoints)

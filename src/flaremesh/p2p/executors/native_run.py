@@ -61,6 +61,7 @@ class NativeRun:
         checkpoints: where the site's checkpoints go; None for none.
         resume: where to go on; None to begin.
         joining: the sites that join the others there; None for none.
+        start_timeout: seconds to wait for what a neighbour does before the first iteration.
 
     Attributes:
         run: the loop.
@@ -79,6 +80,8 @@ class NativeRun:
         checkpoints: Checkpoints | None = None,
         resume: Checkpoint | None = None,
         joining: Joining | None = None,
+        *,
+        start_timeout: float,
     ):
         if options.asynchronous:
             require_sound_asynchrony(algorithm, config, options, checkpoints)
@@ -91,7 +94,7 @@ class NativeRun:
             self._history = opened.enter_context(History(self._folder / HISTORY, earlier))
             sinks: list[MetricsSink] = [self._history, member.progress, member.metrics]
             sinks += [each for each in (sink, member.live) if each is not None]
-            secrets = _secrets(member, config, algorithm, options)
+            secrets = _secrets(member, config, algorithm, options, start_timeout)
             problem = built(site, make_problem)
             if isinstance(problem, ScriptProblem):
                 # weak: a script ends when nobody uses its problem any more
@@ -165,13 +168,17 @@ class NativeRun:
 
 
 def _secrets(
-    member: Member, config: LocalConfig, algorithm: algorithms.Algorithm[Any], options: RunOptions
+    member: Member,
+    config: LocalConfig,
+    algorithm: algorithms.Algorithm[Any],
+    options: RunOptions,
+    timeout: float,
 ) -> Secrets:
     """The site's secrets, and those that it agrees on with its neighbours where the run needs them."""
     correlated = options.privacy.epsilon is not None and options.privacy.noise == "correlated"
     shared = {}
     if correlated or masked(algorithm, options.privacy) or options.privacy.secure_aggregation:
-        shared = pairs.agree(member.link, config.schedule, options.peer_timeout)
+        shared = pairs.agree(member.link, config.schedule, timeout)
     if not correlated or member.edges is None:
         return Secrets(shared=shared)
     edges = [(site, user) for site, users in member.edges.items() for user in users]

@@ -157,6 +157,7 @@ class RegisteredExecutor(SyncAlgorithmExecutor):
             whole(extra, "seed", None, 0),
             self._own_sink(),
             make,
+            start_timeout=self._flaremesh.start_timeout,
         )
 
     def _make_algorithm(self, extra: dict[str, Any]) -> algorithms.Algorithm[Any]:
