@@ -16,7 +16,7 @@ from flaremesh_source import (
 from nvflare_surface import ATTRIBUTES, CALLS, COMPONENT_API, COMPONENT_CALLS, FILES, PUBLIC_KEYS
 
 COMPONENTS = ("p2p/agents/", "p2p/controllers/", "p2p/executors/")
-AMBIGUOUS = {"body", "clone", "join"}  # of a syntax tree, a tensor and a text, too
+AMBIGUOUS = {"body", "client", "clone", "join"}  # of a syntax tree, a task, a tensor and a text, too
 
 WITH_TORCH = {"__init__", "script_process"}  # a script's own process has what it trains with
 MODULES = sorted(

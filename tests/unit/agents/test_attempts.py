@@ -450,6 +450,9 @@ def test_who_a_run_waits_for_is_told_until_it_goes_on_and_since_when(attempts, s
     before = time.time()
     attempts.ended("first", None)
     assert becomes({("first", "bonn")}, attempts)
+    assert not wait_while(
+        lambda: MISSING not in server.notes.get("first", {}), 20, 0.01
+    )  # which is written next
     assert server.notes["first"][MISSING] == {site: since for _, site, since in attempts.missing()}
     assert all(before <= since <= time.time() for _, _, since in attempts.missing())
     server.registered = set(SITES)

@@ -130,7 +130,7 @@ def test_without_a_budget_a_site_asks_its_problem_itself():
     run = Simulation(schedules, create("dgd", stepsize=0.1), Flat, RunOptions(3))
     site = run.sites["site-0"]
     assert site.noised is None
-    assert site._asked is site.problem
+    assert site._objective is site.problem
 
 
 class Trained(Flat):
