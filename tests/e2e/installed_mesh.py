@@ -39,6 +39,7 @@ class Mesh:
     def __init__(self, folder: Path, deploy: Mapping[str, Any] | None = None, **changes: Any):
         document = yaml.safe_load(EXAMPLE.read_text()) | changes
         document["run"] |= {"iterations": ITERATIONS, "peer_timeout": 15}
+        document["run"]["privacy"] = {"masked_start": False}  # a simulation of the run has other masks
         # a core each, so that the pods of one node do not fight for it
         resources = {"requests": {"cpu": "100m"}, "limits": {"cpu": 1}}
         document["deploy"] = {"values": {"resources": resources}, **(deploy or {})}

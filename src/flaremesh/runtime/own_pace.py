@@ -54,7 +54,8 @@ class OwnPaceExchanges(Exchanges):
     @override
     def _send(self, iteration: int, stage: int, vectors: Vectors) -> None:
         hood = self._hood(iteration)
-        self._sent = [peer for peer in hood.out if not self._link.lag(peer)]
+        # at first all wait for all, and what was sent before the run's messages may not be said to be taken
+        self._sent = [peer for peer in hood.out if not self._heard or not self._link.lag(peer)]
         for part, payloads in enumerate(self._gossips[stage].publish(vectors)):
             for peer in self._sent:
                 self._link.send(peer, Key(iteration, stage, hood.site, part), payloads)
