@@ -7,7 +7,7 @@ from apart import Apart, Capture, apart
 from attacked_mesh import END_SECONDS, SITES, wait_until
 from marked import MARKER
 
-from flaremesh.topology.schema import SERVER, ProblemReference
+from flaremesh.topology.schema import SERVER, Privacy, ProblemReference
 
 PORT, MEETING_PORT = 8002, 8003
 ITERATIONS = 40
@@ -50,7 +50,12 @@ def test_a_marker_in_every_iterate_is_neither_in_the_servers_traffic_nor_in_what
         return MARKER in frames.read_bytes()
 
     problem = ProblemReference(path="marked.Marked", args={"dimension": VALUES, "markers": MARKERS})
-    changes = {"algorithm": "gradient-tracking", "iterations": ITERATIONS, "problem": problem}
+    changes = {
+        "algorithm": "gradient-tracking",
+        "iterations": ITERATIONS,
+        "problem": problem,
+        "privacy": Privacy(masked_start=False),  # masks would hide the markers in what is sealed as well
+    }
     listening: set[str] = set()
     with mesh.running(links=links, **changes) as run:
         while not run.done():
