@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from flaremesh.p2p.progress import RunProgress
 from flaremesh.provision.kits import provision
 from flaremesh.topology.load import load
 from flaremesh.topology.schema import LinkAddress, Meet
+from flaremesh.waiting import wait_while
 from ports import LinkPorts, free_port
 
 START_SECONDS = 120.0
@@ -138,15 +138,5 @@ def running_mesh(folder: Path, file: Path = RING, **sections: Any) -> Iterator[R
 
 
 def wait_until(condition: Callable[[], Any], seconds: float) -> None:
-    """Wait until a condition holds.
-
-    It is asked for half of the time at most: some ask by starting a command, and whoever is to bring the
-    condition about needs the processor, too.
-    """
-    deadline = time.monotonic() + seconds
-    asked = time.monotonic()
-    while not condition():
-        answered = time.monotonic()
-        assert answered < deadline, "it did not come true in time"
-        time.sleep(max(0.05, answered - asked))
-        asked = time.monotonic()
+    """Wait until a condition holds."""
+    assert not wait_while(lambda: not condition(), seconds, 0.05), "it did not come true in time"
