@@ -59,6 +59,7 @@ class PrivacyReport:
         summed: how many pairs of a single curious site and a site that it finds out remain if messages are
             hidden in sums over neighbours; None where that was not looked at.
         unmasked: whether what sites send first could be masked, and is not.
+        noised: whether gradients are those with the noise of a budget, which is then all that is found out.
     """
 
     algorithm: str
@@ -71,6 +72,7 @@ class PrivacyReport:
     left_out: str | None
     summed: int | None
     unmasked: bool
+    noised: bool
 
     @property
     def pairs(self) -> int:
@@ -115,6 +117,7 @@ def report(run: Run, mesh: Mesh, curious: int = 1, exchanges: int | None = None)
         left_out=left_out,
         summed=pairs_if_summed,
         unmasked=bool(getattr(type(algorithm), "masked", None)) and not run.privacy.masked_start,
+        noised=run.privacy.epsilon is not None,
     )
 
 
@@ -180,6 +183,7 @@ def lines(found: PrivacyReport) -> Iterator[tuple[str, str]]:
             "the value that each site begins with"
             if found.private == "values"
             else "each site's gradients, or the mean of those between two messages"
+            + (", with the noise of the budget" if found.noised else "")
         ),
     )
     yield "looked at", _scope(found)
@@ -220,5 +224,5 @@ def _remedies(found: PrivacyReport) -> Iterator[tuple[str, str]]:
             f"hiding messages in sums of neighbours that are joined leaves {found.summed} of {alone} pairs "
             "of a curious site and another; edges between a site's neighbours make it hide more",
         )
-    if found.private == "gradients" and found.pairs:
+    if found.private == "gradients" and found.pairs and not found.noised:
         yield "to change", "a budget, {epsilon, delta, clip}, bounds what all of this tells of the data"

@@ -239,6 +239,14 @@ def test_the_report_names_what_to_change():
     assert any("leaves 0 of 30 pairs" in fact for fact in told)
 
 
+def test_where_a_run_has_a_budget_what_is_found_out_has_its_noise():
+    budget = {"epsilon": 8, "delta": 1e-5, "clip": 1.0, "masked_start": False}
+    run = run_of("gradient-tracking", stepsize=0.1, privacy=budget, on_loss="fail")
+    told = dict(lines(report(run, GRAPHS["complete"])))
+    assert told["private"].endswith("with the noise of the budget")
+    assert "a budget" not in told["to change"]
+
+
 def test_64_sites_are_looked_at_within_10_seconds():
     mesh = mesh_of(64, kind="random-regular", degree=4)
     started = time.process_time()  # of this process: others may keep it waiting
